@@ -1,0 +1,150 @@
+"""Reading a site's examples: CSV, JSONL, Parquet or a datasets folder, by column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import DataError
+from protocol.base_model import package_path
+from protocol.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The columns that a job needs, as text, row by row; ``labels`` and ``groups`` may be absent."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_table(job: Job, *, group: str | None = None) -> Table:
+    """Read the columns that the job names, and ``group`` beside them.
+
+    Raises DataError if the source, a column or a value is missing, or if nothing is left.
+    """
+    source = job.data.source
+    path = package_path(source) if source.startswith("package:") else Path(source)
+    if not path.exists():
+        raise DataError(f"data.source={source!r}: no such file or folder")
+    arrow = _read(path, job)
+    texts = _column(arrow, job.data.text, key="data.text")
+    if not texts:
+        raise DataError(f"data.source={source!r} has no rows")
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise DataError(
+            f"data.text={job.data.text!r}: {len(empty)} texts are empty, the first in row "
+            f"{empty[0] + 1}; remove them from the data"
+        )
+    labels = None
+    if job.data.label is not None:
+        labels = _column(arrow, job.data.label, key="data.label")
+    groups = None if group is None else _column(arrow, group, key="federation.partition.column")
+    return Table(texts=texts, labels=labels, groups=groups)
+
+
+def label_names(job: Job, table: Table) -> tuple[str, ...]:
+    """The labels in the order of the head's outputs: as the job lists them, else sorted.
+
+    Empty for a task without labels. Raises DataError if a label is not on the job's list, or if all
+    examples have the same one.
+    """
+    if table.labels is None:
+        return ()
+    found = sorted(set(table.labels))
+    if len(found) < 2:
+        raise DataError(
+            f"data.label={job.data.label!r}: every example has the label {found[0]!r}; "
+            "a classifier needs at least two"
+        )
+    if job.data.labels is None:
+        return tuple(found)
+    check_labels(found, known=job.data.labels)
+    return tuple(job.data.labels)
+
+
+def check_labels(found: Sequence[str], *, known: Sequence[str]) -> None:
+    """Raise DataError if a label is not among those that the run was joined with."""
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise DataError(
+            f"data.labels: expected one of {', '.join(known)}, got {', '.join(unknown[:5])}; "
+            "add it to data.labels or remove its examples"
+        )
+
+
+def _read(path: Path, job: Job) -> Any:
+    """The source as an Arrow table."""
+    import pyarrow as pa
+
+    try:
+        if path.is_dir():
+            return _read_datasets_folder(path)
+        suffix = path.suffix.lower()
+        if suffix == ".csv":
+            from pyarrow import csv
+
+            return csv.read_csv(
+                path,
+                read_options=csv.ReadOptions(encoding=job.data.encoding),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                # Everything is read as text: a label 1 stays "1" in every site's file.
+                convert_options=csv.ConvertOptions(
+                    column_types={
+                        name: pa.string() for name in (job.data.text, job.data.label) if name
+                    },
+                    strings_can_be_null=False,
+                ),
+            )
+        if suffix in {".jsonl", ".ndjson"}:
+            from pyarrow import json as arrow_json
+
+            return arrow_json.read_json(path)
+        if suffix == ".parquet":
+            from pyarrow import parquet
+
+            return parquet.read_table(path)
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
+        raise DataError(
+            f"data.source={str(path)!r} cannot be read: {str(error).splitlines()[0]} "
+            f"(data.encoding={job.data.encoding!r})"
+        ) from error
+    raise DataError(
+        f"data.source={str(path)!r}: expected .csv, .jsonl, .parquet or a datasets folder"
+    )
+
+
+def _read_datasets_folder(path: Path) -> Any:
+    """A folder that ``datasets.Dataset.save_to_disk`` wrote: Arrow streams named in state.json."""
+    import pyarrow as pa
+
+    state = path / "state.json"
+    if not state.exists():
+        splits = sorted(p.name for p in path.iterdir() if (p / "state.json").exists())
+        hint = f"; name one of its splits: {', '.join(splits)}" if splits else ""
+        raise DataError(f"data.source={str(path)!r} is not a datasets folder{hint}")
+    parts = []
+    for entry in json.loads(state.read_text())["_data_files"]:
+        with pa.memory_map(str(path / entry["filename"])) as stream:
+            parts.append(pa.ipc.open_stream(stream).read_all())
+    return pa.concat_tables(parts)
+
+
+def _column(arrow: Any, name: str, *, key: str) -> tuple[str, ...]:
+    if name not in arrow.column_names:
+        raise DataError(
+            f"{key}={name!r}: the data has no such column; it has {', '.join(arrow.column_names)}"
+        )
+    values = arrow.column(name).to_pylist()
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        raise DataError(f"{key}={name!r}: row {missing[0] + 1} has no value ({len(missing)} in all)")
+    return tuple(value if isinstance(value, str) else str(value) for value in values)

@@ -1,0 +1,159 @@
+"""Private training of an adapter at one site: Poisson batches, per-example gradients, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleHooks
+
+from client.optimizer import PrivateOptimizer
+from privacy.errors import PrivacyUnitError, RunError
+from privacy.noise import NoiseSource
+from privacy.plan import Plan
+from protocol.adapted_model import AdaptedModel
+from protocol.examples import Batch, Examples
+from protocol.frozen_prefix import Activations
+from protocol.job import TrainingSection
+from protocol.task import outcome
+
+
+class Trainer:
+    """Trains whichever adapter is loaded into one resident model.
+
+    The model's per-example gradients come from Opacus' hooks, which leave PEFT's methods in place.
+    """
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self.adapted = adapted
+        self._hooks = GradSampleHooks(adapted.peft, loss_reduction="sum")
+
+    def train(
+        self,
+        adapter: NDArray[np.float32],
+        examples: Examples,
+        *,
+        training: TrainingSection,
+        plan: Plan,
+        round_number: int,
+        entropy: Callable[[int, int], NoiseSource],
+        activations: Activations | None,
+    ) -> NDArray[np.float32]:
+        """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
+
+        ``entropy(round, step)`` gives each step its own source for sampling and noise. Raises PrivacyUnitError if a step would not be what the plan accounts for, RunError if the
+        adapter became NaN.
+        """
+        self.adapted.load(adapter)
+        self.adapted.peft.train()
+        optimizer = self.optimizer(training, plan)
+        for step in range(training.local_steps):
+            source = optimizer.source = entropy(round_number, step)
+            if self.adapted.job.adapter.dropout:
+                torch.manual_seed(source.seed())
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(training, round_number, step)
+            indices = source.poisson_sample(len(examples), rate=plan.sampling_rate)
+            batches = list(examples.batches(indices, size=training.physical_batch_size))
+            self._accumulate(optimizer, batches, activations)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        update = self.adapted.update_since(adapter)
+        self._check_moved(update, plan)
+        return update
+
+    def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
+        """A fresh optimizer over exactly the layout's trained tensors.
+
+        Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be
+        neither clipped nor noised.
+        """
+        parameters = list(self.adapted.trained.values())
+        known = {id(parameter) for parameter in parameters}
+        stray = [
+            name
+            for name, p in self.adapted.peft.named_parameters()
+            if p.requires_grad and id(p) not in known
+        ]
+        if stray:
+            raise PrivacyUnitError(
+                f"trainable but not in the adapter's layout: {', '.join(stray[:4])}; "
+                "their gradients would be neither clipped nor noised"
+            )
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
+        return PrivateOptimizer(
+            kind(parameters, lr=training.learning_rate),
+            plan=plan,
+            expected_batch_size=training.batch_size,
+        )
+
+    def backward(self, batch: Batch, activations: Activations | None = None) -> None:
+        """Fill ``grad_sample`` of every trained parameter: one gradient an example.
+
+        Raises PrivacyUnitError if a parameter got none, or one for something else than an example.
+        """
+        batch = batch.to(self.adapted.device.torch)
+        with activations.replay(batch) if activations else nullcontext():
+            outcome(self.adapted, batch).losses.sum().backward()
+        for name, parameter in self.adapted.trained.items():
+            gradients = parameter.grad_sample
+            if gradients is None:
+                raise PrivacyUnitError(
+                    f"{name} got no per-example gradients: it took no part in the loss, or its layer "
+                    "hides its activations. Choose other adapter.target_modules"
+                )
+            if isinstance(gradients, list) or len(gradients) != len(batch):
+                rows = "several" if isinstance(gradients, list) else len(gradients)
+                raise PrivacyUnitError(
+                    f"{name} got gradients for {rows} rows in a batch of {len(batch)} examples: its "
+                    "layer counts something else, such as tokens, as examples. "
+                    "Choose other adapter.target_modules"
+                )
+
+    @contextmanager
+    def without_hooks(self) -> Iterator[None]:
+        """Within this block the model is plain PyTorch: no per-example gradients are made."""
+        self._hooks.disable_hooks()
+        try:
+            yield
+        finally:
+            self._hooks.enable_hooks()
+
+    def _accumulate(
+        self,
+        optimizer: PrivateOptimizer,
+        batches: list[Batch],
+        activations: Activations | None,
+    ) -> None:
+        """Leave the last physical batch's gradients for ``optimizer.step``, add up those before."""
+        if not batches:
+            # A Poisson sample may be empty. The step is taken all the same, with noise alone:
+            # skipping it would tell that nobody was drawn.
+            for parameter in self.adapted.trained.values():
+                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+            return
+        for batch in batches[:-1]:
+            self.backward(batch, activations)
+            optimizer.signal_skip_step(do_skip=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.backward(batches[-1], activations)
+        optimizer.signal_skip_step(do_skip=False)
+
+    def _check_moved(self, update: NDArray[np.float32], plan: Plan) -> None:
+        if not np.isfinite(update).all():
+            raise RunError(
+                "the loss or the adapter became NaN or infinite: lower training.learning_rate"
+            )
+        if plan.mechanism.name != "none" and not update.any():
+            raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
+
+
+def _learning_rate(training: TrainingSection, round_number: int, step: int) -> float:
+    """The rate of a step: constant, or falling in a line to zero at the end of the run."""
+    done = (round_number - 1) * training.local_steps + step
+    share = 1.0 - done / training.total_steps if training.decay == "linear" else 1.0
+    return training.learning_rate * share

@@ -1,0 +1,73 @@
+"""Every error that Confide raises on purpose.
+
+::
+
+    ConfideError                something went wrong that a person can act on
+     ├─ UserError               the person's input is at fault (exit code 2)
+     │   ├─ JobError            a key of the job file
+     │   ├─ DataError           the examples
+     │   ├─ ModelError          the base model or what the adapter asks of it
+     │   └─ PlanError           a privacy plan that cannot exist
+     ├─ PrivacyUnitError        training would not protect the unit it promises to protect
+     ├─ BudgetError             the step would spend more than was agreed
+     ├─ ProtocolError           the two ends do not agree on what they exchange
+     ├─ SiteError               a site refused or failed; it names the site
+     └─ RunError                a run could not go on (exit code 1)
+
+A message says what was expected, what came and what to do, with values as ``name=value``.
+"""
+
+
+class ConfideError(Exception):
+    """The root: catch this to catch everything that Confide raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(ConfideError):
+    """The person's input is at fault; nothing was started."""
+
+    exit_code = 2
+
+
+class JobError(UserError):
+    """A key of the job file is unknown, has the wrong type or contradicts another."""
+
+
+class DataError(UserError):
+    """The examples are missing, empty or not what the job says."""
+
+
+class ModelError(UserError):
+    """The base model cannot be loaded, or cannot carry the adapter that the job asks for."""
+
+
+class PlanError(UserError):
+    """No noise multiplier meets the plan, or the plan contradicts itself."""
+
+
+class PrivacyUnitError(ConfideError):
+    """Training would not protect the unit it promises to protect; it names the layer."""
+
+
+class BudgetError(ConfideError):
+    """The step would spend more than was agreed."""
+
+
+class ProtocolError(ConfideError):
+    """The two ends do not agree on what they exchange."""
+
+
+class SiteError(ConfideError):
+    """A site refused or failed.
+
+    ``exit_code`` is the one of the error that the site met, so that a user's mistake stays one.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RunError(ConfideError):
+    """A run could not go on."""

@@ -1,0 +1,196 @@
+"""The base model with its LoRA adapter, and the adapter as a vector."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from privacy.errors import ModelError, PrivacyUnitError
+from protocol.base_model import BaseModel, head_names
+from protocol.device import Device
+from protocol.job import Job, top_share
+from protocol.layout import AdapterLayout, TensorSlot
+
+_ADAPTER = "default"
+
+
+class AdaptedModel:
+    """One resident model whose adapter can be swapped: ``load`` a vector, train, read it back.
+
+    Attributes:
+        peft: the PeftModel; its trainable parameters are the layout's trained slots.
+        layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
+    """
+
+    def __init__(self, base: BaseModel, *, job: Job, device: Device) -> None:
+        self.base_digest = base.digest
+        self.tokenizer = base.tokenizer
+        self.device = device
+        self.job = job
+        base.model.to(device.torch)
+        layers = adapted_layers(job, base.model)
+        expected = _expected_targets(base.model, job, layers)
+        self.peft: Any = _attach(base.model, job, layers)
+        _check_targets(self.peft, expected)
+        self._parameters = self._collect(freeze_a=job.strategy.name != "lora")
+        self.layout = AdapterLayout(
+            slots=tuple(
+                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
+                for name, p in sorted(self._parameters.items())
+            )
+        )
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that sites train, by their name in the layout, in its order."""
+        return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
+
+    def initial_adapter(self) -> NDArray[np.float32]:
+        """A with orthonormal rows drawn from ``seeds.adapter``, B zero, the head as loaded."""
+        generator = np.random.Generator(np.random.PCG64(self.job.seeds.adapter))
+        tensors = {}
+        for slot in self.layout.slots:
+            if ".lora_A." in slot.name:
+                rows, columns = slot.shape
+                gaussian = generator.standard_normal((columns, rows))
+                tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
+            elif ".lora_B." in slot.name:
+                tensors[slot.name] = np.zeros(slot.shape, np.float32)
+            else:
+                tensors[slot.name] = self._parameters[slot.name].detach().cpu().numpy()
+        return self.layout.join(tensors)
+
+    def load(self, adapter: NDArray[np.float32]) -> None:
+        """Put an adapter vector, float32[adapter_size], into the model."""
+        with torch.no_grad():
+            for name, tensor in self.layout.split(adapter).items():
+                self._parameters[name].copy_(torch.from_numpy(tensor.copy()))
+
+    def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far the trained tensors moved from ``adapter``: float32[update_size]."""
+        before = self.layout.split(adapter)
+        moved = [
+            (p.detach().cpu().numpy() - before[name]).ravel() for name, p in self.trained.items()
+        ]
+        return np.concatenate(moved).astype(np.float32)
+
+    def _collect(self, *, freeze_a: bool) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by the name that PEFT saves them under."""
+        from peft import get_peft_model_state_dict
+
+        found = {}
+        for name, parameter in self.peft.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if freeze_a and ".lora_A." in name:
+                parameter.requires_grad_(False)
+            saved = name.replace(f".modules_to_save.{_ADAPTER}.", ".").replace(f".{_ADAPTER}.", ".")
+            found[saved] = parameter
+        saved_names = set(get_peft_model_state_dict(self.peft))
+        if saved_names != set(found):
+            odd = sorted(saved_names ^ set(found))
+            raise ModelError(f"PEFT saves other tensors than it trains: {', '.join(odd[:5])}")
+        return found
+
+
+def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
+    """The layers that carry adapters, or None for all. Raises ModelError if one does not exist."""
+    asked = job.adapter.layers_to_transform
+    if asked is None:
+        return None
+    count = int(model.config.num_hidden_layers)
+    if isinstance(asked, str):
+        share = top_share(asked) or 1.0
+        return list(range(count - math.ceil(share * count), count))
+    if max(asked) >= count:
+        raise ModelError(
+            f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}"
+        )
+    return sorted(set(asked))
+
+
+def _attach(model: nn.Module, job: Job, layers: list[int] | None) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    kind = TaskType.CAUSAL_LM
+    if job.task == "sequence-classification":
+        kind = TaskType.TOKEN_CLS if job.model.pooling == "mean" else TaskType.SEQ_CLS
+    targets = job.adapter.target_modules
+    config = LoraConfig(
+        task_type=kind,
+        r=job.adapter.rank,
+        lora_alpha=job.adapter.alpha,  # type: ignore[arg-type]
+        lora_dropout=job.adapter.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        layers_to_transform=layers,
+        modules_to_save=list(head_names(model)) or None,
+        base_model_name_or_path=job.model.source,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
+        try:
+            return get_peft_model(model, config, adapter_name=_ADAPTER)
+        except (ValueError, NotImplementedError) as error:
+            names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(model)})
+            raise ModelError(
+                f"adapter.target_modules={targets}: {str(error).splitlines()[0]} "
+                f"This model's linear layers are called: {', '.join(names)}"
+            ) from error
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # GPT-2 calls its linear layers Conv1D; PEFT treats them alike.
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    heads = head_names(model)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module) and module is not output and name.split(".")[0] not in heads
+    ]
+
+
+def _expected_targets(model: nn.Module, job: Job, layers: list[int] | None) -> set[str]:
+    """Names of the linear layers that the job's targets name, found without PEFT."""
+    targets = job.adapter.target_modules
+    names = set(_linear_names(model))
+    if targets != ["all-linear"]:
+        names = {n for n in names if any(n == t or n.endswith(f".{t}") for t in targets)}
+    if layers is not None:
+        names = {n for n in names if _layer_number(n) in layers}
+    return names
+
+
+def _layer_number(name: str) -> int | None:
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def _check_targets(peft_model: Any, expected: set[str]) -> None:
+    """Refuse if PEFT put LoRA anywhere else than on the linear layers that were asked for.
+
+    PEFT moves names that match parts of a fused mixture-of-experts layer onto its routed experts
+    without a word, where per-example gradients do not exist.
+    """
+    prefix = "base_model.model."
+    carrying = {
+        name.removeprefix(prefix)
+        for name, module in peft_model.named_modules()
+        if hasattr(module, "lora_A") and len(module.lora_A)
+    }
+    odd = sorted(carrying ^ expected)
+    if odd:
+        raise PrivacyUnitError(
+            "LoRA is not where adapter.target_modules asks for it; it differs at "
+            f"{', '.join(odd[:4])}. Name linear layers by their full suffix, such as q_proj"
+        )

@@ -1,0 +1,72 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Request(_message.Message):
+    __slots__ = ("join", "train")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    join: Join
+    train: Train
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("manifest",)
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    def __init__(self, manifest: _Optional[bytes] = ...) -> None: ...
+
+class Train(_message.Message):
+    __slots__ = ("manifest_digest", "round", "adapter")
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    manifest_digest: bytes
+    round: int
+    adapter: bytes
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("site", "joined", "trained", "refused")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    joined: Joined
+    trained: Trained
+    refused: Refused
+    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+
+class Joined(_message.Message):
+    __slots__ = ("manifest_digest", "activations_kept")
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    manifest_digest: bytes
+    activations_kept: bool
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., activations_kept: _Optional[bool] = ...) -> None: ...
+
+class Trained(_message.Message):
+    __slots__ = ("round", "update", "epsilon", "noise_multiplier")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    update: bytes
+    epsilon: float
+    noise_multiplier: float
+    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., epsilon: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("reason", "exit_code", "budget_spent")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_SPENT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    exit_code: int
+    budget_spent: bool
+    def __init__(self, reason: _Optional[str] = ..., exit_code: _Optional[int] = ..., budget_spent: _Optional[bool] = ...) -> None: ...

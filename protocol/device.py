@@ -1,0 +1,54 @@
+"""The device: where tensors live, in which precision, on how many threads."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from privacy.errors import UserError
+from protocol.job import DeviceSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where the model runs. Parameters, clipping and noise are float32 whatever the precision."""
+
+    torch: torch.device
+    bfloat16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision for forward passes, or nothing."""
+        return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.bfloat16)
+
+    @property
+    def attention(self) -> str:
+        """transformers' attention: on CPU and short texts the plain one has the faster backward."""
+        return "eager" if self.torch.type == "cpu" else "sdpa"
+
+    def __str__(self) -> str:
+        return f"{self.torch.type}, {'bfloat16' if self.bfloat16 else 'float32'}"
+
+
+def choose_device(section: DeviceSection) -> Device:
+    """Resolve ``auto``: CUDA, then MPS, then CPU; bfloat16 where the hardware multiplies it."""
+    name = section.name
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    elif not available[name]:
+        raise UserError(f"device.name={name!r}: this machine has no such device; use auto or cpu")
+    torch.set_num_threads(section.threads or len(os.sched_getaffinity(0)))
+    native = _has_bfloat16(name)
+    return Device(
+        torch=torch.device(name),
+        bfloat16=native if section.precision == "auto" else section.precision == "bfloat16",
+    )
+
+
+def _has_bfloat16(name: str) -> bool:
+    if name == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return name == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,89 @@
+"""Tokenized examples, stored ragged: no padding until a batch is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A padded batch. ``tokens`` and ``mask`` are int64[b, t]; ``labels`` int64[b] or None."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor | None
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+            indices=self.indices,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """n tokenized examples: example i is ``tokens[offsets[i]:offsets[i + 1]]``.
+
+    ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, indices: NDArray[np.int64]) -> Examples:
+        """The examples at ``indices``, in that order."""
+        lengths = self.lengths[indices]
+        return Examples(
+            tokens=self.tokens[token_positions(self.offsets, indices)],
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            labels=None if self.labels is None else self.labels[indices],
+        )
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Pad the examples at ``indices`` on the right, to the longest among them."""
+        lengths = self.lengths[indices]
+        mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+        tokens = np.zeros(mask.shape, np.int64)
+        tokens[mask] = self.tokens[token_positions(self.offsets, indices)]
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            mask=torch.from_numpy(mask.astype(np.int64)),
+            labels=None if self.labels is None else torch.from_numpy(self.labels[indices]),
+            indices=indices,
+        )
+
+    def batches(self, indices: NDArray[np.int64], *, size: int) -> Iterator[Batch]:
+        """Physical batches of at most ``size``, similar lengths together so that little is padded."""
+        by_length = indices[np.argsort(self.lengths[indices], kind="stable")]
+        for start in range(0, len(by_length), size):
+            yield self.batch(by_length[start : start + size])
+
+
+def token_positions(
+    offsets: NDArray[np.int64], indices: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Positions of all tokens of the examples at ``indices``, example after example."""
+    lengths = offsets[indices + 1] - offsets[indices]
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return np.repeat(offsets[indices], lengths) + within

@@ -1,0 +1,188 @@
+"""Activations below the lowest adapter: computed once per example and kept.
+
+Layers under the lowest adapter never change and run without dropout, so the input of the first
+adapted layer is a function of the example alone. It is stored without padding. A forward pass then
+starts at that layer, with the same result to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from privacy.errors import RunError
+from protocol.adapted_model import AdaptedModel
+from protocol.examples import Batch, Examples, token_positions
+from protocol.task import outcome
+
+# Beyond this an example store is a memory-mapped file, which the system may drop from memory.
+MEMORY_LIMIT_BYTES = 1 << 30
+_TOLERANCE = 1e-4
+
+
+class _Captured(Exception):
+    """Ends a forward pass once the hidden states are known; never leaves this module."""
+
+
+class FrozenPrefix:
+    """The frozen layers of one model, and how to start a forward pass above them.
+
+    ``depth`` layers lie under the lowest adapter; 0 means there is nothing to keep.
+    """
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self._adapted = adapted
+        self._owner, self._name, blocks = _find_blocks(adapted.peft)
+        self.depth = _frozen_depth(blocks) if blocks is not None else 0
+        self._blocks = blocks
+        self._upper = nn.ModuleList(blocks[self.depth :]) if blocks is not None else None
+
+    def compute(self, batch: Batch) -> torch.Tensor:
+        """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
+        held: list[torch.Tensor] = []
+
+        def capture(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            held.append(args[0] if args else kwargs["hidden_states"])
+            raise _Captured
+
+        handle = self._blocks[self.depth].register_forward_pre_hook(capture, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                outcome(self._adapted, batch)
+        except _Captured:
+            return held[0].detach()
+        finally:
+            handle.remove()
+        raise RunError("the model's forward pass did not reach its first adapted layer")
+
+    @contextmanager
+    def replay(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Within this block a forward pass starts from ``hidden`` at the first adapted layer."""
+
+        def substitute(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if args:
+                return (hidden, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": hidden}
+
+        handle = self._upper[0].register_forward_pre_hook(substitute, with_kwargs=True)
+        setattr(self._owner, self._name, self._upper)
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._name, self._blocks)
+            handle.remove()
+
+    def works(self, batch: Batch) -> bool:
+        """Whether replay gives this model's own losses on ``batch``.
+
+        Models that look layers up by number compute something else when lower ones are left out.
+        """
+        if self.depth == 0:
+            return False
+        batch = batch.to(self._adapted.device.torch)
+        with torch.no_grad():
+            expected = outcome(self._adapted, batch).losses
+            hidden = self.compute(batch)
+            try:
+                with self.replay(hidden):
+                    replayed = outcome(self._adapted, batch).losses
+            except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
+                return False
+        return bool(torch.allclose(expected, replayed, rtol=_TOLERANCE, atol=_TOLERANCE))
+
+
+class Activations:
+    """The kept activations of one set of examples, filled as examples are first seen."""
+
+    def __init__(
+        self, prefix: FrozenPrefix, examples: Examples, *, folder: Path | None = None
+    ) -> None:
+        self._prefix = prefix
+        self._examples = examples
+        self._folder = folder
+        self._works: bool | None = None
+        self._known = np.zeros(len(examples), bool)
+        self._store: torch.Tensor | None = None
+
+    @property
+    def work(self) -> bool:
+        """Whether keeping activations is right for this model: tried once, on two examples."""
+        if self._works is None:
+            first = self._examples.batch(np.arange(min(2, len(self._examples))))
+            self._works = self._prefix.works(first)
+        return self._works
+
+    @contextmanager
+    def replay(self, batch: Batch) -> Iterator[None]:
+        """Run the adapted layers on ``batch`` (on the device) from kept activations."""
+        with self._prefix.replay(self._fetch(batch)):
+            yield
+
+    def _fetch(self, batch: Batch) -> torch.Tensor:
+        if not self._known[batch.indices].all():
+            return self._fill(batch)
+        real = batch.mask.bool().cpu()
+        hidden = torch.zeros((*real.shape, self._store.shape[1]), dtype=self._store.dtype)
+        hidden[real] = self._store[self._positions(batch)]
+        return hidden.to(batch.tokens.device)
+
+    def _fill(self, batch: Batch) -> torch.Tensor:
+        hidden = self._prefix.compute(batch)
+        rows = hidden[batch.mask.bool()].cpu()
+        if self._store is None:
+            self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
+        self._store[self._positions(batch)] = rows
+        self._known[batch.indices] = True
+        return hidden
+
+    def _positions(self, batch: Batch) -> torch.Tensor:
+        return torch.from_numpy(token_positions(self._examples.offsets, batch.indices))
+
+    def _allocate(self, tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        size = tokens * width * dtype.itemsize
+        if size <= MEMORY_LIMIT_BYTES:
+            return torch.empty((tokens, width), dtype=dtype)
+        folder = self._folder or Path(tempfile.gettempdir())
+        if shutil.disk_usage(folder).free < size:
+            raise RunError(
+                f"the kept activations need {size / 2**30:.1f} GiB in {folder} and there is less: "
+                "free some disk, or lower data.max_length or data.limit"
+            )
+        handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
+        try:
+            # Reserve the blocks now: a disk that fills up later would kill the process by signal.
+            os.posix_fallocate(handle, 0, size)
+            flat = torch.from_file(name, shared=True, size=tokens * width, dtype=dtype)
+        finally:
+            os.close(handle)
+            os.unlink(name)  # the mapping keeps the data; no file of it outlives the process
+        return flat.view(tokens, width)
+
+
+def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList | None]:
+    """The model's list of layers, and where it hangs."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, name, child
+    return model, "", None
+
+
+def _frozen_depth(blocks: nn.ModuleList) -> int:
+    """How many layers lie under the first one with a LoRA tensor, whether trained or not."""
+    for depth, block in enumerate(blocks):
+        if any("lora_" in name for name, _ in block.named_parameters()):
+            return depth
+    return 0

@@ -1,0 +1,174 @@
+"""The job: what a coordinator asks for, as people write it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["sequence-classification", "causal-lm"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(_Section):
+    """The frozen base model."""
+
+    source: str = Field(min_length=1, description="Hugging Face id, folder, or package:NAME/PATH")
+    gguf: str | None = Field(None, description="file name of GGUF weights inside the source")
+    pooling: Literal["mean", "model"] = Field(
+        "model", description="mean: classify the mean of the tokens; model: as the model does it"
+    )
+
+
+class AdapterSection(_Section):
+    """The LoRA adapter."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    alpha: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: list[str] = Field(min_length=1)
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | str | None = Field(
+        None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
+    )
+
+    @model_validator(mode="after")
+    def _layers(self) -> AdapterSection:
+        layers = self.layers_to_transform
+        if isinstance(layers, str) and top_share(layers) is None:
+            raise ValueError(f'layers_to_transform: expected numbers or "top 20%", got {layers!r}')
+        if layers == []:
+            raise ValueError("layers_to_transform: expected at least one layer, got []")
+        return self
+
+
+class DataSection(_Section):
+    """Where the examples are and how to read them."""
+
+    alias: str = Field("data", min_length=1, description="the name that sites know the data by")
+    source: str = Field(min_length=1, description="CSV, JSONL, Parquet, datasets folder, or package:")
+    text: str = "text"
+    label: str | None = None
+    labels: list[str] | None = Field(None, min_length=2)
+    encoding: str = "utf-8"
+    max_length: Annotated[int, Field(ge=2, le=32768)] = 128
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="use only this many examples, drawn by seeds.data"
+    )
+
+
+class Dirichlet(_Section):
+    """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
+
+    dirichlet: Annotated[float, Field(gt=0)]
+
+
+class ByColumn(_Section):
+    """Each value of a column is a site."""
+
+    column: str = Field(min_length=1)
+
+
+class FederationSection(_Section):
+    """The sites that a simulation makes."""
+
+    sites: Annotated[int, Field(ge=1, le=10_000)] = 4
+    partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
+
+
+class TrainingSection(_Section):
+    """What each site does in a round."""
+
+    rounds: Annotated[int, Field(ge=1)] = 10
+    local_steps: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1, description="expected size of a Poisson batch")] = 256
+    physical_batch_size: Annotated[int, Field(ge=1)] = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    decay: Literal["none", "linear"] = "none"
+
+    @property
+    def total_steps(self) -> int:
+        """Local steps that each site takes over the whole run."""
+        return self.rounds * self.local_steps
+
+
+class PrivacySection(_Section):
+    """What is promised to whom."""
+
+    mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
+    unit: Literal["example"] = "example"
+    epsilon: Annotated[float, Field(gt=0)] = 3.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class StrategySection(_Section):
+    """How the sites' updates become the next adapter."""
+
+    name: Literal["fedsvd", "ffa", "lora"] = "fedsvd"
+
+
+class SeedsSection(_Section):
+    """What is fixed. ``noise`` makes a simulation reproducible and therefore not private."""
+
+    adapter: Annotated[int, Field(ge=0)] = 0
+    data: Annotated[int, Field(ge=0)] = 0
+    noise: Annotated[int, Field(ge=0)] | None = None
+
+
+class DeviceSection(_Section):
+    """Where tensors live and in which precision the frozen layers compute."""
+
+    name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class Job(_Section):
+    """A job, whole. Every section but three has a default."""
+
+    name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Task = "sequence-classification"
+    model: ModelSection
+    adapter: AdapterSection
+    data: DataSection
+    federation: FederationSection = FederationSection()
+    training: TrainingSection = TrainingSection()
+    privacy: PrivacySection = PrivacySection()
+    strategy: StrategySection = StrategySection()
+    seeds: SeedsSection = SeedsSection()
+    device: DeviceSection = DeviceSection()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Job:
+        if self.task == "sequence-classification" and self.data.label is None:
+            raise ValueError('data.label: expected a column name for task="sequence-classification"')
+        if self.task == "causal-lm":
+            if self.data.label is not None or self.data.labels is not None:
+                raise ValueError('data.label: expected none for task="causal-lm", which learns text')
+            if self.model.pooling == "mean":
+                raise ValueError('model.pooling: "mean" is for task="sequence-classification"')
+            if isinstance(self.federation.partition, Dirichlet):
+                raise ValueError('federation.partition: dirichlet needs labels; task="causal-lm" has none')
+        if self.training.physical_batch_size > self.training.batch_size:
+            raise ValueError(
+                "training.physical_batch_size: expected at most training.batch_size="
+                f"{self.training.batch_size}, got {self.training.physical_batch_size}"
+            )
+        return self
+
+
+def top_share(layers: str) -> float | None:
+    """The share in ``"top 20%"`` as 0.2, or None if it says something else."""
+    words = layers.split()
+    if len(words) != 2 or words[0] != "top" or not words[1].endswith("%"):
+        return None
+    try:
+        percent = float(words[1][:-1])
+    except ValueError:
+        return None
+    return percent / 100 if 0 < percent <= 100 else None

@@ -1,0 +1,91 @@
+"""Reading a job: TOML, keys set on the command line, and errors that name the key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from privacy.errors import JobError
+from protocol.job import Job
+
+
+def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
+    """Read a job file and apply ``key=value`` settings. Raises JobError naming what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise JobError(f"no job file at {path}: `confide init` writes one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"cannot read the job file {path}: {error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{path} is not TOML: {error}") from error
+    for setting in settings:
+        _set(table, setting)
+    job = parse_job(table)
+    return _beside(job, path.parent)
+
+
+def parse_job(table: Mapping[str, Any]) -> Job:
+    """Check a job given as nested tables. Raises JobError with one line per wrong key."""
+    try:
+        return Job.model_validate(table)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_explain(item) for item in error.errors()))
+        raise JobError("\n".join(lines)) from None
+
+
+def _beside(job: Job, folder: Path) -> Job:
+    """Relative paths that exist beside the job file mean that file."""
+
+    def resolve(source: str) -> str:
+        beside = folder / source
+        relative = not source.startswith("package:") and not Path(source).is_absolute()
+        return str(beside.resolve()) if relative and beside.exists() else source
+
+    data = job.data.model_copy(update={"source": resolve(job.data.source)})
+    model = job.model.model_copy(update={"source": resolve(job.model.source)})
+    return job.model_copy(update={"data": data, "model": model})
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    """Apply ``training.rounds=2``: the value is TOML, or a string if it is not."""
+    key, equals, value = setting.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise JobError(f"expected --set section.key=value, got {setting!r}")
+    for name in names[:-1]:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise JobError(f"--set {setting}: {name!r} is a value, not a section")
+        table = inner
+    try:
+        table[names[-1]] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[names[-1]] = value
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as ``key: expected …, got …``."""
+    # Branches of a union appear in the location under their type's name; people wrote no such key.
+    path = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
+    kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key (expected one that `confide init` shows)"
+    if kind == "missing":
+        return f"{path}: missing; it has no default"
+    if kind == "value_error":
+        message = str(item["ctx"]["error"])
+        return message if not path else f"{path.split('.')[0]}.{message}"
+    expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
+    return f"{path}: {expected[0].lower()}{expected[1:]}, got {given!r}"
+
+
+def _is_branch(part: str | int) -> bool:
+    text = str(part)
+    return text in {"Dirichlet", "ByColumn", "str", "int"} or "[" in text

@@ -1,0 +1,99 @@
+"""The adapter's layout: which tensor lies where in its vector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ProtocolError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSlot:
+    """One tensor of the adapter; ``trained`` is false for the frozen half of FFA (LoRA's A)."""
+
+    name: str
+    shape: tuple[int, ...]
+    trained: bool
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterLayout:
+    """The adapter's tensors in order of name.
+
+    Two vectors are laid out by it: the **adapter**, every tensor, and an **update**, the trained
+    tensors only. Both are float32, tensors one after another, each in row-major order.
+    """
+
+    slots: tuple[TensorSlot, ...]
+
+    def __post_init__(self) -> None:
+        names = [slot.name for slot in self.slots]
+        if names != sorted(set(names)):
+            raise ProtocolError("expected a layout of distinct tensor names in order")
+
+    @property
+    def adapter_size(self) -> int:
+        return sum(slot.size for slot in self.slots)
+
+    @property
+    def update_size(self) -> int:
+        return sum(slot.size for slot in self.slots if slot.trained)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and what is trained, as hex."""
+        canonical = json.dumps([[s.name, list(s.shape), s.trained] for s in self.slots])
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def split(self, adapter: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Cut an adapter vector, float32[adapter_size], into its tensors (views)."""
+        return dict(self._cut(adapter, self.slots, self.adapter_size))
+
+    def split_update(self, update: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Cut an update vector, float32[update_size], into its tensors (views)."""
+        trained = tuple(slot for slot in self.slots if slot.trained)
+        return dict(self._cut(update, trained, self.update_size))
+
+    def join(self, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Lay tensors out as one adapter vector. Raises ProtocolError if one is missing or odd."""
+        expected = {slot.name: slot.shape for slot in self.slots}
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if expected != given:
+            odd = sorted(
+                name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
+            )
+            raise ProtocolError(f"adapter tensors differ from the layout: {', '.join(odd[:5])}")
+        flat = [np.asarray(tensors[s.name], np.float32).ravel() for s in self.slots]
+        return np.concatenate(flat) if flat else np.zeros(0, np.float32)
+
+    def apply(
+        self, adapter: NDArray[np.float32], update: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Add an update to the trained tensors of an adapter; a new vector."""
+        tensors = {name: tensor.copy() for name, tensor in self.split(adapter).items()}
+        for name, change in self.split_update(update).items():
+            tensors[name] += change
+        return self.join(tensors)
+
+    @staticmethod
+    def _cut(
+        vector: NDArray[np.float32], slots: tuple[TensorSlot, ...], size: int
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        if vector.shape != (size,):
+            raise ProtocolError(f"expected a vector of {size} numbers, got shape {vector.shape}")
+        start = 0
+        for slot in slots:
+            yield slot.name, vector[start : start + slot.size].reshape(slot.shape)
+            start += slot.size

@@ -1,0 +1,86 @@
+"""The task: from text to tokens, and from a batch to one loss per example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from privacy.errors import DataError
+from protocol.adapted_model import AdaptedModel
+from protocol.examples import Batch, Examples
+from protocol.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the model made of a batch.
+
+    ``losses`` is float32[b], in nats: cross-entropy of the label, or the mean over the text's
+    tokens. ``correct`` and ``counted`` are int64[b]: predictions that hit, and how many were made
+    (one a text for a classifier, one a token for a language model).
+    """
+
+    losses: torch.Tensor
+    correct: torch.Tensor
+    counted: torch.Tensor
+
+
+def tokenize(
+    tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | None, job: Job
+) -> Examples:
+    """Tokenize texts, cut to ``data.max_length``. Raises DataError on a text without tokens."""
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=job.data.max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+    lengths = np.array([len(row) for row in encoded], np.int64)
+    least = 2 if job.task == "causal-lm" else 1
+    short = np.flatnonzero(lengths < least)
+    if len(short):
+        raise DataError(
+            f"data.text={job.data.text!r}: {len(short)} texts have fewer than {least} tokens, the "
+            f"first is {texts[short[0]]!r}; remove them from the data"
+        )
+    return Examples(
+        tokens=np.fromiter((t for row in encoded for t in row), np.int32, int(lengths.sum())),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=None if labels is None else np.asarray(labels, np.int64),
+    )
+
+
+def outcome(adapted: AdaptedModel, batch: Batch) -> Outcome:
+    """Run the model on a batch, on its device, in its precision."""
+    with adapted.device.autocast():
+        logits = adapted.peft(input_ids=batch.tokens, attention_mask=batch.mask).logits
+    logits = logits.float()
+    if adapted.job.task == "causal-lm":
+        return _language_outcome(logits, batch)
+    if adapted.job.model.pooling == "mean":
+        weight = batch.mask.unsqueeze(-1).to(logits.dtype)
+        logits = (logits * weight).sum(1) / weight.sum(1)
+    labels = batch.labels
+    if labels is None:
+        raise DataError("expected labelled examples for a classification task, got none")
+    return Outcome(
+        losses=functional.cross_entropy(logits, labels, reduction="none"),
+        correct=(logits.argmax(-1) == labels).long(),
+        counted=torch.ones_like(labels),
+    )
+
+
+def _language_outcome(logits: torch.Tensor, batch: Batch) -> Outcome:
+    """Each token but the first is predicted; padding counts for nothing."""
+    targets = batch.tokens[:, 1:]
+    real = batch.mask[:, 1:]
+    nats = functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
+    counted = real.sum(1)
+    hits = (logits[:, :-1].argmax(-1) == targets).long() * real
+    return Outcome(losses=(nats * real).sum(1) / counted, correct=hits.sum(1), counted=counted)

@@ -1,0 +1,192 @@
+"""A run's folder: what a run leaves behind, never half written.
+
+::
+
+    job.toml             the job, every key filled in
+    manifest.json        what the sites agreed to
+    facts.json           versions, machine, base model, majority share
+    rounds.jsonl         one JSON object a finished round
+    rounds/000/          the adapter before the first round, in PEFT's own format
+    rounds/001/ …        the adapter after each round
+    adapter/             the last one
+    sites/<name>/        a simulated site's own records
+    run.log              what happened when
+    report.html          the report
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from privacy.errors import RunError
+from protocol.job import Job
+from protocol.layout import AdapterLayout
+from protocol.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One finished round. ``loss`` and ``accuracy`` are held-out; ``epsilon`` is by site."""
+
+    round: int
+    loss: float
+    accuracy: float
+    epsilon: dict[str, float | None]
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    training_seconds: float
+
+
+class RunFolder:
+    """One run on disk. Whatever is read back was whole when it was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        manifest: Manifest,
+        facts: Mapping[str, Any],
+        layout: AdapterLayout,
+        adapter: NDArray[np.float32],
+        adapter_config: Mapping[str, Any],
+    ) -> RunFolder:
+        """Make a folder with everything that a run starts from. It appears whole or not at all."""
+        if path.exists():
+            raise RunError(f"the run folder {path} exists already: choose another --run-name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            partial.mkdir()
+            write_durably(partial / "manifest.json", manifest.content)
+            write_durably(partial / "job.toml", job_toml(manifest.job).encode())
+            write_durably(partial / "facts.json", json.dumps(facts, indent=1).encode())
+            write_durably(partial / "rounds.jsonl", b"")
+            write_durably(partial / "adapter_config.json", json.dumps(adapter_config).encode())
+            folder = cls(partial)
+            folder.save_adapter(0, layout, adapter)
+            sync_folder(partial)
+            partial.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run. Raises RunError if the folder is none."""
+        if not (path / "manifest.json").exists():
+            raise RunError(f"{path} is not a run folder: it has no manifest.json")
+        return cls(path)
+
+    @property
+    def manifest(self) -> Manifest:
+        return read_manifest((self.path / "manifest.json").read_bytes())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / "facts.json").read_text()))
+
+    @property
+    def adapter_path(self) -> Path:
+        """The newest adapter, as a PEFT folder."""
+        return self.path / "adapter"
+
+    def records(self) -> list[RoundRecord]:
+        """The finished rounds. A last line that a kill cut off does not count."""
+        text = (self.path / "rounds.jsonl").read_text()
+        whole = text.rpartition("\n")[0]
+        return [RoundRecord(**json.loads(line)) for line in whole.splitlines()]
+
+    def finish_round(
+        self, record: RoundRecord, layout: AdapterLayout, adapter: NDArray[np.float32]
+    ) -> None:
+        """Write a round's adapter, then its line: a line in rounds.jsonl has its adapter on disk."""
+        self.save_adapter(record.round, layout, adapter)
+        path = self.path / "rounds.jsonl"
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        line = json.dumps(asdict(record)).encode() + b"\n"
+        write_durably(path, whole + line)
+
+    def save_adapter(
+        self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]
+    ) -> None:
+        """Write an adapter in PEFT's format under ``rounds/`` and make ``adapter`` point to it."""
+        rounds = self.path / "rounds"
+        rounds.mkdir(exist_ok=True)
+        final = rounds / f"{number:03d}"
+        partial = rounds / f".{number:03d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            shutil.copy(self.path / "adapter_config.json", partial / "adapter_config.json")
+            tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(adapter).items()}
+            weights = partial / "adapter_model.safetensors"
+            save_file(tensors, weights, metadata={"format": "pt"})
+            for file in partial.iterdir():
+                sync_file(file)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        sync_folder(rounds)
+        link = self.path / ".adapter.partial"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("rounds") / f"{number:03d}")
+        link.rename(self.path / "adapter")
+
+    def load_adapter(self, number: int, layout: AdapterLayout) -> NDArray[np.float32]:
+        """The adapter after a round: float32[adapter_size]."""
+        weights = self.path / "rounds" / f"{number:03d}" / "adapter_model.safetensors"
+        if not weights.exists():
+            raise RunError(f"{self.path} lost the adapter of round {number}")
+        return layout.join(load_file(weights))
+
+
+def job_toml(job: Job) -> str:
+    """A job as TOML, every key filled in but those that are unset."""
+    return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write, flush to the disk, rename: a reader sees the old content or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Flush one file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it lasts."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

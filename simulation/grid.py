@@ -1,0 +1,69 @@
+"""Flower's Grid in one process: a message is a function call."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping
+
+from flwr.app import DEFAULT_TTL, Message, RecordDict
+from flwr.serverapp import Grid
+# Flower stamps messages with the identity of the process's task, which an engine must provide.
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from protocol.flower import unwrap, wrap
+
+Handler = Callable[[bytes], bytes]
+
+
+class InProcessGrid(Grid):
+    """Delivers each message to the handler of its node, one after another."""
+
+    def __init__(self, handlers: Mapping[int, Handler]) -> None:
+        self._handlers = dict(handlers)
+        self._replies: dict[str, Message] = {}
+        self._counter = itertools.count(1)
+        self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(7), "big"))
+        TaskIdentity.run_id = self._run.run_id
+        TaskIdentity.node_id = 0
+        TaskIdentity.task_id = 1
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return Message(
+            content, dst_node_id, message_type, group_id=group_id, ttl=ttl or DEFAULT_TTL
+        )
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._handlers)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = []
+        for message in messages:
+            identifier = str(next(self._counter))
+            answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
+            self._replies[identifier] = Message(wrap(answer), reply_to=message)
+            identifiers.append(identifier)
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))

@@ -1,0 +1,90 @@
+"""Dealing one data set out: a held-out part for the coordinator, the rest to simulated sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data import Table
+from privacy.errors import DataError
+from protocol.job import ByColumn, Dirichlet, Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """Row numbers: ``held_out``, and those of each site by its name."""
+
+    held_out: NDArray[np.int64]
+    sites: dict[str, NDArray[np.int64]]
+
+
+def partition(job: Job, table: Table) -> Partition:
+    """Split by ``data.holdout`` and ``federation.partition``, drawn by ``seeds.data``.
+
+    Equal texts stay on one side of the held-out split: a retweet in training would otherwise be
+    tested on. Raises DataError if the held-out part or a site is left without examples.
+    """
+    generator = np.random.Generator(np.random.PCG64(job.seeds.data))
+    rows = np.arange(len(table))
+    if job.data.limit is not None:
+        rows = np.sort(generator.permutation(rows)[: job.data.limit])
+    held_out, rest = _hold_out(rows, table.texts, job.data.holdout, generator)
+    rest = generator.permutation(rest)
+    kind = job.federation.partition
+    if isinstance(kind, ByColumn):
+        sites = _by_column(rest, table.groups or ())
+    else:
+        if isinstance(kind, Dirichlet):
+            parts = _by_dirichlet(rest, table.labels or (), kind.dirichlet, job, generator)
+        else:
+            parts = np.array_split(rest, job.federation.sites)
+        sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
+    empty = [name for name, part in sites.items() if not len(part)]
+    if empty or not len(held_out):
+        who = ", ".join(empty) or "the held-out part"
+        raise DataError(
+            f"{who} got no examples out of {len(rows)}: lower federation.sites, raise data.limit, or "
+            "choose another federation.partition"
+        )
+    return Partition(held_out=held_out, sites=sites)
+
+
+def _hold_out(
+    rows: NDArray[np.int64],
+    texts: Sequence[str],
+    share: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    distinct = sorted({texts[row] for row in rows})
+    count = max(1, round(share * len(distinct)))
+    chosen = {distinct[i] for i in generator.permutation(len(distinct))[:count]}
+    held = np.array([texts[row] in chosen for row in rows], bool)
+    return rows[held], rows[~held]
+
+
+def _by_dirichlet(
+    rows: NDArray[np.int64],
+    labels: Sequence[str],
+    alpha: float,
+    job: Job,
+    generator: np.random.Generator,
+) -> list[NDArray[np.int64]]:
+    """Each label's rows are cut by shares drawn from Dirichlet(α) (Hsu et al. 2019)."""
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(job.federation.sites)]
+    for label in sorted({labels[row] for row in rows}):
+        members = np.array([row for row in rows if labels[row] == label], np.int64)
+        shares = generator.dirichlet(np.full(len(parts), alpha))
+        cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    return [generator.permutation(np.concatenate(part)) for part in parts]
+
+
+def _by_column(rows: NDArray[np.int64], groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    return {
+        group: np.array([row for row in rows if groups[row] == group], np.int64)
+        for group in sorted({groups[row] for row in rows})
+    }
