@@ -44,8 +44,9 @@ class Trainer:
     ) -> NDArray[np.float32]:
         """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
 
-        ``entropy(round, step)`` gives each step its own source for sampling and noise. Raises PrivacyUnitError if a step would not be what the plan accounts for, RunError if the
-        adapter became NaN.
+        ``entropy(round, step)`` gives each step its own source for sampling and noise. Raises
+        PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter
+        became NaN or, without a mechanism, a gradient did.
         """
         self.adapted.load(adapter)
         self.adapted.peft.train()
@@ -62,7 +63,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update = self.adapted.update_since(adapter)
-        self._check_moved(update, plan)
+        self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
         return update
 
     def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
@@ -143,10 +144,16 @@ class Trainer:
         self.backward(batches[-1], activations)
         optimizer.signal_skip_step(do_skip=False)
 
-    def _check_moved(self, update: NDArray[np.float32], plan: Plan) -> None:
-        if not np.isfinite(update).all():
+    def _check_moved(
+        self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int
+    ) -> None:
+        # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
+        # because of one would tell of it.
+        lost = zeroed_examples if plan.mechanism.name == "none" else 0
+        if lost or not np.isfinite(update).all():
             raise RunError(
-                "the loss or the adapter became NaN or infinite: lower training.learning_rate"
+                "the loss or the adapter became NaN or infinite: lower training.learning_rate; if "
+                "that does not help, check the base model's weights"
             )
         if plan.mechanism.name != "none" and not update.any():
             raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")

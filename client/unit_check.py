@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from client.optimizer import PrivateOptimizer
 from client.training import Trainer
-from privacy.errors import PrivacyUnitError
+from privacy.errors import ModelError, PrivacyUnitError
 from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
 from protocol.device import Device
@@ -26,8 +28,9 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
 
     Checks, in float32 and with a random adapter so that no gradient is zero by construction: every
     trained parameter gets one gradient an example; each equals autograd's on that example alone;
-    leaving one example out moves the clipped sum by at most the clipping norm. Raises
-    PrivacyUnitError naming the layer. The adapter that was loaded is lost.
+    leaving one example out moves the clipped sum by what that example adds alone, which is at most
+    the clipping norm, in L2 as in L1. Raises PrivacyUnitError naming the layer, ModelError if a
+    gradient is not finite. The adapter that was loaded is lost.
     """
     adapted = trainer.adapted
     chosen = _varied_lengths(examples)
@@ -41,7 +44,8 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
         together = _per_example(trainer, chosen, np.arange(len(chosen)))
         for index in range(len(chosen)):
             _compare(together, index, alone=_autograd(trainer, chosen, index))
-        _check_bound(trainer, together)
+        for name in ("gaussian", "laplace"):
+            _check_bound(trainer, together, Mechanism(name=name, multiplier=1.0))
     except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
         raise PrivacyUnitError(
             f"per-example gradients failed on this model: {str(error).splitlines()[0]}"
@@ -94,6 +98,10 @@ def _autograd(trainer: Trainer, examples: Examples, index: int) -> dict[str, tor
 
 def _compare(together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]) -> None:
     size = max(float(torch.stack([g.norm() for g in alone.values()]).norm()), 1e-12)
+    if not math.isfinite(size):
+        raise ModelError(
+            "the gradient of a single example is NaN or infinite: check the base model's weights"
+        )
     for name, gradients in together.items():
         off = float((gradients[index] - alone[name]).norm()) / size
         if not off <= _RELATIVE:
@@ -104,28 +112,40 @@ def _compare(together: dict[str, torch.Tensor], index: int, *, alone: dict[str, 
             )
 
 
-def _check_bound(trainer: Trainer, gradients: dict[str, torch.Tensor]) -> None:
-    """Leave each example out in turn: the clipped sum may move by the clipping norm, no more."""
+def _check_bound(
+    trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism
+) -> None:
+    """Leave each example out in turn: the sum loses what it adds alone, the clipping norm at most."""
+    flat = torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
     # A bound under every gradient's norm, so that clipping has something to do.
-    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()], 1).norm(dim=1)
-    bound = max(float(norms.min()) / 2, 1e-6)
-    count = len(norms)
-    whole = _clipped_sum(trainer, gradients, bound)
-    for left_out in range(count):
-        rest = {name: g[np.arange(count) != left_out] for name, g in gradients.items()}
-        moved = float((whole - _clipped_sum(trainer, rest, bound)).norm())
-        if not moved <= bound * (1 + _RELATIVE):
+    bound = max(float(flat.norm(mechanism.norm, dim=1).min()) / 2, 1e-6)
+    count = len(flat)
+    whole = _clipped_sum(trainer, gradients, mechanism, bound)
+    for index in range(count):
+        others = np.arange(count) != index
+        rest, alone = (
+            _clipped_sum(trainer, {n: g[rows] for n, g in gradients.items()}, mechanism, bound)
+            for rows in (others, ~others)
+        )
+        moved = float((whole - rest).norm(mechanism.norm)) / bound
+        if not moved <= 1 + _RELATIVE:
             raise PrivacyUnitError(
-                f"leaving out one example moves the clipped sum by {moved / bound:.2f} clipping norms; "
+                f"leaving out one example moves the clipped sum by {moved:.2f} clipping norms; "
                 "expected at most 1"
+            )
+        off = float((whole - rest - alone).norm(mechanism.norm)) / bound
+        if not off <= _RELATIVE:
+            raise PrivacyUnitError(
+                f"what one example adds to the clipped sum depends on the others: it differs by "
+                f"{off:.2g} clipping norms from what it adds alone"
             )
 
 
 def _clipped_sum(
-    trainer: Trainer, gradients: dict[str, torch.Tensor], bound: float
+    trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism, bound: float
 ) -> torch.Tensor:
     plan = Plan(
-        mechanism=Mechanism(name="gaussian", multiplier=1.0),
+        mechanism=mechanism,
         clipping_norm=bound,
         sampling_rate=1.0,
         steps=1,

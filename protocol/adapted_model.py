@@ -37,7 +37,7 @@ class AdaptedModel:
         base.model.to(device.torch)
         layers = adapted_layers(job, base.model)
         expected = _expected_targets(base.model, job, layers)
-        self.peft: Any = _attach(base.model, job, layers)
+        self.peft: Any = _attach(base.model, job, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(freeze_a=job.strategy.name != "lora")
         self.layout = AdapterLayout(
@@ -59,6 +59,11 @@ class AdaptedModel:
         for slot in self.layout.slots:
             if ".lora_A." in slot.name:
                 rows, columns = slot.shape
+                if rows > columns:
+                    raise ModelError(
+                        f"adapter.rank={rows}: expected at most {columns}, the input size of "
+                        f"{slot.name.partition('.lora_A.')[0]}"
+                    )
                 gaussian = generator.standard_normal((columns, rows))
                 tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
             elif ".lora_B." in slot.name:
@@ -108,7 +113,8 @@ def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
     count = int(model.config.num_hidden_layers)
     if isinstance(asked, str):
         share = top_share(asked) or 1.0
-        return list(range(count - math.ceil(share * count), count))
+        # Rounded first: 0.55 · 20 is a hair above 11 in floating point, and would become 12.
+        return list(range(count - math.ceil(round(share * count, 6)), count))
     if max(asked) >= count:
         raise ModelError(
             f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}"
@@ -116,7 +122,7 @@ def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
     return sorted(set(asked))
 
 
-def _attach(model: nn.Module, job: Job, layers: list[int] | None) -> Any:
+def _attach(model: nn.Module, job: Job, layers: list[int] | None, expected: set[str]) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     kind = TaskType.CAUSAL_LM
@@ -128,7 +134,8 @@ def _attach(model: nn.Module, job: Job, layers: list[int] | None) -> Any:
         r=job.adapter.rank,
         lora_alpha=job.adapter.alpha,  # type: ignore[arg-type]
         lora_dropout=job.adapter.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        # PEFT's own "all-linear" cannot be had with layers_to_transform.
+        target_modules=sorted(expected) if targets == ["all-linear"] else targets,
         layers_to_transform=layers,
         modules_to_save=list(head_names(model)) or None,
         base_model_name_or_path=job.model.source,
@@ -138,10 +145,9 @@ def _attach(model: nn.Module, job: Job, layers: list[int] | None) -> Any:
         try:
             return get_peft_model(model, config, adapter_name=_ADAPTER)
         except (ValueError, NotImplementedError) as error:
-            names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(model)})
+            reason = str(error).splitlines()[0]
             raise ModelError(
-                f"adapter.target_modules={targets}: {str(error).splitlines()[0]} "
-                f"This model's linear layers are called: {', '.join(names)}"
+                f"adapter.target_modules={targets}: {reason} {_call_names(model)}"
             ) from error
 
 
@@ -160,12 +166,27 @@ def _linear_names(model: nn.Module) -> list[str]:
     ]
 
 
+def _call_names(model: nn.Module) -> str:
+    names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(model)})
+    return f"This model's linear layers are called: {', '.join(names)}"
+
+
 def _expected_targets(model: nn.Module, job: Job, layers: list[int] | None) -> set[str]:
-    """Names of the linear layers that the job's targets name, found without PEFT."""
+    """Names of the linear layers that the job's targets name, found without PEFT.
+
+    Raises ModelError if a target names none: PEFT is content when any of them names one.
+    """
     targets = job.adapter.target_modules
     names = set(_linear_names(model))
     if targets != ["all-linear"]:
-        names = {n for n in names if any(n == t or n.endswith(f".{t}") for t in targets)}
+        named = {t: {n for n in names if n == t or n.endswith(f".{t}")} for t in targets}
+        unknown = [target for target, found in named.items() if not found]
+        if unknown:
+            raise ModelError(
+                f"adapter.target_modules={unknown}: expected the names of linear layers under the "
+                f"head. {_call_names(model)}"
+            )
+        names = set().union(*named.values())
     if layers is not None:
         names = {n for n in names if _layer_number(n) in layers}
     return names

@@ -84,22 +84,41 @@ class FrozenPrefix:
             handle.remove()
 
     def works(self, batch: Batch) -> bool:
-        """Whether replay gives this model's own losses on ``batch``.
+        """Whether replay gives the outputs of this model's own last layer on ``batch``.
 
         Models that look layers up by number compute something else when lower ones are left out.
+        Losses would not show it: under a head that starts at zero they are all the same. The
+        adapter's dropout draws another mask for each pass, and is off for the comparison.
         """
         if self.depth == 0:
             return False
         batch = batch.to(self._adapted.device.torch)
-        with torch.no_grad():
-            expected = outcome(self._adapted, batch).losses
-            hidden = self.compute(batch)
-            try:
-                with self.replay(hidden):
-                    replayed = outcome(self._adapted, batch).losses
-            except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
-                return False
-        return bool(torch.allclose(expected, replayed, rtol=_TOLERANCE, atol=_TOLERANCE))
+        peft, training = self._adapted.peft, self._adapted.peft.training
+        peft.eval()
+        try:
+            with torch.no_grad():
+                expected = self._last_output(batch)
+                with self.replay(self.compute(batch)):
+                    replayed = self._last_output(batch)
+        except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
+            return False
+        finally:
+            peft.train(training)
+        return float((expected - replayed).norm()) <= _TOLERANCE * float(expected.norm())
+
+    def _last_output(self, batch: Batch) -> torch.Tensor:
+        """What the last layer gives for a batch on the device: [b, t, hidden]."""
+        held: list[torch.Tensor] = []
+
+        def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            held.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        handle = self._blocks[-1].register_forward_hook(capture)
+        try:
+            outcome(self._adapted, batch)
+        finally:
+            handle.remove()
+        return held[0].float()
 
 
 class Activations:

@@ -1,25 +1,27 @@
-"""``confide.simulate``: a job from its file to a run folder."""
+"""One run with simulated sites: from a world and a folder to finished rounds."""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flwr.serverapp import Grid
+
 from privacy.errors import JobError, RunError
 from protocol.job import Job
-from server.rounds import Listener, run_rounds
+from server.rounds import run_rounds
 from server.run_folder import RoundRecord, RunFolder
 from simulation.grid import InProcessGrid
+from simulation.progress import Progress, Silence
 from simulation.world import World
 
 Engine = Literal["inprocess", "ray"]
+_SILENCE = Silence()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ class Run:
         return self.folder / "adapter"
 
     @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder / "report.html"
+
+    @property
     def accuracy(self) -> float:
         """Held-out accuracy after the last round."""
         return self.rounds[-1].accuracy
@@ -46,55 +53,24 @@ class Run:
         return self.rounds[-1].epsilon
 
 
-def simulate(
-    job: Job,
-    *,
-    runs: Path = Path("runs"),
-    name: str | None = None,
-    engine: Engine = "inprocess",
-    listener: Listener = lambda record: None,
-    on_start: Callable[[RunFolder], None] = lambda folder: None,
-) -> Run:
-    """Run a job with simulated sites and write its run folder under ``runs``.
-
-    ``engine="ray"`` hands the sites to Flower's own simulation engine. Raises UserError for what the
-    job's author can mend, before a folder is made, and RunError or SiteError for failures.
-    """
-    began = time.perf_counter()
-    world = World(job)
-    folder = create_folder(world, runs=runs, name=name or new_name(job))
-    return _go_on(world, folder, engine, listener, on_start, began)
-
-
-def resume(
-    path: Path,
-    *,
-    engine: Engine = "inprocess",
-    listener: Listener = lambda record: None,
-    on_start: Callable[[RunFolder], None] = lambda folder: None,
-) -> Run:
-    """Go on with an interrupted run from its last finished round.
-
-    Raises RunError if the folder is none, or if the model differs from the one it started with.
-    """
-    began = time.perf_counter()
-    folder = RunFolder.open(path)
+def reopen_world(folder: RunFolder) -> World:
+    """The world of an existing run. Raises JobError if what it loads is not what the run began with."""
     manifest = folder.manifest
     world = World(manifest.job)
     if world.manifest(manifest.run) != manifest:
         raise JobError(
-            f"{path} was started with another base model, label set or layout: bring those back, or "
+            f"{folder.path} was started with another base model, label set or layout: bring those back, or "
             "start a new run"
         )
-    return _go_on(world, folder, engine, listener, on_start, began)
+    return world
 
 
-def create_folder(world: World, *, runs: Path, name: str) -> RunFolder:
+def create_folder(world: World, path: Path) -> RunFolder:
     """The folder of a new run, whole from the start."""
     facts = dict(world.facts()) | {"majority": world.evaluator().majority}
     return RunFolder.create(
-        runs / name,
-        manifest=world.manifest(name),
+        path,
+        manifest=world.manifest(path.name),
         facts=facts,
         layout=world.adapted.layout,
         adapter=world.initial_adapter,
@@ -102,40 +78,47 @@ def create_folder(world: World, *, runs: Path, name: str) -> RunFolder:
     )
 
 
-def new_name(job: Job) -> str:
-    """A run's name: the job's, the time, and four random hex digits."""
-    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def _go_on(
+def run_in_folder(
     world: World,
     folder: RunFolder,
-    engine: Engine,
-    listener: Listener,
-    on_start: Callable[[RunFolder], None],
-    began: float,
+    *,
+    engine: Engine = "inprocess",
+    progress: Progress = _SILENCE,
+    title: str = "Run",
 ) -> Run:
-    on_start(folder)
+    """Run the rounds that a folder lacks."""
+    began = time.perf_counter()
+    progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
             from simulation.ray_engine import run_on_ray
 
-            run_on_ray(world, folder, listener)
+            run_on_ray(
+                world.job,
+                sites=len(world.site_names),
+                home=folder.path / "sites",
+                coordinate=lambda grid: coordinate(grid, world, folder, progress),
+            )
         else:
             sites = [world.site(n, home=folder.path / "sites" / n) for n in world.site_names]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
-            run_rounds(
-                grid,
-                folder,
-                layout=world.adapted.layout,
-                evaluator=world.evaluator(),
-                listener=listener,
-            )
+            coordinate(grid, world, folder, progress)
     records = folder.records()
     if not records:
         raise RunError(f"{folder.path}: no round was finished; see its run.log")
     return Run(
         folder=folder.path, rounds=tuple(records), seconds=time.perf_counter() - began
+    )
+
+
+def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:
+    """The coordinator's part, over whichever grid reaches the sites."""
+    run_rounds(
+        grid,
+        folder,
+        layout=world.adapted.layout,
+        evaluator=world.evaluator(),
+        listener=progress.round,
     )
 
 

@@ -1,0 +1,42 @@
+"""Confide: fine-tune one model together without showing each other the data.
+
+>>> import confide
+>>> sorted(confide.__all__)
+['Run', '__version__', 'read_job', 'resume', 'simulate']
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protocol.job import Job
+    from protocol.job_file import read_job
+    from simulation.run import Run
+    from simulation.simulate import resume
+
+__version__ = "0.1.0"
+__all__ = ["Run", "__version__", "read_job", "resume", "simulate"]
+
+# `import confide` must not load torch: each name's module is imported when it is first used.
+_HOMES = {"Run": "simulation.run", "resume": "simulation.simulate", "read_job": "protocol.job_file"}
+
+
+def simulate(job: Job | Path | str, **options: Any) -> Run:
+    """Run a job, or a job file, with simulated sites. Options are those of simulation.simulate.simulate.
+
+    Raises UserError for what the job's author can mend, RunError or SiteError for failures.
+    """
+    from protocol.job_file import read_job
+    from simulation.simulate import simulate as simulate_job
+
+    return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'confide' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

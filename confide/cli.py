@@ -1,0 +1,142 @@
+"""The command line: what people type. Work happens elsewhere; heavy imports wait for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privacy.errors import ConfideError, JobError, UserError
+
+app = typer.Typer(
+    name="confide",
+    help="Fine-tune one model together without showing each other the data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Engine(StrEnum):
+    """Where simulated sites run."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the job file.")] = Path("job.toml"),
+) -> None:
+    """Write a commented job file to start from."""
+    if path.exists():
+        raise JobError(f"{path} exists already: name another file")
+    path.write_text(files("confide").joinpath("job_template.toml").read_text("utf-8"), "utf-8")
+    print(f"Wrote {path}. Edit it, then: confide simulate {path}")
+
+
+@app.command()
+def simulate(
+    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file.")] = None,
+    settings: Settings = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an interrupted run instead of a new one."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also train without privacy, and on one site alone.")
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")
+    ] = Engine.inprocess,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("runs"),
+    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
+) -> None:
+    """Run a job with simulated sites on this machine."""
+    if (job is None) == (resume is None):
+        raise UserError("expected either a JOB file or --resume RUN")
+    if resume is not None and (settings or run_name):
+        raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
+    from confide.terminal import choose_display
+
+    display = choose_display(json=json)
+    with display:
+        from protocol.job_file import read_job
+        from simulation.simulate import resume as resume_run
+        from simulation.simulate import simulate as simulate_job
+
+        shared = {"engine": engine.value, "compare": compare, "progress": display}
+        if resume is not None:
+            run = resume_run(resume, **shared)
+        else:
+            parsed = read_job(job, settings=settings or ())
+            run = simulate_job(parsed, runs=runs, name=run_name, **shared)
+        display.finished(run)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write a run's report.html anew."""
+    from server.report import write_report
+    from server.run_folder import RunFolder
+
+    print(write_report(RunFolder.open(run)))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the whole model with the adapter folded in.")
+    ] = False,
+) -> None:
+    """Write a run's adapter for PEFT, or a merged model for transformers."""
+    from server.export import export_adapter, export_merged
+    from server.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    if merge:
+        export_merged(folder, to)
+        print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
+    else:
+        export_adapter(folder, to)
+        print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
+
+
+def main() -> None:
+    """Run the command line. Exit code 2 for the user's mistakes, 1 for failures, 130 for Ctrl-C."""
+    for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+        os.environ.setdefault(name, "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        app()
+    except ConfideError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; go on with: confide simulate --resume RUN", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"confide: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,58 @@
+"""Confide as a Flower app: ``flwr run .`` runs a job on Flower's simulation.
+
+The run's configuration names the job file, relative to the app, and the folder for runs, relative to
+where Flower runs the app.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from protocol.job import Job
+from protocol.job_file import read_job
+from server.report import write_report
+from simulation.flower_client import answer_as_site
+from simulation.ray_engine import wait_for_nodes
+from simulation.progress import PrintedProgress
+from simulation.run import coordinate, create_folder, logged
+from simulation.world import World
+
+server = ServerApp()
+client = ClientApp()
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job's rounds over the nodes that Flower simulates."""
+    job = _job(context)
+    progress = PrintedProgress()
+    progress.stage("Reading the data and loading the base model")
+    world = World(job)
+    wait_for_nodes(grid, len(world.site_names))
+    folder = create_folder(world, _run_path(context))
+    progress.started(folder, "Run")
+    with logged(folder):
+        coordinate(grid, world, folder, progress)
+    print(f"report {write_report(folder)}")
+
+
+@client.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer as the simulated site of this node."""
+    job = _job(context).model_dump_json()
+    return answer_as_site(message, context, job=job, home=_run_path(context) / "sites")
+
+
+def _job(context: Context) -> Job:
+    app = Path(__file__).resolve().parent.parent
+    return read_job(app / str(context.run_config["job"]))
+
+
+def _run_path(context: Context) -> Path:
+    """One folder a run, the same in the coordinator's process and in its sites'."""
+    runs = Path(str(context.run_config["runs"])).expanduser().resolve()
+    return runs / f"flower-{context.run_id}"

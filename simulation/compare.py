@@ -1,0 +1,31 @@
+"""Baselines beside a run: what privacy costs, and what federation gains."""
+
+from __future__ import annotations
+
+from server.run_folder import RunFolder
+from simulation.progress import Progress
+from simulation.run import create_folder, run_in_folder
+from simulation.world import World
+
+WITHOUT_PRIVACY = "without-privacy"
+ONE_SITE = "one-site"
+
+
+def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
+    """Train the run's job twice more, into ``compare/`` of its folder.
+
+    ``without-privacy`` neither clips nor adds noise; ``one-site`` is the first site alone, with the
+    whole of its own budget. Both start from the same adapter and see the same held-out examples.
+    """
+    job = folder.manifest.job
+    open_job = job.model_copy(
+        update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})}
+    )
+    variants = {
+        WITHOUT_PRIVACY: ("Without privacy", world.variant(open_job)),
+        ONE_SITE: ("One site alone", world.variant(job, sites=world.site_names[:1])),
+    }
+    for name, (title, variant) in variants.items():
+        path = folder.path / "compare" / name
+        there = RunFolder.open(path) if path.exists() else create_folder(variant, path)
+        run_in_folder(variant, there, progress=progress, title=title)

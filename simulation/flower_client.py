@@ -1,0 +1,48 @@
+"""A simulated site inside Flower: a ClientApp that builds its site where Flower runs it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.site import Site
+from protocol.flower import unwrap, wrap
+from protocol.job import Job
+from simulation.world import World
+
+
+def answer_as_site(message: Message, context: Context, *, job: str, home: Path) -> Message:
+    """Hand a message to the site whose ``partition-id`` Flower gives, and its answer back.
+
+    ``job`` is the job as JSON; ``home`` is the folder under which sites keep their records.
+    """
+    site = _site(job, home, int(context.node_config["partition-id"]))
+    return Message(wrap(site.answer(unwrap(message.content))), reply_to=message)
+
+
+def make_client_app(job: Job, home: Path) -> ClientApp:
+    """A ClientApp for Flower's simulation engine; it travels to its workers by pickling."""
+    content = job.model_dump_json()
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer_as_site(message, context, job=content, home=home)
+
+    return app
+
+
+# One worker process serves many sites and many messages: each world is built once in it.
+@lru_cache(maxsize=1)
+def _world(job: str) -> World:
+    return World(Job.model_validate_json(job))
+
+
+@lru_cache(maxsize=1024)
+def _site(job: str, home: Path, index: int) -> Site:
+    world = _world(job)
+    name = world.site_names[index]
+    return world.site(name, home=home / name)

@@ -1,0 +1,86 @@
+"""The same run on Flower's own simulation engine, Ray, for those who outgrow one process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privacy.errors import ConfideError, RunError, UserError
+from protocol.job import Job
+from simulation.flower_client import make_client_app
+
+
+def run_on_ray(
+    job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid], None]
+) -> None:
+    """Start Flower's simulation engine with ``sites`` nodes and call ``coordinate`` with its grid.
+
+    Raises UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if
+    the engine failed.
+    """
+    from flwr.simulation import run_simulation
+
+    if find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray: pip install 'confide[ray]'")
+    app = ServerApp()
+    raised: list[ConfideError] = []
+
+    @app.main()
+    def main(grid: Grid, _context: Context) -> None:
+        try:
+            wait_for_nodes(grid, sites)
+            coordinate(grid)
+        except ConfideError as error:
+            raised.append(error)
+
+    threads = job.device.threads or len(os.sched_getaffinity(0))
+    resources = {"num_cpus": threads, "num_gpus": 1.0 if job.device.name == "cuda" else 0.0}
+    with _empty_folder(), _quiet():
+        try:
+            run_simulation(
+                server_app=app,
+                client_app=make_client_app(job, home.resolve()),
+                num_supernodes=sites,
+                backend_config={"client_resources": resources, "init_args": {"log_to_driver": False}},
+            )
+        except RuntimeError as error:
+            raise RunError(f"Flower's simulation engine failed: {error}") from error
+    if raised:
+        raise raised[0]
+
+
+def wait_for_nodes(grid: Grid, count: int, *, seconds: float = 60.0) -> None:
+    """Wait until Flower has registered all nodes. Raises RunError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while len(list(grid.get_node_ids())) < count:
+        if time.monotonic() > deadline:
+            raise RunError(f"Flower registered fewer than {count} nodes within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _empty_folder() -> Iterator[None]:
+    """Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Flower logs to the terminal that the run's own table is drawn on."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,72 @@
+"""``confide.simulate`` and ``confide.resume``: a job to a finished run and its report."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from protocol.job import Job
+from server.report import write_report
+from server.run_folder import RunFolder
+from simulation.compare import compare_run
+from simulation.progress import Progress, Silence
+from simulation.run import Engine, Run, create_folder, reopen_world, run_in_folder
+from simulation.world import World
+
+_SILENCE = Silence()
+
+
+def simulate(
+    job: Job,
+    *,
+    runs: Path = Path("runs"),
+    name: str | None = None,
+    engine: Engine = "inprocess",
+    compare: bool = False,
+    progress: Progress = _SILENCE,
+) -> Run:
+    """Run a job with simulated sites and write its run folder under ``runs``.
+
+    ``engine="ray"`` hands the sites to Flower's own simulation engine; ``compare`` also trains
+    without privacy and on one site alone. The report is written at the end. Raises UserError for what the
+    job's author can mend, before a folder is made, and RunError or SiteError for failures.
+    """
+    progress.stage("Reading the data and loading the base model")
+    world = World(job)
+    folder = create_folder(world, runs / (name or new_name(job)))
+    return _run(world, folder, engine=engine, compare=compare, progress=progress)
+
+
+def resume(
+    path: Path,
+    *,
+    engine: Engine = "inprocess",
+    compare: bool = False,
+    progress: Progress = _SILENCE,
+) -> Run:
+    """Go on with an interrupted run from its last finished round.
+
+    Raises RunError if the folder is none, or if the model differs from the one it started with.
+    """
+    folder = RunFolder.open(path)
+    progress.stage("Reading the data and loading the base model")
+    world = reopen_world(folder)
+    return _run(world, folder, engine=engine, compare=compare, progress=progress)
+
+
+def new_name(job: Job) -> str:
+    """A run's name: the job's, the time, and four random hex digits."""
+    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _run(
+    world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress
+) -> Run:
+    run = run_in_folder(world, folder, engine=engine, progress=progress)
+    # The report comes first: a comparison that is interrupted leaves a finished run with its report.
+    write_report(folder)
+    if compare:
+        compare_run(world, folder, progress=progress)
+        write_report(folder)
+    return run
