@@ -58,6 +58,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(training, round_number, step)
             indices = source.poisson_sample(len(examples), rate=plan.sampling_rate)
+            if activations is not None:
+                activations.fill(indices)  # whole batches of new examples, not their few in each
             batches = list(examples.batches(indices, size=training.physical_batch_size))
             self._accumulate(optimizer, batches, activations)
             optimizer.step()
@@ -156,7 +158,9 @@ class Trainer:
                 "that does not help, check the base model's weights"
             )
         if plan.mechanism.name != "none" and not update.any():
-            raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
+            raise PrivacyUnitError(
+                "no weight changed after noisy steps: the optimizer moves nothing"
+            )
 
 
 def _learning_rate(training: TrainingSection, round_number: int, step: int) -> float:

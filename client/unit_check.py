@@ -96,7 +96,9 @@ def _autograd(trainer: Trainer, examples: Examples, index: int) -> dict[str, tor
     }
 
 
-def _compare(together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]) -> None:
+def _compare(
+    together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]
+) -> None:
     size = max(float(torch.stack([g.norm() for g in alone.values()]).norm()), 1e-12)
     if not math.isfinite(size):
         raise ModelError(

@@ -113,7 +113,7 @@ def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
     count = int(model.config.num_hidden_layers)
     if isinstance(asked, str):
         share = top_share(asked) or 1.0
-        # Rounded first: 0.55 · 20 is a hair above 11 in floating point, and would become 12.
+        # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
         return list(range(count - math.ceil(round(share * count, 6)), count))
     if max(asked) >= count:
         raise ModelError(

@@ -78,9 +78,8 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if job.task == "causal-lm":
-        model.config.use_cache = False
-    elif model.config.pad_token_id is None:
+    model.config.use_cache = False  # nothing is generated here
+    if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     _zero_head(model, job)
     model.requires_grad_(False)

@@ -36,12 +36,14 @@ class Batch:
 class Examples:
     """n tokenized examples: example i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
-    ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None.
+    ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None; batches are
+    filled up with the token ``padding``, by which some models find a text's last token.
     """
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.int64] | None
+    padding: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,13 +59,14 @@ class Examples:
             tokens=self.tokens[token_positions(self.offsets, indices)],
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             labels=None if self.labels is None else self.labels[indices],
+            padding=self.padding,
         )
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """Pad the examples at ``indices`` on the right, to the longest among them."""
         lengths = self.lengths[indices]
         mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-        tokens = np.zeros(mask.shape, np.int64)
+        tokens = np.full(mask.shape, self.padding, np.int64)
         tokens[mask] = self.tokens[token_positions(self.offsets, indices)]
         return Batch(
             tokens=torch.from_numpy(tokens),

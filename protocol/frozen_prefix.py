@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from privacy.errors import RunError
@@ -27,6 +28,7 @@ from protocol.task import outcome
 # Beyond this an example store is a memory-mapped file, which the system may drop from memory.
 MEMORY_LIMIT_BYTES = 1 << 30
 _TOLERANCE = 1e-4
+_FILL_BATCH = 64
 
 
 class _Captured(Exception):
@@ -45,6 +47,11 @@ class FrozenPrefix:
         self.depth = _frozen_depth(blocks) if blocks is not None else 0
         self._blocks = blocks
         self._upper = nn.ModuleList(blocks[self.depth :]) if blocks is not None else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers compute."""
+        return self._adapted.device.torch
 
     def compute(self, batch: Batch) -> torch.Tensor:
         """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
@@ -148,22 +155,23 @@ class Activations:
         with self._prefix.replay(self._fetch(batch)):
             yield
 
+    def fill(self, indices: NDArray[np.int64]) -> None:
+        """Compute what is not yet kept of the examples at ``indices``."""
+        missing = indices[~self._known[indices]]
+        for batch in self._examples.batches(missing, size=_FILL_BATCH):
+            hidden = self._prefix.compute(batch.to(self._prefix.device))
+            rows = hidden.cpu()[batch.mask.bool()]
+            if self._store is None:
+                self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
+            self._store[self._positions(batch)] = rows
+            self._known[batch.indices] = True
+
     def _fetch(self, batch: Batch) -> torch.Tensor:
-        if not self._known[batch.indices].all():
-            return self._fill(batch)
+        self.fill(batch.indices)
         real = batch.mask.bool().cpu()
         hidden = torch.zeros((*real.shape, self._store.shape[1]), dtype=self._store.dtype)
         hidden[real] = self._store[self._positions(batch)]
         return hidden.to(batch.tokens.device)
-
-    def _fill(self, batch: Batch) -> torch.Tensor:
-        hidden = self._prefix.compute(batch)
-        rows = hidden[batch.mask.bool()].cpu()
-        if self._store is None:
-            self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
-        self._store[self._positions(batch)] = rows
-        self._known[batch.indices] = True
-        return hidden
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         return torch.from_numpy(token_positions(self._examples.offsets, batch.indices))
@@ -181,7 +189,10 @@ class Activations:
         handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
         try:
             # Reserve the blocks now: a disk that fills up later would kill the process by signal.
-            os.posix_fallocate(handle, 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)
+            else:
+                os.ftruncate(handle, size)
             flat = torch.from_file(name, shared=True, size=tokens * width, dtype=dtype)
         finally:
             os.close(handle)

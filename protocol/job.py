@@ -27,7 +27,7 @@ class AdapterSection(_Section):
     """The LoRA adapter."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
-    alpha: Annotated[float, Field(gt=0)] = 4.0
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: list[str] = Field(min_length=1)
     layers_to_transform: list[Annotated[int, Field(ge=0)]] | str | None = Field(
@@ -63,7 +63,7 @@ class DataSection(_Section):
 class Dirichlet(_Section):
     """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
 
-    dirichlet: Annotated[float, Field(gt=0)]
+    dirichlet: Annotated[float, Field(gt=0, le=1e6)]
 
 
 class ByColumn(_Section):
@@ -87,7 +87,7 @@ class TrainingSection(_Section):
     batch_size: Annotated[int, Field(ge=1, description="expected size of a Poisson batch")] = 256
     physical_batch_size: Annotated[int, Field(ge=1)] = 64
     optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     decay: Literal["none", "linear"] = "none"
 
     @property
@@ -101,9 +101,9 @@ class PrivacySection(_Section):
 
     mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
     unit: Literal["example"] = "example"
-    epsilon: Annotated[float, Field(gt=0)] = 3.0
+    epsilon: Annotated[float, Field(gt=0, le=1000)] = 3.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    clipping_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
 
 class StrategySection(_Section):

@@ -53,6 +53,7 @@ def tokenize(
         tokens=np.fromiter((t for row in encoded for t in row), np.int32, int(lengths.sum())),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=None if labels is None else np.asarray(labels, np.int64),
+        padding=int(tokenizer.pad_token_id or 0),
     )
 
 

@@ -66,11 +66,20 @@ def measure(record: RoundRecord, name: Measure) -> float:
     return record.accuracy if name == "accuracy" else record.loss
 
 
+def format_measure(record: RoundRecord, name: Measure) -> str:
+    """A round's held-out number for people: a percentage, nats, or a perplexity."""
+    value = measure(record, name)
+    if name == "accuracy":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if value < 10 else f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"
+
+
 def measure_chart(
     records: Sequence[RoundRecord], name: Measure, *, majority: float | None = None
 ) -> str:
     """One held-out measure by round; ``majority`` draws the accuracy of a constant answer."""
-    said = f"Held-out {name} by round, from {_number(records[0], name)} to {_number(records[-1], name)}"
+    first, last = format_measure(records[0], name), format_measure(records[-1], name)
+    said = f"Held-out {name} by round, from {first} to {last}"
     with _figure() as (figure, axes):
         values = _draw_curve(axes, records, name, _CURVES[0])
         _round_axis(axes, [record.round for record in records])
@@ -78,14 +87,16 @@ def measure_chart(
         if majority is not None:
             said += f"; the most frequent label alone gives {majority:.1%}"
             _draw_majority(axes, majority, below=statistics.fmean(values) >= majority)
-        _draw_end_labels(axes, [(values[-1], _number(records[-1], name), _BLUE)])
+        _draw_end_labels(axes, [(values[-1], last, _BLUE)])
         return _svg(figure, name, said)
 
 
 def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], name: Measure) -> str:
     """The same measure of up to three runs, labelled by the mapping's keys."""
-    ends = [f"{title} ends at {_number(records[-1], name)}" for title, records in curves.items()]
-    with _figure(width=7.4) as (figure, axes):
+    ends = [
+        f"{title} ends at {format_measure(records[-1], name)}" for title, records in curves.items()
+    ]
+    with _figure() as (figure, axes):
         labels, everything = [], []
         for (title, records), look in zip(curves.items(), _CURVES, strict=False):
             values = _draw_curve(axes, records, name, look)
@@ -149,7 +160,7 @@ def seconds_chart(records: Sequence[RoundRecord]) -> str:
         {"training": training, "the rest": rest},
         unit="s",
         name="seconds",
-        said=f"Seconds by round: {sum(training):.1f} training and {sum(rest):.1f} on the rest in all",
+        said=f"Seconds by round: {sum(training):.1f} training, {sum(rest):.1f} on the rest in all",
     )
 
 
@@ -160,7 +171,7 @@ def byte_unit(largest: float) -> tuple[float, str]:
 
 
 @contextmanager
-def _figure(width: float = 4.6) -> Iterator[tuple[Figure, Axes]]:
+def _figure() -> Iterator[tuple[Figure, Axes]]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -169,7 +180,7 @@ def _figure(width: float = 4.6) -> Iterator[tuple[Figure, Axes]]:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's font may have it
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, 2.7), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -199,12 +210,13 @@ def _draw_curve(
 
 
 def _scale(axes: Axes, name: Measure, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if name == "perplexity" and max(values) > 10 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.yaxis.set_minor_locator(NullLocator())
         return
     axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
@@ -240,6 +252,7 @@ def _draw_end_labels(axes: Axes, labels: Iterable[tuple[float, str, str]]) -> No
     to_share: Callable[[float], float] = lambda value: float(  # noqa: E731
         (axes.transData + axes.transAxes.inverted()).transform((1.0, value))[1]
     )
+    axes.get_ylim()  # settles the limits, which wait for being asked
     ordered = sorted((to_share(value), text, color) for value, text, color in labels)
     heights: list[float] = []
     for share, _, _ in ordered:
@@ -292,19 +305,14 @@ def _columns_chart(
             floor = top
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} {unit}" if y else "0"))
-        _round_axis(axes, rounds)
+        _round_axis(axes, rounds, room=0.5)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1, fontsize=9)
         return _svg(figure, name, said)
 
 
-def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:
+def _round_axis(axes: Axes, rounds: Sequence[int], *, room: float = 0.3) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    axes.set_xlim(min(rounds) - (0.5 if min(rounds) else 0), max(rounds) + 0.5)
+    axes.set_xlim(min(rounds) - (room if min(rounds) else 0.0), max(rounds) + room)
     axes.set_xlabel("round")
-
-
-def _number(record: RoundRecord, name: Measure) -> str:
-    value = measure(record, name)
-    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.4g}"

@@ -17,7 +17,7 @@ from typing import Any
 from privacy.errors import RunError
 from protocol.job import Job
 from server import charts
-from server.charts import Measure
+from server.charts import Measure, format_measure
 from server.run_folder import RoundRecord, RunFolder, job_toml, write_durably
 
 _SITES_LISTED = 12
@@ -146,13 +146,14 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
         notices.append(Notice(title="No privacy", text=text))
     if job.seeds.noise is not None:
         text = (
-            f"The job fixes its noise (seeds.noise = {job.seeds.noise}). The run can be reproduced, "
-            "and therefore it is not private: whoever knows the seed can take the noise away again."
+            f"The job fixes its noise (seeds.noise = {job.seeds.noise}). The run can be "
+            "reproduced, and therefore it is not private: whoever knows the seed can take the "
+            "noise away again."
         )
         text += " The ε below is what fresh noise would have cost." if protected else ""
         notices.append(Notice(title="Reproducible, therefore not private", text=text))
     if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
-        text = f"At least one site's ε is above the budget of {job.privacy.epsilon:g} or unbounded."
+        text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
         notices.append(Notice(title="Budget exceeded", text=text))
     if done < asked:
         text = (
@@ -162,8 +163,8 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
         )
         notices.append(Notice(title="Unfinished", text=text))
     text = (
-        "All sites are simulated on one machine, which holds everyone's data. Updates are not "
-        f"masked by secure aggregation: the coordinator sees each site's {'noisy ' * protected}"
+        "All sites are simulated on one machine, which holds everyone’s data. Updates are not "
+        f"masked by secure aggregation: the coordinator sees each site’s {'noisy ' * protected}"
         "update. ε is accounted at each site on its own, for one example added or removed, and "
         "takes the number of examples at a site as public."
     )
@@ -253,14 +254,6 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def format_measure(record: RoundRecord, name: Measure) -> str:
-    """A round's held-out loss, accuracy or perplexity for people."""
-    value = charts.measure(record, name)
-    if name == "accuracy":
-        return format_percent(value)
-    return f"{value:.3f}" if value < 10 else f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"
-
-
 def format_bytes(count: float) -> str:
     """A number of bytes in decimal units: 12.3 KB."""
     size, unit = charts.byte_unit(count)
@@ -315,11 +308,13 @@ def _spent(job: Job, last: RoundRecord) -> str:
     if len(known) < len(values):
         return "the ε of at least one site has no bound"
     low, high = format_epsilon(min(known)), format_epsilon(max(known))
-    amount = f"ε = {high}" if low == high else f"ε = {low} to {high}"
-    fixed = job.seeds.noise is not None
     who = "each site" if len(values) > 1 else "the site"
-    did = f"with fresh noise {who} would have spent" if fixed else f"{who} spent"
-    return f"{did} {amount} of {format_epsilon(job.privacy.epsilon)} at δ = {format_delta(job)}"
+    if low != high:
+        who, high = "the sites", f"{low} to {high}"
+    did = "spent" if job.seeds.noise is None else "would have spent"
+    given = "" if job.seeds.noise is None else "with fresh noise "
+    budget = format_epsilon(job.privacy.epsilon)
+    return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job)}"
 
 
 def format_delta(job: Job) -> str:

@@ -140,9 +140,7 @@ class Case:
 _LATENT_ATTENTION = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 
 CASES = {
-    "bert-qv-head": Case(
-        build=bert, targets=("query", "value"), task="sequence-classification"
-    ),
+    "bert-qv-head": Case(build=bert, targets=("query", "value"), task="sequence-classification"),
     "bert-qv-mean": Case(
         build=bert, targets=("query", "value"), task="sequence-classification", pooling="mean"
     ),
@@ -181,9 +179,7 @@ def adapt(model: nn.Module, job: Job, *, bfloat16: bool = False) -> AdaptedModel
     return AdaptedModel(base, job=job, device=device)
 
 
-def make_examples(
-    lengths: Sequence[int], *, seed: int = 0, labelled: bool = False
-) -> Examples:
+def make_examples(lengths: Sequence[int], *, seed: int = 0, labelled: bool = False) -> Examples:
     """Random tokens, none of them the padding, and labels if wanted."""
     random = np.random.default_rng(seed)
     return Examples(

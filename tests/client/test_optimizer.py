@@ -153,12 +153,13 @@ def test_without_a_mechanism_nothing_is_clipped_or_added() -> None:
 WIDE = ((64, 32), (500,))
 
 
-def test_bfloat16_gradients_stay_under_the_bound() -> None:
+@pytest.mark.parametrize(("mechanism", "norm"), [("gaussian", 2), ("laplace", 1)])
+def test_bfloat16_gradients_stay_under_the_bound(mechanism: str, norm: int) -> None:
     gradients = [g.bfloat16() for g in random_gradients(40, shapes=WIDE)]
     for index in range(40):
-        optimizer = without_noise(shapes=WIDE)
+        optimizer = without_noise(mechanism=mechanism, shapes=WIDE)
         step(optimizer, rows(gradients, index))
-        assert np.linalg.norm(released(optimizer)) <= 1 + ROUNDING
+        assert np.linalg.norm(released(optimizer), norm) <= 1 + ROUNDING
 
 
 def test_opacus_alone_would_clip_bfloat16_over_the_bound() -> None:

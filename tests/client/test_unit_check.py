@@ -51,12 +51,31 @@ def test_passes_a_site_with_a_single_example() -> None:
     check_privacy_unit(Trainer(LLAMA.adapted()), LLAMA.examples((4,)))
 
 
+def test_compares_in_float32_whatever_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(LLAMA.adapted(bfloat16=True))
+    backward, halved = Trainer.backward, []
+
+    def noted(self: Trainer, *args: object) -> None:
+        halved.append(self.adapted.device.bfloat16)
+        backward(self, *args)
+
+    monkeypatch.setattr(Trainer, "backward", noted)
+    check_privacy_unit(trainer, LLAMA.examples())
+
+    assert halved
+    assert not any(halved)
+
+
 def test_leaves_no_gradient_behind() -> None:
-    adapted = LLAMA.adapted()
+    passed, refused = LLAMA.adapted(), adapt(qwen2_moe(), make_job(targets=[QWEN_EXPERT]))
 
-    check(adapted)
+    check(passed)
+    with pytest.raises(PrivacyUnitError):
+        check(refused)
 
-    assert all(p.grad is None and p.grad_sample is None for p in adapted.trained.values())
+    for parameter in [*passed.trained.values(), *refused.trained.values()]:
+        assert parameter.grad is None
+        assert parameter.grad_sample is None
 
 
 # Models and targets.
@@ -260,6 +279,7 @@ def test_refuses_wrong_gradients_of_one_tensor(
 ) -> None:
     adapted = LLAMA.adapted()
     name, parameter = list(adapted.trained.items())[-1]
+    assert "v_proj" in name
     trainer = Trainer(adapted)
     backward = Trainer.backward
 
@@ -271,7 +291,6 @@ def test_refuses_wrong_gradients_of_one_tensor(
 
     with pytest.raises(PrivacyUnitError, match=r"v_proj.* differs from its gradient"):
         check_privacy_unit(trainer, LLAMA.examples())
-    assert "v_proj" in name
 
 
 def test_checks_the_shortest_and_the_longest_example(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""Averaging, and FedSVD's refactoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.errors import ProtocolError
+from protocol.layout import AdapterLayout, TensorSlot
+from strategies.averaging import mean_update
+from strategies.fedsvd import refactor
+
+
+def layout(rank: int, rows: int, columns: int) -> AdapterLayout:
+    return AdapterLayout(
+        slots=(
+            TensorSlot(name="head.weight", shape=(2, 3), trained=True),
+            TensorSlot(name="l.lora_A.weight", shape=(rank, columns), trained=False),
+            TensorSlot(name="l.lora_B.weight", shape=(rows, rank), trained=True),
+        )
+    )
+
+
+def test_mean_does_not_depend_on_who_answered_first() -> None:
+    generator = np.random.default_rng(0)
+    updates = {f"site-{i}": generator.standard_normal(50).astype(np.float32) for i in range(9)}
+    backwards = dict(reversed(updates.items()))
+    assert mean_update(updates).tobytes() == mean_update(backwards).tobytes()
+    expected = np.mean([u.astype(np.float64) for u in updates.values()], axis=0)
+    np.testing.assert_allclose(mean_update(updates), expected, rtol=1e-6)
+
+
+def test_mean_of_nothing_or_of_different_sizes_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="at least one"):
+        mean_update({})
+    with pytest.raises(ProtocolError, match="one size"):
+        mean_update({"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rank=st.integers(1, 4),
+    rows=st.integers(1, 9),
+    columns=st.integers(4, 9),
+    seed=st.integers(0, 2**32 - 1),
+    deficient=st.booleans(),
+)
+def test_refactoring_keeps_the_product_and_makes_a_orthonormal(
+    rank: int, rows: int, columns: int, seed: int, deficient: bool
+) -> None:
+    rows = max(rows, rank)
+    form = layout(rank, rows, columns)
+    generator = np.random.default_rng(seed)
+    tensors = {s.name: generator.standard_normal(s.shape).astype(np.float32) for s in form.slots}
+    if deficient and rank > 1:
+        tensors["l.lora_B.weight"][:, -1] = 0.0
+    found = form.split(refactor(form.join(tensors), form))
+    before = tensors["l.lora_B.weight"] @ tensors["l.lora_A.weight"]
+    after = found["l.lora_B.weight"] @ found["l.lora_A.weight"]
+    # float32 rounding of the factors: 2^-23 relative, times the product's size and a few sums.
+    np.testing.assert_allclose(after, before, atol=1e-5 * max(1.0, np.abs(before).max()))
+    a = found["l.lora_A.weight"]
+    np.testing.assert_allclose(a @ a.T, np.eye(rank), atol=1e-5)
+    assert np.array_equal(found["head.weight"], tensors["head.weight"])
+
+
+def test_a_zero_b_keeps_its_a() -> None:
+    form = layout(2, 5, 6)
+    tensors = {s.name: np.zeros(s.shape, np.float32) for s in form.slots}
+    tensors["l.lora_A.weight"] = np.arange(12, dtype=np.float32).reshape(2, 6)
+    adapter = form.join(tensors)
+    assert refactor(adapter, form).tobytes() == adapter.tobytes()

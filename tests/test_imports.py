@@ -1,0 +1,59 @@
+"""The direction of imports, as docs/design.md draws it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = {"confide", "simulation", "server", "client", "strategies", "protocol", "privacy"}
+MAY_IMPORT = {
+    "privacy": set(),
+    "protocol": {"privacy"},
+    "strategies": {"protocol", "privacy"},
+    "client": {"protocol", "privacy"},
+    "server": {"strategies", "protocol", "privacy"},
+    "simulation": OURS - {"simulation", "confide"},
+    "confide": OURS - {"confide"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def breaches(package: str, imported: set[str]) -> set[str]:
+    """What ``package`` imports against the design."""
+    forbidden = (imported & OURS) - MAY_IMPORT[package] - {package}
+    if package == "privacy":
+        forbidden |= imported & {"flwr"}
+    return forbidden
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_imports_follow_the_design(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    found = {path.name: breaches(package, imported_packages(path)) for path in files}
+    assert {name: bad for name, bad in found.items() if bad} == {}
+
+
+def test_a_breach_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "rogue.py"
+    path.write_text("def f():\n    from server.rounds import run_rounds\n    import flwr\n")
+    assert breaches("client", imported_packages(path)) == {"server"}
+    assert breaches("privacy", imported_packages(path)) == {"server", "flwr"}
+
+
+def test_init_files_are_empty() -> None:
+    for package in OURS - {"confide"}:
+        assert (ROOT / package / "__init__.py").read_text() == "", package
