@@ -98,9 +98,7 @@ def _read(path: Path, job: Job) -> Any:
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 # Everything is read as text: a label 1 stays "1" in every site's file.
                 convert_options=csv.ConvertOptions(
-                    column_types={
-                        name: pa.string() for name in (job.data.text, job.data.label) if name
-                    },
+                    column_types={name: pa.string() for name in (job.data.text, job.data.label) if name},
                     strings_can_be_null=False,
                 ),
             )
@@ -117,9 +115,7 @@ def _read(path: Path, job: Job) -> Any:
             f"data.source={str(path)!r} cannot be read: {str(error).splitlines()[0]} "
             f"(data.encoding={job.data.encoding!r})"
         ) from error
-    raise DataError(
-        f"data.source={str(path)!r}: expected .csv, .jsonl, .parquet or a datasets folder"
-    )
+    raise DataError(f"data.source={str(path)!r}: expected .csv, .jsonl, .parquet or a datasets folder")
 
 
 def _read_datasets_folder(path: Path) -> Any:

@@ -130,9 +130,7 @@ class Site:
             raise ProtocolError("the round belongs to another manifest than the one joined")
         job, layout = session.manifest.job, self._trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
-            raise ProtocolError(
-                f"expected a round from 1 to {job.training.rounds}, got {request.round}"
-            )
+            raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         keyed = self._keyed_entropy if job.seeds.noise is not None else None
         steps = job.training.local_steps

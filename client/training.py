@@ -146,9 +146,7 @@ class Trainer:
         self.backward(batches[-1], activations)
         optimizer.signal_skip_step(do_skip=False)
 
-    def _check_moved(
-        self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int
-    ) -> None:
+    def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
         # because of one would tell of it.
         lost = zeroed_examples if plan.mechanism.name == "none" else 0
@@ -158,9 +156,7 @@ class Trainer:
                 "that does not help, check the base model's weights"
             )
         if plan.mechanism.name != "none" and not update.any():
-            raise PrivacyUnitError(
-                "no weight changed after noisy steps: the optimizer moves nothing"
-            )
+            raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
 
 
 def _learning_rate(training: TrainingSection, round_number: int, step: int) -> float:

@@ -72,9 +72,7 @@ def _set_dropout(trainer: Trainer, *, active: bool) -> None:
                 module.eval()
 
 
-def _per_example(
-    trainer: Trainer, examples: Examples, indices: np.ndarray
-) -> dict[str, torch.Tensor]:
+def _per_example(trainer: Trainer, examples: Examples, indices: np.ndarray) -> dict[str, torch.Tensor]:
     trainer.backward(examples.batch(indices))
     found = {}
     for name, parameter in trainer.adapted.trained.items():
@@ -96,9 +94,7 @@ def _autograd(trainer: Trainer, examples: Examples, index: int) -> dict[str, tor
     }
 
 
-def _compare(
-    together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]
-) -> None:
+def _compare(together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]) -> None:
     size = max(float(torch.stack([g.norm() for g in alone.values()]).norm()), 1e-12)
     if not math.isfinite(size):
         raise ModelError(
@@ -114,9 +110,7 @@ def _compare(
             )
 
 
-def _check_bound(
-    trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism
-) -> None:
+def _check_bound(trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism) -> None:
     """Leave each example out in turn: the sum loses what it adds alone, the clipping norm at most."""
     flat = torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
     # A bound under every gradient's norm, so that clipping has something to do.

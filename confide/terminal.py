@@ -217,8 +217,7 @@ class LiveTable:
 def closing_lines(run: Run) -> list[str]:
     """What to do with a finished run."""
     return [
-        f"accuracy {run.accuracy:.1%} after {len(run.rounds)} rounds, "
-        f"in {describe_seconds(run.seconds)}",
+        f"accuracy {run.accuracy:.1%} after {len(run.rounds)} rounds, in {describe_seconds(run.seconds)}",
         f"report  {run.report}",
         f"adapter {run.adapter}",
     ]

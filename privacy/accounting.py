@@ -26,9 +26,7 @@ def training_event(*, mechanism: Mechanism, sampling_rate: float, steps: int) ->
 
 
 @lru_cache(maxsize=4096)
-def epsilon_by_pld(
-    *, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float
-) -> float:
+def epsilon_by_pld(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
     """ε at ``delta`` of a training by composing privacy loss distributions: an upper bound.
 
     Source: Koskela et al. 2020 (arXiv:1906.03049), pessimistic discretization as in dp-accounting.
@@ -39,9 +37,7 @@ def epsilon_by_pld(
     return float(step.self_compose(steps).get_epsilon_for_delta(delta))
 
 
-def epsilon_by_rdp(
-    *, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float
-) -> float:
+def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
     """ε at ``delta`` by Rényi differential privacy (Mironov et al. 2019, arXiv:1908.10530)."""
     if steps == 0:
         return 0.0
@@ -54,11 +50,5 @@ def epsilon_by_rdp(
 def _step_distribution(mechanism: Mechanism, sampling_rate: float) -> Any:
     if mechanism.name == "none":
         raise PlanError("a training without noise has no privacy loss distribution: ε is infinite")
-    build = (
-        pld.from_laplace_mechanism
-        if mechanism.name == "laplace"
-        else pld.from_gaussian_mechanism
-    )
-    return build(
-        mechanism.multiplier, value_discretization_interval=_GRID, sampling_prob=sampling_rate
-    )
+    build = pld.from_laplace_mechanism if mechanism.name == "laplace" else pld.from_gaussian_mechanism
+    return build(mechanism.multiplier, value_discretization_interval=_GRID, sampling_prob=sampling_rate)

@@ -53,7 +53,7 @@ class ChaCha20Source:
     def _uniform(self, size: int) -> NDArray[np.float64]:
         """float64[size], uniform on the 2^53 midpoints of (0, 1)."""
         words = np.frombuffer(self._stream.update(bytes(8 * size)), dtype="<u8")
-        return (words >> np.uint64(11)) * 2.0**-53 + _HALF_ULP
+        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 + _HALF_ULP
 
     def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:
         pairs = (size + 1) // 2

@@ -81,9 +81,7 @@ class AdaptedModel:
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """How far the trained tensors moved from ``adapter``: float32[update_size]."""
         before = self.layout.split(adapter)
-        moved = [
-            (p.detach().cpu().numpy() - before[name]).ravel() for name, p in self.trained.items()
-        ]
+        moved = [(p.detach().cpu().numpy() - before[name]).ravel() for name, p in self.trained.items()]
         return np.concatenate(moved).astype(np.float32)
 
     def _collect(self, *, freeze_a: bool) -> dict[str, nn.Parameter]:
@@ -105,7 +103,7 @@ class AdaptedModel:
         return found
 
 
-def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
+def adapted_layers(job: Job, model: Any) -> list[int] | None:
     """The layers that carry adapters, or None for all. Raises ModelError if one does not exist."""
     asked = job.adapter.layers_to_transform
     if asked is None:
@@ -116,9 +114,7 @@ def adapted_layers(job: Job, model: nn.Module) -> list[int] | None:
         # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
         return list(range(count - math.ceil(round(share * count, 6)), count))
     if max(asked) >= count:
-        raise ModelError(
-            f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}"
-        )
+        raise ModelError(f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}")
     return sorted(set(asked))
 
 
@@ -132,7 +128,7 @@ def _attach(model: nn.Module, job: Job, layers: list[int] | None, expected: set[
     config = LoraConfig(
         task_type=kind,
         r=job.adapter.rank,
-        lora_alpha=job.adapter.alpha,  # type: ignore[arg-type]
+        lora_alpha=job.adapter.alpha,
         lora_dropout=job.adapter.dropout,
         # PEFT's own "all-linear" cannot be had with layers_to_transform.
         target_modules=sorted(expected) if targets == ["all-linear"] else targets,
@@ -146,9 +142,7 @@ def _attach(model: nn.Module, job: Job, layers: list[int] | None, expected: set[
             return get_peft_model(model, config, adapter_name=_ADAPTER)
         except (ValueError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"adapter.target_modules={targets}: {reason} {_call_names(model)}"
-            ) from error
+            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(model)}") from error
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -156,7 +150,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _linear_names(model: nn.Module) -> list[str]:
+def _linear_names(model: Any) -> list[str]:
     heads = head_names(model)
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return [

@@ -35,7 +35,11 @@ class Device:
 def choose_device(section: DeviceSection) -> Device:
     """Resolve ``auto``: CUDA, then MPS, then CPU; bfloat16 where the hardware multiplies it."""
     name = section.name
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
     elif not available[name]:
@@ -50,5 +54,5 @@ def choose_device(section: DeviceSection) -> Device:
 
 def _has_bfloat16(name: str) -> bool:
     if name == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return name == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -82,11 +82,10 @@ class Examples:
             yield self.batch(by_length[start : start + size])
 
 
-def token_positions(
-    offsets: NDArray[np.int64], indices: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def token_positions(offsets: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of all tokens of the examples at ``indices``, example after example."""
     lengths = offsets[indices + 1] - offsets[indices]
     ends = np.cumsum(lengths)
     within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return np.repeat(offsets[indices], lengths) + within
+    positions: NDArray[np.int64] = np.repeat(offsets[indices], lengths) + within
+    return positions

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-4
 _FILL_BATCH = 64
 
 
-class _Captured(Exception):
+class _CapturedError(Exception):
     """Ends a forward pass once the hidden states are known; never leaves this module."""
 
 
@@ -44,9 +44,9 @@ class FrozenPrefix:
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
         self._owner, self._name, blocks = _find_blocks(adapted.peft)
-        self.depth = _frozen_depth(blocks) if blocks is not None else 0
+        self.depth = _frozen_depth(blocks)
         self._blocks = blocks
-        self._upper = nn.ModuleList(blocks[self.depth :]) if blocks is not None else None
+        self._upper = nn.ModuleList(blocks[self.depth :])
 
     @property
     def device(self) -> torch.device:
@@ -59,13 +59,13 @@ class FrozenPrefix:
 
         def capture(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             held.append(args[0] if args else kwargs["hidden_states"])
-            raise _Captured
+            raise _CapturedError
 
         handle = self._blocks[self.depth].register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with torch.no_grad():
                 outcome(self._adapted, batch)
-        except _Captured:
+        except _CapturedError:
             return held[0].detach()
         finally:
             handle.remove()
@@ -131,15 +131,13 @@ class FrozenPrefix:
 class Activations:
     """The kept activations of one set of examples, filled as examples are first seen."""
 
-    def __init__(
-        self, prefix: FrozenPrefix, examples: Examples, *, folder: Path | None = None
-    ) -> None:
+    def __init__(self, prefix: FrozenPrefix, examples: Examples, *, folder: Path | None = None) -> None:
         self._prefix = prefix
         self._examples = examples
         self._folder = folder
         self._works: bool | None = None
         self._known = np.zeros(len(examples), bool)
-        self._store: torch.Tensor | None = None
+        self._store = torch.empty(0, 0)
 
     @property
     def work(self) -> bool:
@@ -161,7 +159,7 @@ class Activations:
         for batch in self._examples.batches(missing, size=_FILL_BATCH):
             hidden = self._prefix.compute(batch.to(self._prefix.device))
             rows = hidden.cpu()[batch.mask.bool()]
-            if self._store is None:
+            if len(self._store) == 0:
                 self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
             self._store[self._positions(batch)] = rows
             self._known[batch.indices] = True
@@ -200,14 +198,14 @@ class Activations:
         return flat.view(tokens, width)
 
 
-def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList | None]:
-    """The model's list of layers, and where it hangs."""
+def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
+    """The model's list of layers and where it hangs; an empty list if it has none that is known."""
     count = getattr(model.config, "num_hidden_layers", None)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return module, name, child
-    return model, "", None
+    return model, "", nn.ModuleList()
 
 
 def _frozen_depth(blocks: nn.ModuleList) -> int:

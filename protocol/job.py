@@ -87,7 +87,7 @@ class TrainingSection(_Section):
     batch_size: Annotated[int, Field(ge=1, description="expected size of a Poisson batch")] = 256
     physical_batch_size: Annotated[int, Field(ge=1)] = 64
     optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
 
     @property

@@ -78,9 +78,7 @@ class AdapterLayout:
         flat = [np.asarray(tensors[s.name], np.float32).ravel() for s in self.slots]
         return np.concatenate(flat) if flat else np.zeros(0, np.float32)
 
-    def apply(
-        self, adapter: NDArray[np.float32], update: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def apply(self, adapter: NDArray[np.float32], update: NDArray[np.float32]) -> NDArray[np.float32]:
         """Add an update to the trained tensors of an adapter; a new vector."""
         tensors = {name: tensor.copy() for name, tensor in self.split(adapter).items()}
         for name, change in self.split_update(update).items():

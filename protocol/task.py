@@ -30,9 +30,7 @@ class Outcome:
     counted: torch.Tensor
 
 
-def tokenize(
-    tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | None, job: Job
-) -> Examples:
+def tokenize(tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | None, job: Job) -> Examples:
     """Tokenize texts, cut to ``data.max_length``. Raises DataError on a text without tokens."""
     encoded = tokenizer(
         list(texts),

@@ -74,9 +74,7 @@ def format_measure(record: RoundRecord, name: Measure) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"
 
 
-def measure_chart(
-    records: Sequence[RoundRecord], name: Measure, *, majority: float | None = None
-) -> str:
+def measure_chart(records: Sequence[RoundRecord], name: Measure, *, majority: float | None = None) -> str:
     """One held-out measure by round; ``majority`` draws the accuracy of a constant answer."""
     first, last = format_measure(records[0], name), format_measure(records[-1], name)
     said = f"Held-out {name} by round, from {first} to {last}"
@@ -93,9 +91,7 @@ def measure_chart(
 
 def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], name: Measure) -> str:
     """The same measure of up to three runs, labelled by the mapping's keys."""
-    ends = [
-        f"{title} ends at {format_measure(records[-1], name)}" for title, records in curves.items()
-    ]
+    ends = [f"{title} ends at {format_measure(records[-1], name)}" for title, records in curves.items()]
     with _figure() as (figure, axes):
         labels, everything = [], []
         for (title, records), look in zip(curves.items(), _CURVES, strict=False):
@@ -271,12 +267,12 @@ def _clusters(ends: Mapping[str, float], *, apart: float) -> list[tuple[float, s
         else:
             groups.append([name])
     return [
-        (ends[group[-1]], shorten(group[0]) if len(group) == 1 else f"{len(group)} sites", _BLUE)
+        (ends[group[-1]], _shorten(group[0]) if len(group) == 1 else f"{len(group)} sites", _BLUE)
         for group in groups
     ]
 
 
-def shorten(name: str, length: int = 14) -> str:
+def _shorten(name: str, length: int = 14) -> str:
     """A name cut to ``length`` characters, the last one an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + "…"
 

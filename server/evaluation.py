@@ -34,9 +34,7 @@ class Score:
 class Evaluator:
     """Scores adapters on held-out examples, which no site holds and no budget is spent on."""
 
-    def __init__(
-        self, adapted: AdaptedModel, examples: Examples, activations: Activations
-    ) -> None:
+    def __init__(self, adapted: AdaptedModel, examples: Examples, activations: Activations) -> None:
         self._adapted = adapted
         self._examples = examples
         self._all = np.arange(len(examples))
@@ -55,8 +53,8 @@ class Evaluator:
         adapted.peft.eval()
         nats = correct = counted = 0.0
         with torch.no_grad():
-            for batch in self._examples.batches(self._all, size=_BATCH):
-                batch = batch.to(adapted.device.torch)
+            for held in self._examples.batches(self._all, size=_BATCH):
+                batch = held.to(adapted.device.torch)
                 with self._activations.replay(batch) if self._activations else nullcontext():
                     found = outcome(adapted, batch)
                 nats += float((found.losses.double() * found.counted).sum())

@@ -79,9 +79,7 @@ def render_report(folder: RunFolder) -> str:
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
     job = manifest.job
     compared = read_comparison(folder) if records else ()
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {
         "bytes": format_bytes,
         "seconds": format_seconds,
@@ -126,8 +124,7 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         if majority is not None:
             side = "over" if last.accuracy >= majority else "under"
             reached += (
-                f", {_points(last.accuracy - majority)} {side} "
-                "always answering the most frequent label"
+                f", {_points(last.accuracy - majority)} {side} always answering the most frequent label"
             )
     return f"{trained}; {reached}; {_spent(job, last)}."
 
@@ -147,10 +144,14 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
     if job.seeds.noise is not None:
         text = (
             f"The job fixes its noise (seeds.noise = {job.seeds.noise}). The run can be "
-            "reproduced, and therefore it is not private: whoever knows the seed can take the "
-            "noise away again."
+            "reproduced, and therefore it is not private"
         )
-        text += " The ε below is what fresh noise would have cost." if protected else ""
+        text += (
+            ": whoever knows the seed can take the noise away again. Every ε on this page is what "
+            "fresh noise would have cost."
+            if protected
+            else "."
+        )
         notices.append(Notice(title="Reproducible, therefore not private", text=text))
     if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
         text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
@@ -158,23 +159,25 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
     if done < asked:
         text = (
             f"{done} of the {_count(asked, 'round')} that the job asked for "
-            f"{'is' if done == 1 else 'are'} finished: the run ended early or still goes on. Its "
-            "run.log says which. The learning rate and the noise were planned for all of them."
+            f"{'is' if done == 1 else 'are'} finished: the run ended early or still goes on, and "
+            "its run.log says which. The job was planned for all of them."
         )
         notices.append(Notice(title="Unfinished", text=text))
     text = (
         "All sites are simulated on one machine, which holds everyone’s data. Updates are not "
         f"masked by secure aggregation: the coordinator sees each site’s {'noisy ' * protected}"
-        "update. ε is accounted at each site on its own, for one example added or removed, and "
-        "takes the number of examples at a site as public."
+        "update."
     )
+    if protected:
+        text += (
+            " ε is accounted at each site on its own, for one example added or removed, and takes "
+            "the number of examples at a site as public."
+        )
     notices.append(Notice(title="A simulation", text=text, grave=False))
     return notices
 
 
-def list_spending(
-    job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]
-) -> list[Spending]:
+def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> list[Spending]:
     """The ε table: every site, or minimum, median and maximum above twelve sites.
 
     Empty without privacy or before the first round. A site without a bound counts as the maximum.
@@ -329,9 +332,7 @@ def _factor(epsilon: float) -> str:
     return f"{math.exp(epsilon):.1f}" if epsilon < math.log(10) else f"{math.exp(epsilon):,.0f}"
 
 
-def _uncertainty(
-    job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]
-) -> float | None:
+def _uncertainty(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> float | None:
     """Half the 95 % interval of the accuracy, in points; None if predictions aren't independent.
 
     Agresti and Coull 1998: two successes and two failures more than were seen.

@@ -85,9 +85,7 @@ def _check_joined(joined: Exchange, manifest: Manifest) -> None:
             raise ProtocolError(f"{name} joined another manifest than the one sent")
 
 
-def _updates(
-    answers: Exchange, number: int, layout: AdapterLayout
-) -> dict[str, NDArray[np.float32]]:
+def _updates(answers: Exchange, number: int, layout: AdapterLayout) -> dict[str, NDArray[np.float32]]:
     updates = {}
     for name, reply in answers.replies.items():
         if reply.trained.round != number:

@@ -124,9 +124,7 @@ class RunFolder:
         line = json.dumps(asdict(record)).encode() + b"\n"
         write_durably(path, whole + line)
 
-    def save_adapter(
-        self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]
-    ) -> None:
+    def save_adapter(self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]) -> None:
         """Write an adapter in PEFT's format under ``rounds/`` and make ``adapter`` point to it."""
         rounds = self.path / "rounds"
         rounds.mkdir(exist_ok=True)

@@ -16,8 +16,8 @@ from protocol.job import Job
 from protocol.job_file import read_job
 from server.report import write_report
 from simulation.flower_client import answer_as_site
-from simulation.ray_engine import wait_for_nodes
 from simulation.progress import PrintedProgress
+from simulation.ray_engine import wait_for_nodes
 from simulation.run import coordinate, create_folder, logged
 from simulation.world import World
 

@@ -18,9 +18,7 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     whole of its own budget. Both start from the same adapter and see the same held-out examples.
     """
     job = folder.manifest.job
-    open_job = job.model_copy(
-        update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})}
-    )
+    open_job = job.model_copy(update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})})
     variants = {
         WITHOUT_PRIVACY: ("Without privacy", world.variant(open_job)),
         ONE_SITE: ("One site alone", world.variant(job, sites=world.site_names[:1])),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import DEFAULT_TTL, Message, RecordDict
 from flwr.serverapp import Grid
+
 # Flower stamps messages with the identity of the process's task, which an engine must provide.
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -44,9 +45,7 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        return Message(
-            content, dst_node_id, message_type, group_id=group_id, ttl=ttl or DEFAULT_TTL
-        )
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl or DEFAULT_TTL)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self._handlers)
@@ -64,6 +63,9 @@ class InProcessGrid(Grid):
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002 - nothing is waited for
     ) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))

@@ -19,9 +19,7 @@ from protocol.job import Job
 from simulation.flower_client import make_client_app
 
 
-def run_on_ray(
-    job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid], None]
-) -> None:
+def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid], None]) -> None:
     """Start Flower's simulation engine with ``sites`` nodes and call ``coordinate`` with its grid.
 
     Raises UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if
@@ -50,7 +48,10 @@ def run_on_ray(
                 server_app=app,
                 client_app=make_client_app(job, home.resolve()),
                 num_supernodes=sites,
-                backend_config={"client_resources": resources, "init_args": {"log_to_driver": False}},
+                backend_config={
+                    "client_resources": resources,
+                    "init_args": {"log_to_driver": False},
+                },
             )
         except RuntimeError as error:
             raise RunError(f"Flower's simulation engine failed: {error}") from error

@@ -13,7 +13,6 @@ from typing import Literal
 from flwr.serverapp import Grid
 
 from privacy.errors import JobError, RunError
-from protocol.job import Job
 from server.rounds import run_rounds
 from server.run_folder import RoundRecord, RunFolder
 from simulation.grid import InProcessGrid
@@ -106,9 +105,7 @@ def run_in_folder(
     records = folder.records()
     if not records:
         raise RunError(f"{folder.path}: no round was finished; see its run.log")
-    return Run(
-        folder=folder.path, rounds=tuple(records), seconds=time.perf_counter() - began
-    )
+    return Run(folder=folder.path, rounds=tuple(records), seconds=time.perf_counter() - began)
 
 
 def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:

@@ -60,9 +60,7 @@ def new_name(job: Job) -> str:
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def _run(
-    world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress
-) -> Run:
+def _run(world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress) -> Run:
     run = run_in_folder(world, folder, engine=engine, progress=progress)
     # The report comes first: a comparison that is interrupted leaves a finished run with its report.
     write_report(folder)

@@ -299,9 +299,7 @@ def is_noise(draws: NDArray, mechanism: str, *, scale: float) -> bool:
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize(("multiplier", "clipping_norm"), [(1.0, 1.0), (0.7, 3.0), (5.0, 0.1)])
-def test_noise_has_the_planned_size(
-    mechanism: str, multiplier: float, clipping_norm: float
-) -> None:
+def test_noise_has_the_planned_size(mechanism: str, multiplier: float, clipping_norm: float) -> None:
     planned = multiplier * clipping_norm
 
     def drawn(factor: float) -> NDArray:

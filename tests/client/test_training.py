@@ -101,10 +101,7 @@ def test_an_update_is_the_way_from_the_adapter_that_came() -> None:
     update = train(trainer, adapter=start)
 
     found = trainer.adapted.layout.join(
-        {
-            name: parameter.detach().numpy()
-            for name, parameter in trainer.adapted._parameters.items()
-        }
+        {name: parameter.detach().numpy() for name, parameter in trainer.adapted._parameters.items()}
     )
     # One float32 subtraction and one addition of numbers near 1.
     np.testing.assert_allclose(trainer.adapted.layout.apply(start, update), found, atol=1e-6)
@@ -178,9 +175,7 @@ def test_mechanisms_and_optimizers_train_in_bfloat16(mechanism: str, optimizer: 
 
 
 def test_physical_batches_do_not_change_the_update() -> None:
-    updates = [
-        train(llama_trainer(), physical_batch_size=size, local_steps=2) for size in (1, 3, 8)
-    ]
+    updates = [train(llama_trainer(), physical_batch_size=size, local_steps=2) for size in (1, 3, 8)]
 
     # Sums of eight clipped gradients in another order: 2^-24 of numbers near 1, a few times.
     np.testing.assert_allclose(updates[0], updates[2], atol=2e-6)
@@ -227,9 +222,7 @@ def test_the_denominator_is_the_expected_batch_size() -> None:
 
 def test_linear_decay_falls_to_zero_over_the_run() -> None:
     constant = train(llama_trainer(), plan=PLAIN)
-    shares = [
-        train(llama_trainer(), plan=PLAIN, round_number=n, decay="linear") for n in (1, 2, 3, 4)
-    ]
+    shares = [train(llama_trainer(), plan=PLAIN, round_number=n, decay="linear") for n in (1, 2, 3, 4)]
 
     for share, update in zip((1.0, 0.75, 0.5, 0.25), shares, strict=True):
         np.testing.assert_allclose(update, share * constant, atol=5e-7)
@@ -267,9 +260,7 @@ def test_rounds_differ_under_keyed_entropy() -> None:
 
 
 def test_fresh_entropy_does_not_repeat() -> None:
-    assert not np.array_equal(
-        train(llama_trainer(), entropy=fresh), train(llama_trainer(), entropy=fresh)
-    )
+    assert not np.array_equal(train(llama_trainer(), entropy=fresh), train(llama_trainer(), entropy=fresh))
 
 
 def test_dropout_takes_part_in_training() -> None:

@@ -80,9 +80,7 @@ def test_calibration_reference_values(epsilon: float, sigma: float) -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    sigma=st.floats(0.7, 3.0), rate=st.floats(0.005, 0.3), steps=st.integers(1, 300)
-)
+@given(sigma=st.floats(0.7, 3.0), rate=st.floats(0.005, 0.3), steps=st.integers(1, 300))
 def test_pld_is_tightest_and_prv_is_between(sigma: float, rate: float, steps: int) -> None:
     training = {"mechanism": gaussian(sigma), "sampling_rate": rate, "steps": steps}
     pld = epsilon_by_pld(**training, delta=DELTA)
@@ -102,9 +100,7 @@ def test_pld_is_tightest_and_prv_is_between(sigma: float, rate: float, steps: in
     steps=st.integers(1, 400),
     laplace=st.booleans(),
 )
-def test_calibration_never_exceeds_its_target(
-    epsilon: float, rate: int, steps: int, laplace: bool
-) -> None:
+def test_calibration_never_exceeds_its_target(epsilon: float, rate: int, steps: int, laplace: bool) -> None:
     plan = make_plan(
         mechanism="laplace" if laplace else "gaussian",
         epsilon=epsilon,

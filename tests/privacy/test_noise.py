@@ -22,9 +22,7 @@ def fits(sample: np.ndarray, distribution: str, scale: float) -> bool:
     return stats.kstest(sample, distribution, args=(0.0, scale)).pvalue > LEVEL
 
 
-@pytest.mark.parametrize(
-    ("name", "distribution"), [("gaussian", "norm"), ("laplace", "laplace")]
-)
+@pytest.mark.parametrize(("name", "distribution"), [("gaussian", "norm"), ("laplace", "laplace")])
 def test_noise_has_the_scale_and_no_other(name: str, distribution: str) -> None:
     mechanism = Mechanism(name=name, multiplier=1.5)
     sample = mechanism.noise(SIZE, clipping_norm=2.0, source=fresh_source())
@@ -59,9 +57,7 @@ def test_poisson_sample_at_the_ends() -> None:
 
 def test_bits_are_those_of_the_published_cipher() -> None:
     """RFC 8439, appendix A.1, test vector 1: key, counter and nonce of zeros."""
-    expected = bytes.fromhex(
-        "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-    )
+    expected = bytes.fromhex("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")
     stream = Cipher(ChaCha20(bytes(32), bytes(16)), mode=None).encryptor().update(bytes(32))
     assert stream == expected
     words = np.frombuffer(expected, "<u8") >> np.uint64(11)
@@ -80,9 +76,7 @@ def test_keyed_noise_is_a_function_of_its_whole_path() -> None:
 
 
 def test_fresh_noise_never_repeats() -> None:
-    assert fresh_source().gaussian(8, std=1.0).tobytes() != fresh_source().gaussian(
-        8, std=1.0
-    ).tobytes()
+    assert fresh_source().gaussian(8, std=1.0).tobytes() != fresh_source().gaussian(8, std=1.0).tobytes()
 
 
 def test_a_short_key_is_refused() -> None:
@@ -94,8 +88,6 @@ def test_a_short_key_is_refused() -> None:
     ("name", "multiplier"),
     [("gaussian", 0.0), ("none", 1.0), ("gaussian", -1.0), ("laplace", float("nan"))],
 )
-def test_mechanisms_that_say_one_thing_and_do_another_are_refused(
-    name: str, multiplier: float
-) -> None:
+def test_mechanisms_that_say_one_thing_and_do_another_are_refused(name: str, multiplier: float) -> None:
     with pytest.raises(PlanError):
         Mechanism(name=name, multiplier=multiplier)
