@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,14 @@ def _by_dirichlet(
 
 
 def _by_column(rows: NDArray[np.int64], groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    return {
-        group: np.array([row for row in rows if groups[row] == group], np.int64)
-        for group in sorted({groups[row] for row in rows})
-    }
+    """A site a value. A site's name becomes a folder's, so values are reduced to plain characters."""
+    sites: dict[str, NDArray[np.int64]] = {}
+    for group in sorted({groups[row] for row in rows}):
+        name = re.sub(r"[^\w-]+", "_", group)[:60]
+        if name in sites:
+            raise DataError(
+                f"federation.partition.column: two of its values would both name the site {name!r}, one is "
+                f"{group!r}; rename it in the data"
+            )
+        sites[name] = np.array([row for row in rows if groups[row] == group], np.int64)
+    return sites

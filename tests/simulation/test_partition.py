@@ -1,0 +1,86 @@
+"""Dealing data out to sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.data import Table
+from privacy.errors import DataError
+from simulation.partition import Partition, partition
+from tests import tiny
+
+ROWS = tiny.rows()
+
+
+def deal(folder: Path, table: Table | None = None, **changes: dict[str, Any]) -> Partition:
+    if table is None:
+        texts, labels, groups = zip(*ROWS, strict=True)
+        table = Table(texts=texts, labels=labels, groups=groups)
+    return partition(tiny.job(folder, **changes), table)
+
+
+def test_every_row_goes_to_one_place(tiny_folder: Path) -> None:
+    for kind in ("iid", {"dirichlet": 0.5}, {"column": "town"}):
+        parts = deal(tiny_folder, federation={"partition": kind})
+        everything = np.concatenate([parts.held_out, *parts.sites.values()])
+        assert sorted(everything) == list(range(len(ROWS))), kind
+
+
+def test_the_seed_decides(tiny_folder: Path) -> None:
+    first, again, other = (deal(tiny_folder, seeds={"data": seed}) for seed in (1, 1, 2))
+    assert all(np.array_equal(first.sites[name], again.sites[name]) for name in first.sites)
+    assert not np.array_equal(first.held_out, other.held_out)
+
+
+def test_equal_texts_stay_on_one_side(tiny_folder: Path) -> None:
+    texts = tuple(f"text {number % 40}" for number in range(400))
+    labels = tuple("yes" if number % 2 else "no" for number in range(400))
+    parts = deal(tiny_folder, Table(texts=texts, labels=labels, groups=None))
+    held = {texts[row] for row in parts.held_out}
+    trained = {texts[row] for rows in parts.sites.values() for row in rows}
+    assert held
+    assert held & trained == set()
+
+
+def test_small_alpha_makes_sites_differ(tiny_folder: Path) -> None:
+    def spread(alpha: float) -> float:
+        parts = deal(tiny_folder, federation={"partition": {"dirichlet": alpha}, "sites": 2}, seeds={"data": 5})
+        shares = [np.mean([ROWS[row][1] == "yes" for row in rows]) for rows in parts.sites.values()]
+        return float(np.ptp(shares))
+
+    assert spread(0.05) > 0.5
+    assert spread(1000.0) < 0.1
+
+
+def test_a_column_names_the_sites(tiny_folder: Path) -> None:
+    parts = deal(tiny_folder, federation={"partition": {"column": "town"}})
+    assert sorted(parts.sites) == ["town-1", "town-2", "town-3"]
+    assert all(ROWS[row][2] == name for name, rows in parts.sites.items() for row in rows)
+
+
+def test_a_value_cannot_name_a_folder_elsewhere(tiny_folder: Path) -> None:
+    groups = tuple("../../etc" if number % 2 else "/tmp" for number in range(len(ROWS)))  # noqa: S108
+    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
+    parts = deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+    assert all("/" not in name and "." not in name for name in parts.sites)
+
+
+def test_two_values_for_one_name_are_refused(tiny_folder: Path) -> None:
+    groups = tuple("a/b" if number % 2 else "a:b" for number in range(len(ROWS)))
+    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
+    with pytest.raises(DataError, match="a_b"):
+        deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+
+
+def test_an_empty_site_is_named(tiny_folder: Path) -> None:
+    with pytest.raises(DataError, match="site-193"):
+        deal(tiny_folder, federation={"sites": 200})
+
+
+def test_limit_takes_a_part(tiny_folder: Path) -> None:
+    parts = deal(tiny_folder, data={"limit": 50})
+    assert len(parts.held_out) + sum(map(len, parts.sites.values())) == 50

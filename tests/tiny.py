@@ -1,0 +1,91 @@
+"""A whole job small enough to run in a second: model folder, tokenizer, data and job file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocol.job import Job
+from protocol.job_file import parse_job
+
+WORDS = ["good", "bad", "fine", "poor", "day", "night", "food", "train", "late", "early", "warm", "cold"]
+ROWS = 240
+
+
+def write_model(folder: Path) -> Path:
+    """A two-layer BERT with random weights, and a tokenizer that knows ``WORDS``."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def rows(count: int = ROWS, *, seed: int = 0) -> list[tuple[str, str, str]]:
+    """Texts, their label (whether "good" or "warm" is in them) and a town."""
+    generator = np.random.default_rng(seed)
+    found: dict[str, tuple[str, str, str]] = {}
+    while len(found) < count:
+        words = generator.choice(WORDS, size=generator.integers(2, 7))
+        text = " ".join(words)
+        label = "yes" if {"good", "warm"} & set(words) else "no"
+        found[text] = (text, label, f"town-{generator.integers(1, 4)}")
+    return list(found.values())
+
+
+def write_csv(path: Path, content: list[tuple[str, str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "town"])
+        writer.writerows(content)
+    return path
+
+
+def table(folder: Path) -> dict[str, Any]:
+    """The job as nested tables; model and data are written into ``folder`` if they are not there."""
+    model, data = folder / "model", folder / "data.csv"
+    if not model.exists():
+        write_model(model)
+    if not data.exists():
+        write_csv(data, rows())
+    return {
+        "name": "tiny",
+        "model": {"source": str(model), "pooling": "mean"},
+        "adapter": {"rank": 2, "target_modules": ["query", "value"], "layers_to_transform": [1]},
+        "data": {"source": str(data), "label": "label", "max_length": 8, "holdout": 0.2},
+        "federation": {"sites": 3},
+        "training": {
+            "rounds": 3,
+            "local_steps": 2,
+            "batch_size": 16,
+            "physical_batch_size": 8,
+            "learning_rate": 2.0,
+        },
+        "privacy": {"epsilon": 8.0, "delta": 1e-3},
+        "device": {"name": "cpu", "precision": "float32", "threads": 1},
+    }
+
+
+def job(folder: Path, **changes: dict[str, Any]) -> Job:
+    """The tiny job, each section changed as given: ``job(folder, training={"rounds": 1})``."""
+    whole = table(folder)
+    for section, values in changes.items():
+        whole[section] = {**whole.get(section, {}), **values}
+    return parse_job(whole)
