@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from pathlib import Path
 
+from privacy.errors import ConfideError, UserError
 from protocol.job import Job
 from server.report import write_report
 from server.run_folder import RunFolder
@@ -35,7 +37,13 @@ def simulate(
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     folder = create_folder(world, runs / (name or new_name(job)))
-    return _run(world, folder, engine=engine, compare=compare, progress=progress)
+    try:
+        return _run(world, folder, engine=engine, compare=compare, progress=progress)
+    except ConfideError as error:
+        if error.exit_code == UserError.exit_code and not folder.records():
+            # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
+            shutil.rmtree(folder.path)
+        raise
 
 
 def resume(

@@ -161,7 +161,14 @@ def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "share"),
-    [("top 20%", 0.2), ("top 100%", 1.0), ("top 0%", None), ("top 101%", None), ("20%", None), ("top x%", None)],
+    [
+        ("top 20%", 0.2),
+        ("top 100%", 1.0),
+        ("top 0%", None),
+        ("top 101%", None),
+        ("20%", None),
+        ("top x%", None),
+    ],
 )
 def test_top_share(text: str, share: float | None) -> None:
     assert top_share(text) == share

@@ -15,7 +15,11 @@ from tests import tiny
 @pytest.fixture
 def manifest(tiny_folder: Path) -> Manifest:
     return Manifest(
-        run="r", job=tiny.job(tiny_folder), labels=("no", "yes"), base_digest="a" * 64, layout_digest="b" * 64
+        run="r",
+        job=tiny.job(tiny_folder),
+        labels=("no", "yes"),
+        base_digest="a" * 64,
+        layout_digest="b" * 64,
     )
 
 

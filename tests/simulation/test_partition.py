@@ -48,7 +48,9 @@ def test_equal_texts_stay_on_one_side(tiny_folder: Path) -> None:
 
 def test_small_alpha_makes_sites_differ(tiny_folder: Path) -> None:
     def spread(alpha: float) -> float:
-        parts = deal(tiny_folder, federation={"partition": {"dirichlet": alpha}, "sites": 2}, seeds={"data": 5})
+        parts = deal(
+            tiny_folder, federation={"partition": {"dirichlet": alpha}, "sites": 2}, seeds={"data": 5}
+        )
         shares = [np.mean([ROWS[row][1] == "yes" for row in rows]) for rows in parts.sites.values()]
         return float(np.ptp(shares))
 

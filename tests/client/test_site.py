@@ -1,0 +1,149 @@
+"""A site answers or refuses, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.site import Site
+from protocol.confide_pb2 import Join, Reply, Request, Train
+from protocol.manifest import Manifest
+from protocol.vector import from_bytes, to_bytes
+from simulation.world import World
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder: Path) -> World:
+    return World(tiny.job(tiny_folder))
+
+
+@pytest.fixture
+def site(world: World, tmp_path: Path) -> Iterator[Site]:
+    return world.site("site-1", home=tmp_path / "site-1")
+
+
+def ask(site: Site, **request: Join | Train) -> Reply:
+    return Reply.FromString(site.answer(Request(**request).SerializeToString()))
+
+
+def join(site: Site, manifest: Manifest) -> Reply:
+    return ask(site, join=Join(manifest=manifest.content))
+
+
+def train(site: Site, manifest: Manifest, world: World, number: int = 1, **changes: bytes) -> Reply:
+    fields = {"manifest_digest": manifest.digest, "adapter": to_bytes(world.initial_adapter)} | changes
+    return ask(site, train=Train(round=number, **fields))
+
+
+def test_a_site_joins_and_trains(world: World, site: Site) -> None:
+    manifest = world.manifest("run")
+    assert join(site, manifest).joined.manifest_digest == manifest.digest
+    reply = train(site, manifest, world)
+    assert (reply.site, reply.trained.round) == ("site-1", 1)
+    update = from_bytes(reply.trained.update, size=world.adapted.layout.update_size)
+    assert update.any()
+    assert 0 < reply.trained.epsilon < 8.0
+
+
+def test_spending_adds_up_to_the_plan_and_no_further(world: World, site: Site) -> None:
+    manifest = world.manifest("run")
+    join(site, manifest)
+    spent = [train(site, manifest, world, number).trained.epsilon for number in (1, 2, 3)]
+    assert spent == sorted(spent)
+    assert 7.5 < spent[-1] <= 8.0
+    refused = train(site, manifest, world, 3).refused
+    assert refused.budget_spent
+    assert "planned for 6 steps and has taken 6" in refused.reason
+
+
+def test_fresh_noise_differs_each_time(world: World, site: Site) -> None:
+    manifest = world.manifest("run")
+    join(site, manifest)
+    first, second = (train(site, manifest, world).trained.update for _ in range(2))
+    assert first != second
+
+
+def test_another_process_goes_on_with_the_run(world: World, tmp_path: Path) -> None:
+    manifest = world.manifest("run")
+    before = world.site("site-1", home=tmp_path)
+    join(before, manifest)
+    train(before, manifest, world, 1)
+    after = world.site("site-1", home=tmp_path)
+    assert train(after, manifest, world, 2).trained.epsilon > 0
+    train(after, manifest, world, 3)
+    assert train(after, manifest, world, 3).refused.budget_spent
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"base_digest": "0" * 64}, "the base model differs"),
+        ({"layout_digest": "0" * 64}, "layout differs"),
+        ({"labels": ("no", "maybe")}, "got yes"),
+    ],
+)
+def test_a_manifest_of_something_else_is_refused(
+    world: World, site: Site, change: dict[str, object], reason: str
+) -> None:
+    refused = join(site, replace(world.manifest("run"), **change)).refused
+    assert reason in refused.reason
+    assert "has not joined" in train(site, world.manifest("run"), world).refused.reason
+
+
+def test_predictable_noise_is_refused_outside_a_simulation(
+    world: World, site: Site, tiny_folder: Path
+) -> None:
+    manifest = replace(world.manifest("run"), job=tiny.job(tiny_folder, seeds={"noise": 1}))
+    assert "protects nobody" in join(site, manifest).refused.reason
+
+
+def test_training_before_joining_is_refused(world: World, site: Site) -> None:
+    assert "send Join before Train" in train(site, world.manifest("run"), world).refused.reason
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "reason"),
+    [
+        (0, {}, "from 1 to 3, got 0"),
+        (4, {}, "from 1 to 3, got 4"),
+        (1, {"manifest_digest": b"\0" * 32}, "another manifest"),
+        (1, {"adapter": b""}, "bytes, got 0"),
+        (1, {"adapter": b"\0" * 4}, "bytes, got 4"),
+    ],
+)
+def test_an_odd_round_is_refused_and_costs_nothing(
+    world: World, tmp_path: Path, number: int, change: dict[str, bytes], reason: str
+) -> None:
+    site = world.site("site-1", home=tmp_path)
+    manifest = world.manifest("run")
+    join(site, manifest)
+    assert reason in train(site, manifest, world, number, **change).refused.reason
+    assert not (tmp_path / "steps.jsonl").exists()
+
+
+def test_an_adapter_that_is_not_finite_is_refused_and_costs_nothing(world: World, tmp_path: Path) -> None:
+    site = world.site("site-1", home=tmp_path)
+    manifest = world.manifest("run")
+    join(site, manifest)
+    adapter = np.full_like(world.initial_adapter, np.nan)
+    assert "NaN" in train(site, manifest, world, adapter=to_bytes(adapter)).refused.reason
+    assert not (tmp_path / "steps.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff", b"", b"hello"])
+def test_bytes_that_are_no_request_are_refused(site: Site, content: bytes) -> None:
+    assert Reply.FromString(site.answer(content)).refused.reason
+
+
+def test_a_site_that_is_too_small_for_the_batch_is_refused_with_the_numbers(
+    world: World, site: Site, tiny_folder: Path
+) -> None:
+    job = tiny.job(tiny_folder, training={"batch_size": 500})
+    refused = join(site, replace(world.manifest("run"), job=job)).refused
+    assert "batch_size=500" in refused.reason
+    assert refused.exit_code == 2

@@ -1,0 +1,210 @@
+"""The command line, as people and scripts meet it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from confide import __version__
+from confide.cli import main
+from confide.terminal import LiveTable, describe_bytes, describe_epsilon, describe_seconds
+from protocol.manifest import VERSION
+from server.run_folder import RunFolder, job_toml
+from simulation.simulate import simulate
+from tests import tiny
+
+
+@pytest.fixture
+def job_file(tiny_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(job_toml(tiny.job(tiny_folder, training={"rounds": 2})))
+    return path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run ``confide`` with arguments; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["confide", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_json_is_one_object_a_line_and_nothing_else(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "simulate", job_file, "--json", "--compare", "--runs", tmp_path / "runs") == 0
+    output, errors = capfd.readouterr()
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["event"] for event in events] == ["round", "round", "done"]
+    keys = {"event", "round", "loss", "accuracy", "epsilon", "bytes_up", "bytes_down", "seconds"}
+    assert set(events[0]) == keys
+    assert set(events[-1]) == {"event", "run", "adapter", "accuracy", "epsilon", "seconds"}
+    assert Path(events[-1]["adapter"], "adapter_model.safetensors").exists()
+    assert set(events[-1]["epsilon"]) == {"site-1", "site-2", "site-3"}
+    assert errors == ""
+
+
+def test_plain_lines_off_a_terminal(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = call(
+        monkeypatch,
+        "simulate",
+        job_file,
+        "--runs",
+        tmp_path,
+        "--run-name",
+        "r",
+        "--set",
+        "training.rounds=1",
+    )
+    output = capfd.readouterr().out
+    assert code == 0
+    assert "round 1/1" in output
+    assert "report " in output
+    assert "\x1b" not in output
+    assert len(RunFolder.open(tmp_path / "r").records()) == 1
+
+
+def test_resume_report_and_export(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    call(monkeypatch, "simulate", job_file, "--runs", tmp_path, "--run-name", "r")
+    run = tmp_path / "r"
+    (run / "report.html").unlink()
+    assert call(monkeypatch, "simulate", "--resume", run) == 0
+    (run / "report.html").unlink()
+    assert call(monkeypatch, "report", run) == 0
+    assert (run / "report.html").exists()
+    assert call(monkeypatch, "export", run, "--to", tmp_path / "adapter") == 0
+    assert (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert call(monkeypatch, "export", run, "--to", tmp_path / "merged", "--merge") == 0
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+    capfd.readouterr()
+    assert call(monkeypatch, "export", run, "--to", tmp_path / "merged") == 2
+    assert "exists already" in capfd.readouterr().err
+
+
+def test_init_writes_a_job_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "init", tmp_path / "job.toml") == 0
+    assert "[privacy]" in (tmp_path / "job.toml").read_text()
+    assert call(monkeypatch, "init", tmp_path / "job.toml") == 2
+    assert "exists already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["simulate"], "either a JOB file or --resume"),
+        (["simulate", "missing.toml"], "no job file at missing.toml"),
+        (["simulate", "JOB", "--set", "training.round=1"], "training.round: unknown key"),
+        (["simulate", "JOB", "--set", "data.text=note"], "no such column"),
+        (["simulate", "JOB", "--set", "model.source=no/where"], "could not be loaded"),
+        (["simulate", "JOB", "--set", "adapter.target_modules=['wings']"], "query"),
+        (["simulate", "--resume", "r", "--set", "training.rounds=1"], "a resumed one keeps its job"),
+    ],
+)
+def test_the_users_mistakes_end_with_one_message_and_two(
+    job_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [str(job_file) if argument == "JOB" else argument for argument in arguments]
+    assert call(monkeypatch, *filled) == 2
+    errors = capfd.readouterr().err
+    assert words in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_failures_end_with_one_message_and_one(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "report", tmp_path) == 1
+    assert "not a run folder" in capfd.readouterr().err
+    settings = ["--set", "training.learning_rate=1e30", "--set", "privacy.mechanism=none"]
+    assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path, *settings) == 1
+    errors = capfd.readouterr().err
+    assert "lower training.learning_rate" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_full_disk_ends_with_one_message(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("os.fsync", full)
+    assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path / "runs") == 1
+    errors = capfd.readouterr().err
+    assert "No space left on device" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_help_needs_no_heavy_package() -> None:
+    """Start-up is part of the interface: whatever loads torch waits until it is needed."""
+    code = (
+        "import sys; sys.argv = ['confide', '--help']\n"
+        "from confide.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'flwr', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_one() -> None:
+    assert __version__ == VERSION
+    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    assert f'version = "{VERSION}"' in pyproject.read_text()
+
+
+def test_the_live_table_shows_rounds_and_time_left(tiny_folder: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    run = simulate(tiny.job(tiny_folder, training={"rounds": 2}), runs=tmp_path)
+    folder = RunFolder.open(run.folder)
+    table = LiveTable()
+    table._console = Console(width=110, record=True, force_terminal=True)
+    with table:
+        table.started(folder, "Run")
+        shown = table._table()
+    console = Console(width=110, record=True)
+    console.print(shown)
+    text = console.export_text()
+    assert "2/2" in text
+    assert "of 8" in text
+    assert "all rounds done" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e12, "5000.0 GB")],
+)
+def test_bytes_are_described(count: int, text: str) -> None:
+    assert describe_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_seconds_are_described(seconds: float, text: str) -> None:
+    assert describe_seconds(seconds) == text
+
+
+def test_the_largest_epsilon_is_shown() -> None:
+    assert describe_epsilon({"a": 1.0, "b": 2.5}, 3.0) == "2.50 of 3"
+    assert describe_epsilon({"a": None, "b": None}, 3.0) == "∞ (no privacy)"

@@ -1,0 +1,101 @@
+"""Both engines reach the same sites: one process, and Flower's simulation on Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from privacy.errors import ProtocolError, SiteError
+from protocol.confide_pb2 import Join, Refused, Reply, Request
+from protocol.flower import unwrap, wrap
+from server.exchange import exchange
+from server.run_folder import RunFolder
+from simulation.grid import InProcessGrid
+from simulation.simulate import simulate
+from tests import tiny
+
+REQUEST = Request(join=Join(manifest=b"m"))
+
+
+def handler(reply: Reply):
+    return lambda content: reply.SerializeToString()
+
+
+def test_ray_gives_the_same_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    job = tiny.job(tiny_folder, seeds={"noise": 3}, training={"rounds": 2})
+    content = []
+    for engine in ("inprocess", "ray"):
+        run = simulate(job, runs=tmp_path, name=engine, engine=engine)
+        weights = RunFolder.open(run.folder).adapter_path / "adapter_model.safetensors"
+        content.append(weights.read_bytes())
+    assert content[0] == content[1]
+
+
+def test_ray_passes_a_sites_refusal_on(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    job = tiny.job(tiny_folder, training={"batch_size": 500})
+    with pytest.raises(SiteError, match="batch_size=500"):
+        simulate(job, runs=tmp_path, engine="ray")
+
+
+def test_every_node_gets_its_own_message() -> None:
+    seen = []
+
+    def answer(name: str):
+        def respond(content: bytes) -> bytes:
+            seen.append((name, content))
+            return Reply(site=name).SerializeToString()
+
+        return respond
+
+    grid = InProcessGrid({7: answer("b"), 3: answer("a")})
+    found = exchange(grid, [3, 7], REQUEST)
+    assert list(found.replies) == ["a", "b"]
+    assert sorted(seen) == [("a", REQUEST.SerializeToString()), ("b", REQUEST.SerializeToString())]
+    assert found.bytes_down == 2 * len(REQUEST.SerializeToString())
+
+
+def test_a_refusal_names_the_site() -> None:
+    reply = Reply(site="north", refused=Refused(reason="not with us", exit_code=2))
+    with pytest.raises(SiteError, match="north refused: not with us") as caught:
+        exchange(InProcessGrid({1: handler(reply)}), [1], REQUEST)
+    assert caught.value.exit_code == 2
+
+
+def test_two_sites_of_one_name_are_refused() -> None:
+    grid = InProcessGrid({1: handler(Reply(site="a")), 2: handler(Reply(site="a"))})
+    with pytest.raises(SiteError, match="two nodes call themselves a"):
+        exchange(grid, [1, 2], REQUEST)
+
+
+def test_a_silent_site_is_missed() -> None:
+    class Deaf(InProcessGrid):
+        def pull_messages(self, message_ids):
+            return list(super().pull_messages(message_ids))[:-1]
+
+    grid = Deaf({1: handler(Reply(site="a")), 2: handler(Reply(site="b"))})
+    with pytest.raises(SiteError, match="from 2 sites, got 1"):
+        exchange(grid, [1, 2], REQUEST)
+
+
+def test_a_reply_that_is_no_reply_is_refused() -> None:
+    with pytest.raises(SiteError, match="cannot be parsed"):
+        exchange(InProcessGrid({1: lambda content: b"\xff\xff"}), [1], REQUEST)
+
+
+def test_stock_flower_cannot_average_a_message() -> None:
+    """Its strategies read arrays as NumPy's own; ours says that it is something else."""
+    array = wrap(b"update").array_records["confide"]["confide"]
+    with pytest.raises(TypeError):
+        array.numpy()
+
+
+def test_other_flower_content_is_refused() -> None:
+    InProcessGrid({})
+    for record in (RecordDict(), RecordDict({"confide": ConfigRecord({"x": 1})})):
+        message = Message(record, 1, MessageType.TRAIN)
+        with pytest.raises(ProtocolError, match="something else"):
+            unwrap(message.content)
