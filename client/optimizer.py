@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from opacus.optimizers import DPOptimizer
 from torch.optim import Optimizer
@@ -28,11 +26,10 @@ class PrivateOptimizer(DPOptimizer):
     source: NoiseSource  # set before each step
 
     def __init__(self, optimizer: Optimizer, *, plan: Plan, expected_batch_size: int) -> None:
-        private = plan.mechanism.name != "none"
         super().__init__(
             optimizer,
             noise_multiplier=plan.mechanism.multiplier,
-            max_grad_norm=plan.clipping_norm if private else math.inf,
+            max_grad_norm=plan.clipping_norm,
             expected_batch_size=expected_batch_size,
         )
         self._mechanism = plan.mechanism

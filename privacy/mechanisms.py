@@ -22,7 +22,8 @@ class Mechanism:
 
     ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
     norm, which is the sum's sensitivity under add-or-remove-one adjacency: L2 for Gaussian, L1 for
-    Laplace. ``none`` neither clips nor adds noise, and protects nothing.
+    Laplace. ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves
+    with and without noise.
     """
 
     name: MechanismName

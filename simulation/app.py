@@ -1,7 +1,7 @@
 """Confide as a Flower app: ``flwr run .`` runs a job on Flower's simulation.
 
-The run's configuration names the job file, relative to the app, and the folder for runs, relative to
-where Flower runs the app.
+The run's configuration names the job file, relative to the app, keys of it to set, and the folder for
+runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from protocol.job import Job
 from protocol.job_file import read_job
-from server.report import write_report
 from simulation.flower_client import answer_as_site
 from simulation.progress import PrintedProgress
 from simulation.ray_engine import wait_for_nodes
@@ -37,7 +36,8 @@ def main(grid: Grid, context: Context) -> None:
     progress.started(folder, "Run")
     with logged(folder):
         coordinate(grid, world, folder, progress)
-    print(f"report {write_report(folder)}")
+    # Flower carries only some kinds of files, and the report's template is of none of them.
+    print(f"for the report: confide report {folder.path}")
 
 
 @client.train()
@@ -49,7 +49,8 @@ def train(message: Message, context: Context) -> Message:
 
 def _job(context: Context) -> Job:
     app = Path(__file__).resolve().parent.parent
-    return read_job(app / str(context.run_config["job"]))
+    settings = str(context.run_config["settings"]).split()
+    return read_job(app / str(context.run_config["job"]), settings=settings)
 
 
 def _run_path(context: Context) -> Path:

@@ -14,8 +14,9 @@ ONE_SITE = "one-site"
 def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     """Train the run's job twice more, into ``compare/`` of its folder.
 
-    ``without-privacy`` neither clips nor adds noise; ``one-site`` is the first site alone, with the
-    whole of its own budget. Both start from the same adapter and see the same held-out examples.
+    ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
+    gradients. ``one-site`` is the first site alone, with the whole of its own budget. Both start from
+    the same adapter and see the same held-out examples.
     """
     job = folder.manifest.job
     open_job = job.model_copy(update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})})

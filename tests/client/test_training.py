@@ -28,13 +28,13 @@ LENGTHS = (3, 5, 7, 9, 4, 6, 8, 5)
 # Every example in every batch, nothing clipped, no noise: plain gradient descent.
 PLAIN = Plan(
     mechanism=Mechanism(name="none", multiplier=0.0),
-    clipping_norm=1.0,
+    clipping_norm=1e6,
     sampling_rate=1.0,
     steps=100,
     delta=1e-5,
     epsilon=1.0,
 )
-PRIVATE = replace(PLAIN, mechanism=Mechanism(name="gaussian", multiplier=1.0), sampling_rate=0.5)
+PRIVATE = replace(PLAIN, clipping_norm=1.0, mechanism=Mechanism(name="gaussian", multiplier=1.0), sampling_rate=0.5)
 
 
 def keyed(round_number: int, step: int) -> Any:

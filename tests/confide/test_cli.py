@@ -132,7 +132,7 @@ def test_failures_end_with_one_message_and_one(
 ) -> None:
     assert call(monkeypatch, "report", tmp_path) == 1
     assert "not a run folder" in capfd.readouterr().err
-    settings = ["--set", "training.learning_rate=1e30", "--set", "privacy.mechanism=none"]
+    settings = ["--set", "training.learning_rate=1e38", "--set", "privacy.clipping_norm=1e6"]
     assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path, *settings) == 1
     errors = capfd.readouterr().err
     assert "lower training.learning_rate" in errors

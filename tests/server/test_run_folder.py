@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-class Full(OSError):
+class FullError(OSError):
     """The disk is full, from some write on."""
 
 
@@ -77,7 +78,7 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     def fsync(descriptor: int) -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise Full(28, "No space left on device")
+            raise FullError(28, "No space left on device")
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -92,7 +93,7 @@ def test_a_disk_that_fills_up_leaves_no_half_folder(
         try:
             create(tmp_path / "run", tiny_folder)
             failed = False
-        except Full:
+        except FullError:
             failed = True
     names = [path.name for path in tmp_path.iterdir()]
     assert [name for name in names if name.startswith(".")] == []
@@ -112,10 +113,8 @@ def test_a_round_that_cannot_be_written_never_counts(
     folder.finish_round(record(1), LAYOUT, adapter(1))
     with monkeypatch.context() as patch:
         fail_from(patch, count)
-        try:
+        with suppress(FullError):
             folder.finish_round(record(2), LAYOUT, adapter(2))
-        except Full:
-            pass
     done = len(folder.records())
     assert done in {1, 2}
     assert folder.load_adapter(done, LAYOUT)[0] == done

@@ -205,21 +205,17 @@ def test_the_python_call_takes_a_path(tiny_folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
 def test_both_tasks_run(tiny_folder: Path, tmp_path: Path, task: str) -> None:
-    if task == "causal-lm":
-        changes = write_language_model(tmp_path)
-    else:
-        changes = {}
     table = tiny.table(tiny_folder) | {"task": task}
     table["training"]["rounds"] = 1
-    if changes:
+    if task == "causal-lm":
         table["data"].pop("label")
-        table["model"] = {"source": changes["source"]}
+        table["model"] = {"source": str(write_language_model(tmp_path))}
         table["adapter"]["target_modules"] = ["q_proj"]
     run = simulate(parse_job(table), runs=tmp_path / "runs")
     assert 0 <= run.accuracy <= 1
 
 
-def write_language_model(folder: Path) -> dict[str, str]:
+def write_language_model(folder: Path) -> Path:
     """A two-layer Llama with the tiny tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -234,4 +230,4 @@ def write_language_model(folder: Path) -> dict[str, str]:
     )
     LlamaForCausalLM(config).save_pretrained(folder / "llama")
     tokenizer.save_pretrained(folder / "llama")
-    return {"source": str(folder / "llama")}
+    return folder / "llama"

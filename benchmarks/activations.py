@@ -1,0 +1,74 @@
+"""What keeping the frozen layers' activations saves: one site's private step with and without them.
+
+Run: python benchmarks/activations.py [--json]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from privacy.noise import keyed_source
+from privacy.plan import make_plan
+from protocol.frozen_prefix import Activations
+from protocol.job_file import read_job
+from simulation.world import World
+
+SETTINGS = ["data.limit=3000", "federation.sites=1", "training.local_steps=1"]
+PAIRS = 7
+
+
+def main() -> None:
+    job = read_job(Path("examples/tweets.toml"), settings=[*SETTINGS, *sys.argv[1:-1]])
+    world = World(job)
+    examples = world.site("site-1", home=Path("unused"))._examples
+    kept = Activations(world._prefix, examples)
+    kept.fill(np.arange(len(examples)))
+    plan = make_plan(
+        mechanism="gaussian",
+        epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        clipping_norm=job.privacy.clipping_norm,
+        expected_batch_size=job.training.batch_size,
+        examples=len(examples),
+        steps=100,
+    )
+
+    def step(number: int, activations: Activations | None) -> tuple[float, np.ndarray]:
+        began = time.perf_counter()
+        update = world.trainer.train(
+            world.initial_adapter,
+            examples,
+            training=job.training,
+            plan=plan,
+            round_number=1,
+            entropy=lambda _round, _step: keyed_source(1, number),
+            activations=activations,
+        )
+        return time.perf_counter() - began, update
+
+    step(0, kept), step(0, None)
+    pairs = [(step(number, None), step(number, kept)) for number in range(1, PAIRS + 1)]
+    ratios = [whole[0] / short[0] for whole, short in pairs]
+    apart = max(float(np.abs(whole[1] - short[1]).max()) for whole, short in pairs)
+    found = {
+        "seconds_without": statistics.median(whole[0] for whole, _ in pairs),
+        "seconds_with": statistics.median(short[0] for _, short in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "largest_difference_of_updates": apart,
+        "device": str(world.device),
+    }
+    print(
+        json.dumps(found) if sys.argv[-1] == "--json" else "\n".join(f"{k}: {v}" for k, v in found.items())
+    )
+
+
+if __name__ == "__main__":
+    main()
