@@ -12,6 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from privacy.errors import UserError
 from protocol.job import Job
 from protocol.job_file import read_job
 from simulation.flower_client import answer_as_site
@@ -31,7 +32,14 @@ def main(grid: Grid, context: Context) -> None:
     progress = PrintedProgress()
     progress.stage("Reading the data and loading the base model")
     world = World(job)
-    wait_for_nodes(grid, len(world.site_names))
+    sites = len(world.site_names)
+    wait_for_nodes(grid, sites)
+    nodes = len(list(grid.get_node_ids()))
+    if nodes != sites:
+        raise UserError(
+            f"the job has {sites} sites and Flower simulates {nodes} nodes: "
+            f'flwr run . --federation-config "num-supernodes={sites}"'
+        )
     folder = create_folder(world, _run_path(context))
     progress.started(folder, "Run")
     with logged(folder):

@@ -59,12 +59,15 @@ def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid],
         raise raised[0]
 
 
-def wait_for_nodes(grid: Grid, count: int, *, seconds: float = 60.0) -> None:
+def wait_for_nodes(grid: Grid, count: int, *, seconds: float = 20.0) -> None:
     """Wait until Flower has registered all nodes. Raises RunError when it takes too long."""
     deadline = time.monotonic() + seconds
     while len(list(grid.get_node_ids())) < count:
         if time.monotonic() > deadline:
-            raise RunError(f"Flower registered fewer than {count} nodes within {seconds:.0f} s")
+            raise RunError(
+                f"Flower registered fewer than {count} nodes within {seconds:.0f} s: "
+                f'for flwr run, add --federation-config "num-supernodes={count}"'
+            )
         time.sleep(0.05)
 
 
