@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -19,6 +20,10 @@ from protocol.examples import Batch, Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import TrainingSection
 from protocol.task import outcome
+
+
+# Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
 
 
 class Trainer:

@@ -34,7 +34,9 @@ PLAIN = Plan(
     delta=1e-5,
     epsilon=1.0,
 )
-PRIVATE = replace(PLAIN, clipping_norm=1.0, mechanism=Mechanism(name="gaussian", multiplier=1.0), sampling_rate=0.5)
+PRIVATE = replace(
+    PLAIN, clipping_norm=1.0, mechanism=Mechanism(name="gaussian", multiplier=1.0), sampling_rate=0.5
+)
 
 
 def keyed(round_number: int, step: int) -> Any:
