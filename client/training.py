@@ -21,7 +21,6 @@ from protocol.frozen_prefix import Activations
 from protocol.job import TrainingSection
 from protocol.task import outcome
 
-
 # Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
 
