@@ -1,13 +1,13 @@
 """What keeping the frozen layers' activations saves: one site's private step with and without them.
 
-Run: python benchmarks/activations.py [--json]
+Run: python benchmarks/activations.py [KEY=VALUE …] [--json]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -24,10 +24,14 @@ PAIRS = 7
 
 
 def main() -> None:
-    job = read_job(Path("examples/tweets.toml"), settings=[*SETTINGS, *sys.argv[1:-1]])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="keys of the job to set")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asked = parser.parse_args()
+    job = read_job(Path("examples/tweets.toml"), settings=[*SETTINGS, *asked.settings])
     world = World(job)
-    examples = world.site("site-1", home=Path("unused"))._examples
-    kept = Activations(world._prefix, examples)
+    examples = world.examples("site-1")
+    kept = Activations(world.prefix, examples)
     kept.fill(np.arange(len(examples)))
     plan = make_plan(
         mechanism="gaussian",
@@ -65,9 +69,7 @@ def main() -> None:
         "largest_difference_of_updates": apart,
         "device": str(world.device),
     }
-    print(
-        json.dumps(found) if sys.argv[-1] == "--json" else "\n".join(f"{k}: {v}" for k, v in found.items())
-    )
+    print(json.dumps(found) if asked.json else "\n".join(f"{k}: {v}" for k, v in found.items()))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def main() -> None:
     for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     # Threads that wait must not spin: on a machine that does other work too, spinning stalls everyone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from simulation.progress import Progress
+from server.formats import format_bytes, format_count, format_percent, format_seconds
+from simulation.progress import PrintedProgress, Progress, describe_spent
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from protocol.job import Job
     from server.run_folder import RoundRecord, RunFolder
     from simulation.run import Run
 
@@ -24,13 +23,12 @@ _RECENT = 3
 class Display(Progress, Protocol):
     """What a command tells of its run to, from the first moment to the last."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        return None
+
     def finished(self, run: Run) -> None:
         """All is done."""
         ...
@@ -43,30 +41,12 @@ def choose_display(*, json: bool) -> Display:
     return LiveTable() if sys.stdout.isatty() else PlainLines()
 
 
-class _Quiet:
-    """Entering and leaving does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-
-class JsonLines(_Quiet):
+class JsonLines(Display):
     """One JSON object a line and nothing else; comparison runs are left to the report."""
 
     def __init__(self) -> None:
         self._main: Path | None = None
         self._current: Path | None = None
-
-    def stage(self, text: str) -> None:
-        return None
 
     def started(self, folder: RunFolder, title: str) -> None:
         self._main = self._main or folder.path
@@ -95,37 +75,15 @@ class JsonLines(_Quiet):
         print(json.dumps(item), flush=True)
 
 
-class PlainLines(_Quiet):
+class PlainLines(PrintedProgress, Display):
     """A line a round, for logs and pipes."""
-
-    def __init__(self) -> None:
-        self._job: Job | None = None
-
-    def stage(self, text: str) -> None:
-        print(text, flush=True)
-
-    def started(self, folder: RunFolder, title: str) -> None:
-        self._job = folder.manifest.job
-        print(f"{title}: {folder.path}", flush=True)
-        for record in folder.records():
-            self.round(record)
-
-    def round(self, record: RoundRecord) -> None:
-        rounds, budget = _targets(self._job)
-        print(
-            f"round {record.round}/{rounds}  loss {record.loss:.4f}  "
-            f"accuracy {record.accuracy:.1%}  ε {describe_epsilon(record.epsilon, budget)}  "
-            f"up {describe_bytes(record.bytes_up)}  down {describe_bytes(record.bytes_down)}  "
-            f"{record.seconds:.1f} s",
-            flush=True,
-        )
 
     def finished(self, run: Run) -> None:
         for line in closing_lines(run):
             print(line, flush=True)
 
 
-class LiveTable:
+class LiveTable(Display):
     """A table that grows with each round, and a line that says what happens now."""
 
     def __init__(self) -> None:
@@ -135,19 +93,15 @@ class LiveTable:
         self._live: Live | None = None
         self._status = self._console.status("Starting")
         self._records: list[RoundRecord] = []
-        self._job: Job | None = None
+        self._rounds = 0
+        self._budget = 0.0
         self._title = ""
 
     def __enter__(self) -> Self:
         self._status.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self._status.stop()
         self._close_table()
 
@@ -161,7 +115,8 @@ class LiveTable:
 
         self._status.stop()
         self._close_table()
-        self._job = folder.manifest.job
+        job = folder.manifest.job
+        self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
         self._records = folder.records()
         self._title = f"{title}: {folder.path}"
         self._live = Live(self._table(), console=self._console, refresh_per_second=2)
@@ -186,72 +141,38 @@ class LiveTable:
     def _table(self) -> Table:
         from rich.table import Table
 
-        rounds, budget = _targets(self._job)
-        table = Table(title=self._title, title_justify="left", caption=self._time_left(rounds))
+        table = Table(title=self._title, title_justify="left", caption=self._time_left())
         table.caption_justify = "left"
         for heading in ("round", "loss", "accuracy", "ε of budget", "up", "down", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
         height = max(3, self._console.size.height - 9)
         for record in self._records[-height:]:
             table.add_row(
-                f"{record.round}/{rounds}",
+                f"{record.round}/{self._rounds}",
                 f"{record.loss:.4f}",
-                f"{record.accuracy:.1%}",
-                describe_epsilon(record.epsilon, budget),
-                describe_bytes(record.bytes_up),
-                describe_bytes(record.bytes_down),
+                format_percent(record.accuracy),
+                describe_spent(record, self._budget),
+                format_bytes(record.bytes_up),
+                format_bytes(record.bytes_down),
                 f"{record.seconds:.1f}",
             )
         return table
 
-    def _time_left(self, rounds: int) -> str:
-        left = rounds - len(self._records)
+    def _time_left(self) -> str:
+        left = self._rounds - len(self._records)
         if not self._records:
             return "training the first round"
         if left <= 0:
             return "all rounds done"
         recent = [record.seconds for record in self._records[-_RECENT:]]
-        return f"about {describe_seconds(left * sum(recent) / len(recent))} left"
+        return f"about {format_seconds(left * sum(recent) / len(recent))} left"
 
 
 def closing_lines(run: Run) -> list[str]:
     """What to do with a finished run."""
     return [
-        f"accuracy {run.accuracy:.1%} after {len(run.rounds)} rounds, in {describe_seconds(run.seconds)}",
+        f"accuracy {format_percent(run.accuracy)} after {format_count(len(run.rounds), 'round')}, "
+        f"in {format_seconds(run.seconds)}",
         f"report  {run.report}",
         f"adapter {run.adapter}",
     ]
-
-
-def describe_epsilon(epsilon: dict[str, float | None], budget: float) -> str:
-    """The largest ε among the sites, of the budget; ∞ without privacy."""
-    spent = list(epsilon.values())
-    if any(value is None for value in spent):
-        return "∞ (no privacy)"
-    return f"{max(value for value in spent if value is not None):.2f} of {budget:g}"
-
-
-def describe_bytes(count: int) -> str:
-    """Bytes in decimal units: 1.2 MB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _targets(job: Job | None) -> tuple[int, float]:
-    if job is None:
-        return 0, 0.0
-    return job.training.rounds, job.privacy.epsilon

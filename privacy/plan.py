@@ -39,6 +39,7 @@ class Plan:
             sampling_rate=self.sampling_rate,
             steps=steps,
             delta=self.delta,
+            horizon=max(self.steps, steps),
         )
 
 
@@ -87,14 +88,14 @@ def _least_noise(
         spent = epsilon_by_pld(mechanism=candidate, sampling_rate=rate, steps=steps, delta=delta)
         return spent <= epsilon
 
+    if not meets(_MULTIPLIER_MAX):
+        raise PlanError(
+            f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
+            f"delta={delta} in steps={steps}: raise privacy.epsilon or train fewer steps"
+        )
     high = 1.0
     while not meets(high):
         high *= 2.0
-        if high > _MULTIPLIER_MAX:
-            raise PlanError(
-                f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
-                f"delta={delta} in steps={steps}: raise privacy.epsilon or train fewer steps"
-            )
     low = high / 2.0
     while meets(low):
         high, low = low, low / 2.0

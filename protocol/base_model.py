@@ -70,7 +70,7 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
             where, config=config, dtype=torch.float32, attn_implementation=device.attention, **gguf
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **gguf)
-    except (OSError, ValueError, KeyError, EOFError, ImportError, RuntimeError) as error:
+    except Exception as error:  # transformers, its hub and safetensors raise whatever they like
         raise ModelError(
             f"model.source={source!r} could not be loaded: {_first_line(error)}. Expected a folder "
             "with config and weights, a package:NAME/PATH, or a Hugging Face id that this machine "
@@ -136,6 +136,7 @@ def _zero_head(model: nn.Module, job: Job) -> None:
 def _be_quiet() -> None:
     """transformers draws progress bars and a load report into the terminal table otherwise."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # for what is not imported yet, such as the GGUF reader
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -33,7 +33,10 @@ class Device:
 
 
 def choose_device(section: DeviceSection) -> Device:
-    """Resolve ``auto``: CUDA, then MPS, then CPU; bfloat16 where the hardware multiplies it."""
+    """Resolve ``auto``: CUDA, then MPS, then CPU; bfloat16 where the hardware multiplies it.
+
+    Also sets how many threads torch uses in this process. Raises UserError if the device is absent.
+    """
     name = section.name
     available = {
         "cpu": True,

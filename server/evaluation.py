@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -24,11 +23,6 @@ class Score:
 
     loss: float
     accuracy: float
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss): for a language model, its perplexity a token."""
-        return math.exp(min(self.loss, 700.0))
 
 
 class Evaluator:

@@ -4,12 +4,14 @@
 
     job.toml             the job, every key filled in
     manifest.json        what the sites agreed to
-    facts.json           versions, machine, base model, majority share
+    facts.json           versions, device, sizes, what the report says beside the rounds
+    adapter_config.json  PEFT's description of the adapter
     rounds.jsonl         one JSON object a finished round
     rounds/000/          the adapter before the first round, in PEFT's own format
     rounds/001/ …        the adapter after each round
-    adapter/             the last one
+    adapter              a link to the last one
     sites/<name>/        a simulated site's own records
+    compare/             baselines of the run, each a run folder
     run.log              what happened when
     report.html          the report
 """
@@ -47,6 +49,12 @@ class RoundRecord:
     bytes_down: int
     seconds: float
     training_seconds: float
+
+    @property
+    def highest_epsilon(self) -> float | None:
+        """The largest ε among the sites; None if one of them has no bound."""
+        spent = [value for value in self.epsilon.values() if value is not None]
+        return max(spent) if len(spent) == len(self.epsilon) else None
 
 
 class RunFolder:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from server.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
 from server.run_folder import RunFolder
 from simulation.progress import Progress
 from simulation.run import create_folder, run_in_folder
 from simulation.world import World
-
-WITHOUT_PRIVACY = "without-privacy"
-ONE_SITE = "one-site"
 
 
 def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
@@ -21,10 +19,10 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     job = folder.manifest.job
     open_job = job.model_copy(update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})})
     variants = {
-        WITHOUT_PRIVACY: ("Without privacy", world.variant(open_job)),
-        ONE_SITE: ("One site alone", world.variant(job, sites=world.site_names[:1])),
+        WITHOUT_PRIVACY: world.variant(open_job),
+        ONE_SITE: world.variant(job, sites=world.site_names[:1]),
     }
-    for name, (title, variant) in variants.items():
+    for name, variant in variants.items():
         path = folder.path / "compare" / name
         there = RunFolder.open(path) if path.exists() else create_folder(variant, path)
-        run_in_folder(variant, there, progress=progress, title=title)
+        run_in_folder(variant, there, progress=progress, title=BASELINES[name])

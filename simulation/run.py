@@ -16,11 +16,10 @@ from privacy.errors import JobError, RunError
 from server.rounds import run_rounds
 from server.run_folder import RoundRecord, RunFolder
 from simulation.grid import InProcessGrid
-from simulation.progress import Progress, Silence
+from simulation.progress import Progress
 from simulation.world import World
 
 Engine = Literal["inprocess", "ray"]
-_SILENCE = Silence()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,13 @@ def reopen_world(folder: RunFolder) -> World:
 
 def create_folder(world: World, path: Path) -> RunFolder:
     """The folder of a new run, whole from the start."""
-    facts = dict(world.facts()) | {"majority": world.evaluator().majority}
+    evaluator = world.evaluator()
+    before = evaluator.score(world.initial_adapter)
+    facts = dict(world.facts()) | {
+        "majority": evaluator.majority,
+        "loss_before": before.loss,
+        "accuracy_before": before.accuracy,
+    }
     return RunFolder.create(
         path,
         manifest=world.manifest(path.name),
@@ -82,7 +87,7 @@ def run_in_folder(
     folder: RunFolder,
     *,
     engine: Engine = "inprocess",
-    progress: Progress = _SILENCE,
+    progress: Progress,
     title: str = "Run",
 ) -> Run:
     """Run the rounds that a folder lacks."""

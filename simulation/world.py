@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Table, label_names, read_table
+from client.data import label_names, read_table
 from client.site import Entropy, Site
 from client.training import Trainer
 from privacy.noise import keyed_source
@@ -45,12 +45,12 @@ class World:
         base = load_base_model(job, labels=self.labels, device=self.device)
         self.adapted = AdaptedModel(base, job=job, device=self.device)
         self.initial_adapter = self.adapted.initial_adapter()
-        self._prefix = FrozenPrefix(self.adapted)
-        self._activations: dict[str, Activations] = {}
+        self.prefix = FrozenPrefix(self.adapted)
+        self._activations: dict[str | None, Activations] = {}
         self.trainer = Trainer(self.adapted)
-        self.held_out = self._tokenize(table, parts.held_out)
-        self._rows = parts.sites
         self._table = table
+        self._rows = parts.sites
+        self.held_out = self._tokenize(parts.held_out)
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -58,10 +58,9 @@ class World:
 
     def site(self, name: str, *, home: Path) -> Site:
         """One simulated site; its own records go under ``home``."""
-        rows = self._rows[name]
-        table_labels = self._table.labels
-        found = () if table_labels is None else tuple({table_labels[row] for row in rows})
-        examples = self._tokenize(self._table, rows)
+        labels = self._table.labels
+        found = () if labels is None else tuple({labels[row] for row in self._rows[name]})
+        examples = self.examples(name)
         return Site(
             name=name,
             examples=examples,
@@ -72,14 +71,18 @@ class World:
             keyed_entropy=_keyed_entropy(self.job, name),
         )
 
+    def examples(self, name: str) -> Examples:
+        """One simulated site's examples, tokenized."""
+        return self._tokenize(self._rows[name])
+
     def evaluator(self) -> Evaluator:
         """The coordinator's evaluator on the held-out examples."""
-        return Evaluator(self.adapted, self.held_out, self._kept("", self.held_out))
+        return Evaluator(self.adapted, self.held_out, self._kept(None, self.held_out))
 
     def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
         """The same data and resident model under another job, or with fewer of its sites.
 
-        Only ``training``, ``privacy`` and ``seeds`` may differ: the rest is already built.
+        Only ``training``, ``privacy`` and ``seeds.noise`` may differ: the rest is already built.
         """
         other = copy.copy(self)
         other.job = job
@@ -107,7 +110,7 @@ class World:
             "base_digest": self.adapted.base_digest,
             "trained_parameters": self.adapted.layout.update_size,
             "adapter_parameters": self.adapted.layout.adapter_size,
-            "frozen_layers_below": self._prefix.depth,
+            "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
             "held_out_examples": len(self.held_out),
             "examples_by_site": {name: len(rows) for name, rows in self._rows.items()},
@@ -119,14 +122,17 @@ class World:
         config["inference_mode"] = True
         return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
 
-    def _kept(self, name: str, examples: Examples) -> Activations:
-        """Activations outlive a run: a variant of it starts with what the first one computed."""
+    def _kept(self, name: str | None, examples: Examples) -> Activations:
+        """The activations of a site, or of the coordinator (None).
+
+        They outlive a run: a variant of it starts with what the first one computed.
+        """
         if name not in self._activations:
-            self._activations[name] = Activations(self._prefix, examples)
+            self._activations[name] = Activations(self.prefix, examples)
         return self._activations[name]
 
-    def _tokenize(self, table: Table, rows: NDArray[np.int64]) -> Examples:
-        labels = None
+    def _tokenize(self, rows: NDArray[np.int64]) -> Examples:
+        table, labels = self._table, None
         if table.labels is not None:
             number = {label: index for index, label in enumerate(self.labels)}
             labels = [number[table.labels[row]] for row in rows]

@@ -11,7 +11,7 @@ import pytest
 
 from confide import __version__
 from confide.cli import main
-from confide.terminal import LiveTable, describe_bytes, describe_epsilon, describe_seconds
+from confide.terminal import LiveTable
 from protocol.manifest import VERSION
 from server.run_folder import RunFolder, job_toml
 from simulation.simulate import simulate
@@ -188,23 +188,3 @@ def test_the_live_table_shows_rounds_and_time_left(tiny_folder: Path, tmp_path: 
     assert "2/2" in text
     assert "of 8" in text
     assert "all rounds done" in text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e12, "5000.0 GB")],
-)
-def test_bytes_are_described(count: int, text: str) -> None:
-    assert describe_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
-)
-def test_seconds_are_described(seconds: float, text: str) -> None:
-    assert describe_seconds(seconds) == text
-
-
-def test_the_largest_epsilon_is_shown() -> None:
-    assert describe_epsilon({"a": 1.0, "b": 2.5}, 3.0) == "2.50 of 3"
-    assert describe_epsilon({"a": None, "b": None}, 3.0) == "∞ (no privacy)"

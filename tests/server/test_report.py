@@ -6,92 +6,16 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from protocol.job import Job
-from protocol.job_file import parse_job
-from protocol.layout import AdapterLayout, TensorSlot
-from protocol.manifest import Manifest
-from server.report import (
-    find_notices,
-    format_bytes,
-    format_epsilon,
-    format_seconds,
-    read_comparison,
-    render_report,
-    write_report,
-)
-from server.run_folder import RoundRecord, RunFolder
+from server.notices import find_notices
+from server.report import render_report, write_report
+from server.run_folder import RoundRecord
+from tests.server.runs import make_compared, make_job, make_record, make_run
 
-LAYOUT = AdapterLayout(slots=(TensorSlot(name="b", shape=(2, 2), trained=True),))
-ADAPTER = np.zeros(4, np.float32)
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-
-def make_job(**sections: dict[str, Any]) -> Job:
-    table: dict[str, Any] = {
-        "name": "tweets",
-        "model": {"source": "somewhere"},
-        "adapter": {"target_modules": ["query"]},
-        "data": {"source": "tweets.csv", "label": "mood"},
-        "training": {"rounds": 2},
-    }
-    for name, section in sections.items():
-        table[name] = section if not isinstance(section, dict) else table.get(name, {}) | section
-    return parse_job(table)
-
-
-def make_record(number: int, **changes: Any) -> RoundRecord:
-    values: dict[str, Any] = {
-        "round": number,
-        "loss": 1.0 / number,
-        "accuracy": 0.5 + 0.087 * number,
-        "epsilon": {"north": 1.5 * number, "south": 1.5 * number},
-        "bytes_up": 12_300,
-        "bytes_down": 45_600,
-        "seconds": 40.0,
-        "training_seconds": 30.0,
-    }
-    return RoundRecord(**values | changes)
-
-
-def make_run(
-    path: Path,
-    job: Job | None = None,
-    records: list[RoundRecord] | None = None,
-    **facts: Any,
-) -> RunFolder:
-    job = job or make_job()
-    labels = ("bad", "good") if job.task == "sequence-classification" else ()
-    manifest = Manifest(
-        run=path.name, job=job, labels=labels, base_digest="ab" * 32, layout_digest=LAYOUT.digest
-    )
-    known = {
-        "versions": {"confide": "0.1.0", "torch": "2"},
-        "device": "cpu, float32",
-        "base_digest": "ab" * 32,
-        "trained_parameters": 7299,
-        "adapter_parameters": 13443,
-        "frozen_layers_below": 4,
-        "labels": list(labels),
-        "held_out_examples": 1000,
-        "examples_by_site": {"north": 720, "south": 721},
-        "majority": 0.424,
-    }
-    folder = RunFolder.create(
-        path,
-        manifest=manifest,
-        facts=known | facts,
-        layout=LAYOUT,
-        adapter=ADAPTER,
-        adapter_config={},
-    )
-    for record in [make_record(1), make_record(2)] if records is None else records:
-        folder.finish_round(record, LAYOUT, ADAPTER)
-    return folder
 
 
 def titles(job: Job, records: list[RoundRecord]) -> list[str]:
@@ -252,49 +176,6 @@ def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
     assert write_report(folder).read_bytes() == first
 
 
-def make_compared(path: Path, *, free: int = 2, alone: int = 2) -> RunFolder:
-    """A run with both comparisons, each with as many finished rounds as said."""
-    folder = make_run(path / "run")
-    none = make_job(privacy={"mechanism": "none"})
-    records = [make_record(n, accuracy=0.7, epsilon={"north": None}) for n in range(1, free + 1)]
-    make_run(folder.path / "compare" / "without-privacy", none, records)
-    records = [make_record(n, accuracy=0.55, epsilon={"north": 2.9}) for n in range(1, alone + 1)]
-    make_run(folder.path / "compare" / "one-site", None, records)
-    return folder
-
-
-def test_without_comparisons_there_is_no_such_section(tmp_path: Path) -> None:
-    assert 'id="comparison"' not in render_report(make_run(tmp_path / "run"))
-
-
-def test_comparisons_are_shown_side_by_side(tmp_path: Path) -> None:
-    folder = make_compared(tmp_path)
-    page = render_report(folder)
-    assert [run.title for run in read_comparison(folder)] == [
-        "This run",
-        "Without privacy",
-        "One site alone",
-    ]
-    assert "Privacy costs 2.6 points of accuracy: accuracy is 67.4 % with it and 70.0 %" in page
-    assert "Federation gains 12 points of accuracy: accuracy is 67.4 % together and 55.0 %" in page
-
-
-def test_a_comparison_without_a_finished_round_is_left_out(tmp_path: Path) -> None:
-    page = render_report(make_compared(tmp_path, free=0))
-    assert "Federation gains" in page
-    assert "Privacy costs" not in page
-    assert ">Without privacy<" not in page
-    folder = make_compared(tmp_path / "other", free=0, alone=0)
-    assert read_comparison(folder) == ()
-    assert 'id="comparison"' not in render_report(folder)
-
-
-def test_what_costs_nothing_is_not_a_negative_cost(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run")
-    make_run(folder.path / "compare" / "one-site", None, [make_record(1, accuracy=0.9)])
-    assert "Federation gains nothing here: accuracy is 67.4 %" in render_report(folder)
-
-
 @pytest.mark.parametrize(("sites", "rows"), [(12, 12), (13, 3), (100, 3)])
 def test_many_sites_are_summarised(tmp_path: Path, sites: int, rows: int) -> None:
     spent = {f"site-{n}": 1.0 + n / sites for n in range(sites)}
@@ -315,22 +196,3 @@ def test_hundreds_of_rounds_stay_a_small_page(tmp_path: Path) -> None:
     )
     (folder.path / "rounds.jsonl").write_text("".join(lines))
     assert len(render_report(folder)) < 400_000
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(2.991, "3.00"), (3.0, "3.00"), (2.99, "2.99"), (0.0, "0.00"), (0.0123, "0.013")],
-)
-def test_epsilon_is_rounded_up(value: float, said: str) -> None:
-    assert format_epsilon(value) == said
-
-
-def test_numbers_are_for_people() -> None:
-    assert [format_bytes(n) for n in (0, 999, 12_300, 3.2e9)] == ["0 B", "999 B", "12.3 KB", "3.2 GB"]
-    assert [format_seconds(s) for s in (4.24, 42.4, 59.7, 80, 7260)] == [
-        "4.2 s",
-        "42 s",
-        "1 min 0 s",
-        "1 min 20 s",
-        "2 h 1 min",
-    ]

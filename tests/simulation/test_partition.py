@@ -71,6 +71,13 @@ def test_a_value_cannot_name_a_folder_elsewhere(tiny_folder: Path) -> None:
     assert all("/" not in name and "." not in name for name in parts.sites)
 
 
+def test_a_site_of_the_empty_value_has_a_name(tiny_folder: Path) -> None:
+    groups = tuple("a" if number % 2 else "" for number in range(len(ROWS)))
+    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
+    parts = deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+    assert sorted(parts.sites) == ["_", "a"]
+
+
 def test_two_values_for_one_name_are_refused(tiny_folder: Path) -> None:
     groups = tuple("a/b" if number % 2 else "a:b" for number in range(len(ROWS)))
     table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)

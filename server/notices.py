@@ -1,0 +1,67 @@
+"""The report's notices: what a reader must know before believing anything else in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.job import Job
+from server.formats import format_count
+from server.run_folder import RoundRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that a reader must not miss; ``grave`` if it takes a promise back."""
+
+    title: str
+    text: str
+    grave: bool = True
+
+
+def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
+    """The notices that a run calls for, gravest first."""
+    notices = []
+    protected = job.privacy.mechanism != "none"
+    asked, done = job.training.rounds, len(records)
+    spent = list(records[-1].epsilon.values()) if records else []
+    if not protected:
+        text = (
+            'The job asked for privacy.mechanism = "none": no noise was added, so nothing bounds '
+            "what the adapter and the updates tell about the examples."
+        )
+        notices.append(Notice(title="No privacy", text=text))
+    if job.seeds.noise is not None:
+        text = (
+            f"The job fixes its noise (seeds.noise = {job.seeds.noise}). The run can be "
+            "reproduced, and therefore it is not private"
+        )
+        text += (
+            ": whoever knows the seed can take the noise away again. Every ε on this page is what "
+            "fresh noise would have cost."
+            if protected
+            else "."
+        )
+        notices.append(Notice(title="Reproducible, therefore not private", text=text))
+    if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
+        text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
+        notices.append(Notice(title="Budget exceeded", text=text))
+    if done < asked:
+        text = (
+            f"{done} of the {format_count(asked, 'round')} that the job asked for "
+            f"{'is' if done == 1 else 'are'} finished: the run ended early or still goes on, and "
+            "its run.log says which. The job was planned for all of them."
+        )
+        notices.append(Notice(title="Unfinished", text=text))
+    text = (
+        "All sites are simulated on one machine, which holds everyone’s data. Updates are not "
+        f"masked by secure aggregation: the coordinator sees each site’s {'noisy ' * protected}"
+        "update."
+    )
+    if protected:
+        text += (
+            " ε is accounted at each site on its own, for one example added or removed, and takes "
+            "the number of examples at a site as public."
+        )
+    notices.append(Notice(title="A simulation", text=text, grave=False))
+    return notices
