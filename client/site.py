@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from client.data import check_labels
-from client.spending import Spending
+from client.spending import RECORD, Spending
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
-from privacy.errors import BudgetError, ConfideError, DataError, ProtocolError
+from privacy.errors import BudgetError, ConfideError, DataError, ProtocolError, RunError
 from privacy.noise import NoiseSource, fresh_source
 from privacy.plan import Plan, make_plan
 from protocol.confide_pb2 import Join, Joined, Refused, Reply, Request, Train, Trained
+from protocol.durable import write_durably
 from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.manifest import Manifest, read_manifest
+from protocol.task import probe_examples
 from protocol.vector import from_bytes, to_bytes
+
+log = logging.getLogger("confide.site")
 
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]
@@ -48,7 +51,7 @@ class Site:
         *,
         name: str,
         examples: Examples,
-        label_names: tuple[str, ...],
+        labels: tuple[str, ...],
         trainer: Trainer,
         activations: Activations,
         home: Path,
@@ -56,7 +59,7 @@ class Site:
     ) -> None:
         self.name = name
         self._examples = examples
-        self._label_names = label_names
+        self._labels = labels
         self._trainer = trainer
         self._home = home
         self._keyed_entropy = keyed_entropy
@@ -64,7 +67,7 @@ class Site:
         self._session: _Session | None = None
 
     def answer(self, content: bytes) -> bytes:
-        """Answer one serialized Request with one serialized Reply; never raises a ConfideError."""
+        """Answer one serialized Request with one serialized Reply; never raises."""
         try:
             request = Request.FromString(content)
             kind = request.WhichOneof("kind")
@@ -78,6 +81,10 @@ class Site:
             reply = self._refuse(ProtocolError(f"the request cannot be parsed: {error}"))
         except ConfideError as error:
             reply = self._refuse(error)
+        except Exception:
+            # Its text may quote an example, and whoever asked must not read that.
+            log.exception("%s failed", self.name)
+            reply = self._refuse(RunError("the site failed; its own log says how"))
         return bytes(reply.SerializeToString())
 
     def _refuse(self, error: ConfideError) -> Reply:
@@ -87,10 +94,19 @@ class Site:
 
     def _join(self, request: Join) -> Joined:
         manifest = read_manifest(request.manifest)
-        self._session = self._open_session(manifest)
-        check_privacy_unit(self._trainer, self._examples)
+        kept = self._home / "manifest.json"
+        if kept.exists() and kept.read_bytes() != manifest.content:
+            raise ProtocolError(
+                "this home belongs to another run: a site holds one run to its plan, so that no second "
+                "manifest can spend beyond the first"
+            )
+        session = self._open_session(manifest)
+        check_privacy_unit(self._trainer, probe_examples(self._trainer.adapted))
+        session.spending.create()
         self._keep(manifest)
-        return Joined(manifest_digest=manifest.digest, activations_kept=self._activations.work)
+        # Last: a site that refused to join has no session to train in.
+        self._session = session
+        return Joined(manifest_digest=manifest.digest)
 
     def _open_session(self, manifest: Manifest) -> _Session:
         """Check the manifest against what this site has, and plan its noise."""
@@ -104,7 +120,12 @@ class Site:
             )
         if manifest.layout_digest != adapted.layout.digest:
             raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
-        check_labels(self._label_names, known=manifest.labels)
+        if manifest.labels != self._labels:
+            # Compared with what the site declares, never with what its rows hold: a refusal is a release.
+            raise ProtocolError(
+                f"the labels differ: expected {', '.join(self._labels)}, in this order, got "
+                f"{', '.join(manifest.labels)}"
+            )
         if job.seeds.noise is not None and self._keyed_entropy is None:
             raise ProtocolError(
                 "seeds.noise makes the noise predictable, and so protects nobody: only a simulation "
@@ -121,7 +142,7 @@ class Site:
                 examples=len(self._examples),
                 steps=job.training.total_steps,
             ),
-            spending=Spending(self._home / "steps.jsonl"),
+            spending=Spending(self._home / RECORD),
         )
 
     def _train(self, request: Train) -> Trained:
@@ -134,7 +155,7 @@ class Site:
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         keyed = self._keyed_entropy if job.seeds.noise is not None else None
         steps = job.training.local_steps
-        session.spending.charge(
+        taken = session.spending.charge(
             round_number=request.round,
             steps=steps,
             limit=session.plan.steps,
@@ -152,25 +173,23 @@ class Site:
         return Trained(
             round=request.round,
             update=to_bytes(update),
-            epsilon=session.plan.epsilon_after(session.spending.steps),
-            noise_multiplier=session.plan.mechanism.multiplier,
+            epsilon=session.plan.epsilon_after(taken),
         )
 
     def _keep(self, manifest: Manifest) -> None:
         """Remember the manifest beyond this process."""
         self._home.mkdir(parents=True, exist_ok=True)
-        partial = self._home / "manifest.json.partial"
-        with partial.open("wb") as file:
-            file.write(manifest.content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._home / "manifest.json")
+        write_durably(self._home / "manifest.json", manifest.content)
 
     def _reopen(self) -> _Session:
         """Join again, in this process, the run that an earlier process joined."""
         kept = self._home / "manifest.json"
         if not kept.exists():
             raise ProtocolError("the site has not joined this run: send Join before Train")
+        if not (self._home / RECORD).exists():
+            raise ProtocolError(
+                f"the site's record of its steps is lost: {RECORD} is missing from its home"
+            )
         self._join(Join(manifest=kept.read_bytes()))
         if self._session is None:
             raise ProtocolError("the site could not join this run again")

@@ -2,55 +2,76 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 from privacy.errors import BudgetError
+from protocol.durable import sync_folder
+
+RECORD = "steps.jsonl"
 
 
 class Spending:
     """A run's record at one site: one JSON line a charge, flushed to the disk.
 
-    A round that is charged and then interrupted stays charged: its noisy update may have left.
+    A round that is charged and then interrupted stays charged: its noisy update may have left. The file
+    is read anew, under a lock, at each charge: several processes that answer for one site share one count.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rounds: list[tuple[int, int]] = []
-        if path.exists():
-            # A last line without its end was cut off by a kill before any noise was drawn.
-            whole = path.read_text().rpartition("\n")[0]
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self._rounds.append((entry["round"], entry["steps"]))
+
+    def create(self) -> None:
+        """Make an empty record where there is none, so that a lost one is noticed."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.open("a").close()
+        sync_folder(self._path.parent)
 
     @property
     def steps(self) -> int:
-        """Local steps charged so far."""
-        return sum(steps for _, steps in self._rounds)
+        """Local steps charged so far; 0 without a record."""
+        if not self._path.exists():
+            return 0
+        with self._path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return sum(_read(file)[1].values())
 
-    def charge(self, *, round_number: int, steps: int, limit: int, repeatable: bool) -> None:
-        """Charge a round's steps, before they are taken.
+    def charge(self, *, round_number: int, steps: int, limit: int, repeatable: bool) -> int:
+        """Charge a round's steps, before they are taken, and return the steps charged so far.
 
         ``repeatable`` is for keyed noise: taking the same round again releases the same numbers, so
         it costs nothing. Raises BudgetError, with nothing charged, if more than ``limit`` steps in
         all would be taken.
         """
-        if repeatable and any(known == round_number for known, _ in self._rounds):
-            return
-        if self.steps + steps > limit:
-            raise BudgetError(
-                f"the site planned for {limit} steps and has taken {self.steps}; "
-                f"round {round_number} needs {steps} more"
-            )
-        line = json.dumps({"round": round_number, "steps": steps}) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("r+" if self._path.exists() else "w") as file:
-            content = file.read() if self._path.stat().st_size else ""
-            file.seek(len(content.rpartition("\n")[0]) + 1 if "\n" in content else 0)
+        self.create()
+        with self._path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end, rounds = _read(file)
+            taken = sum(rounds.values())
+            if repeatable and any(number == round_number for number, _line in rounds):
+                return taken
+            if taken + steps > limit:
+                raise BudgetError(
+                    f"the site planned for {limit} steps and has taken {taken}; "
+                    f"round {round_number} needs {steps} more"
+                )
+            file.seek(end)
             file.truncate()
-            file.write(line)
+            file.write(json.dumps({"round": round_number, "steps": steps}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self._rounds.append((round_number, steps))
+            return taken + steps
+
+
+def _read(file: IO[bytes]) -> tuple[int, dict[tuple[int, int], int]]:
+    """Where the last whole line ends, and the steps by (round, line).
+
+    A last line without its end was cut off by a kill before any noise was drawn: it does not count.
+    """
+    content = file.read()
+    end = content.rfind(b"\n") + 1
+    entries = [json.loads(line) for line in content[:end].splitlines()]
+    return end, {(entry["round"], line): entry["steps"] for line, entry in enumerate(entries)}

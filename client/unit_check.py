@@ -146,7 +146,6 @@ def _clipped_sum(
         sampling_rate=1.0,
         steps=1,
         delta=1e-5,
-        epsilon=1.0,
     )
     optimizer: PrivateOptimizer = trainer.optimizer(TrainingSection(), plan)
     for name, parameter in trainer.adapted.trained.items():

@@ -34,7 +34,9 @@ def epsilon_by_pld(
     """ε at ``delta`` of a training by composing privacy loss distributions: an upper bound.
 
     ``horizon`` is the number of steps that the grid is chosen for, ``steps`` by default: values for one
-    horizon grow with ``steps`` and share their preparation. Source: Koskela et al. 2020 (arXiv:1906.03049), pessimistic discretization as in dp-accounting.
+    horizon grow with ``steps`` and share their preparation.
+
+    Source: Koskela et al. 2020 (arXiv:1906.03049), pessimistic discretization as in dp-accounting.
     """
     if steps == 0:
         return 0.0

@@ -28,7 +28,6 @@ class Plan:
     sampling_rate: float
     steps: int
     delta: float
-    epsilon: float
 
     def epsilon_after(self, steps: int) -> float:
         """ε spent by the first ``steps`` steps; infinite without noise."""
@@ -74,7 +73,6 @@ def make_plan(
         sampling_rate=rate,
         steps=steps,
         delta=delta,
-        epsilon=epsilon,
     )
 
 

@@ -42,24 +42,20 @@ class Reply(_message.Message):
     def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
 
 class Joined(_message.Message):
-    __slots__ = ("manifest_digest", "activations_kept")
+    __slots__ = ("manifest_digest",)
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    ACTIVATIONS_KEPT_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
-    activations_kept: bool
-    def __init__(self, manifest_digest: _Optional[bytes] = ..., activations_kept: _Optional[bool] = ...) -> None: ...
+    def __init__(self, manifest_digest: _Optional[bytes] = ...) -> None: ...
 
 class Trained(_message.Message):
-    __slots__ = ("round", "update", "epsilon", "noise_multiplier")
+    __slots__ = ("round", "update", "epsilon")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
-    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     round: int
     update: bytes
     epsilon: float
-    noise_multiplier: float
-    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., epsilon: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason", "exit_code", "budget_spent")

@@ -23,7 +23,7 @@ from torch import nn
 from privacy.errors import RunError
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples, token_positions
-from protocol.task import outcome
+from protocol.task import outcome, probe_examples
 
 # Beyond this an example store is a memory-mapped file, which the system may drop from memory.
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -52,6 +52,11 @@ class FrozenPrefix:
     def device(self) -> torch.device:
         """Where the layers compute."""
         return self._adapted.device.torch
+
+    def probe(self) -> Batch:
+        """A batch to try the model on that says nothing about anyone's data."""
+        examples = probe_examples(self._adapted)
+        return examples.batch(np.arange(len(examples)))
 
     def compute(self, batch: Batch) -> torch.Tensor:
         """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
@@ -141,10 +146,9 @@ class Activations:
 
     @property
     def work(self) -> bool:
-        """Whether keeping activations is right for this model: tried once, on two examples."""
+        """Whether keeping activations is right for this model: tried once, on made-up examples."""
         if self._works is None:
-            first = self._examples.batch(np.arange(min(2, len(self._examples))))
-            self._works = self._prefix.works(first)
+            self._works = self._prefix.works(self._prefix.probe())
         return self._works
 
     @contextmanager
@@ -181,8 +185,8 @@ class Activations:
         folder = self._folder or Path(tempfile.gettempdir())
         if shutil.disk_usage(folder).free < size:
             raise RunError(
-                f"the kept activations need {size / 2**30:.1f} GiB in {folder} and there is less: "
-                "free some disk, or lower data.max_length or data.limit"
+                f"the kept activations need more disk than {folder} has: free some, or lower "
+                "data.max_length or data.limit"
             )
         handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
         try:

@@ -103,7 +103,7 @@ class PrivacySection(_Section):
     unit: Literal["example"] = "example"
     epsilon: Annotated[float, Field(gt=0, le=1000)] = 3.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    clipping_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
 
 
 class StrategySection(_Section):
@@ -147,6 +147,12 @@ class Job(_Section):
     def _combinations(self) -> Job:
         if self.task == "sequence-classification" and self.data.label is None:
             raise ValueError('data.label: expected a column name for task="sequence-classification"')
+        private = self.privacy.mechanism != "none"
+        if self.task == "sequence-classification" and self.data.labels is None and private:
+            raise ValueError(
+                "data.labels: expected the list of labels: reading it off private data would tell a label "
+                "that only one example has"
+            )
         if self.task == "causal-lm":
             if self.data.label is not None or self.data.labels is not None:
                 raise ValueError('data.label: expected none for task="causal-lm", which learns text')

@@ -15,6 +15,8 @@ from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples
 from protocol.job import Job
 
+_PROBE_TOKENS = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -44,14 +46,35 @@ def tokenize(tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | No
     short = np.flatnonzero(lengths < least)
     if len(short):
         raise DataError(
-            f"data.text={job.data.text!r}: {len(short)} texts have fewer than {least} tokens, the "
-            f"first is {texts[short[0]]!r}; remove them from the data"
+            f"data.text={job.data.text!r}: {len(short)} texts have fewer than {least} tokens; "
+            "remove them from the data"
         )
     return Examples(
         tokens=np.fromiter((t for row in encoded for t in row), np.int32, int(lengths.sum())),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=None if labels is None else np.asarray(labels, np.int64),
         padding=int(tokenizer.pad_token_id or 0),
+    )
+
+
+def probe_examples(adapted: AdaptedModel) -> Examples:
+    """Three made-up examples, short, middling and long, the same for every data set.
+
+    What a model is tried on before it trains must say nothing about a site's own examples: whether it
+    passes is told to the coordinator.
+    """
+    generator = np.random.Generator(np.random.PCG64(0))
+    config = adapted.peft.config
+    longest = max(3, min(adapted.job.data.max_length, _PROBE_TOKENS))
+    lengths = np.array([2, (longest + 2) // 2, longest], np.int64)
+    padding = int(getattr(config, "pad_token_id", None) or 0)
+    vocabulary = np.array([token for token in range(config.vocab_size) if token != padding])
+    classifies = adapted.job.task == "sequence-classification"
+    return Examples(
+        tokens=generator.choice(vocabulary, int(lengths.sum())).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=generator.integers(0, config.num_labels, len(lengths)) if classifies else None,
+        padding=padding,
     )
 
 

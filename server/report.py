@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from protocol.durable import write_durably
 from protocol.job import Job
 from server import charts
 from server.comparison import Compared, list_findings, read_comparison
@@ -28,7 +29,7 @@ from server.formats import (
 )
 from server.measures import format_measure, main_measure
 from server.notices import find_notices
-from server.run_folder import RoundRecord, RunFolder, job_toml, write_durably
+from server.run_folder import RoundRecord, RunFolder, job_toml
 
 
 @dataclass(frozen=True, kw_only=True)

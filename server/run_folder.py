@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from privacy.errors import RunError
+from protocol.durable import sync_file, sync_folder, write_durably
 from protocol.job import Job
 from protocol.layout import AdapterLayout
 from protocol.manifest import Manifest, read_manifest
@@ -168,31 +169,3 @@ class RunFolder:
 def job_toml(job: Job) -> str:
     """A job as TOML, every key filled in but those that are unset."""
     return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write, flush to the disk, rename: a reader sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync_file(path: Path) -> None:
-    """Flush one file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it lasts."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -40,7 +40,8 @@ def simulate(
     try:
         return _run(world, folder, engine=engine, compare=compare, progress=progress)
     except ConfideError as error:
-        if error.exit_code == UserError.exit_code and not folder.records():
+        charged = any(path.stat().st_size for path in folder.path.glob("sites/*/steps.jsonl"))
+        if error.exit_code == UserError.exit_code and not charged:
             # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
             shutil.rmtree(folder.path)
         raise

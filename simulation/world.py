@@ -58,13 +58,11 @@ class World:
 
     def site(self, name: str, *, home: Path) -> Site:
         """One simulated site; its own records go under ``home``."""
-        labels = self._table.labels
-        found = () if labels is None else tuple({labels[row] for row in self._rows[name]})
         examples = self.examples(name)
         return Site(
             name=name,
             examples=examples,
-            label_names=found,
+            labels=self.labels,
             trainer=self.trainer,
             activations=self._kept(name, examples),
             home=home,

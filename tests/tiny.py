@@ -69,7 +69,13 @@ def table(folder: Path) -> dict[str, Any]:
         "name": "tiny",
         "model": {"source": str(model), "pooling": "mean"},
         "adapter": {"rank": 2, "target_modules": ["query", "value"], "layers_to_transform": [1]},
-        "data": {"source": str(data), "label": "label", "max_length": 8, "holdout": 0.2},
+        "data": {
+            "source": str(data),
+            "label": "label",
+            "labels": ["no", "yes"],
+            "max_length": 8,
+            "holdout": 0.2,
+        },
         "federation": {"sites": 3},
         "training": {
             "rounds": 3,

@@ -44,7 +44,6 @@ def make_optimizer(
         sampling_rate=0.1,
         steps=1,
         delta=1e-5,
-        epsilon=1.0,
     )
     optimizer = PrivateOptimizer(
         torch.optim.SGD(parameters, lr=1.0), plan=plan, expected_batch_size=EXPECTED_BATCH

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from client.site import Site
+from privacy.errors import PrivacyUnitError
 from protocol.confide_pb2 import Join, Reply, Request, Train
 from protocol.manifest import Manifest
 from protocol.vector import from_bytes, to_bytes
@@ -84,7 +85,8 @@ def test_another_process_goes_on_with_the_run(world: World, tmp_path: Path) -> N
     [
         ({"base_digest": "0" * 64}, "the base model differs"),
         ({"layout_digest": "0" * 64}, "layout differs"),
-        ({"labels": ("no", "maybe")}, "got yes"),
+        ({"labels": ("no", "maybe")}, "the labels differ"),
+        ({"labels": ("yes", "no")}, "in this order"),
     ],
 )
 def test_a_manifest_of_something_else_is_refused(
@@ -123,7 +125,7 @@ def test_an_odd_round_is_refused_and_costs_nothing(
     manifest = world.manifest("run")
     join(site, manifest)
     assert reason in train(site, manifest, world, number, **change).refused.reason
-    assert not (tmp_path / "steps.jsonl").exists()
+    assert (tmp_path / "steps.jsonl").read_text() == ""
 
 
 def test_an_adapter_that_is_not_finite_is_refused_and_costs_nothing(world: World, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_an_adapter_that_is_not_finite_is_refused_and_costs_nothing(world: World
     join(site, manifest)
     adapter = np.full_like(world.initial_adapter, np.nan)
     assert "NaN" in train(site, manifest, world, adapter=to_bytes(adapter)).refused.reason
-    assert not (tmp_path / "steps.jsonl").exists()
+    assert (tmp_path / "steps.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"", b"hello"])
@@ -147,3 +149,75 @@ def test_a_site_that_is_too_small_for_the_batch_is_refused_with_the_numbers(
     refused = join(site, replace(world.manifest("run"), job=job)).refused
     assert "batch_size=500" in refused.reason
     assert refused.exit_code == 2
+
+
+def test_a_site_that_refused_to_join_does_not_train(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise PrivacyUnitError("tokens are counted as examples")
+
+    manifest = world.manifest("run")
+    with monkeypatch.context() as patch:
+        patch.setattr("client.site.check_privacy_unit", refuse)
+        assert "tokens are counted" in join(site, manifest).refused.reason
+    assert "has not joined" in train(site, manifest, world).refused.reason
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"privacy": {"epsilon": 500.0}}, {"privacy": {"mechanism": "none"}}, {"training": {"rounds": 99}}],
+    ids=["more epsilon", "no noise", "more rounds"],
+)
+def test_no_second_manifest_loosens_the_plan(
+    world: World, site: Site, tiny_folder: Path, section: dict[str, dict[str, object]]
+) -> None:
+    manifest = world.manifest("run")
+    join(site, manifest)
+    train(site, manifest, world)
+    looser = replace(manifest, job=tiny.job(tiny_folder, **section))
+    assert "belongs to another run" in join(site, looser).refused.reason
+    assert "another manifest" in train(site, looser, world, 2).refused.reason
+    assert train(site, manifest, world, 2).trained.epsilon <= 8.0
+
+
+def test_two_processes_of_one_site_share_one_count(world: World, tmp_path: Path) -> None:
+    manifest = world.manifest("run")
+    sites = [world.site("site-1", home=tmp_path) for _ in range(2)]
+    for one in sites:
+        join(one, manifest)
+    spent = [train(sites[number % 2], manifest, world, number).trained.epsilon for number in (1, 2, 3)]
+    assert spent[0] < spent[1] < spent[2]
+    assert all(train(one, manifest, world, 3).refused.budget_spent for one in sites)
+
+
+def test_a_lost_record_of_steps_is_not_a_fresh_start(world: World, tmp_path: Path) -> None:
+    manifest = world.manifest("run")
+    before = world.site("site-1", home=tmp_path)
+    join(before, manifest)
+    train(before, manifest, world)
+    (tmp_path / "steps.jsonl").unlink()
+    assert "is lost" in train(world.site("site-1", home=tmp_path), manifest, world, 2).refused.reason
+
+
+def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: World, tmp_path: Path) -> None:
+    """A refusal, or none, is a release. Here all examples are the same one, of one label."""
+    manifest = world.manifest("run")
+    plain = world.site("site-1", home=tmp_path / "plain")
+    odd = world.site("site-1", home=tmp_path / "odd")
+    odd._examples = odd._examples.take(np.zeros(len(odd._examples), np.int64))
+    content = Request(join=Join(manifest=manifest.content)).SerializeToString()
+    assert plain.answer(content) == odd.answer(content)
+
+
+def test_an_unforeseen_error_tells_nothing(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = world.manifest("run")
+    join(site, manifest)
+
+    def quote(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("cannot multiply 'patient 17 has ...'")
+
+    monkeypatch.setattr(world.trainer, "train", quote)
+    assert train(site, manifest, world).refused.reason == "the site failed; its own log says how"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,23 @@ def test_a_first_line_cut_off_does_not_count(tmp_path: Path) -> None:
     path.write_text('{"rou')
     charge(Spending(path), 1)
     assert Spending(path).steps == 2
+
+
+def test_processes_that_charge_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Eight processes, each charging until it is refused: the limit holds and every charge is there."""
+    path = tmp_path / "steps.jsonl"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from client.spending import Spending; from privacy.errors import BudgetError\n"
+        "done, spending = 0, Spending(Path(sys.argv[1]))\n"
+        "try:\n"
+        "    for number in range(1000):\n"
+        "        spending.charge(round_number=number, steps=1, limit=100, repeatable=False)\n"
+        "        done += 1\n"
+        "except BudgetError: print(done)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(8)]
+    done = [int(worker.communicate()[0]) for worker in workers]
+    assert sum(done) == Spending(path).steps == 100
+    assert path.read_text().count("\n") == 100

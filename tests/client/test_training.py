@@ -32,7 +32,6 @@ PLAIN = Plan(
     sampling_rate=1.0,
     steps=100,
     delta=1e-5,
-    epsilon=1.0,
 )
 PRIVATE = replace(
     PLAIN, clipping_norm=1.0, mechanism=Mechanism(name="gaussian", multiplier=1.0), sampling_rate=0.5

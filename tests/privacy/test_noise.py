@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -60,8 +62,18 @@ def test_bits_are_those_of_the_published_cipher() -> None:
     expected = bytes.fromhex("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")
     stream = Cipher(ChaCha20(bytes(32), bytes(16)), mode=None).encryptor().update(bytes(32))
     assert stream == expected
-    words = np.frombuffer(expected, "<u8") >> np.uint64(11)
-    assert np.array_equal(ChaCha20Source(bytes(32))._uniform(4), words * 2.0**-53 + 2.0**-54)
+    words = np.frombuffer(expected, "<u8") >> np.uint64(12)
+    assert np.array_equal(ChaCha20Source(bytes(32))._uniform(4), words * 2.0**-52 + 2.0**-53)
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+def test_uniforms_are_never_zero_or_one(byte: int) -> None:
+    """At the ends Box-Muller would take the logarithm of 0, and Laplace noise would be infinite."""
+    source = ChaCha20Source(bytes(32))
+    source._stream = SimpleNamespace(update=lambda zeros: bytes([byte]) * len(zeros))
+    assert 0.0 < source._uniform(1)[0] < 1.0
+    assert np.isfinite(source.laplace(1, scale=1.0)).all()
+    assert np.isfinite(source.gaussian(2, std=1.0)).all()
 
 
 def test_keyed_noise_is_a_function_of_its_whole_path() -> None:

@@ -71,7 +71,6 @@ def train(
         sampling_rate=0.5,
         steps=4,
         delta=1e-5,
-        epsilon=1.0,
     )
     return Trainer(adapted).train(
         random_adapter(adapted),
@@ -291,6 +290,6 @@ def test_a_full_disk_is_refused(
     adapted, examples = prepared(LLAMA), LLAMA.examples(LENGTHS)
     activations = kept(adapted, examples, folder=tmp_path)
 
-    with pytest.raises(RunError, match=r"kept activations need .* free\s+some disk"):
+    with pytest.raises(RunError, match="kept activations need more disk"):
         losses(adapted, examples, activations)
     assert on_disk == []

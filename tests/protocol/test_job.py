@@ -58,6 +58,7 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("data", "labels", ["one"], ["data.labels"]),
         ("training", "physical_batch_size", 99, ["training.physical_batch_size", "99", "16"]),
         ("data", "label", None, ["data.label", "column"]),
+        ("data", "labels", None, ["data.labels", "private data"]),
     ],
 )
 def test_wrong_keys_are_named(
@@ -88,7 +89,7 @@ def test_what_a_language_model_has_no_use_for_is_refused(
     tiny_folder: Path, changes: dict[str, Any], word: str
 ) -> None:
     table = tiny.table(tiny_folder) | {"task": "causal-lm", "model": {"source": "x"}}
-    table["data"].pop("label")
+    del table["data"]["label"], table["data"]["labels"]
     parse_job(table)
     for section, values in changes.items():
         table[section] = {**table[section], **values}

@@ -22,7 +22,7 @@ def make_job(**sections: dict[str, Any]) -> Job:
         "name": "tweets",
         "model": {"source": "somewhere"},
         "adapter": {"target_modules": ["query"]},
-        "data": {"source": "tweets.csv", "label": "mood"},
+        "data": {"source": "tweets.csv", "label": "mood", "labels": ["bad", "good"]},
         "training": {"rounds": 2},
     }
     for name, section in sections.items():

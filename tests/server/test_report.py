@@ -71,7 +71,7 @@ def test_sites_that_spent_differently_are_a_range(tmp_path: Path) -> None:
 
 
 def test_a_language_model_is_judged_by_perplexity(tmp_path: Path) -> None:
-    job = make_job(task="causal-lm", data={"label": None})
+    job = make_job(task="causal-lm", data={"label": None, "labels": None})
     records = [make_record(1), make_record(2, loss=math.log(20), accuracy=0.31)]
     page = render_report(make_run(tmp_path / "run", job, records, majority=None))
     assert "held-out perplexity 20.0, next-token accuracy 31.0 %" in result(page)
