@@ -21,7 +21,8 @@ _GRID, _GRID_STEPS = 5e-3, 100
 def training_event(*, mechanism: Mechanism, sampling_rate: float, steps: int) -> dp.DpEvent:
     """The event of ``steps`` steps, each on a fresh Poisson sample at ``sampling_rate``.
 
-    Adjacency is add-or-remove-one example (Abadi et al. 2016, arXiv:1607.00133).
+    Adjacency is zero-out: one example contributes or does not, and the rate is the same in both cases. Its
+    privacy loss is that of adding or removing one (Abadi et al. 2016, arXiv:1607.00133).
     """
     step = dp.PoissonSampledDpEvent(sampling_rate, mechanism.event)
     return dp.SelfComposedDpEvent(step, steps)

@@ -21,7 +21,7 @@ class Mechanism:
     """Noise in units of the clipping norm.
 
     ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
-    norm, which is the sum's sensitivity under add-or-remove-one adjacency: L2 for Gaussian, L1 for
+    norm, which is the sum's sensitivity to one example's being there or not: L2 for Gaussian, L1 for
     Laplace. ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves
     with and without noise.
     """

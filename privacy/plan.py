@@ -18,9 +18,9 @@ _RELATIVE_TOLERANCE = 1e-3
 class Plan:
     """One site's training as its accountant sees it; ``steps`` counts local steps, never rounds.
 
-    Guarantee: (``epsilon_after(steps)``, ``delta``)-differential privacy for one example added or
-    removed, if every step draws a fresh Poisson sample at ``sampling_rate``, clips each example to
-    ``clipping_norm`` and adds ``mechanism``'s noise once to the sum.
+    Guarantee: (``epsilon_after(steps)``, ``delta``)-differential privacy for one example made blank, the
+    number of examples being public, if every step draws a fresh Poisson sample at ``sampling_rate``, clips
+    each example to ``clipping_norm`` and adds ``mechanism``'s noise once to the sum.
     """
 
     mechanism: Mechanism

@@ -60,7 +60,7 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
     )
     if protected:
         text += (
-            " ε is accounted at each site on its own, for one example added or removed, and takes "
+            " ε is accounted at each site on its own, for one example being there or blank, and takes "
             "the number of examples at a site as public."
         )
     notices.append(Notice(title="A simulation", text=text, grave=False))
