@@ -81,6 +81,9 @@ class Site:
             reply = self._refuse(ProtocolError(f"the request cannot be parsed: {error}"))
         except ConfideError as error:
             reply = self._refuse(error)
+        except OSError as error:
+            log.exception("%s failed", self.name)
+            reply = self._refuse(RunError(f"the site cannot write its records: {error.strerror}"))
         except Exception:
             # Its text may quote an example, and whoever asked must not read that.
             log.exception("%s failed", self.name)
@@ -100,6 +103,9 @@ class Site:
                 "this home belongs to another run: a site holds one run to its plan, so that no second "
                 "manifest can spend beyond the first"
             )
+        if kept.exists() and not (self._home / RECORD).exists():
+            # The record is made before the manifest is kept: without it, what was spent is unknown.
+            raise ProtocolError(f"the site's record of its steps is lost: its home has no {RECORD}")
         session = self._open_session(manifest)
         check_privacy_unit(self._trainer, probe_examples(self._trainer.adapted))
         session.spending.create()
@@ -186,10 +192,6 @@ class Site:
         kept = self._home / "manifest.json"
         if not kept.exists():
             raise ProtocolError("the site has not joined this run: send Join before Train")
-        if not (self._home / RECORD).exists():
-            raise ProtocolError(
-                f"the site's record of its steps is lost: {RECORD} is missing from its home"
-            )
         self._join(Join(manifest=kept.read_bytes()))
         if self._session is None:
             raise ProtocolError("the site could not join this run again")

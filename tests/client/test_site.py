@@ -198,6 +198,7 @@ def test_a_lost_record_of_steps_is_not_a_fresh_start(world: World, tmp_path: Pat
     train(before, manifest, world)
     (tmp_path / "steps.jsonl").unlink()
     assert "is lost" in train(world.site("site-1", home=tmp_path), manifest, world, 2).refused.reason
+    assert "is lost" in join(world.site("site-1", home=tmp_path), manifest).refused.reason
 
 
 def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: World, tmp_path: Path) -> None:
@@ -221,3 +222,16 @@ def test_an_unforeseen_error_tells_nothing(
 
     monkeypatch.setattr(world.trainer, "train", quote)
     assert train(site, manifest, world).refused.reason == "the site failed; its own log says how"
+
+
+def test_a_full_disk_is_named_and_nothing_is_trained(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    manifest = world.manifest("run")
+    join(site, manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        assert "No space left on device" in train(site, manifest, world).refused.reason
