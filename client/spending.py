@@ -37,7 +37,7 @@ class Spending:
             return 0
         with self._path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            return sum(_read(file)[1].values())
+            return sum(steps for _, steps in _read(file)[1])
 
     def charge(self, *, round_number: int, steps: int, limit: int, repeatable: bool) -> int:
         """Charge a round's steps, before they are taken, and return the steps charged so far.
@@ -49,9 +49,9 @@ class Spending:
         self.create()
         with self._path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            end, rounds = _read(file)
-            taken = sum(rounds.values())
-            if repeatable and any(number == round_number for number, _line in rounds):
+            end, charges = _read(file)
+            taken = sum(charged for _, charged in charges)
+            if repeatable and any(number == round_number for number, _ in charges):
                 return taken
             if taken + steps > limit:
                 raise BudgetError(
@@ -66,12 +66,12 @@ class Spending:
             return taken + steps
 
 
-def _read(file: IO[bytes]) -> tuple[int, dict[tuple[int, int], int]]:
-    """Where the last whole line ends, and the steps by (round, line).
+def _read(file: IO[bytes]) -> tuple[int, list[tuple[int, int]]]:
+    """Where the last whole line ends, and the (round, steps) of each line.
 
     A last line without its end was cut off by a kill before any noise was drawn: it does not count.
     """
     content = file.read()
     end = content.rfind(b"\n") + 1
     entries = [json.loads(line) for line in content[:end].splitlines()]
-    return end, {(entry["round"], line): entry["steps"] for line, entry in enumerate(entries)}
+    return end, [(entry["round"], entry["steps"]) for entry in entries]
