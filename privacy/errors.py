@@ -7,9 +7,12 @@
      │   ├─ JobError            a key of the job file
      │   ├─ DataError           the examples
      │   ├─ ModelError          the base model or what the adapter asks of it
-     │   └─ PlanError           a privacy plan that cannot exist
+     │   ├─ PlanError           a privacy plan that cannot exist
+ │   ├─ PolicyFileError     a key of a site's site.toml
+ │   └─ KeyFileError        a key file is missing or holds something else
      ├─ PrivacyUnitError        training would not protect the unit it promises to protect
      ├─ BudgetError             the step would spend more than was agreed
+ │   └─ OverdrawnError      the data's budget has no room; what it says is for the custodian alone
      ├─ ProtocolError           the two ends do not agree on what they exchange
      ├─ SiteError               a site refused or failed; it names the site
      └─ RunError                a run could not go on (exit code 1)
@@ -46,6 +49,14 @@ class PlanError(UserError):
     """No noise multiplier meets the plan, or the plan contradicts itself."""
 
 
+class PolicyFileError(UserError):
+    """A key of a site's site.toml is unknown, has the wrong type or contradicts another."""
+
+
+class KeyFileError(UserError):
+    """A key file is missing or holds something else."""
+
+
 class PrivacyUnitError(ConfideError):
     """Training would not protect the unit it promises to protect; it names the layer."""
 
@@ -54,8 +65,36 @@ class BudgetError(ConfideError):
     """The step would spend more than was agreed."""
 
 
+class OverdrawnError(BudgetError):
+    """The data's budget has no room; its text says what is left, which is for the custodian alone."""
+
+
+class LedgerError(ConfideError):
+    """A ledger cannot be trusted or used. ``entry`` is the first wrong one, from 1, if it is one."""
+
+    def __init__(self, message: str, *, entry: int | None = None) -> None:
+        super().__init__(message if entry is None else f"entry {entry}: {message}")
+        self.entry = entry
+
+
+class AuditError(ConfideError):
+    """A run's evidence contradicts itself: a receipt, its manifest, or a site's ledger."""
+
+
+class PolicyError(ConfideError):
+    """The site's own policy says no; ``rule`` is the key of site.toml that does."""
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(f"the site's policy refuses, by {rule}: {message}")
+        self.rule = rule
+
+
 class ProtocolError(ConfideError):
     """The two ends do not agree on what they exchange."""
+
+
+class SignatureError(ProtocolError):
+    """A signature does not fit what it stands under."""
 
 
 class SiteError(ConfideError):

@@ -1,19 +1,42 @@
-"""Additive noise for a sum whose sensitivity is known."""
+"""Additive noise, calibrated from a value that knows how much one unit can add to it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import dp_accounting as dp
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import PlanError
+from privacy.clipping import ClippedIntegers
+from privacy.errors import PlanError, PrivacyUnitError
 from privacy.noise import NoiseSource
 
 MechanismName = Literal["gaussian", "laplace", "none"]
+IntegerMechanismName = Literal["skellam", "discrete_gaussian"]
+
+ReleasedT_co = TypeVar("ReleasedT_co", covariant=True)
+
+
+class Bounded(Protocol[ReleasedT_co]):
+    """A value in which one unit weighs at most ``bound`` in the L1 or L2 ``norm``.
+
+    ``Clipped`` and ``ClippedSum`` are such values; with noise added they become what may be released.
+    """
+
+    @property
+    def bound(self) -> float: ...
+
+    @property
+    def norm(self) -> int: ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    def plus(self, noise: Sequence[NDArray[np.float64]]) -> ReleasedT_co: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +81,71 @@ class Mechanism:
         if self.name == "laplace":
             return source.laplace(size, scale=self.multiplier * clipping_norm)
         return np.zeros(size)
+
+    def release(self, clipped: Bounded[ReleasedT_co], source: NoiseSource) -> ReleasedT_co:
+        """Add noise of the size that the value's own bound asks for.
+
+        Raises PrivacyUnitError if the value is bounded in another norm than this noise hides; ``none``
+        hides nothing and takes either.
+        """
+        if self.name != "none" and clipped.norm != self.norm:
+            raise PrivacyUnitError(
+                f"{self.name} noise hides what is bounded in norm={self.norm}, got a value bounded in "
+                f"norm={clipped.norm}: clip it to norm={self.norm}"
+            )
+        return clipped.plus(
+            [self.noise(size, clipping_norm=clipped.bound, source=source) for size in clipped.sizes]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerMechanism:
+    """Integer noise for a sum that is read only as a whole, modulo 2^32, under masks.
+
+    ``multiplier`` is the noise's σ in that sum over the L2 bound of one unit's integers. The noise of n
+    sites is one mechanism's only for ``skellam``: n shares of variance v/n add up to exactly the one of
+    variance v. A sum of discrete Gaussians is no discrete Gaussian, so that noise comes from one hand.
+
+    Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995); Canonne, Kamath and Steinke 2020
+    (arXiv:2004.00010).
+    """
+
+    name: IntegerMechanismName
+    multiplier: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.multiplier) and self.multiplier > 0):
+            raise PlanError(f"expected a noise multiplier > 0, got multiplier={self.multiplier}")
+
+    def variance(self, bound: float) -> float:
+        """σ² of the noise in the whole sum, in squared integer steps.
+
+        It is Skellam noise's variance; a discrete Gaussian's is a little smaller where σ is below 1.
+        """
+        return (self.multiplier * bound) ** 2
+
+    def noise(self, size: int, *, bound: float, source: NoiseSource, shares: int = 1) -> NDArray[np.int64]:
+        """Draw one of ``shares`` shares, int64[size], of the noise for an L2 ``bound``.
+
+        Raises PlanError for shares of discrete Gaussian noise, ValueError for a variance that is not in
+        [1e-9, 2^52].
+        """
+        if shares < 1 or (shares > 1 and self.name != "skellam"):
+            raise PlanError(
+                f"mechanism={self.name!r} in shares={shares}: expected 1, or more of 'skellam', whose "
+                "shares add up"
+            )
+        if self.name == "skellam":
+            return source.skellam(size, variance=self.variance(bound) / shares)
+        return source.discrete_gaussian(size, std=self.multiplier * bound)
+
+    def release(
+        self, clipped: ClippedIntegers, source: NoiseSource, *, shares: int = 1
+    ) -> NDArray[np.int64]:
+        """Add one share of the noise to one unit's integers: int64[d], private in the sum alone.
+
+        Raises what ``noise`` raises.
+        """
+        return clipped.value + self.noise(
+            len(clipped.value), bound=clipped.bound, source=source, shares=shares
+        )
