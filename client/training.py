@@ -65,7 +65,7 @@ class Trainer:
             if activations is not None:
                 activations.fill(indices)  # whole batches of new examples, not their few in each
             batches = list(examples.batches(indices, size=training.physical_batch_size))
-            self._accumulate(optimizer, batches, activations)
+            self.accumulate(optimizer, batches, activations)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update = self.adapted.update_since(adapter)
@@ -129,7 +129,7 @@ class Trainer:
         finally:
             self._hooks.enable_hooks()
 
-    def _accumulate(
+    def accumulate(
         self,
         optimizer: PrivateOptimizer,
         batches: list[Batch],

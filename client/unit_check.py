@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-from client.optimizer import PrivateOptimizer
+from client.sum_check import Gradients, check_clipped_sum, check_steps, make_optimizer
 from client.training import Trainer
 from privacy.errors import ModelError, PrivacyUnitError
 from privacy.mechanisms import Mechanism
-from privacy.plan import Plan
+from protocol.adapted_model import AdaptedModel, adapted_layers
+from protocol.base_model import head_names
 from protocol.device import Device
 from protocol.examples import Examples
-from protocol.job import TrainingSection
 from protocol.task import outcome
 
 # float32 gradients of two orders of summation agree to about 1e-6 of their norm; a wrong unit is
@@ -26,35 +29,94 @@ _BATCH = 3
 def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
     """Refuse to train a model whose per-example gradients are not those of single examples.
 
-    Checks, in float32 and with a random adapter so that no gradient is zero by construction: every
-    trained parameter gets one gradient an example; each equals autograd's on that example alone;
+    Checks, in float32 and with a random adapter so that no gradient is zero by construction: what is
+    trained is what the job names, and all of it is the optimizer's; every trained parameter gets one
+    gradient an example, equal to autograd's on that example alone, whatever batch went before;
     leaving one example out moves the clipped sum by what that example adds alone, which is at most
-    the clipping norm, in L2 as in L1. Raises PrivacyUnitError naming the layer, ModelError if a
-    gradient is not finite. The adapter that was loaded is lost.
+    the clipping norm, in L2 as in L1, and nothing for one that is not finite; a step releases the
+    sum of its own batch, empty, whole or in parts. Raises PrivacyUnitError naming the layer,
+    ModelError if a gradient is not finite. The adapter that was loaded is lost.
     """
-    adapted = trainer.adapted
+    _check_names(trainer.adapted)
+    _check_covered(trainer)
     chosen = _varied_lengths(examples)
-    precision = adapted.device
-    adapted.device = Device(torch=precision.torch, bfloat16=False)
     try:
-        random = np.random.default_rng(0).standard_normal(adapted.layout.adapter_size)
-        adapted.load((0.05 * random).astype(np.float32))
-        # Dropout draws another mask for each pass: no two passes could be compared with it on.
-        _set_dropout(trainer, active=False)
-        together = _per_example(trainer, chosen, np.arange(len(chosen)))
-        for index in range(len(chosen)):
-            _compare(together, index, alone=_autograd(trainer, chosen, index))
-        for name in ("gaussian", "laplace"):
-            _check_bound(trainer, together, Mechanism(name=name, multiplier=1.0))
+        with _comparable(trainer.adapted):
+            gradients = _check_gradients(trainer, chosen)
+            gaussian = Mechanism(name="gaussian", multiplier=1.0)
+            laplace = Mechanism(name="laplace", multiplier=1.0)
+            check_clipped_sum(trainer, gradients, gaussian)
+            check_clipped_sum(trainer, gradients, laplace)
+            check_steps(trainer, chosen, gradients, gaussian)
     except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
         raise PrivacyUnitError(
             f"per-example gradients failed on this model: {str(error).splitlines()[0]}"
         ) from error
-    finally:
-        _set_dropout(trainer, active=True)
-        adapted.device = precision
-        for parameter in adapted.trained.values():
-            parameter.grad = parameter.grad_sample = None
+
+
+# What is trained.
+
+
+def _check_names(adapted: AdaptedModel) -> None:
+    """What is trained is what the job's adapter section names, found without PEFT's own matching."""
+    trained, asked = set(adapted.trained), _asked_for(adapted)
+    if trained != asked:
+        raise PrivacyUnitError(
+            "training is not what the job's adapter section asks for. Trained but not asked for: "
+            f"{_few(trained - asked)}; asked for but not trained: {_few(asked - trained)}. Choose other "
+            "adapter.target_modules"
+        )
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:4]) or "nothing"
+
+
+def _asked_for(adapted: AdaptedModel) -> set[str]:
+    """Names of LoRA's tensors on each linear layer that the targets name, and of the head's."""
+    job, model = adapted.job, adapted.peft.get_base_model()
+    layers, targets = adapted_layers(job, model), job.adapter.target_modules
+    halves = ("lora_A", "lora_B") if job.strategy.name == "lora" else ("lora_B",)
+    asked = set()
+    for name in _linear_layers(model):
+        number = next((int(part) for part in name.split(".") if part.isdigit()), None)
+        named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
+        if named and (layers is None or number in layers):
+            asked |= {f"{name}.{half}.weight" for half in halves}
+    for head in head_names(model):
+        original = model.get_submodule(head).original_module
+        asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
+    return {f"base_model.model.{name}" for name in asked}
+
+
+def _linear_layers(model: Any) -> Iterator[str]:
+    """The linear layers under the head, by their names before PEFT wrapped some of them."""
+    output, heads = model.get_output_embeddings(), head_names(model)
+    for inside, module in model.named_modules():
+        name = inside.removesuffix(".base_layer")
+        # GPT-2 calls its linear layers Conv1D.
+        linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+        if linear and module is not output and name.split(".")[0] not in heads and "lora_" not in name:
+            yield name
+
+
+def _check_covered(trainer: Trainer) -> None:
+    """No parameter is trainable that the optimizer does not clip."""
+    optimizer = make_optimizer(trainer, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0)
+    clipped = {id(parameter) for parameter in optimizer.params}
+    missed = [
+        name
+        for name, parameter in trainer.adapted.peft.named_parameters()
+        if parameter.requires_grad and id(parameter) not in clipped
+    ]
+    if missed:
+        raise PrivacyUnitError(
+            f"trainable but outside the optimizer: {', '.join(missed[:4])}; their gradients would be "
+            "neither clipped nor noised"
+        )
+
+
+# Each example's gradient.
 
 
 def _varied_lengths(examples: Examples) -> Examples:
@@ -64,15 +126,42 @@ def _varied_lengths(examples: Examples) -> Examples:
     return examples.take(order[picks])
 
 
-def _set_dropout(trainer: Trainer, *, active: bool) -> None:
-    trainer.adapted.peft.train()
-    if not active:
-        for module in trainer.adapted.peft.modules():
+@contextmanager
+def _comparable(adapted: AdaptedModel) -> Iterator[None]:
+    """Within this block two passes over one example give one gradient, and none that is zero."""
+    precision = adapted.device
+    adapted.device = Device(torch=precision.torch, bfloat16=False)
+    try:
+        random = np.random.default_rng(0).standard_normal(adapted.layout.adapter_size)
+        adapted.load((0.05 * random).astype(np.float32))
+        adapted.peft.train()
+        for module in adapted.peft.modules():
+            # Dropout draws another mask for each pass: no two passes could be compared with it on.
             if isinstance(module, torch.nn.Dropout):
                 module.eval()
+        yield
+    finally:
+        adapted.peft.train()
+        adapted.device = precision
+        for parameter in adapted.trained.values():
+            parameter.grad = parameter.grad_sample = parameter.summed_grad = None
 
 
-def _per_example(trainer: Trainer, examples: Examples, indices: np.ndarray) -> dict[str, torch.Tensor]:
+def _check_gradients(trainer: Trainer, examples: Examples) -> Gradients:
+    """Compare batch after batch with autograd on each example alone; those of the last, all examples.
+
+    Batches differ in order and size, so that what one leaves behind would show in the next.
+    """
+    everyone = np.arange(len(examples))
+    alone = [_autograd(trainer, examples, index) for index in everyone]
+    for indices in (everyone[::-1], everyone[:1], everyone):
+        together = _per_example(trainer, examples, indices)
+        for row, index in enumerate(indices):
+            _compare(together, row, alone=alone[index])
+    return together
+
+
+def _per_example(trainer: Trainer, examples: Examples, indices: np.ndarray) -> Gradients:
     trainer.backward(examples.batch(indices))
     found = {}
     for name, parameter in trainer.adapted.trained.items():
@@ -81,7 +170,7 @@ def _per_example(trainer: Trainer, examples: Examples, indices: np.ndarray) -> d
     return found
 
 
-def _autograd(trainer: Trainer, examples: Examples, index: int) -> dict[str, torch.Tensor]:
+def _autograd(trainer: Trainer, examples: Examples, index: int) -> Gradients:
     """The gradient of one example alone, by plain autograd, without Opacus' hooks."""
     batch = examples.batch(np.array([index])).to(trainer.adapted.device.torch)
     trained = trainer.adapted.trained
@@ -94,63 +183,17 @@ def _autograd(trainer: Trainer, examples: Examples, index: int) -> dict[str, tor
     }
 
 
-def _compare(together: dict[str, torch.Tensor], index: int, *, alone: dict[str, torch.Tensor]) -> None:
+def _compare(together: Gradients, row: int, *, alone: Gradients) -> None:
     size = max(float(torch.stack([g.norm() for g in alone.values()]).norm()), 1e-12)
     if not math.isfinite(size):
         raise ModelError(
             "the gradient of a single example is NaN or infinite: check the base model's weights"
         )
     for name, gradients in together.items():
-        off = float((gradients[index] - alone[name]).norm()) / size
+        off = float((gradients[row] - alone[name]).norm()) / size
         if not off <= _RELATIVE:
             raise PrivacyUnitError(
                 f"{name}: an example's gradient in a batch differs from its gradient alone by "
-                f"{off:.2g} of its norm. The layer mixes examples or counts something else as one; "
-                "choose other adapter.target_modules"
+                f"{off:.2g} of its norm. The layer mixes examples, counts something else as one or "
+                "remembers the batch before; choose other adapter.target_modules"
             )
-
-
-def _check_bound(trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism) -> None:
-    """Leave each example out in turn: the sum loses what it adds alone, the clipping norm at most."""
-    flat = torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
-    # A bound under every gradient's norm, so that clipping has something to do.
-    bound = max(float(flat.norm(mechanism.norm, dim=1).min()) / 2, 1e-6)
-    count = len(flat)
-    whole = _clipped_sum(trainer, gradients, mechanism, bound)
-    for index in range(count):
-        others = np.arange(count) != index
-        rest, alone = (
-            _clipped_sum(trainer, {n: g[rows] for n, g in gradients.items()}, mechanism, bound)
-            for rows in (others, ~others)
-        )
-        moved = float((whole - rest).norm(mechanism.norm)) / bound
-        if not moved <= 1 + _RELATIVE:
-            raise PrivacyUnitError(
-                f"leaving out one example moves the clipped sum by {moved:.2f} clipping norms; "
-                "expected at most 1"
-            )
-        off = float((whole - rest - alone).norm(mechanism.norm)) / bound
-        if not off <= _RELATIVE:
-            raise PrivacyUnitError(
-                f"what one example adds to the clipped sum depends on the others: it differs by "
-                f"{off:.2g} clipping norms from what it adds alone"
-            )
-
-
-def _clipped_sum(
-    trainer: Trainer, gradients: dict[str, torch.Tensor], mechanism: Mechanism, bound: float
-) -> torch.Tensor:
-    plan = Plan(
-        mechanism=mechanism,
-        clipping_norm=bound,
-        sampling_rate=1.0,
-        steps=1,
-        delta=1e-5,
-    )
-    optimizer: PrivateOptimizer = trainer.optimizer(TrainingSection(), plan)
-    for name, parameter in trainer.adapted.trained.items():
-        parameter.grad_sample = gradients[name].clone()
-    optimizer.clip_and_accumulate()
-    total = torch.cat([p.summed_grad.flatten() for p in optimizer.params])
-    optimizer.zero_grad(set_to_none=True)
-    return total
