@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,16 @@ def read_table(job: Job, *, group: str | None = None) -> Table:
         labels = _column(arrow, job.data.label, key="data.label")
     groups = None if group is None else _column(arrow, group, key="federation.partition.column")
     return Table(texts=texts, labels=labels, groups=groups)
+
+
+def example_digest(text: str) -> bytes:
+    """What an example is known by in the ledger: SHA-256 of its text, 32 bytes.
+
+    Labels do not count: the same text under another label, column order or data set is the same example.
+    Neither do case, spacing and Unicode's ways of writing one character (NFKC).
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
 
 def label_names(job: Job, table: Table) -> tuple[str, ...]:

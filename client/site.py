@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from client.spending import RECORD, Spending
+from client.home import Home
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
-from privacy.errors import BudgetError, ConfideError, DataError, ProtocolError, RunError
+from privacy.entries import Refused as RefusedEvent
+from privacy.errors import (
+    BudgetError,
+    ConfideError,
+    DataError,
+    LedgerError,
+    OverdrawnError,
+    PolicyError,
+    ProtocolError,
+    RunError,
+)
+from privacy.ledger import Charge, Ledger
 from privacy.noise import NoiseSource, fresh_source
 from privacy.plan import Plan, make_plan
-from protocol.confide_pb2 import Join, Joined, Refused, Reply, Request, Train, Trained
-from protocol.durable import write_durably
+from privacy.receipt import Receipt, SignedReceipt, sign_receipt
+from protocol import confide_pb2 as pb
 from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.manifest import Manifest, read_manifest
@@ -31,19 +41,22 @@ Entropy = Callable[[int, int], NoiseSource]
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What a site holds of the run that it joined."""
+    """What a site holds of a run that it joined; ``dataset`` is its data's number in the ledger."""
 
     manifest: Manifest
     plan: Plan
-    spending: Spending
+    ledger: Ledger
+    dataset: int
 
 
 class Site:
     """One party with data.
 
     ``answer`` is its whole interface. It refuses, with the reason, whatever it cannot stand for: a
-    model or layout that differs from the manifest's, a model that fails the privacy-unit check, a
-    step beyond the plan. ``home`` is the folder that the site keeps its own records in.
+    manifest that its custodian's policy does not allow, a model or layout that differs from the
+    manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for.
+    ``digests`` name its examples, bytes[32] each; ``home`` is where it keeps its policy, its key and its
+    ledger.
     """
 
     def __init__(
@@ -51,34 +64,41 @@ class Site:
         *,
         name: str,
         examples: Examples,
+        digests: Sequence[bytes],
         labels: tuple[str, ...],
         trainer: Trainer,
         activations: Activations,
-        home: Path,
+        home: Home,
         keyed_entropy: Entropy | None = None,
     ) -> None:
         self.name = name
         self._examples = examples
+        self._digests = digests
         self._labels = labels
         self._trainer = trainer
         self._home = home
         self._keyed_entropy = keyed_entropy
         self._activations = activations
+        self._opened: Ledger | None = None
         self._session: _Session | None = None
 
     def answer(self, content: bytes) -> bytes:
         """Answer one serialized Request with one serialized Reply; never raises."""
         try:
-            request = Request.FromString(content)
+            request = pb.Request.FromString(content)
             kind = request.WhichOneof("kind")
             if kind == "join":
-                reply = Reply(site=self.name, joined=self._join(request.join))
+                reply = pb.Reply(site=self.name, joined=self._join(request.join))
             elif kind == "train":
-                reply = Reply(site=self.name, trained=self._train(request.train))
+                reply = pb.Reply(site=self.name, trained=self._train(request.train))
             else:
                 raise ProtocolError("the request is of a kind that this version does not know")
         except DecodeError as error:
             reply = self._refuse(ProtocolError(f"the request cannot be parsed: {error}"))
+        except (LedgerError, OverdrawnError) as error:
+            # What it says is the custodian's to know: what others spent, and how much is left.
+            log.warning("%s refused: %s", self.name, error)
+            reply = self._refuse(_told(error))
         except ConfideError as error:
             reply = self._refuse(error)
         except OSError as error:
@@ -90,32 +110,44 @@ class Site:
             reply = self._refuse(RunError("the site failed; its own log says how"))
         return bytes(reply.SerializeToString())
 
-    def _refuse(self, error: ConfideError) -> Reply:
+    def _refuse(self, error: ConfideError) -> pb.Reply:
         spent = isinstance(error, BudgetError)
-        refused = Refused(reason=str(error), exit_code=error.exit_code, budget_spent=spent)
-        return Reply(site=self.name, refused=refused)
+        refused = pb.Refused(reason=str(error), exit_code=error.exit_code, budget_spent=spent)
+        return pb.Reply(site=self.name, refused=refused)
 
-    def _join(self, request: Join) -> Joined:
+    def _join(self, request: pb.Join) -> pb.Joined:
         manifest = read_manifest(request.manifest)
-        kept = self._home / "manifest.json"
-        if kept.exists() and kept.read_bytes() != manifest.content:
-            raise ProtocolError(
-                "this home belongs to another run: a site holds one run to its plan, so that no second "
-                "manifest can spend beyond the first"
-            )
-        if kept.exists() and not (self._home / RECORD).exists():
-            # The record is made before the manifest is kept: without it, what was spent is unknown.
-            raise ProtocolError(f"the site's record of its steps is lost: its home has no {RECORD}")
-        session = self._open_session(manifest)
-        check_privacy_unit(self._trainer, probe_examples(self._trainer.adapted))
-        session.spending.create()
-        self._keep(manifest)
+        ledger = self._ledger()
+        try:
+            session = self._open_session(manifest, request.signature, ledger)
+        except ConfideError as error:
+            _log_refusal(ledger, manifest, error)
+            raise
+        self._home.keep(manifest, request.signature)
         # Last: a site that refused to join has no session to train in.
         self._session = session
-        return Joined(manifest_digest=manifest.digest)
+        return pb.Joined(manifest_digest=manifest.digest, public_key=self._home.identity().public)
 
-    def _open_session(self, manifest: Manifest) -> _Session:
-        """Check the manifest against what this site has, and plan its noise."""
+    def _ledger(self) -> Ledger:
+        if self._opened is None:
+            self._opened = self._home.open_ledger(self.name, self._home.identity())
+        return self._opened
+
+    def _check_allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> None:
+        """Ask the policy, as it is now, and the custodian where it says so."""
+        policy = self._home.policy
+        policy.check(manifest, signature)
+        if policy.rules.approval == "automatic" or ledger.approved(manifest.digest.hex()):
+            return
+        self._home.keep(manifest, signature, pending=True)
+        raise PolicyError(
+            f"run {manifest.run} waits for the custodian, who can say: confide site approve {manifest.run}",
+            rule="rules.approval",
+        )
+
+    def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> _Session:
+        """Check a manifest against the policy and what is here, plan its noise, see that it fits."""
+        self._check_allowed(manifest, signature, ledger)
         job, adapted = manifest.job, self._trainer.adapted
         if not len(self._examples):
             raise DataError("the site has no examples: use fewer sites or another partition")
@@ -137,36 +169,29 @@ class Site:
                 "seeds.noise makes the noise predictable, and so protects nobody: only a simulation "
                 "may set it"
             )
-        return _Session(
-            manifest=manifest,
-            plan=make_plan(
-                mechanism=job.privacy.mechanism,
-                epsilon=job.privacy.epsilon,
-                delta=job.privacy.delta,
-                clipping_norm=job.privacy.clipping_norm,
-                expected_batch_size=job.training.batch_size,
-                examples=len(self._examples),
-                steps=job.training.total_steps,
-            ),
-            spending=Spending(self._home / RECORD),
+        plan = make_plan(
+            mechanism=job.privacy.mechanism,
+            epsilon=job.privacy.epsilon,
+            delta=job.privacy.delta,
+            clipping_norm=job.privacy.clipping_norm,
+            expected_batch_size=job.training.batch_size,
+            examples=len(self._examples),
+            steps=job.training.total_steps,
         )
+        dataset = ledger.register(self._digests)
+        if plan.mechanism.name != "none":
+            ledger.check_fits(dataset, run=manifest.run, manifest=manifest.digest.hex(), plan=plan)
+        check_privacy_unit(self._trainer, probe_examples(adapted))
+        return _Session(manifest=manifest, plan=plan, ledger=ledger, dataset=dataset)
 
-    def _train(self, request: Train) -> Trained:
-        session = self._session or self._reopen()
-        if request.manifest_digest != session.manifest.digest:
-            raise ProtocolError("the round belongs to another manifest than the one joined")
+    def _train(self, request: pb.Train) -> pb.Trained:
+        session = self._session_of(request.manifest_digest)
         job, layout = session.manifest.job, self._trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         keyed = self._keyed_entropy if job.seeds.noise is not None else None
-        steps = job.training.local_steps
-        taken = session.spending.charge(
-            round_number=request.round,
-            steps=steps,
-            limit=session.plan.steps,
-            repeatable=keyed is not None,
-        )
+        receipt = self._reserve(session, request.round, repeatable=keyed is not None)
         update = self._trainer.train(
             adapter,
             self._examples,
@@ -176,23 +201,72 @@ class Site:
             entropy=keyed or (lambda _round, _step: fresh_source()),
             activations=self._activations if self._activations.work else None,
         )
-        return Trained(
+        return pb.Trained(
             round=request.round,
             update=to_bytes(update),
-            epsilon=session.plan.epsilon_after(taken),
+            receipt=pb.Receipt(content=receipt.content, signature=receipt.signature),
         )
 
-    def _keep(self, manifest: Manifest) -> None:
-        """Remember the manifest beyond this process."""
-        self._home.mkdir(parents=True, exist_ok=True)
-        write_durably(self._home / "manifest.json", manifest.content)
+    def _reserve(self, session: _Session, number: int, *, repeatable: bool) -> SignedReceipt:
+        """Write a round's steps into the ledger, and a receipt for them."""
+        manifest, plan = session.manifest, session.plan
+        run, digest = manifest.run, manifest.digest.hex()
+        steps = manifest.job.training.local_steps
+        if plan.mechanism.name == "none":
+            taken, epsilon = number * steps, None
+            head = session.ledger.record_unprotected(
+                dataset=session.dataset, run=run, manifest=digest, round_number=number
+            )
+        else:
+            charge = Charge(
+                dataset=session.dataset,
+                run=run,
+                manifest=digest,
+                plan=plan,
+                round=number,
+                steps=steps,
+                repeatable=repeatable,
+            )
+            reserved = session.ledger.reserve(charge)
+            taken, head = reserved.taken, reserved.head
+            epsilon = plan.epsilon_after(taken)
+        receipt = Receipt(
+            site=self.name,
+            run=run,
+            manifest=digest,
+            round=number,
+            plan=plan,
+            steps=steps,
+            taken=taken,
+            epsilon=epsilon,
+            budget=manifest.job.privacy.epsilon,
+            head=head,
+        )
+        return sign_receipt(self._home.identity(), receipt)
 
-    def _reopen(self) -> _Session:
-        """Join again, in this process, the run that an earlier process joined."""
-        kept = self._home / "manifest.json"
-        if not kept.exists():
-            raise ProtocolError("the site has not joined this run: send Join before Train")
-        self._join(Join(manifest=kept.read_bytes()))
-        if self._session is None:
-            raise ProtocolError("the site could not join this run again")
+    def _session_of(self, digest: bytes) -> _Session:
+        """The session of a run that was joined, by this process or by an earlier one."""
+        if self._session is None or self._session.manifest.digest != digest:
+            kept = self._home.manifest(digest)
+            if kept is None:
+                raise ProtocolError("the site has not joined this run: send Join before Train")
+            self._session = None
+            self._session = self._open_session(*kept, self._ledger())
         return self._session
+
+
+def _told(error: ConfideError) -> ConfideError:
+    """What a coordinator is told of an error that is the custodian's to know."""
+    if isinstance(error, OverdrawnError):
+        return BudgetError("the data's budget at this site has no room for the run")
+    return RunError("the site cannot use its ledger; its own log says why")
+
+
+def _log_refusal(ledger: Ledger, manifest: Manifest, error: ConfideError) -> None:
+    """Write a refusal into the ledger, but for manifests that anyone could have sent."""
+    rule = error.rule if isinstance(error, PolicyError) else type(error).__name__
+    if rule != "rules.coordinator":
+        refused = RefusedEvent(
+            run=manifest.run, manifest=manifest.digest.hex(), rule=rule, reason=str(error)
+        )
+        ledger.record(refused)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from simulation.run import Run
     from simulation.simulate import resume
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "__version__", "read_job", "resume", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.

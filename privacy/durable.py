@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write, flush to the disk, rename: a reader sees the old content or the new."""
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write, flush to the disk, rename: a reader sees the old content or the new.
+
+    ``mode`` is a new file's permissions before the process's umask.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -14,10 +14,12 @@ class Request(_message.Message):
     def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("manifest",)
+    __slots__ = ("manifest", "signature")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
-    def __init__(self, manifest: _Optional[bytes] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
     __slots__ = ("manifest_digest", "round", "adapter")
@@ -42,20 +44,30 @@ class Reply(_message.Message):
     def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
 
 class Joined(_message.Message):
-    __slots__ = ("manifest_digest",)
+    __slots__ = ("manifest_digest", "public_key")
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
-    def __init__(self, manifest_digest: _Optional[bytes] = ...) -> None: ...
+    public_key: bytes
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class Trained(_message.Message):
-    __slots__ = ("round", "update", "epsilon")
+    __slots__ = ("round", "update", "receipt")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
-    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     round: int
     update: bytes
-    epsilon: float
-    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    receipt: Receipt
+    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("content", "signature")
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    signature: bytes
+    def __init__(self, content: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason", "exit_code", "budget_spent")

@@ -102,8 +102,14 @@ class PrivacySection(_Section):
     mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
     unit: Literal["example"] = "example"
     epsilon: Annotated[float, Field(gt=0, le=1000)] = 3.0
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+
+
+class MetricsSection(_Section):
+    """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
+
+    epsilon: Annotated[float, Field(ge=0, le=1000, description="0: no metrics leave a site")] = 0.0
 
 
 class StrategySection(_Section):
@@ -139,6 +145,8 @@ class Job(_Section):
     federation: FederationSection = FederationSection()
     training: TrainingSection = TrainingSection()
     privacy: PrivacySection = PrivacySection()
+    metrics: MetricsSection = MetricsSection()
+    secure_aggregation: Literal["none"] = "none"
     strategy: StrategySection = StrategySection()
     seeds: SeedsSection = SeedsSection()
     device: DeviceSection = DeviceSection()

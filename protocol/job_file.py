@@ -36,8 +36,12 @@ def parse_job(table: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(item) for item in error.errors()))
-        raise JobError("\n".join(lines)) from None
+        raise JobError(explain(error, shown_by="that `confide init` shows")) from None
+
+
+def explain(error: ValidationError, *, shown_by: str) -> str:
+    """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand."""
+    return "\n".join(dict.fromkeys(_explain(item, shown_by) for item in error.errors()))
 
 
 def _beside(job: Job, folder: Path) -> Job:
@@ -70,13 +74,13 @@ def _set(table: dict[str, Any], setting: str) -> None:
         table[names[-1]] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, shown_by: str) -> str:
     """One pydantic error as ``key: expected …, got …``."""
     # Branches of a union appear in the location under their type's name; people wrote no such key.
     path = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        return f"{path}: unknown key (expected one that `confide init` shows)"
+        return f"{path}: unknown key (expected one {shown_by})"
     if kind == "missing":
         return f"{path}: missing; it has no default"
     if kind == "value_error":

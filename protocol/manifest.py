@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -12,22 +13,37 @@ from privacy.errors import ProtocolError
 from protocol.job import Job
 from protocol.job_file import parse_job
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
+MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What every site of a run must agree to.
+    """What every site of a run must agree to. Raises ProtocolError for a run without a proper name.
 
-    ``labels`` are in the order of the head's outputs; the digests are SHA-256 as hex.
+    ``cohort`` is the number of sites in the run, ``labels`` are in the order of the head's outputs; the
+    digests are SHA-256 as hex.
     """
 
     run: str
     job: Job
+    cohort: int
     labels: tuple[str, ...]
     base_digest: str
     layout_digest: str
     version: str = VERSION
+
+    def __post_init__(self) -> None:
+        # People read the name on their terminals and in their ledgers.
+        if not (isinstance(self.run, str) and _RUN.fullmatch(self.run)):
+            raise ProtocolError(
+                "expected a run's name of up to 120 letters, digits, dots, dashes and underscores, got "
+                f"{self.run!r}"
+            )
+        if type(self.cohort) is not int or self.cohort < 1:
+            raise ProtocolError(f"expected a cohort of one site or more, got {self.cohort!r}")
 
     @cached_property
     def content(self) -> bytes:
@@ -51,6 +67,7 @@ def read_manifest(content: bytes) -> Manifest:
         manifest = Manifest(
             run=table["run"],
             job=parse_job(table["job"]),
+            cohort=table["cohort"],
             labels=tuple(table["labels"]),
             base_digest=table["base_digest"],
             layout_digest=table["layout_digest"],

@@ -27,7 +27,7 @@ def exchange(grid: Grid, nodes: Sequence[int], request: Request) -> Exchange:
     """Send one request to every node and wait for all replies.
 
     Raises SiteError, with the site's own reason, if one refuses, fails or stays silent, and
-    BudgetError if one has taken all the steps that it planned for.
+    BudgetError if one has no budget left for it.
     """
     content = request.SerializeToString()
     # A record for each message: in one process they would otherwise share it.

@@ -30,9 +30,9 @@ def format_points(difference: float) -> str:
     return f"{points:.1f} points" if points < 9.95 else f"{points:.0f} points"
 
 
-def format_count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str, plural: str | None = None) -> str:
     """A number of things: 1 site, 4 sites."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def format_bytes(count: float) -> str:

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from protocol.durable import write_durably
+from privacy.durable import write_durably
 from protocol.job import Job
 from server import charts
 from server.comparison import Compared, list_findings, read_comparison

@@ -12,9 +12,10 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.errors import BudgetError, ProtocolError, RunError
+from privacy.receipt import Receipt, SignedReceipt
 from protocol.confide_pb2 import Join, Request, Train
 from protocol.layout import AdapterLayout
-from protocol.manifest import Manifest
+from protocol.manifest import MANIFEST_PURPOSE, Manifest
 from protocol.vector import from_bytes, to_bytes
 from server.evaluation import Evaluator
 from server.exchange import Exchange, exchange
@@ -44,9 +45,11 @@ def run_rounds(
     nodes = sorted(grid.get_node_ids())
     if not nodes:
         raise RunError("no site is connected")
-    join = Request(join=Join(manifest=manifest.content))
+    signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
+    join = Request(join=Join(manifest=manifest.content, signature=signature))
     joined = exchange(grid, nodes, join)
     _check_joined(joined, manifest)
+    folder.keep_public_keys({name: reply.joined.public_key for name, reply in joined.replies.items()})
     done = folder.records()
     start = len(done)
     log.info("joined by %s; %d rounds done", ", ".join(joined.replies), start)
@@ -64,11 +67,13 @@ def run_rounds(
         score = evaluator.score(adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
+        signed, receipts = _receipts(answers, number, folder)
+        folder.save_receipts(number, signed)
         record = RoundRecord(
             round=number,
             loss=score.loss,
             accuracy=score.accuracy,
-            epsilon=_epsilons(answers),
+            epsilon={name: receipt.epsilon for name, receipt in receipts.items()},
             bytes_up=answers.bytes_up,
             bytes_down=answers.bytes_down,
             seconds=time.perf_counter() - began,
@@ -94,7 +99,16 @@ def _updates(answers: Exchange, number: int, layout: AdapterLayout) -> dict[str,
     return updates
 
 
-def _epsilons(answers: Exchange) -> dict[str, float | None]:
-    """ε by site; None stands for no privacy at all, which JSON has no number for."""
-    spent = {name: reply.trained.epsilon for name, reply in answers.replies.items()}
-    return {name: value if math.isfinite(value) else None for name, value in spent.items()}
+def _receipts(
+    answers: Exchange, number: int, folder: RunFolder
+) -> tuple[dict[str, SignedReceipt], dict[str, Receipt]]:
+    """What each site signed, and what that says. Raises ProtocolError where it is not about this round."""
+    keys, digest = folder.public_keys, folder.manifest.digest.hex()
+    signed, read = {}, {}
+    for name, reply in answers.replies.items():
+        kept = reply.trained.receipt
+        signed[name] = SignedReceipt(content=kept.content, signature=kept.signature)
+        receipt = read[name] = signed[name].read(keys[name])
+        if (receipt.site, receipt.manifest, receipt.round) != (name, digest, number):
+            raise ProtocolError(f"{name} sent a receipt for something else than round {number} of this run")
+    return signed, read

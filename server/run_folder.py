@@ -6,11 +6,14 @@
     manifest.json        what the sites agreed to
     facts.json           versions, device, sizes, what the report says beside the rounds
     adapter_config.json  PEFT's description of the adapter
+    coordinator.key      what the coordinator signed the manifest with
+    sites.json           the sites' public keys, as they joined
+    receipts/001.json …  what each site signed that the round cost it
     rounds.jsonl         one JSON object a finished round
     rounds/000/          the adapter before the first round, in PEFT's own format
     rounds/001/ …        the adapter after each round
     adapter              a link to the last one
-    sites/<name>/        a simulated site's own records
+    sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder
     run.log              what happened when
     report.html          the report
@@ -31,8 +34,10 @@ import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from privacy.errors import RunError
-from protocol.durable import sync_file, sync_folder, write_durably
+from privacy.errors import ProtocolError, RunError
+from privacy.identity import Identity
+from privacy.receipt import SignedReceipt
+from privacy.durable import sync_file, sync_folder, write_durably
 from protocol.job import Job
 from protocol.layout import AdapterLayout
 from protocol.manifest import Manifest, read_manifest
@@ -106,6 +111,50 @@ class RunFolder:
     @property
     def manifest(self) -> Manifest:
         return read_manifest((self.path / "manifest.json").read_bytes())
+
+    @property
+    def identity(self) -> Identity:
+        """The coordinator's key in this run."""
+        return Identity.load_or_create(self.path / "coordinator.key")
+
+    @property
+    def public_keys(self) -> dict[str, bytes]:
+        """The sites' keys by name; none before they joined."""
+        path = self.path / "sites.json"
+        table = json.loads(path.read_text()) if path.exists() else {}
+        return {name: bytes.fromhex(key) for name, key in table.items()}
+
+    def keep_public_keys(self, keys: Mapping[str, bytes]) -> None:
+        """Remember the sites' keys. Raises ProtocolError if a site comes back with another one."""
+        known = self.public_keys
+        changed = sorted(name for name in known if keys.get(name, known[name]) != known[name])
+        if changed:
+            raise ProtocolError(f"{changed[0]} answers under another key than the one it joined with")
+        table = {name: key.hex() for name, key in sorted((known | dict(keys)).items())}
+        write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode())
+
+    def receipts(self, number: int) -> dict[str, SignedReceipt]:
+        """A round's receipts by site. Raises RunError if they are not there or cannot be read."""
+        path = self.path / "receipts" / f"{number:03d}.json"
+        try:
+            table = json.loads(path.read_text())
+            return {
+                name: SignedReceipt(
+                    content=kept["content"].encode(), signature=bytes.fromhex(kept["signature"])
+                )
+                for name, kept in table.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"round {number}: {path} cannot be read: {error}") from error
+
+    def save_receipts(self, number: int, receipts: Mapping[str, SignedReceipt]) -> None:
+        table = {
+            name: {"content": receipt.content.decode(), "signature": receipt.signature.hex()}
+            for name, receipt in receipts.items()
+        }
+        folder = self.path / "receipts"
+        folder.mkdir(exist_ok=True)
+        write_durably(folder / f"{number:03d}.json", json.dumps(table, indent=1).encode())
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from client.site import Site
 from protocol.flower import unwrap, wrap
 from protocol.job import Job
+from server.run_folder import RunFolder
 from simulation.world import World
 
 
@@ -45,4 +46,5 @@ def _world(job: str) -> World:
 def _site(job: str, home: Path, index: int) -> Site:
     world = _world(job)
     name = world.site_names[index]
-    return world.site(name, home=home / name)
+    coordinator = RunFolder.open(home.parent).identity.public
+    return world.site(name, home=home / name, coordinator=coordinator)

@@ -104,7 +104,9 @@ def run_in_folder(
                 coordinate=lambda grid: coordinate(grid, world, folder, progress),
             )
         else:
-            sites = [world.site(n, home=folder.path / "sites" / n) for n in world.site_names]
+            coordinator = folder.identity.public
+            homes = {name: folder.path / "sites" / name for name in world.site_names}
+            sites = [world.site(name, home=home, coordinator=coordinator) for name, home in homes.items()]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
             coordinate(grid, world, folder, progress)
     records = folder.records()

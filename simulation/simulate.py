@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from client.home import Home
 from privacy.errors import ConfideError, UserError
 from protocol.job import Job
 from server.report import write_report
@@ -40,8 +41,8 @@ def simulate(
     try:
         return _run(world, folder, engine=engine, compare=compare, progress=progress)
     except ConfideError as error:
-        charged = any(path.stat().st_size for path in folder.path.glob("sites/*/steps.jsonl"))
-        if error.exit_code == UserError.exit_code and not charged:
+        homes = [Home(path) for path in folder.path.glob("sites/*")]
+        if error.exit_code == UserError.exit_code and not any(home.has_released() for home in homes):
             # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
             shutil.rmtree(folder.path)
         raise

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import label_names, read_table
+from client.data import example_digest, label_names, read_table
+from client.home import Home
+from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Entropy, Site
 from client.training import Trainer
 from privacy.noise import keyed_source
@@ -56,16 +58,23 @@ class World:
     def site_names(self) -> tuple[str, ...]:
         return tuple(self._rows)
 
-    def site(self, name: str, *, home: Path) -> Site:
-        """One simulated site; its own records go under ``home``."""
+    def site(self, name: str, *, home: Path, coordinator: bytes | None = None) -> Site:
+        """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
+
+        ``coordinator`` is the public key that such a policy pins.
+        """
         examples = self.examples(name)
+        place = Home(home)
+        if not place.has_policy:
+            place.write_policy(simulated_policy(self.job, coordinator))
         return Site(
             name=name,
             examples=examples,
+            digests=[example_digest(self._table.texts[row]) for row in self._rows[name]],
             labels=self.labels,
             trainer=self.trainer,
             activations=self._kept(name, examples),
-            home=home,
+            home=place,
             keyed_entropy=_keyed_entropy(self.job, name),
         )
 
@@ -92,6 +101,7 @@ class World:
         return Manifest(
             run=run,
             job=self.job,
+            cohort=len(self._rows),
             labels=self.labels,
             base_digest=self.adapted.base_digest,
             layout_digest=self.adapted.layout.digest,
@@ -136,6 +146,20 @@ class World:
             labels = [number[table.labels[row]] for row in rows]
         texts = [table.texts[row] for row in rows]
         return tokenize(self.adapted.tokenizer, texts=texts, labels=labels, job=self.job)
+
+
+def simulated_policy(job: Job, coordinator: bytes | None) -> Policy:
+    """What a simulated site allows: this job once, and nothing more.
+
+    Half of a budget's δ is for the runs' own, so it is twice the job's.
+    """
+    budget = BudgetSection(epsilon=job.privacy.epsilon + job.metrics.epsilon, delta=2 * job.privacy.delta)
+    rules = RulesSection(
+        mechanisms=[job.privacy.mechanism],
+        coordinator=coordinator.hex() if coordinator else None,
+        metrics_epsilon=job.metrics.epsilon,
+    )
+    return Policy(budget=budget, rules=rules)
 
 
 def _keyed_entropy(job: Job, name: str) -> Entropy | None:

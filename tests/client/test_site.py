@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.home import Home
 from client.site import Site
-from privacy.errors import PrivacyUnitError
+from privacy.errors import LedgerError, PrivacyUnitError, UserError
+from privacy.entries import Refused, Released
+from privacy.identity import Identity
+from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Join, Reply, Request, Train
 from protocol.manifest import Manifest
 from protocol.vector import from_bytes, to_bytes
@@ -41,6 +46,17 @@ def train(site: Site, manifest: Manifest, world: World, number: int = 1, **chang
     return ask(site, train=Train(round=number, **fields))
 
 
+def charges(home: Path) -> list[Released]:
+    """What a home's ledger says was released."""
+    entries = audit_ledger(home / "ledger.db").entries
+    return [entry.event for entry in entries if isinstance(entry.event, Released)]
+
+
+def epsilon(reply: Reply) -> float:
+    """What the receipt in a reply says was spent."""
+    return json.loads(reply.trained.receipt.content)["epsilon"]
+
+
 def test_a_site_joins_and_trains(world: World, site: Site) -> None:
     manifest = world.manifest("run")
     assert join(site, manifest).joined.manifest_digest == manifest.digest
@@ -48,18 +64,18 @@ def test_a_site_joins_and_trains(world: World, site: Site) -> None:
     assert (reply.site, reply.trained.round) == ("site-1", 1)
     update = from_bytes(reply.trained.update, size=world.adapted.layout.update_size)
     assert update.any()
-    assert 0 < reply.trained.epsilon < 8.0
+    assert 0 < epsilon(reply) < 8.0
 
 
 def test_spending_adds_up_to_the_plan_and_no_further(world: World, site: Site) -> None:
     manifest = world.manifest("run")
     join(site, manifest)
-    spent = [train(site, manifest, world, number).trained.epsilon for number in (1, 2, 3)]
+    spent = [epsilon(train(site, manifest, world, number)) for number in (1, 2, 3)]
     assert spent == sorted(spent)
     assert 7.5 < spent[-1] <= 8.0
     refused = train(site, manifest, world, 3).refused
     assert refused.budget_spent
-    assert "planned for 6 steps and has taken 6" in refused.reason
+    assert "planned for 6 steps here and has taken 6" in refused.reason
 
 
 def test_fresh_noise_differs_each_time(world: World, site: Site) -> None:
@@ -75,7 +91,7 @@ def test_another_process_goes_on_with_the_run(world: World, tmp_path: Path) -> N
     join(before, manifest)
     train(before, manifest, world, 1)
     after = world.site("site-1", home=tmp_path)
-    assert train(after, manifest, world, 2).trained.epsilon > 0
+    assert epsilon(train(after, manifest, world, 2)) > 0
     train(after, manifest, world, 3)
     assert train(after, manifest, world, 3).refused.budget_spent
 
@@ -113,7 +129,7 @@ def test_training_before_joining_is_refused(world: World, site: Site) -> None:
     [
         (0, {}, "from 1 to 3, got 0"),
         (4, {}, "from 1 to 3, got 4"),
-        (1, {"manifest_digest": b"\0" * 32}, "another manifest"),
+        (1, {"manifest_digest": b"\0" * 32}, "has not joined"),
         (1, {"adapter": b""}, "bytes, got 0"),
         (1, {"adapter": b"\0" * 4}, "bytes, got 4"),
     ],
@@ -125,7 +141,7 @@ def test_an_odd_round_is_refused_and_costs_nothing(
     manifest = world.manifest("run")
     join(site, manifest)
     assert reason in train(site, manifest, world, number, **change).refused.reason
-    assert (tmp_path / "steps.jsonl").read_text() == ""
+    assert not charges(tmp_path)
 
 
 def test_an_adapter_that_is_not_finite_is_refused_and_costs_nothing(world: World, tmp_path: Path) -> None:
@@ -134,7 +150,7 @@ def test_an_adapter_that_is_not_finite_is_refused_and_costs_nothing(world: World
     join(site, manifest)
     adapter = np.full_like(world.initial_adapter, np.nan)
     assert "NaN" in train(site, manifest, world, adapter=to_bytes(adapter)).refused.reason
-    assert (tmp_path / "steps.jsonl").read_text() == ""
+    assert not charges(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"", b"hello"])
@@ -165,20 +181,117 @@ def test_a_site_that_refused_to_join_does_not_train(
 
 
 @pytest.mark.parametrize(
-    "section",
-    [{"privacy": {"epsilon": 500.0}}, {"privacy": {"mechanism": "none"}}, {"training": {"rounds": 99}}],
+    ("section", "rule"),
+    [
+        ({"privacy": {"epsilon": 500.0}}, "budget.epsilon_per_run"),
+        ({"privacy": {"mechanism": "none"}}, "rules.mechanisms"),
+        ({"training": {"rounds": 99}}, None),
+    ],
     ids=["more epsilon", "no noise", "more rounds"],
 )
-def test_no_second_manifest_loosens_the_plan(
-    world: World, site: Site, tiny_folder: Path, section: dict[str, dict[str, object]]
+@pytest.mark.parametrize("name", ["run", "another run"])
+def test_no_second_manifest_goes_beyond_the_budget(
+    world: World,
+    tmp_path: Path,
+    tiny_folder: Path,
+    section: dict[str, dict[str, object]],
+    rule: str | None,
+    name: str,
 ) -> None:
+    site = world.site("site-1", home=tmp_path)
     manifest = world.manifest("run")
     join(site, manifest)
     train(site, manifest, world)
-    looser = replace(manifest, job=tiny.job(tiny_folder, **section))
-    assert "belongs to another run" in join(site, looser).refused.reason
-    assert "another manifest" in train(site, looser, world, 2).refused.reason
-    assert train(site, manifest, world, 2).trained.epsilon <= 8.0
+    looser = replace(manifest, run=name, job=tiny.job(tiny_folder, **section))
+
+    reason = join(site, looser).refused.reason
+    expected = rule or ("cannot use its ledger" if name == "run" else "has no room for the run")
+    assert expected in reason
+    assert "has not joined" in train(site, looser, world, 2).refused.reason
+
+    assert epsilon(train(site, manifest, world, 2)) <= 8.0
+    refusals = [
+        e.event for e in audit_ledger(tmp_path / "ledger.db").entries if isinstance(e.event, Refused)
+    ]
+    assert [(refusal.run, refusal.manifest) for refusal in refusals] == [(name, looser.digest.hex())]
+    assert refusals[0].rule == (rule or ("LedgerError" if name == "run" else "OverdrawnError"))
+
+
+def test_a_coordinator_is_not_told_what_is_left(world: World, site: Site) -> None:
+    first, second = (world.manifest(name) for name in ("first", "second"))
+    join(site, first)
+    train(site, first, world)
+
+    refused = join(site, second).refused
+
+    assert refused.reason == "the data's budget at this site has no room for the run"
+    assert refused.budget_spent
+
+
+def test_two_runs_share_one_budget(world: World, tmp_path: Path) -> None:
+    """Three times the budget of one run holds several, and the ledger counts them together."""
+    site = world.site("site-1", home=tmp_path)
+    policy = Home(tmp_path).policy
+    budget = policy.budget.model_copy(update={"epsilon": 24.0, "delta": 0.01})
+    Home(tmp_path).write_policy(policy.model_copy(update={"budget": budget}))
+    accepted = 0
+    for number in range(20):
+        manifest = world.manifest(f"run-{number}")
+        if join(site, manifest).HasField("refused"):
+            break
+        train(site, manifest, world)
+        accepted += 1
+    assert accepted >= 3
+    assert audit_ledger(tmp_path / "ledger.db").datasets[0].epsilon <= 24.0
+    # Refused for good, and the runs that were accepted go on.
+    assert join(site, world.manifest("one more")).refused.budget_spent
+    assert epsilon(train(site, world.manifest("run-0"), world, 2)) <= 8.0
+
+
+def test_a_run_waits_for_its_approval(world: World, tmp_path: Path) -> None:
+    site, home = world.site("site-1", home=tmp_path), Home(tmp_path)
+    policy = home.policy
+    rules = policy.rules.model_copy(update={"approval": "manual"})
+    home.write_policy(policy.model_copy(update={"rules": rules}))
+    manifest = world.manifest("run")
+
+    assert "rules.approval: run run waits for the custodian" in join(site, manifest).refused.reason
+    assert "has not joined" in train(site, manifest, world).refused.reason
+    with pytest.raises(UserError, match="expected one manifest of run other"):
+        home.approve("other")
+    assert home.approve("run") == manifest
+    assert join(site, manifest).joined.manifest_digest == manifest.digest
+    assert epsilon(train(site, manifest, world)) > 0
+    # The approval is for this manifest and no other of the same name.
+    assert "waits" in join(site, replace(manifest, cohort=2)).refused.reason
+
+
+def test_a_policy_that_tightens_holds_for_the_next_process(world: World, tmp_path: Path) -> None:
+    site, home, manifest = world.site("site-1", home=tmp_path), Home(tmp_path), world.manifest("run")
+    join(site, manifest)
+    rules = home.policy.rules.model_copy(update={"least_cohort": 4})
+    home.write_policy(home.policy.model_copy(update={"rules": rules}))
+    again = world.site("site-1", home=tmp_path)
+    assert "rules.least_cohort: expected at least 4" in train(again, manifest, world).refused.reason
+    assert not charges(tmp_path)
+
+
+def test_only_the_pinned_coordinator_is_answered(world: World, tmp_path: Path) -> None:
+    coordinator, other = Identity.generate(), Identity.generate()
+    site = world.site("site-1", home=tmp_path, coordinator=coordinator.public)
+    manifest = world.manifest("run")
+    for signature in (
+        b"",
+        other.sign("manifest", manifest.content),
+        coordinator.sign("m", manifest.content),
+    ):
+        refused = ask(site, join=Join(manifest=manifest.content, signature=signature)).refused
+        assert "rules.coordinator" in refused.reason
+    # What anyone could have sent leaves no mark that could fill the disk.
+    assert len(audit_ledger(tmp_path / "ledger.db").entries) == 1
+    signature = coordinator.sign("manifest", manifest.content)
+    joined = ask(site, join=Join(manifest=manifest.content, signature=signature)).joined
+    assert joined.manifest_digest == manifest.digest
 
 
 def test_two_processes_of_one_site_share_one_count(world: World, tmp_path: Path) -> None:
@@ -186,19 +299,25 @@ def test_two_processes_of_one_site_share_one_count(world: World, tmp_path: Path)
     sites = [world.site("site-1", home=tmp_path) for _ in range(2)]
     for one in sites:
         join(one, manifest)
-    spent = [train(sites[number % 2], manifest, world, number).trained.epsilon for number in (1, 2, 3)]
+    spent = [epsilon(train(sites[number % 2], manifest, world, number)) for number in (1, 2, 3)]
     assert spent[0] < spent[1] < spent[2]
     assert all(train(one, manifest, world, 3).refused.budget_spent for one in sites)
 
 
-def test_a_lost_record_of_steps_is_not_a_fresh_start(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [(), ("ledger.head",)], ids=["all of it", "the database"])
+def test_a_lost_ledger_is_not_a_fresh_start(world: World, tmp_path: Path, left: tuple[str, ...]) -> None:
     manifest = world.manifest("run")
     before = world.site("site-1", home=tmp_path)
     join(before, manifest)
     train(before, manifest, world)
-    (tmp_path / "steps.jsonl").unlink()
-    assert "is lost" in train(world.site("site-1", home=tmp_path), manifest, world, 2).refused.reason
-    assert "is lost" in join(world.site("site-1", home=tmp_path), manifest).refused.reason
+    for path in tmp_path.glob("ledger.*"):
+        if path.name not in left:
+            path.unlink()
+    after = world.site("site-1", home=tmp_path)
+    assert "cannot use its ledger" in train(after, manifest, world, 2).refused.reason
+    assert "cannot use its ledger" in join(after, manifest).refused.reason
+    with pytest.raises(LedgerError, match="is lost"):
+        Home(tmp_path).open_ledger("site-1", Home(tmp_path).identity())
 
 
 def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: World, tmp_path: Path) -> None:
@@ -208,7 +327,12 @@ def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: Worl
     odd = world.site("site-1", home=tmp_path / "odd")
     odd._examples = odd._examples.take(np.zeros(len(odd._examples), np.int64))
     content = Request(join=Join(manifest=manifest.content)).SerializeToString()
-    assert plain.answer(content) == odd.answer(content)
+    # The digests are those of the examples that each has; the labels too.
+    odd._digests = odd._digests[:1]
+    answers = [Reply.FromString(site.answer(content)) for site in (plain, odd)]
+    for answer in answers:
+        answer.joined.public_key = b""  # each home has its own
+    assert answers[0] == answers[1]
 
 
 def test_an_unforeseen_error_tells_nothing(
@@ -225,7 +349,7 @@ def test_an_unforeseen_error_tells_nothing(
 
 
 def test_a_full_disk_is_named_and_nothing_is_trained(
-    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -234,4 +358,6 @@ def test_a_full_disk_is_named_and_nothing_is_trained(
     join(site, manifest)
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        assert "No space left on device" in train(site, manifest, world).refused.reason
+        monkeypatch.setattr(world.trainer, "train", None)
+        assert "cannot use its ledger" in train(site, manifest, world).refused.reason
+    assert "No space left on device" in caplog.text

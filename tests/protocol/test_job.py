@@ -47,7 +47,7 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("training", "learning_rate", float("inf"), ["training.learning_rate"]),
         ("training", "learning_rate", float("nan"), ["training.learning_rate"]),
         ("privacy", "epsilon", 0.0, ["privacy.epsilon", "greater than 0"]),
-        ("privacy", "delta", 1.0, ["privacy.delta", "less than 1"]),
+        ("privacy", "delta", 0.5, ["privacy.delta", "less than 0.5"]),
         ("privacy", "unit", "site", ["privacy.unit", "'example'", "'site'"]),
         ("privacy", "mechanism", "none at all", ["privacy.mechanism", "gaussian"]),
         ("federation", "partition", "random", ["federation.partition", "iid"]),

@@ -17,6 +17,7 @@ def manifest(tiny_folder: Path) -> Manifest:
     return Manifest(
         run="r",
         job=tiny.job(tiny_folder),
+        cohort=3,
         labels=("no", "yes"),
         base_digest="a" * 64,
         layout_digest="b" * 64,

@@ -1,0 +1,139 @@
+"""A site's home: the folder that holds what the site itself keeps, whatever process answers for it.
+
+::
+
+    site.toml               the custodian's policy
+    identity.key            the site's Ed25519 key, readable by its owner alone
+    ledger.db …             what was spent (see privacy.ledger_file)
+    manifests/<digest>.json the manifests that the site joined, each with its .signature
+    pending/<digest>.json   those that wait for the custodian
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.policy import FILE, Policy, policy_toml, read_policy
+from privacy.durable import write_durably
+from privacy.entries import Approved, Begun, Released, Unprotected, read_entry
+from privacy.errors import LedgerError, UserError
+from privacy.identity import Identity
+from privacy.ledger import DATABASE, Ledger
+from privacy.ledger_file import copied
+from protocol.manifest import Manifest, read_manifest
+
+
+class Home:
+    """One site's folder. Raises OSError where the disk fails, and the errors of what it opens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def policy(self) -> Policy:
+        return read_policy(self.path / FILE)
+
+    @property
+    def has_policy(self) -> bool:
+        return (self.path / FILE).exists()
+
+    def write_policy(self, policy: Policy) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_durably(self.path / FILE, policy_toml(policy).encode())
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path / DATABASE
+
+    def identity(self) -> Identity:
+        """The site's key; made if neither it nor a ledger under it is there."""
+        key = self.path / "identity.key"
+        return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
+
+    def open_ledger(self, site: str, identity: Identity) -> Ledger:
+        """The site's ledger, begun with the policy's budget if the home is new.
+
+        Raises LedgerError if the home has manifests and no ledger: what they spent is unknown.
+        """
+        if not self.ledger_path.exists() and any(self.manifests()):
+            raise LedgerError(
+                f"the ledger is lost: {self.path} has manifests and no {DATABASE}; bring it back"
+            )
+        budget = self.policy.budget
+        return Ledger.open(
+            self.path,
+            site=site,
+            identity=identity,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            order=budget.order,
+        )
+
+    def keep(self, manifest: Manifest, signature: bytes, *, pending: bool = False) -> None:
+        """Remember a manifest, and the coordinator's signature under it, beyond this process."""
+        path = self._manifest_path(manifest.digest, pending=pending)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path.with_suffix(".signature"), signature)
+            write_durably(path, manifest.content)
+
+    def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
+        """A manifest that the site joined and its signature, if it did."""
+        path = self._manifest_path(digest)
+        if not path.exists():
+            return None
+        return read_manifest(path.read_bytes()), path.with_suffix(".signature").read_bytes()
+
+    def _manifest_path(self, digest: bytes, *, pending: bool = False) -> Path:
+        return self.path / ("pending" if pending else "manifests") / f"{digest.hex()}.json"
+
+    def manifests(self, *, pending: bool = False) -> Iterator[Manifest]:
+        folder = self.path / ("pending" if pending else "manifests")
+        for path in sorted(folder.glob("*.json")):
+            yield read_manifest(path.read_bytes())
+
+    def approve(self, run: str) -> Manifest:
+        """Approve the one manifest of a run that waits, in the ledger, and return it.
+
+        Raises UserError if none waits, or several do.
+        """
+        waiting = [manifest for manifest in self.manifests(pending=True) if manifest.run == run]
+        if len(waiting) != 1:
+            names = ", ".join(sorted({m.run for m in self.manifests(pending=True)})) or "no run"
+            raise UserError(
+                f"expected one manifest of run {run} that waits for approval, found {len(waiting)}; "
+                f"{names} waits at {self.path}"
+            )
+        manifest = waiting[0]
+        ledger = self.open_ledger(self.site_name(), self.identity())
+        ledger.record(Approved(run=run, manifest=manifest.digest.hex()))
+        ledger.close()
+        path = self._manifest_path(manifest.digest, pending=True)
+        path.unlink()
+        path.with_suffix(".signature").unlink()
+        return manifest
+
+    def close_run(self, run: str) -> float:
+        """End a run here for good, and return the ε that its data has lost then."""
+        ledger = self.open_ledger(self.site_name(), self.identity())
+        dataset = ledger.close_run(run)
+        epsilon = ledger.epsilon(dataset)
+        ledger.close()
+        return epsilon
+
+    def site_name(self) -> str:
+        """The name that the ledger was begun under."""
+        with copied(self.ledger_path) as file:
+            first = next(file.rows(), None)
+            if first is None:
+                raise LedgerError("the ledger is empty", entry=1)
+            return read_entry(first.body, number=1).event.site
+
+    def has_released(self) -> bool:
+        """Whether anything was reserved here, and so may have left."""
+        if not self.ledger_path.exists():
+            return False
+        with copied(self.ledger_path) as file:
+            events = [read_entry(row.body, number=row.number).event for row in file.rows()]
+        return any(isinstance(event, Begun | Released | Unprotected) for event in events)

@@ -1,0 +1,130 @@
+"""The policy: what a site's custodian allows, in ``site.toml``, and which rule a manifest breaks."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privacy.errors import PolicyError, PolicyFileError, SignatureError
+from privacy.identity import verify
+from protocol.job import Task
+from protocol.job_file import explain
+from protocol.manifest import MANIFEST_PURPOSE, Manifest
+
+FILE = "site.toml"
+_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BudgetSection(_Section):
+    """How much may be lost about one example of a data set: over its life, and in one run.
+
+    A run has its own δ; half of ``delta`` is for those of all runs together, and half for the filter by
+    order. ``order`` fixes the filter's α when the ledger begins; unset, it is chosen.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    epsilon_per_run: Annotated[float, Field(gt=0, le=1000)] | None = None
+    order: Annotated[int, Field(ge=2, le=256)] | None = None
+
+    @model_validator(mode="after")
+    def _within(self) -> BudgetSection:
+        if self.epsilon_per_run is not None and self.epsilon_per_run > self.epsilon:
+            raise ValueError(
+                f"epsilon_per_run={self.epsilon_per_run:g} is more than epsilon={self.epsilon:g}"
+            )
+        return self
+
+
+class RulesSection(_Section):
+    """What a manifest must be like. Lists that are unset allow anything."""
+
+    mechanisms: list[Literal["gaussian", "laplace", "none"]] = ["gaussian", "laplace"]
+    least_cohort: Annotated[int, Field(ge=1)] = 1
+    secure_aggregation: Literal["required", "optional"] = "optional"
+    base_models: list[_Hex32] | None = None
+    tasks: list[Task] | None = None
+    coordinator: _Hex32 | None = None
+    metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    approval: Literal["automatic", "manual"] = "automatic"
+
+
+class Policy(_Section):
+    """A site's policy, whole."""
+
+    budget: BudgetSection
+    rules: RulesSection = RulesSection()
+
+    def check(self, manifest: Manifest, signature: bytes) -> None:
+        """Raises PolicyError naming the first rule that a manifest breaks, approval apart."""
+        job, rules = manifest.job, self.rules
+        if rules.coordinator is not None:
+            self._check_signed(rules.coordinator, manifest, signature)
+        _allow("mechanisms", job.privacy.mechanism, rules.mechanisms)
+        if job.privacy.mechanism != "none":
+            most = self.budget.epsilon_per_run or self.budget.epsilon
+            if job.privacy.epsilon > most:
+                raise PolicyError(
+                    f"expected privacy.epsilon={most:g} at most, got {job.privacy.epsilon:g}",
+                    rule="budget.epsilon_per_run",
+                )
+        if manifest.cohort < rules.least_cohort:
+            raise PolicyError(
+                f"expected at least {rules.least_cohort} sites in the run, got {manifest.cohort}",
+                rule="rules.least_cohort",
+            )
+        if rules.secure_aggregation == "required" and job.secure_aggregation == "none":
+            raise PolicyError(
+                "the coordinator would read this site's updates one by one: expected secure "
+                'aggregation, got secure_aggregation="none"',
+                rule="rules.secure_aggregation",
+            )
+        _allow("base_models", manifest.base_digest, rules.base_models)
+        _allow("tasks", job.task, rules.tasks)
+        if job.metrics.epsilon > rules.metrics_epsilon:
+            raise PolicyError(
+                f"expected metrics.epsilon={rules.metrics_epsilon:g} at most, got {job.metrics.epsilon:g}",
+                rule="rules.metrics_epsilon",
+            )
+
+    @staticmethod
+    def _check_signed(coordinator: str, manifest: Manifest, signature: bytes) -> None:
+        try:
+            verify(bytes.fromhex(coordinator), MANIFEST_PURPOSE, manifest.content, signature)
+        except SignatureError as error:
+            raise PolicyError(
+                f"the coordinator {coordinator[:16]}… did not sign this manifest", rule="rules.coordinator"
+            ) from error
+
+
+def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
+    if allowed is not None and asked not in allowed:
+        options = ", ".join(allowed) or "nothing"
+        raise PolicyError(f"expected one of {options}, got {asked}", rule=f"rules.{rule}")
+
+
+def read_policy(path: Path) -> Policy:
+    """Read ``site.toml``. Raises PolicyFileError with one line per wrong key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PolicyFileError(f"no policy at {path}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyFileError(f"cannot read the policy {path}: {error}") from error
+    try:
+        return Policy.model_validate(table)
+    except ValidationError as error:
+        raise PolicyFileError(explain(error, shown_by="that docs/policy.md lists")) from None
+
+
+def policy_toml(policy: Policy) -> str:
+    """A policy as TOML, every key filled in but those that are unset."""
+    return tomli_w.dumps(policy.model_dump(mode="json", exclude_none=True))

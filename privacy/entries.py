@@ -1,0 +1,198 @@
+"""What a ledger says, as immutable events, and the chain that they hang on.
+
+An entry's body is canonical JSON: its number, the time, the SHA-256 of the body before it, a random salt,
+and one event. The site signs each body. The salt hides the body from those who only see its hash in a
+receipt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from privacy.budget import Budget, Spent
+from privacy.errors import LedgerError, PlanError
+from privacy.plan import Plan
+
+VERSION = 1
+PURPOSE = "ledger entry"  # what the signature is for
+GENESIS = "0" * 64  # what stands for the body before the first
+
+# A run may charge for its training and, apart from it, for metrics.
+Purpose: TypeAlias = Literal["training", "metrics"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """The ledger begins: whose it is, and what it allows for each data set."""
+
+    version: int
+    site: str
+    public_key: str
+    budget: Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebudgeted:
+    """The custodian allows another ε from here on. δ and the order stay for good."""
+
+    epsilon: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A data set; its number is this entry's. ``fingerprint`` is over its examples' keyed digests."""
+
+    fingerprint: str
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A plan begins; ``cost`` is what all its steps would spend, ``spent`` the data set's total with it."""
+
+    dataset: int
+    run: str
+    manifest: str
+    purpose: Purpose
+    plan: Plan
+    cost: Spent
+    spent: Spent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """Steps of a plan, written before their noise is drawn. ``taken`` counts the plan's steps so far."""
+
+    dataset: int
+    run: str
+    purpose: Purpose
+    round: int
+    steps: int
+    taken: int
+    spent: Spent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """A plan ends early: steps that were not taken never will be."""
+
+    dataset: int
+    run: str
+    purpose: Purpose
+    taken: int
+    spent: Spent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unprotected:
+    """A round without noise: no bound holds for this data set any more."""
+
+    dataset: int
+    run: str
+    manifest: str
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approved:
+    """The custodian approved a manifest by hand."""
+
+    run: str
+    manifest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The site said no, by which rule and why."""
+
+    run: str
+    manifest: str
+    rule: str
+    reason: str
+
+
+Event: TypeAlias = Union[  # noqa: UP007 - get_args below wants the members
+    Created, Rebudgeted, Registered, Begun, Released, Closed, Unprotected, Approved, Refused
+]
+_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One entry. ``number`` counts from 1, ``time`` is in seconds since 1970 (UTC)."""
+
+    number: int
+    time: int
+    previous: str
+    salt: str
+    event: Event
+
+    @cached_property
+    def body(self) -> bytes:
+        """Canonical JSON: keys in order, no spaces, UTF-8."""
+        table = {
+            "number": self.number,
+            "time": self.time,
+            "previous": self.previous,
+            "salt": self.salt,
+            "kind": type(self.event).__name__.lower(),
+            "event": asdict(self.event),
+        }
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the body, as hex."""
+        return hashlib.sha256(self.body).hexdigest()
+
+
+def read_entry(body: bytes, *, number: int) -> Entry:
+    """Parse a body that stands as entry ``number``. Raises LedgerError if it says something else."""
+    try:
+        table = json.loads(body)
+        entry = Entry(
+            number=_value(int, table["number"]),
+            time=_value(int, table["time"]),
+            previous=_value(str, table["previous"]),
+            salt=_value(str, table["salt"]),
+            event=_build(_KINDS[table["kind"]], table["event"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, PlanError) as error:
+        raise LedgerError(f"it cannot be read: {error!r}", entry=number) from error
+    if entry.body != body:
+        raise LedgerError("it is not in its canonical form", entry=number)
+    if entry.number != number:
+        raise LedgerError(f"it calls itself entry {entry.number}", entry=number)
+    return entry
+
+
+def _build(kind: type[Any], table: dict[str, Any]) -> Any:
+    """A dataclass from its fields as JSON gives them, each of the type that it is declared with."""
+    hints = _fields(kind)
+    if table.keys() != hints.keys():
+        raise ValueError(f"expected the fields of {kind.__name__}, got {sorted(table)}")
+    return kind(**{name: _value(hints[name], value) for name, value in table.items()})
+
+
+@lru_cache
+def _fields(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"expected one of {get_args(hint)}, got {value!r}")
+        return value
+    # A whole number may stand where a person wrote 8 for a budget of 8.0; a truth value may not.
+    if type(value) is not hint and not (hint is float and type(value) is int):
+        raise ValueError(f"expected {hint}, got {value!r}")
+    return value

@@ -1,0 +1,353 @@
+"""The ledger: every release that leaves a site, written down before its noise is drawn."""
+
+from __future__ import annotations
+
+import hmac
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.budget import Budget, Spent, make_budget
+from privacy.entries import (
+    PURPOSE,
+    VERSION,
+    Approved,
+    Begun,
+    Closed,
+    Created,
+    Entry,
+    Event,
+    Purpose,
+    Rebudgeted,
+    Refused,
+    Registered,
+    Released,
+    Unprotected,
+    read_entry,
+)
+from privacy.errors import BudgetError, LedgerError, SignatureError
+from privacy.history import DIGEST_BYTES, Course, History, fingerprint
+from privacy.identity import Identity, verify
+from privacy.ledger_file import HEAD_PURPOSE, Head, LedgerFile, Row, head_content
+from privacy.plan import Plan
+
+DATABASE = "ledger.db"
+# Clocks are set back by seconds when they are corrected; more is a clock that cannot be believed.
+_CLOCK_SECONDS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """A round's steps of a plan on a data set. The first charge of a run begins its plan, whole.
+
+    ``repeatable`` is for keyed noise: taking the same round again releases the same numbers.
+    """
+
+    dataset: int
+    run: str
+    manifest: str
+    plan: Plan
+    round: int
+    steps: int
+    purpose: Purpose = "training"
+    repeatable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """A charge that is on disk: ``taken`` steps of the plan after its round, and the ledger's ``head``."""
+
+    taken: int
+    head: str
+
+
+class Ledger:
+    """One site's ledger, for writing. Any number of processes may hold one on the same file.
+
+    Guarantee: whatever is released after ``reserve`` returns, on whatever data sets, runs and manifests
+    were chosen in the light of earlier releases, every example's loss stays within the budget (see
+    ``privacy.budget``). Nothing reserved is ever given back but steps that a closed plan never took.
+
+    Opening it verifies the chain and the last signature, which covers all before it. Raises LedgerError.
+    """
+
+    def __init__(self, file: LedgerFile, identity: Identity, clock: Callable[[], float]) -> None:
+        self._file = file
+        self._identity = identity
+        self._clock = clock
+        self._history = History(file.members)
+        self._hashes: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        home: Path,
+        *,
+        site: str,
+        identity: Identity,
+        epsilon: float,
+        delta: float,
+        order: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Ledger:
+        """Open a site's ledger, or begin it with the budget that each of its data sets has.
+
+        Without an ``order`` the ledger's own stands. Another ε than the ledger's is written down and
+        holds from here on. Raises LedgerError if the ledger is another site's or key's, or has another δ
+        or order: two of these would be two budgets for one loss.
+        """
+        ledger = cls(LedgerFile(home / DATABASE, create=True), identity, clock)
+        with ledger._writing():
+            if not ledger._history.length:
+                public = identity.public.hex()
+                budget = make_budget(epsilon=epsilon, delta=delta, order=order)
+                ledger._add(Created(version=VERSION, site=site, public_key=public, budget=budget))
+            ledger._check_ours(site, delta, order)
+            if ledger.budget.epsilon != epsilon:
+                ledger._add(Rebudgeted(epsilon=epsilon))
+        return ledger
+
+    def close(self) -> None:
+        """Close the file; what is reserved is on disk anyway."""
+        self._file.close()
+
+    @property
+    def budget(self) -> Budget:
+        return self._history.budget
+
+    def register(self, digests: Iterable[bytes]) -> int:
+        """Write down a data set by its examples' digests and return its number.
+
+        The digests are keyed with a secret of the site, sorted and kept without repetition, so that the
+        same examples under another name or in another order are the same data set, and nobody who reads
+        the ledger can try out what was in it.
+        """
+        key = self._identity.derive("example digests")
+        keyed = {hmac.digest(key, digest, "sha256")[:DIGEST_BYTES] for digest in digests}
+        joined = b"".join(sorted(keyed))
+        name = fingerprint(joined)
+        with self._writing():
+            for number, known in self._history.datasets.items():
+                if known.fingerprint == name:
+                    return number
+            number = self._history.length + 1
+            self._file.append_members(number, joined)
+            self._add(Registered(fingerprint=name, examples=len(keyed)))
+            return number
+
+    def check_fits(self, dataset: int, *, run: str, manifest: str, plan: Plan) -> None:
+        """Raises OverdrawnError if a run's plan could not begin now, or not go on."""
+        with self._reading():
+            begun = self._course(run, manifest, plan, "training")
+            self._history.check_fits(dataset, Spent() if begun else self.budget.cost(plan))
+
+    def reserve(self, charge: Charge) -> Reserved:
+        """Write a charge to the disk; only then may its noise be drawn.
+
+        With nothing spent, raises OverdrawnError if the plan does not fit in what is left, BudgetError if
+        it has too few steps left, LedgerError if the ledger cannot be written or trusted.
+        """
+        with self._writing():
+            course = self._course(charge.run, charge.manifest, charge.plan, charge.purpose)
+            if course is None:
+                course = self._begin(charge)
+            before = self._history.taken_after(charge.run, charge.purpose, charge.round)
+            if charge.repeatable and before is not None:
+                return Reserved(taken=before, head=self._history.head)
+            taken = course.taken + charge.steps
+            if taken > charge.plan.steps or course.closed:
+                planned = "has ended" if course.closed else f"planned for {charge.plan.steps} steps"
+                raise BudgetError(
+                    f"the run {planned} here and has taken {course.taken}; "
+                    f"round {charge.round} needs {charge.steps} more"
+                )
+            self._history.check_fits(charge.dataset, Spent())
+            self._add(
+                Released(
+                    dataset=charge.dataset,
+                    run=charge.run,
+                    purpose=charge.purpose,
+                    round=charge.round,
+                    steps=charge.steps,
+                    taken=taken,
+                    spent=self._history.spent(charge.dataset),
+                )
+            )
+            return Reserved(taken=taken, head=self._history.head)
+
+    def record_unprotected(self, *, dataset: int, run: str, manifest: str, round_number: int) -> str:
+        """Write down a release without noise, and return the head. No plan fits this data afterwards."""
+        with self._writing():
+            self._add(Unprotected(dataset=dataset, run=run, manifest=manifest, round=round_number))
+            return self._history.head
+
+    def close_run(self, run: str, purpose: Purpose = "training") -> int:
+        """End a run's plan where it is, and return its data set. Raises LedgerError if it never began."""
+        with self._writing():
+            course = self._history.course(run, purpose)
+            spent = self._history.total_if_closed(course)
+            dataset = course.begun.dataset
+            if not course.closed:
+                self._add(
+                    Closed(dataset=dataset, run=run, purpose=purpose, taken=course.taken, spent=spent)
+                )
+            return dataset
+
+    def record(self, event: Approved | Refused) -> None:
+        """Write down what the site decided; a refusal that stands there already is not repeated."""
+        with self._writing():
+            known = isinstance(event, Refused) and (event.manifest, event.rule) in self._history.refused
+            if not known:
+                self._add(event)
+
+    def approved(self, manifest: str) -> bool:
+        """Whether the custodian has approved a manifest, in whichever process."""
+        with self._reading():
+            return manifest in self._history.approved
+
+    def epsilon(self, dataset: int) -> float:
+        """ε that the heaviest-laden example of a data set has lost, as the filter counts."""
+        with self._reading():
+            if self._history.unprotected(dataset) is not None:
+                return math.inf
+            return self.budget.epsilon_of(self._history.heaviest(dataset))
+
+    def _course(self, run: str, manifest: str, plan: Plan, purpose: Purpose) -> Course | None:
+        course = self._history.courses.get((run, purpose))
+        if course is not None and (course.begun.manifest, course.plan) != (manifest, plan):
+            raise LedgerError(
+                f"the ledger knows run {run} by another manifest or plan: give the run a new name"
+            )
+        return course
+
+    def _begin(self, charge: Charge) -> Course:
+        cost = self.budget.cost(charge.plan)
+        self._history.check_fits(charge.dataset, cost)
+        begun = Begun(
+            dataset=charge.dataset,
+            run=charge.run,
+            manifest=charge.manifest,
+            purpose=charge.purpose,
+            plan=charge.plan,
+            cost=cost,
+            spent=self._history.spent(charge.dataset) + cost,
+        )
+        self._add(begun)
+        return self._history.course(charge.run, charge.purpose)
+
+    def _check_ours(self, site: str, delta: float, order: int | None) -> None:
+        created, ours = self._history.created, self._history.budget
+        if created.site != site:
+            raise LedgerError(
+                f"the ledger is of site {created.site}, not of {site}: each site has its own home"
+            )
+        for name, begun, asked in (
+            ("delta", ours.delta, delta),
+            ("order", ours.order, order or ours.order),
+        ):
+            if begun != asked:
+                raise LedgerError(
+                    f"the ledger was begun with {name}={begun:g}, and is asked for {name}={asked:g}: two would "
+                    "be two budgets for one loss"
+                )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._file.locked():
+            self._catch_up()
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._reading():
+            before = self._history.length
+            try:
+                with self._file.transaction():
+                    yield
+            except BaseException:
+                if self._history.length != before:
+                    self._forget()  # what was added in memory is not on disk
+                raise
+            if self._history.length != before:
+                self._write_head()
+
+    def _add(self, event: Event) -> None:
+        now, last = int(self._clock()), self._history.last
+        if last is not None and now < last.time - _CLOCK_SECONDS:
+            raise LedgerError(
+                f"the clock went backwards: it is {now}, and the last entry is of {last.time} (seconds "
+                "since 1970); set the clock right"
+            )
+        entry = Entry(
+            number=self._history.length + 1,
+            time=now if last is None else max(now, last.time),
+            previous=self._history.head,
+            salt=secrets.token_hex(16),
+            event=event,
+        )
+        read_entry(
+            entry.body, number=entry.number
+        )  # what could not be read again would close the ledger for good
+        signature = self._identity.sign(PURPOSE, entry.body)
+        self._file.append(Row(number=entry.number, body=entry.body, signature=signature))
+        self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        self._history.add(entry)
+        self._hashes.append(entry.hash)
+
+    def _write_head(self) -> None:
+        entries, digest = self._history.length, self._history.head
+        signature = self._identity.sign(HEAD_PURPOSE, head_content(entries, digest))
+        self._file.write_head(Head(entries=entries, hash=digest, signature=signature))
+
+    def _catch_up(self) -> None:
+        """Verify what other processes wrote since; the first time, everything."""
+        row = None
+        try:
+            for row in self._file.rows(after=self._history.length):
+                self._take(read_entry(row.body, number=row.number))
+            if row is not None:
+                self._check_signature(row)
+            check_head(self._file.read_head(), self._hashes, self._identity.public)
+        except BaseException:
+            self._forget()  # entries without a good signature after them must not count the next time
+            raise
+
+    def _forget(self) -> None:
+        """Begin anew from what is on disk."""
+        self._history, self._hashes = History(self._file.members), []
+
+    def _check_signature(self, row: Row) -> None:
+        try:
+            verify(self._identity.public, PURPOSE, row.body, row.signature)
+        except SignatureError as error:
+            raise LedgerError(
+                "this site's key did not sign it: the ledger is another site's, or was changed",
+                entry=row.number,
+            ) from error
+
+
+def check_head(head: Head | None, hashes: list[str], public: bytes) -> None:
+    """Check how far the ledger, whose entries have ``hashes``, must go. Raises LedgerError if some are lost."""
+    if head is None:
+        # The first commit may have been cut off from its head.
+        if len(hashes) > 1:
+            raise LedgerError("ledger.head is lost: it tells whether the database has lost entries")
+        return
+    try:
+        verify(public, HEAD_PURPOSE, head.content, head.signature)
+    except SignatureError as error:
+        raise LedgerError("ledger.head was changed, or is another site's") from error
+    if head.entries > len(hashes):
+        raise LedgerError(
+            f"it is lost, with all up to entry {head.entries}: an older copy of the database was put back, "
+            "or its write-ahead log is gone",
+            entry=len(hashes) + 1,
+        )
+    if head.entries < 1 or head.hash != hashes[head.entries - 1]:
+        raise LedgerError("it is not the one that ledger.head tells of", entry=max(head.entries, 1))

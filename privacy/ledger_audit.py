@@ -1,0 +1,186 @@
+"""An auditor's reading of a ledger: believe nothing, recompute everything, name the first wrong entry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from privacy.budget import NATS, Budget, deltas, nats
+from privacy.cross_check import epsilon_by_fft, renyi_by_quadrature
+from privacy.entries import PURPOSE, Begun, Created, Entry, Purpose, read_entry
+from privacy.errors import LedgerError, SignatureError
+from privacy.history import Course, History
+from privacy.identity import verify
+from privacy.ledger import check_head
+from privacy.ledger_file import Row, copied
+from privacy.mechanisms import Mechanism
+from privacy.plan import Plan
+
+# How far a recorded cost may lie under the second accountant's: both round, and that one's ε is an upper
+# bound less than 1 % or 0.002 above the exact value.
+_RENYI_SHORT = 1e-6
+_EPSILON_SHORT, _EPSILON_SHORT_NATS = 0.01, 0.002
+_LEAST_DELTA = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedPlan:
+    """One run's plan as the ledger tells it; ``recomputed`` is ε by the second accountant."""
+
+    entry: int
+    run: str
+    purpose: Purpose
+    dataset: int
+    plan: Plan
+    taken: int
+    charges: int
+    closed: bool
+    epsilon: float
+    recomputed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedDataset:
+    """One data set: the ``epsilon`` that its heaviest-laden example has lost, None if without bound."""
+
+    number: int
+    fingerprint: str
+    examples: int
+    epsilon: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerAudit:
+    """A ledger that passed. ``complete`` is whether ledger.head was there to rule out lost entries."""
+
+    site: str
+    public_key: str
+    budget: Budget
+    entries: tuple[Entry, ...]
+    complete: bool
+    datasets: tuple[AuditedDataset, ...]
+    plans: tuple[AuditedPlan, ...]
+
+    @property
+    def head(self) -> str:
+        return self.entries[-1].hash
+
+
+def audit_ledger(path: Path) -> LedgerAudit:
+    """Verify each signature, the chain and every total, with an accountant of its own.
+
+    Works on a copy, so that the evidence stays as it is. Raises LedgerError naming the first wrong entry.
+    """
+    entries: list[Entry] = []
+    with copied(path) as file:
+        history = History(file.members)
+        for row in file.rows():
+            entry = read_entry(row.body, number=row.number)
+            _check_signature(row, _public_key(entries[0] if entries else entry))
+            if isinstance(entry.event, Begun):
+                _check_cost(entry.number, entry.event, history.budget)
+            history.add(entry)
+            entries.append(entry)
+        created = history.created
+        head = file.read_head()
+        if head is not None:
+            check_head(head, [entry.hash for entry in entries], bytes.fromhex(created.public_key))
+        return LedgerAudit(
+            site=created.site,
+            public_key=created.public_key,
+            budget=history.budget,
+            entries=tuple(entries),
+            complete=head is not None,
+            datasets=tuple(_dataset(history, number) for number in history.datasets),
+            plans=tuple(_plan(course) for course in history.courses.values()),
+        )
+
+
+def _public_key(first: Entry) -> bytes:
+    if not isinstance(first.event, Created):
+        raise LedgerError("a ledger begins with its creation", entry=1)
+    try:
+        return bytes.fromhex(first.event.public_key)
+    except ValueError as error:
+        raise LedgerError("it names no key", entry=1) from error
+
+
+def _check_signature(row: Row, public: bytes) -> None:
+    try:
+        verify(public, PURPOSE, row.body, row.signature)
+    except SignatureError as error:
+        raise LedgerError("the site's key did not sign it", entry=row.number) from error
+
+
+def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
+    """Compare a plan's recorded cost with what the second accountant says."""
+    plan, cost = begun.plan, begun.cost
+    by_order = plan.steps * _renyi(plan.mechanism, plan.sampling_rate, budget.order)
+    by_plan = recomputed_epsilon(plan, plan.steps)
+    if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
+        raise LedgerError(
+            f"its cost is too low: {cost.renyi / NATS:.6g} nats by order and "
+            f"epsilon={cost.epsilon / NATS:.6g} are written down, a second accountant finds {by_order:.6g} and {by_plan:.6g}",
+            entry=number,
+        )
+    if cost.delta < deltas(plan.delta) and cost.epsilon < nats(_pure(plan)):
+        raise LedgerError(f"its delta is less than its plan's, {plan.delta:g}", entry=number)
+
+
+def agrees(claimed: float, recomputed: float) -> bool:
+    """Whether an ε that is claimed is no lower than the second accountant allows for."""
+    return claimed >= recomputed * (1 - _EPSILON_SHORT) - _EPSILON_SHORT_NATS
+
+
+def recomputed_epsilon(plan: Plan, steps: int) -> float:
+    """ε of a plan's first steps by the second accountant."""
+    return _epsilon(plan, steps) if steps else 0.0
+
+
+def _pure(plan: Plan) -> float:
+    """ε at δ = 0, which Laplace noise alone has."""
+    laplace = plan.mechanism.name == "laplace"
+    return plan.steps / plan.mechanism.multiplier if laplace else math.inf
+
+
+@lru_cache(maxsize=1024)
+def _renyi(mechanism: Mechanism, sampling_rate: float, order: int) -> float:
+    return renyi_by_quadrature(mechanism=mechanism, sampling_rate=sampling_rate, order=order)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(plan: Plan, steps: int) -> float:
+    # At a larger δ the ε is lower: what this finds there, the record must not be below either.
+    delta = max(plan.delta, _LEAST_DELTA)
+    return epsilon_by_fft(
+        mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, steps=steps, delta=delta
+    )
+
+
+def _plan(course: Course) -> AuditedPlan:
+    begun = course.begun
+    return AuditedPlan(
+        entry=course.entry,
+        run=begun.run,
+        purpose=begun.purpose,
+        dataset=begun.dataset,
+        plan=begun.plan,
+        taken=course.taken,
+        charges=course.charges,
+        closed=course.closed,
+        epsilon=begun.cost.epsilon / NATS,
+        recomputed=recomputed_epsilon(begun.plan, begun.plan.steps),
+    )
+
+
+def _dataset(history: History, number: int) -> AuditedDataset:
+    registered = history.datasets[number]
+    lost = history.unprotected(number) is not None
+    return AuditedDataset(
+        number=number,
+        fingerprint=registered.fingerprint,
+        examples=registered.examples,
+        epsilon=None if lost else history.budget.epsilon_of(history.heaviest(number)),
+    )

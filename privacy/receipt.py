@@ -1,0 +1,68 @@
+"""A receipt: what a site says, under its signature, that a round has cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from privacy.errors import PlanError, ProtocolError
+from privacy.identity import Identity, verify
+from privacy.mechanisms import Mechanism
+from privacy.plan import Plan
+
+PURPOSE = "receipt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """One round's cost at one site.
+
+    ``steps`` of the plan were taken in this round and ``taken`` so far; ``epsilon`` is what these cost,
+    of the ``budget`` that the run asked for, at the plan's δ; None stands for no privacy at all. ``head``
+    is the hash of the ledger's last entry when the steps were reserved: it commits the site to all that
+    its ledger said. Nothing is told of other runs or of what the site would still allow.
+    """
+
+    site: str
+    run: str
+    manifest: str
+    round: int
+    plan: Plan
+    steps: int
+    taken: int
+    epsilon: float | None
+    budget: float
+    head: str
+
+    @cached_property
+    def content(self) -> bytes:
+        """Canonical JSON: what is signed."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedReceipt:
+    """A receipt as it travels and as it is kept."""
+
+    content: bytes
+    signature: bytes
+
+    def read(self, public_key: bytes) -> Receipt:
+        """The receipt, if the key's holder signed it. Raises SignatureError or ProtocolError."""
+        verify(public_key, PURPOSE, self.content, self.signature)
+        try:
+            table = json.loads(self.content)
+            plan = table.pop("plan")
+            plan["mechanism"] = Mechanism(**plan["mechanism"])
+            receipt = Receipt(plan=Plan(**plan), **table)
+        except (ValueError, TypeError, KeyError, AttributeError, PlanError) as error:
+            raise ProtocolError(f"not a receipt: {error!r}") from error
+        if receipt.content != self.content:
+            raise ProtocolError("the receipt is not in its canonical form")
+        return receipt
+
+
+def sign_receipt(identity: Identity, receipt: Receipt) -> SignedReceipt:
+    """Put the site's signature under a receipt."""
+    return SignedReceipt(content=receipt.content, signature=identity.sign(PURPOSE, receipt.content))
