@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from confide.audit_commands import app as audit_app
+from confide.site_commands import app as site_app
 from privacy.errors import ConfideError, JobError, UserError
 
 app = typer.Typer(
@@ -65,14 +67,21 @@ def simulate(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
     ] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="SITE.TOML", help="The policy of each simulated site, as its custodian's."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("runs"),
     run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
 ) -> None:
     """Run a job with simulated sites on this machine."""
     if (job is None) == (resume is None):
         raise UserError("expected either a JOB file or --resume RUN")
-    if resume is not None and (settings or run_name):
-        raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
+    if resume is not None and (settings or run_name or policy):
+        raise UserError(
+            "--set, --run-name and --policy are for a new run: a resumed one keeps its job, and each site its "
+            "policy"
+        )
     from confide.terminal import choose_display
 
     display = choose_display(json=json)
@@ -86,8 +95,41 @@ def simulate(
             run = resume_run(resume, **shared)
         else:
             parsed = read_job(job, settings=settings or ())
-            run = simulate_job(parsed, runs=runs, name=run_name, **shared)
+            run = simulate_job(parsed, runs=runs, name=run_name, policy=policy, **shared)
         display.finished(run)
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
+    settings: Settings = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not refuse a job that noise is likely to swamp.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    site: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="HOME", help="A site's home: show what its ledger has left; repeatable."),
+    ] = None,
+) -> None:
+    """Say what a job costs and whether it can learn, before anything is spent."""
+    from rich.console import Console
+
+    console = Console(quiet=json)
+    with console.status("Reading the data, loading the base model and planning"):
+        from confide.plan_view import print_forecast, print_json
+        from protocol.job_file import read_job
+        from simulation.budgets import read_budgets
+        from simulation.forecast import forecast
+
+        parsed = read_job(job, settings=settings or ())
+        found = forecast(parsed, budgets=read_budgets(site, parsed) if site else None)
+    if json:
+        print_json(found)
+    else:
+        print_forecast(found, console)
+    if not force:
+        found.refuse_if_hopeless()
 
 
 @app.command()
@@ -118,6 +160,31 @@ def export(
     else:
         export_adapter(folder, to)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
+
+
+@app.command()
+def budget(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's home.")],
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="JOB", help="A job file: what would it cost here?")
+    ] = None,
+    settings: Settings = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show what a site's data has left, and what a job would cost it."""
+    from confide.budget_view import print_budgets, print_budgets_json
+    from protocol.job_file import read_job
+    from simulation.budgets import read_budgets
+
+    if job is None and settings:
+        raise UserError("--set is for a job: name it with --job")
+    asked = None if job is None else read_job(job, settings=settings or ())
+    budgets = read_budgets([site], asked)
+    (print_budgets_json if json else print_budgets)(budgets, asked)
+
+
+app.add_typer(audit_app, name="audit")
+app.add_typer(site_app, name="site")
 
 
 def main() -> None:

@@ -14,6 +14,11 @@ def format_epsilon(value: float | None) -> str:
     return f"{math.ceil(value * 10**decimals - 1e-6) / 10**decimals:.{decimals}f}"
 
 
+def format_left(epsilon: float) -> str:
+    """ε that is left, rounded down: it is promised to be there."""
+    return f"{math.floor(max(0.0, epsilon) * 100 + 1e-6) / 100:.2f}"
+
+
 def format_delta(value: float) -> str:
     """δ as people write it: 1e-5."""
     return f"{value:g}".replace("e-0", "e-")

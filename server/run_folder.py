@@ -34,10 +34,10 @@ import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from privacy.durable import sync_file, sync_folder, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from privacy.receipt import SignedReceipt
-from privacy.durable import sync_file, sync_folder, write_durably
 from protocol.job import Job
 from protocol.layout import AdapterLayout
 from protocol.manifest import Manifest, read_manifest

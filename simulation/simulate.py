@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from client.home import Home
+from client.policy import read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job import Job
 from server.report import write_report
@@ -25,20 +26,27 @@ def simulate(
     *,
     runs: Path = Path("runs"),
     name: str | None = None,
+    policy: Path | None = None,
     engine: Engine = "inprocess",
     compare: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
     """Run a job with simulated sites and write its run folder under ``runs``.
 
-    ``engine="ray"`` hands the sites to Flower's own simulation engine; ``compare`` also trains
-    without privacy and on one site alone. The report is written at the end. Raises UserError for what the
-    job's author can mend, before a folder is made, and RunError or SiteError for failures.
+    ``policy`` is a ``site.toml`` that each site gets; without it a site allows just this job. A run that
+    waits for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
+    simulation engine; ``compare`` also trains without privacy and on one site alone. The report is
+    written at the end. Raises UserError for what the job's author can mend, before a folder is made, and
+    RunError or SiteError for failures.
     """
+    allowed = None if policy is None else read_policy(policy)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     folder = create_folder(world, runs / (name or new_name(job)))
     try:
+        if allowed is not None:
+            for site in world.site_names:
+                Home(folder.path / "sites" / site).write_policy(allowed)
         return _run(world, folder, engine=engine, compare=compare, progress=progress)
     except ConfideError as error:
         homes = [Home(path) for path in folder.path.glob("sites/*")]

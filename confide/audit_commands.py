@@ -1,0 +1,63 @@
+"""``confide audit``: what an auditor asks of ledgers and of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, help="Check a site's ledger, or a run's receipts, against everything."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.command()
+def ledger(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A ledger.db, or the home that it is in.")],
+    json: Json = False,
+) -> None:
+    """Verify a ledger's chain and signatures and compute every total anew.
+
+    Exit code 1, with the first wrong entry, if something does not hold.
+    """
+    from confide.audit_view import ledger_table, print_ledger
+    from confide.console import print_json
+    from privacy.ledger_audit import audit_ledger
+
+    audit = audit_ledger(_database(path))
+    if json:
+        print_json(ledger_table(audit))
+    else:
+        print_ledger(audit)
+
+
+@app.command()
+def run(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    ledgers: Annotated[
+        list[Path] | None,
+        typer.Option("--ledger", metavar="PATH", help="A site's ledger.db or home; repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a run's receipts against its manifest, and against the ledgers given.
+
+    Exit code 1, with the first round and site that are wrong, if something does not hold.
+    """
+    from confide.audit_view import print_run, run_table
+    from confide.console import print_json
+    from server.run_audit import audit_run
+    from server.run_folder import RunFolder
+
+    audit = audit_run(RunFolder.open(run), [_database(path) for path in ledgers or ()])
+    if json:
+        print_json(run_table(audit))
+    else:
+        print_run(audit)
+
+
+def _database(path: Path) -> Path:
+    return path / "ledger.db" if path.is_dir() else path

@@ -1,0 +1,172 @@
+"""What ``confide plan`` shows: a table of the sites, then its noise, what it costs and what would help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from server.formats import format_bytes, format_count, format_delta, format_epsilon, format_seconds
+from simulation.noise_level import HIGH, HOPELESS, format_ratio
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from simulation.budgets import BudgetLeft
+    from simulation.forecast import Forecast, SiteForecast
+
+_ROWS = 12
+_COLOURS = {"low": "green", "high": "yellow", "hopeless": "red"}
+
+
+def print_json(forecast: Forecast) -> None:
+    """One JSON object and nothing else."""
+    print(json.dumps(forecast.as_table(), allow_nan=False))
+
+
+def print_forecast(forecast: Forecast, console: Console) -> None:
+    """The forecast for people: fits 80 columns."""
+    console.print(_title(forecast), highlight=False)
+    console.print()
+    console.print(_site_table(forecast.sites))
+    for table in _sections(forecast):
+        console.print()
+        console.print(table)
+    # Sites of one size have the same cautions.
+    for caution in dict.fromkeys(text for site in forecast.sites for text in site.cautions):
+        console.print(f"\n[yellow]Caution:[/yellow] {escape(caution)}", highlight=False)
+
+
+def _title(forecast: Forecast) -> str:
+    job = forecast.job
+    rounds = format_count(job.training.rounds, "round")
+    steps = format_count(job.training.local_steps, "step")
+    promise = f"ε = {job.privacy.epsilon:g} at δ = {format_delta(job.privacy.delta)}"
+    if job.privacy.mechanism == "none":
+        promise = "without privacy"
+    return (
+        f"[bold]{job.name}[/bold]: {format_count(len(forecast.sites), 'site')}, {rounds} of {steps}, "
+        f"batch {job.training.batch_size}, {promise}"
+    )
+
+
+def _site_table(sites: Sequence[SiteForecast]) -> Table:
+    from rich.table import Table
+
+    laplace = any(site.epsilon["pld"] is not None and site.epsilon["prv"] is None for site in sites)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("site", overflow="ellipsis", no_wrap=True)
+    for heading in ("examples", "rate", "steps", "σ", "noise std", "ε PLD", "ε RDP", "ε PRV"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = list(_rows(sites))
+    # The sites with the fewest examples have the most noise: where not all fit, those are shown.
+    shown = rows if len(rows) <= _ROWS else sorted(rows, key=lambda row: row[1].examples)[: _ROWS - 1]
+    for name, site in shown:
+        table.add_row(name, *_figures(site))
+    if len(shown) < len(rows):
+        table.add_row(f"[dim]and {len(rows) - len(shown)} larger[/dim]")
+    if laplace:
+        table.caption, table.caption_justify = "ε PRV: none for Laplace", "left"
+    return table
+
+
+def _rows(sites: Sequence[SiteForecast]) -> Iterator[tuple[str, SiteForecast]]:
+    """A row a site; where there are many, neighbours of one size share one: their figures are the same."""
+    if len(sites) <= _ROWS:
+        yield from ((site.name, site) for site in sites)
+        return
+    for _, group in groupby(sites, key=lambda site: site.examples):
+        same = list(group)
+        yield same[0].name if len(same) == 1 else f"{same[0].name} to {same[-1].name}", same[0]
+
+
+def _figures(site: SiteForecast) -> tuple[str, ...]:
+    return (
+        f"{site.examples:,}",
+        f"{site.sampling_rate:.2g}",
+        str(site.steps),
+        f"{site.noise_multiplier:.3g}",
+        f"{site.noise_std:.3g}",
+        *(_epsilon(site.epsilon[name]) for name in ("pld", "rdp", "prv")),
+    )
+
+
+def _epsilon(value: float | None) -> str:
+    return "none" if value is None else format_epsilon(value)
+
+
+def _sections(forecast: Forecast) -> Iterator[Table]:
+    yield _noise(forecast)
+    yield _costs(forecast)
+    if forecast.budgets is not None:
+        yield _budgets(forecast.budgets)
+    if forecast.noise.verdict != "low":
+        yield _suggestions(forecast)
+
+
+def _pairs(title: str) -> Table:
+    """Lines of a heading, what it is, and a remark."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False, title=title)
+    table.title_justify, table.title_style = "left", "bold"
+    return table
+
+
+def _noise(forecast: Forecast) -> Table:
+    noise, sites = forecast.noise, len(forecast.sites)
+    steps = forecast.sites[0].steps
+    colour = _COLOURS[noise.verdict]
+    table = _pairs(f"Noise over the largest possible signal, in {forecast.parameters:,} trained numbers")
+    table.add_row("  a step at one site", format_ratio(noise.site_step))
+    table.add_row(f"  a step, mean of {format_count(sites, 'site')}", format_ratio(noise.step))
+    table.add_row(
+        f"  the run, {format_count(steps, 'step')}",
+        f"[{colour}]{format_ratio(noise.run)}[/{colour}]",
+        f"[{colour}]{noise.verdict}[/{colour}] (high above {HIGH:g}, hopeless above {HOPELESS:g})",
+    )
+    return table
+
+
+def _costs(forecast: Forecast) -> Table:
+    traffic, effort = forecast.traffic, forecast.effort
+    table = _pairs("Costs (time and memory are estimates)")
+    each = f"{format_bytes(traffic.up)} up, {format_bytes(traffic.down)} down a site and round"
+    table.add_row("  traffic", f"{format_bytes(traffic.total)} in all: {each}")
+    table.add_row("  time", f"about {format_seconds(effort.seconds)}, all sites in turn on this machine")
+    disk = f", and {format_bytes(effort.disk_bytes)} of temporary files" if effort.disk_bytes else ""
+    table.add_row("  memory", f"about {format_bytes(effort.memory_bytes)}{disk}")
+    return table
+
+
+def _budgets(budgets: Sequence[BudgetLeft]) -> Table:
+    table = _pairs("Budgets")
+    if not budgets:
+        table.add_row("  no data set is in these ledgers yet: all of their budgets is left")
+    for left in budgets:
+        limit = f"ε = {left.epsilon:g} at δ = {format_delta(left.delta)}"
+        if left.after is None:
+            answer = f"[red]refused:[/red] {escape(left.refusal or 'no reason given')}"
+        else:
+            answer = f"{_epsilon(left.spent)} spent, {_epsilon(left.after)} after this job, of {limit}"
+        name = f"{left.site}, {left.examples:,} examples (data set {left.dataset})"
+        table.add_row(f"  {escape(name)}", answer)
+    return table
+
+
+def _suggestions(forecast: Forecast) -> Table:
+    table = _pairs("What would lower the noise of the run")
+    for found in forecast.suggestions:
+        settings = "\n".join(f"--set {setting}" for setting in found.settings)
+        table.add_row(
+            f"  {format_ratio(found.before)} → {format_ratio(found.after)}",
+            escape(found.text) + (f"\n[dim]{escape(settings)}[/dim]" if settings else ""),
+        )
+    training = forecast.job.training
+    rate = f"training.learning_rate={forecast.noise.bearable(training.learning_rate):.2g}"
+    table.add_row("  as it is", f"a lower learning rate lets less of it in\n[dim]--set {rate}[/dim]")
+    return table

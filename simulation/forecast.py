@@ -1,0 +1,213 @@
+"""The forecast: what a job would cost and whether it can learn, before anything is spent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from privacy.errors import PlanError
+from privacy.plan import Accountant, Plan
+from privacy.receipt import Receipt, SignedReceipt
+from protocol.confide_pb2 import Reply, Request, Train, Trained
+from protocol.job import Job
+from protocol.layout import AdapterLayout
+from simulation.budgets import BudgetLeft
+from simulation.effort import Clock, Effort, estimate_effort
+from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level, site_plan
+from simulation.suggestions import Suggestion, suggest
+from simulation.world import World
+
+ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "rdp", "prv")
+_HASH_BYTES, _SIGNATURE_BYTES = 32, 64
+_RUN_SUFFIX = "20260101-000000-0000"  # what a run's name has beside the job's
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteForecast:
+    """One site's part in a job; ``epsilon`` by accountant, None where that has no answer.
+
+    ``noise_multiplier`` is in clipping norms, ``noise_std`` a coordinate's standard deviation in the sum.
+    """
+
+    name: str
+    examples: int
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    noise_std: float
+    epsilon: Mapping[str, float | None]
+    delta: float
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bytes that cross in training: ``up`` and ``down`` for the largest site in a round, and in all."""
+
+    up: int
+    down: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What is known of a job before it runs. ``effort`` is an estimate, the rest is computed.
+
+    ``budgets`` are those of the ledgers that were read; None if none was asked for.
+    """
+
+    job: Job
+    parameters: int
+    sites: tuple[SiteForecast, ...]
+    noise: NoiseLevel
+    traffic: Traffic
+    effort: Effort
+    suggestions: tuple[Suggestion, ...]
+    budgets: tuple[BudgetLeft, ...] | None
+
+    def refuse_if_hopeless(self) -> None:
+        """Raise PlanError, with what would help, if noise is likely to swamp what the job could learn."""
+        if self.noise.verdict != "hopeless":
+            return
+        raise PlanError(
+            f"noise swamps the signal: over the run it is {format_ratio(self.noise.run)} times the largest "
+            f"possible signal, and above {HOPELESS:g} a job learns nothing; {_advice(self.suggestions)}, "
+            "or pass --force"
+        )
+
+    def as_table(self) -> dict[str, Any]:
+        """All of it as nested tables of plain values, for JSON."""
+        table = asdict(self) | {"job": self.job.name}
+        table["noise"] |= {"verdict": self.noise.verdict, "hopeless_above": HOPELESS}
+        return table
+
+
+def forecast(
+    job: Job, *, budgets: tuple[BudgetLeft, ...] | None = None, clock: Clock = time.perf_counter
+) -> Forecast:
+    """Load what a job needs, without training, and say what it would cost and whether it can learn.
+
+    ``budgets`` come from ``read_budgets``, where there are ledgers to read; ``clock`` gives seconds.
+    Raises the UserErrors of what it reads, and PlanError, naming the site, where there can be no plan.
+    """
+    began = clock()
+    world = World(job)
+    sizes: dict[str, int] = world.facts()["examples_by_site"]
+    plans = _plans(job, sizes)
+    loading = clock() - began
+    setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))
+    noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
+    effort = estimate_effort(world, examples=setup.examples, plans=plans, clock=clock)
+    return Forecast(
+        job=job,
+        parameters=setup.layout.update_size,
+        sites=_sites(sizes, plans),
+        noise=noise,
+        traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True))),
+        effort=replace(effort, seconds=effort.seconds + loading),
+        suggestions=suggest(setup, run=noise.run),
+        budgets=budgets,
+    )
+
+
+def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traffic:
+    """Bytes of the messages of training, as in the last round, by the ``plans`` of the sites.
+
+    A receipt's numbers take a few characters more or fewer. Joining, once a run, comes on top: the
+    manifest, a few kilobytes a site.
+    """
+    number = job.training.rounds
+    down = Request(
+        train=Train(
+            manifest_digest=bytes(_HASH_BYTES), round=number, adapter=bytes(4 * layout.adapter_size)
+        )
+    ).ByteSize()
+    ups = []
+    for name, plan in plans.items():
+        content = _receipt(job, name, plan).content
+        receipt = asdict(SignedReceipt(content=content, signature=bytes(_SIGNATURE_BYTES)))
+        trained = Trained(round=number, update=bytes(4 * layout.update_size), receipt=receipt)
+        ups.append(Reply(site=name, trained=trained).ByteSize())
+    return Traffic(up=max(ups), down=down, total=number * (sum(ups) + len(ups) * down))
+
+
+def _receipt(job: Job, site: str, plan: Plan) -> Receipt:
+    """A receipt as long as the last round's."""
+    digest = "0" * 2 * _HASH_BYTES
+    return Receipt(
+        site=site,
+        run=f"{job.name}-{_RUN_SUFFIX}",
+        manifest=digest,
+        round=job.training.rounds,
+        plan=plan,
+        steps=job.training.local_steps,
+        taken=plan.steps,
+        epsilon=None if plan.mechanism.name == "none" else plan.epsilon,
+        budget=job.privacy.epsilon,
+        head=digest,
+    )
+
+
+def _plans(job: Job, sizes: Mapping[str, int]) -> list[Plan]:
+    plans: dict[int, Plan] = {}
+    for name, size in sizes.items():
+        try:
+            plans[size] = plans.get(size) or site_plan(job, size)
+        except PlanError as error:
+            raise PlanError(f"{name}: {error}") from error
+    return [plans[size] for size in sizes.values()]
+
+
+def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecast, ...]:
+    epsilon = {plan: _epsilons(plan) for plan in set(plans)}
+    return tuple(
+        SiteForecast(
+            name=name,
+            examples=size,
+            sampling_rate=plan.sampling_rate,
+            steps=plan.steps,
+            noise_multiplier=plan.mechanism.multiplier,
+            noise_std=plan.noise_std,
+            epsilon=epsilon[plan],
+            delta=plan.delta,
+            cautions=plan.cautions(size),
+        )
+        for (name, size), plan in zip(sizes.items(), plans, strict=True)
+    )
+
+
+def _epsilons(plan: Plan) -> dict[Accountant, float | None]:
+    """ε by each accountant; None where it is infinite, and for an accountant that has no answer."""
+    known = ACCOUNTANTS[:2] if plan.mechanism.name == "laplace" else ACCOUNTANTS
+    with _quiet_accountants():
+        found = {name: plan.epsilon_by(name) for name in known}
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    return {name: finite.get(name) for name in ACCOUNTANTS}
+
+
+@contextmanager
+def _quiet_accountants() -> Iterator[None]:
+    """dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _advice(suggestions: Sequence[Suggestion]) -> str:
+    """What would help most, for one sentence."""
+    if not suggestions:
+        return "no change to this job lowers it"
+    best = suggestions[0]
+    how = f" ({', '.join(best.settings)})" if best.settings else ""
+    short = "" if best.after <= HOPELESS else ", which is not enough by itself"
+    change = f"{format_ratio(best.before)} -> {format_ratio(best.after)}{short}"
+    return f"what would help most: {best.text}{how}, {change}"
