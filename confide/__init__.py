@@ -2,7 +2,7 @@
 
 >>> import confide
 >>> sorted(confide.__all__)
-['Run', '__version__', 'read_job', 'resume', 'simulate']
+['Run', '__version__', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'simulate']
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from privacy.ledger_audit import LedgerAudit
     from protocol.job import Job
     from protocol.job_file import read_job
+    from server.run_audit import RunAudit
     from simulation.run import Run
     from simulation.simulate import resume
 
 __version__ = "0.2.0"
-__all__ = ["Run", "__version__", "read_job", "resume", "simulate"]
+__all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
 _HOMES = {"Run": "simulation.run", "resume": "simulation.simulate", "read_job": "protocol.job_file"}
@@ -32,6 +36,28 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
     from simulation.simulate import simulate as simulate_job
 
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def audit_ledger(home: Path | str) -> LedgerAudit:
+    """Verify a ledger.db, or the one in a site's home. Raises LedgerError naming the first wrong entry."""
+    from privacy.ledger_audit import audit_ledger as audit
+
+    return audit(_database(home))
+
+
+def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudit:
+    """Check a run's receipts, and the ledgers of its sites that are given.
+
+    Raises AuditError naming the first round and site that are wrong, and LedgerError.
+    """
+    from server.run_audit import audit_run as audit
+    from server.run_folder import RunFolder
+
+    return audit(RunFolder.open(Path(run)), [_database(path) for path in ledgers])
+
+
+def _database(path: Path | str) -> Path:
+    return Path(path) / "ledger.db" if Path(path).is_dir() else Path(path)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+import confide
+
 app = typer.Typer(
     no_args_is_help=True, help="Check a site's ledger, or a run's receipts, against everything."
 )
@@ -25,9 +27,8 @@ def ledger(
     """
     from confide.audit_view import ledger_table, print_ledger
     from confide.console import print_json
-    from privacy.ledger_audit import audit_ledger
 
-    audit = audit_ledger(_database(path))
+    audit = confide.audit_ledger(path)
     if json:
         print_json(ledger_table(audit))
     else:
@@ -49,15 +50,9 @@ def run(
     """
     from confide.audit_view import print_run, run_table
     from confide.console import print_json
-    from server.run_audit import audit_run
-    from server.run_folder import RunFolder
 
-    audit = audit_run(RunFolder.open(run), [_database(path) for path in ledgers or ()])
+    audit = confide.audit_run(run, ledgers=ledgers or ())
     if json:
         print_json(run_table(audit))
     else:
         print_run(audit)
-
-
-def _database(path: Path) -> Path:
-    return path / "ledger.db" if path.is_dir() else path

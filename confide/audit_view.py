@@ -96,8 +96,8 @@ def print_ledger(audit: LedgerAudit) -> None:
             console.print(f"  {when} the budget became ε = {event.epsilon:g}", markup=False)
     if not audit.complete:
         console.print(
-            "\n[yellow]Caution:[/yellow] without ledger.head beside it, nobody can tell whether entries were "
-            "cut off at the end."
+            "\n[yellow]Caution:[/yellow] without ledger.head beside it, nobody can tell whether "
+            "entries were cut off at the end."
         )
 
 

@@ -79,8 +79,8 @@ def simulate(
         raise UserError("expected either a JOB file or --resume RUN")
     if resume is not None and (settings or run_name or policy):
         raise UserError(
-            "--set, --run-name and --policy are for a new run: a resumed one keeps its job, and each site its "
-            "policy"
+            "--set, --run-name and --policy are for a new run: a resumed one keeps its job, and its "
+            "sites their policies"
         )
     from confide.terminal import choose_display
 

@@ -36,7 +36,7 @@ class BudgetLeft:
 
 
 def read_budgets(homes: Iterable[Path], job: Job | None = None) -> tuple[BudgetLeft, ...]:
-    """Read the ledger in each home, changing nothing: one answer a data set. Without a job, ``after`` is None.
+    """Read the ledger in each home, changing nothing: one answer a data set; ``after`` only with a job.
 
     Signatures are not verified here: that is for an audit. Raises LedgerError if one is missing or broken.
     """
