@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.policy import FILE, Policy, policy_toml, read_policy
 from privacy.durable import write_durably
-from privacy.entries import Approved, Begun, Released, Unprotected, read_entry
+from privacy.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
 from privacy.errors import LedgerError, UserError
 from privacy.identity import Identity
 from privacy.ledger import DATABASE, Ledger
@@ -99,10 +99,17 @@ class Home:
         Raises UserError if none waits, or several do.
         """
         waiting = [manifest for manifest in self.manifests(pending=True) if manifest.run == run]
-        if len(waiting) != 1:
+        if len(waiting) > 1:
+            # Whoever reaches the site may send one: the custodian says which is meant.
+            digests = ", ".join(manifest.digest.hex() for manifest in waiting)
+            raise UserError(
+                f"{len(waiting)} manifests of run {run} wait: {digests}; delete those that you do not mean "
+                f"from {self.path / 'pending'}"
+            )
+        if not waiting:
             names = ", ".join(sorted({m.run for m in self.manifests(pending=True)})) or "no run"
             raise UserError(
-                f"expected one manifest of run {run} that waits for approval, found {len(waiting)}; "
+                f"expected one manifest of run {run} that waits for approval, found none; "
                 f"{names} waits at {self.path}"
             )
         manifest = waiting[0]
@@ -115,7 +122,14 @@ class Home:
         return manifest
 
     def close_run(self, run: str) -> float:
-        """End a run here for good, and return the ε that its data has lost then."""
+        """End a run here for good, and return the ε that its data have lost then; infinite without a bound.
+
+        Raises UserError if it began no plan.
+        """
+        begun = {event.run for event in self._events() if isinstance(event, Begun)}
+        if run not in begun:
+            names = ", ".join(sorted(begun)) or "no run"
+            raise UserError(f"run {run} began no plan that could end; {names} did, by {self.ledger_path}")
         ledger = self.open_ledger(self.site_name(), self.identity())
         dataset = ledger.close_run(run)
         epsilon = ledger.epsilon(dataset)
@@ -124,16 +138,16 @@ class Home:
 
     def site_name(self) -> str:
         """The name that the ledger was begun under."""
-        with copied(self.ledger_path) as file:
-            first = next(file.rows(), None)
-            if first is None:
-                raise LedgerError("the ledger is empty", entry=1)
-            return read_entry(first.body, number=1).event.site
+        first = next(iter(self._events()), None)
+        if not isinstance(first, Created):
+            raise LedgerError("a ledger begins with its creation", entry=1)
+        return first.site
 
     def has_released(self) -> bool:
         """Whether anything was reserved here, and so may have left."""
-        if not self.ledger_path.exists():
-            return False
+        released = Begun | Released | Unprotected
+        return self.ledger_path.exists() and any(isinstance(event, released) for event in self._events())
+
+    def _events(self) -> list[Event]:
         with copied(self.ledger_path) as file:
-            events = [read_entry(row.body, number=row.number).event for row in file.rows()]
-        return any(isinstance(event, Begun | Released | Unprotected) for event in events)
+            return [read_entry(row.body, number=row.number).event for row in file.rows()]

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from client.home import Home
+from client.metrics import count_right
+from client.refusal import log_refusal, tell
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
-from privacy.entries import Refused as RefusedEvent
+from privacy.entries import Purpose
 from privacy.errors import (
     BudgetError,
     ConfideError,
@@ -24,11 +26,12 @@ from privacy.errors import (
 )
 from privacy.ledger import Charge, Ledger
 from privacy.noise import NoiseSource, fresh_source
-from privacy.plan import Plan, make_plan
-from privacy.receipt import Receipt, SignedReceipt, sign_receipt
+from privacy.plan import Plan, make_count_plan, make_plan
+from privacy.receipt import Receipt, sign_receipt
 from protocol import confide_pb2 as pb
 from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
+from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
 from protocol.task import probe_examples
 from protocol.vector import from_bytes, to_bytes
@@ -41,10 +44,14 @@ Entropy = Callable[[int, int], NoiseSource]
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What a site holds of a run that it joined; ``dataset`` is its data's number in the ledger."""
+    """What a site holds of a run that it joined; ``dataset`` is its data's number in the ledger.
+
+    ``plan`` is the training's; ``metrics`` is for the one release after it, None if the job asks for none.
+    """
 
     manifest: Manifest
     plan: Plan
+    metrics: Plan | None
     ledger: Ledger
     dataset: int
 
@@ -91,6 +98,8 @@ class Site:
                 reply = pb.Reply(site=self.name, joined=self._join(request.join))
             elif kind == "train":
                 reply = pb.Reply(site=self.name, trained=self._train(request.train))
+            elif kind == "evaluate":
+                reply = pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
             else:
                 raise ProtocolError("the request is of a kind that this version does not know")
         except DecodeError as error:
@@ -98,7 +107,7 @@ class Site:
         except (LedgerError, OverdrawnError) as error:
             # What it says is the custodian's to know: what others spent, and how much is left.
             log.warning("%s refused: %s", self.name, error)
-            reply = self._refuse(_told(error))
+            reply = self._refuse(tell(error))
         except ConfideError as error:
             reply = self._refuse(error)
         except OSError as error:
@@ -121,7 +130,7 @@ class Site:
         try:
             session = self._open_session(manifest, request.signature, ledger)
         except ConfideError as error:
-            _log_refusal(ledger, manifest, error)
+            log_refusal(ledger, manifest, error)
             raise
         self._home.keep(manifest, request.signature)
         # Last: a site that refused to join has no session to train in.
@@ -178,11 +187,15 @@ class Site:
             examples=len(self._examples),
             steps=job.training.total_steps,
         )
+        metrics = None
+        if job.metrics.epsilon > 0:
+            metrics = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
         dataset = ledger.register(self._digests)
         if plan.mechanism.name != "none":
-            ledger.check_fits(dataset, run=manifest.run, manifest=manifest.digest.hex(), plan=plan)
+            digest = manifest.digest.hex()
+            ledger.check_fits(dataset, run=manifest.run, manifest=digest, plan=plan, metrics=metrics)
         check_privacy_unit(self._trainer, probe_examples(adapted))
-        return _Session(manifest=manifest, plan=plan, ledger=ledger, dataset=dataset)
+        return _Session(manifest=manifest, plan=plan, metrics=metrics, ledger=ledger, dataset=dataset)
 
     def _train(self, request: pb.Train) -> pb.Trained:
         session = self._session_of(request.manifest_digest)
@@ -190,28 +203,44 @@ class Site:
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
-        keyed = self._keyed_entropy if job.seeds.noise is not None else None
-        receipt = self._reserve(session, request.round, repeatable=keyed is not None)
+        receipt = self._reserve(session, session.plan, request.round)
         update = self._trainer.train(
             adapter,
             self._examples,
             training=job.training,
             plan=session.plan,
             round_number=request.round,
-            entropy=keyed or (lambda _round, _step: fresh_source()),
+            entropy=self._keyed(job) or _fresh,
             activations=self._activations if self._activations.work else None,
         )
-        return pb.Trained(
-            round=request.round,
-            update=to_bytes(update),
-            receipt=pb.Receipt(content=receipt.content, signature=receipt.signature),
-        )
+        return pb.Trained(round=request.round, update=to_bytes(update), receipt=receipt)
 
-    def _reserve(self, session: _Session, number: int, *, repeatable: bool) -> SignedReceipt:
-        """Write a round's steps into the ledger, and a receipt for them."""
-        manifest, plan = session.manifest, session.plan
+    def _evaluate(self, request: pb.Evaluate) -> pb.Evaluated:
+        session = self._session_of(request.manifest_digest)
+        job, adapted, plan = session.manifest.job, self._trainer.adapted, session.metrics
+        if plan is None:
+            raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
+        adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
+        last = job.training.rounds
+        receipt = self._reserve(session, plan, last, purpose="metrics")
+        right = count_right(adapted, adapter, self._examples)
+        # Steps count from 0: none of the training has this number.
+        source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
+        released = plan.mechanism.release(right, source)
+        return pb.Evaluated(right=float(released[0]), examples=len(self._examples), receipt=receipt)
+
+    def _keyed(self, job: Job) -> Entropy | None:
+        """Where noise that repeats comes from, if the job asks for that."""
+        return self._keyed_entropy if job.seeds.noise is not None else None
+
+    def _reserve(
+        self, session: _Session, plan: Plan, number: int, *, purpose: Purpose = "training"
+    ) -> pb.Receipt:
+        """Write a round's steps, or the metrics, into the ledger, and a receipt for them."""
+        manifest, job = session.manifest, session.manifest.job
         run, digest = manifest.run, manifest.digest.hex()
-        steps = manifest.job.training.local_steps
+        training = purpose == "training"
+        steps = job.training.local_steps if training else 1
         if plan.mechanism.name == "none":
             taken, epsilon = number * steps, None
             head = session.ledger.record_unprotected(
@@ -225,11 +254,13 @@ class Site:
                 plan=plan,
                 round=number,
                 steps=steps,
-                repeatable=repeatable,
+                purpose=purpose,
+                repeatable=self._keyed(job) is not None,
             )
             reserved = session.ledger.reserve(charge)
             taken, head = reserved.taken, reserved.head
-            epsilon = plan.epsilon_after(taken)
+            # One release of Laplace noise has this ε at δ = 0, and so it is charged.
+            epsilon = plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier
         receipt = Receipt(
             site=self.name,
             run=run,
@@ -239,34 +270,23 @@ class Site:
             steps=steps,
             taken=taken,
             epsilon=epsilon,
-            budget=manifest.job.privacy.epsilon,
+            budget=job.privacy.epsilon if training else job.metrics.epsilon,
             head=head,
+            purpose=purpose,
         )
-        return sign_receipt(self._home.identity(), receipt)
+        signed = sign_receipt(self._home.identity(), receipt)
+        return pb.Receipt(content=signed.content, signature=signed.signature)
 
     def _session_of(self, digest: bytes) -> _Session:
         """The session of a run that was joined, by this process or by an earlier one."""
         if self._session is None or self._session.manifest.digest != digest:
             kept = self._home.manifest(digest)
             if kept is None:
-                raise ProtocolError("the site has not joined this run: send Join before Train")
+                raise ProtocolError("the site has not joined this run: send Join first")
             self._session = None
             self._session = self._open_session(*kept, self._ledger())
         return self._session
 
 
-def _told(error: ConfideError) -> ConfideError:
-    """What a coordinator is told of an error that is the custodian's to know."""
-    if isinstance(error, OverdrawnError):
-        return BudgetError("the data's budget at this site has no room for the run")
-    return RunError("the site cannot use its ledger; its own log says why")
-
-
-def _log_refusal(ledger: Ledger, manifest: Manifest, error: ConfideError) -> None:
-    """Write a refusal into the ledger, but for manifests that anyone could have sent."""
-    rule = error.rule if isinstance(error, PolicyError) else type(error).__name__
-    if rule != "rules.coordinator":
-        refused = RefusedEvent(
-            run=manifest.run, manifest=manifest.digest.hex(), rule=rule, reason=str(error)
-        )
-        ledger.record(refused)
+def _fresh(_round: int, _step: int) -> NoiseSource:
+    return fresh_source()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from confide.console import plain_table
-from privacy.entries import Approved, Rebudgeted, Refused
+from confide.console import plain_table, shown
+from privacy.entries import Approved, Closed, Rebudgeted, Refused
 from server.formats import format_count, format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
+    from privacy.entries import Entry
     from privacy.ledger_audit import AuditedPlan, LedgerAudit
-    from server.run_audit import RunAudit
+    from server.run_audit import AuditedSite, RunAudit
 
 _HASH = 16
 
@@ -62,7 +63,9 @@ def print_ledger(audit: LedgerAudit) -> None:
 
     console, budget = Console(highlight=False, soft_wrap=True), audit.budget
     entries = format_count(len(audit.entries), "entry", "entries")
-    console.print(f"[green]✓[/green] [bold]{audit.site}[/bold]: {entries}, every signature and total holds")
+    console.print(
+        f"[green]✓[/green] [bold]{shown(audit.site)}[/bold]: {entries}, every signature and total holds"
+    )
     console.print(f"  key {audit.public_key[:_HASH]}…, last entry {audit.head[:_HASH]}…")
     console.print(
         f"  each example's budget: ε = {budget.epsilon:g} at δ = {format_delta(budget.delta)}, "
@@ -85,20 +88,37 @@ def print_ledger(audit: LedgerAudit) -> None:
             plans.add_row(*_plan_cells(plan))
         console.print()
         console.print(plans)
-        console.print("  [dim]ε: of the whole plan, as written down; again: by a second accountant[/dim]")
-    for entry in audit.entries:
-        event, when = entry.event, time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.time))
-        if isinstance(event, Refused):
-            console.print(f"  {when} refused run {event.run} by {event.rule}", markup=False)
-        elif isinstance(event, Approved):
-            console.print(f"  {when} approved run {event.run}", markup=False)
-        elif isinstance(event, Rebudgeted):
-            console.print(f"  {when} the budget became ε = {event.epsilon:g}", markup=False)
+        console.print("\n  [dim]ε: of the whole plan, as written down; again: by a second accountant[/dim]")
+    decisions = [entry for entry in audit.entries if _decision(entry)]
+    if decisions:
+        console.print()
+    for entry in decisions:
+        console.print(f"  {_when(entry)} {shown(_decision(entry))}")
     if not audit.complete:
         console.print(
-            "\n[yellow]Caution:[/yellow] without ledger.head beside it, nobody can tell whether "
+            "\n[yellow]Caution:[/yellow] without ledger.head beside it, nobody can tell whether\n"
             "entries were cut off at the end."
         )
+
+
+def _decision(entry: Entry) -> str:
+    """What the custodian or the policy decided by an entry; empty for the others."""
+    event = entry.event
+    if isinstance(event, Refused):
+        return f"refused run {event.run} by {event.rule}"
+    if isinstance(event, Approved):
+        return f"approved run {event.run}"
+    if isinstance(event, Closed):
+        return f"closed run {event.run}"
+    return f"the budget became ε = {event.epsilon:g}" if isinstance(event, Rebudgeted) else ""
+
+
+def _when(entry: Entry) -> str:
+    """An entry's time, to the minute; whatever number a ledger claims for one."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.time))
+    except (OverflowError, ValueError, OSError):
+        return f"at {entry.time} s"
 
 
 def run_table(audit: RunAudit) -> dict[str, Any]:
@@ -108,8 +128,9 @@ def run_table(audit: RunAudit) -> dict[str, Any]:
         "run": audit.run,
         "manifest": audit.manifest,
         "rounds": audit.rounds,
-        "epsilon": audit.epsilon,
-        "delta": audit.delta,
+        "epsilon": audit.epsilon if _private(audit) else None,
+        "delta": audit.delta if _private(audit) else None,
+        "metrics_epsilon": audit.metrics,
         "sites": [
             {
                 "site": site.site,
@@ -128,24 +149,27 @@ def print_run(audit: RunAudit) -> None:
     """An audited run for people."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console, name = Console(highlight=False, soft_wrap=True), f"[bold]{shown(audit.run)}[/bold]"
+    if not audit.sites:
+        console.print(f"{name}: no round is finished, so there is nothing to check yet")
+        return
+    console.print(f"[green]✓[/green] {name}: {format_count(audit.rounds, 'round')}, every receipt holds")
+    promise = f"ε = {audit.epsilon:g} at δ = {format_delta(audit.delta)} for the run"
     console.print(
-        f"[green]✓[/green] [bold]{audit.run}[/bold]: {format_count(audit.rounds, 'round')}, "
-        "every receipt holds"
+        f"  manifest {audit.manifest[:_HASH]}…, {promise if _private(audit) else 'without noise'}"
     )
-    console.print(
-        f"  manifest {audit.manifest[:_HASH]}…, "
-        f"ε = {audit.epsilon:g} at δ = {format_delta(audit.delta)} for the run\n"
-    )
+    if audit.metrics is not None:
+        console.print(f"  and ε = {audit.metrics:g} for the metrics after it")
+    console.print()
     table = plain_table("site", "steps", "ε", "ε again", "ledger")
     for site in audit.sites:
         again = format_epsilon(site.recomputed)
         table.add_row(
-            site.site,
+            shown(site.site),
             f"{site.taken} of {site.planned}",
             format_epsilon(site.epsilon),
             again,
-            _told(audit, site.charged),
+            _told(audit, site),
         )
     console.print(table)
     if any(site.charged is None for site in audit.sites):
@@ -154,11 +178,19 @@ def print_run(audit: RunAudit) -> None:
         )
 
 
-def _told(audit: RunAudit, charged: int | None) -> str:
-    if charged is None:
+def _private(audit: RunAudit) -> bool:
+    return all(site.epsilon is not None for site in audit.sites)
+
+
+def _told(audit: RunAudit, site: AuditedSite) -> str:
+    if site.charged is None:
         return "not given"
-    again = charged - audit.rounds
-    return "agrees" if again <= 0 else f"agrees; {format_count(again, 'round')} paid for and lost"
+    again = site.charged - audit.rounds
+    return (
+        "agrees"
+        if again <= 0 or site.epsilon is None
+        else f"agrees; {format_count(again, 'round')} paid for and lost"
+    )
 
 
 def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
@@ -181,14 +213,13 @@ def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
 
 
 def _plan_cells(plan: AuditedPlan) -> tuple[str, ...]:
-    ended = ", closed" if plan.closed else ""
-    name = plan.run if plan.purpose == "training" else f"{plan.run}, {plan.purpose}"
+    marks = [plan.purpose] * (plan.purpose != "training") + ["closed"] * plan.closed
     return (
-        name,
+        shown(", ".join([plan.run, *marks])),
         str(plan.dataset),
         f"{plan.plan.mechanism.multiplier:.3g}",
         f"{plan.plan.sampling_rate:.3g}",
-        f"{plan.taken}/{plan.plan.steps}{ended}",
+        f"{plan.taken}/{plan.plan.steps}",
         str(plan.charges),
         format_epsilon(plan.epsilon),
         format_epsilon(plan.recomputed),

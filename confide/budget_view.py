@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from confide.console import plain_table, print_json
+from confide.console import plain_table, print_json, printable, shown
 from server.formats import format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def print_budgets(budgets: Sequence[BudgetLeft], job: Job | None) -> None:
         return
     first = budgets[0]
     console.print(
-        f"[bold]{first.site}[/bold]: each example may lose ε = {first.epsilon:g} at "
+        f"[bold]{shown(first.site)}[/bold]: each example may lose ε = {first.epsilon:g} at "
         f"δ = {format_delta(first.delta)}, over all runs\n"
     )
     headings = ["data set", "examples", "ε lost", "ε left"]
@@ -43,4 +43,5 @@ def print_budgets(budgets: Sequence[BudgetLeft], job: Job | None) -> None:
     console.print(table)
     for item in budgets:
         if item.refusal is not None:
-            console.print(f"\nData set {item.dataset} refuses the job: {item.refusal}", markup=False)
+            refusal = f"\nData set {item.dataset} refuses the job: {printable(item.refusal)}"
+            console.print(refusal, markup=False, soft_wrap=False)

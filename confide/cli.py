@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from confide.audit_commands import app as audit_app
+from confide.console import printable
 from confide.site_commands import app as site_app
 from privacy.errors import ConfideError, JobError, UserError
 
@@ -208,5 +209,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"confide: {message}", file=sys.stderr)
+    print(f"confide: {printable(message)}", file=sys.stderr)
     raise SystemExit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,15 @@ Home = Annotated[Path, typer.Option("--home", metavar="HOME", help="The site's h
 def approve(run: Run, home: Home) -> None:
     """Approve a run that waits for the custodian. The ledger keeps the approval."""
     from client.home import Home as SiteHome
+    from server.formats import format_count
 
     manifest = SiteHome(home).approve(run)
     privacy = manifest.job.privacy
+    private = privacy.mechanism != "none"
+    promise = f"\n  epsilon={privacy.epsilon:g} at delta={privacy.delta:g}" if private else ""
     print(
-        f"Approved run {run}: manifest {manifest.digest.hex()[:16]}…, "
-        f"{manifest.job.training.rounds} rounds, {privacy.mechanism}, "
-        f"epsilon={privacy.epsilon:g} at delta={privacy.delta:g}"
+        f"Approved run {run}\n  manifest {manifest.digest.hex()[:16]}…, "
+        f"{format_count(manifest.job.training.rounds, 'round')}, mechanism={privacy.mechanism}{promise}"
     )
 
 
@@ -31,6 +34,8 @@ def approve(run: Run, home: Home) -> None:
 def close(run: Run, home: Home) -> None:
     """End a run here for good. Steps that it never took stop counting where steps are counted."""
     from client.home import Home as SiteHome
+    from server.formats import format_epsilon
 
-    left = SiteHome(home).close_run(run)
-    print(f"Closed run {run}: the data's loss counts as epsilon={left:.3g} now")
+    lost = SiteHome(home).close_run(run)
+    counted = format_epsilon(lost if math.isfinite(lost) else None)
+    print(f"Closed run {run}\n  what its data have lost counts as epsilon={counted} now")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from server.formats import format_bytes, format_count, format_percent, format_seconds
+from server.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
 from simulation.progress import PrintedProgress, Progress, describe_spent
 
 if TYPE_CHECKING:
@@ -170,9 +170,14 @@ class LiveTable(Display):
 
 def closing_lines(run: Run) -> list[str]:
     """What to do with a finished run."""
+    own = []
+    if run.metrics is not None:
+        share, epsilon = format_percent(run.metrics.mean), format_epsilon(run.metrics.epsilon)
+        own = [f"accuracy {share} on the sites' own examples, under noise for ε = {epsilon}"]
     return [
         f"accuracy {format_percent(run.accuracy)} after {format_count(len(run.rounds), 'round')}, "
         f"in {format_seconds(run.seconds)}",
+        *own,
         f"report  {run.report}",
         f"adapter {run.adapter}",
     ]

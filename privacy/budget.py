@@ -5,24 +5,24 @@ hold when each plan depends on all that came before. Two rules do, and a set of 
 
 *By order.* Σ ρ_j(α) ≤ B(ε, δ/2), over every step that was or may still be taken. The order α is fixed
 before the first plan: then the sum is a valid filter whatever is chosen later (Feldman and Zrnic 2021,
-arXiv:2008.11193, theorem 4.5; Lécuyer 2021, arXiv:2103.01379, theorem 1). B turns (α, ρ) into (ε, δ) by
-Canonne, Kamath and Steinke 2020 (arXiv:2004.00010, proposition 12).
+arXiv:2008.11193; Lécuyer 2021, arXiv:2103.01379). B turns (α, ρ) into (ε, δ) by Canonne, Kamath and Steinke
+2020 (arXiv:2004.00010, proposition 12).
 
 *By plan.* Σ ε_i ≤ ε and Σ δ_i ≤ δ/2, over every plan that was begun. A plan is fixed before its first
-step, so its own ε may come from its privacy loss distribution. That plans run at the same time changes
-nothing (Vadhan and Zhang 2023, arXiv:2207.08335; Lyu 2022, arXiv:2207.09397), and that they are chosen
-adaptively neither (Rogers et al. 2016, arXiv:1605.08294, theorem 3.6 with plain sums).
+step, so its own ε may come from its privacy loss distribution. Plain sums are a valid filter for plans that
+are chosen adaptively (Rogers et al. 2016, arXiv:1605.08294).
 
-Each rule stands for δ/2, because which of them admits may itself depend on the data: what the site sends
-under the first is (ε, δ/2)-private, what it sends under the second is too, and any event is the union of
-its parts under each.
+Both hold for plans whose rounds interleave (Haney et al. 2023, arXiv:2309.05901). Each rule stands for
+δ/2, because which of them admits may itself depend on the data: what the site sends under the first is
+(ε, δ/2)-private, what it sends under the second is too, and any event is the union of its parts under
+each.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,8 @@ Adjacency = Literal["zero-out"]
 NATS = 10**9
 DELTAS = 10**18
 _ORDERS = range(2, 257)
+# Far beyond what means anything, and far below what stands for an infinite loss.
+_EPSILON_MAX = 1e6
 # What a cost computed in floating point may be short of, relatively.
 _FLOAT_ERROR = 1e-9
 # How much more ε a plan may cost at δ = 0 to be counted there.
@@ -91,8 +93,10 @@ class Budget:
     adjacency: Adjacency = "zero-out"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
-            raise PlanError(f"expected a budget epsilon > 0, got epsilon={self.epsilon}")
+        if not 0 < self.epsilon <= _EPSILON_MAX:
+            raise PlanError(
+                f"expected a budget 0 < epsilon <= {_EPSILON_MAX:g}, got epsilon={self.epsilon}"
+            )
         if not 0 < self.delta < 1:
             raise PlanError(f"expected a budget 0 < delta < 1, got delta={self.delta}")
         if self.order not in _ORDERS:
@@ -106,7 +110,7 @@ class Budget:
     def admits(self, spent: Spent) -> bool:
         """Whether all of this together stays within (ε, δ)."""
         by_order = spent.renyi <= self.renyi_limit
-        by_plan = spent.epsilon <= nats(self.epsilon) and 2 * spent.delta <= deltas(self.delta)
+        by_plan = spent.epsilon <= self._epsilon_limit and spent.delta <= self._delta_limit
         return by_order or by_plan
 
     def epsilon_of(self, spent: Spent) -> float:
@@ -114,7 +118,7 @@ class Budget:
         if spent == Spent():
             return 0.0
         by_order = max(0.0, spent.renyi / NATS + self._conversion)
-        by_plan = spent.epsilon / NATS if 2 * spent.delta <= deltas(self.delta) else math.inf
+        by_plan = spent.epsilon / NATS if spent.delta <= self._delta_limit else math.inf
         return min(by_order, by_plan)
 
     def cost(self, plan: Plan) -> Spent:
@@ -128,10 +132,21 @@ class Budget:
         by_order = nats(plan.steps * step * (1 + _FLOAT_ERROR))
         if plan.mechanism.name == "laplace":
             pure = plan.steps / plan.mechanism.multiplier
-            if pure <= plan.epsilon * (1 + _PURE):
+            single = (plan.steps, plan.sampling_rate) == (1, 1.0)
+            if single or pure <= plan.epsilon * (1 + _PURE):
                 # A single count: δ would buy next to nothing, so none of it is spent.
                 return Spent(renyi=by_order, epsilon=nats(pure))
         return Spent(renyi=by_order, epsilon=nats(plan.epsilon), delta=deltas(plan.delta))
+
+    @cached_property
+    def _epsilon_limit(self) -> int:
+        """ε in 1e-9 nats, rounded down: what costs add up to is compared with it."""
+        return _rounded(self.epsilon, NATS, ROUND_FLOOR)
+
+    @cached_property
+    def _delta_limit(self) -> int:
+        """δ/2 in 1e-18, rounded down."""
+        return _rounded(self.delta, DELTAS, ROUND_FLOOR) // 2
 
     @property
     def _conversion(self) -> float:
@@ -153,14 +168,14 @@ def make_budget(*, epsilon: float, delta: float, order: int | None = None) -> Bu
 
 def nats(value: float) -> int:
     """Nats in billionths, rounded up; a billion nats stand for all that is more."""
-    return _rounded_up(min(value, float(NATS)), NATS)
+    return _rounded(min(value, float(NATS)), NATS, ROUND_CEILING)
 
 
 def deltas(value: float) -> int:
     """δ in 1e-18, rounded up."""
-    return _rounded_up(value, DELTAS)
+    return _rounded(value, DELTAS, ROUND_CEILING)
 
 
-def _rounded_up(value: float, unit: int) -> int:
+def _rounded(value: float, unit: int, rounding: str) -> int:
     # By way of the decimal that a person wrote: 1e-5 is 10^13 units, and not one more.
-    return int((Decimal(repr(value)) * unit).to_integral_value(rounding=ROUND_CEILING))
+    return int((Decimal(repr(value)) * unit).to_integral_value(rounding=rounding))

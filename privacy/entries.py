@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
+from types import UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from privacy.budget import Budget, Spent
@@ -160,9 +162,9 @@ def read_entry(body: bytes, *, number: int) -> Entry:
             time=_value(int, table["time"]),
             previous=_value(str, table["previous"]),
             salt=_value(str, table["salt"]),
-            event=_build(_KINDS[table["kind"]], table["event"]),
+            event=from_table(_KINDS[table["kind"]], table["event"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, PlanError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
         raise LedgerError(f"it cannot be read: {error!r}", entry=number) from error
     if entry.body != body:
         raise LedgerError("it is not in its canonical form", entry=number)
@@ -171,15 +173,15 @@ def read_entry(body: bytes, *, number: int) -> Entry:
     return entry
 
 
-def _build(kind: type[Any], table: dict[str, Any]) -> Any:
+def from_table(kind: type[Any], table: dict[str, Any]) -> Any:
     """A dataclass from its fields as JSON gives them, each of the type that it is declared with."""
-    hints = _fields(kind)
+    hints = _fields(kind)  # type: ignore[arg-type]  # a class can be hashed
     if table.keys() != hints.keys():
         raise ValueError(f"expected the fields of {kind.__name__}, got {sorted(table)}")
     return kind(**{name: _value(hints[name], value) for name, value in table.items()})
 
 
-@lru_cache
+@cache
 def _fields(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
@@ -187,7 +189,9 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 def _value(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value)
+        return from_table(hint, value)
+    if get_origin(hint) is UnionType:
+        return None if value is None else _value(get_args(hint)[0], value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"expected one of {get_args(hint)}, got {value!r}")
@@ -195,4 +199,6 @@ def _value(hint: Any, value: Any) -> Any:
     # A whole number may stand where a person wrote 8 for a budget of 8.0; a truth value may not.
     if type(value) is not hint and not (hint is float and type(value) is int):
         raise ValueError(f"expected {hint}, got {value!r}")
+    if hint is float and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"expected a finite number, got {value!r}")
     return value

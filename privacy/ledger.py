@@ -139,11 +139,17 @@ class Ledger:
             self._add(Registered(fingerprint=name, examples=len(keyed)))
             return number
 
-    def check_fits(self, dataset: int, *, run: str, manifest: str, plan: Plan) -> None:
-        """Raises OverdrawnError if a run's plan could not begin now, or not go on."""
+    def check_fits(
+        self, dataset: int, *, run: str, manifest: str, plan: Plan, metrics: Plan | None = None
+    ) -> None:
+        """Raises OverdrawnError if a run's plans, for training and metrics, could not begin or go on."""
+        plans: list[tuple[Purpose, Plan]] = [("training", plan)]
+        if metrics is not None:
+            plans.append(("metrics", metrics))
         with self._reading():
-            begun = self._course(run, manifest, plan, "training")
-            self._history.check_fits(dataset, Spent() if begun else self.budget.cost(plan))
+            begun = {purpose: self._course(run, manifest, one, purpose) for purpose, one in plans}
+            costs = (self.budget.cost(one) for purpose, one in plans if begun[purpose] is None)
+            self._history.check_fits(dataset, sum(costs, Spent()))
 
     def reserve(self, charge: Charge) -> Reserved:
         """Write a charge to the disk; only then may its noise be drawn.
@@ -251,8 +257,8 @@ class Ledger:
         ):
             if begun != asked:
                 raise LedgerError(
-                    f"the ledger was begun with {name}={begun:g}, and is asked for {name}={asked:g}: two would "
-                    "be two budgets for one loss"
+                    f"the ledger was begun with {name}={begun:g}, and is asked for {name}={asked:g}: two "
+                    "would be two budgets for one loss"
                 )
 
     @contextmanager
@@ -333,7 +339,7 @@ class Ledger:
 
 
 def check_head(head: Head | None, hashes: list[str], public: bytes) -> None:
-    """Check how far the ledger, whose entries have ``hashes``, must go. Raises LedgerError if some are lost."""
+    """Raises LedgerError if a ledger whose entries have ``hashes`` falls short of its head."""
     if head is None:
         # The first commit may have been cut off from its head.
         if len(hashes) > 1:

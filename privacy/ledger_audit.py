@@ -122,7 +122,8 @@ def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
     if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
         raise LedgerError(
             f"its cost is too low: {cost.renyi / NATS:.6g} nats by order and "
-            f"epsilon={cost.epsilon / NATS:.6g} are written down, a second accountant finds {by_order:.6g} and {by_plan:.6g}",
+            f"epsilon={cost.epsilon / NATS:.6g} are written down, a second accountant finds "
+            f"{by_order:.6g} and {by_plan:.6g}",
             entry=number,
         )
     if cost.delta < deltas(plan.delta) and cost.epsilon < nats(_pure(plan)):

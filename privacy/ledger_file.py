@@ -28,6 +28,8 @@ from privacy.errors import LedgerError
 APPLICATION = 0x436F6E66  # "Conf": tells a ledger from other SQLite files
 FORMAT = 1
 HEAD_PURPOSE = "ledger head"
+# What SQLite says of a broken database may quote it, and that need not be text.
+_FAILURES = (sqlite3.Error, UnicodeError)
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -133,7 +135,7 @@ class LedgerFile:
                 if not (isinstance(body, bytes) and isinstance(signature, bytes)):
                     raise LedgerError("it is not made of bytes", entry=found)
                 yield Row(number=number, body=body, signature=signature)
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise LedgerError(f"it cannot be read: {error}", entry=found + 1) from error
 
     def digests(self, dataset: int) -> bytes | None:
@@ -194,7 +196,7 @@ class LedgerFile:
     def _reported(self, entry: int | None = None) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise LedgerError(f"{self.path} cannot be used: {error}", entry=entry) from error
 
 

@@ -143,6 +143,27 @@ def make_plan(
     return silent if mechanism == "none" else _with_least_noise(silent, mechanism, epsilon=epsilon)
 
 
+def make_count_plan(*, epsilon: float, delta: float) -> Plan:
+    """One release of a sum in which an example weighs at most 1, with Laplace noise of scale 1/``epsilon``.
+
+    It gives ``epsilon`` at δ = 0; ``delta`` is there for those who count in pairs. Raises PlanError for an
+    ``epsilon`` that no noise gives.
+    """
+    if not 0.0 < epsilon < math.inf:
+        raise PlanError(f"expected 0 < epsilon < inf, got epsilon={epsilon}")
+    multiplier = 1.0 / epsilon
+    if 1.0 / multiplier > epsilon:
+        # Rounded the wrong way: it would cost a little more than was asked for.
+        multiplier = math.nextafter(multiplier, math.inf)
+    return Plan(
+        mechanism=Mechanism(name="laplace", multiplier=multiplier),
+        clipping_norm=1.0,
+        sampling_rate=1.0,
+        steps=1,
+        delta=delta,
+    )
+
+
 def _with_least_noise(plan: Plan, name: MechanismName, *, epsilon: float) -> Plan:
     """Bisect on the logarithm of the multiplier; what is returned was itself evaluated."""
 

@@ -1,4 +1,4 @@
-"""A receipt: what a site says, under its signature, that a round has cost."""
+"""A receipt: what a site says, under its signature, that a round or its metrics have cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from privacy.entries import Purpose, from_table
 from privacy.errors import PlanError, ProtocolError
 from privacy.identity import Identity, verify
-from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
 
 PURPOSE = "receipt"
@@ -16,12 +16,13 @@ PURPOSE = "receipt"
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """One round's cost at one site.
+    """What one round, or the metrics after the last one, cost at one site.
 
     ``steps`` of the plan were taken in this round and ``taken`` so far; ``epsilon`` is what these cost,
-    of the ``budget`` that the run asked for, at the plan's δ; None stands for no privacy at all. ``head``
-    is the hash of the ledger's last entry when the steps were reserved: it commits the site to all that
-    its ledger said. Nothing is told of other runs or of what the site would still allow.
+    of the ``budget`` that the run asked for with this ``purpose``, at the plan's δ; None stands for no
+    privacy at all. ``head`` is the hash of the ledger's last entry when the steps were reserved: it commits
+    the site to all that its ledger said. Nothing is told of other runs or of what the site would still
+    allow.
     """
 
     site: str
@@ -34,6 +35,7 @@ class Receipt:
     epsilon: float | None
     budget: float
     head: str
+    purpose: Purpose = "training"
 
     @cached_property
     def content(self) -> bytes:
@@ -52,11 +54,8 @@ class SignedReceipt:
         """The receipt, if the key's holder signed it. Raises SignatureError or ProtocolError."""
         verify(public_key, PURPOSE, self.content, self.signature)
         try:
-            table = json.loads(self.content)
-            plan = table.pop("plan")
-            plan["mechanism"] = Mechanism(**plan["mechanism"])
-            receipt = Receipt(plan=Plan(**plan), **table)
-        except (ValueError, TypeError, KeyError, AttributeError, PlanError) as error:
+            receipt: Receipt = from_table(Receipt, json.loads(self.content))
+        except (ValueError, TypeError, AttributeError, RecursionError, PlanError) as error:
             raise ProtocolError(f"not a receipt: {error!r}") from error
         if receipt.content != self.content:
             raise ProtocolError("the receipt is not in its canonical form")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protocol/confide.proto\x12\x07\x63onfide\"Q\n\x07Request\x12\x1d\n\x04join\x18\x01 \x01(\x0b\x32\r.confide.JoinH\x00\x12\x1f\n\x05train\x18\x02 \x01(\x0b\x32\x0e.confide.TrainH\x00\x42\x06\n\x04kind\"+\n\x04Join\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"@\n\x05Train\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\"\x8a\x01\n\x05Reply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12!\n\x06joined\x18\x02 \x01(\x0b\x32\x0f.confide.JoinedH\x00\x12#\n\x07trained\x18\x03 \x01(\x0b\x32\x10.confide.TrainedH\x00\x12#\n\x07refused\x18\x04 \x01(\x0b\x32\x10.confide.RefusedH\x00\x42\x06\n\x04kind\"5\n\x06Joined\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"K\n\x07Trained\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\"-\n\x07Receipt\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"B\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\r\x12\x14\n\x0c\x62udget_spent\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protocol/confide.proto\x12\x07\x63onfide\"x\n\x07Request\x12\x1d\n\x04join\x18\x01 \x01(\x0b\x32\r.confide.JoinH\x00\x12\x1f\n\x05train\x18\x02 \x01(\x0b\x32\x0e.confide.TrainH\x00\x12%\n\x08\x65valuate\x18\x03 \x01(\x0b\x32\x11.confide.EvaluateH\x00\x42\x06\n\x04kind\"+\n\x04Join\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"@\n\x05Train\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\"4\n\x08\x45valuate\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\"\xb3\x01\n\x05Reply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12!\n\x06joined\x18\x02 \x01(\x0b\x32\x0f.confide.JoinedH\x00\x12#\n\x07trained\x18\x03 \x01(\x0b\x32\x10.confide.TrainedH\x00\x12#\n\x07refused\x18\x04 \x01(\x0b\x32\x10.confide.RefusedH\x00\x12\'\n\tevaluated\x18\x05 \x01(\x0b\x32\x12.confide.EvaluatedH\x00\x42\x06\n\x04kind\"5\n\x06Joined\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"K\n\x07Trained\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\"O\n\tEvaluated\x12\r\n\x05right\x18\x01 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\"-\n\x07Receipt\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"B\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\r\x12\x14\n\x0c\x62udget_spent\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protocol.confide_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUEST']._serialized_start=35
-  _globals['_REQUEST']._serialized_end=116
-  _globals['_JOIN']._serialized_start=118
-  _globals['_JOIN']._serialized_end=161
-  _globals['_TRAIN']._serialized_start=163
-  _globals['_TRAIN']._serialized_end=227
-  _globals['_REPLY']._serialized_start=230
-  _globals['_REPLY']._serialized_end=368
-  _globals['_JOINED']._serialized_start=370
-  _globals['_JOINED']._serialized_end=423
-  _globals['_TRAINED']._serialized_start=425
-  _globals['_TRAINED']._serialized_end=500
-  _globals['_RECEIPT']._serialized_start=502
-  _globals['_RECEIPT']._serialized_end=547
-  _globals['_REFUSED']._serialized_start=549
-  _globals['_REFUSED']._serialized_end=615
+  _globals['_REQUEST']._serialized_end=155
+  _globals['_JOIN']._serialized_start=157
+  _globals['_JOIN']._serialized_end=200
+  _globals['_TRAIN']._serialized_start=202
+  _globals['_TRAIN']._serialized_end=266
+  _globals['_EVALUATE']._serialized_start=268
+  _globals['_EVALUATE']._serialized_end=320
+  _globals['_REPLY']._serialized_start=323
+  _globals['_REPLY']._serialized_end=502
+  _globals['_JOINED']._serialized_start=504
+  _globals['_JOINED']._serialized_end=557
+  _globals['_TRAINED']._serialized_start=559
+  _globals['_TRAINED']._serialized_end=634
+  _globals['_EVALUATED']._serialized_start=636
+  _globals['_EVALUATED']._serialized_end=715
+  _globals['_RECEIPT']._serialized_start=717
+  _globals['_RECEIPT']._serialized_end=762
+  _globals['_REFUSED']._serialized_start=764
+  _globals['_REFUSED']._serialized_end=830
 # @@protoc_insertion_point(module_scope)

@@ -6,12 +6,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("join", "train")
+    __slots__ = ("join", "train", "evaluate")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     join: Join
     train: Train
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ...) -> None: ...
+    evaluate: Evaluate
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("manifest", "signature")
@@ -31,17 +33,27 @@ class Train(_message.Message):
     adapter: bytes
     def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
 
+class Evaluate(_message.Message):
+    __slots__ = ("manifest_digest", "adapter")
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    manifest_digest: bytes
+    adapter: bytes
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+
 class Reply(_message.Message):
-    __slots__ = ("site", "joined", "trained", "refused")
+    __slots__ = ("site", "joined", "trained", "refused", "evaluated")
     SITE_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
     site: str
     joined: Joined
     trained: Trained
     refused: Refused
-    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    evaluated: Evaluated
+    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("manifest_digest", "public_key")
@@ -60,6 +72,16 @@ class Trained(_message.Message):
     update: bytes
     receipt: Receipt
     def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+
+class Evaluated(_message.Message):
+    __slots__ = ("right", "examples", "receipt")
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    right: float
+    examples: int
+    receipt: Receipt
+    def __init__(self, right: _Optional[float] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("content", "signature")

@@ -109,7 +109,7 @@ class PrivacySection(_Section):
 class MetricsSection(_Section):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
-    epsilon: Annotated[float, Field(ge=0, le=1000, description="0: no metrics leave a site")] = 0.0
+    epsilon: Annotated[float, Field(ge=0, le=100, description="0: no metrics leave a site")] = 0.0
 
 
 class StrategySection(_Section):
@@ -160,6 +160,11 @@ class Job(_Section):
             raise ValueError(
                 "data.labels: expected the list of labels: reading it off private data would tell a label "
                 "that only one example has"
+            )
+        if self.metrics.epsilon > 0 and not private:
+            raise ValueError(
+                'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '
+                "nothing once the updates have left without any"
             )
         if self.task == "causal-lm":
             if self.data.label is not None or self.data.labels is not None:

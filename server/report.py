@@ -28,6 +28,7 @@ from server.formats import (
     format_seconds,
 )
 from server.measures import format_measure, main_measure
+from server.metrics import Metrics
 from server.notices import find_notices
 from server.run_folder import RoundRecord, RunFolder, job_toml
 
@@ -83,6 +84,7 @@ def render_report(folder: RunFolder) -> str:
         result=result_sentence(job, records, facts),
         notices=find_notices(job, records),
         spending=list_spending(job, records, facts),
+        metrics=metrics_sentence(job, folder.metrics, records),
         quality=main_measure(job.task),
         uncertainty=_uncertainty(job, records, facts),
         sites_shown=charts.SITES_SHOWN,
@@ -112,6 +114,30 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
             apart = format_points(last.accuracy - majority)
             reached += f", {apart} {side} always answering the most frequent label"
     return f"{trained}; {reached}; {_spent(job, last)}."
+
+
+def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
+    """What the sites told of their own examples; None if the job asks for nothing."""
+    if metrics is None:
+        if not job.metrics.epsilon > 0:
+            return None
+        if len(records) < job.training.rounds:
+            return "The job asks for the accuracy on the sites’ own examples, after the last round."
+        return (
+            "The job asked for the accuracy on the sites’ own examples, and it is not known: run.log says "
+            "why. A site that had answered before was charged for it and did not answer again."
+        )
+    shares = [site.mean for site in metrics.sites.values()]
+    apart = (
+        f", {format_percent(min(shares))} to {format_percent(max(shares))} by site" if shares[1:] else ""
+    )
+    measured = "next-token accuracy by text" if job.task == "causal-lm" else "accuracy"
+    return (
+        f"On the sites’ own {metrics.examples:,} examples, which they trained on, the last adapter’s "
+        f"{measured} is {format_percent(metrics.mean)}{apart}. Each site counted once, under Laplace noise "
+        f"for ε = {format_epsilon(metrics.epsilon)}, which moves the whole by about "
+        f"±{format_points(metrics.deviation)} (one standard deviation)."
+    )
 
 
 def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> list[SpendingRow]:
@@ -181,7 +207,10 @@ def _spent(job: Job, last: RoundRecord) -> str:
     did = "spent" if job.seeds.noise is None else "would have spent"
     given = "" if job.seeds.noise is None else "with fresh noise "
     budget = format_epsilon(job.privacy.epsilon)
-    return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}"
+    more = f", and at most {format_epsilon(job.metrics.epsilon)} more on metrics" * (
+        job.metrics.epsilon > 0
+    )
+    return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}{more}"
 
 
 def _factor(epsilon: float) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from privacy.entries import Released, Unprotected
 from privacy.errors import AuditError, ProtocolError, RunError
 from privacy.ledger_audit import LedgerAudit, agrees, audit_ledger, recomputed_epsilon
+from privacy.plan import make_count_plan
 from privacy.receipt import Receipt
 from protocol.manifest import Manifest
-from server.run_folder import RoundRecord, RunFolder
+from server.run_folder import ReceiptsOf, RoundRecord, RunFolder
+
+# What is compared, what a receipt says, and what it must say.
+Compared: TypeAlias = tuple[str, object, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,10 @@ class AuditedSite:
 
 @dataclass(frozen=True, kw_only=True)
 class RunAudit:
-    """A run that passed: every receipt fits the manifest, and the ledgers that were given."""
+    """A run that passed: every receipt fits the manifest, and the ledgers that were given.
+
+    ``metrics`` is the ε that each site's metrics cost beside its training, None if none were released.
+    """
 
     run: str
     manifest: str
@@ -41,10 +49,11 @@ class RunAudit:
     epsilon: float
     delta: float
     sites: tuple[AuditedSite, ...]
+    metrics: float | None = None
 
 
 def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
-    """Check each finished round's receipts, and that the ledgers tell the same.
+    """Check the receipts of each finished round and of the metrics, and that the ledgers tell the same.
 
     Raises AuditError naming the first round and site that are wrong, and LedgerError for a ledger that is.
     """
@@ -55,22 +64,12 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     latest: dict[str, Receipt] = {}
     for record in records:
         where = f"round {record.round}"
-        try:
-            signed = folder.receipts(record.round)
-        except RunError as error:
-            raise AuditError(str(error)) from error
-        if signed.keys() != keys.keys():
-            missing = ", ".join(sorted(keys.keys() ^ signed.keys()))
-            raise AuditError(f"{where}: expected one receipt from each site; it is otherwise for {missing}")
-        for site in sorted(signed):
-            try:
-                receipt = signed[site].read(keys[site])
-            except ProtocolError as error:
-                raise AuditError(f"{where}, {site}: {error}") from error
+        for site, receipt in _receipts(folder, record.round, keys, where):
             _check_receipt(receipt, site, record, manifest, latest.get(site), f"{where}, {site}")
             if site in told:
                 _check_ledger(receipt, told[site], f"{where}, {site}")
             latest[site] = receipt
+    measured = _audit_metrics(folder, manifest, keys, told)
     return RunAudit(
         run=manifest.run,
         manifest=manifest.digest.hex(),
@@ -78,7 +77,76 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
         epsilon=manifest.job.privacy.epsilon,
         delta=manifest.job.privacy.delta,
         sites=tuple(_line(latest[site], len(records), told.get(site)) for site in sorted(latest)),
+        metrics=manifest.job.metrics.epsilon if measured else None,
     )
+
+
+def _receipts(
+    folder: RunFolder, of: ReceiptsOf, keys: Mapping[str, bytes], where: str
+) -> Iterator[tuple[str, Receipt]]:
+    """Each site and the receipt that it signed. Raises AuditError if one is missing or is not its own."""
+    try:
+        signed = folder.receipts(of)
+    except RunError as error:
+        raise AuditError(str(error)) from error
+    if signed.keys() != keys.keys():
+        missing = ", ".join(sorted(keys.keys() ^ signed.keys()))
+        raise AuditError(f"{where}: expected one receipt from each site; it is otherwise for {missing}")
+    for site in sorted(signed):
+        try:
+            yield site, signed[site].read(keys[site])
+        except ProtocolError as error:
+            raise AuditError(f"{where}, {site}: {error}") from error
+
+
+def _audit_metrics(
+    folder: RunFolder, manifest: Manifest, keys: Mapping[str, bytes], told: Mapping[str, LedgerAudit]
+) -> bool:
+    """Check the metrics' receipts. Whether there are any: a run may end without."""
+    try:
+        metrics = folder.metrics
+    except RunError as error:
+        raise AuditError(str(error)) from error
+    if metrics is None and not folder.receipts_path("metrics").exists():
+        return False
+    job = manifest.job
+    if not job.metrics.epsilon > 0:
+        raise AuditError("metrics: the manifest asks for none, and some were released")
+    if metrics is not None and (metrics.epsilon, metrics.sites.keys()) != (
+        job.metrics.epsilon,
+        keys.keys(),
+    ):
+        raise AuditError("metrics: metrics.json is of another epsilon or of other sites than the manifest")
+    plan = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+    for site, receipt in _receipts(folder, "metrics", keys, "metrics"):
+        where = f"metrics, {site}"
+        _check_values(
+            where,
+            *_identity(receipt, site, manifest),
+            ("purpose", receipt.purpose, "metrics"),
+            ("round", receipt.round, job.training.rounds),
+            ("plan", receipt.plan, plan),
+            ("number of steps", (receipt.steps, receipt.taken), (1, 1)),
+            ("budget", receipt.budget, job.metrics.epsilon),
+            ("epsilon", receipt.epsilon, 1 / plan.mechanism.multiplier),
+        )
+        if site in told:
+            _check_ledger(receipt, told[site], where)
+    return True
+
+
+def _identity(receipt: Receipt, site: str, manifest: Manifest) -> tuple[Compared, ...]:
+    return (
+        ("site", receipt.site, site),
+        ("run", receipt.run, manifest.run),
+        ("manifest", receipt.manifest, manifest.digest.hex()),
+    )
+
+
+def _check_values(where: str, *values: Compared) -> None:
+    for what, got, wanted in values:
+        if got != wanted:
+            raise AuditError(f"{where}: its {what} is wrong: expected {wanted}, got {got}")
 
 
 def _by_key(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[str, LedgerAudit]:
@@ -103,10 +171,10 @@ def _check_receipt(
 ) -> None:
     job, plan = manifest.job, receipt.plan
     taken_before = before.taken if before else 0
-    expected: list[tuple[str, object, object]] = [
-        ("site", receipt.site, site),
-        ("run", receipt.run, manifest.run),
-        ("manifest", receipt.manifest, manifest.digest.hex()),
+    _check_values(
+        where,
+        *_identity(receipt, site, manifest),
+        ("purpose", receipt.purpose, "training"),
         ("round", receipt.round, record.round),
         ("mechanism", plan.mechanism.name, job.privacy.mechanism),
         ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
@@ -117,10 +185,7 @@ def _check_receipt(
         ("budget", receipt.budget, job.privacy.epsilon),
         ("plan", plan, before.plan if before else plan),
         ("epsilon in rounds.jsonl", record.epsilon.get(site), receipt.epsilon),
-    ]
-    for what, got, wanted in expected:
-        if got != wanted:
-            raise AuditError(f"{where}: its {what} is wrong: expected {wanted}, got {got}")
+    )
     if not taken_before + receipt.steps <= receipt.taken <= plan.steps:
         raise AuditError(
             f"{where}: after {taken_before} of {plan.steps} steps, and {receipt.steps} more, it counts "
@@ -142,7 +207,7 @@ def _check_receipt(
 
 
 def _check_ledger(receipt: Receipt, ledger: LedgerAudit, where: str) -> None:
-    """The ledger must hold the round's charge, no later than the entry that the receipt names."""
+    """The ledger must hold the receipt's charge, no later than the entry that the receipt names."""
     numbers = {entry.hash: entry.number for entry in ledger.entries}
     if receipt.head not in numbers:
         raise AuditError(
@@ -151,11 +216,15 @@ def _check_ledger(receipt: Receipt, ledger: LedgerAudit, where: str) -> None:
         )
     for entry in ledger.entries[: numbers[receipt.head]]:
         event = entry.event
-        charge = isinstance(event, Released) and (event.purpose, event.taken) == ("training", receipt.taken)
-        unprotected = isinstance(event, Unprotected) and event.manifest == receipt.manifest
-        if (charge or unprotected) and (event.run, event.round) == (receipt.run, receipt.round):
+        if isinstance(event, Released):
+            charged = (event.purpose, event.taken) == (receipt.purpose, receipt.taken)
+        elif isinstance(event, Unprotected):
+            charged = (receipt.purpose, receipt.manifest) == ("training", event.manifest)
+        else:
+            continue
+        if charged and (event.run, event.round) == (receipt.run, receipt.round):
             return
-    raise AuditError(f"{where}: its ledger holds no charge for this round")
+    raise AuditError(f"{where}: its ledger holds no charge for it")
 
 
 def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedSite:

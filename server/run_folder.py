@@ -9,7 +9,9 @@
     coordinator.key      what the coordinator signed the manifest with
     sites.json           the sites' public keys, as they joined
     receipts/001.json …  what each site signed that the round cost it
+    receipts/metrics.json  and that the metrics did
     rounds.jsonl         one JSON object a finished round
+    metrics.json         the last adapter on the sites' own examples, if the job asks for that
     rounds/000/          the adapter before the first round, in PEFT's own format
     rounds/001/ …        the adapter after each round
     adapter              a link to the last one
@@ -27,7 +29,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import tomli_w
@@ -41,6 +43,10 @@ from privacy.receipt import SignedReceipt
 from protocol.job import Job
 from protocol.layout import AdapterLayout
 from protocol.manifest import Manifest, read_manifest
+from server.metrics import Metrics, read_metrics
+
+# The number of a round, or the metrics after the last one.
+ReceiptsOf: TypeAlias = int | Literal["metrics"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +139,13 @@ class RunFolder:
         table = {name: key.hex() for name, key in sorted((known | dict(keys)).items())}
         write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode())
 
-    def receipts(self, number: int) -> dict[str, SignedReceipt]:
-        """A round's receipts by site. Raises RunError if they are not there or cannot be read."""
-        path = self.path / "receipts" / f"{number:03d}.json"
+    def receipts_path(self, of: ReceiptsOf) -> Path:
+        """Where a round's receipts are, or those for the metrics."""
+        return self.path / "receipts" / (f"{of}.json" if of == "metrics" else f"{of:03d}.json")
+
+    def receipts(self, of: ReceiptsOf) -> dict[str, SignedReceipt]:
+        """Receipts by site. Raises RunError if they are not there or cannot be read."""
+        path = self.receipts_path(of)
         try:
             table = json.loads(path.read_text())
             return {
@@ -145,16 +155,28 @@ class RunFolder:
                 for name, kept in table.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"round {number}: {path} cannot be read: {error}") from error
+            where = of if of == "metrics" else f"round {of}"
+            raise RunError(f"{where}: {path} cannot be read: {error}") from error
 
-    def save_receipts(self, number: int, receipts: Mapping[str, SignedReceipt]) -> None:
+    def save_receipts(self, of: ReceiptsOf, receipts: Mapping[str, SignedReceipt]) -> None:
         table = {
             name: {"content": receipt.content.decode(), "signature": receipt.signature.hex()}
             for name, receipt in receipts.items()
         }
-        folder = self.path / "receipts"
-        folder.mkdir(exist_ok=True)
-        write_durably(folder / f"{number:03d}.json", json.dumps(table, indent=1).encode())
+        path = self.receipts_path(of)
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, json.dumps(table, indent=1).encode())
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What the sites told of their own examples, if they did. Raises RunError if it cannot be read."""
+        path = self.path / "metrics.json"
+        return read_metrics(path.read_bytes()) if path.exists() else None
+
+    def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
+        """Write metrics after their receipts: where there are metrics, there are receipts for them."""
+        self.save_receipts("metrics", receipts)
+        write_durably(self.path / "metrics.json", metrics.content)
 
     @property
     def facts(self) -> dict[str, Any]:

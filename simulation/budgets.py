@@ -12,6 +12,7 @@ from privacy.errors import BudgetError, PlanError
 from privacy.history import History
 from privacy.ledger import DATABASE
 from privacy.ledger_file import copied
+from privacy.plan import make_count_plan
 from protocol.job import Job
 from simulation.noise_level import site_plan
 
@@ -71,6 +72,9 @@ def _after(history: History, dataset: int, job: Job, examples: int) -> tuple[flo
         return None, "the job adds no noise"
     try:
         cost = history.budget.cost(site_plan(job, examples))
+        if job.metrics.epsilon > 0:
+            metrics = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+            cost += history.budget.cost(metrics)
         history.check_fits(dataset, cost)
     except (BudgetError, PlanError) as error:
         return None, str(error)

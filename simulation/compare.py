@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.job import MetricsSection
 from server.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
 from server.run_folder import RunFolder
 from simulation.progress import Progress
@@ -14,9 +15,10 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
 
     ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
     gradients. ``one-site`` is the first site alone, with the whole of its own budget. Both start from
-    the same adapter and see the same held-out examples.
+    the same adapter and see the same held-out examples, by which they are compared: neither asks for
+    metrics.
     """
-    job = folder.manifest.job
+    job = folder.manifest.job.model_copy(update={"metrics": MetricsSection()})
     open_job = job.model_copy(update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})})
     variants = {
         WITHOUT_PRIVACY: world.variant(open_job),

@@ -13,6 +13,7 @@ from typing import Literal
 from flwr.serverapp import Grid
 
 from privacy.errors import JobError, RunError
+from server.metrics import Metrics
 from server.rounds import run_rounds
 from server.run_folder import RoundRecord, RunFolder
 from simulation.grid import InProcessGrid
@@ -24,11 +25,12 @@ Engine = Literal["inprocess", "ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: where it is, and what came out."""
+    """A finished run: where it is, and what came out; ``metrics`` if the job asked for them."""
 
     folder: Path
     rounds: tuple[RoundRecord, ...]
     seconds: float
+    metrics: Metrics | None = None
 
     @property
     def adapter(self) -> Path:
@@ -112,7 +114,12 @@ def run_in_folder(
     records = folder.records()
     if not records:
         raise RunError(f"{folder.path}: no round was finished; see its run.log")
-    return Run(folder=folder.path, rounds=tuple(records), seconds=time.perf_counter() - began)
+    return Run(
+        folder=folder.path,
+        rounds=tuple(records),
+        seconds=time.perf_counter() - began,
+        metrics=folder.metrics,
+    )
 
 
 def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:

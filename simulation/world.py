@@ -89,7 +89,7 @@ class World:
     def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
         """The same data and resident model under another job, or with fewer of its sites.
 
-        Only ``training``, ``privacy`` and ``seeds.noise`` may differ: the rest is already built.
+        Only ``training``, ``privacy``, ``metrics`` and ``seeds.noise`` may differ: the rest is built.
         """
         other = copy.copy(self)
         other.job = job

@@ -12,8 +12,8 @@ import pytest
 
 from client.home import Home
 from client.site import Site
-from privacy.errors import LedgerError, PrivacyUnitError, UserError
 from privacy.entries import Refused, Released
+from privacy.errors import LedgerError, PrivacyUnitError, UserError
 from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Join, Reply, Request, Train
@@ -121,7 +121,7 @@ def test_predictable_noise_is_refused_outside_a_simulation(
 
 
 def test_training_before_joining_is_refused(world: World, site: Site) -> None:
-    assert "send Join before Train" in train(site, world.manifest("run"), world).refused.reason
+    assert "send Join first" in train(site, world.manifest("run"), world).refused.reason
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_site_that_refused_to_join_does_not_train(
     ],
     ids=["more epsilon", "no noise", "more rounds"],
 )
-@pytest.mark.parametrize("name", ["run", "another run"])
+@pytest.mark.parametrize("name", ["run", "another-run"])
 def test_no_second_manifest_goes_beyond_the_budget(
     world: World,
     tmp_path: Path,
@@ -244,7 +244,7 @@ def test_two_runs_share_one_budget(world: World, tmp_path: Path) -> None:
     assert accepted >= 3
     assert audit_ledger(tmp_path / "ledger.db").datasets[0].epsilon <= 24.0
     # Refused for good, and the runs that were accepted go on.
-    assert join(site, world.manifest("one more")).refused.budget_spent
+    assert join(site, world.manifest("one-more")).refused.budget_spent
     assert epsilon(train(site, world.manifest("run-0"), world, 2)) <= 8.0
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 
+from privacy.budget import make_budget
 from privacy.errors import PlanError
 from privacy.mechanisms import Mechanism
 from privacy.noise import keyed_source
-from privacy.plan import Plan, make_plan
+from privacy.plan import Plan, make_count_plan, make_plan
 
 PLAN = Plan(
     mechanism=Mechanism(name="gaussian", multiplier=1.0),
@@ -119,3 +120,26 @@ def test_a_delta_that_lets_one_example_out_is_cautioned_against() -> None:
     (caution,) = PLAN.cautions(100_000)
     assert "delta=1e-05" in caution
     assert caution.endswith("Choose a smaller delta.")
+
+
+@pytest.mark.parametrize("epsilon", [*np.geomspace(1e-4, 100.0, 97), 0.49, 0.1, 3.0])
+def test_a_count_costs_what_was_asked_for_and_no_more(epsilon: float) -> None:
+    """1/(1/ε) may be above ε by a rounding, and a budget of just ε would then refuse."""
+    plan = make_count_plan(epsilon=float(epsilon), delta=1e-3)
+    cost = 1 / plan.mechanism.multiplier
+    assert epsilon * (1 - 4e-16) <= cost <= epsilon
+    assert (plan.mechanism.name, plan.clipping_norm) == ("laplace", 1.0)
+    assert (plan.sampling_rate, plan.steps) == (1.0, 1)
+
+
+def test_a_count_spends_no_delta() -> None:
+    """Where δ is large beside ε too: half of a budget's δ may be the training's already."""
+    for epsilon in (1e-4, 0.49, 100.0):
+        cost = make_budget(epsilon=1.0, delta=2e-3).cost(make_count_plan(epsilon=epsilon, delta=1e-3))
+        assert (cost.epsilon, cost.delta) == (round(epsilon * 1e9), 0)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf, 1e-320])
+def test_no_count_is_planned_for_an_impossible_epsilon(epsilon: float) -> None:
+    with pytest.raises(PlanError):
+        make_count_plan(epsilon=epsilon, delta=1e-5)

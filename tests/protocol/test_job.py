@@ -70,6 +70,23 @@ def test_wrong_keys_are_named(
     assert [word for word in words if word not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "mechanism", "words"),
+    [
+        (-0.1, "gaussian", ["metrics.epsilon", "greater than or equal to 0"]),
+        (101.0, "gaussian", ["metrics.epsilon", "less than or equal to 100"]),
+        (0.5, "none", ["metrics.epsilon", "expected 0", 'privacy.mechanism="none"']),
+    ],
+)
+def test_metrics_that_protect_nothing_are_refused(
+    tiny_folder: Path, epsilon: float, mechanism: str, words: list[str]
+) -> None:
+    table = tiny.table(tiny_folder) | {"metrics": {"epsilon": epsilon}}
+    table["privacy"]["mechanism"] = mechanism
+    message = refused(table)
+    assert [word for word in words if word not in message] == [], message
+
+
 def test_all_wrong_keys_are_named_at_once(tiny_folder: Path) -> None:
     table = tiny.table(tiny_folder) | {"nonsense": 1}
     table["training"]["rounds"] = -1

@@ -1,0 +1,32 @@
+"""What a site's own examples say of an adapter: one sum, bounded, for noise to be added to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privacy.clipping import Clipped, clip_rows
+from protocol.adapted_model import AdaptedModel
+from protocol.examples import Examples
+from protocol.task import outcome
+
+
+def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> Clipped:
+    """Add up each example's share of right answers under an adapter, float32[adapter_size].
+
+    What comes back is float64[1], in which one example weighs at most 1. A share is in [0, 1]: whether a
+    label is right, or how many of a text's tokens are. An example whose loss is not finite counts as zero.
+    """
+    adapted.load(adapter)
+    adapted.peft.eval()
+    shares = np.zeros((len(examples), 1))
+    with torch.no_grad():
+        # One at a time, and without kept activations: in a batch, its shape and padding, which the other
+        # examples set, move an answer by rounding. That can turn a close call, and then one example would
+        # weigh more than its own share.
+        for alone in examples.batches(np.arange(len(examples)), size=1):
+            found = outcome(adapted, alone.to(adapted.device.torch))
+            share = found.correct / found.counted
+            shares[alone.indices, 0] = torch.where(found.losses.isfinite(), share, torch.nan).cpu()
+    return clip_rows(shares, bound=1.0, norm=1)

@@ -1,0 +1,86 @@
+"""Metrics add up, keep what noise did to them, and come back as they were written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from privacy.errors import RunError
+from server.metrics import Metrics, SiteMetrics, read_metrics
+from server.report import render_report
+from tests.server.runs import make_job, make_record, make_run
+
+NORTH = SiteMetrics(right=70.0, examples=100)
+SOUTH = SiteMetrics(right=90.0, examples=300)
+METRICS = Metrics(epsilon=0.5, sites={"north": NORTH, "south": SOUTH})
+ASKED = make_job(metrics={"epsilon": 0.5})
+
+
+def test_the_pooled_mean_counts_examples_not_sites() -> None:
+    assert (NORTH.mean, SOUTH.mean) == (0.7, 0.3)
+    assert METRICS.mean == 160 / 400
+    # Two Laplace variables of scale 2 have variance 16 together.
+    assert math.isclose(METRICS.deviation, 4 / 400)
+
+
+@pytest.mark.parametrize(("right", "mean"), [(-3.0, 0.0), (103.0, 1.0), (0.0, 0.0), (100.0, 1.0)])
+def test_a_mean_is_a_share_whatever_the_noise(right: float, mean: float) -> None:
+    assert SiteMetrics(right=right, examples=100).mean == mean
+
+
+def test_the_pooled_mean_is_of_the_sums_before_they_are_cut() -> None:
+    """Cutting each site's first would move the whole: noise below zero at one makes up for another's."""
+    low, high = SiteMetrics(right=-50.0, examples=100), SiteMetrics(right=100.0, examples=100)
+    assert Metrics(epsilon=0.1, sites={"a": low, "b": high}).mean == 0.25
+
+
+@pytest.mark.parametrize(("right", "examples"), [(math.nan, 1), (math.inf, 1), (1.0, 0)])
+def test_what_no_site_can_have_counted_is_refused(right: float, examples: int) -> None:
+    with pytest.raises(ValueError, match="expected a finite sum over examples >= 1"):
+        SiteMetrics(right=right, examples=examples)
+
+
+def test_metrics_are_read_as_they_were_written() -> None:
+    assert read_metrics(METRICS.content) == METRICS
+    table = json.loads(METRICS.content)
+    assert (table["mean"], table["epsilon"], table["sites"]["north"]["mean"]) == (0.4, 0.5, 0.7)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sites": {"a": {"right": 1}}, "epsilon": 1}'])
+def test_metrics_that_are_none_are_refused(content: bytes) -> None:
+    with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
+        read_metrics(content)
+
+
+def test_a_folder_without_metrics_has_none(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert folder.metrics is None
+    folder.save_metrics(METRICS, {})
+    assert folder.metrics == METRICS
+    assert folder.receipts("metrics") == {}
+
+
+def test_the_report_says_what_the_sites_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", ASKED)
+    folder.save_metrics(METRICS, {})
+    page = render_report(folder)
+    assert "On the sites’ own 400 examples" in page
+    assert "accuracy is 40.0 %, 30.0 % to 70.0 % by site" in page
+    assert "for ε = 0.50, which moves the whole by about ±1.0 points" in page
+    assert "and at most 0.50 more on metrics" in page
+
+
+def test_the_report_says_when_the_metrics_are_lost(tmp_path: Path) -> None:
+    assert "it is not known: run.log says why" in render_report(make_run(tmp_path / "lost", ASKED))
+    unfinished = make_run(tmp_path / "unfinished", ASKED, [make_record(1)])
+    assert "after the last round" in render_report(unfinished)
+
+
+def test_the_report_is_silent_where_nobody_asked(tmp_path: Path) -> None:
+    page = render_report(make_run(tmp_path / "run"))
+    assert "sites’ own" not in page
+    assert 'id="metrics"' not in page
+    assert "on metrics" not in page

@@ -1,0 +1,80 @@
+"""Simulated sites under a custodian's policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.home import Home
+from client.policy import BudgetSection, Policy, RulesSection, policy_toml
+from privacy.errors import PolicyFileError, SiteError
+from privacy.identity import Identity
+from privacy.ledger_audit import audit_ledger
+from server.run_folder import RunFolder
+from simulation.simulate import resume, simulate
+from simulation.world import World, simulated_policy
+from tests import tiny
+
+
+def write_policy(path: Path, **rules: object) -> Path:
+    budget = BudgetSection(epsilon=24.0, delta=0.01)
+    path.write_text(policy_toml(Policy(budget=budget, rules=RulesSection.model_validate(rules))))
+    return path
+
+
+def test_a_policy_that_cannot_be_read_starts_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("[budget]\nepsilon = 0.0\ndelta = 1e-3\n")
+    with pytest.raises(PolicyFileError, match=r"budget\.epsilon"):
+        simulate(tiny.job(tiny_folder), runs=tmp_path / "runs", policy=tmp_path / "site.toml")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_each_site_gets_the_policy_and_holds_it(tiny_folder: Path, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path / "site.toml", least_cohort=3)
+    job = tiny.job(tiny_folder, training={"rounds": 1})
+    run = simulate(job, runs=tmp_path, name="run", policy=policy)
+    homes = [Home(path) for path in sorted((run.folder / "sites").iterdir())]
+    assert len(homes) == 3
+    assert all(home.policy.rules.least_cohort == 3 for home in homes)
+    assert all(audit_ledger(home.ledger_path).budget.epsilon == 24.0 for home in homes)
+    assert len({home.identity().public for home in homes}) == 3
+
+
+def test_a_forbidden_run_stays_to_go_on_with_once_it_is_allowed(tiny_folder: Path, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path / "site.toml", least_cohort=4)
+    job = tiny.job(tiny_folder, training={"rounds": 1})
+    with pytest.raises(SiteError, match=r"rules\.least_cohort: expected at least 4 sites"):
+        simulate(job, runs=tmp_path, name="run", policy=policy)
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.records() == []
+    with pytest.raises(SiteError, match=r"site-1 refused.*rules\.least_cohort"):
+        resume(folder.path)
+    write_policy(folder.path / "sites" / "site-1" / "site.toml", least_cohort=3)
+    with pytest.raises(SiteError, match=r"site-2 refused.*rules\.least_cohort"):
+        resume(folder.path)
+    for site in ("site-2", "site-3"):
+        write_policy(folder.path / "sites" / site / "site.toml", least_cohort=3)
+    assert len(resume(folder.path).rounds) == 1
+
+
+def test_without_a_policy_a_site_allows_just_its_job_and_coordinator(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    job = tiny.job(tiny_folder, training={"rounds": 1})
+    run = simulate(job, runs=tmp_path, name="run")
+    coordinator = RunFolder.open(run.folder).identity.public
+    for site in ("site-1", "site-2", "site-3"):
+        home = Home(run.folder / "sites" / site)
+        assert home.policy == simulated_policy(job, coordinator)
+        assert home.policy.rules.coordinator == coordinator.hex()
+        # All of it is spent: there is no second run on this data.
+        (dataset,) = audit_ledger(home.ledger_path).datasets
+        assert 7.5 < dataset.epsilon <= home.policy.budget.epsilon == 8.0
+
+
+def test_a_policy_that_is_there_is_not_replaced(tiny_folder: Path, tmp_path: Path) -> None:
+    write_policy(tmp_path / "site.toml", least_cohort=9)
+    World(tiny.job(tiny_folder)).site("site-1", home=tmp_path, coordinator=Identity.generate().public)
+    assert Home(tmp_path).policy.rules.least_cohort == 9
+    assert Home(tmp_path).policy.rules.coordinator is None
