@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from privacy.entries import Released, Unprotected
-from privacy.errors import AuditError, ProtocolError, RunError
+from privacy.entries import Begun, Released, Unprotected
+from privacy.errors import AuditError, LedgerError, ProtocolError, RunError
 from privacy.ledger_audit import LedgerAudit, agrees, audit_ledger, recomputed_epsilon
 from privacy.plan import make_count_plan
 from privacy.receipt import Receipt
@@ -62,9 +62,13 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     if len(keys) != manifest.cohort:
         raise AuditError(f"the manifest is for {manifest.cohort} sites, and {len(keys)} joined")
     latest: dict[str, Receipt] = {}
-    for record in records:
-        where = f"round {record.round}"
-        for site, receipt in _receipts(folder, record.round, keys, where):
+    for number, record in enumerate(records, start=1):
+        where = f"round {number}"
+        if record.round != number:
+            raise AuditError(f"{where}: rounds.jsonl has round {record.round} in its place")
+        if record.epsilon.keys() != keys.keys():
+            raise AuditError(f"{where}: rounds.jsonl tells of other sites than joined")
+        for site, receipt in _receipts(folder, number, keys, where):
             _check_receipt(receipt, site, record, manifest, latest.get(site), f"{where}, {site}")
             if site in told:
                 _check_ledger(receipt, told[site], f"{where}, {site}")
@@ -154,11 +158,24 @@ def _by_key(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[str, Led
     names = {key.hex(): name for name, key in keys.items()}
     found = {}
     for path in ledgers:
-        audit = audit_ledger(path)
+        audit = _audit_ledger(path)
         if audit.public_key not in names:
             raise AuditError(f"{path} is the ledger of a site {audit.site} whose key is none of this run's")
-        found[names[audit.public_key]] = audit
+        site = names[audit.public_key]
+        if site in found:
+            raise AuditError(f"{path} is a second ledger of {site}: give one")
+        found[site] = audit
     return found
+
+
+def _audit_ledger(path: Path) -> LedgerAudit:
+    """Raises LedgerError that says which ledger it is about."""
+    try:
+        return audit_ledger(path)
+    except LedgerError as error:
+        named = LedgerError(f"{path}: {error}")
+        named.entry = error.entry
+        raise named from error
 
 
 def _check_receipt(
@@ -207,24 +224,35 @@ def _check_receipt(
 
 
 def _check_ledger(receipt: Receipt, ledger: LedgerAudit, where: str) -> None:
-    """The ledger must hold the receipt's charge, no later than the entry that the receipt names."""
+    """The ledger must hold the receipt's plan and charge, no later than the entry that it names.
+
+    Of a round that was interrupted and repeated the last charge counts.
+    """
     numbers = {entry.hash: entry.number for entry in ledger.entries}
     if receipt.head not in numbers:
         raise AuditError(
             f"{where}: its ledger has no entry {receipt.head[:16]}…, which the receipt names as its last: "
             "entries are lost, or it is another ledger"
         )
+    taken = None
     for entry in ledger.entries[: numbers[receipt.head]]:
         event = entry.event
-        if isinstance(event, Released):
-            charged = (event.purpose, event.taken) == (receipt.purpose, receipt.taken)
+        if isinstance(event, Begun) and (event.run, event.purpose) == (receipt.run, receipt.purpose):
+            _check_values(
+                where,
+                ("manifest, by its ledger,", receipt.manifest, event.manifest),
+                ("plan, by its ledger,", receipt.plan, event.plan),
+            )
+        elif isinstance(event, Released):
+            if (event.run, event.purpose, event.round) == (receipt.run, receipt.purpose, receipt.round):
+                taken = event.taken
         elif isinstance(event, Unprotected):
-            charged = (receipt.purpose, receipt.manifest) == ("training", event.manifest)
-        else:
-            continue
-        if charged and (event.run, event.round) == (receipt.run, receipt.round):
-            return
-    raise AuditError(f"{where}: its ledger holds no charge for it")
+            charge = (event.run, event.manifest, event.round, "training")
+            if charge == (receipt.run, receipt.manifest, receipt.round, receipt.purpose):
+                taken = receipt.taken
+    if taken is None:
+        raise AuditError(f"{where}: its ledger holds no charge for it")
+    _check_values(where, ("count of steps, by its ledger,", receipt.taken, taken))
 
 
 def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedSite:

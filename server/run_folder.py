@@ -125,10 +125,13 @@ class RunFolder:
 
     @property
     def public_keys(self) -> dict[str, bytes]:
-        """The sites' keys by name; none before they joined."""
+        """The sites' keys by name; none before they joined. Raises RunError if they cannot be read."""
         path = self.path / "sites.json"
-        table = json.loads(path.read_text()) if path.exists() else {}
-        return {name: bytes.fromhex(key) for name, key in table.items()}
+        try:
+            table = json.loads(path.read_text()) if path.exists() else {}
+            return {name: bytes.fromhex(key) for name, key in table.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
 
     def keep_public_keys(self, keys: Mapping[str, bytes]) -> None:
         """Remember the sites' keys. Raises ProtocolError if a site comes back with another one."""
@@ -188,10 +191,19 @@ class RunFolder:
         return self.path / "adapter"
 
     def records(self) -> list[RoundRecord]:
-        """The finished rounds. A last line that a kill cut off does not count."""
-        text = (self.path / "rounds.jsonl").read_text()
-        whole = text.rpartition("\n")[0]
-        return [RoundRecord(**json.loads(line)) for line in whole.splitlines()]
+        """The finished rounds. A last line that a kill cut off does not count.
+
+        Raises RunError if another one cannot be read.
+        """
+        path = self.path / "rounds.jsonl"
+        try:
+            whole = path.read_text().rpartition("\n")[0]
+            records = [RoundRecord(**json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        if not all(isinstance(record.epsilon, dict) for record in records):
+            raise RunError(f"{path} cannot be read: expected each epsilon by site")
+        return records
 
     def finish_round(
         self, record: RoundRecord, layout: AdapterLayout, adapter: NDArray[np.float32]

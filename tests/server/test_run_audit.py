@@ -419,3 +419,66 @@ def test_audit_errors_are_one_kind(run: RunFolder) -> None:
     with pytest.raises(AuditError) as caught:
         audit_run(run)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["no ledger", "its ledger"])
+def test_another_plan_in_every_receipt(run: RunFolder, told: bool) -> None:
+    """A site that claims more noise than it added, each ε to match: its ledger knows what it planned."""
+    plan = receipt(run, 1).plan
+    loud = replace(plan, mechanism=replace(plan.mechanism, multiplier=2 * plan.mechanism.multiplier))
+    for number in (1, 2, 3):
+        resign(run, number, plan=loud, epsilon=loud.epsilon_after(2 * number))
+    if told:
+        assert found(run, ledgers(run)).startswith("round 1, site-2: its plan, by its ledger, is wrong")
+    else:
+        audit_run(run)  # only a site's word, as the command says
+
+
+def test_a_repeated_round_of_which_only_the_first_try_is_told(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_in_round(patch, 2)
+        with pytest.raises(Killed):
+            simulate(tiny.job(tiny_folder), runs=tmp_path, name="run")
+    resume(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    plan = receipt(run, 2).plan
+    resign(run, 2, taken=4, epsilon=plan.epsilon_after(4))
+    audit_run(run)
+    words = "round 2, site-2: its count of steps, by its ledger, is wrong: expected 6, got 4"
+    assert found(run, ledgers(run)) == words
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_that_is_left_out(run: RunFolder, number: int) -> None:
+    path = run.path / "rounds.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    del lines[number - 1]
+    path.write_text("".join(lines))
+    assert found(run) == f"round {number}: rounds.jsonl has round {number + 1} in its place"
+
+
+def test_a_site_too_many_in_the_coordinators_record(run: RunFolder) -> None:
+    path = run.path / "rounds.jsonl"
+    path.write_text(path.read_text().replace('{"site-1"', '{"site-0": 1.0, "site-1"'))
+    assert found(run) == "round 1: rounds.jsonl tells of other sites than joined"
+
+
+def test_two_ledgers_of_one_site(run: RunFolder, evidence: Evidence) -> None:
+    both = [*ledgers(run, "site-2"), evidence.earlier[3] / "ledger.db"]
+    assert "is a second ledger of site-2" in found(run, both)
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "sites.json"])
+@pytest.mark.parametrize("content", ["{", "[3]", '{"round": 1}', '{"site-1": 3}', '{"site-1": "x"}'])
+def test_records_that_are_none(run: RunFolder, name: str, content: str) -> None:
+    (run.path / name).write_text(content + "\n")
+    assert f"{name} cannot be read" in found(run)
+
+
+def test_an_epsilon_that_is_of_no_site(run: RunFolder) -> None:
+    path = run.path / "rounds.jsonl"
+    lines = [json.loads(line) | {"epsilon": 3.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "rounds.jsonl cannot be read" in found(run)
