@@ -17,7 +17,7 @@ from pathlib import Path
 from client.policy import FILE, Policy, policy_toml, read_policy
 from privacy.durable import write_durably
 from privacy.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
-from privacy.errors import LedgerError, UserError
+from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
 from privacy.ledger import DATABASE, Ledger
 from privacy.ledger_file import copied
@@ -83,7 +83,10 @@ class Home:
         path = self._manifest_path(digest)
         if not path.exists():
             return None
-        return read_manifest(path.read_bytes()), path.with_suffix(".signature").read_bytes()
+        manifest = read_manifest(path.read_bytes())
+        if manifest.digest != digest:
+            raise ProtocolError(f"{path} was changed: it is not the manifest that it is named after")
+        return manifest, path.with_suffix(".signature").read_bytes()
 
     def _manifest_path(self, digest: bytes, *, pending: bool = False) -> Path:
         return self.path / ("pending" if pending else "manifests") / f"{digest.hex()}.json"
@@ -93,11 +96,8 @@ class Home:
         for path in sorted(folder.glob("*.json")):
             yield read_manifest(path.read_bytes())
 
-    def approve(self, run: str) -> Manifest:
-        """Approve the one manifest of a run that waits, in the ledger, and return it.
-
-        Raises UserError if none waits, or several do.
-        """
+    def waiting(self, run: str) -> Manifest:
+        """The one manifest of a run that waits for the custodian. Raises UserError for none or several."""
         waiting = [manifest for manifest in self.manifests(pending=True) if manifest.run == run]
         if len(waiting) > 1:
             # Whoever reaches the site may send one: the custodian says which is meant.
@@ -112,14 +112,16 @@ class Home:
                 f"expected one manifest of run {run} that waits for approval, found none; "
                 f"{names} waits at {self.path}"
             )
-        manifest = waiting[0]
+        return waiting[0]
+
+    def approve(self, manifest: Manifest) -> None:
+        """Write into the ledger that the custodian approves a manifest that waits."""
         ledger = self.open_ledger(self.site_name(), self.identity())
-        ledger.record(Approved(run=run, manifest=manifest.digest.hex()))
+        ledger.record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
         ledger.close()
         path = self._manifest_path(manifest.digest, pending=True)
         path.unlink()
         path.with_suffix(".signature").unlink()
-        return manifest
 
     def close_run(self, run: str) -> float:
         """End a run here for good, and return the ε that its data have lost then; infinite without a bound.
@@ -143,10 +145,12 @@ class Home:
             raise LedgerError("a ledger begins with its creation", entry=1)
         return first.site
 
-    def has_released(self) -> bool:
-        """Whether anything was reserved here, and so may have left."""
-        released = Begun | Released | Unprotected
-        return self.ledger_path.exists() and any(isinstance(event, released) for event in self._events())
+    def has_released(self, run: str) -> bool:
+        """Whether anything was reserved here for a run, and so may have left."""
+        events = self._events() if self.ledger_path.exists() else []
+        return any(
+            isinstance(event, Begun | Released | Unprotected) and event.run == run for event in events
+        )
 
     def _events(self) -> list[Event]:
         with copied(self.ledger_path) as file:

@@ -6,21 +6,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.clipping import Clipped, clip_rows
+from privacy.counting import Count, count_shares
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Examples
 from protocol.task import outcome
 
 
-def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> Clipped:
+def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> Count:
     """Add up each example's share of right answers under an adapter, float32[adapter_size].
 
-    What comes back is float64[1], in which one example weighs at most 1. A share is in [0, 1]: whether a
-    label is right, or how many of a text's tokens are. An example whose loss is not finite counts as zero.
+    What comes back is an integer in units of 2^-30, in which one example weighs at most 2^30. A share is
+    in [0, 1]: whether a label is right, or how many of a text's tokens are. An example whose loss is not
+    finite counts as zero.
     """
     adapted.load(adapter)
     adapted.peft.eval()
-    shares = np.zeros((len(examples), 1))
+    shares = np.zeros(len(examples))
     with torch.no_grad():
         # One at a time, and without kept activations: in a batch, its shape and padding, which the other
         # examples set, move an answer by rounding. That can turn a close call, and then one example would
@@ -28,5 +29,5 @@ def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: E
         for alone in examples.batches(np.arange(len(examples)), size=1):
             found = outcome(adapted, alone.to(adapted.device.torch))
             share = found.correct / found.counted
-            shares[alone.indices, 0] = torch.where(found.losses.isfinite(), share, torch.nan).cpu()
-    return clip_rows(shares, bound=1.0, norm=1)
+            shares[alone.indices] = torch.where(found.losses.isfinite(), share, torch.nan).cpu()
+    return count_shares(shares)

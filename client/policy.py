@@ -71,9 +71,10 @@ class Policy(_Section):
         _allow("mechanisms", job.privacy.mechanism, rules.mechanisms)
         if job.privacy.mechanism != "none":
             most = self.budget.epsilon_per_run or self.budget.epsilon
-            if job.privacy.epsilon > most:
+            asked = job.privacy.epsilon + job.metrics.epsilon
+            if asked > most:
                 raise PolicyError(
-                    f"expected privacy.epsilon={most:g} at most, got {job.privacy.epsilon:g}",
+                    f"expected epsilon={most:g} at most for training and metrics, got {asked:g}",
                     rule="budget.epsilon_per_run",
                 )
         if manifest.cohort < rules.least_cohort:

@@ -50,6 +50,7 @@ class _Session:
     """
 
     manifest: Manifest
+    signature: bytes
     plan: Plan
     metrics: Plan | None
     ledger: Ledger
@@ -87,6 +88,7 @@ class Site:
         self._keyed_entropy = keyed_entropy
         self._activations = activations
         self._opened: Ledger | None = None
+        self._registered: int | None = None
         self._session: _Session | None = None
 
     def answer(self, content: bytes) -> bytes:
@@ -142,21 +144,29 @@ class Site:
             self._opened = self._home.open_ledger(self.name, self._home.identity())
         return self._opened
 
-    def _check_allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> None:
-        """Ask the policy, as it is now, and the custodian where it says so."""
+    def _allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> int:
+        """Ask the policy, as it is now, and the custodian where it says so: the data set's number.
+
+        The ledger is kept to what the policy says. The data are registered before the custodian is asked,
+        who may want to know what the run would cost them.
+        """
         policy = self._home.policy
         policy.check(manifest, signature)
+        budget = policy.budget
+        ledger.keep_to(epsilon=budget.epsilon, delta=budget.delta, order=budget.order)
+        dataset = self._registered = self._registered or ledger.register(self._digests)
         if policy.rules.approval == "automatic" or ledger.approved(manifest.digest.hex()):
-            return
+            return dataset
         self._home.keep(manifest, signature, pending=True)
         raise PolicyError(
-            f"run {manifest.run} waits for the custodian, who can say: confide site approve {manifest.run}",
+            f"run {manifest.run} waits for the custodian, who can say: "
+            f"confide site approve {manifest.run} --home HOME",
             rule="rules.approval",
         )
 
     def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> _Session:
         """Check a manifest against the policy and what is here, plan its noise, see that it fits."""
-        self._check_allowed(manifest, signature, ledger)
+        dataset = self._allowed(manifest, signature, ledger)
         job, adapted = manifest.job, self._trainer.adapted
         if not len(self._examples):
             raise DataError("the site has no examples: use fewer sites or another partition")
@@ -190,12 +200,18 @@ class Site:
         metrics = None
         if job.metrics.epsilon > 0:
             metrics = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
-        dataset = ledger.register(self._digests)
-        if plan.mechanism.name != "none":
+        if plan.mechanism.name != "none" and self._keyed(job) is None:
             digest = manifest.digest.hex()
             ledger.check_fits(dataset, run=manifest.run, manifest=digest, plan=plan, metrics=metrics)
         check_privacy_unit(self._trainer, probe_examples(adapted))
-        return _Session(manifest=manifest, plan=plan, metrics=metrics, ledger=ledger, dataset=dataset)
+        return _Session(
+            manifest=manifest,
+            signature=signature,
+            plan=plan,
+            metrics=metrics,
+            ledger=ledger,
+            dataset=dataset,
+        )
 
     def _train(self, request: pb.Train) -> pb.Trained:
         session = self._session_of(request.manifest_digest)
@@ -226,8 +242,8 @@ class Site:
         right = count_right(adapted, adapter, self._examples)
         # Steps count from 0: none of the training has this number.
         source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
-        released = plan.mechanism.release(right, source)
-        return pb.Evaluated(right=float(released[0]), examples=len(self._examples), receipt=receipt)
+        released = right.release(plan.mechanism, source)
+        return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""
@@ -255,7 +271,7 @@ class Site:
                 round=number,
                 steps=steps,
                 purpose=purpose,
-                repeatable=self._keyed(job) is not None,
+                keyed=self._keyed(job) is not None,
             )
             reserved = session.ledger.reserve(charge)
             taken, head = reserved.taken, reserved.head
@@ -278,14 +294,20 @@ class Site:
         return pb.Receipt(content=signed.content, signature=signed.signature)
 
     def _session_of(self, digest: bytes) -> _Session:
-        """The session of a run that was joined, by this process or by an earlier one."""
-        if self._session is None or self._session.manifest.digest != digest:
+        """The session of a run that was joined, by this process or by an earlier one.
+
+        The custodian may have changed the policy since: it is asked again each time.
+        """
+        session = self._session
+        if session is not None and session.manifest.digest == digest:
+            self._allowed(session.manifest, session.signature, session.ledger)
+        else:
             kept = self._home.manifest(digest)
             if kept is None:
                 raise ProtocolError("the site has not joined this run: send Join first")
             self._session = None
-            self._session = self._open_session(*kept, self._ledger())
-        return self._session
+            session = self._session = self._open_session(*kept, self._ledger())
+        return session
 
 
 def _fresh(_round: int, _step: int) -> NoiseSource:

@@ -38,11 +38,14 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
-def audit_ledger(home: Path | str) -> LedgerAudit:
-    """Verify a ledger.db, or the one in a site's home. Raises LedgerError naming the first wrong entry."""
+def audit_ledger(home: Path | str, *, key: str | None = None) -> LedgerAudit:
+    """Verify a ledger.db, or the one in a site's home, and that it is under ``key`` (hex) if you know it.
+
+    Raises LedgerError naming the first wrong entry.
+    """
     from privacy.ledger_audit import audit_ledger as audit
 
-    return audit(_database(home))
+    return audit(_database(home), key=key)
 
 
 def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudit:

@@ -19,6 +19,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 @app.command()
 def ledger(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A ledger.db, or the home that it is in.")],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX", help="The site's public key, as you know it from elsewhere."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify a ledger's chain and signatures and compute every total anew.
@@ -28,7 +32,7 @@ def ledger(
     from confide.audit_view import ledger_table, print_ledger
     from confide.console import print_json
 
-    audit = confide.audit_ledger(path)
+    audit = confide.audit_ledger(path, key=key)
     if json:
         print_json(ledger_table(audit))
     else:

@@ -94,6 +94,11 @@ def print_ledger(audit: LedgerAudit) -> None:
         console.print()
     for entry in decisions:
         console.print(f"  {_when(entry)} {shown(_decision(entry))}")
+    if any(plan.keyed for plan in audit.plans):
+        console.print(
+            "\n[yellow]Caution:[/yellow] noise that is keyed can be taken away again: such a run protects\n"
+            "nobody, and ε is what fresh noise would have cost."
+        )
     if not audit.complete:
         console.print(
             "\n[yellow]Caution:[/yellow] without ledger.head beside it, nobody can tell whether\n"
@@ -206,6 +211,7 @@ def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
         "taken": plan.taken,
         "charges": plan.charges,
         "closed": plan.closed,
+        "keyed": plan.keyed,
         "delta": plan.plan.delta,
         "epsilon": plan.epsilon,
         "recomputed": plan.recomputed,

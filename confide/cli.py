@@ -72,16 +72,20 @@ def simulate(
         Path | None,
         typer.Option(metavar="SITE.TOML", help="The policy of each simulated site, as its custodian's."),
     ] = None,
+    homes: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("runs"),
     run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
 ) -> None:
     """Run a job with simulated sites on this machine."""
     if (job is None) == (resume is None):
         raise UserError("expected either a JOB file or --resume RUN")
-    if resume is not None and (settings or run_name or policy):
+    if resume is not None and (settings or run_name or policy or homes):
         raise UserError(
-            "--set, --run-name and --policy are for a new run: a resumed one keeps its job, and its "
-            "sites their policies"
+            "--set, --run-name, --policy and --homes are for a new run: a resumed one keeps its job, and "
+            "its sites their homes"
         )
     from confide.terminal import choose_display
 
@@ -96,7 +100,7 @@ def simulate(
             run = resume_run(resume, **shared)
         else:
             parsed = read_job(job, settings=settings or ())
-            run = simulate_job(parsed, runs=runs, name=run_name, policy=policy, **shared)
+            run = simulate_job(parsed, runs=runs, name=run_name, policy=policy, homes=homes, **shared)
         display.finished(run)
 
 

@@ -125,10 +125,9 @@ def epsilon_from_renyi(divergences: Mapping[int, float], *, delta: float) -> flo
 def renyi(*, mechanism: Mechanism, sampling_rate: float, order: int) -> float:
     """Rényi divergence, in nats, of one Poisson-subsampled step at an integer ``order`` >= 2.
 
-    It is an upper bound: it holds
-    It holds whether the example is added or removed, and however its L1 norm is spread over coordinates.
-    It is computed to a relative 1e-10 and rounded up by as much. Raises PlanError for an order under 2, for
-    a rate outside (0, 1], and without noise, where it is infinite.
+    It is an upper bound: it holds whether the example is added or removed, and however its L1 norm is
+    spread over coordinates. It is computed to a relative 1e-10 and rounded up by as much. Raises
+    PlanError for an order under 2, for a rate outside (0, 1], and without noise, where it is infinite.
 
     Source: Mironov, Talwar and Zhang 2019 (arXiv:1908.10530), section 3.3 and Theorem 5: the mixture
     against the unshifted noise is the larger direction, for any noise that an involution (x to s - x,

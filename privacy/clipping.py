@@ -139,7 +139,8 @@ def clip(vector: NDArray[np.floating], *, bound: float, norm: int) -> Clipped:
 def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped:
     """Clip each unit's row of float[n, d] as ``clip`` does, and add them up.
 
-    This is how counts and metrics are bounded: a row a unit, holding a 1 for what it counts towards.
+    Many counts are bounded so: a row a unit, holding a 1 for what it counts towards. A single one is better
+    a ``Count``, whose noise is exact.
     """
     _check_bound(bound, norm)
     rows = np.asarray(rows, np.float64)

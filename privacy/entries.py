@@ -55,13 +55,18 @@ class Registered:
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A plan begins; ``cost`` is what all its steps would spend, ``spent`` the data set's total with it."""
+    """A plan begins; ``cost`` is what all its steps would spend, ``spent`` the data set's total with it.
+
+    Noise that is ``keyed`` can be drawn again and taken away: no bound holds for the data from here on, and
+    the cost is what fresh noise would have had.
+    """
 
     dataset: int
     run: str
     manifest: str
     purpose: Purpose
     plan: Plan
+    keyed: bool
     cost: Spent
     spent: Spent
 

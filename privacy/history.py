@@ -143,6 +143,7 @@ class History:
         elif isinstance(event, Registered):
             digests = self._members.get(number, b"")
             self._expect(number, "fingerprint", event.fingerprint, fingerprint(digests))
+            self._expect(number, "number of examples", event.examples, len(digests) // DIGEST_BYTES)
             self.datasets[number] = event
         elif isinstance(event, Begun):
             self._begin(number, event)
@@ -165,8 +166,13 @@ class History:
         key = (event.run, event.purpose)
         if key in self.courses:
             raise LedgerError(f"run {event.run} has begun its {event.purpose} already", entry=number)
+        if self.ended(event.run):
+            raise LedgerError(f"run {event.run} begins its {event.purpose} after its end", entry=number)
         self._expect(number, "total", event.spent, self.spent(event.dataset) + event.cost)
-        self.check_fits(event.dataset, event.cost)
+        if event.keyed:
+            self._unprotected.setdefault(event.dataset, event.run)
+        else:
+            self.check_fits(event.dataset, event.cost)
         self.courses[key] = Course(begun=event, entry=number)
         self._totals[event.dataset] = event.spent
 
@@ -178,7 +184,8 @@ class History:
         self._expect(number, "total", event.spent, self.spent(event.dataset))
         if event.steps < 1 or taken > course.plan.steps or course.closed:
             raise LedgerError(f"run {event.run} takes steps that it never planned", entry=number)
-        self.check_fits(event.dataset, Spent())  # the custodian may have lowered the budget since
+        if not course.begun.keyed:
+            self.check_fits(event.dataset, Spent())  # the custodian may have lowered the budget since
         course = replace(course, taken=taken, charges=course.charges + 1)
         self.courses[event.run, event.purpose] = course
         self._taken_after[event.run, event.purpose, event.round] = taken
@@ -198,6 +205,10 @@ class History:
         if (run, purpose) not in self.courses:
             raise LedgerError(f"run {run} has not begun its {purpose}", entry=self.length + 1)
         return self.courses[run, purpose]
+
+    def ended(self, run: str) -> bool:
+        """Whether the custodian has ended a run for good."""
+        return any(course.closed for (name, _), course in self.courses.items() if name == run)
 
     def taken_after(self, run: str, purpose: Purpose, round_number: int) -> int | None:
         """The steps that a plan had taken after a round's last charge; None if it was never charged."""

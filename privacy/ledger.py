@@ -44,7 +44,8 @@ _CLOCK_SECONDS = 120
 class Charge:
     """A round's steps of a plan on a data set. The first charge of a run begins its plan, whole.
 
-    ``repeatable`` is for keyed noise: taking the same round again releases the same numbers.
+    ``keyed`` is for noise that a simulation can draw again: repeating a round costs no steps, and nothing
+    is protected.
     """
 
     dataset: int
@@ -54,7 +55,7 @@ class Charge:
     round: int
     steps: int
     purpose: Purpose = "training"
-    repeatable: bool = False
+    keyed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,7 @@ class Ledger:
     ) -> Ledger:
         """Open a site's ledger, or begin it with the budget that each of its data sets has.
 
-        Without an ``order`` the ledger's own stands. Another ε than the ledger's is written down and
-        holds from here on. Raises LedgerError if the ledger is another site's or key's, or has another δ
-        or order: two of these would be two budgets for one loss.
+        Raises LedgerError if the ledger is another site's or key's, or as ``keep_to`` does.
         """
         ledger = cls(LedgerFile(home / DATABASE, create=True), identity, clock)
         with ledger._writing():
@@ -106,10 +105,33 @@ class Ledger:
                 public = identity.public.hex()
                 budget = make_budget(epsilon=epsilon, delta=delta, order=order)
                 ledger._add(Created(version=VERSION, site=site, public_key=public, budget=budget))
-            ledger._check_ours(site, delta, order)
-            if ledger.budget.epsilon != epsilon:
-                ledger._add(Rebudgeted(epsilon=epsilon))
+            begun_by = ledger._history.created.site
+            if begun_by != site:
+                raise LedgerError(
+                    f"the ledger is of site {begun_by}, not of {site}: each site has its own home"
+                )
+        ledger.keep_to(epsilon=epsilon, delta=delta, order=order)
         return ledger
+
+    def keep_to(self, *, epsilon: float, delta: float, order: int | None = None) -> None:
+        """Hold every charge from here on to what the custodian allows now.
+
+        Another ε than the ledger's is written down. Without an ``order`` the ledger's own stands. Raises
+        LedgerError for another δ or order: two of these would be two budgets for one loss.
+        """
+        for name, begun, asked in (
+            ("delta", self.budget.delta, delta),
+            ("order", self.budget.order, order or self.budget.order),
+        ):
+            if begun != asked:
+                raise LedgerError(
+                    f"the ledger was begun with {name}={begun:g}, and is asked for {name}={asked:g}: two "
+                    "would be two budgets for one loss"
+                )
+        if self.budget.epsilon != epsilon:
+            with self._writing():
+                if self.budget.epsilon != epsilon:
+                    self._add(Rebudgeted(epsilon=epsilon))
 
     def close(self) -> None:
         """Close the file; what is reserved is on disk anyway."""
@@ -162,7 +184,7 @@ class Ledger:
             if course is None:
                 course = self._begin(charge)
             before = self._history.taken_after(charge.run, charge.purpose, charge.round)
-            if charge.repeatable and before is not None:
+            if charge.keyed and before is not None and not course.closed:
                 return Reserved(taken=before, head=self._history.head)
             taken = course.taken + charge.steps
             if taken > charge.plan.steps or course.closed:
@@ -171,7 +193,8 @@ class Ledger:
                     f"the run {planned} here and has taken {course.taken}; "
                     f"round {charge.round} needs {charge.steps} more"
                 )
-            self._history.check_fits(charge.dataset, Spent())
+            if not charge.keyed:
+                self._history.check_fits(charge.dataset, Spent())
             self._add(
                 Released(
                     dataset=charge.dataset,
@@ -232,34 +255,22 @@ class Ledger:
 
     def _begin(self, charge: Charge) -> Course:
         cost = self.budget.cost(charge.plan)
-        self._history.check_fits(charge.dataset, cost)
+        if self._history.ended(charge.run):
+            raise BudgetError(f"the run has ended here; its {charge.purpose} cannot begin")
+        if not charge.keyed:
+            self._history.check_fits(charge.dataset, cost)
         begun = Begun(
             dataset=charge.dataset,
             run=charge.run,
             manifest=charge.manifest,
             purpose=charge.purpose,
             plan=charge.plan,
+            keyed=charge.keyed,
             cost=cost,
             spent=self._history.spent(charge.dataset) + cost,
         )
         self._add(begun)
         return self._history.course(charge.run, charge.purpose)
-
-    def _check_ours(self, site: str, delta: float, order: int | None) -> None:
-        created, ours = self._history.created, self._history.budget
-        if created.site != site:
-            raise LedgerError(
-                f"the ledger is of site {created.site}, not of {site}: each site has its own home"
-            )
-        for name, begun, asked in (
-            ("delta", ours.delta, delta),
-            ("order", ours.order, order or ours.order),
-        ):
-            if begun != asked:
-                raise LedgerError(
-                    f"the ledger was begun with {name}={begun:g}, and is asked for {name}={asked:g}: two "
-                    "would be two budgets for one loss"
-                )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

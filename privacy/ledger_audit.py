@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from privacy.budget import NATS, Budget, deltas, nats
-from privacy.cross_check import epsilon_by_fft, renyi_by_quadrature
+from privacy.cross_check import LEAST_DELTA, epsilon_by_fft, renyi_by_quadrature
 from privacy.entries import PURPOSE, Begun, Created, Entry, Purpose, read_entry
 from privacy.errors import LedgerError, SignatureError
 from privacy.history import Course, History
@@ -19,10 +19,9 @@ from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
 
 # How far a recorded cost may lie under the second accountant's: both round, and that one's ε is an upper
-# bound less than 1 % or 0.002 above the exact value.
+# bound less than 1 % or 0.0001 above the exact value.
 _RENYI_SHORT = 1e-6
-_EPSILON_SHORT, _EPSILON_SHORT_NATS = 0.01, 0.002
-_LEAST_DELTA = 1e-9
+_EPSILON_SHORT, _EPSILON_SHORT_NATS = 0.01, 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,7 @@ class AuditedPlan:
     taken: int
     charges: int
     closed: bool
+    keyed: bool
     epsilon: float
     recomputed: float
 
@@ -68,17 +68,22 @@ class LedgerAudit:
         return self.entries[-1].hash
 
 
-def audit_ledger(path: Path) -> LedgerAudit:
+def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
     """Verify each signature, the chain and every total, with an accountant of its own.
 
-    Works on a copy, so that the evidence stays as it is. Raises LedgerError naming the first wrong entry.
+    ``key`` is the site's public key, as hex, if it is known from elsewhere: without it, what is shown is
+    that one key signed everything, and that key is the ledger's own word. Works on a copy, so that the
+    evidence stays as it is. Raises LedgerError naming the first wrong entry.
     """
     entries: list[Entry] = []
     with copied(path) as file:
         history = History(file.members)
         for row in file.rows():
             entry = read_entry(row.body, number=row.number)
-            _check_signature(row, _public_key(entries[0] if entries else entry))
+            public = _public_key(entries[0] if entries else entry)
+            if key is not None and public.hex() != key:
+                raise LedgerError(f"the ledger is under key {public.hex()}, not {key}", entry=1)
+            _check_signature(row, public)
             if isinstance(entry.event, Begun):
                 _check_cost(entry.number, entry.event, history.budget)
             history.add(entry)
@@ -117,6 +122,10 @@ def _check_signature(row: Row, public: bytes) -> None:
 def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
     """Compare a plan's recorded cost with what the second accountant says."""
     plan, cost = begun.plan, begun.cost
+    if plan.delta < LEAST_DELTA:
+        raise LedgerError(
+            f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
+        )
     by_order = plan.steps * _renyi(plan.mechanism, plan.sampling_rate, budget.order)
     by_plan = recomputed_epsilon(plan, plan.steps)
     if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
@@ -153,10 +162,8 @@ def _renyi(mechanism: Mechanism, sampling_rate: float, order: int) -> float:
 
 @lru_cache(maxsize=1024)
 def _epsilon(plan: Plan, steps: int) -> float:
-    # At a larger δ the ε is lower: what this finds there, the record must not be below either.
-    delta = max(plan.delta, _LEAST_DELTA)
     return epsilon_by_fft(
-        mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, steps=steps, delta=delta
+        mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, steps=steps, delta=plan.delta
     )
 
 
@@ -171,6 +178,7 @@ def _plan(course: Course) -> AuditedPlan:
         taken=course.taken,
         charges=course.charges,
         closed=course.closed,
+        keyed=begun.keyed,
         epsilon=begun.cost.epsilon / NATS,
         recomputed=recomputed_epsilon(begun.plan, begun.plan.steps),
     )

@@ -47,8 +47,16 @@ class NoiseSource(Protocol):
         """Draw the indices of a Poisson sample: each of ``population`` with probability ``rate``."""
         ...
 
+    def below(self, end: int) -> int:
+        """Draw an integer from 0 to ``end`` − 1, each as likely as the others, exactly."""
+        ...
+
     def seed(self) -> int:
-        """Draw a 63-bit seed for randomness that privacy does not rest on, such as dropout."""
+        """Draw a 63-bit seed for randomness that need not be secret, such as dropout.
+
+        What it seeds is no cryptographic generator. Privacy asks of it only that it does not depend on the
+        data, which a seed drawn here does not.
+        """
         ...
 
 
@@ -110,6 +118,16 @@ class ChaCha20Source:
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
         return np.flatnonzero(self._uniform(population) < rate)
+
+    def below(self, end: int) -> int:
+        if end < 1:
+            raise ValueError(f"expected an integer above 0 to draw below, got end={end}")
+        bits = (end - 1).bit_length()
+        size = (bits + 7) // 8
+        while True:
+            drawn = int.from_bytes(self._stream.update(bytes(size)), "little") >> (8 * size - bits)
+            if drawn < end:
+                return drawn
 
     def seed(self) -> int:
         return int.from_bytes(self._stream.update(bytes(8)), "little") >> 1

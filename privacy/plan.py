@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import dp_accounting as dp
@@ -15,6 +16,8 @@ from privacy.mechanisms import Mechanism, MechanismName
 # Above this the noise drowns every signal; it also bounds the search.
 _MULTIPLIER_MAX = 1e4
 _RELATIVE_TOLERANCE = 1e-3
+# The noise for less would leave float64.
+_COUNT_EPSILON_MIN = 1e-300
 
 Accountant = Literal["pld", "rdp", "prv"]
 
@@ -146,13 +149,13 @@ def make_plan(
 def make_count_plan(*, epsilon: float, delta: float) -> Plan:
     """One release of a sum in which an example weighs at most 1, with Laplace noise of scale 1/``epsilon``.
 
-    It gives ``epsilon`` at δ = 0; ``delta`` is there for those who count in pairs. Raises PlanError for an
-    ``epsilon`` that no noise gives.
+    It gives ``epsilon`` at δ = 0, with multiplier · ``epsilon`` >= 1 exactly; ``delta`` is there for those
+    who count in pairs. Raises PlanError for an ``epsilon`` that no noise gives.
     """
-    if not 0.0 < epsilon < math.inf:
-        raise PlanError(f"expected 0 < epsilon < inf, got epsilon={epsilon}")
+    if not _COUNT_EPSILON_MIN <= epsilon < math.inf:
+        raise PlanError(f"expected {_COUNT_EPSILON_MIN:g} <= epsilon < inf, got epsilon={epsilon}")
     multiplier = 1.0 / epsilon
-    if 1.0 / multiplier > epsilon:
+    if Fraction(multiplier) * Fraction(epsilon) < 1:
         # Rounded the wrong way: it would cost a little more than was asked for.
         multiplier = math.nextafter(multiplier, math.inf)
     return Plan(

@@ -78,10 +78,10 @@ class Evaluated(_message.Message):
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
-    right: float
+    right: int
     examples: int
     receipt: Receipt
-    def __init__(self, right: _Optional[float] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("content", "signature")

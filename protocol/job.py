@@ -101,8 +101,8 @@ class PrivacySection(_Section):
 
     mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
     unit: Literal["example"] = "example"
-    epsilon: Annotated[float, Field(gt=0, le=1000)] = 3.0
-    delta: Annotated[float, Field(gt=0, lt=0.5)] = 1e-5
+    epsilon: Annotated[float, Field(gt=0, le=100)] = 3.0
+    delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from privacy.counting import LEAST, MOST, ONE
 from privacy.errors import RunError
 
 
@@ -14,17 +15,19 @@ from privacy.errors import RunError
 class SiteMetrics:
     """One site: how much was ``right`` among its ``examples``.
 
-    ``right`` is a sum over examples with Laplace noise of scale 1/ε, so it may lie below zero or above
-    ``examples``. Raises ValueError for what no site can have counted.
+    ``right`` is a sum over examples in units of 2^-30, with integer Laplace noise of scale 2^30/ε, so it
+    may lie below zero or above ``examples``. Raises ValueError for what no site can have counted.
     """
 
-    right: float
+    right: int
     examples: int
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.right) or self.examples < 1:
+        # A float would be a sum in other units.
+        whole = type(self.right) is int and LEAST <= self.right <= MOST
+        if not whole or not 1 <= self.examples <= MOST // ONE:
             raise ValueError(
-                f"expected a finite sum over examples >= 1, got right={self.right}, "
+                f"expected an int64 sum over 1 to {MOST // ONE} examples, got right={self.right}, "
                 f"examples={self.examples}"
             )
 
@@ -44,7 +47,7 @@ class Metrics:
     @property
     def mean(self) -> float:
         """The share of right answers over all sites' examples, in [0, 1]."""
-        return _share(math.fsum(site.right for site in self.sites.values()), self.examples)
+        return _share(sum(site.right for site in self.sites.values()), self.examples)
 
     @property
     def examples(self) -> int:
@@ -53,7 +56,7 @@ class Metrics:
     @property
     def deviation(self) -> float:
         """The standard deviation of the noise in the mean over all sites, before it is cut to [0, 1]."""
-        # A Laplace variable of scale b has variance 2b².
+        # A Laplace variable of scale b has variance 2b², on integers 1/6 less at most.
         return math.sqrt(2 * len(self.sites)) / self.epsilon / self.examples
 
     @property
@@ -72,7 +75,7 @@ def read_metrics(content: bytes) -> Metrics:
     try:
         table = json.loads(content)
         sites = {
-            name: SiteMetrics(right=float(kept["right"]), examples=int(kept["examples"]))
+            name: SiteMetrics(right=kept["right"], examples=int(kept["examples"]))
             for name, kept in table["sites"].items()
         }
         return Metrics(epsilon=float(table["epsilon"]), sites=sites)
@@ -80,6 +83,6 @@ def read_metrics(content: bytes) -> Metrics:
         raise RunError(f"metrics.json cannot be read: {error!r}") from error
 
 
-def _share(right: float, examples: int) -> float:
+def _share(right: int, examples: int) -> float:
     # What noise carried out of the range of shares is cut off: that uses nothing but what was released.
-    return min(1.0, max(0.0, right / examples))
+    return min(1.0, max(0.0, right / (examples * ONE)))

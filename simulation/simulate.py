@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from client.home import Home
-from client.policy import read_policy
+from client.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job import Job
 from server.report import write_report
@@ -16,7 +16,7 @@ from server.run_folder import RunFolder
 from simulation.compare import compare_run
 from simulation.progress import Progress, Silence
 from simulation.run import Engine, Run, create_folder, reopen_world, run_in_folder
-from simulation.world import World
+from simulation.world import World, simulated_policy
 
 _SILENCE = Silence()
 
@@ -27,14 +27,16 @@ def simulate(
     runs: Path = Path("runs"),
     name: str | None = None,
     policy: Path | None = None,
+    homes: Path | None = None,
     engine: Engine = "inprocess",
     compare: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
     """Run a job with simulated sites and write its run folder under ``runs``.
 
-    ``policy`` is a ``site.toml`` that each site gets; without it a site allows just this job. A run that
-    waits for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
+    ``policy`` is a ``site.toml`` that each site gets; without it a site allows just this job. ``homes`` is
+    a folder in which sites keep their homes over several runs, whose costs then add up. A run that waits
+    for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
     simulation engine; ``compare`` also trains without privacy and on one site alone. The report is
     written at the end. Raises UserError for what the job's author can mend, before a folder is made, and
     RunError or SiteError for failures.
@@ -44,13 +46,12 @@ def simulate(
     world = World(job)
     folder = create_folder(world, runs / (name or new_name(job)))
     try:
-        if allowed is not None:
-            for site in world.site_names:
-                Home(folder.path / "sites" / site).write_policy(allowed)
+        _prepare_homes(world, folder, policy=allowed, homes=homes)
         return _run(world, folder, engine=engine, compare=compare, progress=progress)
     except ConfideError as error:
-        homes = [Home(path) for path in folder.path.glob("sites/*")]
-        if error.exit_code == UserError.exit_code and not any(home.has_released() for home in homes):
+        places = [Home(path) for path in folder.path.glob("sites/*")]
+        released = any(place.has_released(folder.manifest.run) for place in places)
+        if error.exit_code == UserError.exit_code and not released:
             # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
             shutil.rmtree(folder.path)
         raise
@@ -76,6 +77,20 @@ def resume(
 def new_name(job: Job) -> str:
     """A run's name: the job's, the time, and four random hex digits."""
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, homes: Path | None) -> None:
+    """Give the sites their homes and policies, where these are not the run's own."""
+    if homes is not None:
+        homes.mkdir(parents=True, exist_ok=True)
+        (folder.path / "sites").symlink_to(homes.resolve())
+    for name in world.site_names:
+        home = Home(folder.path / "sites" / name)
+        if policy is not None:
+            home.write_policy(policy)
+        elif homes is not None and not home.has_policy:
+            # It must not pin this run's coordinator: each run has a key of its own.
+            home.write_policy(simulated_policy(world.job, None))
 
 
 def _run(world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress) -> Run:

@@ -123,16 +123,23 @@ def test_a_manifest_is_kept_with_its_signature_for_other_processes(world: World,
     assert list(home.manifests(pending=True)) == []
 
 
+def approve(home: Home, run: str) -> Manifest:
+    """Approve a run that waits, as its custodian does."""
+    manifest = home.waiting(run)
+    home.approve(manifest)
+    return manifest
+
+
 def test_nothing_is_approved_that_does_not_wait(world: World, tmp_path: Path) -> None:
     home, manifest = write_policy(tmp_path, approval="manual"), world.manifest("run")
     with pytest.raises(UserError, match="run run that waits for approval, found none; no run waits"):
-        home.approve("run")
+        approve(home, "run")
     join(world.site("site-1", home=tmp_path), manifest)
     with pytest.raises(UserError, match="run ru that waits for approval, found none; run waits"):
-        home.approve("ru")
-    assert home.approve("run") == manifest
+        approve(home, "ru")
+    assert approve(home, "run") == manifest
     with pytest.raises(UserError, match="found none; no run waits"):
-        home.approve("run")
+        approve(home, "run")
     assert events(home, Approved) == [Approved(run="run", manifest=manifest.digest.hex())]
 
 
@@ -144,12 +151,12 @@ def test_of_two_that_wait_under_one_name_none_is_approved(world: World, tmp_path
     for one in (manifest, other, world.manifest("else")):
         assert "waits for the custodian" in join(site, one).refused.reason
     with pytest.raises(UserError, match="2 manifests of run run wait") as caught:
-        home.approve("run")
+        approve(home, "run")
     assert manifest.digest.hex() in str(caught.value)
     assert other.digest.hex() in str(caught.value)
     assert not events(home, Approved)
     (tmp_path / "pending" / f"{other.digest.hex()}.json").unlink()
-    assert home.approve("run") == manifest
+    assert approve(home, "run") == manifest
     assert join(site, manifest).HasField("joined")
     assert "waits for the custodian" in join(site, other).refused.reason
 
@@ -158,7 +165,7 @@ def test_a_running_site_sees_what_another_process_approves(world: World, tmp_pat
     write_policy(tmp_path, approval="manual")
     site, manifest = world.site("site-1", home=tmp_path), world.manifest("run")
     assert "rules.approval" in join(site, manifest).refused.reason
-    Home(tmp_path).approve("run")
+    approve(Home(tmp_path), "run")
     assert join(site, manifest).joined.manifest_digest == manifest.digest
     assert taken(train(site, manifest, world)) == 2
 
@@ -227,13 +234,13 @@ def test_closing_a_run_whose_data_left_without_noise_promises_nothing(
 
 
 def test_has_released_counts_what_was_reserved(world: World, tmp_path: Path) -> None:
-    assert not Home(tmp_path / "nowhere").has_released()
+    assert not Home(tmp_path / "nowhere").has_released("run")
     home, site, manifest = trained_home(tmp_path / "one", world, rounds=0)
-    assert not home.has_released()  # a data set is registered, and a plan was found to fit
+    assert not home.has_released("run")  # a data set is registered, and a plan was found to fit
     train(site, manifest, world)
-    assert home.has_released()
+    assert home.has_released("run")
     home.close_run("run")
-    assert home.has_released()
+    assert home.has_released("run")
 
 
 def test_a_release_without_noise_is_one_too(world: World, tmp_path: Path, tiny_folder: Path) -> None:
@@ -241,9 +248,9 @@ def test_a_release_without_noise_is_one_too(world: World, tmp_path: Path, tiny_f
     site = world.site("site-1", home=tmp_path)
     manifest = replace(world.manifest("run"), job=tiny.job(tiny_folder, privacy={"mechanism": "none"}))
     join(site, manifest)
-    assert not home.has_released()
+    assert not home.has_released("run")
     train(site, manifest, world)
-    assert home.has_released()
+    assert home.has_released("run")
 
 
 def test_a_lowered_budget_ends_a_run_that_has_begun(world: World, tmp_path: Path) -> None:

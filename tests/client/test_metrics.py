@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from client.home import Home
+from client.policy import Policy
 from client.metrics import count_right
 from client.site import Site
+from privacy.counting import ONE
 from privacy.entries import Begun, Released
 from privacy.ledger_audit import audit_ledger
 from privacy.noise import NoiseSource, keyed_source
@@ -77,20 +79,20 @@ def test_the_count_is_that_of_the_predictions(world: World) -> None:
     found = count_right(world.adapted, adapter, examples)
     with torch.no_grad():
         whole = outcome(world.adapted, examples.batch(np.arange(len(examples))))
-    assert (found.bound, found.norm, found.sizes) == (1.0, 1, (1,))
-    assert 0 < found.value[0] < len(examples)
-    assert found.value[0] == int(whole.correct.sum())
+    assert found.bound == ONE
+    assert 0 < found.value < len(examples) * ONE
+    assert found.value == int(whole.correct.sum()) * ONE
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_one_example_moves_the_count_by_at_most_one(world: World, seed: int) -> None:
     examples, adapter = world.examples("site-1").take(np.arange(12)), random_adapter(world, seed)
-    before = count_right(world.adapted, adapter, examples).value[0]
+    before = count_right(world.adapted, adapter, examples)
     moved = [
-        count_right(world.adapted, adapter, blank(examples, index)).value[0] - before
+        count_right(world.adapted, adapter, blank(examples, index)).value - before.value
         for index in range(len(examples))
     ]
-    assert max(map(abs, moved)) == 1
+    assert max(map(abs, moved)) == before.bound
 
 
 def test_a_text_counts_for_its_share_of_right_tokens() -> None:
@@ -98,14 +100,15 @@ def test_a_text_counts_for_its_share_of_right_tokens() -> None:
     adapted = models.adapt(models.llama(), job)
     examples = models.make_examples([2, 9, 5, 30])
     adapter = models.random_adapter(adapted)
-    found = count_right(adapted, adapter, examples).value[0]
+    found = count_right(adapted, adapter, examples).value
     expected = 0.0
     with torch.no_grad():
         for start, end in itertools.pairwise(examples.offsets):
             tokens = torch.from_numpy(examples.tokens[start:end].astype(np.int64))
             chosen = adapted.peft(input_ids=tokens[None]).logits[0].argmax(-1)
             expected += float((chosen[:-1] == tokens[1:]).double().mean())
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert type(found) is int
+    assert found / ONE == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_example_is_answered_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +142,7 @@ def test_a_share_is_of_the_tokens_and_zero_if_not_finite(
     )
     monkeypatch.setattr("client.metrics.outcome", lambda *_: made)
     examples = world.examples("site-1").take(np.arange(8))
-    assert count_right(world.adapted, world.initial_adapter, examples).value[0] == 8 * share
+    assert count_right(world.adapted, world.initial_adapter, examples).value == 8 * share * ONE
 
 
 def test_a_wrong_count_beyond_one_is_clipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +150,7 @@ def test_a_wrong_count_beyond_one_is_clipped(world: World, monkeypatch: pytest.M
     made = Outcome(losses=torch.ones(1), correct=torch.tensor([7]), counted=torch.tensor([1]))
     monkeypatch.setattr("client.metrics.outcome", lambda *_: made)
     examples = world.examples("site-1").take(np.arange(8))
-    assert count_right(world.adapted, world.initial_adapter, examples).value[0] == 8.0
+    assert count_right(world.adapted, world.initial_adapter, examples).value == 8 * ONE
 
 
 def test_the_noise_has_the_scale_that_was_asked_for(
@@ -158,11 +161,12 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     ⅔ and 3⁄2 of it are 33 % and 50 % away."""
     manifest = world.manifest("run")
     join(site, manifest)
-    exact = 17.0
+    exact = 17 * ONE
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
-    monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=np.array([exact])))
+    monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=exact))
     monkeypatch.setattr(Site, "_reserve", lambda *_, **__: None)
-    draws = [evaluate(site, manifest, world.initial_adapter).evaluated.right - exact for _ in range(1600)]
+    sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
+    draws = (np.array(sent) - exact) / ONE
     scale = np.abs(draws).mean()
     tolerance = 5 / math.sqrt(len(draws))
     for wrong in (1.0, 2 / 3, 3 / 2):
@@ -177,7 +181,7 @@ def test_a_site_answers_with_its_receipt(world: World, site: Site, tmp_path: Pat
     evaluated = evaluate(site, manifest, world.initial_adapter).evaluated
     assert evaluated.examples == len(world.examples("site-1"))
     # e^-30 is the chance of noise beyond 30 scales.
-    assert -30 / EPSILON < evaluated.right < evaluated.examples + 30 / EPSILON
+    assert -30 / EPSILON < evaluated.right / ONE < evaluated.examples + 30 / EPSILON
     receipt = json.loads(evaluated.receipt.content)
     assert (receipt["purpose"], receipt["round"], receipt["steps"]) == ("metrics", 3, 1)
     assert (receipt["epsilon"], receipt["budget"]) == (EPSILON, EPSILON)
@@ -318,10 +322,13 @@ def test_a_policy_that_allows_less_refuses_at_joining(
 
 
 def test_a_budget_for_the_training_alone_refuses_at_joining(
-    world: World, site: Site, tmp_path: Path
+    world: World, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the run would train, and have nothing left for what it asked for."""
     home = Home(tmp_path)
     budget = home.policy.budget.model_copy(update={"epsilon": 8.0})
     home.write_policy(home.policy.model_copy(update={"budget": budget}))
+    assert "budget.epsilon_per_run" in join(site, world.manifest("run")).refused.reason
+    # The ledger says so too, where earlier runs left too little for both.
+    monkeypatch.setattr(Policy, "check", lambda *_arguments: None)
     assert join(site, world.manifest("run")).refused.budget_spent

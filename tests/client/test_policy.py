@@ -75,10 +75,21 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (
         "rules.metrics_epsilon",
         {"metrics_epsilon": 0.5},
-        {"metrics": {"epsilon": 0.5}},
-        {"metrics": {"epsilon": 0.51}},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.5}},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.51}},
     ),
-    ("rules.metrics_epsilon", {}, {"metrics": {"epsilon": 0.0}}, {"metrics": {"epsilon": 0.01}}),
+    (
+        "rules.metrics_epsilon",
+        {},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.0}},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.01}},
+    ),
+    (
+        "budget.epsilon_per_run",
+        {"metrics_epsilon": 2.0},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 1.0}},
+        {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 1.01}},
+    ),
 ]
 
 
@@ -99,7 +110,7 @@ def test_without_a_limit_a_run_may_ask_for_the_whole_budget() -> None:
 
 def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
     policy = make_policy(mechanisms=["none"])
-    policy.check(make_manifest(privacy={"mechanism": "none", "epsilon": 900.0}), b"")
+    policy.check(make_manifest(privacy={"mechanism": "none", "epsilon": 90.0}), b"")
 
 
 def test_secure_aggregation_is_required_of_every_run_or_of_none() -> None:
@@ -161,7 +172,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
         rule = refused_by(make_policy(**rules), manifest)
         named.append(rule)
         if rule == "budget.epsilon_per_run":
-            broken["privacy"] = {"epsilon": 3.0}
+            broken["privacy"] = {"epsilon": 1.0}
             manifest = make_manifest(**broken)
         elif rule != "rules.metrics_epsilon":
             del rules[rule.removeprefix("rules.")]

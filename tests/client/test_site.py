@@ -46,6 +46,13 @@ def train(site: Site, manifest: Manifest, world: World, number: int = 1, **chang
     return ask(site, train=Train(round=number, **fields))
 
 
+def approve(home: Home, run: str) -> Manifest:
+    """Approve a run that waits, as its custodian does."""
+    manifest = home.waiting(run)
+    home.approve(manifest)
+    return manifest
+
+
 def charges(home: Path) -> list[Released]:
     """What a home's ledger says was released."""
     entries = audit_ledger(home / "ledger.db").entries
@@ -183,7 +190,7 @@ def test_a_site_that_refused_to_join_does_not_train(
 @pytest.mark.parametrize(
     ("section", "rule"),
     [
-        ({"privacy": {"epsilon": 500.0}}, "budget.epsilon_per_run"),
+        ({"privacy": {"epsilon": 90.0}}, "budget.epsilon_per_run"),
         ({"privacy": {"mechanism": "none"}}, "rules.mechanisms"),
         ({"training": {"rounds": 99}}, None),
     ],
@@ -258,8 +265,8 @@ def test_a_run_waits_for_its_approval(world: World, tmp_path: Path) -> None:
     assert "rules.approval: run run waits for the custodian" in join(site, manifest).refused.reason
     assert "has not joined" in train(site, manifest, world).refused.reason
     with pytest.raises(UserError, match="expected one manifest of run other"):
-        home.approve("other")
-    assert home.approve("run") == manifest
+        approve(home, "other")
+    assert approve(home, "run") == manifest
     assert join(site, manifest).joined.manifest_digest == manifest.digest
     assert epsilon(train(site, manifest, world)) > 0
     # The approval is for this manifest and no other of the same name.
@@ -274,6 +281,40 @@ def test_a_policy_that_tightens_holds_for_the_next_process(world: World, tmp_pat
     again = world.site("site-1", home=tmp_path)
     assert "rules.least_cohort: expected at least 4" in train(again, manifest, world).refused.reason
     assert not charges(tmp_path)
+
+
+def test_a_changed_policy_holds_from_the_next_round_on(world: World, tmp_path: Path) -> None:
+    """The custodian edits site.toml while the site runs: nothing has to be started again."""
+    site, home = world.site("site-1", home=tmp_path), Home(tmp_path)
+    policy, manifest = home.policy, world.manifest("run")
+    join(site, manifest)
+    train(site, manifest, world, 1)
+
+    def allow(section: str, **values: object) -> None:
+        changed = getattr(policy, section).model_copy(update=values)
+        home.write_policy(policy.model_copy(update={section: changed}))
+
+    allow("rules", mechanisms=["laplace"])
+    assert "rules.mechanisms" in train(site, manifest, world, 2).refused.reason
+    allow("rules", approval="manual")
+    assert "rules.approval" in train(site, manifest, world, 2).refused.reason
+    allow("budget", epsilon=7.9, epsilon_per_run=None)
+    assert "epsilon_per_run" in train(site, manifest, world, 2).refused.reason
+    assert len(charges(tmp_path)) == 1
+    allow("budget", epsilon=9.0)
+    assert epsilon(train(site, manifest, world, 2)) > 0
+    assert audit_ledger(tmp_path / "ledger.db").budget.epsilon == 9.0
+    # What was raised is not enough for a second run, and no more is taken than the file says.
+    assert join(site, world.manifest("second")).refused.budget_spent
+
+
+def test_a_manifest_that_was_changed_on_the_disk_is_not_trained(world: World, tmp_path: Path) -> None:
+    manifest = world.manifest("run")
+    join(world.site("site-1", home=tmp_path), manifest)
+    path = tmp_path / "manifests" / f"{manifest.digest.hex()}.json"
+    path.write_bytes(replace(manifest, cohort=1).content)
+    refused = train(world.site("site-1", home=tmp_path), manifest, world).refused
+    assert "was changed" in refused.reason
 
 
 def test_only_the_pinned_coordinator_is_answered(world: World, tmp_path: Path) -> None:

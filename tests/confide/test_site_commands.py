@@ -72,16 +72,17 @@ def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp
 
     # Each custodian decides: as long as one has not, nothing runs anywhere.
     for home in homes[:2]:
-        code, output, _ = call("site", "approve", "run", "--home", home)
+        code, output, _ = call("site", "approve", "run", "--yes", "--home", home)
         assert code == 0
-        assert output.startswith("Approved run run\n  manifest ")
-        assert "2 rounds, mechanism=gaussian\n  epsilon=8 at delta=0.001\n" in output
+        assert output.startswith("Run run, manifest ")
+        assert "  2 rounds with 3 sites, secure_aggregation=none\n  gaussian, epsilon=8 at delta=0.001\n" in output
+        assert output.endswith("Approved run run\n")
     code, _, errors = call("simulate", "--resume", run)
     assert code == 1
     assert "site-3 refused: the site's policy refuses, by rules.approval" in errors
-    assert not any(Home(home).has_released() for home in homes)
+    assert not any(Home(home).has_released("run") for home in homes)
 
-    assert call("site", "approve", "run", "--home", homes[2])[0] == 0
+    assert call("site", "approve", "run", "--yes", "--home", homes[2])[0] == 0
     code, output, errors = call("simulate", "--resume", run)
     assert (code, errors) == (0, "")
     assert "round 2/2" in output
@@ -108,8 +109,8 @@ def test_only_what_waits_is_approved(call: Terminal, job_file: Path, tmp_path: P
     code, output, errors = call("site", "approve", "other", "--home", home)
     assert (code, output) == (2, "")
     assert "expected one manifest of run other that waits for approval, found none; run waits at" in errors
-    assert call("site", "approve", "run", "--home", home)[0] == 0
-    code, _, errors = call("site", "approve", "run", "--home", home)
+    assert call("site", "approve", "run", "--yes", "--home", home)[0] == 0
+    code, _, errors = call("site", "approve", "run", "--yes", "--home", home)
     assert code == 2
     assert "no run waits" in errors
     # Not in the wrong place either, and none is made there.
@@ -122,7 +123,7 @@ def test_only_what_waits_is_approved(call: Terminal, job_file: Path, tmp_path: P
     home = run / "sites" / "site-2"
     for path in home.glob("ledger.*"):
         path.unlink()
-    code, _, errors = call("site", "approve", "run", "--home", home)
+    code, _, errors = call("site", "approve", "run", "--yes", "--home", home)
     assert code == 1
     assert "no ledger at" in errors
 
@@ -160,7 +161,7 @@ def test_a_policy_that_forbids_the_job_is_named(
     assert (code, output) == (1, "")
     assert errors.startswith(f"confide: site-1 refused: the site's policy refuses, by {rule}: ")
     home = tmp_path / "runs" / "run" / "sites" / "site-1"
-    assert not Home(home).has_released()
+    assert not Home(home).has_released("run")
     ledger = json.loads(call("audit", "ledger", home, "--json")[1])
     assert [refusal["rule"] for refusal in ledger["refusals"]] == [rule]
 

@@ -50,8 +50,8 @@ REGISTERED = {
 
 
 def begun(**changes: Any) -> Begun:
-    whole = {"dataset": 2, "run": "r", "manifest": "m", "purpose": "training", "plan": PLAN, "cost": COST}
-    return Begun(**{"spent": COST} | whole | changes)
+    whole = {"dataset": 2, "run": "r", "manifest": "m", "purpose": "training", "plan": PLAN, "keyed": False}
+    return Begun(**{"cost": COST, "spent": COST} | whole | changes)
 
 
 def released(**changes: Any) -> Released:

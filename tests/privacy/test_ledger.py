@@ -344,10 +344,22 @@ def test_what_is_not_there_cannot_be_charged(tmp_path: Path, ledger: Ledger, dat
 
 
 def test_a_repeated_round_is_charged_again_unless_its_noise_repeats(ledger: Ledger, dataset: int) -> None:
-    first = ledger.reserve(charge(dataset))
-    assert ledger.reserve(charge(dataset, repeatable=True)) == first
+    ledger.reserve(charge(dataset))
     assert ledger.reserve(charge(dataset)).taken == 2
-    assert ledger.reserve(charge(dataset, round=2, repeatable=True)).taken == 3
+    first = ledger.reserve(charge(dataset, run="keyed", keyed=True))
+    assert ledger.reserve(charge(dataset, run="keyed", keyed=True)) == first
+    assert ledger.reserve(charge(dataset, run="keyed", round=2, keyed=True)).taken == 2
+
+
+def test_a_run_that_was_ended_neither_repeats_a_round_nor_begins_its_metrics(
+    ledger: Ledger, dataset: int
+) -> None:
+    ledger.reserve(charge(dataset, run="r", keyed=True))
+    ledger.close_run("r")
+    with pytest.raises(BudgetError, match="has ended"):
+        ledger.reserve(charge(dataset, run="r", keyed=True))
+    with pytest.raises(BudgetError, match="its metrics cannot begin"):
+        ledger.reserve(charge(dataset, run="r", purpose="metrics"))
 
 
 def test_a_clock_that_went_back_is_refused_beyond_two_minutes(tmp_path: Path) -> None:

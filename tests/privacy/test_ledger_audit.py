@@ -15,7 +15,7 @@ import pytest
 
 from privacy.budget import Budget, Spent
 from privacy.entries import PURPOSE, Begun, Created, Event, Refused, Released, read_entry
-from privacy.errors import LedgerError
+from privacy.errors import LedgerError, OverdrawnError
 from privacy.history import History
 from privacy.ledger import Ledger
 from privacy.ledger_audit import audit_ledger
@@ -292,17 +292,62 @@ def test_plans_at_the_edges_pass(tmp_path: Path) -> None:
     """The second accountant must not accuse an honest site of what it cannot resolve itself."""
     edges = [
         make_plan(multiplier=0.3, rate=0.01, steps=3, delta=1e-6),
-        make_plan(multiplier=100.0, rate=1.0, steps=1, delta=1e-12),
+        make_plan(multiplier=100.0, rate=1.0, steps=1, delta=1e-9),
         make_plan(multiplier=50.0, rate=0.001, steps=5000, delta=1e-9),
         make_plan(name="laplace", multiplier=0.2, rate=0.05, steps=3),
         make_plan(name="laplace", multiplier=500.0, rate=1.0, steps=200),
-        make_plan(multiplier=1.0, rate=1e-6, steps=10, delta=1e-10),
+        make_plan(multiplier=1.0, rate=1e-6, steps=10, delta=1e-9),
     ]
     ledger = open_ledger(tmp_path, epsilon=1000.0)
     dataset = ledger.register(DATA["base"])
     for number, plan in enumerate(edges):
         ledger.reserve(charge(dataset, run=f"run-{number}", plan=plan))
     assert len(audit_ledger(tmp_path / "ledger.db").plans) == len(edges)
+
+
+def test_a_delta_that_nobody_can_check_is_not_certified(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    plan = make_plan(multiplier=100.0, rate=0.01, steps=1, delta=1e-12)
+    ledger.reserve(charge(ledger.register(DATA["base"]), plan=plan))
+    with pytest.raises(LedgerError, match="no second accountant can check delta=1e-12") as caught:
+        audit_ledger(tmp_path / "ledger.db")
+    assert caught.value.entry == 3
+
+
+def test_costs_that_are_tiny_may_not_be_forged_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many plans of ε near 0.002 add up: each must stand there with what it costs."""
+    ledger = open_ledger(tmp_path)
+    dataset = ledger.register(DATA["base"])
+    plan = make_plan(multiplier=200.0, rate=0.01, steps=1000, delta=1e-5)
+    assert 1e-3 < plan.epsilon < 1e-2
+    cost = Budget.cost
+    monkeypatch.setattr(Budget, "cost", lambda self, plan: replace(cost(self, plan), epsilon=0))
+    ledger.reserve(charge(dataset, plan=plan))
+    with pytest.raises(LedgerError, match="its cost is too low") as caught:
+        audit_ledger(tmp_path / "ledger.db")
+    assert caught.value.entry == 3
+
+
+def test_the_key_that_the_auditor_knows_must_be_the_ledgers(tmp_path: Path) -> None:
+    open_ledger(tmp_path).close()
+    path = tmp_path / "ledger.db"
+    assert audit_ledger(path, key=IDENTITY.public.hex()).site == "site-1"
+    with pytest.raises(LedgerError, match="the ledger is under key") as caught:
+        audit_ledger(path, key="ab" * 32)
+    assert caught.value.entry == 1
+
+
+def test_keyed_noise_is_told_apart_and_leaves_no_bound(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    dataset = ledger.register(DATA["base"])
+    ledger.reserve(charge(dataset, keyed=True))
+    audit = audit_ledger(tmp_path / "ledger.db")
+    assert audit.plans[0].keyed
+    assert audit.datasets[0].epsilon is None
+    with pytest.raises(OverdrawnError, match="no bound can hold"):
+        ledger.reserve(charge(dataset, run="another"))
 
 
 def test_what_sqlite_says_of_a_broken_schema_need_not_be_text(tmp_path: Path) -> None:

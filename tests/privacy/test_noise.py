@@ -220,6 +220,30 @@ def test_no_integers_are_drawn_where_none_are_asked_for() -> None:
         assert drawn.dtype == np.int64
 
 
+@pytest.mark.parametrize("end", [1, 2, 3, 10, 255, 256, 257])
+def test_integers_below_an_end_are_uniform(end: int) -> None:
+    source = keyed_source(0, "below", end)
+    found = np.bincount([source.below(end) for _ in range(SIZE // 4)], minlength=end)
+    assert len(found) == end
+    assert end == 1 or stats.chisquare(found).pvalue > LEVEL
+
+
+def test_integers_below_an_end_are_those_of_the_stream_that_fall_below() -> None:
+    """Rejected, never reduced: remainders of 16 by 10 would make 0 to 5 twice as likely as 6 to 9."""
+    source = ChaCha20Source(bytes(32))
+    stream = iter([0xF7, 0xA0, 0x9F, 0x00])
+    source._stream = SimpleNamespace(update=lambda zeros: bytes([next(stream)]) * len(zeros))
+    # By the high four bits of each byte: 15 and 10 are rejected.
+    assert [source.below(10), source.below(10)] == [9, 0]
+    assert 2**1000 < keyed_source(0).below(2**1030) < 2**1030
+
+
+@pytest.mark.parametrize("end", [0, -5])
+def test_nothing_is_below_zero(end: int) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        keyed_source(0).below(end)
+
+
 # Keys.
 
 

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from privacy.counting import MOST, ONE
 from privacy.errors import RunError
 from server.metrics import Metrics, SiteMetrics, read_metrics
 from server.report import render_report
 from tests.server.runs import make_job, make_record, make_run
 
-NORTH = SiteMetrics(right=70.0, examples=100)
-SOUTH = SiteMetrics(right=90.0, examples=300)
+NORTH = SiteMetrics(right=70 * ONE, examples=100)
+SOUTH = SiteMetrics(right=90 * ONE, examples=300)
 METRICS = Metrics(epsilon=0.5, sites={"north": NORTH, "south": SOUTH})
+# A sum in other units is not taken for one in these.
+IN_WHOLES = b'{"sites": {"a": {"right": 70.3, "examples": 100}}, "epsilon": 1}'
+NO_METRICS = [b"", b"[]", b"{}", b'{"sites": {"a": {"right": 1}}, "epsilon": 1}', IN_WHOLES]
 ASKED = make_job(metrics={"epsilon": 0.5})
 
 
@@ -26,20 +30,24 @@ def test_the_pooled_mean_counts_examples_not_sites() -> None:
     assert math.isclose(METRICS.deviation, 4 / 400)
 
 
-@pytest.mark.parametrize(("right", "mean"), [(-3.0, 0.0), (103.0, 1.0), (0.0, 0.0), (100.0, 1.0)])
-def test_a_mean_is_a_share_whatever_the_noise(right: float, mean: float) -> None:
-    assert SiteMetrics(right=right, examples=100).mean == mean
+@pytest.mark.parametrize(("right", "mean"), [(-3, 0.0), (103, 1.0), (0, 0.0), (25, 0.25), (100, 1.0)])
+def test_a_mean_is_a_share_whatever_the_noise(right: int, mean: float) -> None:
+    assert SiteMetrics(right=right * ONE, examples=100).mean == mean
 
 
 def test_the_pooled_mean_is_of_the_sums_before_they_are_cut() -> None:
     """Cutting each site's first would move the whole: noise below zero at one makes up for another's."""
-    low, high = SiteMetrics(right=-50.0, examples=100), SiteMetrics(right=100.0, examples=100)
+    low = SiteMetrics(right=-50 * ONE, examples=100)
+    high = SiteMetrics(right=100 * ONE, examples=100)
     assert Metrics(epsilon=0.1, sites={"a": low, "b": high}).mean == 0.25
 
 
-@pytest.mark.parametrize(("right", "examples"), [(math.nan, 1), (math.inf, 1), (1.0, 0)])
-def test_what_no_site_can_have_counted_is_refused(right: float, examples: int) -> None:
-    with pytest.raises(ValueError, match="expected a finite sum over examples >= 1"):
+@pytest.mark.parametrize(
+    ("right", "examples"),
+    [(math.nan, 1), (math.inf, 1), (1.0, 1), (2**63, 1), (-(2**63) - 1, 1), (1, 0), (1, 2**33), (True, 1)],
+)
+def test_what_no_site_can_have_counted_is_refused(right: int, examples: int) -> None:
+    with pytest.raises(ValueError, match="expected an int64 sum over 1 to 8589934591 examples"):
         SiteMetrics(right=right, examples=examples)
 
 
@@ -47,9 +55,12 @@ def test_metrics_are_read_as_they_were_written() -> None:
     assert read_metrics(METRICS.content) == METRICS
     table = json.loads(METRICS.content)
     assert (table["mean"], table["epsilon"], table["sites"]["north"]["mean"]) == (0.4, 0.5, 0.7)
+    # All bits of an int64, which a float64 would not keep.
+    odd = Metrics(epsilon=0.5, sites={"north": SiteMetrics(right=MOST - 2, examples=100)})
+    assert read_metrics(odd.content) == odd
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sites": {"a": {"right": 1}}, "epsilon": 1}'])
+@pytest.mark.parametrize("content", NO_METRICS)
 def test_metrics_that_are_none_are_refused(content: bytes) -> None:
     with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
         read_metrics(content)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from confide.terminal import closing_lines
+from privacy.counting import ONE
 from privacy.errors import AuditError, JobError, ProtocolError, SiteError
 from privacy.identity import Identity
 from privacy.receipt import SignedReceipt, sign_receipt
@@ -56,7 +57,10 @@ def test_a_run_leaves_its_metrics(finished: Run) -> None:
     ]
     assert all(0 <= kept["mean"] <= 1 for kept in table["sites"].values())
     right = sum(kept["right"] for kept in table["sites"].values())
-    assert table["mean"] == pytest.approx(min(1, max(0, right / table["examples"])))
+    assert table["mean"] == min(1, max(0, right / (table["examples"] * ONE)))
+    assert all(type(kept["right"]) is int for kept in table["sites"].values())
+    # All bits are noise's: whole examples would be multiples of 2^30, and are but once in 2^30.
+    assert all(kept["right"] % ONE for kept in table["sites"].values())
     assert finished.metrics == folder.metrics
     assert folder.receipts("metrics").keys() == folder.public_keys.keys()
     assert 'id="metrics"' in finished.report.read_text()
@@ -71,7 +75,8 @@ def test_the_metrics_are_near_the_truth(tiny_folder: Path, tmp_path: Path) -> No
     right = run.metrics.mean * run.metrics.examples
     # Whole examples are right or wrong; e^-30 is the chance of noise beyond 0.3 at a site.
     assert abs(right - round(right)) < 0.9
-    assert all(abs(site.right - round(site.right)) < 0.3 for site in run.metrics.sites.values())
+    rights = [site.right / ONE for site in run.metrics.sites.values()]
+    assert all(abs(right - round(right)) < 0.3 for right in rights)
     assert 0.2 < run.metrics.mean < 0.9
 
 
@@ -177,8 +182,8 @@ TRAINED: list[pb.Receipt] = []
 Changes = Callable[[pb.Evaluated], None]
 
 
-def not_finite(evaluated: pb.Evaluated) -> None:
-    evaluated.right = float("nan")
+def of_too_many(evaluated: pb.Evaluated) -> None:
+    evaluated.examples = 2**33
 
 
 def of_nobody(evaluated: pb.Evaluated) -> None:
@@ -196,7 +201,7 @@ def with_receipt_of_training(evaluated: pb.Evaluated) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (not_finite, "site-2 sent metrics that cannot be"),
+        (of_too_many, "site-2 sent metrics that cannot be"),
         (of_nobody, "site-2 sent metrics that cannot be"),
         (without_receipt, "signature"),
         (with_receipt_of_training, "site-2 sent a receipt for something else than the metrics of round 1"),

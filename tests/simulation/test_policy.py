@@ -8,9 +8,10 @@ import pytest
 
 from client.home import Home
 from client.policy import BudgetSection, Policy, RulesSection, policy_toml
-from privacy.errors import PolicyFileError, SiteError
+from privacy.errors import BudgetError, PolicyFileError, SiteError
 from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
+from server.run_audit import audit_run
 from server.run_folder import RunFolder
 from simulation.simulate import resume, simulate
 from simulation.world import World, simulated_policy
@@ -78,3 +79,29 @@ def test_a_policy_that_is_there_is_not_replaced(tiny_folder: Path, tmp_path: Pat
     World(tiny.job(tiny_folder)).site("site-1", home=tmp_path, coordinator=Identity.generate().public)
     assert Home(tmp_path).policy.rules.least_cohort == 9
     assert Home(tmp_path).policy.rules.coordinator is None
+
+
+def test_runs_on_the_same_homes_add_up(tiny_folder: Path, tmp_path: Path) -> None:
+    """Three runs of ε = 8 fit in a budget of 24, and several more by the order of the filter."""
+    policy, homes = write_policy(tmp_path / "site.toml"), tmp_path / "homes"
+    job = tiny.job(tiny_folder, training={"rounds": 1})
+    first = simulate(job, runs=tmp_path, name="first", policy=policy, homes=homes)
+    second = simulate(job, runs=tmp_path, name="second", homes=homes)
+    for site in ("site-1", "site-2", "site-3"):
+        audit = audit_ledger(homes / site / "ledger.db")
+        assert [plan.run for plan in audit.plans] == ["first", "second"]
+        assert 8.0 < audit.datasets[0].epsilon <= 16.0
+    for run in (first, second):
+        ledgers = [homes / site / "ledger.db" for site in ("site-1", "site-2", "site-3")]
+        assert [site.charged for site in audit_run(RunFolder.open(run.folder), ledgers).sites] == [1, 1, 1]
+    with pytest.raises(BudgetError, match="no room for the run"):
+        for number in range(20):
+            simulate(job, runs=tmp_path, name=f"run-{number}", homes=homes)
+    assert number >= 1
+
+
+def test_homes_without_a_policy_allow_one_run(tiny_folder: Path, tmp_path: Path) -> None:
+    job = tiny.job(tiny_folder, training={"rounds": 1})
+    simulate(job, runs=tmp_path, name="first", homes=tmp_path / "homes")
+    with pytest.raises(BudgetError, match="no room for the run"):
+        simulate(job, runs=tmp_path, name="second", homes=tmp_path / "homes")
