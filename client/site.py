@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
 from client.home import Home
 from client.metrics import count_right
 from client.refusal import log_refusal, tell
+from client.session import Session, check_manifest, plan_metrics, plan_training
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
 from privacy.entries import Purpose
 from privacy.errors import (
     BudgetError,
     ConfideError,
-    DataError,
     LedgerError,
     OverdrawnError,
     PolicyError,
@@ -26,7 +25,7 @@ from privacy.errors import (
 )
 from privacy.ledger import Charge, Ledger
 from privacy.noise import NoiseSource, fresh_source
-from privacy.plan import Plan, make_count_plan, make_plan
+from privacy.plan import Plan
 from privacy.receipt import Receipt, sign_receipt
 from protocol import confide_pb2 as pb
 from protocol.examples import Examples
@@ -40,21 +39,6 @@ log = logging.getLogger("confide.site")
 
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Session:
-    """What a site holds of a run that it joined; ``dataset`` is its data's number in the ledger.
-
-    ``plan`` is the training's; ``metrics`` is for the one release after it, None if the job asks for none.
-    """
-
-    manifest: Manifest
-    signature: bytes
-    plan: Plan
-    metrics: Plan | None
-    ledger: Ledger
-    dataset: int
 
 
 class Site:
@@ -89,7 +73,7 @@ class Site:
         self._activations = activations
         self._opened: Ledger | None = None
         self._registered: int | None = None
-        self._session: _Session | None = None
+        self._session: Session | None = None
 
     def answer(self, content: bytes) -> bytes:
         """Answer one serialized Request with one serialized Reply; never raises."""
@@ -164,54 +148,35 @@ class Site:
             rule="rules.approval",
         )
 
-    def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> _Session:
+    def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> Session:
         """Check a manifest against the policy and what is here, plan its noise, see that it fits."""
         dataset = self._allowed(manifest, signature, ledger)
         job, adapted = manifest.job, self._trainer.adapted
-        if not len(self._examples):
-            raise DataError("the site has no examples: use fewer sites or another partition")
-        if manifest.base_digest != adapted.base_digest:
-            raise ProtocolError(
-                f"the base model differs: expected SHA-256 {manifest.base_digest[:16]}…, this site "
-                f"has {adapted.base_digest[:16]}…; install the same weights everywhere"
-            )
-        if manifest.layout_digest != adapted.layout.digest:
-            raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
-        if manifest.labels != self._labels:
-            # Compared with what the site declares, never with what its rows hold: a refusal is a release.
-            raise ProtocolError(
-                f"the labels differ: expected {', '.join(self._labels)}, in this order, got "
-                f"{', '.join(manifest.labels)}"
-            )
-        if job.seeds.noise is not None and self._keyed_entropy is None:
-            raise ProtocolError(
-                "seeds.noise makes the noise predictable, and so protects nobody: only a simulation "
-                "may set it"
-            )
-        plan = make_plan(
-            mechanism=job.privacy.mechanism,
-            epsilon=job.privacy.epsilon,
-            delta=job.privacy.delta,
-            clipping_norm=job.privacy.clipping_norm,
-            expected_batch_size=job.training.batch_size,
+        check_manifest(
+            manifest,
+            adapted,
+            labels=self._labels,
             examples=len(self._examples),
-            steps=job.training.total_steps,
+            simulated=self._keyed_entropy is not None,
         )
-        metrics = None
-        if job.metrics.epsilon > 0:
-            metrics = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
-        if plan.mechanism.name != "none" and self._keyed(job) is None:
-            digest = manifest.digest.hex()
-            ledger.check_fits(dataset, run=manifest.run, manifest=digest, plan=plan, metrics=metrics)
-        check_privacy_unit(self._trainer, probe_examples(adapted))
-        return _Session(
+        session = Session(
             manifest=manifest,
             signature=signature,
-            plan=plan,
-            metrics=metrics,
+            plan=plan_training(job, len(self._examples)),
+            metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
         )
+        if session.plan.mechanism.name != "none" and self._keyed(job) is None:
+            ledger.check_fits(
+                dataset,
+                run=manifest.run,
+                manifest=session.digest,
+                plan=session.plan,
+                metrics=session.metrics,
+            )
+        check_privacy_unit(self._trainer, probe_examples(adapted))
+        return session
 
     def _train(self, request: pb.Train) -> pb.Trained:
         session = self._session_of(request.manifest_digest)
@@ -250,11 +215,11 @@ class Site:
         return self._keyed_entropy if job.seeds.noise is not None else None
 
     def _reserve(
-        self, session: _Session, plan: Plan, number: int, *, purpose: Purpose = "training"
+        self, session: Session, plan: Plan, number: int, *, purpose: Purpose = "training"
     ) -> pb.Receipt:
         """Write a round's steps, or the metrics, into the ledger, and a receipt for them."""
         manifest, job = session.manifest, session.manifest.job
-        run, digest = manifest.run, manifest.digest.hex()
+        run, digest = manifest.run, session.digest
         training = purpose == "training"
         steps = job.training.local_steps if training else 1
         if plan.mechanism.name == "none":
@@ -293,7 +258,7 @@ class Site:
         signed = sign_receipt(self._home.identity(), receipt)
         return pb.Receipt(content=signed.content, signature=signed.signature)
 
-    def _session_of(self, digest: bytes) -> _Session:
+    def _session_of(self, digest: bytes) -> Session:
         """The session of a run that was joined, by this process or by an earlier one.
 
         The custodian may have changed the policy since: it is asked again each time.

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.session import plan_metrics, plan_training
 from privacy.entries import read_entry
 from privacy.errors import BudgetError, PlanError
 from privacy.history import History
 from privacy.ledger import DATABASE
 from privacy.ledger_file import copied
-from privacy.plan import make_count_plan
 from protocol.job import Job
-from simulation.noise_level import site_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,9 @@ def _after(history: History, dataset: int, job: Job, examples: int) -> tuple[flo
     if job.privacy.mechanism == "none":
         return None, "the job adds no noise"
     try:
-        cost = history.budget.cost(site_plan(job, examples))
-        if job.metrics.epsilon > 0:
-            metrics = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+        cost = history.budget.cost(plan_training(job, examples))
+        metrics = plan_metrics(job)
+        if metrics is not None:
             cost += history.budget.cost(metrics)
         history.check_fits(dataset, cost)
     except (BudgetError, PlanError) as error:

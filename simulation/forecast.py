@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from client.session import plan_training
 from privacy.errors import PlanError
 from privacy.plan import Accountant, Plan
 from privacy.receipt import Receipt, SignedReceipt
@@ -18,7 +19,7 @@ from protocol.job import Job
 from protocol.layout import AdapterLayout
 from simulation.budgets import BudgetLeft
 from simulation.effort import Clock, Effort, estimate_effort
-from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level, site_plan
+from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
 from simulation.suggestions import Suggestion, suggest
 from simulation.world import World
 
@@ -157,7 +158,7 @@ def _plans(job: Job, sizes: Mapping[str, int]) -> list[Plan]:
     plans: dict[int, Plan] = {}
     for name, size in sizes.items():
         try:
-            plans[size] = plans.get(size) or site_plan(job, size)
+            plans[size] = plans.get(size) or plan_training(job, size)
         except PlanError as error:
             raise PlanError(f"{name}: {error}") from error
     return [plans[size] for size in sizes.values()]

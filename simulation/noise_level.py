@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from client.session import plan_training
 from privacy.errors import PlanError
-from privacy.plan import Plan, make_plan
+from privacy.plan import Plan
 from protocol.job import Job, TrainingSection
 from protocol.layout import AdapterLayout
 
@@ -55,25 +56,12 @@ class Setup:
 
     def plans(self) -> tuple[Plan, ...]:
         """Each site's plan, in the order of ``examples``. Raises PlanError where there can be none."""
-        by_size = {size: site_plan(self.job, size) for size in set(self.examples)}
+        by_size = {size: plan_training(self.job, size) for size in set(self.examples)}
         return tuple(by_size[size] for size in self.examples)
 
     def noise_level(self) -> NoiseLevel:
         """Noise against signal. Raises PlanError where there can be no plan."""
         return noise_level(self.plans(), training=self.job.training, parameters=self.layout.update_size)
-
-
-def site_plan(job: Job, examples: int) -> Plan:
-    """The plan that a site with so many examples makes for a job. Raises PlanError if there can be none."""
-    return make_plan(
-        mechanism=job.privacy.mechanism,
-        epsilon=job.privacy.epsilon,
-        delta=job.privacy.delta,
-        clipping_norm=job.privacy.clipping_norm,
-        expected_batch_size=job.training.batch_size,
-        examples=examples,
-        steps=job.training.total_steps,
-    )
 
 
 def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters: int) -> NoiseLevel:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from client.home import Home
-from client.policy import Policy
 from client.metrics import count_right
+from client.policy import Policy
 from client.site import Site
 from privacy.counting import ONE
 from privacy.entries import Begun, Released

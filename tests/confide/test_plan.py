@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from client.session import plan_training
 from confide.plan_view import print_forecast
 from privacy.identity import Identity
 from privacy.ledger import Charge, Ledger
 from server.run_folder import job_toml
 from simulation.forecast import Forecast, forecast
-from simulation.noise_level import site_plan
 from tests import tiny
 from tests.confide.test_cli import call
 
@@ -136,7 +136,7 @@ def test_a_sites_ledger_says_what_is_left(
     assert (fresh["site"], fresh["examples"], fresh["epsilon"]) == ("clinic", 64, 12.0)
     assert fresh["spent"] == 0.0
     assert 0 < float(str(fresh["after"])) <= 12.0
-    plan = site_plan(job, 64)
+    plan = plan_training(job, 64)
     ledger.reserve(Charge(dataset=dataset, run="r", manifest="m", plan=plan, round=1, steps=2))
     spent = ledger.epsilon(dataset)
     ledger.close()

@@ -75,7 +75,10 @@ def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp
         code, output, _ = call("site", "approve", "run", "--yes", "--home", home)
         assert code == 0
         assert output.startswith("Run run, manifest ")
-        assert "  2 rounds with 3 sites, secure_aggregation=none\n  gaussian, epsilon=8 at delta=0.001\n" in output
+        assert (
+            "  2 rounds with 3 sites, secure_aggregation=none\n  gaussian, epsilon=8 at delta=0.001\n"
+            in output
+        )
         assert output.endswith("Approved run run\n")
     code, _, errors = call("simulate", "--resume", run)
     assert code == 1

@@ -1,0 +1,80 @@
+"""A session: what a site holds of a run that it joined, and what it plans for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privacy.errors import DataError, ProtocolError
+from privacy.ledger import Ledger
+from privacy.plan import Plan, make_count_plan, make_plan
+from protocol.adapted_model import AdaptedModel
+from protocol.job import Job
+from protocol.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A run that was joined; ``dataset`` is the data's number in the ledger.
+
+    ``plan`` is the training's; ``metrics`` is for the one release after it, None if the job asks for none.
+    """
+
+    manifest: Manifest
+    signature: bytes
+    plan: Plan
+    metrics: Plan | None
+    ledger: Ledger
+    dataset: int
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest, as the ledger and receipts write it."""
+        return self.manifest.digest.hex()
+
+
+def plan_training(job: Job, examples: int) -> Plan:
+    """The plan that a site with so many examples makes for a job. Raises PlanError if there can be none."""
+    return make_plan(
+        mechanism=job.privacy.mechanism,
+        epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        clipping_norm=job.privacy.clipping_norm,
+        expected_batch_size=job.training.batch_size,
+        examples=examples,
+        steps=job.training.total_steps,
+    )
+
+
+def plan_metrics(job: Job) -> Plan | None:
+    """The plan for a job's metrics, None if it asks for none."""
+    if not job.metrics.epsilon:
+        return None
+    return make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+
+
+def check_manifest(
+    manifest: Manifest, adapted: AdaptedModel, *, labels: tuple[str, ...], examples: int, simulated: bool
+) -> None:
+    """Raises ProtocolError or DataError if a site with this model, labels and examples cannot join.
+
+    Labels are compared with those that the site declares, never with what its rows hold: a refusal is a
+    release.
+    """
+    if not examples:
+        raise DataError("the site has no examples: use fewer sites or another partition")
+    if manifest.base_digest != adapted.base_digest:
+        raise ProtocolError(
+            f"the base model differs: expected SHA-256 {manifest.base_digest[:16]}…, this site "
+            f"has {adapted.base_digest[:16]}…; install the same weights everywhere"
+        )
+    if manifest.layout_digest != adapted.layout.digest:
+        raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
+    if manifest.labels != labels:
+        raise ProtocolError(
+            f"the labels differ: expected {', '.join(labels)}, in this order, got "
+            f"{', '.join(manifest.labels)}"
+        )
+    if manifest.job.seeds.noise is not None and not simulated:
+        raise ProtocolError(
+            "seeds.noise makes the noise predictable, and so protects nobody: only a simulation may set it"
+        )
