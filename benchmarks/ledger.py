@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from privacy.durable import write_durably
+from privacy.durable import write_whole
 from privacy.identity import Identity
 from privacy.ledger import Charge, Ledger
 from privacy.ledger_audit import audit_ledger
@@ -30,9 +30,9 @@ from privacy.plan import Plan
 
 ENTRIES, RUNS, DATASETS, EXAMPLES = 10_000, 100, 4, 1000
 REPEATS = 100
-# A reserve flushes the write-ahead log once; the head's file and its folder make two more.
+# A reserve flushes the write-ahead log once; the head's file makes one more.
 PAGES, PAGE = 3, 4096
-FLUSHES = 3
+FLUSHES = 2
 PLAN = Plan(
     mechanism=Mechanism(name="gaussian", multiplier=2.0),
     clipping_norm=1.0,
@@ -73,7 +73,7 @@ def flush(place: Path) -> None:
         file.write(os.urandom(PAGES * PAGE))
         file.flush()
         os.fsync(file.fileno())
-    write_durably(place / "head", os.urandom(256))
+    write_whole(place / "head", os.urandom(256))
 
 
 def milliseconds(work: Callable[[], object]) -> float:

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 
 from client.optimizer import PrivateOptimizer
+from client.row_check import rows_are_apart
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.noise import NoiseSource
 from privacy.plan import Plan
 from protocol.adapted_model import AdaptedModel
+from protocol.device import Device
 from protocol.examples import Batch, Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import TrainingSection
+from protocol.shapes import Shapes
 from protocol.task import outcome
 
 # Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
@@ -34,6 +37,7 @@ class Trainer:
     def __init__(self, adapted: AdaptedModel) -> None:
         self.adapted = adapted
         self._hooks = GradSampleHooks(adapted.peft, loss_reduction="sum")
+        self._shapes: dict[tuple[Shapes, bool, Device], Shapes] = {}
 
     def train(
         self,
@@ -52,6 +56,7 @@ class Trainer:
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter
         became NaN or, without a mechanism, a gradient did.
         """
+        shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
         optimizer = self.optimizer(training, plan)
@@ -63,14 +68,31 @@ class Trainer:
                 group["lr"] = _learning_rate(training, round_number, step)
             indices = source.poisson_sample(len(examples), rate=plan.sampling_rate)
             if activations is not None:
-                activations.fill(indices)  # whole batches of new examples, not their few in each
-            batches = list(examples.batches(indices, size=training.physical_batch_size))
+                activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
+            batches = list(shapes.batches(examples, indices))
             self.accumulate(optimizer, batches, activations)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update = self.adapted.update_since(adapter)
         self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
         return update
+
+    def shapes(self, training: TrainingSection, activations: Activations | None) -> Shapes:
+        """Shapes of physical batches in which an example's gradient is its own, to the last bit.
+
+        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone.
+        Tried once on made-up examples; the adapter that was loaded is then lost.
+        """
+        shapes = Shapes.of(
+            longest=self.adapted.job.data.max_length,
+            batch_size=training.batch_size,
+            physical_batch_size=training.physical_batch_size,
+        )
+        key = shapes, activations is not None, self.adapted.device
+        if key not in self._shapes:
+            apart = shapes.rows == 1 or rows_are_apart(self, shapes, activations)
+            self._shapes[key] = shapes if apart else shapes.alone
+        return self._shapes[key]
 
     def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
         """A fresh optimizer over exactly the layout's trained tensors.
@@ -119,6 +141,7 @@ class Trainer:
                     "layer counts something else, such as tokens, as examples. "
                     "Choose other adapter.target_modules"
                 )
+            parameter.grad_sample = gradients[: len(batch.indices)]  # without the blank rows'
 
     @contextmanager
     def without_hooks(self) -> Iterator[None]:

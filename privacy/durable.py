@@ -7,10 +7,16 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write, flush to the disk, rename: a reader sees the old content or the new.
+    """Write, flush to the disk, rename, flush that too: what is read later is this, whole.
 
     ``mode`` is a new file's permissions before the process's umask.
     """
+    write_whole(path, content, mode=mode)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write, flush to the disk, rename: what is read later is the old content or this, whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -18,7 +24,6 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
-        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -22,7 +23,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.durable import write_durably
+from privacy.durable import write_durably, write_whole
 from privacy.errors import LedgerError
 
 APPLICATION = 0x436F6E66  # "Conf": tells a ledger from other SQLite files
@@ -82,11 +83,20 @@ class LedgerFile:
             raise LedgerError(f"no ledger at {path}")
         if create and not path.exists() and self._head_path.exists():
             raise LedgerError(f"the ledger {path} is lost: only its head is there; bring back {path.name}")
+        if create and not path.exists():
+            self._make_private()
         with self._reported(entry=1):
             self._db = sqlite3.connect(path, isolation_level=None)
             with self.locked():
                 self._prepare(create=create)
         self.members = _Members(self)
+
+    def _make_private(self) -> None:
+        """An empty file that its owner alone reads; what SQLite puts beside it gets the same permissions."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise LedgerError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Under the lock: the last to close moves the write-ahead log into the database."""
@@ -151,7 +161,9 @@ class LedgerFile:
 
     def write_head(self, head: Head) -> None:
         try:
-            write_durably(self._head_path, head.text)
+            # After a power cut an older head will do: the database is never behind it.
+            write = write_whole if self._head_path.exists() else write_durably
+            write(self._head_path, head.text)
         except OSError as error:
             raise LedgerError(f"{self._head_path} cannot be written: {error.strerror}") from error
 

@@ -9,10 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_BLANK_TOKENS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A padded batch. ``tokens`` and ``mask`` are int64[b, t]; ``labels`` int64[b] or None."""
+    """A padded batch. ``tokens`` and ``mask`` are int64[b, t]; ``labels`` int64[b] or None.
+
+    The first rows are the examples at ``indices``; rows after them are blank and stand for nobody.
+    """
 
     tokens: torch.Tensor
     mask: torch.Tensor
@@ -62,16 +67,26 @@ class Examples:
             padding=self.padding,
         )
 
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """Pad the examples at ``indices`` on the right, to the longest among them."""
-        lengths = self.lengths[indices]
-        mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    def batch(
+        self, indices: NDArray[np.int64], *, width: int | None = None, rows: int | None = None
+    ) -> Batch:
+        """Pad the examples at ``indices`` on the right, to ``width`` or the longest among them.
+
+        Blank rows bring their number up to ``rows``.
+        """
+        blanks = max(0, (rows or 0) - len(indices))
+        # Blank rows are short texts of padding: a row without any token would have no loss.
+        lengths = np.concatenate([self.lengths[indices], np.full(blanks, _BLANK_TOKENS)])
+        mask = np.arange(width or lengths.max())[None, :] < lengths[:, None]
         tokens = np.full(mask.shape, self.padding, np.int64)
-        tokens[mask] = self.tokens[token_positions(self.offsets, indices)]
+        tokens[: len(indices)][mask[: len(indices)]] = self.tokens[token_positions(self.offsets, indices)]
+        labels = None
+        if self.labels is not None:
+            labels = torch.from_numpy(np.concatenate([self.labels[indices], np.zeros(blanks, np.int64)]))
         return Batch(
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask.astype(np.int64)),
-            labels=None if self.labels is None else torch.from_numpy(self.labels[indices]),
+            labels=labels,
             indices=indices,
         )
 

@@ -23,6 +23,7 @@ from torch import nn
 from privacy.errors import RunError
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples, token_positions
+from protocol.shapes import Shapes
 from protocol.task import outcome, probe_examples
 
 # Beyond this an example store is a memory-mapped file, which the system may drop from memory.
@@ -157,12 +158,23 @@ class Activations:
         with self._prefix.replay(self._fetch(batch)):
             yield
 
-    def fill(self, indices: NDArray[np.int64]) -> None:
-        """Compute what is not yet kept of the examples at ``indices``."""
+    def of(self, examples: Examples) -> Activations:
+        """An empty store of other examples for the same model."""
+        return Activations(self._prefix, examples)
+
+    def fill(self, indices: NDArray[np.int64], shapes: Shapes | None = None) -> None:
+        """Compute what is not yet kept of the examples at ``indices``, in batches of ``shapes``.
+
+        Without shapes, batches are cut to the examples: for those whose privacy nobody promised.
+        """
         missing = indices[~self._known[indices]]
-        for batch in self._examples.batches(missing, size=_FILL_BATCH):
+        if shapes is None:
+            batches = self._examples.batches(missing, size=_FILL_BATCH)
+        else:
+            batches = shapes.batches(self._examples, missing)
+        for batch in batches:
             hidden = self._prefix.compute(batch.to(self._prefix.device))
-            rows = hidden.cpu()[batch.mask.bool()]
+            rows = hidden.cpu()[: len(batch.indices)][_real(batch)]
             if len(self._store) == 0:
                 self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
             self._store[self._positions(batch)] = rows
@@ -170,9 +182,8 @@ class Activations:
 
     def _fetch(self, batch: Batch) -> torch.Tensor:
         self.fill(batch.indices)
-        real = batch.mask.bool().cpu()
-        hidden = torch.zeros((*real.shape, self._store.shape[1]), dtype=self._store.dtype)
-        hidden[real] = self._store[self._positions(batch)]
+        hidden = torch.zeros((*batch.mask.shape, self._store.shape[1]), dtype=self._store.dtype)
+        hidden[: len(batch.indices)][_real(batch)] = self._store[self._positions(batch)]
         return hidden.to(batch.tokens.device)
 
     def _positions(self, batch: Batch) -> torch.Tensor:
@@ -200,6 +211,11 @@ class Activations:
             os.close(handle)
             os.unlink(name)  # the mapping keeps the data; no file of it outlives the process
         return flat.view(tokens, width)
+
+
+def _real(batch: Batch) -> torch.Tensor:
+    """Where the batch has its examples' tokens, without its blank rows."""
+    return batch.mask[: len(batch.indices)].bool().cpu()
 
 
 def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:

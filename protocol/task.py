@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from privacy.errors import DataError
@@ -67,8 +68,7 @@ def probe_examples(adapted: AdaptedModel) -> Examples:
     config = adapted.peft.config
     longest = max(3, min(adapted.job.data.max_length, _PROBE_TOKENS))
     lengths = np.array([2, (longest + 2) // 2, longest], np.int64)
-    padding = int(getattr(config, "pad_token_id", None) or 0)
-    vocabulary = np.array([token for token in range(config.vocab_size) if token != padding])
+    vocabulary, padding = token_choices(adapted)
     classifies = adapted.job.task == "sequence-classification"
     return Examples(
         tokens=generator.choice(vocabulary, int(lengths.sum())).astype(np.int32),
@@ -76,6 +76,13 @@ def probe_examples(adapted: AdaptedModel) -> Examples:
         labels=generator.integers(0, config.num_labels, len(lengths)) if classifies else None,
         padding=padding,
     )
+
+
+def token_choices(adapted: AdaptedModel) -> tuple[NDArray[np.int64], int]:
+    """What made-up texts can hold, every token but padding, and the padding."""
+    config = adapted.peft.config
+    padding = int(getattr(config, "pad_token_id", None) or 0)
+    return np.array([token for token in range(config.vocab_size) if token != padding]), padding
 
 
 def outcome(adapted: AdaptedModel, batch: Batch) -> Outcome:
