@@ -1,7 +1,8 @@
 """What the in-process engine adds to a round of 8 sites at 100,000 parameters, beyond training itself.
 
-Sites answer at once with a prepared update, so that a round is all exchange, averaging, refactoring,
-accounting and writing. Flower's own simulation of as many empty clients took 100 to 210 ms a round.
+Sites answer at once with a prepared update, so that a round is all exchange, ledgers, receipts,
+averaging, refactoring, accounting and writing. Flower's own simulation of as many empty clients took 100
+to 210 ms a round.
 
 Run: python benchmarks/engine.py [--json]
 """
@@ -18,7 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from privacy.identity import Identity
+from privacy.ledger import Charge, Ledger
 from privacy.plan import make_plan
+from privacy.receipt import Receipt, sign_receipt
+from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Joined, Reply, Request, Trained
 from protocol.job_file import read_job
 from protocol.layout import AdapterLayout, TensorSlot
@@ -48,7 +53,9 @@ class NoEvaluation:
 def main() -> None:
     layout = AdapterLayout(slots=tuple(sorted(SLOTS, key=lambda slot: slot.name)))
     job = read_job(Path("examples/tweets.toml"), settings=[f"training.rounds={ROUNDS}"])
-    manifest = Manifest(run="r", job=job, labels=(), base_digest="", layout_digest=layout.digest)
+    manifest = Manifest(
+        run="r", job=job, labels=(), base_digest="", layout_digest=layout.digest, cohort=SITES
+    )
     plan = make_plan(
         mechanism="gaussian",
         epsilon=3.0,
@@ -60,15 +67,36 @@ def main() -> None:
     )
     update = to_bytes(np.random.default_rng(0).standard_normal(layout.update_size).astype(np.float32))
 
-    def answer_as(name: str):
+    def answer_as(name: str, place: Path):
+        identity = Identity.load_or_create(place / name / "identity.key")
+        ledger = Ledger.open(place / name, site=name, identity=identity, epsilon=3.0, delta=2e-5)
+        dataset = ledger.register([b"%d" % number for number in range(9000)])
+
         def answer(content: bytes) -> bytes:
             request = Request.FromString(content)
             if request.WhichOneof("kind") == "join":
-                reply = Reply(site=name, joined=Joined(manifest_digest=manifest.digest))
+                joined = Joined(manifest_digest=manifest.digest, public_key=identity.public)
+                reply = Reply(site=name, joined=joined)
             else:
                 number = request.train.round
-                spent = plan.epsilon_after(3 * number)
-                reply = Reply(site=name, trained=Trained(round=number, update=update, epsilon=spent))
+                digest = manifest.digest.hex()
+                charge = Charge(dataset=dataset, run="r", manifest=digest, plan=plan, round=number, steps=3)
+                reserved = ledger.reserve(charge)
+                receipt = Receipt(
+                    site=name,
+                    run="r",
+                    manifest=digest,
+                    round=number,
+                    plan=plan,
+                    steps=3,
+                    taken=reserved.taken,
+                    epsilon=plan.epsilon_after(reserved.taken),
+                    budget=3.0,
+                    head=reserved.head,
+                )
+                signed = sign_receipt(identity, receipt)
+                kept = pb.Receipt(content=signed.content, signature=signed.signature)
+                reply = Reply(site=name, trained=Trained(round=number, update=update, receipt=kept))
             return reply.SerializeToString()
 
         return answer
@@ -83,7 +111,8 @@ def main() -> None:
             adapter=adapter,
             adapter_config={},
         )
-        grid = InProcessGrid({number: answer_as(f"site-{number}") for number in range(1, SITES + 1)})
+        names = {number: f"site-{number}" for number in range(1, SITES + 1)}
+        grid = InProcessGrid({number: answer_as(name, Path(place)) for number, name in names.items()})
         stamps = [time.perf_counter()]
 
         def listen(_record: object) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from protocol.job import TrainingSection
 from protocol.shapes import Shapes
 from protocol.task import outcome
 
+log = logging.getLogger("confide.training")
+
 # Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
 
@@ -37,7 +41,7 @@ class Trainer:
     def __init__(self, adapted: AdaptedModel) -> None:
         self.adapted = adapted
         self._hooks = GradSampleHooks(adapted.peft, loss_reduction="sum")
-        self._shapes: dict[tuple[Shapes, bool, Device], Shapes] = {}
+        self._apart: dict[tuple[int, int, bool, Device], bool] = {}
 
     def train(
         self,
@@ -56,7 +60,7 @@ class Trainer:
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter
         became NaN or, without a mechanism, a gradient did.
         """
-        shapes = self.shapes(training, activations)
+        shapes = self.shapes(training, examples, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
         optimizer = self.optimizer(training, plan)
@@ -77,22 +81,33 @@ class Trainer:
         self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
         return update
 
-    def shapes(self, training: TrainingSection, activations: Activations | None) -> Shapes:
+    def shapes(
+        self, training: TrainingSection, examples: Examples, activations: Activations | None
+    ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
-        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone.
-        Tried once on made-up examples; the adapter that was loaded is then lost.
+        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That is
+        tried once for each width that occurs, on made-up examples; the adapter that was loaded is then lost.
         """
         shapes = Shapes.of(
             longest=self.adapted.job.data.max_length,
+            possible=getattr(self.adapted.peft.config, "max_position_embeddings", None),
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size,
         )
-        key = shapes, activations is not None, self.adapted.device
-        if key not in self._shapes:
-            apart = shapes.rows == 1 or rows_are_apart(self, shapes, activations)
-            self._shapes[key] = shapes if apart else shapes.alone
-        return self._shapes[key]
+        widths = {int(width) for width in shapes.widths_of(examples.lengths)}
+        alone = {width for width in widths if not self._rows_are_apart(width, shapes.rows, activations)}
+        return replace(shapes, alone=frozenset(alone))
+
+    def _rows_are_apart(self, width: int, rows: int, activations: Activations | None) -> bool:
+        if rows == 1:
+            return True
+        key = width, rows, activations is not None, self.adapted.device
+        if key not in self._apart:
+            self._apart[key] = rows_are_apart(self, width=width, rows=rows, activations=activations)
+            if not self._apart[key]:
+                log.warning("gradients depend on the batch by rounding at width %d: each alone, slower", width)
+        return self._apart[key]
 
     def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
         """A fresh optimizer over exactly the layout's trained tensors.

@@ -92,7 +92,7 @@ class LedgerFile:
         self.members = _Members(self)
 
     def _make_private(self) -> None:
-        """An empty file that its owner alone reads; what SQLite puts beside it gets the same permissions."""
+        """Make the file, for its owner alone; what SQLite puts beside it gets the same permissions."""
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
