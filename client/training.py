@@ -86,8 +86,8 @@ class Trainer:
     ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
-        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That is
-        tried once for each width that occurs, on made-up examples; the adapter that was loaded is then lost.
+        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
+        is tried once for each width that occurs, on made-up examples. The adapter that was loaded is lost.
         """
         shapes = Shapes.of(
             longest=self.adapted.job.data.max_length,
@@ -106,7 +106,7 @@ class Trainer:
         if key not in self._apart:
             self._apart[key] = rows_are_apart(self, width=width, rows=rows, activations=activations)
             if not self._apart[key]:
-                log.warning("gradients depend on the batch by rounding at width %d: each alone, slower", width)
+                log.warning("rounding depends on the batch at %d tokens: each example alone, slower", width)
         return self._apart[key]
 
     def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:

@@ -17,6 +17,7 @@ from privacy.plan import Plan
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples
 from protocol.frozen_prefix import MEMORY_LIMIT_BYTES, Activations
+from protocol.shapes import Shapes
 from protocol.task import outcome
 from simulation.world import World
 
@@ -55,10 +56,10 @@ def estimate_effort(
     The batch is of the coordinator's own held-out examples: nothing of a site is used. ``clock`` gives
     seconds. The adapter that was loaded is lost.
     """
-    lengths = world.held_out.lengths
+    lengths, shapes = world.held_out.lengths, _shapes(world)
     # The longest first: that shows the most memory, and pays for what a second pass finds ready.
-    _try_batch(world, plans[0], clock, length=float(lengths.max()))
-    measured = _try_batch(world, plans[0], clock, length=float(lengths.mean()))
+    _try_batch(world, plans[0], shapes, clock, length=float(lengths.max()))
+    measured = _try_batch(world, plans[0], shapes, clock, length=float(lengths.mean()))
     training, held_out = world.job.training, len(world.held_out)
     keeps = measured.bytes_per_token > 0
     drawn = [
@@ -66,7 +67,7 @@ def estimate_effort(
         for size, plan in zip(examples, plans, strict=True)
     ]
     steps = len(examples) * training.total_steps
-    seconds = steps * (training.batch_size * measured.train + measured.step)
+    seconds = steps * (_rows_a_step(world, shapes) * measured.train + measured.step)
     seconds += (training.rounds + 1) * held_out * measured.evaluate
     seconds += (sum(drawn) + held_out) * measured.keep if keeps else 0.0
     token_bytes = measured.bytes_per_token * float(lengths.mean())
@@ -78,9 +79,10 @@ def estimate_effort(
     )
 
 
-def _try_batch(world: World, plan: Plan, clock: Clock, *, length: float) -> _Measured:
+def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length: float) -> _Measured:
     trainer, adapted = world.trainer, world.adapted
-    examples = _about_as_long(length, world.held_out, count=world.job.training.physical_batch_size)
+    width = int(shapes.widths_of(np.array([math.ceil(length)]))[0])
+    examples = _about_as_long(length, world.held_out, count=shapes.rows_at(width))
     rows = np.arange(len(examples))
     activations = Activations(world.prefix, examples)
     kept = activations if activations.work else None
@@ -92,7 +94,7 @@ def _try_batch(world: World, plan: Plan, clock: Clock, *, length: float) -> _Mea
     adapted.peft.train()
     optimizer = trainer.optimizer(world.job.training, plan)
     optimizer.source = fresh_source()
-    batch = examples.batch(rows)
+    batch = examples.batch(rows, width=max(width, int(examples.lengths.max())))
     # As in training: all physical batches of a step but the last are clipped and added up only.
     optimizer.signal_skip_step(do_skip=True)
     trainer.backward(batch, kept)
@@ -113,6 +115,22 @@ def _try_batch(world: World, plan: Plan, clock: Clock, *, length: float) -> _Mea
         step=stepped - before_step,
         bytes_per_token=_bytes_per_token(world, batch) if kept is not None else 0,
     )
+
+
+def _shapes(world: World) -> Shapes:
+    """As in training, found with kept activations if those work."""
+    kept = Activations(world.prefix, world.held_out)
+    return world.trainer.shapes(world.job.training, world.held_out, kept if kept.work else None)
+
+
+def _rows_a_step(world: World, shapes: Shapes) -> float:
+    """Examples and blank rows: a row of each batch is blank, and half of the last one at each width."""
+    widths, counts = np.unique(shapes.widths_of(world.held_out.lengths), return_counts=True)
+    rows = 0.0
+    for width, share in zip(widths, counts / counts.sum(), strict=True):
+        height, expected = shapes.rows_at(int(width)), share * world.job.training.batch_size
+        rows += expected if height == 1 else expected * height / (height - 1) + height / 2
+    return rows
 
 
 def _about_as_long(length: float, examples: Examples, *, count: int) -> Examples:
