@@ -171,7 +171,11 @@ class Activations:
         if shapes is None:
             batches = self._examples.batches(missing, size=_FILL_BATCH)
         else:
-            batches = shapes.batches(self._examples, missing)
+            known = self._known.copy()
+            known[missing] = True
+            # What would be a blank row may as well be of use later.
+            whole = shapes.filled_up(self._examples, missing, np.flatnonzero(~known))
+            batches = shapes.batches(self._examples, whole)
         for batch in batches:
             hidden = self._prefix.compute(batch.to(self._prefix.device))
             rows = hidden.cpu()[: len(batch.indices)][_real(batch)]

@@ -66,6 +66,17 @@ class Shapes:
             for start in range(0, len(wide), filled):
                 yield examples.batch(wide[start : start + filled], width=width, rows=rows)
 
+    def filled_up(
+        self, examples: Examples, indices: NDArray[np.int64], spare: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The examples at ``indices``, with spare ones in place of blank rows as far as there are any."""
+        widths, spares = (self.widths_of(examples.lengths[chosen]) for chosen in (indices, spare))
+        more = [indices]
+        for width in map(int, np.unique(widths)):
+            room = -int((widths == width).sum()) % max(1, self.rows_at(width) - 1)
+            more.append(spare[spares == width][:room])
+        return np.concatenate(more)
+
 
 def _widths(longest: int) -> Iterator[int]:
     """8, 16, 24, 32, then two to an octave: 48, 64, 96, 128, and so on up to ``longest``."""

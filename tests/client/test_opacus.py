@@ -23,11 +23,12 @@ def imported_from_opacus() -> Iterator[str]:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_its_accountants_and_its_ghost_clipping_are_not_used() -> None:
-    # Its accountant can underestimate ε, its search for noise truncates the number of steps, its
-    # ghost clipping reuses the norms of the batch before, its adaptive clipping divides by the
-    # actual batch size.
+def test_its_default_accountant_and_its_ghost_clipping_are_not_used() -> None:
+    # Its Gaussian accountant can underestimate ε, its search for noise truncates the number of steps,
+    # its ghost clipping reuses the norms of the batch before, its adaptive clipping divides by the
+    # actual batch size. Its PRV accountant is sound, and a cross-check.
     assert set(imported_from_opacus()) == {
+        "opacus.accountants.PRVAccountant",
         "opacus.grad_sample.GradSampleHooks",
         "opacus.optimizers.DPOptimizer",
     }

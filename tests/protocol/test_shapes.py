@@ -96,3 +96,11 @@ def test_nobody_gives_no_batch() -> None:
 def test_a_text_longer_than_the_job_allows_is_as_wide_as_it_is() -> None:
     (batch,) = shapes(longest=16).batches(EXAMPLES, np.array([5]))
     assert batch.tokens.shape == (4, 24)
+
+
+def test_spare_examples_take_the_place_of_blank_rows() -> None:
+    # At width 8 there are 0, 2, 3, 6 and 7, at width 16 are 1 and 8; three fit into a batch.
+    found = shapes().filled_up(EXAMPLES, np.array([0, 1]), np.array([2, 3, 4, 5, 6, 8]))
+    assert found.tolist() == [0, 1, 2, 3, 8]
+    assert shapes().filled_up(EXAMPLES, EVERYONE[:0], EVERYONE).tolist() == []
+    assert [len(batch.indices) for batch in shapes().batches(EXAMPLES, found)] == [3, 2]
