@@ -174,7 +174,7 @@ def test_a_release_without_a_charge_is_seen(tmp_path: Path) -> None:
 
 
 def test_every_commit_and_its_note_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite flushes the log, by synchronous=FULL (2); the head's file and its folder are ours."""
+    """SQLite flushes the log, by synchronous=FULL (2); the head's file is ours, and when new its folder."""
     flushed = []
     whole = os.fsync
 
@@ -182,11 +182,13 @@ def test_every_commit_and_its_note_are_flushed(tmp_path: Path, monkeypatch: pyte
         flushed.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
         whole(descriptor)
 
-    ledger = open_ledger(tmp_path)
-    dataset = ledger.register(DATA["base"])
     monkeypatch.setattr(os, "fsync", fsync)
-    ledger.reserve(charge(dataset))
+    ledger = open_ledger(tmp_path)
     assert flushed == [".ledger.head.partial", tmp_path.name]
+    dataset = ledger.register(DATA["base"])
+    flushed.clear()
+    ledger.reserve(charge(dataset))
+    assert flushed == [".ledger.head.partial"]
     assert ledger._file._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert ledger._file._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
