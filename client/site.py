@@ -23,6 +23,7 @@ from privacy.errors import (
     ProtocolError,
     RunError,
 )
+from privacy.identity import Identity
 from privacy.ledger import Charge, Ledger
 from privacy.noise import NoiseSource, fresh_source
 from privacy.plan import Plan
@@ -71,6 +72,7 @@ class Site:
         self._home = home
         self._keyed_entropy = keyed_entropy
         self._activations = activations
+        self._identity: Identity | None = None
         self._opened: Ledger | None = None
         self._registered: int | None = None
         self._session: Session | None = None
@@ -121,12 +123,18 @@ class Site:
         self._home.keep(manifest, request.signature)
         # Last: a site that refused to join has no session to train in.
         self._session = session
-        return pb.Joined(manifest_digest=manifest.digest, public_key=self._home.identity().public)
+        return pb.Joined(manifest_digest=manifest.digest, public_key=self._signer().public)
 
     def _ledger(self) -> Ledger:
         if self._opened is None:
-            self._opened = self._home.open_ledger(self.name, self._home.identity())
+            self._opened = self._home.open_ledger(self.name, self._signer())
         return self._opened
+
+    def _signer(self) -> Identity:
+        """The site's key, read when it is first needed."""
+        if self._identity is None:
+            self._identity = self._home.identity()
+        return self._identity
 
     def _allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> int:
         """Ask the policy, as it is now, and the custodian where it says so: the data set's number.
@@ -255,7 +263,7 @@ class Site:
             head=head,
             purpose=purpose,
         )
-        signed = sign_receipt(self._home.identity(), receipt)
+        signed = sign_receipt(self._signer(), receipt)
         return pb.Receipt(content=signed.content, signature=signed.signature)
 
     def _session_of(self, digest: bytes) -> Session:

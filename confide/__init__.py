@@ -60,7 +60,9 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
 
 
 def _database(path: Path | str) -> Path:
-    return Path(path) / "ledger.db" if Path(path).is_dir() else Path(path)
+    from privacy.ledger import DATABASE
+
+    return Path(path) / DATABASE if Path(path).is_dir() else Path(path)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ from confide.console import plain_table, print_json, printable, shown
 from server.formats import format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
+    from client.budgets import BudgetLeft
     from protocol.job import Job
-    from simulation.budgets import BudgetLeft
 
 
 def print_budgets_json(budgets: Sequence[BudgetLeft], job: Job | None) -> None:

@@ -122,9 +122,9 @@ def plan(
 
     console = Console(quiet=json)
     with console.status("Reading the data, loading the base model and planning"):
+        from client.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json
         from protocol.job_file import read_job
-        from simulation.budgets import read_budgets
         from simulation.forecast import forecast
 
         parsed = read_job(job, settings=settings or ())
@@ -177,9 +177,9 @@ def budget(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
+    from client.budgets import read_budgets
     from confide.budget_view import print_budgets, print_budgets_json
     from protocol.job_file import read_job
-    from simulation.budgets import read_budgets
 
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")

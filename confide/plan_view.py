@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from simulation.budgets import BudgetLeft
+    from client.budgets import BudgetLeft
     from simulation.forecast import Forecast, SiteForecast
 
 _ROWS = 12

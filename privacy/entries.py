@@ -17,6 +17,7 @@ from types import UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from privacy.budget import Budget, Spent
+from privacy.canonical import canonical_json
 from privacy.errors import LedgerError, PlanError
 from privacy.plan import Plan
 
@@ -150,7 +151,7 @@ class Entry:
             "kind": type(self.event).__name__.lower(),
             "event": asdict(self.event),
         }
-        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return canonical_json(table)
 
     @cached_property
     def hash(self) -> str:

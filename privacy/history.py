@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -91,6 +92,12 @@ class History:
         """What the example that has lost most has lost, by the filter, over all data sets that it is in."""
         loads = list(self._loads(dataset))
         return max(loads, key=lambda spent: (self.budget.epsilon_of(spent), spent.renyi))
+
+    def epsilon(self, dataset: int) -> float:
+        """ε that the example that has lost most has lost, by the filter; infinite where no bound holds."""
+        if self.unprotected(dataset) is not None:
+            return math.inf
+        return self.budget.epsilon_of(self.heaviest(dataset))
 
     def unprotected(self, dataset: int) -> str | None:
         """The run that released something of these examples without noise, if one did."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -239,11 +238,9 @@ class Ledger:
             return manifest in self._history.approved
 
     def epsilon(self, dataset: int) -> float:
-        """ε that the heaviest-laden example of a data set has lost, as the filter counts."""
+        """ε that the example of a data set that has lost most has lost; infinite where no bound holds."""
         with self._reading():
-            if self._history.unprotected(dataset) is not None:
-                return math.inf
-            return self.budget.epsilon_of(self._history.heaviest(dataset))
+            return self._history.epsilon(dataset)
 
     def _course(self, run: str, manifest: str, plan: Plan, purpose: Purpose) -> Course | None:
         course = self._history.courses.get((run, purpose))
@@ -306,9 +303,8 @@ class Ledger:
             salt=secrets.token_hex(16),
             event=event,
         )
-        read_entry(
-            entry.body, number=entry.number
-        )  # what could not be read again would close the ledger for good
+        # What could not be read again would close the ledger for good.
+        read_entry(entry.body, number=entry.number)
         signature = self._identity.sign(PURPOSE, entry.body)
         self._file.append(Row(number=entry.number, body=entry.body, signature=signature))
         self._take(entry)

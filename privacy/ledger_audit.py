@@ -186,10 +186,10 @@ def _plan(course: Course) -> AuditedPlan:
 
 def _dataset(history: History, number: int) -> AuditedDataset:
     registered = history.datasets[number]
-    lost = history.unprotected(number) is not None
+    epsilon = history.epsilon(number)
     return AuditedDataset(
         number=number,
         fingerprint=registered.fingerprint,
         examples=registered.examples,
-        epsilon=None if lost else history.budget.epsilon_of(history.heaviest(number)),
+        epsilon=epsilon if math.isfinite(epsilon) else None,
     )

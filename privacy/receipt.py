@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from privacy.canonical import canonical_json
 from privacy.entries import Purpose, from_table
 from privacy.errors import PlanError, ProtocolError
 from privacy.identity import Identity, verify
@@ -40,7 +41,7 @@ class Receipt:
     @cached_property
     def content(self) -> bytes:
         """Canonical JSON: what is signed."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return canonical_json(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

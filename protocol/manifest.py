@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
 from protocol.job import Job
 from protocol.job_file import parse_job
@@ -49,7 +50,7 @@ class Manifest:
     def content(self) -> bytes:
         """Canonical JSON: keys in order, no spaces, UTF-8."""
         table = asdict(self) | {"job": self.job.model_dump(mode="json")}
-        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return canonical_json(table)
 
     @cached_property
     def digest(self) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from client.budgets import BudgetLeft
 from client.session import plan_training
 from privacy.errors import PlanError
 from privacy.plan import Accountant, Plan
@@ -17,9 +17,9 @@ from privacy.receipt import Receipt, SignedReceipt
 from protocol.confide_pb2 import Reply, Request, Train, Trained
 from protocol.job import Job
 from protocol.layout import AdapterLayout
-from simulation.budgets import BudgetLeft
 from simulation.effort import Clock, Effort, estimate_effort
 from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
+from simulation.quiet import quiet
 from simulation.suggestions import Suggestion, suggest
 from simulation.world import World
 
@@ -185,22 +185,11 @@ def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecas
 def _epsilons(plan: Plan) -> dict[Accountant, float | None]:
     """ε by each accountant; None where it is infinite, and for an accountant that has no answer."""
     known = ACCOUNTANTS[:2] if plan.mechanism.name == "laplace" else ACCOUNTANTS
-    with _quiet_accountants():
+    # dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is.
+    with quiet("absl", below=logging.ERROR):
         found = {name: plan.epsilon_by(name) for name in known}
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
     return {name: finite.get(name) for name in ACCOUNTANTS}
-
-
-@contextmanager
-def _quiet_accountants() -> Iterator[None]:
-    """dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _advice(suggestions: Sequence[Suggestion]) -> str:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import ConfideError, RunError, UserError
 from protocol.job import Job
 from simulation.flower_client import make_client_app
+from simulation.quiet import quiet
 
 
 def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid], None]) -> None:
@@ -42,7 +43,8 @@ def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid],
 
     threads = job.device.threads or len(os.sched_getaffinity(0))
     resources = {"num_cpus": threads, "num_gpus": 1.0 if job.device.name == "cuda" else 0.0}
-    with _empty_folder(), _quiet():
+    # Flower logs to the terminal that the run's own table is drawn on.
+    with _empty_folder(), quiet("flwr", below=logging.CRITICAL):
         try:
             run_simulation(
                 server_app=app,
@@ -76,15 +78,3 @@ def _empty_folder() -> Iterator[None]:
     """Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Flower logs to the terminal that the run's own table is drawn on."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

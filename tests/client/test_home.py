@@ -17,11 +17,11 @@ from client.site import Site
 from privacy.entries import Approved, Closed, Event, Rebudgeted
 from privacy.errors import KeyFileError, LedgerError, UserError
 from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Join, Reply, Request, Train
+from protocol.confide_pb2 import Reply
 from protocol.manifest import Manifest
-from protocol.vector import to_bytes
 from simulation.world import World
 from tests import tiny
+from tests.client.sites import approve, join, train
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,6 @@ def write_policy(path: Path, *, epsilon: float = 24.0, delta: float = 0.01, **ru
     budget = BudgetSection(epsilon=epsilon, delta=delta)
     home.write_policy(Policy(budget=budget, rules=RulesSection.model_validate(rules)))
     return home
-
-
-def join(site: Site, manifest: Manifest) -> Reply:
-    return Reply.FromString(site.answer(Request(join=Join(manifest=manifest.content)).SerializeToString()))
-
-
-def train(site: Site, manifest: Manifest, world: World, number: int = 1) -> Reply:
-    request = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(world.initial_adapter))
-    return Reply.FromString(site.answer(Request(train=request).SerializeToString()))
 
 
 def taken(reply: Reply) -> int:
@@ -121,13 +112,6 @@ def test_a_manifest_is_kept_with_its_signature_for_other_processes(world: World,
     assert Home(tmp_path).manifest(manifest.digest) == (manifest, b"signature")
     assert list(home.manifests()) == [manifest]
     assert list(home.manifests(pending=True)) == []
-
-
-def approve(home: Home, run: str) -> Manifest:
-    """Approve a run that waits, as its custodian does."""
-    manifest = home.waiting(run)
-    home.approve(manifest)
-    return manifest
 
 
 def test_nothing_is_approved_that_does_not_wait(world: World, tmp_path: Path) -> None:

@@ -2,101 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
-from scipy import stats
-from torch import nn
 
-from client.optimizer import PrivateOptimizer
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms import Mechanism
-from privacy.noise import ChaCha20Source, keyed_source
-from privacy.plan import Plan
-
-EXPECTED_BATCH = 8
-# Against float32's rounding in a norm of a few thousand terms, sqrt(n) · 2^-24 < 1e-5.
-ROUNDING = 1e-5
-
-Shapes = Sequence[tuple[int, ...]]
-SHAPES = ((4, 3), (5,))
-
-
-def make_optimizer(
-    *,
-    shapes: Shapes = SHAPES,
-    mechanism: str = "gaussian",
-    multiplier: float = 1.0,
-    clipping_norm: float = 1.0,
-    source: Any = None,
-) -> PrivateOptimizer:
-    """Plain SGD at rate 1, so that a step subtracts exactly what was released."""
-    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    plan = Plan(
-        mechanism=Mechanism(name=mechanism, multiplier=multiplier),
-        clipping_norm=clipping_norm,
-        sampling_rate=0.1,
-        steps=1,
-        delta=1e-5,
-    )
-    optimizer = PrivateOptimizer(
-        torch.optim.SGD(parameters, lr=1.0), plan=plan, expected_batch_size=EXPECTED_BATCH
-    )
-    optimizer.source = source or keyed_source(0, "optimizer")
-    return optimizer
-
-
-def without_noise(**kwargs: Any) -> PrivateOptimizer:
-    """Clips, and adds noise too small to see: what is left is the sum."""
-    return make_optimizer(multiplier=1e-30, **kwargs)
-
-
-def random_gradients(
-    count: int, *, shapes: Shapes = SHAPES, size: float = 10.0, seed: int = 0
-) -> list[torch.Tensor]:
-    """Gradients [count, *shape] a tensor, most of them far over the bound."""
-    generator = torch.Generator().manual_seed(seed)
-    return [size * torch.randn((count, *shape), generator=generator) for shape in shapes]
-
-
-def step(optimizer: PrivateOptimizer, *batches: list[torch.Tensor]) -> None:
-    """One step from per-example gradients in one or several physical batches."""
-    for number, batch in enumerate(batches, start=1):
-        for parameter, gradients in zip(optimizer.params, batch, strict=True):
-            parameter.grad_sample = gradients.clone()
-        optimizer.signal_skip_step(do_skip=number < len(batches))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
-def released(optimizer: PrivateOptimizer) -> NDArray[np.float64]:
-    """The noisy sum that the first step released, over all tensors."""
-    moved = torch.cat([-p.detach().flatten() for p in optimizer.params])
-    return EXPECTED_BATCH * moved.double().numpy()
-
-
-def rows(gradients: list[torch.Tensor], *indices: int) -> list[torch.Tensor]:
-    return [gradient[list(indices)] for gradient in gradients]
-
-
-def flat(gradients: list[torch.Tensor]) -> NDArray[np.float64]:
-    return torch.cat([g.flatten(1) for g in gradients], dim=1).double().numpy()
-
-
-def clipped(gradients: list[torch.Tensor], *, norm: int, bound: float) -> NDArray[np.float64]:
-    """The reference: each row scaled down to the bound, in float64."""
-    whole = flat(gradients)
-    norms = np.linalg.norm(whole, norm, axis=1, keepdims=True)
-    return whole * np.minimum(1.0, bound / norms)
-
-
-# Clipping.
+from privacy.noise import keyed_source
+from tests.client.optimizers import (
+    EXPECTED_BATCH,
+    ROUNDING,
+    SHAPES,
+    clipped,
+    flat,
+    make_optimizer,
+    random_gradients,
+    released,
+    rows,
+    step,
+    without_noise,
+)
 
 
 @pytest.mark.parametrize(("mechanism", "norm"), [("gaussian", 2), ("laplace", 1)])
@@ -308,128 +233,3 @@ def test_tensors_that_disagree_on_the_batch_are_refused() -> None:
 
     with pytest.raises(PrivacyUnitError, match="different batch sizes"):
         optimizer.step()
-
-
-# Noise.
-
-WIDE_NOISE = ((100, 100), (10_000,))
-DRAWS = 20_000
-# The Kolmogorov-Smirnov distance of n draws from their own distribution exceeds
-# sqrt(ln(2 / p) / 2n) with probability p at most (Dvoretzky-Kiefer-Wolfowitz): 0.019 for p = 1e-6.
-# Scales 2/3 and 3/2 lie 0.097 (Gaussian) and 0.074 (Laplace) away.
-DISTANCE = sqrt(np.log(2 / 1e-6) / (2 * DRAWS))
-
-
-def noise_of_a_step(mechanism: str, multiplier: float, *, clipping_norm: float) -> NDArray:
-    optimizer = make_optimizer(
-        shapes=WIDE_NOISE, mechanism=mechanism, multiplier=multiplier, clipping_norm=clipping_norm
-    )
-    step(optimizer, random_gradients(0, shapes=WIDE_NOISE))
-    return released(optimizer)
-
-
-def is_noise(draws: NDArray, mechanism: str, *, scale: float) -> bool:
-    """Whether the draws pass for the mechanism's noise of this standard deviation or scale."""
-    law = {"gaussian": stats.norm, "laplace": stats.laplace}[mechanism](scale=scale)
-    return stats.kstest(draws, law.cdf).statistic < DISTANCE
-
-
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
-@pytest.mark.parametrize(("multiplier", "clipping_norm"), [(1.0, 1.0), (0.7, 3.0), (5.0, 0.1)])
-def test_noise_has_the_planned_size(mechanism: str, multiplier: float, clipping_norm: float) -> None:
-    planned = multiplier * clipping_norm
-
-    def drawn(factor: float) -> NDArray:
-        return noise_of_a_step(mechanism, multiplier * factor, clipping_norm=clipping_norm)
-
-    assert is_noise(drawn(1.0), mechanism, scale=planned)
-    assert not is_noise(drawn(2 / 3), mechanism, scale=planned)
-    assert not is_noise(drawn(3 / 2), mechanism, scale=planned)
-
-
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
-@pytest.mark.parametrize("factor", [2 / 3, 3 / 2])
-def test_noise_follows_the_bound_that_was_clipped_to(mechanism: str, factor: float) -> None:
-    optimizer = make_optimizer(shapes=WIDE_NOISE, mechanism=mechanism, clipping_norm=1.0)
-    optimizer.max_grad_norm *= factor
-
-    step(optimizer, random_gradients(0, shapes=WIDE_NOISE))
-
-    assert is_noise(released(optimizer), mechanism, scale=factor)
-    assert not is_noise(released(optimizer), mechanism, scale=1.0)
-
-
-def test_a_bound_that_changes_within_a_step_is_refused() -> None:
-    optimizer = make_optimizer()
-
-    def again() -> None:
-        for parameter, batch in zip(optimizer.params, random_gradients(2), strict=True):
-            parameter.grad_sample = batch
-        optimizer.clip_and_accumulate()
-
-    again()
-    optimizer.max_grad_norm *= 2
-    with pytest.raises(PrivacyUnitError, match="clipped alike"):
-        again()
-
-
-def test_a_sum_clipped_to_the_wrong_norm_gets_no_noise() -> None:
-    optimizer = make_optimizer(mechanism="gaussian")
-    for parameter, batch in zip(optimizer.params, random_gradients(2), strict=True):
-        parameter.grad_sample = batch
-    optimizer.clip_and_accumulate()
-    optimizer._mechanism = Mechanism(name="laplace", multiplier=1.0)
-
-    with pytest.raises(PrivacyUnitError, match="laplace noise hides"):
-        optimizer.add_noise()
-
-
-def test_gaussian_noise_does_not_pass_for_laplace_noise() -> None:
-    gaussian = noise_of_a_step("gaussian", 1.0, clipping_norm=1.0)
-
-    # Compared at the same standard deviation, which is sqrt(2) times the scale.
-    assert not is_noise(gaussian, "laplace", scale=1 / sqrt(2))
-
-
-def test_tensors_get_independent_noise() -> None:
-    noise = noise_of_a_step("gaussian", 1.0, clipping_norm=1.0)
-
-    # A correlation of n independent pairs has a standard deviation of 1 / sqrt(n): five of them.
-    assert abs(np.corrcoef(noise[:10_000], noise[10_000:])[0, 1]) < 5 / sqrt(10_000)
-
-
-class CountingSource(ChaCha20Source):
-    """Counts the numbers that were asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(bytes(32))
-        self.asked = 0
-
-    def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:
-        self.asked += size
-        return super().gaussian(size, std=std)
-
-
-@pytest.mark.parametrize("physical_batches", [1, 2, 6])
-def test_noise_is_added_once_a_step(physical_batches: int) -> None:
-    source = CountingSource()
-    optimizer = make_optimizer(source=source)
-
-    step(optimizer, *([random_gradients(2)] * physical_batches))
-
-    assert source.asked == 12 + 5
-
-
-def test_noise_does_not_come_from_torch() -> None:
-    before = torch.random.get_rng_state()
-    noises = []
-    for key in (1, 1, 2):
-        torch.manual_seed(0)
-        optimizer = make_optimizer(source=keyed_source(key))
-        step(optimizer, random_gradients(0))
-        noises.append(released(optimizer))
-        assert torch.equal(torch.random.get_rng_state(), torch.manual_seed(0).get_state())
-    torch.random.set_rng_state(before)
-
-    np.testing.assert_array_equal(noises[0], noises[1])
-    assert not np.allclose(noises[0], noises[2])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from client.budgets import read_budgets
 from client.home import Home
 from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
@@ -18,7 +19,6 @@ from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.vector import to_bytes
 from server.run_folder import job_toml
-from simulation.budgets import read_budgets
 from simulation.simulate import simulate
 from simulation.world import World
 from tests import tiny

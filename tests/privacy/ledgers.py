@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import durable
 from privacy.cross_check import renyi_by_quadrature
-from privacy.errors import BudgetError
+from privacy.errors import BudgetError, OverdrawnError
 from privacy.identity import Identity
 from privacy.ledger import Charge, Ledger
-from privacy.ledger_file import LedgerFile
+from privacy.ledger_file import LedgerFile, Row, copied
 from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
 
@@ -231,3 +231,22 @@ def play(
         else:
             tell(f"{name} {move} {steps}\n")
     return refused
+
+
+# Its cost is small beside the budget, so that what is left when it does not fit any more is little.
+SMALL = make_plan(multiplier=8.0, rate=1.0, steps=1)
+
+
+def rows(home: Path) -> list[Row]:
+    with copied(home / "ledger.db") as file:
+        return list(file.rows())
+
+
+def fill(ledger: Ledger, dataset: int, prefix: str = "fill") -> int:
+    """Begin small plans until none fits: how many did."""
+    for count in range(10_000):
+        try:
+            ledger.reserve(charge(dataset, run=f"{prefix}-{count}", plan=SMALL))
+        except OverdrawnError:
+            return count
+    raise RuntimeError("nothing was ever refused")

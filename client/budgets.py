@@ -50,8 +50,7 @@ def _read(home: Path, job: Job | None) -> Iterator[BudgetLeft]:
             history.add(read_entry(row.body, number=row.number))
         for number, dataset in history.datasets.items():
             after, refusal = (None, None) if job is None else _after(history, number, job, dataset.examples)
-            lost = history.unprotected(number) is not None
-            spent = math.inf if lost else history.budget.epsilon_of(history.heaviest(number))
+            spent = history.epsilon(number)
             yield BudgetLeft(
                 site=history.created.site,
                 home=str(home),
