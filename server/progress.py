@@ -19,6 +19,10 @@ class Progress(Protocol):
         """A run has its folder; its rounds follow."""
         ...
 
+    def doing(self, text: str) -> None:
+        """What the run waits for has changed; empty if it waits for nobody."""
+        ...
+
     def round(self, record: RoundRecord) -> None:
         """A round is finished and on disk."""
         ...

@@ -80,6 +80,8 @@ def render_report(folder: RunFolder) -> str:
         job=job,
         job_toml=job_toml(job),
         records=records,
+        cohort=manifest.cohort,
+        absences=any(len(record.present) < manifest.cohort for record in records),
         facts=facts,
         result=result_sentence(job, records, facts),
         notices=find_notices(job, records),

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.entries import Purpose
 from privacy.errors import BudgetError, ProtocolError, RunError
 from privacy.receipt import Receipt, SignedReceipt
 from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Evaluate, Join, Request, Train
+from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
+from protocol.json_log import about
 from protocol.layout import AdapterLayout
-from protocol.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.manifest import MANIFEST_PURPOSE
 from protocol.vector import from_bytes, to_bytes
 from server.evaluation import Evaluator
-from server.exchange import Exchange, exchange
+from server.exchange import Exchange, Post
 from server.metrics import Metrics, SiteMetrics
 from server.run_folder import RoundRecord, RunFolder
 from strategies.strategy import next_adapter
@@ -31,7 +32,7 @@ log = logging.getLogger("confide.rounds")
 
 
 def run_rounds(
-    grid: Grid,
+    post: Post,
     folder: RunFolder,
     *,
     layout: AdapterLayout,
@@ -40,74 +41,166 @@ def run_rounds(
 ) -> None:
     """Run the rounds that the folder's manifest asks for and that it does not hold yet.
 
-    Each finished round is on disk before the next begins, so a killed run goes on from there. The
-    run ends early, and its log says so, if a site has taken all the steps that it planned for:
-    interrupted rounds count. Metrics are asked for after the last round, and again where they were lost:
-    then a site that has answered once refuses, and the run ends without. Raises SiteError, ProtocolError
-    or RunError.
+    Each finished round is on disk before the next begins, so a killed run goes on from there. A round
+    counts with the updates of ``manifest.fewest`` sites; a site that comes later joins then. The
+    run ends early, and its log says so, if too few sites are left that have not taken all the steps that
+    they planned for: interrupted rounds count. Metrics are asked for after the last round, and again where
+    they were lost: then a site that has answered once refuses, and the run ends without. Raises SiteError,
+    ProtocolError or RunError, and BudgetError if that is why too few sites join.
     """
-    manifest = folder.manifest
-    nodes = sorted(grid.get_node_ids())
-    if not nodes:
-        raise RunError("no site is connected")
-    signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
-    join = Request(join=Join(manifest=manifest.content, signature=signature))
-    joined = exchange(grid, nodes, join)
-    _check_joined(joined, manifest)
-    folder.keep_public_keys({name: reply.joined.public_key for name, reply in joined.replies.items()})
-    done = folder.records()
-    start = len(done)
-    log.info("joined by %s; %d rounds done", ", ".join(joined.replies), start)
-    adapter = folder.load_adapter(start, layout)
-    for number in range(start + 1, manifest.job.training.rounds + 1):
+    _Run(post, folder, layout, evaluator, listener).go()
+
+
+class _Run:
+    """A run as it goes on: who takes part, and the newest adapter."""
+
+    def __init__(
+        self, post: Post, folder: RunFolder, layout: AdapterLayout, evaluator: Evaluator, listener: Listener
+    ) -> None:
+        self.post = post
+        self.folder = folder
+        self.layout = layout
+        self.evaluator = evaluator
+        self.listener = listener
+        self.manifest = manifest = folder.manifest
+        signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
+        self.join = Request(join=Join(manifest=manifest.content, signature=signature))
+        self.members: set[str] = set()
+        self.gone: set[str] = set()  # refused: not asked again before the run is resumed
+        records = folder.records()
+        self.done = len(records)
+        self.epsilon = dict(records[-1].epsilon) if records else {}
+        self.adapter = folder.load_adapter(self.done, layout)
+
+    def go(self) -> None:
+        job = self.manifest.job
+        sites = self.post.sites()
+        if not sites:
+            raise RunError("no site is connected")
+        joined = self._ask(dict.fromkeys(sites, self.join), self.done + 1)
+        joined.require(self.manifest.fewest, "joined", what="joining")
+        self._welcome(joined)
+        log.info("joined by %s; %d rounds done", ", ".join(sorted(self.members)), self.done)
+        for number in range(self.done + 1, job.training.rounds + 1):
+            try:
+                with about(round_number=number):
+                    self._round(number)
+            except BudgetError as error:
+                log.warning("the run ends after round %d: %s", number - 1, error)
+                return
+        if job.metrics.epsilon > 0 and self.folder.metrics is None:
+            self._ask_metrics()
+
+    def _ask(
+        self, requests: Mapping[str, Request], number: int, *, aside: Mapping[str, Request] | None = None
+    ) -> Exchange:
+        answers = self.post.ask(
+            requests,
+            round_number=number,
+            fewest=self.manifest.fewest,
+            seconds=self.manifest.job.federation.deadline,
+            aside=aside,
+        )
+        for name, error in answers.refused.items():
+            log.warning("%s takes no further part: %s", name, error)
+        for name, why in answers.silent.items():
+            log.warning("round %d: no answer from %s: %s", number, name, why)
+        self.gone |= answers.refused.keys()
+        self.members -= answers.refused.keys()
+        # A newcomer's refusal is not why a round, which it was not asked for, has too few answers.
+        refused = {name: error for name, error in answers.refused.items() if name in requests}
+        return replace(answers, refused=refused)
+
+    def _welcome(self, answers: Exchange) -> None:
+        """Take the sites that joined in, as many as the manifest is for."""
+        joined = answers.of("joined")
+        for name, reply in joined.items():
+            if reply.joined.manifest_digest != self.manifest.digest:
+                raise ProtocolError(f"{name} joined another manifest than the one sent")
+        known = self.folder.public_keys.keys()
+        room = max(self.manifest.cohort - len(known), 0)
+        for name in sorted(joined.keys() - known)[room:]:
+            log.warning("%s comes too late: the run is for %d sites", name, self.manifest.cohort)
+            self.gone.add(name)
+        taken = {name: joined[name].joined.public_key for name in joined.keys() - self.gone}
+        self.folder.keep_public_keys(taken)
+        self.members |= taken.keys()
+
+    def _round(self, number: int) -> None:
+        """One round, on disk when it returns. Sites that have not joined are asked to meanwhile."""
+        folder, manifest = self.folder, self.manifest
         began = time.perf_counter()
-        request = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(adapter))
-        try:
-            answers = exchange(grid, nodes, Request(train=request))
-        except BudgetError as error:
-            log.warning("the run ends after round %d: %s", number - 1, error)
-            return
-        trained = time.perf_counter()
-        adapter = next_adapter(manifest.job, layout, adapter, _updates(answers, number, layout))
-        score = evaluator.score(adapter)
+        train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.adapter))
+        missing = set(self.post.sites()) - self.members - self.gone
+        answers = self._ask(
+            dict.fromkeys(sorted(self.members), Request(train=train)),
+            number,
+            aside=dict.fromkeys(sorted(missing), self.join),
+        )
+        trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
+        training_seconds = time.perf_counter() - began
+        self._welcome(answers)
+        updates = _updates(trained, number, self.layout)
+        self.adapter = next_adapter(manifest.job, self.layout, self.adapter, updates)
+        score = self.evaluator.score(self.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
-        sent = {name: reply.trained.receipt for name, reply in answers.replies.items()}
-        signed, receipts = _receipts(sent, number, folder)
+        sent = {name: reply.trained.receipt for name, reply in trained.items()}
+        signed, receipts = self._receipts(sent, number)
         folder.save_receipts(number, signed)
+        self.epsilon |= {name: receipt.epsilon for name, receipt in receipts.items()}
         record = RoundRecord(
             round=number,
             loss=score.loss,
             accuracy=score.accuracy,
-            epsilon={name: receipt.epsilon for name, receipt in receipts.items()},
+            epsilon=dict(sorted(self.epsilon.items())),
             bytes_up=answers.bytes_up,
             bytes_down=answers.bytes_down,
             seconds=time.perf_counter() - began,
-            training_seconds=trained - began,
+            training_seconds=training_seconds,
+            absent=sorted(folder.public_keys.keys() - trained.keys()),
         )
-        folder.finish_round(record, layout, adapter)
+        folder.finish_round(record, self.layout, self.adapter)
         log.info("round %d: loss %.4f, accuracy %.4f", number, score.loss, score.accuracy)
-        listener(record)
-    if manifest.job.metrics.epsilon > 0 and folder.metrics is None:
-        _ask_metrics(grid, nodes, folder, adapter)
+        self.listener(record)
 
+    def _ask_metrics(self) -> None:
+        """Ask the sites how the last adapter does on their own examples, and write down what they say."""
+        manifest, folder = self.manifest, self.folder
+        job = manifest.job
+        evaluate = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(self.adapter))
+        # Metrics are of what was trained on: a site that joined too late to train has none.
+        trained = sorted(self.members & self.epsilon.keys())
+        requests = dict.fromkeys(trained, Request(evaluate=evaluate))
+        try:
+            answers = self._ask(requests, job.training.rounds)
+            told = answers.require(manifest.fewest, "evaluated", what="metrics")
+        except BudgetError as error:
+            log.warning("the run ends without metrics: %s", error)
+            return
+        sites = {name: _site_metrics(name, reply.evaluated) for name, reply in told.items()}
+        sent = {name: reply.evaluated.receipt for name, reply in told.items()}
+        signed, _ = self._receipts(sent, job.training.rounds, purpose="metrics")
+        metrics = Metrics(epsilon=job.metrics.epsilon, sites=sites)
+        folder.save_metrics(metrics, signed)
+        log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)
 
-def _ask_metrics(grid: Grid, nodes: Sequence[int], folder: RunFolder, adapter: NDArray[np.float32]) -> None:
-    """Ask the sites how the last adapter does on their own examples, and write down what they say."""
-    manifest = folder.manifest
-    job = manifest.job
-    request = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(adapter))
-    try:
-        answers = exchange(grid, nodes, Request(evaluate=request))
-    except BudgetError as error:
-        log.warning("the run ends without metrics: %s", error)
-        return
-    sites = {name: _site_metrics(name, reply.evaluated) for name, reply in answers.replies.items()}
-    sent = {name: reply.evaluated.receipt for name, reply in answers.replies.items()}
-    signed, _ = _receipts(sent, job.training.rounds, folder, purpose="metrics")
-    metrics = Metrics(epsilon=job.metrics.epsilon, sites=sites)
-    folder.save_metrics(metrics, signed)
-    log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)
+    def _receipts(
+        self, sent: Mapping[str, pb.Receipt], number: int, *, purpose: Purpose = "training"
+    ) -> tuple[dict[str, SignedReceipt], dict[str, Receipt]]:
+        """What each site signed, and what it says. Raises ProtocolError where that is something else."""
+        keys, digest = self.folder.public_keys, self.manifest.digest.hex()
+        signed, read = {}, {}
+        for name, kept in sent.items():
+            signed[name] = SignedReceipt(content=kept.content, signature=kept.signature)
+            receipt = read[name] = signed[name].read(keys[name])
+            what = (receipt.site, receipt.manifest, receipt.round, receipt.purpose)
+            if what != (name, digest, number, purpose):
+                raise ProtocolError(
+                    f"{name} sent a receipt for something else than the {purpose} of round {number} of "
+                    "this run"
+                )
+        return signed, read
 
 
 def _site_metrics(name: str, evaluated: pb.Evaluated) -> SiteMetrics:
@@ -117,33 +210,12 @@ def _site_metrics(name: str, evaluated: pb.Evaluated) -> SiteMetrics:
         raise ProtocolError(f"{name} sent metrics that cannot be: {error}") from error
 
 
-def _check_joined(joined: Exchange, manifest: Manifest) -> None:
-    for name, reply in joined.replies.items():
-        if reply.joined.manifest_digest != manifest.digest:
-            raise ProtocolError(f"{name} joined another manifest than the one sent")
-
-
-def _updates(answers: Exchange, number: int, layout: AdapterLayout) -> dict[str, NDArray[np.float32]]:
+def _updates(
+    trained: Mapping[str, Reply], number: int, layout: AdapterLayout
+) -> dict[str, NDArray[np.float32]]:
     updates = {}
-    for name, reply in answers.replies.items():
+    for name, reply in trained.items():
         if reply.trained.round != number:
             raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
         updates[name] = from_bytes(reply.trained.update, size=layout.update_size)
     return updates
-
-
-def _receipts(
-    sent: Mapping[str, pb.Receipt], number: int, folder: RunFolder, *, purpose: Purpose = "training"
-) -> tuple[dict[str, SignedReceipt], dict[str, Receipt]]:
-    """What each site signed, and what that says. Raises ProtocolError where it is about something else."""
-    keys, digest = folder.public_keys, folder.manifest.digest.hex()
-    signed, read = {}, {}
-    for name, kept in sent.items():
-        signed[name] = SignedReceipt(content=kept.content, signature=kept.signature)
-        receipt = read[name] = signed[name].read(keys[name])
-        what = (receipt.site, receipt.manifest, receipt.round, receipt.purpose)
-        if what != (name, digest, number, purpose):
-            raise ProtocolError(
-                f"{name} sent a receipt for something else than the {purpose} of round {number} of this run"
-            )
-    return signed, read

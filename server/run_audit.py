@@ -59,16 +59,19 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     """
     manifest, records, keys = folder.manifest, folder.records(), folder.public_keys
     told = _by_key(ledgers, keys)
-    if len(keys) != manifest.cohort:
-        raise AuditError(f"the manifest is for {manifest.cohort} sites, and {len(keys)} joined")
+    if not manifest.fewest <= len(keys) <= manifest.cohort:
+        raise AuditError(
+            f"the manifest is for {manifest.cohort} sites, at least {manifest.fewest} in each round, and "
+            f"{len(keys)} joined"
+        )
     latest: dict[str, Receipt] = {}
     for number, record in enumerate(records, start=1):
         where = f"round {number}"
         if record.round != number:
             raise AuditError(f"{where}: rounds.jsonl has round {record.round} in its place")
-        if record.epsilon.keys() != keys.keys():
-            raise AuditError(f"{where}: rounds.jsonl tells of other sites than joined")
-        for site, receipt in _receipts(folder, number, keys, where):
+        _check_sites(record, manifest, keys, latest, where)
+        present = {site: keys[site] for site in record.present}
+        for site, receipt in _receipts(folder, number, present, where):
             _check_receipt(receipt, site, record, manifest, latest.get(site), f"{where}, {site}")
             if site in told:
                 _check_ledger(receipt, told[site], f"{where}, {site}")
@@ -80,9 +83,32 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
         rounds=len(records),
         epsilon=manifest.job.privacy.epsilon,
         delta=manifest.job.privacy.delta,
-        sites=tuple(_line(latest[site], len(records), told.get(site)) for site in sorted(latest)),
+        sites=tuple(
+            _line(latest[site], sum(site in record.present for record in records), told.get(site))
+            for site in sorted(latest)
+        ),
         metrics=manifest.job.metrics.epsilon if measured else None,
     )
+
+
+def _check_sites(
+    record: RoundRecord,
+    manifest: Manifest,
+    keys: Mapping[str, bytes],
+    latest: Mapping[str, Receipt],
+    where: str,
+) -> None:
+    """The round must tell of sites that joined, be of enough of them, and keep the ε of those absent."""
+    if not record.epsilon.keys() <= keys.keys() or not set(record.absent) <= keys.keys():
+        raise AuditError(f"{where}: rounds.jsonl tells of other sites than joined")
+    if len(record.present) < manifest.fewest:
+        raise AuditError(
+            f"{where}: expected updates from at least {manifest.fewest} sites, got {len(record.present)}"
+        )
+    for site in sorted((record.epsilon.keys() | latest.keys()) - record.present):
+        before = latest.get(site)
+        if site not in record.epsilon or before is None or record.epsilon[site] != before.epsilon:
+            raise AuditError(f"{where}: {site} is absent, and its epsilon is not that of its last receipt")
 
 
 def _receipts(
@@ -109,19 +135,22 @@ def _audit_metrics(
     """Check the metrics' receipts. Whether there are any: a run may end without."""
     try:
         metrics = folder.metrics
+        if metrics is None and not folder.receipts_path("metrics").exists():
+            return False
+        # A kill may leave the receipts alone.
+        told_by = (folder.receipts("metrics") if metrics is None else metrics.sites).keys()
     except RunError as error:
         raise AuditError(str(error)) from error
-    if metrics is None and not folder.receipts_path("metrics").exists():
-        return False
     job = manifest.job
     if not job.metrics.epsilon > 0:
         raise AuditError("metrics: the manifest asks for none, and some were released")
-    if metrics is not None and (metrics.epsilon, metrics.sites.keys()) != (
-        job.metrics.epsilon,
-        keys.keys(),
-    ):
+    other = metrics is not None and metrics.epsilon != job.metrics.epsilon
+    if other or not told_by <= keys.keys():
         raise AuditError("metrics: metrics.json is of another epsilon or of other sites than the manifest")
+    if len(told_by) < manifest.fewest:
+        raise AuditError(f"metrics: expected at least {manifest.fewest} sites, got {len(told_by)}")
     plan = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+    keys = {site: keys[site] for site in told_by}
     for site, receipt in _receipts(folder, "metrics", keys, "metrics"):
         where = f"metrics, {site}"
         _check_values(

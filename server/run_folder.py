@@ -6,7 +6,9 @@
     manifest.json        what the sites agreed to
     facts.json           versions, device, sizes, what the report says beside the rounds
     adapter_config.json  PEFT's description of the adapter
-    coordinator.key      what the coordinator signed the manifest with
+    coordinator.key      what the coordinator signed the manifest with; in a federation, a link to its key
+    counter              the number of the last request that was sealed, in a federation
+    state.json           how far a run in a federation has come, and who is at it
     sites.json           the sites' public keys, as they joined
     receipts/001.json …  what each site signed that the round cost it
     receipts/metrics.json  and that the metrics did
@@ -18,6 +20,7 @@
     sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder
     run.log              what happened when
+    run.jsonl            the same for machines, one JSON object a line, in a federation
     report.html          the report
 """
 
@@ -27,7 +30,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -51,7 +54,11 @@ ReceiptsOf: TypeAlias = int | Literal["metrics"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One finished round. ``loss`` and ``accuracy`` are held-out; ``epsilon`` is by site."""
+    """One finished round. ``loss`` and ``accuracy`` are held-out; ``epsilon`` is by site.
+
+    A site that is ``absent`` joined the run and its update is not in this round: its ε is that of the last
+    round that it took part in, if there is one.
+    """
 
     round: int
     loss: float
@@ -61,6 +68,12 @@ class RoundRecord:
     bytes_down: int
     seconds: float
     training_seconds: float
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def present(self) -> set[str]:
+        """The sites whose updates are in the round."""
+        return self.epsilon.keys() - set(self.absent)
 
     @property
     def highest_epsilon(self) -> float | None:
@@ -85,8 +98,12 @@ class RunFolder:
         layout: AdapterLayout,
         adapter: NDArray[np.float32],
         adapter_config: Mapping[str, Any],
+        coordinator_key: Path | None = None,
     ) -> RunFolder:
-        """Make a folder with everything that a run starts from. It appears whole or not at all."""
+        """Make a folder with everything that a run starts from. It appears whole or not at all.
+
+        ``coordinator_key`` is linked to, not copied; without it the run gets a key of its own.
+        """
         if path.exists():
             raise RunError(f"the run folder {path} exists already: choose another --run-name")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +116,8 @@ class RunFolder:
             write_durably(partial / "rounds.jsonl", b"")
             write_durably(partial / "adapter_config.json", json.dumps(adapter_config).encode())
             folder = cls(partial)
+            if coordinator_key is not None:
+                folder.key_path.symlink_to(coordinator_key.resolve())
             folder.save_adapter(0, layout, adapter)
             sync_folder(partial)
             partial.rename(path)
@@ -121,7 +140,21 @@ class RunFolder:
     @property
     def identity(self) -> Identity:
         """The coordinator's key in this run."""
-        return Identity.load_or_create(self.path / "coordinator.key")
+        return Identity.load_or_create(self.key_path)
+
+    @property
+    def key_path(self) -> Path:
+        return self.path / "coordinator.key"
+
+    def take_counter(self) -> int:
+        """A number that no envelope of this run has had, on disk before it is used. Raises RunError."""
+        path = self.path / "counter"
+        try:
+            taken = int(path.read_text()) + 1 if path.exists() else 1
+        except ValueError as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        write_durably(path, str(taken).encode())
+        return taken
 
     @property
     def public_keys(self) -> dict[str, bytes]:
@@ -203,6 +236,9 @@ class RunFolder:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not all(isinstance(record.epsilon, dict) for record in records):
             raise RunError(f"{path} cannot be read: expected each epsilon by site")
+        absent = [record.absent for record in records]
+        if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in absent):
+            raise RunError(f"{path} cannot be read: expected the names of those absent")
         return records
 
     def finish_round(

@@ -15,10 +15,11 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import UserError
 from protocol.job import Job
 from protocol.job_file import read_job
+from server.progress import PrintedProgress
+from server.run_log import logged
 from simulation.flower_client import answer_as_site
-from simulation.progress import PrintedProgress
 from simulation.ray_engine import wait_for_nodes
-from simulation.run import coordinate, create_folder, logged
+from simulation.run import coordinate
 from simulation.world import World
 
 server = ServerApp()
@@ -40,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
             f"the job has {sites} sites and Flower simulates {nodes} nodes: "
             f'flwr run . --federation-config "num-supernodes={sites}"'
         )
-    folder = create_folder(world, _run_path(context))
+    folder = world.create_folder(_run_path(context))
     progress.started(folder, "Run")
     with logged(folder):
         coordinate(grid, world, folder, progress)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from protocol.job import MetricsSection
 from server.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
+from server.progress import Progress
 from server.run_folder import RunFolder
-from simulation.progress import Progress
-from simulation.run import create_folder, run_in_folder
+from simulation.run import run_in_folder
 from simulation.world import World
 
 
@@ -26,5 +26,5 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     }
     for name, variant in variants.items():
         path = folder.path / "compare" / name
-        there = RunFolder.open(path) if path.exists() else create_folder(variant, path)
+        there = RunFolder.open(path) if path.exists() else variant.create_folder(path)
         run_in_folder(variant, there, progress=progress, title=BASELINES[name])

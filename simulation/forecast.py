@@ -98,7 +98,7 @@ def forecast(
     """
     began = clock()
     world = World(job)
-    sizes: dict[str, int] = world.facts()["examples_by_site"]
+    sizes = world.sizes
     plans = _plans(job, sizes)
     loading = clock() - began
     setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Table
 from privacy.errors import DataError
 from protocol.job import ByColumn, Dirichlet, Job
+from protocol.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from flwr.serverapp import Grid
 
-from privacy.errors import JobError, RunError
-from server.metrics import Metrics
+from privacy.errors import JobError
+from server.progress import Progress
 from server.rounds import run_rounds
-from server.run_folder import RoundRecord, RunFolder
+from server.run import Run, finished
+from server.run_folder import RunFolder
+from server.run_log import logged
 from simulation.grid import InProcessGrid
-from simulation.progress import Progress
+from simulation.post import OpenPost
 from simulation.world import World
 
 Engine = Literal["inprocess", "ray"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run: where it is, and what came out; ``metrics`` if the job asked for them."""
-
-    folder: Path
-    rounds: tuple[RoundRecord, ...]
-    seconds: float
-    metrics: Metrics | None = None
-
-    @property
-    def adapter(self) -> Path:
-        """The last adapter, in PEFT's own format."""
-        return self.folder / "adapter"
-
-    @property
-    def report(self) -> Path:
-        """The report, one HTML file."""
-        return self.folder / "report.html"
-
-    @property
-    def accuracy(self) -> float:
-        """Held-out accuracy after the last round."""
-        return self.rounds[-1].accuracy
-
-    @property
-    def epsilon(self) -> dict[str, float | None]:
-        """ε spent by site; None where the run had no privacy."""
-        return self.rounds[-1].epsilon
 
 
 def reopen_world(folder: RunFolder) -> World:
@@ -63,25 +30,6 @@ def reopen_world(folder: RunFolder) -> World:
             "start a new run"
         )
     return world
-
-
-def create_folder(world: World, path: Path) -> RunFolder:
-    """The folder of a new run, whole from the start."""
-    evaluator = world.evaluator()
-    before = evaluator.score(world.initial_adapter)
-    facts = dict(world.facts()) | {
-        "majority": evaluator.majority,
-        "loss_before": before.loss,
-        "accuracy_before": before.accuracy,
-    }
-    return RunFolder.create(
-        path,
-        manifest=world.manifest(path.name),
-        facts=facts,
-        layout=world.adapted.layout,
-        adapter=world.initial_adapter,
-        adapter_config=world.adapter_config(),
-    )
 
 
 def run_in_folder(
@@ -111,42 +59,15 @@ def run_in_folder(
             sites = [world.site(name, home=home, coordinator=coordinator) for name, home in homes.items()]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
             coordinate(grid, world, folder, progress)
-    records = folder.records()
-    if not records:
-        raise RunError(f"{folder.path}: no round was finished; see its run.log")
-    return Run(
-        folder=folder.path,
-        rounds=tuple(records),
-        seconds=time.perf_counter() - began,
-        metrics=folder.metrics,
-    )
+    return finished(folder, seconds=time.perf_counter() - began)
 
 
 def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:
     """The coordinator's part, over whichever grid reaches the sites."""
     run_rounds(
-        grid,
+        OpenPost(grid),
         folder,
         layout=world.adapted.layout,
-        evaluator=world.evaluator(),
+        evaluator=world.workplace.evaluator,
         listener=progress.round,
     )
-
-
-@contextmanager
-def logged(folder: RunFolder) -> Iterator[None]:
-    """Write what Confide logs to the run's own log."""
-    handler = logging.FileHandler(folder.path / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("confide")
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    root.propagate = False
-    try:
-        yield
-    except Exception:
-        root.exception("the run stopped")
-        raise
-    finally:
-        root.removeHandler(handler)
-        handler.close()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import time
 from pathlib import Path
 
 from client.home import Home
 from client.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job import Job
+from server.progress import Progress, Silence
 from server.report import write_report
+from server.run import Run, new_name
 from server.run_folder import RunFolder
 from simulation.compare import compare_run
-from simulation.progress import Progress, Silence
-from simulation.run import Engine, Run, create_folder, reopen_world, run_in_folder
+from simulation.run import Engine, reopen_world, run_in_folder
 from simulation.world import World, simulated_policy
 
 _SILENCE = Silence()
@@ -44,7 +43,7 @@ def simulate(
     allowed = None if policy is None else read_policy(policy)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
-    folder = create_folder(world, runs / (name or new_name(job)))
+    folder = world.create_folder(runs / (name or new_name(job)))
     try:
         _prepare_homes(world, folder, policy=allowed, homes=homes)
         return _run(world, folder, engine=engine, compare=compare, progress=progress)
@@ -72,11 +71,6 @@ def resume(
     progress.stage("Reading the data and loading the base model")
     world = reopen_world(folder)
     return _run(world, folder, engine=engine, compare=compare, progress=progress)
-
-
-def new_name(job: Job) -> str:
-    """A run's name: the job's, the time, and four random hex digits."""
-    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, homes: Path | None) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import example_digest, label_names, read_table
+from client.digests import example_digest
 from client.home import Home
 from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Entropy, Site
@@ -23,12 +20,12 @@ from protocol.device import choose_device
 from protocol.examples import Examples
 from protocol.frozen_prefix import Activations, FrozenPrefix
 from protocol.job import ByColumn, Job
-from protocol.manifest import VERSION, Manifest
-from protocol.task import tokenize
-from server.evaluation import Evaluator
+from protocol.manifest import Manifest
+from protocol.table import label_names, read_table
+from protocol.task import tokenize_rows
+from server.run_folder import RunFolder
+from server.workplace import Workplace
 from simulation.partition import partition
-
-_PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
 
 class World:
@@ -45,18 +42,38 @@ class World:
         self.labels = label_names(job, table)
         parts = partition(job, table)
         base = load_base_model(job, labels=self.labels, device=self.device)
-        self.adapted = AdaptedModel(base, job=job, device=self.device)
-        self.initial_adapter = self.adapted.initial_adapter()
-        self.prefix = FrozenPrefix(self.adapted)
-        self._activations: dict[str | None, Activations] = {}
-        self.trainer = Trainer(self.adapted)
+        adapted = AdaptedModel(base, job=job, device=self.device)
+        held_out = tokenize_rows(adapted, table, parts.held_out, labels=self.labels)
+        self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
+        self.trainer = Trainer(adapted)
+        self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
-        self.held_out = self._tokenize(parts.held_out)
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        return self.workplace.adapted
+
+    @property
+    def prefix(self) -> FrozenPrefix:
+        return self.workplace.prefix
+
+    @property
+    def initial_adapter(self) -> NDArray[np.float32]:
+        return self.workplace.initial_adapter
+
+    @property
+    def held_out(self) -> Examples:
+        return self.workplace.held_out
 
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(self._rows)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each site has."""
+        return {name: len(rows) for name, rows in self._rows.items()}
 
     def site(self, name: str, *, home: Path, coordinator: bytes | None = None) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
@@ -80,11 +97,7 @@ class World:
 
     def examples(self, name: str) -> Examples:
         """One simulated site's examples, tokenized."""
-        return self._tokenize(self._rows[name])
-
-    def evaluator(self) -> Evaluator:
-        """The coordinator's evaluator on the held-out examples."""
-        return Evaluator(self.adapted, self.held_out, self._kept(None, self.held_out))
+        return tokenize_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
 
     def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
         """The same data and resident model under another job, or with fewer of its sites.
@@ -93,59 +106,27 @@ class World:
         """
         other = copy.copy(self)
         other.job = job
+        other.workplace = self.workplace.variant(job)
         other._rows = {name: self._rows[name] for name in sites or self.site_names}
         return other
 
     def manifest(self, run: str) -> Manifest:
         """The job made exact, for a run of this name."""
-        return Manifest(
-            run=run,
-            job=self.job,
-            cohort=len(self._rows),
-            labels=self.labels,
-            base_digest=self.adapted.base_digest,
-            layout_digest=self.adapted.layout.digest,
+        return self.workplace.manifest(run, cohort=len(self._rows))
+
+    def create_folder(self, path: Path) -> RunFolder:
+        """The folder of a new run, whole from the start."""
+        return self.workplace.create_folder(
+            path,
+            manifest=self.manifest(path.name),
+            examples_by_site=self.sizes,
         )
 
-    def facts(self) -> Mapping[str, Any]:
-        """What a reader of the report wants to know beyond the job."""
-        from importlib.metadata import version
-
-        return {
-            "versions": {"confide": VERSION, "python": platform.python_version()}
-            | {name: version(name) for name in _PACKAGES},
-            "device": str(self.device),
-            "base_digest": self.adapted.base_digest,
-            "trained_parameters": self.adapted.layout.update_size,
-            "adapter_parameters": self.adapted.layout.adapter_size,
-            "frozen_layers_below": self.prefix.depth,
-            "labels": list(self.labels),
-            "held_out_examples": len(self.held_out),
-            "examples_by_site": {name: len(rows) for name, rows in self._rows.items()},
-        }
-
-    def adapter_config(self) -> dict[str, Any]:
-        """PEFT's own description of the adapter."""
-        config = self.adapted.peft.peft_config["default"].to_dict()
-        config["inference_mode"] = True
-        return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
-
-    def _kept(self, name: str | None, examples: Examples) -> Activations:
-        """The activations of a site, or of the coordinator (None).
-
-        They outlive a run: a variant of it starts with what the first one computed.
-        """
+    def _kept(self, name: str, examples: Examples) -> Activations:
+        """A site's activations. A variant of a run starts with what the first one computed."""
         if name not in self._activations:
             self._activations[name] = Activations(self.prefix, examples)
         return self._activations[name]
-
-    def _tokenize(self, rows: NDArray[np.int64]) -> Examples:
-        table, labels = self._table, None
-        if table.labels is not None:
-            number = {label: index for index, label in enumerate(self.labels)}
-            labels = [number[table.labels[row]] for row in rows]
-        texts = [table.texts[row] for row in rows]
-        return tokenize(self.adapted.tokenizer, texts=texts, labels=labels, job=self.job)
 
 
 def simulated_policy(job: Job, coordinator: bytes | None) -> Policy:

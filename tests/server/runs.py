@@ -56,7 +56,7 @@ def make_run(
         run=path.name, job=job, cohort=2, labels=labels, base_digest="ab" * 32, layout_digest=LAYOUT.digest
     )
     known = {
-        "versions": {"confide": "0.2.0", "torch": "2"},
+        "versions": {"confide": "0.3.0", "torch": "2"},
         "device": "cpu, float32",
         "base_digest": "ab" * 32,
         "trained_parameters": 7299,

@@ -9,8 +9,8 @@ import torch
 
 from privacy.errors import UserError
 from server.export import export_adapter, export_merged
+from server.run import Run
 from server.run_folder import RunFolder
-from simulation.run import Run
 from simulation.simulate import simulate
 from simulation.world import World
 from tests import tiny

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulation.progress import describe_spent
+from server.progress import describe_spent
 from tests.server.runs import make_record
 
 

@@ -7,16 +7,22 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from privacy.errors import ProtocolError, SiteError
-from protocol.confide_pb2 import Join, Refused, Reply, Request
+from privacy.errors import ProtocolError, RunError, SiteError
+from protocol.confide_pb2 import Join, Joined, Refused, Reply, Request, Trained
 from protocol.flower import unwrap, wrap
-from server.exchange import exchange
+from server.exchange import Exchange
 from server.run_folder import RunFolder
 from simulation.grid import InProcessGrid
+from simulation.post import OpenPost
 from simulation.simulate import simulate
 from tests import tiny
 
 REQUEST = Request(join=Join(manifest=b"m"))
+
+
+def exchange(grid: InProcessGrid) -> Exchange:
+    post = OpenPost(grid)
+    return post.ask(dict.fromkeys(post.sites(), REQUEST), round_number=1, fewest=1, seconds=1)
 
 
 def handler(reply: Reply):
@@ -41,18 +47,22 @@ def test_ray_passes_a_sites_refusal_on(tiny_folder: Path, tmp_path: Path) -> Non
         simulate(job, runs=tmp_path, engine="ray")
 
 
+def joined(name: str):
+    return handler(Reply(site=name, joined=Joined()))
+
+
 def test_every_node_gets_its_own_message() -> None:
     seen = []
 
     def answer(name: str):
         def respond(content: bytes) -> bytes:
             seen.append((name, content))
-            return Reply(site=name).SerializeToString()
+            return Reply(site=name, joined=Joined()).SerializeToString()
 
         return respond
 
     grid = InProcessGrid({7: answer("b"), 3: answer("a")})
-    found = exchange(grid, [3, 7], REQUEST)
+    found = exchange(grid)
     assert list(found.replies) == ["a", "b"]
     assert sorted(seen) == [("a", REQUEST.SerializeToString()), ("b", REQUEST.SerializeToString())]
     assert found.bytes_down == 2 * len(REQUEST.SerializeToString())
@@ -60,15 +70,16 @@ def test_every_node_gets_its_own_message() -> None:
 
 def test_a_refusal_names_the_site() -> None:
     reply = Reply(site="north", refused=Refused(reason="not with us", exit_code=2))
+    found = exchange(InProcessGrid({1: handler(reply)}))
     with pytest.raises(SiteError, match="north refused: not with us") as caught:
-        exchange(InProcessGrid({1: handler(reply)}), [1], REQUEST)
+        found.require(1, "joined", what="joining")
     assert caught.value.exit_code == 2
 
 
 def test_two_sites_of_one_name_are_refused() -> None:
-    grid = InProcessGrid({1: handler(Reply(site="a")), 2: handler(Reply(site="a"))})
+    grid = InProcessGrid({1: joined("a"), 2: joined("a")})
     with pytest.raises(SiteError, match="two nodes call themselves a"):
-        exchange(grid, [1, 2], REQUEST)
+        exchange(grid)
 
 
 def test_a_silent_site_is_missed() -> None:
@@ -76,14 +87,25 @@ def test_a_silent_site_is_missed() -> None:
         def pull_messages(self, message_ids):
             return list(super().pull_messages(message_ids))[:-1]
 
-    grid = Deaf({1: handler(Reply(site="a")), 2: handler(Reply(site="b"))})
+    grid = Deaf({1: joined("a"), 2: joined("b")})
     with pytest.raises(SiteError, match="from 2 sites, got 1"):
-        exchange(grid, [1, 2], REQUEST)
+        exchange(grid)
 
 
 def test_a_reply_that_is_no_reply_is_refused() -> None:
     with pytest.raises(SiteError, match="cannot be parsed"):
-        exchange(InProcessGrid({1: lambda content: b"\xff\xff"}), [1], REQUEST)
+        exchange(InProcessGrid({1: lambda content: b"\xff\xff"}))
+
+
+def test_an_answer_to_another_question_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="a answered join with trained"):
+        exchange(InProcessGrid({1: handler(Reply(site="a", trained=Trained()))}))
+
+
+def test_too_few_answers_say_who_is_missing() -> None:
+    found = Exchange(replies={}, silent={"north": "it is not connected"})
+    with pytest.raises(RunError, match=r"at least 2 sites in time, got 0 \(north: it is not connected\)"):
+        found.require(2, "trained", what="round 3")
 
 
 def test_stock_flower_cannot_average_a_message() -> None:

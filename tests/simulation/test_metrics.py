@@ -17,10 +17,10 @@ from privacy.errors import AuditError, JobError, ProtocolError, SiteError
 from privacy.identity import Identity
 from privacy.receipt import SignedReceipt, sign_receipt
 from protocol import confide_pb2 as pb
-from server import rounds
+from server.run import Run
 from server.run_audit import audit_run
 from server.run_folder import RunFolder
-from simulation.run import Run
+from simulation.post import OpenPost
 from simulation.simulate import resume, simulate
 from tests import tiny
 
@@ -128,7 +128,8 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, job: Any, runs: Path, where: str)
 def test_a_run_killed_before_it_asks_gets_its_metrics(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = killed_at(monkeypatch, tiny.job(tiny_folder, **ASKED), tmp_path, "server.rounds._ask_metrics")
+    job = tiny.job(tiny_folder, **ASKED)
+    path = killed_at(monkeypatch, job, tmp_path, "server.rounds._Run._ask_metrics")
     assert len(RunFolder.open(path).records()) == 2
     assert resume(path).metrics is not None
     audit_run(RunFolder.open(path), ledgers(RunFolder.open(path)))
@@ -210,10 +211,10 @@ def with_receipt_of_training(evaluated: pb.Evaluated) -> None:
 def test_an_answer_that_cannot_be_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Changes, reason: str
 ) -> None:
-    exchange = rounds.exchange
+    ask = OpenPost.ask
 
-    def changed(*arguments: Any) -> Any:
-        answers = exchange(*arguments)
+    def changed(*arguments: Any, **named: Any) -> Any:
+        answers = ask(*arguments, **named)
         reply = answers.replies["site-2"]
         if reply.HasField("trained"):
             TRAINED.append(reply.trained.receipt)
@@ -221,7 +222,7 @@ def test_an_answer_that_cannot_be_is_refused(
             change(reply.evaluated)
         return answers
 
-    monkeypatch.setattr(rounds, "exchange", changed)
+    monkeypatch.setattr(OpenPost, "ask", changed)
     job = tiny.job(tiny_folder, metrics={"epsilon": 1.0}, training={"rounds": 1})
     with pytest.raises(ProtocolError, match=reason):
         simulate(job, runs=tmp_path, name="run")

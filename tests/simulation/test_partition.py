@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.data import Table
 from privacy.errors import DataError
+from protocol.table import Table
 from simulation.partition import Partition, partition
 from tests import tiny
 

@@ -18,8 +18,8 @@ import confide
 from privacy.errors import DataError, JobError, SiteError
 from protocol.job_file import parse_job
 from protocol.layout import AdapterLayout
+from server.run import Run
 from server.run_folder import RunFolder, job_toml
-from simulation.run import Run
 from simulation.simulate import resume, simulate
 from simulation.world import World
 from tests import tiny

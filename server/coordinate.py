@@ -1,0 +1,86 @@
+"""One run of a federation, from the coordinator's side: whoever watches reads the run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from cryptography.hazmat.primitives import serialization
+from flwr.serverapp import Grid
+
+from privacy.errors import ConfideError, JobError
+from server.coordinator_folder import CoordinatorFolder
+from server.report import write_report
+from server.rounds import run_rounds
+from server.run_folder import RoundRecord, RunFolder
+from server.run_log import logged
+from server.run_state import RunState, coordinating, read_state, write_state
+from server.sealed_post import Member, SealedPost
+from server.workplace import Workplace
+
+log = logging.getLogger("confide.run")
+
+
+def coordinate(grid: Grid, folder: RunFolder, coordinator: CoordinatorFolder) -> None:
+    """Run the rounds that a folder lacks, over the grid that reaches the sites, and write its report.
+
+    The folder's state tells how it ended. Raises what ended it.
+    """
+    with coordinating(folder), logged(folder):
+        before = read_state(folder) or RunState(state="running")
+        running = replace(before, state="running", doing="", reason="", exit_code=0)
+        write_state(folder, running)
+        try:
+            _run(grid, folder, coordinator, lambda text: write_state(folder, replace(running, doing=text)))
+        except ConfideError as error:
+            write_state(
+                folder, replace(running, state="failed", reason=str(error), exit_code=error.exit_code)
+            )
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}; run.log says more"
+            write_state(folder, replace(running, state="failed", reason=why, exit_code=1))
+            raise
+        write_state(folder, replace(running, state="finished"))
+
+
+def _run(
+    grid: Grid, folder: RunFolder, coordinator: CoordinatorFolder, tell: Callable[[str], None]
+) -> None:
+    manifest = folder.manifest
+    workplace = Workplace.load(manifest.job)
+    if workplace.manifest(manifest.run, cohort=manifest.cohort) != manifest:
+        raise JobError(
+            f"{folder.path} was started with another base model, label set or layout: bring those back, or "
+            "start a new run"
+        )
+    post = SealedPost(
+        grid,
+        run=manifest.run,
+        identity=folder.identity,
+        members=members(coordinator),
+        take_counter=folder.take_counter,
+        tell=tell,
+    )
+    run_rounds(post, folder, layout=workplace.adapted.layout, evaluator=workplace.evaluator, listener=_say)
+    if folder.records():
+        write_report(folder)
+
+
+def _say(record: RoundRecord) -> None:
+    """For the log of Flower's process: who watches reads the folder."""
+    log.debug("round %d is on disk", record.round)
+
+
+def members(coordinator: CoordinatorFolder) -> dict[str, Member]:
+    """The federation's sites, but for those that were revoked, by the keys that were pinned for them."""
+    return {
+        name: Member(identity=site.identity_key, node=_der(site.node))
+        for name, site in coordinator.federation.active_sites.items()
+    }
+
+
+def _der(openssh: str) -> bytes:
+    key = serialization.load_ssh_public_key(openssh.encode())
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

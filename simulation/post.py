@@ -1,0 +1,77 @@
+"""The post of a simulation: requests go to every node as they are, with nobody in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from privacy.errors import ConfideError, SiteError
+from protocol.confide_pb2 import Reply, Request
+from protocol.flower import unwrap, wrap
+from server.exchange import Exchange, check_answers, read_reply, refusal
+
+
+class OpenPost:
+    """Reaches simulated sites over Flower's Grid. A node has no name before its first reply."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._names: dict[int, str] = {}
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted(self._name(node) for node in self._grid.get_node_ids()))
+
+    def ask(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        round_number: int,  # noqa: ARG002 - nobody could mix rounds up
+        fewest: int,  # noqa: ARG002 - all are waited for: they are functions
+        seconds: float,  # noqa: ARG002
+        aside: Mapping[str, Request] | None = None,
+    ) -> Exchange:
+        """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
+        requests = {**requests, **(aside or {})}
+        nodes = [node for node in sorted(self._grid.get_node_ids()) if self._name(node) in requests]
+        asked = {node: requests[self._name(node)] for node in nodes}
+        # A request that several sites get is made bytes once, and each message has a record of its own: in
+        # one process they would otherwise share it.
+        contents = {id(request): request.SerializeToString() for request in asked.values()}
+        messages = [
+            Message(wrap(contents[id(request)]), node, MessageType.TRAIN) for node, request in asked.items()
+        ]
+        replies: dict[str, Reply] = {}
+        refused: dict[str, ConfideError] = {}
+        received = 0
+        for answer in self._grid.send_and_receive(messages):
+            node = answer.metadata.src_node_id
+            if answer.has_error():
+                raise SiteError(f"node {node} failed: {answer.error.reason or 'no reason given'}")
+            data = unwrap(answer.content)
+            received += len(data)
+            reply = read_reply(data)
+            self._learn(node, reply.site)
+            error = refusal(reply)
+            if error is not None:
+                refused[reply.site] = error
+            else:
+                check_answers(asked[node], reply)
+                replies[reply.site] = reply
+        if len(replies) + len(refused) != len(nodes):
+            raise SiteError(f"expected replies from {len(nodes)} sites, got {len(replies) + len(refused)}")
+        return Exchange(
+            replies={name: replies[name] for name in sorted(replies)},
+            refused=refused,
+            bytes_down=sum(len(contents[id(request)]) for request in asked.values()),
+            bytes_up=received,
+        )
+
+    def _name(self, node: int) -> str:
+        return self._names.get(node, f"node {node}")
+
+    def _learn(self, node: int, name: str) -> None:
+        if any(known == name and other != node for other, known in self._names.items()):
+            raise SiteError(f"two nodes call themselves {name}: give each site its own name")
+        self._names[node] = name
