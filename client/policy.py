@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,14 +16,19 @@ from protocol.job_file import explain
 from protocol.manifest import MANIFEST_PURPOSE, Manifest
 
 FILE = "site.toml"
+# What stands beside the policy in the file of a site that an agent answers for: see client.site_file.
+OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models"})
+Checked = TypeVar("Checked", bound=BaseModel)
 _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of ``site.toml``: unknown keys are mistakes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """How much may be lost about one example of a data set: over its life, and in one run.
 
     A run has its own δ; half of ``delta`` is for those of all runs together, and half for the filter by
@@ -44,7 +49,7 @@ class BudgetSection(_Section):
         return self
 
 
-class RulesSection(_Section):
+class RulesSection(Section):
     """What a manifest must be like. Lists that are unset allow anything."""
 
     mechanisms: list[Literal["gaussian", "laplace", "none"]] = ["gaussian", "laplace"]
@@ -57,7 +62,7 @@ class RulesSection(_Section):
     approval: Literal["automatic", "manual"] = "automatic"
 
 
-class Policy(_Section):
+class Policy(Section):
     """A site's policy, whole."""
 
     budget: BudgetSection
@@ -77,9 +82,9 @@ class Policy(_Section):
                     f"expected epsilon={most:g} at most for training and metrics, got {asked:g}",
                     rule="budget.epsilon_per_run",
                 )
-        if manifest.cohort < rules.least_cohort:
+        if manifest.fewest < rules.least_cohort:
             raise PolicyError(
-                f"expected at least {rules.least_cohort} sites in the run, got {manifest.cohort}",
+                f"expected at least {rules.least_cohort} sites in each round, got {manifest.fewest}",
                 rule="rules.least_cohort",
             )
         if rules.secure_aggregation == "required" and job.secure_aggregation == "none":
@@ -113,15 +118,25 @@ def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read ``site.toml``. Raises PolicyFileError with one line per wrong key."""
+    """Read the policy in ``site.toml``. Raises PolicyFileError with one line per wrong key."""
+    table = read_toml(path)
+    return checked(Policy, {name: section for name, section in table.items() if name not in OTHER_SECTIONS})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """``site.toml`` as tables. Raises PolicyFileError if it is none."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PolicyFileError(f"no policy at {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PolicyFileError(f"cannot read the policy {path}: {error}") from error
+
+
+def checked(model: type[Checked], table: dict[str, Any]) -> Checked:
+    """Tables as what they must be. Raises PolicyFileError with one line per wrong key."""
     try:
-        return Policy.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
         raise PolicyFileError(explain(error, shown_by="that docs/policy.md lists")) from None
 

@@ -2,16 +2,69 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from client.stopping import StoppedError
 from privacy.entries import Refused
-from privacy.errors import BudgetError, ConfideError, OverdrawnError, PolicyError, RunError
+from privacy.errors import (
+    BudgetError,
+    ConfideError,
+    LedgerError,
+    OverdrawnError,
+    PolicyError,
+    PolicyFileError,
+    ProtocolError,
+    RunError,
+)
 from privacy.ledger import Ledger
+from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
+
+log = logging.getLogger("confide.site")
+
+
+def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
+    """The serialized reply that ``work`` makes, or the refusal that its error becomes.
+
+    Raises StoppedError alone: a site that stops neither answers nor refuses.
+    """
+    try:
+        reply = work()
+    except StoppedError:
+        raise
+    except DecodeError as error:
+        reply = _refused(site, ProtocolError(f"the request cannot be parsed: {error}"))
+    except (LedgerError, OverdrawnError, PolicyFileError) as error:
+        # What it says is the custodian's to know: what others spent, how much is left, what the file holds.
+        log.warning("%s refused: %s", site, error)
+        reply = _refused(site, tell(error))
+    except ConfideError as error:
+        reply = _refused(site, error)
+    except OSError as error:
+        log.exception("%s failed", site)
+        reply = _refused(site, RunError(f"the site cannot write its records: {error.strerror}"))
+    except Exception:
+        # Its text may quote an example, and whoever asked must not read that.
+        log.exception("%s failed", site)
+        reply = _refused(site, RunError("the site failed; its own log says how"))
+    return bytes(reply.SerializeToString())
+
+
+def _refused(site: str, error: ConfideError) -> pb.Reply:
+    spent = isinstance(error, BudgetError)
+    refused = pb.Refused(reason=str(error), exit_code=error.exit_code, budget_spent=spent)
+    return pb.Reply(site=site, refused=refused)
 
 
 def tell(error: ConfideError) -> ConfideError:
     """What a coordinator is told of an error that is the custodian's to know."""
     if isinstance(error, OverdrawnError):
         return BudgetError("the data's budget at this site has no room for the run")
+    if isinstance(error, PolicyFileError):
+        return RunError("the site cannot read its site.toml; its own log says why")
     return RunError("the site cannot use its ledger; its own log says why")
 
 

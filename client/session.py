@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger import Ledger
 from privacy.plan import Plan, make_count_plan, make_plan
-from protocol.adapted_model import AdaptedModel
 from protocol.job import Job
 from protocol.manifest import Manifest
+
+if TYPE_CHECKING:
+    from protocol.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,17 @@ def check_manifest(
         )
     if manifest.layout_digest != adapted.layout.digest:
         raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
-    if manifest.labels != labels:
-        raise ProtocolError(
-            f"the labels differ: expected {', '.join(labels)}, in this order, got "
-            f"{', '.join(manifest.labels)}"
-        )
+    check_labels(manifest, labels)
     if manifest.job.seeds.noise is not None and not simulated:
         raise ProtocolError(
             "seeds.noise makes the noise predictable, and so protects nobody: only a simulation may set it"
+        )
+
+
+def check_labels(manifest: Manifest, labels: tuple[str, ...]) -> None:
+    """Raises ProtocolError unless a manifest has the labels that a site declares."""
+    if manifest.labels != labels:
+        raise ProtocolError(
+            f"the labels differ: expected {', '.join(labels)}, in this order, got "
+            f"{', '.join(map(str, manifest.labels))}"
         )

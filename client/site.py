@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
-from google.protobuf.message import DecodeError
-
+from client.admission import admit
 from client.home import Home
 from client.metrics import count_right
-from client.refusal import log_refusal, tell
+from client.refusal import answer_or_refuse, log_refusal
 from client.session import Session, check_manifest, plan_metrics, plan_training
+from client.stopping import Between, no_pause
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
 from privacy.entries import Purpose
-from privacy.errors import (
-    BudgetError,
-    ConfideError,
-    LedgerError,
-    OverdrawnError,
-    PolicyError,
-    ProtocolError,
-    RunError,
-)
+from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
 from privacy.ledger import Charge, Ledger
 from privacy.noise import NoiseSource, fresh_source
@@ -36,8 +27,6 @@ from protocol.manifest import Manifest, read_manifest
 from protocol.task import probe_examples
 from protocol.vector import from_bytes, to_bytes
 
-log = logging.getLogger("confide.site")
-
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]
 
@@ -49,7 +38,7 @@ class Site:
     manifest that its custodian's policy does not allow, a model or layout that differs from the
     manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for.
     ``digests`` name its examples, bytes[32] each; ``home`` is where it keeps its policy, its key and its
-    ledger.
+    ledger, which may be open already. ``between`` is called between steps.
     """
 
     def __init__(
@@ -63,6 +52,8 @@ class Site:
         activations: Activations,
         home: Home,
         keyed_entropy: Entropy | None = None,
+        ledger: Ledger | None = None,
+        between: Between = no_pause,
     ) -> None:
         self.name = name
         self._examples = examples
@@ -73,44 +64,25 @@ class Site:
         self._keyed_entropy = keyed_entropy
         self._activations = activations
         self._identity: Identity | None = None
-        self._opened: Ledger | None = None
+        self._opened = ledger
+        self._between = between
         self._registered: int | None = None
         self._session: Session | None = None
 
     def answer(self, content: bytes) -> bytes:
-        """Answer one serialized Request with one serialized Reply; never raises."""
-        try:
-            request = pb.Request.FromString(content)
-            kind = request.WhichOneof("kind")
-            if kind == "join":
-                reply = pb.Reply(site=self.name, joined=self._join(request.join))
-            elif kind == "train":
-                reply = pb.Reply(site=self.name, trained=self._train(request.train))
-            elif kind == "evaluate":
-                reply = pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
-            else:
-                raise ProtocolError("the request is of a kind that this version does not know")
-        except DecodeError as error:
-            reply = self._refuse(ProtocolError(f"the request cannot be parsed: {error}"))
-        except (LedgerError, OverdrawnError) as error:
-            # What it says is the custodian's to know: what others spent, and how much is left.
-            log.warning("%s refused: %s", self.name, error)
-            reply = self._refuse(tell(error))
-        except ConfideError as error:
-            reply = self._refuse(error)
-        except OSError as error:
-            log.exception("%s failed", self.name)
-            reply = self._refuse(RunError(f"the site cannot write its records: {error.strerror}"))
-        except Exception:
-            # Its text may quote an example, and whoever asked must not read that.
-            log.exception("%s failed", self.name)
-            reply = self._refuse(RunError("the site failed; its own log says how"))
-        return bytes(reply.SerializeToString())
+        """Answer one serialized Request with one serialized Reply; raises StoppedError alone."""
+        return answer_or_refuse(self.name, lambda: self.reply(pb.Request.FromString(content)))
 
-    def _refuse(self, error: ConfideError) -> pb.Reply:
-        spent = isinstance(error, BudgetError)
-        refused = pb.Refused(reason=str(error), exit_code=error.exit_code, budget_spent=spent)
-        return pb.Reply(site=self.name, refused=refused)
+    def reply(self, request: pb.Request) -> pb.Reply:
+        """Answer one Request. Raises the ConfideError that it is refused with."""
+        kind = request.WhichOneof("kind")
+        if kind == "join":
+            return pb.Reply(site=self.name, joined=self._join(request.join))
+        if kind == "train":
+            return pb.Reply(site=self.name, trained=self._train(request.train))
+        if kind == "evaluate":
+            return pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
+        raise ProtocolError("the request is of a kind that this version does not know")
 
     def _join(self, request: pb.Join) -> pb.Joined:
         manifest = read_manifest(request.manifest)
@@ -137,24 +109,13 @@ class Site:
         return self._identity
 
     def _allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> int:
-        """Ask the policy, as it is now, and the custodian where it says so: the data set's number.
+        """Ask the policy and the custodian: the data set's number."""
 
-        The ledger is kept to what the policy says. The data are registered before the custodian is asked,
-        who may want to know what the run would cost them.
-        """
-        policy = self._home.policy
-        policy.check(manifest, signature)
-        budget = policy.budget
-        ledger.keep_to(epsilon=budget.epsilon, delta=budget.delta, order=budget.order)
-        dataset = self._registered = self._registered or ledger.register(self._digests)
-        if policy.rules.approval == "automatic" or ledger.approved(manifest.digest.hex()):
-            return dataset
-        self._home.keep(manifest, signature, pending=True)
-        raise PolicyError(
-            f"run {manifest.run} waits for the custodian, who can say: "
-            f"confide site approve {manifest.run} --home HOME",
-            rule="rules.approval",
-        )
+        def register() -> int:
+            self._registered = self._registered or ledger.register(self._digests)
+            return self._registered
+
+        return admit(manifest, signature, home=self._home, ledger=ledger, register=register)
 
     def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> Session:
         """Check a manifest against the policy and what is here, plan its noise, see that it fits."""
@@ -192,6 +153,8 @@ class Site:
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
+        # Nothing is charged for a round that will not be begun.
+        self._between(0, job.training.local_steps)
         receipt = self._reserve(session, session.plan, request.round)
         update = self._trainer.train(
             adapter,
@@ -201,6 +164,7 @@ class Site:
             round_number=request.round,
             entropy=self._keyed(job) or _fresh,
             activations=self._activations if self._activations.work else None,
+            between=self._between,
         )
         return pb.Trained(round=request.round, update=to_bytes(update), receipt=receipt)
 

@@ -15,6 +15,7 @@ from opacus.grad_sample import GradSampleHooks
 
 from client.optimizer import PrivateOptimizer
 from client.row_check import rows_are_apart
+from client.stopping import Between, no_pause
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.noise import NoiseSource
 from privacy.plan import Plan
@@ -53,18 +54,21 @@ class Trainer:
         round_number: int,
         entropy: Callable[[int, int], NoiseSource],
         activations: Activations | None,
+        between: Between = no_pause,
     ) -> NDArray[np.float32]:
         """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
 
-        ``entropy(round, step)`` gives each step its own source for sampling and noise. Raises
-        PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter
-        became NaN or, without a mechanism, a gradient did.
+        ``entropy(round, step)`` gives each step its own source for sampling and noise; ``between`` is
+        called before each, and what it raises ends the round. Raises PrivacyUnitError if a step would
+        not be what the plan accounts for, RunError if the adapter became NaN or, without a mechanism,
+        a gradient did.
         """
         shapes = self.shapes(training, examples, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
         optimizer = self.optimizer(training, plan)
         for step in range(training.local_steps):
+            between(step, training.local_steps)
             source = optimizer.source = entropy(round_number, step)
             if self.adapted.job.adapter.dropout:
                 torch.manual_seed(source.seed())

@@ -1,0 +1,319 @@
+"""What a site keeps in memory, and what a coordinator learns of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import client.resident
+from client.home import Home
+from client.resident import Resident
+from client.site_file import read_site_file
+from client.stopping import StoppedError
+from privacy.entries import Refused
+from privacy.errors import DataError, PolicyFileError
+from privacy.ledger_audit import audit_ledger
+from protocol.confide_pb2 import Reply
+from protocol.envelope import COORDINATOR, open_envelope
+from protocol.manifest import Manifest
+from simulation.world import World
+from tests import tiny
+from tests.client.agents import SITE, Coordinator, write_site
+from tests.client.sites import approve, charges
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder: Path) -> World:
+    return World(tiny.job(tiny_folder, metrics={"epsilon": 1.0}))
+
+
+@pytest.fixture
+def coordinator() -> Coordinator:
+    return Coordinator()
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[..., Resident]:
+    def resident(between: Any = None, **changes: Any) -> Resident:
+        path = write_site(tmp_path / "home", tiny_folder, coordinator.identity, **changes)
+        options = {} if between is None else {"between": between}
+        return Resident(path.parent, read_site_file(path), **options)
+
+    return resident
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources of the models that were loaded."""
+    found = []
+    load = client.resident.load_base_model
+
+    def watch(job: Any, **options: Any) -> Any:
+        found.append(job.model.source)
+        return load(job, **options)
+
+    monkeypatch.setattr(client.resident, "load_base_model", watch)
+    return found
+
+
+def ask(resident: Resident, coordinator: Coordinator, envelope: bytes) -> Reply:
+    public = coordinator.identity.public
+    opened = open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE)
+    return Reply.FromString(resident.answer(opened))
+
+
+def join(resident: Resident, coordinator: Coordinator, manifest: Manifest, **changes: Any) -> Reply:
+    return ask(resident, coordinator, coordinator.join(manifest, **changes))
+
+
+def other(manifest: Manifest, folder: Path, run: str = "run", **changes: Any) -> Manifest:
+    return replace(manifest, run=run, job=tiny.job(folder, **changes))
+
+
+# What it does not start with.
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"rules": {"coordinator": None}}, PolicyFileError, "rules.coordinator: missing"),
+        ({"models": {"m": "/nowhere"}}, PolicyFileError, "models.'m': expected a folder"),
+        ({"data": {"data": {"source": "/nowhere.csv"}}}, DataError, r"\[data.data\] .* no such file"),
+        ({"data": {"x": {"source": "{data}", "text": "word"}}}, DataError, r"\[data.x\] .* no such column"),
+        (
+            {"data": {"x": {"source": "{data}", "label": "label", "labels": ["no", "maybe"]}}},
+            DataError,
+            r"\[data.x\] .* rows have none of labels=no, maybe",
+        ),
+    ],
+)
+def test_what_the_custodian_got_wrong_is_said_at_the_start(
+    make: Callable[..., Resident], tiny_folder: Path, changes: Any, error: type[Exception], words: str
+) -> None:
+    for source in changes.get("data", {}).values():
+        source["source"] = source["source"].format(data=tiny_folder / "data.csv")
+    changes = {section: dict(values) for section, values in changes.items()}
+    if "rules" in changes:  # tomllib knows no None: the key is left out
+        make_without_coordinator(make, error, words)
+        return
+    with pytest.raises(error, match=words):
+        make(**changes)
+
+
+def make_without_coordinator(make: Callable[..., Resident], error: type[Exception], words: str) -> None:
+    resident = make()
+    rules = resident._file.rules.model_copy(update={"coordinator": None})
+    with pytest.raises(error, match=words):
+        Resident(resident._home.path, resident._file.model_copy(update={"rules": rules}))
+
+
+def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., Resident]) -> None:
+    resident = make()
+    with pytest.raises(PolicyFileError, match=r"\[data.ALIAS\]"):
+        Resident(resident._home.path, resident._file.model_copy(update={"data": {}}))
+
+
+# What it refuses before it computes anything.
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "rule"),
+    [
+        ({"privacy": {"epsilon": 90.0}}, "budget.epsilon_per_run", "budget.epsilon_per_run"),
+        (
+            {"data": {"alias": "records"}},
+            "'records': this site knows no data by that name",
+            "ProtocolError",
+        ),
+        ({"data": {"labels": ["a", "b"]}}, None, None),
+        ({"model": {"source": "/etc"}}, "can map it to a folder", "ModelError"),
+        ({"model": {"source": "../model"}}, "can map it to a folder", "ModelError"),
+        ({"model": {"source": "package:tests/../../etc"}}, "can map it to a folder", "ModelError"),
+        ({"model": {"source": "package:tests.tiny/x"}}, "can map it to a folder", "ModelError"),
+        ({"model": {"source": "tests/client"}}, "can map it to a folder", "ModelError"),
+        ({"model": {"gguf": "../../secret.gguf"}}, "can map it to a folder", "ModelError"),
+    ],
+)
+def test_nothing_is_loaded_for_a_job_that_is_refused(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    loads: list[str],
+    changes: Any,
+    reason: str | None,
+    rule: str | None,
+) -> None:
+    resident = make()
+    manifest = other(world.manifest("run"), tiny_folder, **changes)
+    if reason is None:
+        manifest = replace(manifest, labels=("a", "b"))
+        reason, rule = "the labels differ: expected no, yes", "ProtocolError"
+    refused = join(resident, coordinator, manifest).refused
+    assert reason in refused.reason
+    assert loads == []
+    home = resident._home.path
+    events = [entry.event for entry in audit_ledger(home / "ledger.db").entries]
+    assert [event.rule for event in events if isinstance(event, Refused)] == [rule]
+
+
+def test_a_coordinator_reads_no_path_and_no_alias_of_the_site(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "secret-place"
+    broken.mkdir()
+    resident = make(models={"hub/model": str(broken)})
+    manifest = world.manifest("run")
+    for changes in ({"model": {"source": "hub/model"}}, {"data": {"alias": "records"}}):
+        reason = join(resident, coordinator, other(manifest, tiny_folder, **changes)).refused.reason
+        assert reason
+        assert "secret-place" not in reason
+        assert "'data'" not in reason
+
+
+def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise DataError("row 17 is odd")
+
+    monkeypatch.setattr(client.resident, "tokenize", fail)
+    reason = join(make(), coordinator, world.manifest("run")).refused.reason
+    assert reason == "the site cannot use its data for this job; its own log says why"
+
+
+def test_an_envelope_of_one_run_carries_no_request_of_another(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator
+) -> None:
+    resident, manifest = make(), world.manifest("run")
+    assert "got one of run run" in join(resident, coordinator, manifest, run="other").refused.reason
+    assert (
+        "send Join first" in ask(resident, coordinator, coordinator.train(manifest, world)).refused.reason
+    )
+    join(resident, coordinator, manifest)
+    envelope = coordinator.train(manifest, world, 1, round_number=2)
+    assert "of round 2, got one of 1" in ask(resident, coordinator, envelope).refused.reason
+    assert not charges(resident._home.path)
+
+
+def test_the_custodian_is_asked_before_a_model_is_loaded(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator, loads: list[str]
+) -> None:
+    resident, manifest = make(rules={"approval": "manual"}), world.manifest("run")
+    assert "waits for the custodian" in join(resident, coordinator, manifest).refused.reason
+    assert loads == []
+    approve(Home(resident._home.path), "run")
+    assert join(resident, coordinator, manifest).HasField("joined")
+    assert len(loads) == 1
+
+
+def test_a_job_asks_for_no_more_threads_than_there_are(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    choose = client.resident.choose_device
+    monkeypatch.setattr(
+        client.resident, "choose_device", lambda section: asked.append(section.threads) or choose(section)
+    )
+    manifest = other(world.manifest("run"), tiny_folder, device={"threads": 10**9})
+    join(make(), coordinator, manifest)
+    assert 1 <= asked[0] < 10_000
+
+
+# What it keeps.
+
+
+def test_a_run_needs_one_model_and_uses_the_sites_own_data(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    loads: list[str],
+) -> None:
+    resident = make()
+    # Whatever the job says of where the data are.
+    elsewhere = {"source": "/nowhere.csv", "text": "nothing", "label": "nothing", "encoding": "none"}
+    manifest = other(world.manifest("run"), tiny_folder, data=elsewhere, metrics={"epsilon": 1.0})
+    assert join(resident, coordinator, manifest).HasField("joined")
+    for number in (1, 2, 3):
+        assert ask(resident, coordinator, coordinator.train(manifest, world, number)).HasField("trained")
+    evaluated = ask(resident, coordinator, coordinator.evaluate(manifest, world)).evaluated
+    assert evaluated.examples == tiny.ROWS
+    assert len(charges(resident._home.path)) == 4
+    assert loads == [str(tiny_folder / "model")]
+
+
+def test_only_the_latest_model_is_kept(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    loads: list[str],
+) -> None:
+    resident, first = make(), world.manifest("first")
+    join(resident, coordinator, first)
+    model = weakref.ref(resident._model.trainer.adapted.peft)
+    again = other(first, tiny_folder, "again", training={"rounds": 1}, metrics={"epsilon": 0.5})
+    join(resident, coordinator, again)
+    assert len(loads) == 1
+    assert model() is not None
+    wider = tiny.job(tiny_folder, adapter={"rank": 3})
+    assert join(resident, coordinator, World(wider).manifest("second")).HasField("joined")
+    assert model() is None
+    assert ask(resident, coordinator, coordinator.train(first, world)).HasField("trained")
+    assert len(loads) == 3
+
+
+def test_a_later_process_goes_on(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator
+) -> None:
+    manifest = world.manifest("run")
+    join(make(), coordinator, manifest)
+    assert ask(make(), coordinator, coordinator.train(manifest, world)).HasField("trained")
+
+
+def test_a_site_that_is_told_to_stop_ends_after_its_step(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator
+) -> None:
+    steps = []
+
+    def between(step: int, of: int) -> None:
+        steps.append((step, of))
+        if step == 1:
+            raise StoppedError
+
+    resident, manifest = make(between), world.manifest("run")
+    join(resident, coordinator, manifest)
+    with pytest.raises(StoppedError):
+        ask(resident, coordinator, coordinator.train(manifest, world))
+    assert steps[-1] == (1, 2)
+    assert len(charges(resident._home.path)) == 1
+    # The ledger is right: its next life goes on, and charges again.
+    assert ask(make(), coordinator, coordinator.train(manifest, world)).HasField("trained")
+    assert len(charges(resident._home.path)) == 2
+
+
+def test_a_round_that_will_not_be_begun_is_not_charged(
+    make: Callable[..., Resident], world: World, coordinator: Coordinator
+) -> None:
+    def stop(_step: int, _of: int) -> None:
+        raise StoppedError
+
+    resident, manifest = make(stop), world.manifest("run")
+    join(resident, coordinator, manifest)
+    with pytest.raises(StoppedError):
+        ask(resident, coordinator, coordinator.train(manifest, world))
+    assert not charges(resident._home.path)
