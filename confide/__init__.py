@@ -2,7 +2,7 @@
 
 >>> import confide
 >>> sorted(confide.__all__)
-['Run', '__version__', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'simulate']
+['Run', '__version__', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'run', 'simulate']
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from privacy.ledger_audit import LedgerAudit
     from protocol.job import Job
     from protocol.job_file import read_job
+    from server.run import Run
     from server.run_audit import RunAudit
-    from simulation.run import Run
     from simulation.simulate import resume
 
-__version__ = "0.2.0"
-__all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "simulate"]
+__version__ = "0.3.0"
+__all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
-_HOMES = {"Run": "simulation.run", "resume": "simulation.simulate", "read_job": "protocol.job_file"}
+_HOMES = {"Run": "server.run", "resume": "simulation.simulate", "read_job": "protocol.job_file"}
 
 
 def simulate(job: Job | Path | str, **options: Any) -> Run:
@@ -36,6 +36,17 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
     from simulation.simulate import simulate as simulate_job
 
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def run(job: Job | Path | str, **options: Any) -> Run:
+    """Run a job, or a job file, with the sites of a federation. Options are those of server.federated.run.
+
+    Raises UserError for what the job's author can mend, RunError or SiteError for failures.
+    """
+    from protocol.job_file import read_job
+    from server.federated import run as run_job
+
+    return run_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
 def audit_ledger(home: Path | str, *, key: str | None = None) -> LedgerAudit:

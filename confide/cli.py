@@ -14,6 +14,9 @@ import typer
 
 from confide.audit_commands import app as audit_app
 from confide.console import printable
+from confide.provision_command import provision
+from confide.run_command import run
+from confide.server_commands import app as server_app
 from confide.site_commands import app as site_app
 from privacy.errors import ConfideError, JobError, UserError
 
@@ -43,8 +46,18 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the job file.")] = Path("job.toml"),
+    federation: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a federation of three sites to try here instead."),
+    ] = None,
 ) -> None:
-    """Write a commented job file to start from."""
+    """Write a commented job file to start from, or a federation to try."""
+    if federation is not None:
+        from confide.federation_sample import write_federation_sample
+
+        write_federation_sample(federation)
+        print(f"Wrote a federation of three sites to {federation}. Then, there: confide provision")
+        return
     if path.exists():
         raise JobError(f"{path} exists already: name another file")
     path.write_text(files("confide").joinpath("job_template.toml").read_text("utf-8"), "utf-8")
@@ -188,7 +201,10 @@ def budget(
     (print_budgets_json if json else print_budgets)(budgets, asked)
 
 
+app.command()(run)
+app.command()(provision)
 app.add_typer(audit_app, name="audit")
+app.add_typer(server_app, name="server")
 app.add_typer(site_app, name="site")
 
 

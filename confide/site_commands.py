@@ -1,4 +1,4 @@
-"""``confide site``: what a site's custodian decides."""
+"""``confide site``: what a site's custodian types."""
 
 from __future__ import annotations
 
@@ -9,13 +9,79 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privacy.errors import UserError
+
 if TYPE_CHECKING:
     from protocol.manifest import Manifest
 
-app = typer.Typer(no_args_is_help=True, help="Decide at a site: approve a run, or end one.")
+app = typer.Typer(no_args_is_help=True, help="Run a site, and decide there: approve a run, or end one.")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name, as its manifest gives it.")]
-Home = Annotated[Path, typer.Option("--home", metavar="HOME", help="The site's home.")]
+Home = Annotated[
+    Path, typer.Option("--home", metavar="HOME", help="The site's home, or the site.toml in it.")
+]
+Site = Annotated[Path, typer.Argument(metavar="SITE.TOML", help="The site's site.toml, or its home.")]
+SITE = Path("site.toml")
+
+
+@app.command()
+def start(
+    site: Site = SITE,
+    agent_only: Annotated[
+        bool, typer.Option("--agent-only", help="Run only what has the data; the relay runs elsewhere.")
+    ] = False,
+    relay_only: Annotated[
+        bool, typer.Option("--relay-only", help="Run only what talks to the coordinator.")
+    ] = False,
+) -> None:
+    """Answer the federation until Ctrl-C: the agent, and the relay that connects to the coordinator."""
+    if agent_only and relay_only:
+        raise UserError("expected --agent-only or --relay-only, got both: without them, both run")
+    import os
+
+    # The relay is started by fork and exec at once: gRPC has nothing to put in order between the two.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+    from client.running import run_site
+    from client.site_file import find_home, find_site_file, read_site_file
+    from protocol.json_log import log_to_terminal
+
+    log_to_terminal()
+    path = find_site_file(site)
+    run_site(
+        find_home(path).resolve(),
+        read_site_file(path),
+        agent=not relay_only,
+        relay=not agent_only,
+        say=_say,
+    )
+
+
+@app.command()
+def status(
+    site: Site = SITE,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show what a site's agent does, what its data have left, and which runs wait for the custodian."""
+    from client.site_file import find_home, find_site_file
+    from client.site_status import read_site_status
+    from confide.site_view import print_site_status, print_site_status_json
+
+    path = find_site_file(site)
+    found = read_site_status(find_home(path).resolve(), path)
+    (print_site_status_json if json else print_site_status)(found)
+
+
+@app.command()
+def keys(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="The folder that is to be the site's home.")],
+) -> None:
+    """Make a site's own keys where they are missing, and print the two lines for federation.toml."""
+    from datetime import UTC, datetime
+
+    from client.site_keys import make_own_keys, public_lines
+
+    print(public_lines(make_own_keys(home, now=datetime.now(UTC))))
 
 
 @app.command()
@@ -26,8 +92,9 @@ def approve(
 ) -> None:
     """Show a run that waits for the custodian, and approve it. The ledger keeps the approval."""
     from client.home import Home as SiteHome
+    from client.site_file import find_home
 
-    place = SiteHome(home)
+    place = SiteHome(find_home(home))
     manifest = place.waiting(run)
     for line in _described(manifest):
         print(line)
@@ -62,8 +129,15 @@ def _described(manifest: Manifest) -> Iterator[str]:
 def close(run: Run, home: Home) -> None:
     """End a run here for good. Steps that it never took stop counting where steps are counted."""
     from client.home import Home as SiteHome
+    from client.site_file import find_home
     from server.formats import format_epsilon
 
-    lost = SiteHome(home).close_run(run)
+    lost = SiteHome(find_home(home)).close_run(run)
     counted = format_epsilon(lost if math.isfinite(lost) else None)
     print(f"Closed run {run}\n  what its data have lost counts as epsilon={counted} now")
+
+
+def _say(line: str) -> None:
+    from confide.console import printable
+
+    print(printable(line), flush=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from server.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
-from simulation.progress import PrintedProgress, Progress, describe_spent
+from server.progress import PrintedProgress, Progress, describe_spent
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from server.run import Run
     from server.run_folder import RoundRecord, RunFolder
-    from simulation.run import Run
 
 _RECENT = 3
 
@@ -96,6 +96,7 @@ class LiveTable(Display):
         self._rounds = 0
         self._budget = 0.0
         self._title = ""
+        self._doing = ""
 
     def __enter__(self) -> Self:
         self._status.start()
@@ -127,6 +128,11 @@ class LiveTable(Display):
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
+    def doing(self, text: str) -> None:
+        self._doing = text
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+
     def finished(self, run: Run) -> None:
         self._status.stop()
         self._close_table()
@@ -141,7 +147,7 @@ class LiveTable(Display):
     def _table(self) -> Table:
         from rich.table import Table
 
-        table = Table(title=self._title, title_justify="left", caption=self._time_left())
+        table = Table(title=self._title, title_justify="left", caption=self._caption())
         table.caption_justify = "left"
         for heading in ("round", "loss", "accuracy", "ε of budget", "up", "down", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -157,6 +163,9 @@ class LiveTable(Display):
                 f"{record.seconds:.1f}",
             )
         return table
+
+    def _caption(self) -> str:
+        return f"{self._doing}; {self._time_left()}" if self._doing else self._time_left()
 
     def _time_left(self) -> str:
         left = self._rounds - len(self._records)

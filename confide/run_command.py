@@ -1,0 +1,81 @@
+"""``confide run``: a job on a real federation, watched live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privacy.errors import UserError
+
+if TYPE_CHECKING:
+    from server.coordinator_folder import CoordinatorFolder
+    from server.run_folder import RunFolder
+
+Coordinator = Annotated[
+    Path, typer.Option(metavar="DIR", help="The coordinator's folder, as provisioned; its server must run.")
+]
+
+
+def run(
+    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run, or watch it where it still goes on."),
+    ] = None,
+    coordinator: Coordinator = Path("federation/coordinator"),
+    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
+    ] = False,
+) -> None:
+    """Run a job with the sites of a federation."""
+    if (job is None) == (resume is None):
+        raise UserError("expected either a JOB file or --resume RUN")
+    if resume is not None and (settings or run_name):
+        raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
+    from confide.terminal import choose_display
+    from protocol.job_file import read_job
+    from server.coordinator_folder import CoordinatorFolder
+    from server.federated import create, follow
+    from server.run_folder import RunFolder
+
+    place = CoordinatorFolder.open(coordinator)
+    if resume is not None:
+        folder = RunFolder.open(resume)
+    else:
+        with choose_display(json=json) as display:
+            display.stage("Reading the held-out data and loading the base model")
+            folder = create(read_job(job, settings=settings or ()), place, name=run_name)
+    while True:
+        try:
+            with choose_display(json=json) as display:
+                display.finished(follow(folder, place, display))
+                return
+        except KeyboardInterrupt:
+            if not _go_on(folder, place):
+                return
+
+
+def _go_on(folder: RunFolder, coordinator: CoordinatorFolder) -> bool:
+    """After Ctrl-C: ask what it meant. Whether to go on watching; another Ctrl-C only stops watching."""
+    from server.federated import stop
+
+    question = "Stop the run (s), only stop watching (w), or go on (enter)?"
+    try:
+        answer = typer.prompt(question, default="", show_default=False).strip().lower()
+    except (typer.Abort, KeyboardInterrupt):
+        answer = "w"
+    if answer == "s":
+        stop(folder, coordinator)
+        print(f"Stopped; go on with: confide run --resume {folder.path}")
+        return False
+    if answer == "w":
+        print(f"The run goes on; watch it with: confide run --resume {folder.path}")
+        return False
+    return True

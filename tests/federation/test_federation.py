@@ -1,0 +1,137 @@
+"""A coordinator and three sites, with TLS and node authentication: rounds, a killed agent, a rogue run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from privacy.entries import Released
+from privacy.identity import Identity
+from privacy.ledger_audit import audit_ledger
+from server.flower_cli import FlowerCli
+from server.run_audit import audit_run
+from server.run_folder import RunFolder
+from tests.federation.local import SITES, LocalFederation, local_federation
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    with local_federation(tmp_path_factory.mktemp("federation")) as running:
+        yield running
+
+
+def ledgers(federation: LocalFederation) -> list[Path]:
+    return [federation.home(site) / "ledger.db" for site in SITES]
+
+
+def charged(federation: LocalFederation, site: str, run: str) -> list[int]:
+    """The rounds of a run that a site's ledger holds a charge for, one by one."""
+    path = federation.home(site) / "ledger.db"
+    events = [entry.event for entry in audit_ledger(path).entries] if path.exists() else []
+    return [event.round for event in events if isinstance(event, Released) and event.run == run]
+
+
+def test_two_rounds(federation: LocalFederation) -> None:
+    process = federation.start_run()
+    assert federation.wait(process) == 0, federation.said()
+    folder = RunFolder.open(federation.coordinator / "runs" / "run")
+    records = folder.records()
+    assert [(record.round, sorted(record.epsilon), record.absent) for record in records] == [
+        (1, sorted(SITES), []),
+        (2, sorted(SITES), []),
+    ]
+    assert (folder.path / "report.html").exists()
+    audit = audit_run(folder, ledgers(federation))
+    assert [(site.site, site.charged) for site in audit.sites] == [(site, 2) for site in sorted(SITES)]
+
+
+def test_a_killed_agent_comes_back_into_its_round(federation: LocalFederation) -> None:
+    """Its relay goes on asking, so the round is finished; what was interrupted is paid for, and told."""
+    process = federation.start_run("--set", "training.local_steps=40", name="killed")
+    federation.wait_until(
+        lambda: charged(federation, "north", "killed") == [1], what="north to begin the first round"
+    )
+    federation.kill("agent-north")
+    federation.start_agent("north")
+    assert federation.wait(process) == 0, federation.said()
+    assert charged(federation, "north", "killed") == [1, 1, 2]
+    assert charged(federation, "south", "killed") == [1, 2]
+    folder = RunFolder.open(federation.coordinator / "runs" / "killed")
+    assert [record.absent for record in folder.records()] == [[], []]
+    audit_run(folder, ledgers(federation))
+
+
+ROGUE_SERVER = '''
+import time
+from pathlib import Path
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import ServerApp
+
+from privacy.identity import Identity
+from protocol.confide_pb2 import Join, Request
+from protocol.envelope import seal
+from protocol.flower import wrap
+from protocol.manifest import MANIFEST_PURPOSE, read_manifest
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    """Ask every site to join a true manifest under a name and a key of one's own."""
+    place = Path(context.run_config["place"])
+    identity = Identity.load(place / "rogue.key")
+    content = (place / "manifest.json").read_bytes()
+    manifest = read_manifest(content)
+    join = Join(manifest=content, signature=identity.sign(MANIFEST_PURPOSE, content))
+    messages = []
+    for node in sorted(grid.get_node_ids()):
+        for site in ("north", "south", "west"):
+            now = time.time()
+            envelope = seal(
+                identity,
+                Request(join=join).SerializeToString(),
+                run=manifest.run,
+                round_number=1,
+                sender="coordinator",
+                receiver=site,
+                counter=10**9,
+                sent=now,
+                expires=now + 30,
+            )
+            messages.append(Message(wrap(envelope), node, MessageType.TRAIN))
+    answers = list(grid.send_and_receive(messages, timeout=90))
+    lines = [answer.error.reason if answer.has_error() else "ANSWERED" for answer in answers]
+    (place / "said.partial").write_text("\\n".join(lines))
+    (place / "said.partial").rename(place / "said")
+'''
+
+
+def test_a_rogue_run_trains_nothing(federation: LocalFederation, tmp_path: Path) -> None:
+    """Whoever reaches the Control API can start a run; agents refuse what the coordinator did not sign."""
+    before = [path.read_bytes() for path in ledgers(federation)]
+    Identity.load_or_create(tmp_path / "rogue.key")
+    (tmp_path / "manifest.json").write_bytes(
+        (federation.coordinator / "runs/run/manifest.json").read_bytes()
+    )
+    app = tmp_path / "app" / "rogue"
+    app.mkdir(parents=True)
+    (app / "__init__.py").write_text("")
+    (app / "server.py").write_text(ROGUE_SERVER)
+    (app / "client.py").write_text("from client.app import app as installed\n\napp = installed\n")
+    (app.parent / "pyproject.toml").write_text(
+        '[project]\nname = "rogue"\nversion = "1.0.0"\ndescription = ""\nlicense = "Apache-2.0"\n'
+        '[tool.flwr.app]\npublisher = "rogue"\nfab-include = ["rogue/*.py"]\n'
+        '[tool.flwr.app.components]\nserverapp = "rogue.server:app"\nclientapp = "rogue.client:app"\n'
+        '[tool.flwr.app.config]\nplace = ""\n'
+    )
+    FlowerCli(federation.coordinator / "flower").run(app.parent, {"place": str(tmp_path)})
+    federation.wait_until((tmp_path / "said").exists, what="the rogue run to be answered")
+    said = (tmp_path / "said").read_text().splitlines()
+    assert len(said) == 9
+    assert all("signature does not fit" in line for line in said), said
+    assert [path.read_bytes() for path in ledgers(federation)] == before
+    assert not any(list((federation.home(site) / "pending").glob("*")) for site in SITES)
