@@ -147,18 +147,29 @@ class Ledger:
         same examples under another name or in another order are the same data set, and nobody who reads
         the ledger can try out what was in it.
         """
-        key = self._identity.derive("example digests")
-        keyed = {hmac.digest(key, digest, "sha256")[:DIGEST_BYTES] for digest in digests}
-        joined = b"".join(sorted(keyed))
-        name = fingerprint(joined)
+        joined = self._keyed(digests)
         with self._writing():
-            for number, known in self._history.datasets.items():
-                if known.fingerprint == name:
-                    return number
+            known = self._numbered(fingerprint(joined))
+            if known is not None:
+                return known
             number = self._history.length + 1
             self._file.append_members(number, joined)
-            self._add(Registered(fingerprint=name, examples=len(keyed)))
+            self._add(Registered(fingerprint=fingerprint(joined), examples=len(joined) // DIGEST_BYTES))
             return number
+
+    def find(self, digests: Iterable[bytes]) -> int | None:
+        """The number of a data set, by its examples' digests; None if it is not registered."""
+        with self._reading():
+            return self._numbered(fingerprint(self._keyed(digests)))
+
+    def _keyed(self, digests: Iterable[bytes]) -> bytes:
+        key = self._identity.derive("example digests")
+        keyed = {hmac.digest(key, digest, "sha256")[:DIGEST_BYTES] for digest in digests}
+        return b"".join(sorted(keyed))
+
+    def _numbered(self, name: str) -> int | None:
+        found = (number for number, known in self._history.datasets.items() if known.fingerprint == name)
+        return next(found, None)
 
     def check_fits(
         self, dataset: int, *, run: str, manifest: str, plan: Plan, metrics: Plan | None = None

@@ -73,10 +73,14 @@ class ByColumn(_Section):
 
 
 class FederationSection(_Section):
-    """The sites that a simulation makes."""
+    """The sites that a simulation makes, and how many of a real run's must answer how soon."""
 
     sites: Annotated[int, Field(ge=1, le=10_000)] = 4
     partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
+    # A round counts with so many sites' updates; unset: all.
+    min_sites: Annotated[int, Field(ge=1)] | None = None
+    # Seconds after which a round of a real run closes with those that answered.
+    deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
 
 class TrainingSection(_Section):

@@ -14,7 +14,7 @@ from privacy.errors import ProtocolError
 from protocol.job import Job
 from protocol.job_file import parse_job
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -45,6 +45,11 @@ class Manifest:
             )
         if type(self.cohort) is not int or self.cohort < 1:
             raise ProtocolError(f"expected a cohort of one site or more, got {self.cohort!r}")
+
+    @property
+    def fewest(self) -> int:
+        """How many sites' updates make a round at least: all of them, if the job does not say."""
+        return min(self.job.federation.min_sites or self.cohort, self.cohort)
 
     @cached_property
     def content(self) -> bytes:

@@ -1,10 +1,9 @@
-"""Reading a site's examples: CSV, JSONL, Parquet or a datasets folder, by column."""
+"""Reading examples: CSV, JSONL, Parquet or a datasets folder, by column."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import unicodedata
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,16 +49,6 @@ def read_table(job: Job, *, group: str | None = None) -> Table:
         labels = _column(arrow, job.data.label, key="data.label")
     groups = None if group is None else _column(arrow, group, key="federation.partition.column")
     return Table(texts=texts, labels=labels, groups=groups)
-
-
-def example_digest(text: str) -> bytes:
-    """What an example is known by in the ledger: SHA-256 of its text, 32 bytes.
-
-    Labels do not count: the same text under another label, column order or data set is the same example.
-    Neither do case, spacing and Unicode's ways of writing one character (NFKC).
-    """
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
 
 def label_names(job: Job, table: Table) -> tuple[str, ...]:
@@ -118,10 +107,21 @@ def _read(path: Path, job: Job) -> Any:
             return parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         raise DataError(
-            f"data.source={str(path)!r} cannot be read: {str(error).splitlines()[0]} "
+            f"data.source={str(path)!r} cannot be read: {_reason(error)} "
             f"(data.encoding={job.data.encoding!r})"
         ) from error
     raise DataError(f"data.source={str(path)!r}: expected .csv, .jsonl, .parquet or a datasets folder")
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be read, without the row that Arrow would quote."""
+    counted = re.match(r"CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+", str(error))
+    if counted is not None:
+        return counted[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    place = re.match(r"In CSV column #\d+", str(error))
+    return f"{place[0]}: {type(error).__name__}" if place else type(error).__name__
 
 
 def _read_datasets_folder(path: Path) -> Any:

@@ -15,6 +15,7 @@ from privacy.errors import DataError
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples
 from protocol.job import Job
+from protocol.table import Table
 
 _PROBE_TOKENS = 32
 
@@ -56,6 +57,18 @@ def tokenize(tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | No
         labels=None if labels is None else np.asarray(labels, np.int64),
         padding=int(tokenizer.pad_token_id or 0),
     )
+
+
+def tokenize_rows(
+    adapted: AdaptedModel, table: Table, rows: NDArray[np.int64], *, labels: tuple[str, ...]
+) -> Examples:
+    """Some rows of a table as examples. Raises DataError as ``tokenize``."""
+    numbers = None
+    if table.labels is not None:
+        number = {label: index for index, label in enumerate(labels)}
+        numbers = [number[table.labels[row]] for row in rows]
+    texts = [table.texts[row] for row in rows]
+    return tokenize(adapted.tokenizer, texts=texts, labels=numbers, job=adapted.job)
 
 
 def probe_examples(adapted: AdaptedModel) -> Examples:

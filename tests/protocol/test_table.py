@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from client.data import Table, example_digest, label_names, read_table
 from privacy.errors import DataError, ModelError
+from protocol.table import Table, label_names, read_table
 from tests import tiny
 
 ROWS = tiny.rows(12)
@@ -120,18 +120,3 @@ def test_labels_that_cannot_be_learned_are_refused(tiny_folder: Path) -> None:
     odd = Table(texts=("a", "b"), labels=("yes", "never"), groups=None)
     with pytest.raises(DataError, match="got never"):
         label_names(tiny.job(tiny_folder, data={"labels": ["yes", "no"]}), odd)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["Fever and chills", " fever  AND\tchills\n", "ｆｅｖｅｒ and chills", "FEVER and chills\u00a0"],
-    ids=["case", "spacing", "wide letters", "a space that does not break"],
-)
-def test_the_same_text_is_the_same_example_however_it_is_written(text: str) -> None:
-    """Else the same example would have another budget for each way to write it."""
-    assert example_digest(text) == example_digest("fever and chills")
-
-
-def test_texts_of_other_words_are_other_examples() -> None:
-    texts = ["fever and chills", "fever and chill", "chills and fever", "feverand chills", "\ud800"]
-    assert len({example_digest(text) for text in texts}) == len(texts)
