@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from client.chunks import in_chunks, open_channel
 from privacy.errors import ProtocolError, RunError
 from protocol.confide_pb2_grpc import AgentStub
-from protocol.envelope import read_expiry
+from protocol.envelope import TURNED_AWAY, read_expiry
 from protocol.flower import unwrap, wrap
 
 app = ClientApp()
@@ -60,7 +60,7 @@ def deliver(
         except grpc.RpcError as error:
             why = str(error.details())
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise ProtocolError(f"the site's agent turned the envelope away: {why}") from error
+                raise ProtocolError(f"{TURNED_AWAY}: {why}") from error
             if error.code() not in _LATER:
                 raise RunError(f"the site's agent failed: {error.code().name}, {why}") from error
             if clock() + PAUSE >= expires:

@@ -48,7 +48,8 @@ def run_site(
             child = None
             if relay:
                 program = supernode_program(home, site_file, user=user.name if user else None)
-                child = Child(program, say=say)
+                # Flower lets a SuperNode that was killed back in when its last heartbeat has lapsed.
+                child = Child(program, say=say, longest_pause=5.0)
                 stack.callback(child.stop)
                 child.start()
                 say(f"The relay of {site_file.site.name} connects to {site_file.site.coordinator}")

@@ -21,6 +21,7 @@ from privacy.identity import Identity, verify
 from protocol import confide_pb2 as pb
 
 ENVELOPE_PURPOSE = "envelope"
+TURNED_AWAY = "the site's agent turned the envelope away"  # how a relay begins to tell of that
 COORDINATOR = "coordinator"  # its name as a sender; no site may be called that
 
 # What each field is in JSON: a bool is no number, and a whole number of seconds may lack its point.

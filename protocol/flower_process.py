@@ -97,11 +97,13 @@ class Child:
         *,
         say: Callable[[str], None],
         first_pause: float = 1.0,
+        longest_pause: float = _LONGEST_PAUSE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.program = program
         self._say, self._clock = say, clock
         self._first_pause = self._pause = first_pause
+        self._longest_pause = longest_pause
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._due: float | None = None
@@ -161,7 +163,7 @@ class Child:
                 f"{self.program.name} ended {_how(code)}; it starts again in {self._pause:g} s, "
                 f"see {self.program.log}"
             )
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, self._longest_pause)
         elif now >= self._due:
             self.start()
             self._say(f"{self.program.name} was started again")

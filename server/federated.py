@@ -52,6 +52,7 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
         coordinator.runs / run,
         manifest=workplace.manifest(run, cohort=cohort),
         coordinator_key=coordinator.identity_key,
+        federation=coordinator.federation.name,
     )
 
 

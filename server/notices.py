@@ -19,8 +19,10 @@ class Notice:
     grave: bool = True
 
 
-def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
-    """The notices that a run calls for, gravest first."""
+def find_notices(
+    job: Job, records: Sequence[RoundRecord], *, federation: str | None = None
+) -> list[Notice]:
+    """The notices that a run calls for, gravest first; ``federation`` is a real one's name."""
     notices = []
     protected = job.privacy.mechanism != "none"
     asked, done = job.training.rounds, len(records)
@@ -53,15 +55,16 @@ def find_notices(job: Job, records: Sequence[RoundRecord]) -> list[Notice]:
             "its run.log says which. The job was planned for all of them."
         )
         notices.append(Notice(title="Unfinished", text=text))
-    text = (
-        "All sites are simulated on one machine, which holds everyone’s data. Updates are not "
-        f"masked by secure aggregation: the coordinator sees each site’s {'noisy ' * protected}"
-        "update."
+    text = "" if federation else "All sites are simulated on one machine, which holds everyone’s data. "
+    text += (
+        "Updates are not masked by secure aggregation: the coordinator sees each site’s "
+        f"{'noisy ' * protected}update."
     )
     if protected:
         text += (
             " ε is accounted at each site on its own, for one example being there or blank, and takes "
             "the number of examples at a site as public."
         )
-    notices.append(Notice(title="A simulation", text=text, grave=False))
+    title = "What the coordinator sees" if federation else "A simulation"
+    notices.append(Notice(title=title, text=text, grave=False))
     return notices

@@ -8,11 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from privacy.entries import Purpose
-from privacy.errors import BudgetError, ProtocolError, RunError
+from privacy.errors import BudgetError, ConfideError, ProtocolError, RunError
 from privacy.receipt import Receipt, SignedReceipt
 from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
@@ -101,22 +98,56 @@ class _Run:
             seconds=self.manifest.job.federation.deadline,
             aside=aside,
         )
-        for name, error in answers.refused.items():
-            log.warning("%s takes no further part: %s", name, error)
         for name, why in answers.silent.items():
             log.warning("round %d: no answer from %s: %s", number, name, why)
-        self.gone |= answers.refused.keys()
-        self.members -= answers.refused.keys()
+        self._leave(answers.refused)
         # A newcomer's refusal is not why a round, which it was not asked for, has too few answers.
-        refused = {name: error for name, error in answers.refused.items() if name in requests}
-        return replace(answers, refused=refused)
+        refused = {name: error for name, error in answers.refused.items() if name not in (aside or {})}
+        return self._sound(
+            replace(answers, refused=refused), lambda name, reply: self._check(name, reply, number)
+        )
+
+    def _leave(self, errors: Mapping[str, ConfideError]) -> None:
+        for name, error in sorted(errors.items()):
+            log.warning("%s takes no further part: %s", name, error)
+        self.gone |= errors.keys()
+        self.members -= errors.keys()
+
+    def _sound(self, answers: Exchange, check: Callable[[str, Reply], None]) -> Exchange:
+        """Without the answers that a check turns down: as if those sites had refused."""
+        broken: dict[str, ConfideError] = {}
+        for name, reply in answers.replies.items():
+            try:
+                check(name, reply)
+            except ProtocolError as error:
+                broken[name] = error
+        self._leave(broken)
+        return replace(
+            answers,
+            replies={name: reply for name, reply in answers.replies.items() if name not in broken},
+            refused={**answers.refused, **broken},
+        )
+
+    def _check(self, name: str, reply: Reply, number: int) -> None:
+        """Raises ProtocolError for an answer that cannot be one to this run's request."""
+        if reply.HasField("joined"):
+            known = self.folder.public_keys.get(name, reply.joined.public_key)
+            if reply.joined.manifest_digest != self.manifest.digest:
+                raise ProtocolError(f"{name} joined another manifest than the one sent")
+            if reply.joined.public_key != known:
+                raise ProtocolError(f"{name} answers under another key than the one it joined with")
+        elif reply.HasField("trained"):
+            if reply.trained.round != number:
+                raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
+            from_bytes(reply.trained.update, size=self.layout.update_size)
+            self._receipt(name, reply.trained.receipt, number, "training")
+        else:
+            _site_metrics(name, reply.evaluated)
+            self._receipt(name, reply.evaluated.receipt, number, "metrics")
 
     def _welcome(self, answers: Exchange) -> None:
         """Take the sites that joined in, as many as the manifest is for."""
         joined = answers.of("joined")
-        for name, reply in joined.items():
-            if reply.joined.manifest_digest != self.manifest.digest:
-                raise ProtocolError(f"{name} joined another manifest than the one sent")
         known = self.folder.public_keys.keys()
         room = max(self.manifest.cohort - len(known), 0)
         for name in sorted(joined.keys() - known)[room:]:
@@ -140,15 +171,17 @@ class _Run:
         trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
         self._welcome(answers)
-        updates = _updates(trained, number, self.layout)
+        size = self.layout.update_size
+        updates = {name: from_bytes(reply.trained.update, size=size) for name, reply in trained.items()}
         self.adapter = next_adapter(manifest.job, self.layout, self.adapter, updates)
         score = self.evaluator.score(self.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
         sent = {name: reply.trained.receipt for name, reply in trained.items()}
-        signed, receipts = self._receipts(sent, number)
-        folder.save_receipts(number, signed)
-        self.epsilon |= {name: receipt.epsilon for name, receipt in receipts.items()}
+        folder.save_receipts(number, {name: _signed(receipt) for name, receipt in sent.items()})
+        self.epsilon |= {
+            name: self._receipt(name, receipt, number, "training").epsilon for name, receipt in sent.items()
+        }
         record = RoundRecord(
             round=number,
             loss=score.loss,
@@ -179,28 +212,24 @@ class _Run:
             log.warning("the run ends without metrics: %s", error)
             return
         sites = {name: _site_metrics(name, reply.evaluated) for name, reply in told.items()}
-        sent = {name: reply.evaluated.receipt for name, reply in told.items()}
-        signed, _ = self._receipts(sent, job.training.rounds, purpose="metrics")
+        receipts = {name: _signed(reply.evaluated.receipt) for name, reply in told.items()}
         metrics = Metrics(epsilon=job.metrics.epsilon, sites=sites)
-        folder.save_metrics(metrics, signed)
+        folder.save_metrics(metrics, receipts)
         log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)
 
-    def _receipts(
-        self, sent: Mapping[str, pb.Receipt], number: int, *, purpose: Purpose = "training"
-    ) -> tuple[dict[str, SignedReceipt], dict[str, Receipt]]:
-        """What each site signed, and what it says. Raises ProtocolError where that is something else."""
-        keys, digest = self.folder.public_keys, self.manifest.digest.hex()
-        signed, read = {}, {}
-        for name, kept in sent.items():
-            signed[name] = SignedReceipt(content=kept.content, signature=kept.signature)
-            receipt = read[name] = signed[name].read(keys[name])
-            what = (receipt.site, receipt.manifest, receipt.round, receipt.purpose)
-            if what != (name, digest, number, purpose):
-                raise ProtocolError(
-                    f"{name} sent a receipt for something else than the {purpose} of round {number} of "
-                    "this run"
-                )
-        return signed, read
+    def _receipt(self, name: str, sent: pb.Receipt, number: int, purpose: Purpose) -> Receipt:
+        """What a site signed. Raises ProtocolError where it is about something else."""
+        receipt = _signed(sent).read(self.folder.public_keys[name])
+        what = (receipt.site, receipt.manifest, receipt.round, receipt.purpose)
+        if what != (name, self.manifest.digest.hex(), number, purpose):
+            raise ProtocolError(
+                f"{name} sent a receipt for something else than the {purpose} of round {number} of this run"
+            )
+        return receipt
+
+
+def _signed(receipt: pb.Receipt) -> SignedReceipt:
+    return SignedReceipt(content=receipt.content, signature=receipt.signature)
 
 
 def _site_metrics(name: str, evaluated: pb.Evaluated) -> SiteMetrics:
@@ -208,14 +237,3 @@ def _site_metrics(name: str, evaluated: pb.Evaluated) -> SiteMetrics:
         return SiteMetrics(right=evaluated.right, examples=evaluated.examples)
     except ValueError as error:
         raise ProtocolError(f"{name} sent metrics that cannot be: {error}") from error
-
-
-def _updates(
-    trained: Mapping[str, Reply], number: int, layout: AdapterLayout
-) -> dict[str, NDArray[np.float32]]:
-    updates = {}
-    for name, reply in trained.items():
-        if reply.trained.round != number:
-            raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
-        updates[name] = from_bytes(reply.trained.update, size=layout.update_size)
-    return updates

@@ -15,14 +15,16 @@ from flwr.serverapp import Grid
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
 from protocol.confide_pb2 import Reply, Request
-from protocol.envelope import COORDINATOR, open_envelope, seal
+from protocol.envelope import COORDINATOR, TURNED_AWAY, open_envelope, seal
 from protocol.flower import unwrap, wrap
 from server.exchange import Exchange, check_answers, read_reply, refusal
 
 _POLL = 0.1  # seconds between two looks for answers; the SuperLink is on the same machine
 _ROLL_CALL = 2.0  # seconds between two looks at who is connected
+_GRACE = 30.0  # seconds that Flower keeps a message beyond its deadline: else it reports it as a failure
 _LONGEST_PAUSE = 15.0  # seconds before a request that failed is sent again, at most
-_MOST_FAILURES = 10  # in a row; then a site is not waited for any longer
+_MOST_TURNED_AWAY = 3  # times that a site's agent may turn a request away, for its clock say
+_MOST_FAILURES = 40  # in a row; then a site is not waited for any longer
 
 log = logging.getLogger("confide.post")
 
@@ -71,6 +73,8 @@ class _Letter:
     def fail(self, why: str, now: float) -> None:
         self.message, self.why = None, why
         self.failures += 1
+        if TURNED_AWAY in why and self.failures >= _MOST_TURNED_AWAY:
+            self.failures = _MOST_FAILURES
         self.due = now + min(2.0 ** (self.failures - 1), _LONGEST_PAUSE)
 
 
@@ -178,7 +182,7 @@ class SealedPost:
                 continue
             if lost:
                 log.warning("%s connected anew: its request is sent again", site)
-            message = Message(wrap(letter.content), node, MessageType.TRAIN, ttl=max(seconds, 1.0))
+            message = Message(wrap(letter.content), node, MessageType.TRAIN, ttl=seconds + _GRACE)
             identifiers = [identifier for identifier in self._grid.push_messages([message]) if identifier]
             if not identifiers:
                 letter.fail("Flower did not take the message", now)
@@ -227,6 +231,8 @@ class SealedPost:
         reply = read_reply(opened.payload)
         if reply.site != site:
             raise ProtocolError(f"it calls itself {reply.site}")
+        if reply.HasField("joined") and reply.joined.public_key != key:
+            raise ProtocolError("it means to sign its receipts with another key than the one pinned for it")
         letter.error = refusal(reply)
         if letter.error is None:
             check_answers(letter.request, reply)

@@ -81,14 +81,17 @@ class Workplace:
         manifest: Manifest,
         examples_by_site: Mapping[str, int] | None = None,
         coordinator_key: Path | None = None,
+        federation: str | None = None,
     ) -> RunFolder:
         """The folder of a new run, whole from the start.
 
         ``coordinator_key`` is where the coordinator keeps its key; without it the run gets one of its own.
+        ``federation`` is the name of a real one; without it the run is simulated.
         """
         before = self.evaluator.score(self.initial_adapter)
         facts = self.facts() | {
             "examples_by_site": dict(examples_by_site or {}),
+            "federation": federation,
             "majority": self.evaluator.majority,
             "loss_before": before.loss,
             "accuracy_before": before.accuracy,

@@ -20,7 +20,6 @@ from server.sealed_post import Clock, Member, SealedPost
 from simulation.grid import InProcessGrid
 
 COORDINATORS = Identity.generate()
-JOINED = pb.Joined(manifest_digest=b"m" * 32, public_key=b"k" * 32)
 
 # What a node makes of an envelope: the bytes of its answer, a failure, a record, or None for silence.
 Node = Callable[[bytes], bytes | Error | RecordDict | None]
@@ -34,6 +33,10 @@ def identity(site: str) -> Identity:
 @cache
 def node_key(site: str) -> ec.EllipticCurvePublicKey:
     return ec.generate_private_key(ec.SECP384R1()).public_key()
+
+
+def joined(site: str) -> Reply:
+    return Reply(site=site, joined=pb.Joined(manifest_digest=b"m" * 32, public_key=identity(site).public))
 
 
 def member(site: str) -> Member:
@@ -56,7 +59,7 @@ def opened(site: str, content: bytes) -> Opened:
 def sealed(site: str, content: bytes, reply: Reply | bytes | None = None, **changes: Any) -> bytes:
     """A site's answer to an envelope, its header and signer changed as given."""
     header = opened(site, content).header
-    reply = Reply(site=site, joined=JOINED) if reply is None else reply
+    reply = joined(site) if reply is None else reply
     fields = {
         "run": header.run,
         "round_number": header.round,

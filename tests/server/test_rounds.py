@@ -226,31 +226,52 @@ def changed(**fields: object) -> Act:
 @pytest.mark.parametrize(
     ("kind", "act", "words"),
     [
-        ("join", changed(manifest_digest=b"x" * 32), "south joined another manifest"),
-        ("train", changed(round=1), "south answered round 1, not round 2"),
+        ("join", changed(manifest_digest=b"x" * 32), "north joined another manifest"),
+        ("train", changed(round=1), "north answered round 1, not round 2"),
         ("train", changed(update=b"1234"), "expected a vector of 16 bytes, got 4"),
         ("train", changed(update=b"\xff" * 16), "NaN or infinity"),
     ],
 )
-def test_an_answer_that_is_wrong(folder: RunFolder, kind: str, act: Act, words: str) -> None:
-    error, _ = ends(folder, {("south", kind, 1 if kind == "join" else 2): act})
+def test_an_answer_that_is_wrong(
+    folder: RunFolder, tmp_path: Path, kind: str, act: Act, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its site is left out; where too few are left, the run stops and says why."""
+    number = 1 if kind == "join" else 2
+    error, _ = ends(folder, {(site, kind, number): act for site in ("north", "south")})
     assert isinstance(error, ProtocolError)
     assert words in str(error)
-    assert len(folder.records()) == (0 if kind == "join" else 1)
+    assert len(folder.records()) == number - 1
+    other = make_folder(tmp_path / "other")
+    caplog.clear()
+    post = ScriptedPost(other, {("south", kind, number): act})
+    go(other, post)
+    assert "south takes no further part" in caplog.text
+    assert absences(other) == [[], [], []] if kind == "join" else [[], ["south"], ["south"]]
+    assert ("south" in other.public_keys) == (kind == "train")
+    assert [number for site, kind, number, _ in post.asked if (site, kind) == ("south", "train")] == (
+        [] if kind == "join" else [1, 2]
+    )
+    audit_run(other)
 
 
-def test_another_key_than_the_one_it_joined_with(folder: RunFolder) -> None:
+def test_another_key_than_the_one_it_joined_with(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     go(folder, ScriptedPost(folder, {("south", "train", 3): SPENT, ("north", "train", 3): SPENT}))
-    act = changed(public_key=identity("someone").public)
-    error, _ = ends(folder, {("south", "join", 3): act})
-    assert "south answers under another key" in str(error)
+    kept = folder.public_keys
+    go(folder, ScriptedPost(folder, {("south", "join", 3): changed(public_key=identity("someone").public)}))
+    assert "south answers under another key" in caplog.text
+    assert folder.public_keys == kept
+    assert absences(folder)[-1] == ["south"]
 
 
-def test_a_newcomer_of_another_manifest(folder: RunFolder) -> None:
+def test_a_newcomer_of_another_manifest(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     post = ScriptedPost(folder, {("south", "join", 1): None})
     post.acts["south", "join", 2] = changed(manifest_digest=b"x" * 32)
-    with pytest.raises(ProtocolError, match="south joined another manifest"):
-        go(folder, post)
+    go(folder, post)
+    assert "south joined another manifest" in caplog.text
+    assert absences(folder) == [[], [], []]
+    assert "south" not in folder.public_keys
 
 
 def with_receipt(other: pb.Receipt) -> Act:
@@ -273,8 +294,8 @@ def test_receipts_of_something_else(folder: RunFolder) -> None:
         (ours[1], "the signature does not fit: receipt"),
         (damaged, "the signature does not fit: receipt"),
     ]:
-        error, _ = ends(folder, {("south", "train", 2): with_receipt(receipt)})
-        assert isinstance(error, ProtocolError)
+        acts = {("south", "train", 2): with_receipt(receipt), ("east", "train", 2): None}
+        error, _ = ends(folder, acts)
         assert words in str(error)
         assert len(folder.records()) == 1
         assert not folder.receipts_path(2).exists()
@@ -333,9 +354,10 @@ def test_metrics_that_nobody_can_pay(tmp_path: Path) -> None:
 
 def test_metrics_that_cannot_be(tmp_path: Path) -> None:
     folder = measured(tmp_path)
-    error, _ = ends(folder, {("south", "evaluate", 3): changed(examples=0)})
+    wrong = changed(examples=0)
+    error, _ = ends(folder, {("south", "evaluate", 3): wrong, ("north", "evaluate", 3): wrong})
     assert isinstance(error, ProtocolError)
-    assert "south sent metrics that cannot be" in str(error)
+    assert "north sent metrics that cannot be" in str(error)
     assert folder.metrics is None
 
 

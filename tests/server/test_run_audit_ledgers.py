@@ -99,7 +99,7 @@ def test_a_ledger_that_is_not_there(run: RunFolder) -> None:
 
 def test_a_run_that_nobody_joined_has_nothing_to_show(run: RunFolder) -> None:
     (run.path / "sites.json").unlink()
-    assert found(run) == "the manifest is for 3 sites, and 0 joined"
+    assert found(run) == "the manifest is for 3 sites, at least 3 in each round, and 0 joined"
 
 
 def test_a_run_without_noise_is_audited_without_epsilon(tiny_folder: Path, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 
 from privacy.errors import BudgetError, RunError, SiteError
 from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply, Request
+from protocol.confide_pb2 import Reply
+from protocol.envelope import TURNED_AWAY, Request
 from protocol.flower import wrap
 from server.exchange import Exchange
 from server.run_folder import RunFolder
-from tests.server.mail import JOINED, Mail, identity, node_pem, opened, reply_to, sealed
+from tests.server.mail import Mail, identity, joined, node_pem, opened, reply_to, sealed
 
 JOIN = Request(join=pb.Join(manifest=b"m"))
 TRAIN = Request(train=pb.Train(round=1))
@@ -45,14 +46,14 @@ def ask(mail: Mail, *sites: str, fewest: int = 2, seconds: float = 60.0, **more:
 def test_an_exchange(mail: Mail) -> None:
     found = ask(mail)
     assert list(found.replies) == ["north", "south"]
-    assert all(reply == Reply(site=site, joined=JOINED) for site, reply in found.replies.items())
+    assert all(reply == joined(site) for site, reply in found.replies.items())
     assert (found.refused, found.silent) == ({}, {})
     for sent in mail.sent:
         header = opened(sent.site, sent.content).header
         assert (header.run, header.round, header.counter) == ("tweets-1", 3, 1)
         assert (header.sent, header.expires) == (1e9, 1e9 + 60)
         assert opened(sent.site, sent.content).payload == JOIN.SerializeToString()
-        assert sent.ttl == 60
+        assert sent.ttl == 90
     assert found.bytes_down == sum(len(sent.content) for sent in mail.sent)
     answers = [sealed(site, mail.contents(site)[0]) for site in ("north", "south")]
     assert found.bytes_up == sum(map(len, answers))
@@ -71,13 +72,23 @@ def test_failures_are_tried_again_after_growing_pauses(mail: Mail) -> None:
     found = ask(mail, seconds=3600.0)
     times = mail.times("south")
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert gaps == pytest.approx([1, 2, 4, 8, 15, 15, 15, 15, 15], abs=0.21)
+    assert gaps == pytest.approx([1, 2, 4, 8, *[15] * 35], abs=0.21)
     assert len(set(mail.contents("south"))) == 1
     # Then it is not waited for: the deadline is far.
-    assert mail.ticking.time < 100
+    assert mail.ticking.time < 600
     assert list(found.replies) == ["north"]
     assert found.silent == {"south": "its relay failed: no agent"}
-    assert found.bytes_down == len(mail.contents("north")[0]) + 10 * len(mail.contents("south")[0])
+    assert found.bytes_down == len(mail.contents("north")[0]) + 40 * len(mail.contents("south")[0])
+
+
+def test_an_agent_that_turns_a_request_away_is_not_asked_for_long(mail: Mail) -> None:
+    """Its clock is wrong, say: the round need not wait for its deadline to tell."""
+    why = f"<class 'privacy.errors.ProtocolError'>:<{TURNED_AWAY}: it expired>"
+    mail.does["south"] = lambda _: Error(code=1, reason=why)
+    found = ask(mail, seconds=3600.0)
+    assert len(mail.times("south")) == 3
+    assert mail.ticking.time < 10
+    assert "it expired" in found.silent["south"]
 
 
 def test_a_failure_that_passes(mail: Mail) -> None:
@@ -112,7 +123,7 @@ def test_a_node_that_was_started_anew_gets_its_request_again(mail: Mail) -> None
     assert 10 <= mail.times("south")[1] < 12.5
     assert len(mail.sent) == 3
     # What is left of the time, and no longer.
-    assert mail.sent[-1].ttl == pytest.approx(60 - mail.sent[-1].time)
+    assert mail.sent[-1].ttl == pytest.approx(90 - mail.sent[-1].time)
 
 
 def test_a_node_that_goes_on_is_asked_once(mail: Mail) -> None:
@@ -203,7 +214,7 @@ WRONG: dict[str, tuple[Callable[[bytes], Any], str]] = {
     "another run": (lambda content: sealed("south", content, run="tweets-2"), "of run tweets-2 instead"),
     "unsigned": (unsigned, "the signature does not fit"),
     "the reply alone": (
-        lambda _: Reply(site="south", joined=JOINED).SerializeToString(),
+        lambda _: joined("south").SerializeToString(),
         "",
     ),
     "garbage": (lambda _: b"\xff\xfe garbage", "not an envelope"),
@@ -216,7 +227,7 @@ WRONG: dict[str, tuple[Callable[[bytes], Any], str]] = {
         "south answered join with trained",
     ),
     "another name": (
-        lambda content: sealed("south", content, Reply(site="north", joined=JOINED)),
+        lambda content: sealed("south", content, joined("north")),
         "it calls itself north",
     ),
     "a refusal under another name": (
@@ -383,7 +394,7 @@ def test_a_message_that_flower_does_not_take(mail: Mail, given: list[Any]) -> No
 
 
 def test_messages_that_flower_never_takes(mail: Mail) -> None:
-    mail.grid.refuses = [[None]] * 20
+    mail.grid.refuses = [[None]] * 80
     found = ask(mail, seconds=3600.0)
     assert found.silent == dict.fromkeys(("north", "south"), "Flower did not take the message")
     assert found.bytes_down == 0
