@@ -99,7 +99,7 @@ def _next_steps(found: Provisioned) -> Iterator[str]:
     folder = found.coordinator.path
     if found.is_new:
         yield f"Keep {found.folder / 'ca'} offline: whoever has it can pass for the coordinator's server."
-        yield f"{folder} belongs on the coordinator's machine: confide server start --coordinator {folder}"
+        yield f"{folder} belongs on the coordinator's machine: confide server start {folder}"
     else:
         changed = ["federation.json and nodes/"] * found.changed + ["server.crt"] * found.renewed
         if changed:

@@ -53,7 +53,7 @@ def test_it_says_what_was_made_and_what_comes_next(federation: Path) -> None:
     text = call()
     assert "north        made   federation/kits/north" in text
     assert "coordinator  made   federation/coordinator" in text
-    assert "confide server start --coordinator federation/coordinator" in text
+    assert "confide server start federation/coordinator" in text
     assert "confide site start site.toml" in text
     assert "authority until 20" in text
     text = call()

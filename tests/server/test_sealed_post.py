@@ -17,8 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 
 from privacy.errors import BudgetError, RunError, SiteError
 from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply
-from protocol.envelope import TURNED_AWAY, Request
+from protocol.confide_pb2 import Reply, Request
+from protocol.envelope import TURNED_AWAY
 from protocol.flower import wrap
 from server.exchange import Exchange
 from server.run_folder import RunFolder
