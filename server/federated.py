@@ -126,13 +126,13 @@ def run(
 
 def follow(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress) -> Run:
     """Watch a run to its end, started or resumed at its last finished round where nobody is at it."""
-    began = time.perf_counter()
     state = read_state(folder)
     if not is_coordinated(folder) and (state is None or state.state != "finished"):
         progress.stage("Handing the run to the server")
         submit(folder, coordinator)
     watch(folder, coordinator, progress)
-    return finished(folder, seconds=time.perf_counter() - began)
+    # Not how long it was watched: it may have run long before.
+    return finished(folder, seconds=sum(record.seconds for record in folder.records()))
 
 
 def _ended(folder: RunFolder, state: RunState) -> ConfideError:
