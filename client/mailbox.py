@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.canonical import canonical_json
-from privacy.durable import write_durably
+from privacy.durable import sync_folder, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from protocol.envelope import COORDINATOR, Header, Opened, open_envelope, seal
 
 _MOST = 2**31 - 1
+_MORE = 65_536  # bytes that an answer may be longer than its request: a receipt and a few names
 _LONGEST_RUN = 120  # letters, as in a manifest
 
 
@@ -109,9 +111,35 @@ class Mailbox:
         A coordinator that comes back joins again before it asks for the round that it lost: what was
         trained is still there then.
         """
+        path = self._outbox / f"{_stem(header.run)}.{kind}"
+        if path.exists():
+            with path.open("rb") as file:
+                before = _read_line(file.readline(), path)
+            # Asked again under an old counter, an answer must not make way for what came between.
+            counter = max(counter, before.counter)
+            if before.payload == header.payload and before.counter == counter:
+                return
         answered = _Answered(run=header.run, counter=counter, payload=header.payload)
-        self._outbox.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(self._outbox / f"{_stem(header.run)}.{kind}", answered.line + reply, mode=0o600)
+        self._make_outbox()
+        write_durably(path, answered.line + reply, mode=0o600)
+
+    def make_room(self, request: int) -> None:
+        """See that an answer to a request of so many bytes can be kept. Raises OSError if it cannot.
+
+        No answer is longer than its request by more than a receipt and a few names.
+        """
+        self._make_outbox()
+        path = self._outbox / ".room"
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, request + _MORE)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _make_outbox(self) -> None:
+        if not self._outbox.exists():
+            self._outbox.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(self._outbox.parent)
 
     def seal(self, header: Header, reply: bytes) -> bytes:
         """A reply in an envelope of its own, for the request that asked: its run, round and counter."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from client.chunks import UNIX
 from client.site_file import SiteFile
 from privacy.errors import KeyFileError
-from protocol.flower_process import Program, flower_environment, flower_program
+from protocol.flower_process import Program, flower_program, relay_environment
 
 _LOOPBACK = "127.0.0.1"
 
@@ -37,7 +37,7 @@ def supernode_program(home: Path, site_file: SiteFile, *, user: str | None = Non
     return Program(
         name="SuperNode",
         command=command,
-        environment=flower_environment(flower),
+        environment=relay_environment(flower),
         folder=flower,
         log=logs / "supernode.log",
         user=user,

@@ -181,7 +181,7 @@ class Worker:
                 kind = self._keep(work, reply)
                 seconds = time.monotonic() - started
                 self.telemetry.answered(kind, seconds=seconds, repeated=work.repeated)
-            except OSError as raised:
+            except Exception as raised:
                 reply, error = None, raised
         with self._changed:
             self._current = None
@@ -197,6 +197,8 @@ class Worker:
         work.repeated = kept is not None
         if kept is not None:
             return kept
+        # An answer that could not be kept would be asked for, and charged, again.
+        self._mailbox.make_room(len(work.opened.payload))
         reply = answerer.answer(work.opened)
         self.telemetry.stepped(self._steps - self._step)  # nobody is called after the last one
         return reply

@@ -56,9 +56,10 @@ class SignedReceipt:
         verify(public_key, PURPOSE, self.content, self.signature)
         try:
             receipt: Receipt = from_table(Receipt, json.loads(self.content))
+            canonical = receipt.content
         except (ValueError, TypeError, AttributeError, RecursionError, PlanError) as error:
             raise ProtocolError(f"not a receipt: {error!r}") from error
-        if receipt.content != self.content:
+        if canonical != self.content:
             raise ProtocolError("the receipt is not in its canonical form")
         return receipt
 

@@ -47,6 +47,25 @@ def flower_program(name: str) -> str:
     return str(path)
 
 
+# What a process that may run anybody's code gets to see of this one's environment.
+_HARMLESS = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+_PROXIES = {"no_proxy", "http_proxy", "https_proxy", "all_proxy"}
+
+
+def relay_environment(home: Path) -> dict[str, str]:
+    """The environment of a SuperNode: as Flower's others, without what this process may hold in its own.
+
+    What Flower delivers to a site runs in it, and credentials are often kept in environments.
+    """
+
+    def harmless(name: str, value: str) -> bool:
+        if name.lower() in _PROXIES:
+            return "@" not in value  # else a password is in it
+        return name in _HARMLESS or name.startswith(("LC_", "FLWR_", "RAY_USAGE"))
+
+    return {name: value for name, value in flower_environment(home).items() if harmless(name, value)}
+
+
 def flower_environment(home: Path) -> dict[str, str]:
     """The environment of a Flower process whose FLWR_HOME is ``home``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from cryptography.hazmat.primitives import serialization
@@ -58,8 +58,8 @@ def _run(
     post = SealedPost(
         grid,
         run=manifest.run,
-        identity=folder.identity,
-        members=members(coordinator),
+        identity=coordinator.identity(),
+        members=Members(coordinator),
         take_counter=folder.take_counter,
         tell=tell,
     )
@@ -73,12 +73,21 @@ def _say(record: RoundRecord) -> None:
     log.debug("round %d is on disk", record.round)
 
 
-def members(coordinator: CoordinatorFolder) -> dict[str, Member]:
-    """The federation's sites, but for those that were revoked, by the keys that were pinned for them."""
-    return {
-        name: Member(identity=site.identity_key, node=_der(site.node))
-        for name, site in coordinator.federation.active_sites.items()
-    }
+class Members(Mapping[str, Member]):
+    """The federation's sites by the keys pinned for them, as they are now: one may be revoked in a run."""
+
+    def __init__(self, coordinator: CoordinatorFolder) -> None:
+        self._coordinator = coordinator
+
+    def __getitem__(self, name: str) -> Member:
+        site = self._coordinator.federation.active_sites[name]
+        return Member(identity=site.identity_key, node=_der(site.node))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._coordinator.federation.active_sites)
+
+    def __len__(self) -> int:
+        return len(self._coordinator.federation.active_sites)
 
 
 def _der(openssh: str) -> bytes:

@@ -143,6 +143,12 @@ class CoordinatorFolder:
     def runs(self) -> Path:
         return self.path / "runs"
 
+    def run(self, name: str) -> Path:
+        """The folder of a run. Raises UserError for a name that is a path."""
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise UserError(f"expected the name of a run under {self.runs}, got {name!r}")
+        return self.runs / name
+
     @property
     def is_provisioned(self) -> bool:
         return self.federation_path.exists()

@@ -42,8 +42,7 @@ serverapp = "confide_run.coordinator:app"
 clientapp = "confide_run.relay:app"
 
 [tool.flwr.app.config]
-folder = ""
-coordinator = ""
+run = ""
 """
 
 

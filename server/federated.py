@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from privacy.errors import ConfideError, JobError, RunError, SiteError
+from privacy.errors import ConfideError, JobError, RunError, SiteError, UserError
 from protocol.job import Job
 from server.coordinator_folder import CoordinatorFolder
 from server.fab import write_app
@@ -59,11 +59,12 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
 def submit(folder: RunFolder, coordinator: CoordinatorFolder) -> None:
     """Ask the server to run what the folder lacks. Raises RunError if it is not there."""
     write_state(folder, RunState(state="waiting"))
-    places = {"folder": str(folder.path.resolve()), "coordinator": str(coordinator.path.resolve())}
+    if coordinator.run(folder.path.name).resolve() != folder.path.resolve():
+        raise UserError(f"expected a run of this coordinator, under {coordinator.runs}, got {folder.path}")
     with tempfile.TemporaryDirectory() as place:
         app = Path(place) / "app"
         write_app(app)
-        keep_flower_run(folder, FlowerCli(coordinator.flower_home).run(app, places))
+        keep_flower_run(folder, FlowerCli(coordinator.flower_home).run(app, {"run": folder.path.name}))
 
 
 def watch(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress) -> None:
@@ -104,6 +105,9 @@ def stop(folder: RunFolder, coordinator: CoordinatorFolder) -> None:
         raise RunError(f"{folder.path}: Flower has not started it")
     FlowerCli(coordinator.flower_home).stop(number)
     _wait_until(lambda: not is_coordinated(folder), what=f"{folder.path} did not stop")
+    ended = read_state(folder)
+    if ended is not None and ended.state == "finished":
+        return
     write_state(folder, RunState(state="stopped", reason="it was stopped"))
 
 
@@ -127,12 +131,20 @@ def run(
 def follow(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress) -> Run:
     """Watch a run to its end, started or resumed at its last finished round where nobody is at it."""
     state = read_state(folder)
-    if not is_coordinated(folder) and (state is None or state.state != "finished"):
+    if not (is_coordinated(folder) or _is_under_way(folder, coordinator, state)):
         progress.stage("Handing the run to the server")
         submit(folder, coordinator)
     watch(folder, coordinator, progress)
     # Not how long it was watched: it may have run long before.
     return finished(folder, seconds=sum(record.seconds for record in folder.records()))
+
+
+def _is_under_way(folder: RunFolder, coordinator: CoordinatorFolder, state: RunState | None) -> bool:
+    """Whether a run is finished, or handed over and not yet started: not to be handed over again."""
+    number = flower_run(folder)
+    if state is None or state.state != "waiting" or number is None:
+        return state is not None and state.state == "finished"
+    return not FlowerCli(coordinator.flower_home).find(number).finished
 
 
 def _ended(folder: RunFolder, state: RunState) -> ConfideError:

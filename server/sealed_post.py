@@ -54,6 +54,7 @@ class _Letter:
     """A request on its way to one site, until there is an answer."""
 
     request: Request
+    expires: float
     content: bytes
     message: str | None = None  # Flower's id of it, while an answer is awaited
     activation: str = ""  # which life of the SuperNode it went to
@@ -158,7 +159,7 @@ class SealedPost:
             sent=sent,
             expires=sent + seconds,
         )
-        return _Letter(request=request, content=content)
+        return _Letter(request=request, expires=sent + seconds, content=content)
 
     def _call_the_roll(self, now: float) -> None:
         """See which sites are connected, and since when."""
@@ -220,7 +221,10 @@ class SealedPost:
             raise ProtocolError("its relay sent nothing")
         content = unwrap(answer.content)
         letter.received += len(content)
-        key = self._members[site].identity
+        member = self._members.get(site)
+        if member is None:
+            raise ProtocolError("it was revoked")
+        key = member.identity
         opened = open_envelope(content, public_key=key, sender=site, receiver=COORDINATOR)
         header = opened.header
         if (header.run, header.round, header.counter) != (self._run, exchange.number, exchange.counter):
@@ -228,6 +232,8 @@ class SealedPost:
                 f"it answered request {header.counter} of round {header.round} of run {header.run} instead "
                 f"of request {exchange.counter} of round {exchange.number}"
             )
+        if header.expires != letter.expires:
+            raise ProtocolError("it answered a request of this number that was made another time")
         reply = read_reply(opened.payload)
         if reply.site != site:
             raise ProtocolError(f"it calls itself {reply.site}")

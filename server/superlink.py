@@ -20,6 +20,9 @@ from server.certificates import LOOPBACK, loopback_certificate
 from server.coordinator_folder import CoordinatorFolder
 from server.flower_cli import read_address
 
+# Which folder a coordinating process is to serve; it inherits this from the SuperLink.
+SERVED = "CONFIDE_COORDINATOR"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
@@ -108,7 +111,7 @@ def superlink_program(folder: CoordinatorFolder, endpoint: Endpoint) -> Program:
     return Program(
         name="SuperLink",
         command=command,
-        environment=flower_environment(home),
+        environment={**flower_environment(home), SERVED: str(folder.path.resolve())},
         folder=home,
         log=folder.logs / "superlink.log",
     )

@@ -172,3 +172,31 @@ def test_a_reply_fits_its_request_alone(
     assert opened.payload == b"reply"
     with pytest.raises(ProtocolError):
         mailbox.open(sealed)  # it does not come back as a request
+
+
+def test_an_old_repetition_does_not_open_the_way_for_what_came_between(
+    mailbox: Mailbox, coordinator: Coordinator
+) -> None:
+    """Whoever carries the messages kept one back, and repeats an earlier one that is answered again."""
+    mailbox.keep(header(coordinator, mailbox, b"join", counter=1), b"joined", kind="joined", counter=1)
+    assert mailbox.kept(header(coordinator, mailbox, b"join", counter=8)) == b"joined"
+    old = header(coordinator, mailbox, b"join", counter=1)
+    assert mailbox.kept(old) == b"joined"
+    mailbox.keep(old, b"joined", kind="joined", counter=1)
+    with pytest.raises(ProtocolError, match="expected a counter above 8"):
+        mailbox.kept(header(coordinator, mailbox, b"train", counter=2))
+
+
+def test_an_answer_that_could_not_be_kept_is_not_worked_on(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox.make_room(1000)
+    assert list(mailbox._outbox.iterdir()) == []
+
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("client.mailbox.os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        mailbox.make_room(1000)
+    assert list(mailbox._outbox.iterdir()) == []

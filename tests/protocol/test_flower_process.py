@@ -14,7 +14,14 @@ import pytest
 
 from privacy.errors import RunError
 from protocol import flower_process
-from protocol.flower_process import Child, Program, flower_environment, flower_program, shorten
+from protocol.flower_process import (
+    Child,
+    Program,
+    flower_environment,
+    flower_program,
+    relay_environment,
+    shorten,
+)
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
@@ -179,6 +186,21 @@ def test_the_environment_is_flowers_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
     assert environment["no_proxy"] == environment["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1"
     assert environment["PATH"].startswith(str(Path(flower_program("flwr")).parent))
+
+
+def test_a_relay_inherits_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "a", "HF_TOKEN": "b", "PGPASSWORD": "c", "CONFIDE_COORDINATOR": "d"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:password@proxy:3128")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    given, whole = relay_environment(tmp_path), flower_environment(tmp_path)
+    assert not given.keys() & (secrets.keys() | {"HTTPS_PROXY"})
+    assert given["HTTP_PROXY"] == "http://proxy:3128"
+    names = {name for name in whole if name.startswith("FLWR_") or name.lower() == "no_proxy"}
+    assert {name: given[name] for name in names | {"PATH"}} == {
+        name: whole[name] for name in names | {"PATH"}
+    }
 
 
 def test_a_long_log_is_moved_aside_while_it_is_written(tmp_path: Path) -> None:

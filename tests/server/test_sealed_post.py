@@ -212,6 +212,7 @@ WRONG: dict[str, tuple[Callable[[bytes], Any], str]] = {
     "a later counter": (lambda content: sealed("south", content, counter=2), "it answered request 2 of"),
     "another round": (lambda content: sealed("south", content, round_number=2), "of round 2 of run"),
     "another run": (lambda content: sealed("south", content, run="tweets-2"), "of run tweets-2 instead"),
+    "another time": (lambda content: sealed("south", content, expires=5.0), "made another time"),
     "unsigned": (unsigned, "the signature does not fit"),
     "the reply alone": (
         lambda _: joined("south").SerializeToString(),
