@@ -78,16 +78,30 @@ class Members(Mapping[str, Member]):
 
     def __init__(self, coordinator: CoordinatorFolder) -> None:
         self._coordinator = coordinator
+        self._read: tuple[int, int] | None = None
+        self._members: dict[str, Member] = {}
 
     def __getitem__(self, name: str) -> Member:
-        site = self._coordinator.federation.active_sites[name]
-        return Member(identity=site.identity_key, node=_der(site.node))
+        return self._now()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._coordinator.federation.active_sites)
+        return iter(self._now())
 
     def __len__(self) -> int:
-        return len(self._coordinator.federation.active_sites)
+        return len(self._now())
+
+    def _now(self) -> dict[str, Member]:
+        """Read anew when federation.json was replaced: it is asked for every site, every few seconds."""
+        found = self._coordinator.federation_path.stat()
+        stamp = found.st_ino, found.st_mtime_ns
+        if stamp != self._read:
+            sites = self._coordinator.federation.active_sites
+            self._members = {
+                name: Member(identity=site.identity_key, node=_der(site.node))
+                for name, site in sites.items()
+            }
+            self._read = stamp
+        return self._members
 
 
 def _der(openssh: str) -> bytes:
