@@ -8,12 +8,18 @@
      │   ├─ DataError           the examples
      │   ├─ ModelError          the base model or what the adapter asks of it
      │   ├─ PlanError           a privacy plan that cannot exist
- │   ├─ PolicyFileError     a key of a site's site.toml
- │   └─ KeyFileError        a key file is missing or holds something else
+     │   ├─ PolicyFileError     a key of a site's site.toml
+     │   └─ KeyFileError        a key file is missing or holds something else
      ├─ PrivacyUnitError        training would not protect the unit it promises to protect
      ├─ BudgetError             the step would spend more than was agreed
- │   └─ OverdrawnError      the data's budget has no room; what it says is for the custodian alone
+     │   └─ OverdrawnError      the data's budget has no room; what it says is for the custodian alone
+     ├─ LedgerError             a ledger cannot be trusted or used
+     ├─ AuditError              a run's evidence contradicts itself
+     ├─ PolicyError             the site's own policy says no
      ├─ ProtocolError           the two ends do not agree on what they exchange
+     │   ├─ SignatureError      a signature does not fit
+     │   └─ AggregationError    an exchange under masks that a site or the coordinator takes no part in
+     │       └─ LostError       a site has no secrets for it any more, and can join again
      ├─ SiteError               a site refused or failed; it names the site
      └─ RunError                a run could not go on (exit code 1)
 
@@ -95,6 +101,21 @@ class ProtocolError(ConfideError):
 
 class SignatureError(ProtocolError):
     """A signature does not fit what it stands under."""
+
+
+class AggregationError(ProtocolError):
+    """An exchange under masks that one end takes no part in; ``rule`` names what it would break."""
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(f"{rule}: {message}")
+        self.rule = rule
+
+
+class LostError(AggregationError):
+    """A site has no secrets for this exchange, or not any more: it can join again and deal new ones."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, rule="secrets")
 
 
 class SiteError(ConfideError):

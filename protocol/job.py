@@ -104,7 +104,9 @@ class PrivacySection(_Section):
     """What is promised to whom."""
 
     mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
-    unit: Literal["example"] = "example"
+    unit: Literal["example", "site"] = "example"
+    # Who adds the noise that hides a whole site: all of them in shares, or the coordinator after the sum.
+    noise: Literal["distributed", "central"] = "distributed"
     epsilon: Annotated[float, Field(gt=0, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
@@ -114,6 +116,25 @@ class MetricsSection(_Section):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
     epsilon: Annotated[float, Field(ge=0, le=100, description="0: no metrics leave a site")] = 0.0
+
+
+class AggregationSection(_Section):
+    """How updates are summed where nobody may read a single one."""
+
+    # Sites whose answers uncover a sum, and without which nothing is uncovered; unset: ⌊2n/3⌋ + 1.
+    threshold: Annotated[int, Field(ge=2)] | None = None
+    # How many sites may work together with the coordinator without reading another's update.
+    colluding: Annotated[int, Field(ge=0)] = 0
+    # Whether sites sign who has answered before they uncover a sum: without that the coordinator must be honest.
+    confirm: bool = True
+    modulus_bits: Literal[16, 20, 32] = 32
+
+
+class CompressionSection(_Section):
+    """Sending fewer numbers; what is not sent waits at the site."""
+
+    kind: Literal["none", "random", "top-k"] = "none"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 class StrategySection(_Section):
@@ -150,7 +171,9 @@ class Job(_Section):
     training: TrainingSection = TrainingSection()
     privacy: PrivacySection = PrivacySection()
     metrics: MetricsSection = MetricsSection()
-    secure_aggregation: Literal["none"] = "none"
+    secure_aggregation: Literal["masks", "homomorphic", "none"] = "masks"
+    aggregation: AggregationSection = AggregationSection()
+    compression: CompressionSection = CompressionSection()
     strategy: StrategySection = StrategySection()
     seeds: SeedsSection = SeedsSection()
     device: DeviceSection = DeviceSection()

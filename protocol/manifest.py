@@ -14,7 +14,7 @@ from privacy.errors import ProtocolError
 from protocol.job import Job
 from protocol.job_file import parse_job
 
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -50,6 +50,11 @@ class Manifest:
     def fewest(self) -> int:
         """How many sites' updates make a round at least: all of them, if the job does not say."""
         return min(self.job.federation.min_sites or self.cohort, self.cohort)
+
+    @property
+    def threshold(self) -> int:
+        """How many sites' shares uncover a sum under masks: two thirds of all and more, unless the job says."""
+        return self.job.aggregation.threshold or 2 * self.cohort // 3 + 1
 
     @cached_property
     def content(self) -> bytes:

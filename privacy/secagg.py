@@ -1,0 +1,293 @@
+"""A site's part in sums that nobody else can take apart: pure steps from state to state.
+
+Each exchange has four. *Deal*: the site makes two secrets, the seed of its self mask and a key that all pair
+masks follow from, and shares both among its neighbours. *Contribute*: it adds its self mask and one mask a
+neighbour, which that one subtracts, to its vector. *Confirm*: it signs who has answered. *Reveal*: for each
+neighbour that has, it gives its share of the seed; for each that has not, its share of the key; for nobody
+both. A step that was done is not done again, and what it needed is forgotten: a caller makes the state that
+comes back durable before what comes with it leaves.
+
+Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", figure
+4, with fresh secrets for each exchange; Bell et al. 2020 (eprint 2020/704) for graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from privacy.errors import AggregationError, LostError, SignatureError
+from privacy.identity import Identity, verify
+from privacy.masking import apply_masks
+from privacy.ring import Ring, Words
+from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, check_sites, survivors_digest
+from privacy.sealing import AgreementKey, derive, open_sealed, seal
+from privacy.shamir import SHARE_BYTES, Random, check_share, draw_secret, split
+
+SURVIVORS_PURPOSE = "survivors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Shares of one site's two secrets, of which at most one is ever given away."""
+
+    seed: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealer:
+    """An exchange that was dealt for, and not contributed to: the site's own two secrets, and its shares."""
+
+    roster: Roster
+    seed: bytes
+    key: bytes
+    own: Held
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """An exchange that was contributed to: what the site holds of others, and of itself, until it reveals.
+
+    ``cohort`` is the cohort's digest and ``sites`` whom it is of; ``survivors`` are those signed for here.
+    """
+
+    roster: Roster
+    cohort: bytes
+    sites: tuple[str, ...]
+    held: Mapping[str, Held]
+    survivors: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteState:
+    """What a site keeps secret of a run. ``last`` is the number of the last exchange it contributed to.
+
+    It holds one exchange that is dealt for and one that was contributed to, and forgets older ones.
+    """
+
+    site: str
+    manifest: bytes
+    key: bytes
+    last: int = 0
+    dealer: Dealer | None = None
+    holder: Holder | None = None
+
+
+def begin(site: str, manifest: bytes, *, identity: Identity, random: Random) -> tuple[SiteState, Member]:
+    """A session of a run: its state, and what others are told of it."""
+    state = SiteState(site=site, manifest=manifest, key=random(32))
+    return state, advertise(state, identity=identity)
+
+
+def advertise(state: SiteState, *, identity: Identity) -> Member:
+    """What others are told of a session: its public key, signed."""
+    public = AgreementKey(state.key).public
+    return Member.sign(state.site, public, identity=identity, manifest=state.manifest)
+
+
+def deal(
+    state: SiteState, roster: Roster, *, peers: Mapping[str, bytes], random: Random
+) -> tuple[SiteState, Dealing]:
+    """Make and share this exchange's secrets.
+
+    ``peers`` are the identities that are pinned here. Raises AggregationError for a roster of another run,
+    of an exchange that is over, without this site, or with a site that is not known or did not sign.
+    """
+    _check_roster(state, roster, peers)
+    place, graph = roster.place(state.site), roster.graph
+    seed, key = draw_secret(random), draw_secret(random)
+    holders = graph.holders(place)
+    points = [holder + 1 for holder in holders]
+    seeds = split(seed, threshold=graph.threshold, points=points, random=random)
+    keys = split(key, threshold=graph.threshold, points=points, random=random)
+    public = AgreementKey(key).public
+    session, sealed, own = AgreementKey(state.key), [], None
+    for holder, *shares in zip(holders, seeds, keys, strict=True):
+        if holder == place:
+            own = Held(seed=shares[0], key=shares[1])
+            continue
+        member = roster.members[holder]
+        sealing = _sealing_key(session.agree(member.key), roster, state.site, member.site, public)
+        sealed.append(seal(sealing, b"".join(shares)))
+    dealer = Dealer(roster=roster, seed=seed, key=key, own=own or Held(seed=b"", key=b""))
+    dealing = Dealing(
+        site=state.site, key=public, commitment=commitment_to(seed, roster), sealed=tuple(sealed)
+    )
+    return replace(state, dealer=dealer), dealing
+
+
+def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
+    """What was dealt for an exchange, if a contribution to it would be in order.
+
+    Raises AggregationError for a cohort that is too small, replays an exchange, or says of this site what it
+    did not deal, and LostError if nothing is dealt here.
+    """
+    if number <= state.last:
+        raise AggregationError(
+            f"expected an exchange after number {state.last}, got number={number}", rule="replay"
+        )
+    dealer = state.dealer
+    if dealer is None or dealer.roster.number != number:
+        raise LostError(f"nothing is dealt here for exchange {number}: deal again")
+    roster = dealer.roster
+    for site in cohort.sites:
+        roster.place(site)
+    if len(cohort.dealt) < roster.rules.fewest:
+        raise AggregationError(
+            f"expected at least {roster.rules.fewest} sites, got {len(cohort.dealt)}", rule="cohort"
+        )
+    own = cohort.of(state.site)
+    mine = AgreementKey(dealer.key).public, commitment_to(dealer.seed, roster)
+    if (own.key, own.commitment) != mine:
+        raise AggregationError("the cohort has another dealing of this site than it made", rule="key")
+    return dealer
+
+
+def contribute(
+    state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring
+) -> tuple[SiteState, Words]:
+    """Mask a vector, once. Raises what ``check_cohort`` raises, and AggregationError for a seal that is broken.
+
+    The secrets that the masks came from are forgotten; the shares that others need are kept.
+    """
+    dealer = check_cohort(state, cohort, number=number)
+    roster, session, pair = dealer.roster, AgreementKey(state.key), AgreementKey(dealer.key)
+    place = roster.place(state.site)
+    neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
+    held = {state.site: dealer.own}
+    add, subtract = [self_mask_key(dealer.seed, roster, state.site)], []
+    for dealt in cohort.dealt:
+        if dealt.site not in neighbours:
+            continue
+        held[dealt.site] = _open(session, roster, dealt, state.site)
+        mask = pair_mask_key(pair, roster, own=cohort.of(state.site), other=dealt)
+        (add if state.site < dealt.site else subtract).append(mask)
+    masked = apply_masks(words, ring=ring, add=add, subtract=subtract)
+    holder = Holder(roster=roster, cohort=cohort.digest(roster), sites=tuple(cohort.sites), held=held)
+    return replace(state, last=number, dealer=None, holder=holder), masked
+
+
+def confirm(
+    state: SiteState, survivors: Sequence[str], *, number: int, identity: Identity
+) -> tuple[SiteState, bytes]:
+    """Sign who has answered, this site among them: 64 bytes. The same survivors may be signed again.
+
+    Raises AggregationError for others than were signed before, or too few, and LostError.
+    """
+    holder = _check_survivors(state, survivors, number=number)
+    if holder.survivors not in (None, tuple(survivors)):
+        raise AggregationError(
+            "other survivors were confirmed in this exchange before: two lists would uncover single updates",
+            rule="survivors",
+        )
+    signature = identity.sign(SURVIVORS_PURPOSE, survivors_digest(holder.cohort, survivors))
+    return replace(state, holder=replace(holder, survivors=tuple(survivors))), signature
+
+
+def reveal(
+    state: SiteState, survivors: Sequence[str], *, number: int, signatures: Mapping[str, bytes]
+) -> tuple[SiteState, dict[str, bytes]]:
+    """For each neighbour in the cohort, by site, one share: of its seed if it survives, else of its key.
+
+    Where the run asks for confirmation, ``threshold`` of the survivors must have signed this very list, which
+    this site has confirmed too. What was held is forgotten. Raises AggregationError and LostError.
+    """
+    holder = _check_survivors(state, survivors, number=number)
+    if holder.roster.rules.confirm:
+        if holder.survivors != tuple(survivors):
+            raise AggregationError("these survivors were not confirmed here", rule="survivors")
+        _check_signatures(holder, survivors, signatures)
+    alive = set(survivors)
+    shares = {site: held.seed if site in alive else held.key for site, held in holder.held.items()}
+    return replace(state, holder=None), shares
+
+
+def commitment_to(seed: bytes, roster: Roster) -> bytes:
+    """What a self mask's seed is known again by, and not found from: 32 bytes."""
+    return derive(seed, b"commitment", roster.digest)
+
+
+def self_mask_key(seed: bytes, roster: Roster, site: str) -> bytes:
+    """The key of a site's self mask: 32 bytes."""
+    return derive(seed, b"self mask", roster.digest, site.encode())
+
+
+def pair_mask_key(pair: AgreementKey, roster: Roster, *, own: Dealt, other: Dealt) -> bytes:
+    """The key of the mask that the first site by name adds and the second subtracts: 32 bytes."""
+    first, second = sorted([own, other], key=lambda dealt: dealt.site)
+    names = first.site.encode(), second.site.encode()
+    return derive(pair.agree(other.key), b"pair mask", roster.digest, *names, first.key, second.key)
+
+
+def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key: bytes) -> bytes:
+    # The dealer's key is fresh for each dealing: no sealing key is used twice.
+    return derive(secret, b"shares", roster.digest, sender.encode(), receiver.encode(), key)
+
+
+def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) -> Held:
+    member = roster.members[roster.place(dealt.site)]
+    key = _sealing_key(session.agree(member.key), roster, dealt.site, receiver, dealt.key)
+    content = open_sealed(key, dealt.sealed, sender=dealt.site)
+    if len(content) != 2 * SHARE_BYTES:
+        raise AggregationError(
+            f"expected two shares from {dealt.site}, got {len(content)} bytes", rule="share"
+        )
+    held = Held(seed=content[:SHARE_BYTES], key=content[SHARE_BYTES:])
+    check_share(held.seed)
+    check_share(held.key)
+    return held
+
+
+def _check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -> None:
+    if roster.rules.manifest != state.manifest:
+        raise AggregationError("the list of sites is of another run", rule="replay")
+    if roster.number <= state.last:
+        raise AggregationError(
+            f"expected an exchange after number {state.last}, got number={roster.number}", rule="replay"
+        )
+    own = roster.members[roster.place(state.site)]
+    if own.key != AgreementKey(state.key).public:
+        raise LostError("the list of sites has another session key of this site: join again")
+    known = {member for kept in (state.dealer, state.holder) if kept for member in kept.roster.members}
+    for member in roster.members:
+        # Verifying a signature costs more than all else here; a member that passed once is the same one.
+        if member not in known or peers.get(member.site) != member.identity:
+            member.check(state.manifest, pinned=peers.get(member.site))
+
+
+def _check_survivors(state: SiteState, survivors: Sequence[str], *, number: int) -> Holder:
+    holder = state.holder
+    if holder is None or holder.roster.number != number:
+        raise LostError(f"no shares are held here for exchange {number}")
+    check_sites(survivors)
+    rules = holder.roster.rules
+    if len(survivors) < rules.fewest:
+        raise AggregationError(
+            f"expected a sum of at least {rules.fewest} sites, got {len(survivors)}", rule="survivors"
+        )
+    if not set(survivors) <= set(holder.sites):
+        raise AggregationError("expected survivors that are in the cohort", rule="survivors")
+    if state.site not in survivors:
+        raise AggregationError("this site has answered and is not among the survivors", rule="survivors")
+    return holder
+
+
+def _check_signatures(holder: Holder, survivors: Sequence[str], signatures: Mapping[str, bytes]) -> None:
+    roster = holder.roster
+    if not signatures.keys() <= set(survivors):
+        raise AggregationError("expected signatures of survivors alone", rule="survivors")
+    if len(signatures) < roster.rules.threshold:
+        raise AggregationError(
+            f"expected {roster.rules.threshold} survivors' signatures, got {len(signatures)}",
+            rule="survivors",
+        )
+    content = survivors_digest(holder.cohort, survivors)
+    for site, signature in signatures.items():
+        identity = roster.members[roster.place(site)].identity
+        try:
+            verify(identity, SURVIVORS_PURPOSE, content, signature)
+        except SignatureError as error:
+            raise AggregationError(
+                f"{site} did not sign for these survivors of this exchange", rule="survivors"
+            ) from error
