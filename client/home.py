@@ -7,13 +7,17 @@
     ledger.db …             what was spent (see privacy.ledger_file)
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
+    secrets/<digest>.json   a run's keys and shares for sums under masks; never to be copied
+    peers.toml              the other sites' keys (see client.peers)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from client.peers import FILE as PEERS_FILE
+from client.peers import read_peers
 from client.policy import FILE, Policy, policy_toml, read_policy
 from privacy.durable import write_durably
 from privacy.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
@@ -77,6 +81,14 @@ class Home:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path.with_suffix(".signature"), signature)
             write_durably(path, manifest.content)
+
+    def peers(self) -> Mapping[str, bytes]:
+        """All sites' identity keys, by name, as they were provisioned. Raises PolicyFileError."""
+        return read_peers(self.path / PEERS_FILE)
+
+    def secrets_path(self, manifest: Manifest) -> Path:
+        """Where a run's secrets are, if the site keeps any."""
+        return self.path / "secrets" / f"{manifest.digest.hex()}.json"
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         """A manifest that the site joined and its signature, if it did."""

@@ -52,9 +52,12 @@ class BudgetSection(Section):
 class RulesSection(Section):
     """What a manifest must be like. Lists that are unset allow anything."""
 
-    mechanisms: list[Literal["gaussian", "laplace", "none"]] = ["gaussian", "laplace"]
+    mechanisms: list[Literal["gaussian", "laplace", "skellam", "none"]] = ["gaussian", "laplace", "skellam"]
     least_cohort: Annotated[int, Field(ge=1)] = 1
-    secure_aggregation: Literal["required", "optional"] = "optional"
+    units: list[Literal["example", "site"]] | None = None
+    central_noise: Literal["refused", "allowed"] = "refused"
+    secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
+    colluding_sites: Annotated[int, Field(ge=0)] = 0
     base_models: list[_Hex32] | None = None
     tasks: list[Task] | None = None
     coordinator: _Hex32 | None = None
@@ -74,6 +77,13 @@ class Policy(Section):
         if rules.coordinator is not None:
             self._check_signed(rules.coordinator, manifest, signature)
         _allow("mechanisms", job.privacy.mechanism, rules.mechanisms)
+        _allow("units", job.privacy.unit, rules.units)
+        if job.privacy.noise == "central" and rules.central_noise == "refused":
+            raise PolicyError(
+                "the coordinator would add the noise, and so know the sum without it: expected "
+                'privacy.noise="distributed"',
+                rule="rules.central_noise",
+            )
         if job.privacy.mechanism != "none":
             most = self.budget.epsilon_per_run or self.budget.epsilon
             asked = job.privacy.epsilon + job.metrics.epsilon
@@ -87,18 +97,53 @@ class Policy(Section):
                 f"expected at least {rules.least_cohort} sites in each round, got {manifest.fewest}",
                 rule="rules.least_cohort",
             )
-        if rules.secure_aggregation == "required" and job.secure_aggregation == "none":
-            raise PolicyError(
-                "the coordinator would read this site's updates one by one: expected secure "
-                'aggregation, got secure_aggregation="none"',
-                rule="rules.secure_aggregation",
-            )
+        self._check_aggregation(manifest)
         _allow("base_models", manifest.base_digest, rules.base_models)
         _allow("tasks", job.task, rules.tasks)
         if job.metrics.epsilon > rules.metrics_epsilon:
             raise PolicyError(
                 f"expected metrics.epsilon={rules.metrics_epsilon:g} at most, got {job.metrics.epsilon:g}",
                 rule="rules.metrics_epsilon",
+            )
+
+    def _check_aggregation(self, manifest: Manifest) -> None:
+        job, rules = manifest.job, self.rules
+        if rules.secure_aggregation != "optional" and job.secure_aggregation == "none":
+            raise PolicyError(
+                "the coordinator would read this site's updates one by one: expected secure "
+                'aggregation, got secure_aggregation="none"',
+                rule="rules.secure_aggregation",
+            )
+        if rules.secure_aggregation == "required" and job.secure_aggregation != "masks":
+            raise PolicyError(
+                f'expected secure_aggregation="masks", got "{job.secure_aggregation}"',
+                rule="rules.secure_aggregation",
+            )
+        if rules.secure_aggregation == "required" and not job.aggregation.confirm:
+            raise PolicyError(
+                "the sites would believe the coordinator about who has answered: expected "
+                "aggregation.confirm=true, got false",
+                rule="rules.secure_aggregation",
+            )
+        if job.secure_aggregation == "masks":
+            self._check_masks(manifest)
+
+    def _check_masks(self, manifest: Manifest) -> None:
+        sites, colluding = manifest.cohort, self.rules.colluding_sites
+        if sites < colluding + 2:
+            raise PolicyError(
+                f"a sum of {sites} sites hides no update from the coordinator and {colluding} of them: "
+                f"expected {colluding + 2} sites at least",
+                rule="rules.colluding_sites",
+            )
+        # Either of a site's two masks takes t sites to uncover, and only those who collude answer for both:
+        # among 2t - c sites there are enough for each (Bonawitz et al. 2017, section 6).
+        least = (sites + colluding) // 2 + 1
+        if manifest.threshold < least:
+            raise PolicyError(
+                f"a coordinator that colludes with {colluding} of {sites} sites could read an update: "
+                f"expected aggregation.threshold={least} at least, got {manifest.threshold}",
+                rule="rules.colluding_sites",
             )
 
     @staticmethod
@@ -123,14 +168,14 @@ def read_policy(path: Path) -> Policy:
     return checked(Policy, {name: section for name, section in table.items() if name not in OTHER_SECTIONS})
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """``site.toml`` as tables. Raises PolicyFileError if it is none."""
+def read_toml(path: Path, *, what: str = "policy") -> dict[str, Any]:
+    """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise PolicyFileError(f"no policy at {path}") from error
+        raise PolicyFileError(f"no {what} at {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyFileError(f"cannot read the policy {path}: {error}") from error
+        raise PolicyFileError(f"cannot read the {what} {path}: {error}") from error
 
 
 def checked(model: type[Checked], table: dict[str, Any]) -> Checked:

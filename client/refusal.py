@@ -13,6 +13,7 @@ from privacy.errors import (
     BudgetError,
     ConfideError,
     LedgerError,
+    LostError,
     OverdrawnError,
     PolicyError,
     PolicyFileError,
@@ -55,7 +56,12 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
 
 def _refused(site: str, error: ConfideError) -> pb.Reply:
     spent = isinstance(error, BudgetError)
-    refused = pb.Refused(reason=str(error), exit_code=error.exit_code, budget_spent=spent)
+    refused = pb.Refused(
+        reason=str(error),
+        exit_code=error.exit_code,
+        budget_spent=spent,
+        lost=isinstance(error, LostError),
+    )
     return pb.Reply(site=site, refused=refused)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from client.masked_session import MaskedSession
+from client.sending import Sender
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger import Ledger
 from privacy.plan import Plan, make_count_plan, make_plan
@@ -19,12 +21,17 @@ if TYPE_CHECKING:
 class Session:
     """A run that was joined; ``dataset`` is the data's number in the ledger.
 
-    ``plan`` is the training's; ``metrics`` is for the one release after it, None if the job asks for none.
+    ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
+    ``metrics`` is for the one release after it, None if the job asks for none. ``masked`` is there for sums
+    under masks.
     """
 
     manifest: Manifest
     signature: bytes
     plan: Plan
+    training: Plan
+    sender: Sender
+    masked: MaskedSession | None
     metrics: Plan | None
     ledger: Ledger
     dataset: int
@@ -36,9 +43,12 @@ class Session:
 
 
 def plan_training(job: Job, examples: int) -> Plan:
-    """The plan that a site with so many examples makes for a job. Raises PlanError if there can be none."""
+    """The noise that a site with so many examples adds to its local steps. Raises PlanError for none.
+
+    Where noise hides whole sites, it is added to what a round releases, and local steps have none.
+    """
     return make_plan(
-        mechanism=job.privacy.mechanism,
+        mechanism="none" if job.privacy.unit == "site" else job.privacy.mechanism,
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
         clipping_norm=job.privacy.clipping_norm,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from client.admission import admit
 from client.home import Home
+from client.masked_session import MaskedSession
 from client.metrics import count_right
 from client.refusal import answer_or_refuse, log_refusal
+from client.residual import Residual
+from client.sending import METRICS_RING, Sender
 from client.session import Session, check_manifest, plan_metrics, plan_training
 from client.stopping import Between, no_pause
 from client.training import Trainer
@@ -24,8 +29,10 @@ from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
+from protocol.sums import make_rules
 from protocol.task import probe_examples
-from protocol.vector import from_bytes, to_bytes
+from protocol.update_encoding import plan_for_site, update_noise_std
+from protocol.vector import from_bytes
 
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]
@@ -38,7 +45,9 @@ class Site:
     manifest that its custodian's policy does not allow, a model or layout that differs from the
     manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for.
     ``digests`` name its examples, bytes[32] each; ``home`` is where it keeps its policy, its key and its
-    ledger, which may be open already. ``between`` is called between steps.
+    ledger, which may be open already. ``peers`` are the identity keys of all sites, by name, that it would
+    mask with. ``between`` is called between steps. What it keeps secret of sums outlives the process
+    unless ``forgetful``.
     """
 
     def __init__(
@@ -51,9 +60,11 @@ class Site:
         trainer: Trainer,
         activations: Activations,
         home: Home,
+        peers: Callable[[], Mapping[str, bytes]],
         keyed_entropy: Entropy | None = None,
         ledger: Ledger | None = None,
         between: Between = no_pause,
+        forgetful: bool = False,
     ) -> None:
         self.name = name
         self._examples = examples
@@ -61,6 +72,8 @@ class Site:
         self._labels = labels
         self._trainer = trainer
         self._home = home
+        self._peers = peers
+        self._forgetful = forgetful
         self._keyed_entropy = keyed_entropy
         self._activations = activations
         self._identity: Identity | None = None
@@ -82,6 +95,15 @@ class Site:
             return pb.Reply(site=self.name, trained=self._train(request.train))
         if kind == "evaluate":
             return pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
+        if kind == "deal":
+            masked = self._masked(request.deal.manifest_digest)
+            return pb.Reply(site=self.name, dealing=masked.deal(request.deal.roster))
+        if kind == "confirm":
+            masked, asked = self._masked(request.confirm.manifest_digest), request.confirm
+            signature = masked.confirm(asked.number, asked.survivors)
+            return pb.Reply(site=self.name, confirmed=pb.Confirmed(signature=signature))
+        if kind == "unmask":
+            return pb.Reply(site=self.name, unmasked=self._unmask(request.unmask))
         raise ProtocolError("the request is of a kind that this version does not know")
 
     def _join(self, request: pb.Join) -> pb.Joined:
@@ -95,7 +117,15 @@ class Site:
         self._home.keep(manifest, request.signature)
         # Last: a site that refused to join has no session to train in.
         self._session = session
-        return pb.Joined(manifest_digest=manifest.digest, public_key=self._signer().public)
+        joined = pb.Joined(
+            manifest_digest=manifest.digest,
+            public_key=self._signer().public,
+            noise_std=update_noise_std(manifest.job, session.plan),
+        )
+        if session.masked is not None:
+            member = session.masked.join()
+            joined.session_key, joined.session_signature = member.key, member.signature
+        return joined
 
     def _ledger(self) -> Ledger:
         if self._opened is None:
@@ -128,10 +158,18 @@ class Site:
             examples=len(self._examples),
             simulated=self._keyed_entropy is not None,
         )
+        training = plan_training(job, len(self._examples))
+        size = adapted.layout.update_size
+        plan = plan_for_site(manifest, update_size=size) if job.privacy.unit == "site" else training
+        masked = self._masked_session(manifest) if job.secure_aggregation == "masks" else None
+        residual = Residual(size) if job.compression.kind != "none" else None
         session = Session(
             manifest=manifest,
             signature=signature,
-            plan=plan_training(job, len(self._examples)),
+            plan=plan,
+            training=training,
+            sender=Sender(manifest=manifest, update_size=size, plan=plan, masked=masked, residual=residual),
+            masked=masked,
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
@@ -147,26 +185,61 @@ class Site:
         check_privacy_unit(self._trainer, probe_examples(adapted))
         return session
 
+    def _masked_session(self, manifest: Manifest) -> MaskedSession:
+        peers = self._peers()
+        if peers.get(self.name) != self._signer().public:
+            raise ProtocolError(
+                "the sites' keys that are known here have another one for this site: its custodian puts "
+                "the federation's new peers.toml in its home"
+            )
+        return MaskedSession(
+            site=self.name,
+            rules=make_rules(manifest),
+            identity=self._signer(),
+            peers=peers,
+            path=None if self._forgetful else self._home.secrets_path(manifest),
+        )
+
+    def _masked(self, digest: bytes) -> MaskedSession:
+        masked = self._session_of(digest).masked
+        if masked is None:
+            raise ProtocolError("the run's updates are not summed under masks")
+        return masked
+
+    def _unmask(self, request: pb.Unmask) -> pb.Unmasked:
+        session = self._session_of(request.manifest_digest)
+        masked = self._masked(request.manifest_digest)
+        shares, number = masked.reveal(request)
+        if session.plan.unit == "site" and session.plan.mechanism.name != "none":
+            session.ledger.record_summed(
+                run=session.manifest.run, round_number=number, survivors=len(request.survivors)
+            )
+        return shares
+
     def _train(self, request: pb.Train) -> pb.Trained:
         session = self._session_of(request.manifest_digest)
         job, layout = session.manifest.job, self._trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
-        # Nothing is charged for a round that will not be begun.
+        # Nothing is charged for a round that will not be begun, or whose update could not leave.
+        session.sender.check(request)
         self._between(0, job.training.local_steps)
         receipt = self._reserve(session, session.plan, request.round)
         update = self._trainer.train(
             adapter,
             self._examples,
             training=job.training,
-            plan=session.plan,
+            plan=session.training,
             round_number=request.round,
             entropy=self._keyed(job) or _fresh,
             activations=self._activations if self._activations.work else None,
             between=self._between,
         )
-        return pb.Trained(round=request.round, update=to_bytes(update), receipt=receipt)
+        # Steps count from 0: none has this number, nor the metrics'.
+        source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)
+        sent, dealing = session.sender.send(update, request, source)
+        return pb.Trained(round=request.round, update=sent, receipt=receipt, next=dealing)
 
     def _evaluate(self, request: pb.Evaluate) -> pb.Evaluated:
         session = self._session_of(request.manifest_digest)
@@ -175,12 +248,20 @@ class Site:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
+        if session.masked is not None:
+            session.masked.check(request.cohort)
         receipt = self._reserve(session, plan, last, purpose="metrics")
         right = count_right(adapted, adapter, self._examples)
         # Steps count from 0: none of the training has this number.
         source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
         released = right.release(plan.mechanism, source)
-        return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
+        if session.masked is None:
+            return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
+        words = METRICS_RING.words(np.array([released, len(self._examples)], np.int64))
+        masked, _ = session.masked.contribute(
+            request.cohort, words, ring=METRICS_RING, round_number=last + 1
+        )
+        return pb.Evaluated(masked=masked, receipt=receipt)
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""
@@ -193,7 +274,7 @@ class Site:
         manifest, job = session.manifest, session.manifest.job
         run, digest = manifest.run, session.digest
         training = purpose == "training"
-        steps = job.training.local_steps if training else 1
+        steps = job.steps_a_round if training else 1
         if plan.mechanism.name == "none":
             taken, epsilon = number * steps, None
             head = session.ledger.record_unprotected(

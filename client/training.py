@@ -194,7 +194,10 @@ class Trainer:
 
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
-        # because of one would tell of it.
+        # because of one would tell of it. Where noise hides the site, so does a whole update.
+        privacy = self.adapted.job.privacy
+        if privacy.unit == "site" and privacy.mechanism != "none":
+            return
         lost = zeroed_examples if plan.mechanism.name == "none" else 0
         if lost or not np.isfinite(update).all():
             raise RunError(

@@ -71,6 +71,9 @@ max_length = 32
 min_sites = 2                          # a round counts with so many sites' updates
 deadline = 600.0                       # seconds that sites have for a round
 
+[aggregation]
+threshold = 2                          # so many sites uncover a sum; by default all of three would have to
+
 [training]
 rounds = 3
 local_steps = 3

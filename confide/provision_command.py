@@ -108,6 +108,11 @@ def _next_steps(found: Provisioned) -> Iterator[str]:
         yield "Restart its server: confide server start"
     if found.moved:
         yield "The address changed: each site changes site.coordinator in its site.toml."
+    if found.peers_changed and any(site.state in ("here", "handed over") for site in found.sites):
+        yield (
+            f"Each custodian who has a kit already copies {found.folder / 'peers.toml'} into the site's "
+            "home, unchanged: a site adds masks with the sites that it names and no others."
+        )
     made = [site for site in found.sites if site.state == "made"]
     if any(not site.has_own_keys for site in made):
         yield "Hand each kit over to its site, over a channel that nobody else reads, and delete it here."

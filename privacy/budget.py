@@ -16,6 +16,11 @@ Both hold for plans whose rounds interleave (Haney et al. 2023, arXiv:2309.05901
 δ/2, because which of them admits may itself depend on the data: what the site sends under the first is
 (ε, δ/2)-private, what it sends under the second is too, and any event is the union of its parts under
 each.
+
+A budget belongs to an example. A plan that hides whole sites is charged for what it is to one of their
+examples: the same noise against twice the sensitivity. An example that is made blank makes another vector
+of the site's clipped update, and with ‖u‖ ≤ C and ‖u'‖ ≤ C it is ‖u − u'‖ ≤ 2C, in either norm and on
+integers too.
 """
 
 from __future__ import annotations
@@ -26,7 +31,6 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cached_property
 from typing import Literal
 
-from privacy.accounting import renyi
 from privacy.errors import PlanError
 from privacy.plan import Plan
 
@@ -122,14 +126,20 @@ class Budget:
         return min(by_order, by_plan)
 
     def cost(self, plan: Plan) -> Spent:
-        """What all of a plan's steps cost. Raises PlanError for one without noise, or for another unit."""
-        if (plan.unit, plan.adjacency) != (self.unit, self.adjacency):
+        """What all of a plan's steps cost one unit of the budget.
+
+        Raises PlanError for a plan without noise, or for a unit or adjacency that says nothing about the
+        budget's.
+        """
+        if (plan.unit, self.unit) == ("site", "example"):
+            plan = plan.doubled()
+        elif plan.unit != self.unit:
+            raise PlanError(f"the budget is for unit={self.unit}; the plan protects unit={plan.unit}")
+        if plan.adjacency != self.adjacency:
             raise PlanError(
-                f"the budget is for unit={self.unit}, adjacency={self.adjacency}; the plan protects "
-                f"unit={plan.unit}, adjacency={plan.adjacency}"
+                f"the budget is for adjacency={self.adjacency}; the plan protects {plan.adjacency}"
             )
-        step = renyi(mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, order=self.order)
-        by_order = nats(plan.steps * step * (1 + _FLOAT_ERROR))
+        by_order = nats(plan.steps * plan.renyi(self.order) * (1 + _FLOAT_ERROR))
         if plan.mechanism.name == "laplace":
             pure = plan.steps / plan.mechanism.multiplier
             single = (plan.steps, plan.sampling_rate) == (1, 1.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -22,13 +22,12 @@ from privacy.entries import (
     Refused,
     Registered,
     Released,
+    Summed,
     Unprotected,
 )
 from privacy.errors import LedgerError, OverdrawnError, PlanError
+from privacy.members import DIGEST_BYTES, combinations, fingerprint
 from privacy.plan import Plan
-
-# Bytes of an example's keyed digest: two of a billion examples agree by chance with probability 2^-69.
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +65,8 @@ class History:
         self.courses: dict[tuple[str, Purpose], Course] = {}
         self.approved: set[str] = set()
         self.refused: set[tuple[str, str]] = set()  # manifest and rule
+        self.sums: dict[str, tuple[Summed, ...]] = {}  # of each run, in their order
+        self._charges_of: Counter[tuple[str, int]] = Counter()  # of a run's round, for its training
         self._taken_after: dict[tuple[str, Purpose, int], int] = {}
         self._totals: dict[int, Spent] = {}
         self._unprotected: dict[int, str] = {}
@@ -156,6 +157,8 @@ class History:
             self._begin(number, event)
         elif isinstance(event, Released):
             self._release(number, event)
+        elif isinstance(event, Summed):
+            self._sum(number, event)
         elif isinstance(event, Closed):
             self._close(number, event)
         elif isinstance(event, Unprotected):
@@ -191,11 +194,34 @@ class History:
         self._expect(number, "total", event.spent, self.spent(event.dataset))
         if event.steps < 1 or taken > course.plan.steps or course.closed:
             raise LedgerError(f"run {event.run} takes steps that it never planned", entry=number)
+        if course.plan.unit == "site" and event.steps != 1:
+            raise LedgerError(
+                f"a round of run {event.run} is one sum, not steps={event.steps}", entry=number
+            )
         if not course.begun.keyed:
             self.check_fits(event.dataset, Spent())  # the custodian may have lowered the budget since
         course = replace(course, taken=taken, charges=course.charges + 1)
         self.courses[event.run, event.purpose] = course
         self._taken_after[event.run, event.purpose, event.round] = taken
+        if event.purpose == "training":
+            self._charges_of[event.run, event.round] += 1
+
+    def _sum(self, number: int, event: Summed) -> None:
+        course = self.course(event.run, "training")
+        self._expect(number, "data set", event.dataset, course.begun.dataset)
+        if self.told(event.run, event.round):
+            raise LedgerError(
+                f"run {event.run} has no charge of round {event.round} whose sum is to come", entry=number
+            )
+        if event.survivors < 1 or not 0.0 <= event.epsilon < math.inf:
+            raise LedgerError(
+                f"it tells of survivors={event.survivors}, epsilon={event.epsilon}", entry=number
+            )
+        try:
+            self.epsilon_of_sums(event.run, event.survivors)
+        except PlanError as error:
+            raise LedgerError(f"it tells of a sum that cannot be: {error}", entry=number) from error
+        self.sums[event.run] = (*self.sums.get(event.run, ()), event)
 
     def _close(self, number: int, event: Closed) -> None:
         course = self.course(event.run, event.purpose)
@@ -220,6 +246,23 @@ class History:
     def taken_after(self, run: str, purpose: Purpose, round_number: int) -> int | None:
         """The steps that a plan had taken after a round's last charge; None if it was never charged."""
         return self._taken_after.get((run, purpose, round_number))
+
+    def told(self, run: str, round_number: int) -> bool:
+        """Whether every charge of a round has its sum, as one has that was never charged."""
+        sums = sum(summed.round == round_number for summed in self.sums.get(run, ()))
+        return sums >= self._charges_of[run, round_number]
+
+    def epsilon_of_sums(self, run: str, *more: int) -> float:
+        """ε of a run's sums so far and of ``more`` survivors; a charge without its sum counts as planned.
+
+        Never more than the run's plan says for as many steps. Raises LedgerError if the run never began,
+        PlanError for survivors that its plan rules out.
+        """
+        course = self.course(run, "training")
+        survivors = (*(summed.survivors for summed in self.sums.get(run, ())), *more)
+        untold = course.taken - len(survivors)
+        found = course.plan.epsilon_of_summed(survivors, untold=untold)
+        return min(found, course.plan.epsilon_after(course.taken))
 
     def total_if_closed(self, course: Course) -> Spent:
         """The data set's total once this plan ends where it is."""
@@ -257,28 +300,3 @@ class History:
             f"epsilon={budget.epsilon_of(load):.3g} is spent, and with this plan it would be "
             f"epsilon={budget.epsilon_of(load + extra):.3g}"
         )
-
-
-def fingerprint(digests: bytes) -> str:
-    """What names a data set: SHA-256, as hex, of its sorted keyed digests end to end."""
-    return hashlib.sha256(digests).hexdigest()
-
-
-def combinations(
-    members: Mapping[int, bytes], dataset: int, *, among: Mapping[int, object]
-) -> frozenset[frozenset[int]]:
-    """For the examples of one data set, the distinct sets of data sets that hold them.
-
-    The data set alone is always among them: an example that is in no other costs nothing to assume.
-    """
-    own = _digests(members[dataset])
-    shared: dict[bytes, set[int]] = {}
-    for other in among:
-        if other != dataset:
-            for digest in own & _digests(members[other]):
-                shared.setdefault(digest, {dataset}).add(other)
-    return frozenset({frozenset({dataset}), *map(frozenset, shared.values())})
-
-
-def _digests(joined: bytes) -> set[bytes]:
-    return {joined[i : i + DIGEST_BYTES] for i in range(0, len(joined), DIGEST_BYTES)}

@@ -25,13 +25,15 @@ from privacy.entries import (
     Refused,
     Registered,
     Released,
+    Summed,
     Unprotected,
     read_entry,
 )
-from privacy.errors import BudgetError, LedgerError, SignatureError
-from privacy.history import DIGEST_BYTES, Course, History, fingerprint
+from privacy.errors import BudgetError, LedgerError, PlanError, SignatureError
+from privacy.history import Course, History
 from privacy.identity import Identity, verify
 from privacy.ledger_file import HEAD_PURPOSE, Head, LedgerFile, Row, head_content
+from privacy.members import DIGEST_BYTES, fingerprint
 from privacy.plan import Plan
 
 DATABASE = "ledger.db"
@@ -223,6 +225,33 @@ class Ledger:
         with self._writing():
             self._add(Unprotected(dataset=dataset, run=run, manifest=manifest, round=round_number))
             return self._history.head
+
+    def record_summed(self, *, run: str, round_number: int, survivors: int) -> float:
+        """Write down how many sites are in a round's sum, and return the run's ε by what was summed so far.
+
+        Nothing is given back: the filter charges what was reserved. To tell the same again adds nothing.
+        Raises LedgerError for a round that was never charged, for another number than was told before, and
+        for fewer survivors than the plan's sums have.
+        """
+        with self._writing():
+            sums = [one for one in self._history.sums.get(run, ()) if one.round == round_number]
+            if sums and self._history.told(run, round_number) and sums[-1].survivors == survivors:
+                return sums[-1].epsilon
+            course = self._history.course(run, "training")
+            try:
+                epsilon = self._history.epsilon_of_sums(run, survivors)
+            except PlanError as error:
+                raise LedgerError(f"run {run}, round {round_number}: {error}") from error
+            self._add(
+                Summed(
+                    dataset=course.begun.dataset,
+                    run=run,
+                    round=round_number,
+                    survivors=survivors,
+                    epsilon=epsilon,
+                )
+            )
+            return epsilon
 
     def close_run(self, run: str, purpose: Purpose = "training") -> int:
         """End a run's plan where it is, and return its data set. Raises LedgerError if it never began."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from privacy.budget import NATS, Budget, deltas, nats
 from privacy.cross_check import LEAST_DELTA, epsilon_by_fft, renyi_by_quadrature
-from privacy.entries import PURPOSE, Begun, Created, Entry, Purpose, read_entry
-from privacy.errors import LedgerError, SignatureError
+from privacy.entries import PURPOSE, Begun, Created, Entry, Purpose, Summed, read_entry
+from privacy.errors import LedgerError, PlanError, SignatureError
 from privacy.history import Course, History
 from privacy.identity import verify
 from privacy.ledger import check_head
 from privacy.ledger_file import Row, copied
-from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
+from privacy.skellam_check import skellam_epsilon_by_sum, skellam_renyi_by_sum
 
 # How far a recorded cost may lie under the second accountant's: both round, and that one's ε is an upper
 # bound less than 1 % or 0.0001 above the exact value.
@@ -26,7 +29,11 @@ _EPSILON_SHORT, _EPSILON_SHORT_NATS = 0.01, 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedPlan:
-    """One run's plan as the ledger tells it; ``recomputed`` is ε by the second accountant."""
+    """One run's plan as the ledger tells it, and what it cost an example.
+
+    ``recomputed`` is ε by the second accountant. ``summed`` is what a plan that hides sites cost the site
+    by what was really summed; None where no sum was told.
+    """
 
     entry: int
     run: str
@@ -39,6 +46,7 @@ class AuditedPlan:
     keyed: bool
     epsilon: float
     recomputed: float
+    summed: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +93,12 @@ def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
                 raise LedgerError(f"the ledger is under key {public.hex()}, not {key}", entry=1)
             _check_signature(row, public)
             if isinstance(entry.event, Begun):
-                _check_cost(entry.number, entry.event, history.budget)
+                with _named(entry.number):
+                    _check_cost(entry.number, entry.event, history.budget)
             history.add(entry)
+            if isinstance(entry.event, Summed):
+                with _named(entry.number):
+                    _check_sum(entry.number, entry.event, history)
             entries.append(entry)
         created = history.created
         head = file.read_head()
@@ -99,8 +111,17 @@ def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
             entries=tuple(entries),
             complete=head is not None,
             datasets=tuple(_dataset(history, number) for number in history.datasets),
-            plans=tuple(_plan(course) for course in history.courses.values()),
+            plans=tuple(_plan(course, history) for course in history.courses.values()),
         )
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """What the second accountant cannot check is the entry's fault."""
+    try:
+        yield
+    except PlanError as error:
+        raise LedgerError(f"no second accountant can check it: {error}", entry=number) from error
 
 
 def _public_key(first: Entry) -> bytes:
@@ -121,12 +142,12 @@ def _check_signature(row: Row, public: bytes) -> None:
 
 def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
     """Compare a plan's recorded cost with what the second accountant says."""
-    plan, cost = begun.plan, begun.cost
+    plan, cost = _as_charged(begun.plan), begun.cost
     if plan.delta < LEAST_DELTA:
         raise LedgerError(
             f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
         )
-    by_order = plan.steps * _renyi(plan.mechanism, plan.sampling_rate, budget.order)
+    by_order = plan.steps * _renyi(plan, budget.order)
     by_plan = recomputed_epsilon(plan, plan.steps)
     if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
         raise LedgerError(
@@ -139,14 +160,38 @@ def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
         raise LedgerError(f"its delta is less than its plan's, {plan.delta:g}", entry=number)
 
 
+def _check_sum(number: int, summed: Summed, history: History) -> None:
+    """Compare what a run cost by its sums with what the second accountant says, and with the plan."""
+    course = history.course(summed.run, "training")
+    survivors = [one.survivors for one in history.sums[summed.run]]
+    recomputed = _epsilon_of_sums(course.plan, survivors, course.taken - len(survivors))
+    if not agrees(summed.epsilon, recomputed):
+        raise LedgerError(
+            f"epsilon={summed.epsilon:g} is less than its sums cost: a second accountant finds "
+            f"{recomputed:.6g}",
+            entry=number,
+        )
+    if summed.epsilon > course.plan.epsilon * (1 + _RENYI_SHORT):
+        raise LedgerError(
+            f"epsilon={summed.epsilon:g} is over its plan's own, {course.plan.epsilon:.6g}", entry=number
+        )
+
+
+def _as_charged(plan: Plan) -> Plan:
+    """What a plan is to one example: clipped updates of a site may differ by twice their bound."""
+    return plan.doubled() if plan.unit == "site" else plan
+
+
 def agrees(claimed: float, recomputed: float) -> bool:
     """Whether an ε that is claimed is no lower than the second accountant allows for."""
     return claimed >= recomputed * (1 - _EPSILON_SHORT) - _EPSILON_SHORT_NATS
 
 
 def recomputed_epsilon(plan: Plan, steps: int) -> float:
-    """ε of a plan's first steps by the second accountant."""
-    return _epsilon(plan, steps) if steps else 0.0
+    """ε of a plan's first steps by the second accountant; a lower bound for Skellam noise."""
+    if not steps:
+        return 0.0
+    return _epsilon(plan, steps) if plan.shared is None else _epsilon_of_sums(plan, (), steps)
 
 
 def _pure(plan: Plan) -> float:
@@ -156,8 +201,11 @@ def _pure(plan: Plan) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _renyi(mechanism: Mechanism, sampling_rate: float, order: int) -> float:
-    return renyi_by_quadrature(mechanism=mechanism, sampling_rate=sampling_rate, order=order)
+def _renyi(plan: Plan, order: int) -> float:
+    if plan.shared is not None:
+        l1, l2 = plan.shared.sensitivity.l1, plan.shared.sensitivity.l2
+        return skellam_renyi_by_sum(l1=l1, l2=l2, variance=_planned_variance(plan), order=order)
+    return renyi_by_quadrature(mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, order=order)
 
 
 @lru_cache(maxsize=1024)
@@ -167,8 +215,29 @@ def _epsilon(plan: Plan, steps: int) -> float:
     )
 
 
-def _plan(course: Course) -> AuditedPlan:
+def _epsilon_of_sums(plan: Plan, survivors: Sequence[int], untold: int) -> float:
+    """ε of sums with these survivors, and of ``untold`` more with the fewest that the plan allows."""
+    shared = plan.shared
+    if shared is None:
+        return recomputed_epsilon(plan, len(survivors) + untold)
+    counts = Counter(survivors) + Counter({shared.fewest: untold})
+    share = _planned_variance(plan) / (shared.fewest - shared.colluding)
+    return skellam_epsilon_by_sum(
+        l1=shared.sensitivity.l1,
+        l2=shared.sensitivity.l2,
+        releases={share * (sites - shared.colluding): count for sites, count in counts.items()},
+        delta=plan.delta,
+    )
+
+
+def _planned_variance(plan: Plan) -> float:
+    return (plan.mechanism.multiplier * plan.shared.sensitivity.l2) ** 2 if plan.shared else 0.0
+
+
+def _plan(course: Course, history: History) -> AuditedPlan:
     begun = course.begun
+    charged = _as_charged(begun.plan)
+    sums = history.sums.get(begun.run, ()) if begun.purpose == "training" else ()
     return AuditedPlan(
         entry=course.entry,
         run=begun.run,
@@ -180,7 +249,8 @@ def _plan(course: Course) -> AuditedPlan:
         closed=course.closed,
         keyed=begun.keyed,
         epsilon=begun.cost.epsilon / NATS,
-        recomputed=recomputed_epsilon(begun.plan, begun.plan.steps),
+        recomputed=recomputed_epsilon(charged, charged.steps),
+        summed=sums[-1].epsilon if sums else None,
     )
 
 

@@ -15,7 +15,7 @@ from privacy.clipping import ClippedIntegers
 from privacy.errors import PlanError, PrivacyUnitError
 from privacy.noise import NoiseSource
 
-MechanismName = Literal["gaussian", "laplace", "none"]
+MechanismName = Literal["gaussian", "laplace", "skellam", "none"]
 IntegerMechanismName = Literal["skellam", "discrete_gaussian"]
 
 ReleasedT_co = TypeVar("ReleasedT_co", covariant=True)
@@ -45,8 +45,10 @@ class Mechanism:
 
     ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
     norm, which is the sum's sensitivity to one example's being there or not: L2 for Gaussian, L1 for
-    Laplace. ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves
-    with and without noise.
+    Laplace. ``skellam`` is noise on integers that the sites of a sum draw in shares: its multiplier is σ
+    in the whole sum over the L2 bound of one site's integers, and an ``IntegerMechanism`` draws it.
+    ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves with and
+    without noise.
     """
 
     name: MechanismName
@@ -67,19 +69,26 @@ class Mechanism:
 
     @property
     def event(self) -> dp.DpEvent:
-        """One release of the whole data set's sum, as the accountant sees it."""
+        """One release of the whole data set's sum, as dp-accounting sees it (it knows no Skellam noise)."""
         if self.name == "gaussian":
             return dp.GaussianDpEvent(self.multiplier)
         if self.name == "laplace":
             return dp.LaplaceDpEvent(self.multiplier)
-        return dp.NonPrivateDpEvent()
+        return dp.UnsupportedDpEvent() if self.name == "skellam" else dp.NonPrivateDpEvent()
 
     def noise(self, size: int, *, clipping_norm: float, source: NoiseSource) -> NDArray[np.float64]:
-        """Draw float64[size] noise for a sum in which one unit weighs at most ``clipping_norm``."""
+        """Draw float64[size] noise for a sum in which one unit weighs at most ``clipping_norm``.
+
+        Raises PlanError for ``skellam``, which is for integers.
+        """
         if self.name == "gaussian":
             return source.gaussian(size, std=self.multiplier * clipping_norm)
         if self.name == "laplace":
             return source.laplace(size, scale=self.multiplier * clipping_norm)
+        if self.name == "skellam":
+            raise PlanError(
+                "mechanism='skellam' adds integers: encode the update and let an IntegerMechanism draw them"
+            )
         return np.zeros(size)
 
     def release(self, clipped: Bounded[ReleasedT_co], source: NoiseSource) -> ReleasedT_co:

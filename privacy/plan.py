@@ -1,17 +1,21 @@
-"""The plan: how much noise a site's whole training adds, fixed before its first step."""
+"""The plan: how much noise a whole training adds, fixed before its first step."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 import dp_accounting as dp
 
-from privacy.accounting import epsilon_by_pld, epsilon_by_prv, epsilon_by_rdp, training_event
+from privacy.accounting import epsilon_by_pld, epsilon_by_prv, epsilon_by_rdp, renyi, training_event
 from privacy.errors import PlanError
-from privacy.mechanisms import Mechanism, MechanismName
+from privacy.mechanisms import IntegerMechanism, Mechanism, MechanismName
+from privacy.skellam import SharedNoise, skellam_renyi, summed_epsilon
 
 # Above this the noise drowns every signal; it also bounds the search.
 _MULTIPLIER_MAX = 1e4
@@ -19,17 +23,24 @@ _RELATIVE_TOLERANCE = 1e-3
 # The noise for less would leave float64.
 _COUNT_EPSILON_MIN = 1e-300
 
+# What a plan is checked with before its noise is sought.
+SILENT = Mechanism(name="none", multiplier=0.0)
+
 Accountant = Literal["pld", "rdp", "prv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One site's training as its accountant sees it; ``steps`` counts local steps, never rounds.
+    """One site's training as its accountant sees it.
 
     Guarantee: (``epsilon``, ``delta``)-differential privacy for one ``unit`` made blank (``adjacency``),
-    the number of examples being public, if every step draws a fresh Poisson sample at ``sampling_rate``,
-    clips each example to ``clipping_norm`` and adds ``mechanism``'s noise once to the sum. All that
-    computes a noise or an ε takes it from here. Raises PlanError for values outside their range.
+    the number of units being public. For ``unit="example"``: if every step draws a fresh Poisson sample at
+    ``sampling_rate``, clips each example to ``clipping_norm`` and adds ``mechanism``'s noise once to the
+    sum; ``steps`` counts local steps. For ``unit="site"``: if every round clips each site's update to
+    ``clipping_norm`` and releases nothing but their sum with that noise; ``steps`` counts rounds, and a
+    blank site's update is 0. ``shared`` is there for Skellam noise, which the sites draw in shares, and for
+    it alone. All that computes a noise or an ε takes it from here. Raises PlanError for values outside
+    their range.
     """
 
     mechanism: Mechanism
@@ -37,29 +48,38 @@ class Plan:
     sampling_rate: float
     steps: int
     delta: float
-    unit: Literal["example"] = "example"
+    unit: Literal["example", "site"] = "example"
     adjacency: Literal["zero-out"] = "zero-out"
+    shared: SharedNoise | None = None
 
     def __post_init__(self) -> None:
+        noise, site = self.mechanism.name, self.unit == "site"
         for name, expected, holds in (
             ("clipping_norm", "0 < clipping_norm < inf", 0.0 < self.clipping_norm < math.inf),
             ("sampling_rate", "0 < sampling_rate <= 1", 0.0 < self.sampling_rate <= 1.0),
             ("steps", "an integer steps >= 1", self.steps >= 1 and self.steps == int(self.steps)),
             ("delta", "0 < delta < 1", 0.0 < self.delta < 1.0),
-            ("unit", "unit='example'", self.unit == "example"),
+            ("unit", "unit='example' or 'site'", self.unit in ("example", "site")),
             ("adjacency", "adjacency='zero-out'", self.adjacency == "zero-out"),
+            ("sampling_rate", "sampling_rate=1 for unit='site'", not site or self.sampling_rate == 1.0),
+            ("mechanism", "another mechanism for unit='site'", not site or noise != "laplace"),
+            ("unit", "unit='site' for mechanism='skellam'", site or noise != "skellam"),
+            ("shared", "shares for 'skellam' alone", (noise == "skellam") == (self.shared is not None)),
         ):
             if not holds:
                 raise PlanError(f"expected {expected}, got {name}={getattr(self, name)!r}")
 
     @property
     def event(self) -> dp.DpEvent:
-        """All steps, as dp-accounting's accountants see them."""
+        """All steps, as dp-accounting's accountants see them; they know no Skellam noise."""
         return training_event(mechanism=self.mechanism, sampling_rate=self.sampling_rate, steps=self.steps)
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of the noise in each coordinate of a step's clipped sum."""
+        """Standard deviation of the noise in each coordinate of a step's clipped sum.
+
+        Skellam noise has a little more, by what rounding to integers adds to a clipped update's bound.
+        """
         # A Laplace variable's variance is twice its scale squared.
         per_multiplier = math.sqrt(2.0) if self.mechanism.name == "laplace" else 1.0
         return per_multiplier * self.mechanism.multiplier * self.clipping_norm
@@ -73,6 +93,8 @@ class Plan:
         """ε spent by the first ``steps`` steps; infinite without noise."""
         if self.mechanism.name == "none":
             return math.inf if steps else 0.0
+        if self.shared is not None:
+            return self.epsilon_of_summed((), untold=steps)
         return epsilon_by_pld(
             mechanism=self.mechanism,
             sampling_rate=self.sampling_rate,
@@ -81,14 +103,63 @@ class Plan:
             horizon=max(self.steps, steps),
         )
 
+    def epsilon_of_summed(self, survivors: Sequence[int], *, untold: int = 0) -> float:
+        """ε spent by sums of so many ``survivors``, and by ``untold`` more of as few as are allowed.
+
+        Each survivor brings its share of Skellam noise; Gaussian noise does not depend on them. Raises
+        PlanError for an example's plan, or for fewer survivors than the plan's sums have.
+        """
+        if self.unit != "site":
+            raise PlanError(f"expected a plan for unit='site', whose releases are sums, got {self.unit!r}")
+        if self.shared is None:
+            return self.epsilon_after(len(survivors) + untold)
+        if not survivors and not untold:
+            return 0.0
+        excesses = Counter(map(self.shared.excess, survivors)) + Counter({1.0: untold})
+        planned = self._variance(self.shared)
+        return summed_epsilon(
+            sensitivity=self.shared.sensitivity,
+            releases={planned * excess: count for excess, count in excesses.items()},
+            delta=self.delta,
+        )
+
+    def renyi(self, order: int) -> float:
+        """Rényi divergence of one step, in nats at an integer ``order`` >= 2: an upper bound.
+
+        Raises PlanError for another order, or without noise.
+        """
+        if self.shared is None:
+            return renyi(mechanism=self.mechanism, sampling_rate=self.sampling_rate, order=order)
+        return skellam_renyi(
+            sensitivity=self.shared.sensitivity, variance=self._variance(self.shared), order=order
+        )
+
+    def doubled(self) -> Plan:
+        """The same noise against twice the sensitivity: what a site's plan is to one of its examples.
+
+        A blank site adds 0 to the sum. A blank example makes one clipped update of another, and two vectors
+        of norm C may be 2C apart. Raises PlanError for an example's plan.
+        """
+        if self.unit != "site":
+            raise PlanError(f"expected a plan for unit='site', got {self.unit!r}")
+        if self.mechanism.name == "none":
+            return replace(self, clipping_norm=2 * self.clipping_norm)
+        half = replace(self.mechanism, multiplier=self.mechanism.multiplier / 2)
+        shared = self.shared and replace(self.shared, sensitivity=self.shared.sensitivity.doubled())
+        return replace(self, clipping_norm=2 * self.clipping_norm, mechanism=half, shared=shared)
+
     def epsilon_by(self, accountant: Accountant) -> float:
         """ε spent by all steps, by one accountant: ``pld`` is the guarantee, the others are checks on it.
 
-        Infinite without noise. Raises PlanError where the accountant does not know the mechanism: ``prv``
-        knows Gaussian noise only.
+        For Skellam noise ``rdp`` is the guarantee, and the only one. Infinite without noise. Raises
+        PlanError where the accountant does not know the mechanism: ``prv`` knows Gaussian noise only.
         """
         if self.mechanism.name == "none":
             return math.inf
+        if self.shared is not None:
+            if accountant != "rdp":
+                raise PlanError(f"the {accountant} accountant does not know mechanism='skellam'")
+            return self.epsilon
         if accountant == "pld":
             return self.epsilon
         by = epsilon_by_rdp if accountant == "rdp" else epsilon_by_prv
@@ -99,16 +170,28 @@ class Plan:
             delta=self.delta,
         )
 
+    def _variance(self, shared: SharedNoise) -> float:
+        """Of the planned noise in a coordinate of the sum, in squared integers."""
+        return IntegerMechanism(name="skellam", multiplier=self.mechanism.multiplier).variance(
+            shared.sensitivity.l2
+        )
+
     def cautions(self, examples: int) -> tuple[str, ...]:
         """What a person should know before they rely on this plan for ``examples`` examples."""
         if self.mechanism.name == "none":
             return ("No noise is added: nothing is protected.",)
+        found = []
         if self.delta >= 1.0 / examples:
-            return (
+            found.append(
                 f"delta={self.delta:g} is not below 1/examples={1.0 / examples:.2g}: a mechanism that "
-                "publishes one example picked at random would pass. Choose a smaller delta.",
+                "publishes one example picked at random would pass. Choose a smaller delta."
             )
-        return ()
+        if self.shared is not None and self.shared.colluding == 0:
+            found.append(
+                "colluding=0: a site knows its own share of the noise, and the others are hidden from it by "
+                "the rest alone. Plan with colluding=1 to hide them from one another too."
+            )
+        return tuple(found)
 
 
 def make_plan(
@@ -126,8 +209,7 @@ def make_plan(
     The sampling rate is ``expected_batch_size / examples``. Raises PlanError if the batch is larger
     than the data, if no noise multiplier under 1e4 meets the target, or for values outside their range.
     """
-    if not epsilon > 0.0:
-        raise PlanError(f"expected epsilon > 0, got epsilon={epsilon}")
+    check_epsilon(epsilon)
     if expected_batch_size < 1:
         raise PlanError(f"expected batch_size >= 1, got batch_size={expected_batch_size}")
     if expected_batch_size > examples:
@@ -137,13 +219,15 @@ def make_plan(
         )
     # Checked as a plan before the search, which would answer a delta of 0 with a search to the end.
     silent = Plan(
-        mechanism=Mechanism(name="none", multiplier=0.0),
+        mechanism=SILENT,
         clipping_norm=clipping_norm,
         sampling_rate=expected_batch_size / examples,
         steps=steps,
         delta=delta,
     )
-    return silent if mechanism == "none" else _with_least_noise(silent, mechanism, epsilon=epsilon)
+    if mechanism == "none":
+        return silent
+    return with_least_noise(partial(with_noise, silent, mechanism), epsilon=epsilon)
 
 
 def make_count_plan(*, epsilon: float, delta: float) -> Plan:
@@ -167,23 +251,37 @@ def make_count_plan(*, epsilon: float, delta: float) -> Plan:
     )
 
 
-def _with_least_noise(plan: Plan, name: MechanismName, *, epsilon: float) -> Plan:
-    """Bisect on the logarithm of the multiplier; what is returned was itself evaluated."""
+def check_epsilon(epsilon: float) -> None:
+    """Raises PlanError for a target that no plan can have."""
+    if not epsilon > 0.0:
+        raise PlanError(f"expected epsilon > 0, got epsilon={epsilon}")
 
-    def noisy(multiplier: float) -> Plan:
-        return replace(plan, mechanism=Mechanism(name=name, multiplier=multiplier))
+
+def with_noise(plan: Plan, name: MechanismName, multiplier: float) -> Plan:
+    """The same plan with other noise."""
+    return replace(plan, mechanism=Mechanism(name=name, multiplier=multiplier))
+
+
+def with_least_noise(noisy: Callable[[float], Plan], *, epsilon: float) -> Plan:
+    """The plan of the least multiplier, to one part in a thousand, whose ε is at most ``epsilon``.
+
+    By bisection on the logarithm; what is returned was itself evaluated. Raises PlanError if no multiplier
+    under 1e4 meets the target, and what ``noisy`` raises.
+    """
 
     def meets(multiplier: float) -> bool:
         return noisy(multiplier).epsilon <= epsilon
 
-    if not meets(_MULTIPLIER_MAX):
-        raise PlanError(
-            f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
-            f"delta={plan.delta} in steps={plan.steps}: raise privacy.epsilon or train fewer steps"
-        )
+    # From below: a grid may not even exist for the most noise.
     high = 1.0
     while not meets(high):
-        high *= 2.0
+        if high == _MULTIPLIER_MAX:
+            plan = noisy(high)
+            raise PlanError(
+                f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
+                f"delta={plan.delta} in steps={plan.steps}: raise privacy.epsilon or train fewer steps"
+            )
+        high = min(2.0 * high, _MULTIPLIER_MAX)
     low = high / 2.0
     while meets(low):
         high, low = low, low / 2.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 from privacy.canonical import canonical_json
-from privacy.entries import Purpose, from_table
+from privacy.entries import Purpose, from_table, to_table
 from privacy.errors import PlanError, ProtocolError
 from privacy.identity import Identity, verify
 from privacy.plan import Plan
@@ -21,9 +21,10 @@ class Receipt:
 
     ``steps`` of the plan were taken in this round and ``taken`` so far; ``epsilon`` is what these cost,
     of the ``budget`` that the run asked for with this ``purpose``, at the plan's δ; None stands for no
-    privacy at all. ``head`` is the hash of the ledger's last entry when the steps were reserved: it commits
-    the site to all that its ledger said. Nothing is told of other runs or of what the site would still
-    allow.
+    privacy at all. It is about the plan's own unit: where that is a whole site, its loss as it was planned,
+    while the ledger charges an example's. ``head`` is the hash of the ledger's last entry when the steps
+    were reserved: it commits the site to all that its ledger said. Nothing is told of other runs or of what
+    the site would still allow.
     """
 
     site: str
@@ -41,7 +42,7 @@ class Receipt:
     @cached_property
     def content(self) -> bytes:
         """Canonical JSON: what is signed."""
-        return canonical_json(asdict(self))
+        return canonical_json(to_table(self))
 
 
 @dataclass(frozen=True, kw_only=True)

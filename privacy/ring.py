@@ -36,7 +36,8 @@ class Ring:
         """The same integers below ``2^bits``; sums in ``dtype`` wrap around by themselves before that."""
         if 8 * self.dtype.itemsize == self.bits:
             return words
-        return words & self.dtype.type((1 << self.bits) - 1)
+        kept: Words = words & self.dtype.type((1 << self.bits) - 1)
+        return kept
 
     def words(self, integers: NDArray[np.int64]) -> Words:
         """int64[d] modulo ``2^bits``."""

@@ -1,4 +1,4 @@
-"""Who takes part in an exchange under masks: the sites asked, and those whose secrets arrived.
+"""Who takes part in a sum under masks: the sites asked, and those whose secrets arrived.
 
 Every list is in order of name, and every secret hangs on the digest of the list that it was made for: two
 sites that were told of different lists cannot open what they sealed for each other.
@@ -20,10 +20,10 @@ SESSION_KEY_PURPOSE = "session key"
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a run's manifest says of its exchanges.
+    """What a run's manifest says of its sums.
 
-    ``manifest`` is its digest, bytes[32]; at most ``cohort`` sites take part, ``threshold`` of them uncover a
-    sum, which is of ``fewest`` sites or more; ``confirm`` is whether they sign whose it is first. Raises
+    ``manifest`` is its digest, bytes[32]; at most ``cohort`` sites take part, ``threshold`` of them uncover
+    a sum, which is of ``fewest`` sites or more; ``confirm`` is whether they sign whose it is first. Raises
     AggregationError for a threshold under which a coordinator that lies to each half would learn both
     secrets of a site, or a sum of one.
     """
@@ -53,7 +53,7 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A site in a run: its ``identity``, and the X25519 ``key`` of its session, signed; 32, 32, 64 bytes."""
+    """A site in a run: its ``identity``, and its session's X25519 ``key``, signed: 32, 32 and 64 bytes."""
 
     site: str
     identity: bytes
@@ -71,7 +71,7 @@ class Member:
         """Raises AggregationError unless the site that is ``pinned`` under this name signed the key."""
         if pinned is None:
             raise AggregationError(
-                f"{self.site} is no site that is known here; whoever invents sites can take their masks off",
+                f"{self.site} is not known here; whoever invents sites can take their masks off",
                 rule="peers",
             )
         if self.identity != pinned:
@@ -90,9 +90,9 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Roster:
-    """The sites among which secrets are dealt for one exchange.
+    """The sites among which secrets are dealt for one sum.
 
-    ``number`` grows from one exchange of a run to the next and is never used again. Raises AggregationError
+    ``number`` grows from one sum of a run to the next and is never used again. Raises AggregationError
     for sites that are not distinct and in order, too few, or more than the run has.
     """
 
@@ -141,15 +141,15 @@ class Roster:
     def place(self, site: str) -> int:
         """A site's place. Raises AggregationError if it has none."""
         if site not in self.places:
-            raise AggregationError(f"{site} is not among the sites of this exchange", rule="cohort")
+            raise AggregationError(f"{site} is not among the sites of this sum", rule="cohort")
         return self.places[site]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dealing:
-    """What a site deals for one exchange.
+    """What a site deals for one sum.
 
-    ``key`` is its X25519 public key for this exchange alone, ``commitment`` a digest of its self-mask's seed;
+    ``key`` is its X25519 public key for this sum alone, ``commitment`` a digest of its self-mask's seed;
     ``sealed`` has, for each neighbour in order of place, its shares of both secrets.
     """
 

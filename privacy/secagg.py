@@ -1,14 +1,14 @@
 """A site's part in sums that nobody else can take apart: pure steps from state to state.
 
-Each exchange has four. *Deal*: the site makes two secrets, the seed of its self mask and a key that all pair
-masks follow from, and shares both among its neighbours. *Contribute*: it adds its self mask and one mask a
-neighbour, which that one subtracts, to its vector. *Confirm*: it signs who has answered. *Reveal*: for each
+Each sum has four steps. *Deal*: the site makes two secrets, the seed of its self mask and a key that all
+pair masks follow from, and shares both among its neighbours. *Contribute*: it adds its self mask and one mask
+a neighbour, which that one subtracts, to its vector. *Confirm*: it signs who has answered. *Reveal*: for each
 neighbour that has, it gives its share of the seed; for each that has not, its share of the key; for nobody
 both. A step that was done is not done again, and what it needed is forgotten: a caller makes the state that
 comes back durable before what comes with it leaves.
 
 Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", figure
-4, with fresh secrets for each exchange; Bell et al. 2020 (eprint 2020/704) for graphs.
+4, with fresh secrets for each sum; Bell et al. 2020 (eprint 2020/704) for graphs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from privacy.masking import apply_masks
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, check_sites, survivors_digest
 from privacy.sealing import AgreementKey, derive, open_sealed, seal
-from privacy.shamir import SHARE_BYTES, Random, check_share, draw_secret, split
+from privacy.shamir import SHARE_BYTES, Random, draw_secret, is_share, split
 
 SURVIVORS_PURPOSE = "survivors"
 
@@ -37,7 +37,7 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Dealer:
-    """An exchange that was dealt for, and not contributed to: the site's own two secrets, and its shares."""
+    """A sum that was dealt for, and not contributed to: the site's own two secrets, and its shares."""
 
     roster: Roster
     seed: bytes
@@ -47,12 +47,14 @@ class Dealer:
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """An exchange that was contributed to: what the site holds of others, and of itself, until it reveals.
+    """A sum that was contributed to: what the site holds of others, and of itself, until it reveals.
 
     ``cohort`` is the cohort's digest and ``sites`` whom it is of; ``survivors`` are those signed for here.
+    ``round`` is what the site contributed for.
     """
 
     roster: Roster
+    round: int
     cohort: bytes
     sites: tuple[str, ...]
     held: Mapping[str, Held]
@@ -61,9 +63,9 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteState:
-    """What a site keeps secret of a run. ``last`` is the number of the last exchange it contributed to.
+    """What a site keeps secret of a run. ``last`` is the number of the last sum it contributed to.
 
-    It holds one exchange that is dealt for and one that was contributed to, and forgets older ones.
+    It holds one sum that is dealt for and one that was contributed to, and forgets older ones.
     """
 
     site: str
@@ -89,12 +91,12 @@ def advertise(state: SiteState, *, identity: Identity) -> Member:
 def deal(
     state: SiteState, roster: Roster, *, peers: Mapping[str, bytes], random: Random
 ) -> tuple[SiteState, Dealing]:
-    """Make and share this exchange's secrets.
+    """Make and share this sum's secrets.
 
     ``peers`` are the identities that are pinned here. Raises AggregationError for a roster of another run,
-    of an exchange that is over, without this site, or with a site that is not known or did not sign.
+    of a sum that is over, without this site, or with a site that is not known or did not sign.
     """
-    _check_roster(state, roster, peers)
+    check_roster(state, roster, peers)
     place, graph = roster.place(state.site), roster.graph
     seed, key = draw_secret(random), draw_secret(random)
     holders = graph.holders(place)
@@ -108,7 +110,9 @@ def deal(
             own = Held(seed=shares[0], key=shares[1])
             continue
         member = roster.members[holder]
-        sealing = _sealing_key(session.agree(member.key), roster, state.site, member.site, public)
+        sealing = _sealing_key(
+            _agree(session, member.key, member.site), roster, state.site, member.site, public
+        )
         sealed.append(seal(sealing, b"".join(shares)))
     dealer = Dealer(roster=roster, seed=seed, key=key, own=own or Held(seed=b"", key=b""))
     dealing = Dealing(
@@ -118,24 +122,31 @@ def deal(
 
 
 def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
-    """What was dealt for an exchange, if a contribution to it would be in order.
+    """What was dealt for a sum, if a contribution to it would be in order.
 
-    Raises AggregationError for a cohort that is too small, replays an exchange, or says of this site what it
+    Raises AggregationError for a cohort that is too small, replays a sum, or says of this site what it
     did not deal, and LostError if nothing is dealt here.
     """
     if number <= state.last:
         raise AggregationError(
-            f"expected an exchange after number {state.last}, got number={number}", rule="replay"
+            f"expected a sum after number {state.last}, got number={number}", rule="replay"
         )
     dealer = state.dealer
     if dealer is None or dealer.roster.number != number:
-        raise LostError(f"nothing is dealt here for exchange {number}: deal again")
+        raise LostError(f"nothing is dealt here for sum {number}: deal again")
     roster = dealer.roster
     for site in cohort.sites:
         roster.place(site)
     if len(cohort.dealt) < roster.rules.fewest:
         raise AggregationError(
             f"expected at least {roster.rules.fewest} sites, got {len(cohort.dealt)}", rule="cohort"
+        )
+    place = roster.place(state.site)
+    neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
+    if len(neighbours.intersection(cohort.sites)) + 1 < roster.graph.threshold:
+        # Whom a site masks with is all that hides it: others in the cohort are only said to be there.
+        raise AggregationError(
+            f"expected at least {roster.graph.threshold - 1} sites that this one masks with", rule="cohort"
         )
     own = cohort.of(state.site)
     mine = AgreementKey(dealer.key).public, commitment_to(dealer.seed, roster)
@@ -145,9 +156,9 @@ def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
 
 
 def contribute(
-    state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring
+    state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring, round_number: int = 0
 ) -> tuple[SiteState, Words]:
-    """Mask a vector, once. Raises what ``check_cohort`` raises, and AggregationError for a seal that is broken.
+    """Mask a vector, once. Raises what ``check_cohort`` raises, and AggregationError for a broken seal.
 
     The secrets that the masks came from are forgotten; the shares that others need are kept.
     """
@@ -156,7 +167,8 @@ def contribute(
     place = roster.place(state.site)
     neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
     held = {state.site: dealer.own}
-    add, subtract = [self_mask_key(dealer.seed, roster, state.site)], []
+    add = [self_mask_key(dealer.seed, roster, state.site)]
+    subtract: list[bytes] = []
     for dealt in cohort.dealt:
         if dealt.site not in neighbours:
             continue
@@ -164,7 +176,13 @@ def contribute(
         mask = pair_mask_key(pair, roster, own=cohort.of(state.site), other=dealt)
         (add if state.site < dealt.site else subtract).append(mask)
     masked = apply_masks(words, ring=ring, add=add, subtract=subtract)
-    holder = Holder(roster=roster, cohort=cohort.digest(roster), sites=tuple(cohort.sites), held=held)
+    holder = Holder(
+        roster=roster,
+        round=round_number,
+        cohort=cohort.digest(roster),
+        sites=tuple(cohort.sites),
+        held=held,
+    )
     return replace(state, last=number, dealer=None, holder=holder), masked
 
 
@@ -178,7 +196,7 @@ def confirm(
     holder = _check_survivors(state, survivors, number=number)
     if holder.survivors not in (None, tuple(survivors)):
         raise AggregationError(
-            "other survivors were confirmed in this exchange before: two lists would uncover single updates",
+            "other survivors were confirmed in this sum before: two lists would uncover single updates",
             rule="survivors",
         )
     signature = identity.sign(SURVIVORS_PURPOSE, survivors_digest(holder.cohort, survivors))
@@ -190,8 +208,8 @@ def reveal(
 ) -> tuple[SiteState, dict[str, bytes]]:
     """For each neighbour in the cohort, by site, one share: of its seed if it survives, else of its key.
 
-    Where the run asks for confirmation, ``threshold`` of the survivors must have signed this very list, which
-    this site has confirmed too. What was held is forgotten. Raises AggregationError and LostError.
+    Where the run asks for confirmation, ``threshold`` of the survivors must have signed this very list,
+    which this site has confirmed too. What was held is forgotten. Raises AggregationError and LostError.
     """
     holder = _check_survivors(state, survivors, number=number)
     if holder.roster.rules.confirm:
@@ -217,7 +235,16 @@ def pair_mask_key(pair: AgreementKey, roster: Roster, *, own: Dealt, other: Deal
     """The key of the mask that the first site by name adds and the second subtracts: 32 bytes."""
     first, second = sorted([own, other], key=lambda dealt: dealt.site)
     names = first.site.encode(), second.site.encode()
-    return derive(pair.agree(other.key), b"pair mask", roster.digest, *names, first.key, second.key)
+    return derive(
+        _agree(pair, other.key, other.site), b"pair mask", roster.digest, *names, first.key, second.key
+    )
+
+
+def _agree(key: AgreementKey, public: bytes, site: str) -> bytes:
+    try:
+        return key.agree(public)
+    except AggregationError as error:
+        raise AggregationError(f"{site} has a key that is none: {error}", rule="key") from error
 
 
 def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key: bytes) -> bytes:
@@ -227,24 +254,25 @@ def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key:
 
 def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) -> Held:
     member = roster.members[roster.place(dealt.site)]
-    key = _sealing_key(session.agree(member.key), roster, dealt.site, receiver, dealt.key)
+    key = _sealing_key(_agree(session, member.key, member.site), roster, dealt.site, receiver, dealt.key)
     content = open_sealed(key, dealt.sealed, sender=dealt.site)
     if len(content) != 2 * SHARE_BYTES:
         raise AggregationError(
             f"expected two shares from {dealt.site}, got {len(content)} bytes", rule="share"
         )
     held = Held(seed=content[:SHARE_BYTES], key=content[SHARE_BYTES:])
-    check_share(held.seed)
-    check_share(held.key)
+    if not (is_share(held.seed) and is_share(held.key)):
+        raise AggregationError(f"{dealt.site} dealt what is no share", rule="share")
     return held
 
 
-def _check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -> None:
+def check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -> None:
+    """Raises what ``deal`` raises for a roster."""
     if roster.rules.manifest != state.manifest:
         raise AggregationError("the list of sites is of another run", rule="replay")
     if roster.number <= state.last:
         raise AggregationError(
-            f"expected an exchange after number {state.last}, got number={roster.number}", rule="replay"
+            f"expected a sum after number {state.last}, got number={roster.number}", rule="replay"
         )
     own = roster.members[roster.place(state.site)]
     if own.key != AgreementKey(state.key).public:
@@ -259,7 +287,7 @@ def _check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) 
 def _check_survivors(state: SiteState, survivors: Sequence[str], *, number: int) -> Holder:
     holder = state.holder
     if holder is None or holder.roster.number != number:
-        raise LostError(f"no shares are held here for exchange {number}")
+        raise LostError(f"no shares are held here for sum {number}")
     check_sites(survivors)
     rules = holder.roster.rules
     if len(survivors) < rules.fewest:
@@ -289,5 +317,5 @@ def _check_signatures(holder: Holder, survivors: Sequence[str], signatures: Mapp
             verify(identity, SURVIVORS_PURPOSE, content, signature)
         except SignatureError as error:
             raise AggregationError(
-                f"{site} did not sign for these survivors of this exchange", rule="survivors"
+                f"{site} did not sign for these survivors of this sum", rule="survivors"
             ) from error

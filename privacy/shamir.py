@@ -69,9 +69,9 @@ class Combiner:
         return (total % PRIME).to_bytes(SHARE_BYTES, "little")
 
 
-def check_share(share: bytes) -> None:
-    """Raises AggregationError unless these are 32 bytes of an integer below the prime."""
-    _element(share)
+def is_share(content: bytes) -> bool:
+    """Whether these are 32 bytes of an integer below the prime."""
+    return len(content) == SHARE_BYTES and int.from_bytes(content, "little") < PRIME
 
 
 def _weight_at_zero(point: int, points: Sequence[int]) -> int:
@@ -85,13 +85,12 @@ def _weight_at_zero(point: int, points: Sequence[int]) -> int:
 
 
 def _element(content: bytes) -> int:
-    value = int.from_bytes(content, "little")
-    if len(content) != SHARE_BYTES or value >= PRIME:
+    if not is_share(content):
         raise AggregationError(
             f"expected {SHARE_BYTES} bytes of an integer below 2^255 − 19, got {len(content)} bytes",
             rule="share",
         )
-    return value
+    return int.from_bytes(content, "little")
 
 
 def _draw(random: Random) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privacy.accounting import RENYI_ORDERS, epsilon_from_renyi
@@ -21,6 +22,45 @@ class IntegerSensitivity:
             raise PlanError(
                 f"expected 0 < l2 <= l1, as integer vectors have, got l1={self.l1}, l2={self.l2}"
             )
+
+    def doubled(self) -> IntegerSensitivity:
+        """How far a sum moves if one unit's integers change from some to any others."""
+        return IntegerSensitivity(l1=2 * self.l1, l2=2 * self.l2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedNoise:
+    """How sites draw the noise of one sum in shares, and on how many of these everyone may count.
+
+    At least ``fewest`` sites are in each sum that is read. ``colluding`` of them may know their own shares
+    and take them away: those who work with the coordinator, or a single site that looks at the result. So
+    a share has 1/``honest`` of the noise's variance. Raises PlanError if no honest share is left.
+    """
+
+    sensitivity: IntegerSensitivity
+    fewest: int
+    colluding: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.colluding < self.fewest:
+            raise PlanError(
+                f"expected 0 <= colluding < fewest, got fewest={self.fewest}, colluding={self.colluding}: "
+                "a sum must hold noise that nobody can take away"
+            )
+
+    @property
+    def honest(self) -> int:
+        """How many shares nobody can take away are in every sum: each site draws one of so many."""
+        return self.fewest - self.colluding
+
+    def excess(self, survivors: int) -> float:
+        """The variance that nobody can take away from a sum of ``survivors``, over the planned one: >= 1.
+
+        Raises PlanError for fewer survivors than every sum has.
+        """
+        if survivors < self.fewest:
+            raise PlanError(f"expected survivors >= {self.fewest} in a sum, got survivors={survivors}")
+        return (survivors - self.colluding) / self.honest
 
 
 def rounded_sensitivity(
@@ -93,9 +133,22 @@ def skellam_renyi(*, sensitivity: IntegerSensitivity, variance: float, order: in
 def skellam_epsilon(
     *, sensitivity: IntegerSensitivity, variance: float, releases: int, delta: float
 ) -> float:
-    """ε at ``delta`` of ``releases`` sums, each with fresh noise and every site in it: an upper bound."""
+    """ε at ``delta`` of ``releases`` sums, each with fresh noise of this ``variance``: an upper bound."""
+    return summed_epsilon(sensitivity=sensitivity, releases={variance: releases}, delta=delta)
+
+
+def summed_epsilon(
+    *, sensitivity: IntegerSensitivity, releases: Mapping[float, int], delta: float
+) -> float:
+    """ε at ``delta`` of sums with fresh noise, so many ``releases`` of each variance: an upper bound.
+
+    Divergences of one order add up (Mironov 2017, arXiv:1702.07476, Proposition 1).
+    """
     spent = {
-        order: releases * skellam_renyi(sensitivity=sensitivity, variance=variance, order=order)
+        order: sum(
+            count * skellam_renyi(sensitivity=sensitivity, variance=variance, order=order)
+            for variance, count in releases.items()
+        )
         for order in RENYI_ORDERS
     }
     return epsilon_from_renyi(spent, delta=delta)

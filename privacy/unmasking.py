@@ -13,7 +13,7 @@ from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Dealt, Roster
 from privacy.sealing import AgreementKey
 from privacy.secagg import commitment_to, pair_mask_key, self_mask_key
-from privacy.shamir import Combiner
+from privacy.shamir import Combiner, is_share
 
 
 def check_dealing(roster: Roster, dealing: Dealing) -> None:
@@ -64,7 +64,7 @@ def unmask(
     survivors: Sequence[str],
     shares: Mapping[str, Mapping[str, bytes]],
 ) -> Words:
-    """The survivors' sum, from the sum of their masked vectors: the masks that are left in it are taken off.
+    """The survivors' sum, from that of their masked vectors: the masks left in it are taken off.
 
     ``cohort`` may be any recipient's; ``shares`` are, by who revealed them, by whose they are. Secrets are
     checked against what their sites published; where one holder's share is wrong and others are left over,
@@ -109,7 +109,7 @@ class _Recovery:
         found = {
             place + 1: self._shares[holder][site]
             for place in roster.graph.holders(roster.place(site))
-            if site in self._shares.get(holder := roster.members[place].site, {})
+            if is_share(self._shares.get(holder := roster.members[place].site, {}).get(site, b""))
         }
         if len(found) < needed:
             raise AggregationError(

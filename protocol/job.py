@@ -103,9 +103,9 @@ class TrainingSection(_Section):
 class PrivacySection(_Section):
     """What is promised to whom."""
 
-    mechanism: Literal["gaussian", "laplace", "none"] = "gaussian"
+    mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
     unit: Literal["example", "site"] = "example"
-    # Who adds the noise that hides a whole site: all of them in shares, or the coordinator after the sum.
+    # Who adds what hides a whole site: the sites, in shares, or the coordinator, which then knows the sum.
     noise: Literal["distributed", "central"] = "distributed"
     epsilon: Annotated[float, Field(gt=0, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
@@ -125,7 +125,7 @@ class AggregationSection(_Section):
     threshold: Annotated[int, Field(ge=2)] | None = None
     # How many sites may work together with the coordinator without reading another's update.
     colluding: Annotated[int, Field(ge=0)] = 0
-    # Whether sites sign who has answered before they uncover a sum: without that the coordinator must be honest.
+    # Whether sites sign who has answered before they uncover a sum; if not, the coordinator must be honest.
     confirm: bool = True
     modulus_bits: Literal[16, 20, 32] = 32
 
@@ -188,6 +188,8 @@ class Job(_Section):
                 "data.labels: expected the list of labels: reading it off private data would tell a label "
                 "that only one example has"
             )
+        self._check_unit()
+        self._check_sums()
         if self.metrics.epsilon > 0 and not private:
             raise ValueError(
                 'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '
@@ -206,6 +208,68 @@ class Job(_Section):
                 f"{self.training.batch_size}, got {self.training.physical_batch_size}"
             )
         return self
+
+    @property
+    def steps_a_round(self) -> int:
+        """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
+        return 1 if self.privacy.unit == "site" else self.training.local_steps
+
+    @property
+    def planned_steps(self) -> int:
+        """The releases of the whole run."""
+        return self.training.rounds * self.steps_a_round
+
+    def _check_unit(self) -> None:
+        privacy = self.privacy
+        if privacy.unit == "example":
+            if privacy.mechanism == "skellam" or privacy.noise == "central":
+                raise ValueError(
+                    'privacy.unit: expected "site" with privacy.mechanism="skellam" or '
+                    'privacy.noise="central": an example is hidden by its own site\'s noise'
+                )
+            return
+        mechanism = "gaussian" if privacy.noise == "central" else "skellam"
+        if privacy.mechanism not in (mechanism, "none"):
+            raise ValueError(
+                f'privacy.mechanism: expected "{mechanism}" with privacy.unit="site" and privacy.noise='
+                f'"{privacy.noise}", got "{privacy.mechanism}"'
+            )
+        if privacy.noise == "distributed" and self.secure_aggregation != "masks":
+            raise ValueError(
+                'secure_aggregation: expected "masks" with privacy.unit="site": a site\'s own share of the '
+                'noise hides nothing until it is in the sum; or privacy.noise="central" and a coordinator '
+                "that is trusted"
+            )
+        if privacy.noise == "central" and self.aggregation.modulus_bits != 32:
+            raise ValueError(
+                'aggregation.modulus_bits: expected 32 with privacy.noise="central": a sum that wraps '
+                "around before its noise is added hides nobody"
+            )
+        if self.metrics.epsilon > 0:
+            raise ValueError(
+                'metrics.epsilon: expected 0 with privacy.unit="site": a site\'s count would be released '
+                "beside what hides it"
+            )
+
+    def _check_sums(self) -> None:
+        kind = self.compression.kind
+        if kind != "none" and self.strategy.name == "fedsvd":
+            raise ValueError(
+                'compression.kind: expected "none" with strategy.name="fedsvd", which turns the adapter\'s '
+                "basis after each round: what waits at a site would be added to other directions than it "
+                'belongs to; use strategy.name="ffa"'
+            )
+        if kind == "top-k" and (self.secure_aggregation != "none" or self.privacy.unit == "site"):
+            raise ValueError(
+                'compression.kind: "top-k" picks coordinates site by site, which cannot be summed unread: '
+                'expected "random", or secure_aggregation="none" and privacy.unit="example"'
+            )
+        if kind == "random" and self.secure_aggregation == "homomorphic":
+            raise ValueError('compression.kind: expected "none" with secure_aggregation="homomorphic"')
+        if self.secure_aggregation != "masks" and self.aggregation != AggregationSection():
+            raise ValueError(
+                'aggregation: expected nothing in this section without secure_aggregation="masks"'
+            )
 
 
 def top_share(layers: str) -> float | None:

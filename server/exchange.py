@@ -8,7 +8,15 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from privacy.errors import BudgetError, ConfideError, ProtocolError, RunError, SiteError, UserError
+from privacy.errors import (
+    BudgetError,
+    ConfideError,
+    LostError,
+    ProtocolError,
+    RunError,
+    SiteError,
+    UserError,
+)
 from protocol.confide_pb2 import Reply, Request
 from server.formats import format_count
 
@@ -91,6 +99,8 @@ def refusal(reply: Reply) -> ConfideError | None:
     refused = reply.refused
     if refused.budget_spent:
         return BudgetError(f"{reply.site}: {refused.reason}")
+    if refused.lost:
+        return LostError(f"{reply.site}: {refused.reason}")
     # A site does not choose the coordinator's exit code: 256 would pass for a success.
     mistake = refused.exit_code == UserError.exit_code
     exit_code = UserError.exit_code if mistake else SiteError.exit_code
@@ -99,7 +109,14 @@ def refusal(reply: Reply) -> ConfideError | None:
 
 def check_answers(request: Request, reply: Reply) -> None:
     """Raises ProtocolError if a reply that is no refusal answers another kind of request."""
-    answer = {"join": "joined", "train": "trained", "evaluate": "evaluated"}
+    answer = {
+        "join": "joined",
+        "train": "trained",
+        "evaluate": "evaluated",
+        "deal": "dealing",
+        "confirm": "confirmed",
+        "unmask": "unmasked",
+    }
     asked, kind = request.WhichOneof("kind"), reply.WhichOneof("kind")
     if answer.get(asked or "") != kind:
         raise ProtocolError(f"{reply.site} answered {asked} with {kind or 'nothing'}")

@@ -1,8 +1,9 @@
 """A startup kit: the folder that becomes a site's home.
 
 A kit is put together out of sight, as ``.NAME.partial``, and is ``.NAME.ready`` once it is whole. Only when
-federation.json knows its keys does it get the site's name, so that no kit is ever handed over that the
-coordinator would not accept. A kill between any two steps leaves what the next run can tell apart.
+federation.json knows its keys, and it names all other sites, does it get the site's name, so that no kit is
+ever handed over that the coordinator or the others would not accept. A kill between any two steps leaves
+what the next run can tell apart.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from protocol.keys import PUBLIC_FILE, make_folder, write_new
 from protocol.site_keys import PublicKeys, make_site_keys, read_site_keys
 from server.coordinator_folder import Federation
 from server.federation_file import SiteEntry
+from server.peers_file import write_peers
 from server.site_template import site_toml
 
 _PARTIAL, _READY = ".partial", ".ready"
@@ -81,6 +83,12 @@ class Kits:
         if entry.identity is not None and entry.node is not None:
             return PublicKeys(identity=bytes.fromhex(entry.identity), node=entry.node)
         return read_site_keys(self._hidden(entry.name, _READY))
+
+    def name_peers(self, site: str, text: str) -> None:
+        """Bring peers.toml in a site's kit up to date, hidden or not, if there is one."""
+        for kit in (self._hidden(site, _READY), self.kit(site)):
+            if kit.is_dir():
+                write_peers(kit, text)
 
     def show(self, site: str) -> None:
         """Give a hidden kit the site's name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.job import Job
+from protocol.manifest import Manifest
 from server.formats import format_count
 from server.run_folder import RoundRecord
 
@@ -20,10 +20,11 @@ class Notice:
 
 
 def find_notices(
-    job: Job, records: Sequence[RoundRecord], *, federation: str | None = None
+    manifest: Manifest, records: Sequence[RoundRecord], *, federation: str | None = None
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first; ``federation`` is a real one's name."""
     notices = []
+    job = manifest.job
     protected = job.privacy.mechanism != "none"
     asked, done = job.training.rounds, len(records)
     spent = list(records[-1].epsilon.values()) if records else []
@@ -55,16 +56,87 @@ def find_notices(
             "its run.log says which. The job was planned for all of them."
         )
         notices.append(Notice(title="Unfinished", text=text))
-    text = "" if federation else "All sites are simulated on one machine, which holds everyone’s data. "
-    text += (
-        "Updates are not masked by secure aggregation: the coordinator sees each site’s "
-        f"{'noisy ' * protected}update."
-    )
+    if protected and job.privacy.unit == "site" and job.privacy.noise == "central":
+        read = "every update" if job.secure_aggregation == "none" else "every sum"
+        text = (
+            'privacy.noise = "central": the coordinator itself adds the noise that hides a site, and so '
+            f"must be trusted with {read} before that. ε holds against everyone else."
+        )
+        notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
+    said.append(_who_reads_updates(manifest))
     if protected:
-        text += (
-            " ε is accounted at each site on its own, for one example being there or blank, and takes "
+        said.append(_what_epsilon_counts(manifest))
+    title = "What the coordinator sees" if federation else "A simulation"
+    notices.append(Notice(title=title, text=" ".join(said), grave=False))
+    return notices
+
+
+def _who_reads_updates(manifest: Manifest) -> str:
+    """What the run's secure aggregation hides, and from whom."""
+    job = manifest.job
+    if job.secure_aggregation == "masks":
+        return _what_masks_hide(manifest)
+    if job.secure_aggregation == "homomorphic":
+        return (
+            "Updates are encrypted: the coordinator adds up what it cannot read, and a site decrypts the "
+            "sum. The sites share one key and there is no threshold: any one of them, working with the "
+            "coordinator, could decrypt another’s update."
+        )
+    noisy = job.privacy.mechanism != "none" and job.privacy.unit == "example"
+    return (
+        "Updates are not masked by secure aggregation: the coordinator reads each site’s "
+        f"{'noisy ' * noisy}update."
+    )
+
+
+def _what_masks_hide(manifest: Manifest) -> str:
+    """How many sites could work with the coordinator before it reads a single update.
+
+    With fewer than t of them it cannot uncover masks by itself, and with fewer than 2t − n it cannot by
+    telling the others different things (Bonawitz et al. 2017, sections 6.2 and 6.3). Whatever masks do, the
+    colluding sites' own updates can be taken off a sum, which must leave two others.
+    """
+    n, t = manifest.cohort, manifest.threshold
+    fewest = max(t, manifest.fewest)
+    if fewest < 2:
+        return "Updates are masked, which hides nothing here: the sum over one site is that site’s update."
+    over = f"all {n} sites" if fewest == n else f"at least {fewest} of {n} sites"
+    text = f"Updates are masked: the coordinator reads only sums, each over {over}. "
+    text += "It learns no single update "
+    honest, other = min(t - 1, fewest - 2), min(2 * t - n - 1, t - 2)
+    if manifest.job.aggregation.confirm and other == honest:
+        return text + f"{_while_working(honest)}, whether it follows the protocol or not."
+    text += f"{_while_working(honest)} and it follows the protocol. "
+    if not manifest.job.aggregation.confirm:
+        return text + (
+            "One that does not could, because the sites do not confirm to each other whose updates are in "
+            "a sum: aggregation.confirm = false."
+        )
+    if other < 0:
+        return text + (
+            f"One that does not could, because {t} of {n} sites, no more than half, are enough to uncover "
+            f"a sum: aggregation.threshold = {t}."
+        )
+    return text + f"If it does not, that holds {_while_working(other)}."
+
+
+def _while_working(most: int) -> str:
+    if most == 0:
+        return "while no site works with it"
+    return f"while at most {format_count(most, 'site works', 'sites work')} with it"
+
+
+def _what_epsilon_counts(manifest: Manifest) -> str:
+    job = manifest.job
+    if job.privacy.unit == "example":
+        return (
+            "ε is accounted at each site on its own, for one example being there or blank, and takes "
             "the number of examples at a site as public."
         )
-    title = "What the coordinator sees" if federation else "A simulation"
-    notices.append(Notice(title=title, text=text, grave=False))
-    return notices
+    text = "ε is for all of a site’s examples together: its update being in the sums or blank."
+    if job.privacy.noise == "distributed":
+        most = job.aggregation.colluding
+        who = "no site tells" if most == 0 else f"at most {format_count(most, 'site tells', 'sites tell')}"
+        text += f" The sites add the noise in shares, enough of them while {who} the coordinator its own."
+    return text

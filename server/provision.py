@@ -1,8 +1,9 @@
 """Provisioning a federation: its authority, the coordinator's folder and a kit for each site.
 
-Run it again after each change of federation.toml: what exists stays as it is to the last byte, and what a
-kill left out is made up for. federation.json is the record of who is in; a kit that was handed over is
-remembered there by its public keys, and is never made again unasked.
+Run it again after each change of federation.toml: what exists stays as it is to the last byte but
+peers.toml, which names the others to each site, and what a kill left out is made up for. federation.json
+is the record of who is in; a kit that was handed over is remembered there by its public keys, and is never
+made again unasked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from server.coordinator_folder import CoordinatorFolder, Federation, FederationS
 from server.coordinator_keys import certificate_fits, certify_server, make_coordinator
 from server.federation_file import FederationFile
 from server.kits import Kits
+from server.peers_file import peers_toml, write_peers
 
 State = Literal["made", "here", "handed over", "revoked"]
 
@@ -43,7 +45,7 @@ class SiteOutcome:
 class Provisioned:
     """What there is now, and what this time changed. ``server_until`` is None without its certificate.
 
-    ``changed`` tells whether federation.json says something new.
+    ``changed`` tells whether federation.json says something new, ``peers_changed`` whether peers.toml does.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Provisioned:
     server_until: datetime | None
     is_new: bool
     changed: bool
+    peers_changed: bool
     renewed: bool
     moved: bool
 
@@ -100,8 +103,7 @@ class _Provisioning:
         make_folder(self._kits.path)
         self._kits.clear(set(self._entries))
         finished = list(self._kits.ready())
-        for site in finished:
-            self._admit(site)
+        self._admit(finished)
         reissue -= set(finished)
         self._check_sites(reissue, revoke)
 
@@ -114,8 +116,10 @@ class _Provisioning:
         for site in fresh:
             authority = self._coordinator.authority_certificate.read_bytes()
             self._kits.make(self._entries[site], self._federation, authority, now=self._now)
-            self._admit(site)
-        self._write_nodes()
+        self._admit(fresh)
+        peers_changed = self._name_peers()
+        for site in finished + fresh:
+            self._kits.show(site)
         server = self._coordinator.server_certificate
         return Provisioned(
             folder=self._out,
@@ -125,6 +129,7 @@ class _Provisioning:
             server_until=self._coordinator.server_until() if server.exists() else None,
             is_new=is_new,
             changed=self._federation != before,
+            peers_changed=peers_changed,
             renewed=renewed,
             moved=moved,
         )
@@ -220,13 +225,22 @@ class _Provisioning:
         federation = self._federation.model_copy(update={"address": self._file.address})
         self._coordinator.write_federation(federation)
 
-    def _admit(self, site: str) -> None:
-        """Make the keys of a kit that is ready the site's, and show the kit."""
-        keys = self._kits.public_keys(self._entries[site])
-        admitted = FederationSite(node=keys.node, identity=keys.identity.hex())
-        self._coordinator.write_federation(_with(self._federation, site, admitted))
+    def _admit(self, sites: Collection[str]) -> None:
+        """Make the keys of ready kits those sites', of all at once: then each kit can name them all."""
+        federation = self._federation
+        for site in sites:
+            keys = self._kits.public_keys(self._entries[site])
+            admitted = FederationSite(node=keys.node, identity=keys.identity.hex())
+            federation = _with(federation, site, admitted)
+        self._coordinator.write_federation(federation)
         self._write_nodes()
-        self._kits.show(site)
+
+    def _name_peers(self) -> bool:
+        """Bring peers.toml up to date, here and in the kits; whether it said anything else here."""
+        text = peers_toml(self._federation)
+        for site in self._federation.active_sites:
+            self._kits.name_peers(site, text)
+        return write_peers(self._out, text)
 
     def _write_nodes(self) -> None:
         """``nodes/`` is what federation.json says: a file for each site that is not revoked."""

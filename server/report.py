@@ -84,10 +84,11 @@ def render_report(folder: RunFolder) -> str:
         absences=any(len(record.present) < manifest.cohort for record in records),
         facts=facts,
         result=result_sentence(job, records, facts),
-        notices=find_notices(job, records, federation=facts.get("federation")),
+        notices=find_notices(manifest, records, federation=facts.get("federation")),
         federation=facts.get("federation"),
         spending=list_spending(job, records, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
+        traffic=traffic_sentence(records, facts),
         quality=main_measure(job.task),
         uncertainty=_uncertainty(job, records, facts),
         sites_shown=charts.SITES_SHOWN,
@@ -130,7 +131,7 @@ def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundR
             "The job asked for the accuracy on the sites’ own examples, and it is not known: run.log says "
             "why. A site that had answered before was charged for it and did not answer again."
         )
-    shares = [site.mean for site in metrics.sites.values()]
+    shares = [site.mean for site in metrics.sites.values()]  # none under masks
     apart = (
         f", {format_percent(min(shares))} to {format_percent(max(shares))} by site" if shares[1:] else ""
     )
@@ -141,6 +142,25 @@ def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundR
         f"for ε = {format_epsilon(metrics.epsilon)}, which moves the whole by about "
         f"±{format_points(metrics.deviation)} (one standard deviation)."
     )
+
+
+def traffic_sentence(records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str | None:
+    """What the sites sent, against the same updates as plain float32; None if there are none."""
+    trained, whole = facts.get("trained_parameters"), facts.get("adapter_parameters")
+    updates = sum(len(record.present) for record in records)
+    if not trained or not updates:
+        return None
+    sent = sum(record.bytes_up for record in records)
+    text = (
+        f"The sites sent {format_bytes(sent)} in all for {format_count(updates, 'update')}: "
+        f"{_ratio(sent, 4 * updates * trained)} that these take as plain float32 numbers"
+    )
+    if whole and whole > trained:
+        text += (
+            f", and {_ratio(sent, 4 * updates * whole)} that they would take if LoRA’s A, which is frozen, "
+            "were trained and sent as well"
+        )
+    return f"{text}."
 
 
 def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> list[SpendingRow]:
@@ -214,6 +234,13 @@ def _spent(job: Job, last: RoundRecord) -> str:
         job.metrics.epsilon > 0
     )
     return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}{more}"
+
+
+def _ratio(sent: int, plain: int) -> str:
+    """What was sent as a share of so many bytes, or as a multiple of them: 21.1 % of the 117 kB."""
+    if sent < 10 * plain:
+        return f"{format_percent(sent / plain)} of the {format_bytes(plain)}"
+    return f"{sent / plain:,.0f} times the {format_bytes(plain)}"
 
 
 def _factor(epsilon: float) -> str:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from privacy.entries import Purpose
-from privacy.errors import BudgetError, ConfideError, ProtocolError, RunError
+from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
 from privacy.receipt import Receipt, SignedReceipt
 from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.json_log import about
 from protocol.layout import AdapterLayout
 from protocol.manifest import MANIFEST_PURPOSE
-from protocol.vector import from_bytes, to_bytes
+from protocol.vector import to_bytes
 from server.evaluation import Evaluator
 from server.exchange import Exchange, Post
-from server.metrics import Metrics, SiteMetrics
+from server.make_sums import make_sums
 from server.run_folder import RoundRecord, RunFolder
 from strategies.strategy import next_adapter
 
@@ -60,8 +60,10 @@ class _Run:
         self.evaluator = evaluator
         self.listener = listener
         self.manifest = manifest = folder.manifest
+        self.bytes_up = self.bytes_down = 0
         signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
+        self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()
         self.gone: set[str] = set()  # refused: not asked again before the run is resumed
         records = folder.records()
@@ -100,6 +102,8 @@ class _Run:
         )
         for name, why in answers.silent.items():
             log.warning("round %d: no answer from %s: %s", number, name, why)
+        self.bytes_up += answers.bytes_up
+        self.bytes_down += answers.bytes_down
         self._leave(answers.refused)
         # A newcomer's refusal is not why a round, which it was not asked for, has too few answers.
         refused = {name: error for name, error in answers.refused.items() if name not in (aside or {})}
@@ -109,8 +113,11 @@ class _Run:
 
     def _leave(self, errors: Mapping[str, ConfideError]) -> None:
         for name, error in sorted(errors.items()):
+            if isinstance(error, LostError):
+                log.warning("%s is asked to join again: %s", name, error)
+                continue
             log.warning("%s takes no further part: %s", name, error)
-        self.gone |= errors.keys()
+            self.gone.add(name)
         self.members -= errors.keys()
 
     def _sound(self, answers: Exchange, check: Callable[[str, Reply], None]) -> Exchange:
@@ -136,14 +143,14 @@ class _Run:
                 raise ProtocolError(f"{name} joined another manifest than the one sent")
             if reply.joined.public_key != known:
                 raise ProtocolError(f"{name} answers under another key than the one it joined with")
-        elif reply.HasField("trained"):
+            return
+        if reply.HasField("trained"):
             if reply.trained.round != number:
                 raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
-            from_bytes(reply.trained.update, size=self.layout.update_size)
             self._receipt(name, reply.trained.receipt, number, "training")
-        else:
-            _site_metrics(name, reply.evaluated)
+        elif reply.HasField("evaluated"):
             self._receipt(name, reply.evaluated.receipt, number, "metrics")
+        self.sums.check(name, reply)
 
     def _welcome(self, answers: Exchange) -> None:
         """Take the sites that joined in, as many as the manifest is for."""
@@ -153,7 +160,14 @@ class _Run:
         for name in sorted(joined.keys() - known)[room:]:
             log.warning("%s comes too late: the run is for %d sites", name, self.manifest.cohort)
             self.gone.add(name)
-        taken = {name: joined[name].joined.public_key for name in joined.keys() - self.gone}
+        taken = {}
+        for name in sorted(joined.keys() - self.gone):
+            try:
+                self.sums.join(name, joined[name].joined)
+            except ProtocolError as error:
+                self._leave({name: error})
+            else:
+                taken[name] = joined[name].joined.public_key
         self.folder.keep_public_keys(taken)
         self.members |= taken.keys()
 
@@ -161,19 +175,23 @@ class _Run:
         """One round, on disk when it returns. Sites that have not joined are asked to meanwhile."""
         folder, manifest = self.folder, self.manifest
         began = time.perf_counter()
+        self.bytes_up = self.bytes_down = 0
+        self.sums.prepare(self.members, number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.adapter))
+        last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         missing = set(self.post.sites()) - self.members - self.gone
         answers = self._ask(
-            dict.fromkeys(sorted(self.members), Request(train=train)),
+            self.sums.train(train, last=last),
             number,
-            aside=dict.fromkeys(sorted(missing), self.join),
+            aside=dict.fromkeys(sorted(missing), self.join) | self.sums.aside(),
         )
         trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
         self._welcome(answers)
-        size = self.layout.update_size
-        updates = {name: from_bytes(reply.trained.update, size=size) for name, reply in trained.items()}
-        self.adapter = next_adapter(manifest.job, self.layout, self.adapter, updates)
+        mean = self.sums.mean(
+            {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
+        )
+        self.adapter = next_adapter(manifest.job, self.layout, self.adapter, mean)
         score = self.evaluator.score(self.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
@@ -187,8 +205,8 @@ class _Run:
             loss=score.loss,
             accuracy=score.accuracy,
             epsilon=dict(sorted(self.epsilon.items())),
-            bytes_up=answers.bytes_up,
-            bytes_down=answers.bytes_down,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
             seconds=time.perf_counter() - began,
             training_seconds=training_seconds,
             absent=sorted(folder.public_keys.keys() - trained.keys()),
@@ -204,16 +222,17 @@ class _Run:
         evaluate = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(self.adapter))
         # Metrics are of what was trained on: a site that joined too late to train has none.
         trained = sorted(self.members & self.epsilon.keys())
-        requests = dict.fromkeys(trained, Request(evaluate=evaluate))
         try:
-            answers = self._ask(requests, job.training.rounds)
+            self.sums.prepare(trained, job.training.rounds)
+            answers = self._ask(self.sums.evaluate(evaluate), job.training.rounds)
             told = answers.require(manifest.fewest, "evaluated", what="metrics")
         except BudgetError as error:
             log.warning("the run ends without metrics: %s", error)
             return
-        sites = {name: _site_metrics(name, reply.evaluated) for name, reply in told.items()}
+        metrics = self.sums.metrics(
+            {name: reply.evaluated for name, reply in told.items()}, job.training.rounds
+        )
         receipts = {name: _signed(reply.evaluated.receipt) for name, reply in told.items()}
-        metrics = Metrics(epsilon=job.metrics.epsilon, sites=sites)
         folder.save_metrics(metrics, receipts)
         log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)
 
@@ -230,10 +249,3 @@ class _Run:
 
 def _signed(receipt: pb.Receipt) -> SignedReceipt:
     return SignedReceipt(content=receipt.content, signature=receipt.signature)
-
-
-def _site_metrics(name: str, evaluated: pb.Evaluated) -> SiteMetrics:
-    try:
-        return SiteMetrics(right=evaluated.right, examples=evaluated.examples)
-    except ValueError as error:
-        raise ProtocolError(f"{name} sent metrics that cannot be: {error}") from error

@@ -138,7 +138,7 @@ def _audit_metrics(
         if metrics is None and not folder.receipts_path("metrics").exists():
             return False
         # A kill may leave the receipts alone.
-        told_by = (folder.receipts("metrics") if metrics is None else metrics.sites).keys()
+        told_by = set(folder.receipts("metrics") if metrics is None else metrics.told_by)
     except RunError as error:
         raise AuditError(str(error)) from error
     job = manifest.job
@@ -226,8 +226,8 @@ def _check_receipt(
         ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
         ("delta", plan.delta, job.privacy.delta),
         ("unit", plan.unit, job.privacy.unit),
-        ("number of planned steps", plan.steps, job.training.total_steps),
-        ("number of steps", receipt.steps, job.training.local_steps),
+        ("number of planned steps", plan.steps, job.planned_steps),
+        ("number of steps", receipt.steps, job.steps_a_round),
         ("budget", receipt.budget, job.privacy.epsilon),
         ("plan", plan, before.plan if before else plan),
         ("epsilon in rounds.jsonl", record.epsilon.get(site), receipt.epsilon),

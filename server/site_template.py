@@ -10,9 +10,10 @@ from server.federation_file import SiteData, SiteEntry
 
 _BUDGET: dict[str, Any] = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
 _RULES: dict[str, Any] = {
-    "mechanisms": ["gaussian", "laplace"],
+    "mechanisms": ["gaussian", "laplace", "skellam"],
     "least_cohort": 2,
-    "secure_aggregation": "optional",
+    "secure_aggregation": "required",
+    "colluding_sites": 0,
     "metrics_epsilon": 0.0,
     "approval": "manual",
 }
@@ -24,7 +25,10 @@ _MEANING = {
     "coordinator": "the key that signs all that this site obeys",
     "mechanisms": '"none" would allow a run without noise',
     "least_cohort": "sites that a round needs, this one included",
-    "secure_aggregation": '"required": refuse runs whose coordinator reads single updates',
+    "central_noise": '"allowed": trust the coordinator to add the noise that hides this site',
+    "units": "whom a run protects: an example or the whole site",
+    "secure_aggregation": '"required": masks, so that the coordinator reads sums alone',
+    "colluding_sites": "sites that may work with the coordinator and still read no update",
     "metrics_epsilon": "what metrics on the site's own examples may cost; 0: none leave",
     "approval": '"automatic": what the rules allow may begin',
     "base_models": "SHA-256 of the base models that may be trained",

@@ -17,8 +17,10 @@ from protocol.examples import Examples
 from protocol.frozen_prefix import Activations, FrozenPrefix
 from protocol.job import Job
 from protocol.manifest import VERSION, Manifest
+from protocol.sums import check_sums
 from protocol.table import label_names, read_table
 from protocol.task import tokenize_rows
+from protocol.update_encoding import check_encoding
 from server.evaluation import Evaluator
 from server.run_folder import RunFolder
 
@@ -86,8 +88,11 @@ class Workplace:
         """The folder of a new run, whole from the start.
 
         ``coordinator_key`` is where the coordinator keeps its key; without it the run gets one of its own.
-        ``federation`` is the name of a real one; without it the run is simulated.
+        ``federation`` is the name of a real one; without it the run is simulated. Raises JobError for a job
+        whose updates could not be summed as it asks.
         """
+        check_sums(manifest)
+        check_encoding(manifest, update_size=self.adapted.layout.update_size)
         before = self.evaluator.score(self.initial_adapter)
         facts = self.facts() | {
             "examples_by_site": dict(examples_by_site or {}),

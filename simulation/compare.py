@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.job import MetricsSection
+from protocol.job import AggregationSection, Job, MetricsSection
 from server.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
 from server.progress import Progress
 from server.run_folder import RunFolder
@@ -16,15 +16,28 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
     gradients. ``one-site`` is the first site alone, with the whole of its own budget. Both start from
     the same adapter and see the same held-out examples, by which they are compared: neither asks for
-    metrics.
+    metrics. Nothing is masked: a site alone has no other to mask with.
     """
-    job = folder.manifest.job.model_copy(update={"metrics": MetricsSection()})
-    open_job = job.model_copy(update={"privacy": job.privacy.model_copy(update={"mechanism": "none"})})
+    job = folder.manifest.job.model_copy(
+        update={
+            "metrics": MetricsSection(),
+            "secure_aggregation": "none",
+            "aggregation": AggregationSection(),
+        }
+    )
     variants = {
-        WITHOUT_PRIVACY: world.variant(open_job),
-        ONE_SITE: world.variant(job, sites=world.site_names[:1]),
+        WITHOUT_PRIVACY: world.variant(_with(job, mechanism="none", noise="distributed", unit="example")),
+        # A site's noise in shares would be the whole noise here.
+        ONE_SITE: world.variant(
+            _with(job, mechanism="gaussian", noise="central") if job.privacy.unit == "site" else job,
+            sites=world.site_names[:1],
+        ),
     }
     for name, variant in variants.items():
         path = folder.path / "compare" / name
         there = RunFolder.open(path) if path.exists() else variant.create_folder(path)
         run_in_folder(variant, there, progress=progress, title=BASELINES[name])
+
+
+def _with(job: Job, **privacy: str) -> Job:
+    return job.model_copy(update={"privacy": job.privacy.model_copy(update=privacy)})

@@ -146,7 +146,7 @@ def _receipt(job: Job, site: str, plan: Plan) -> Receipt:
         manifest=digest,
         round=job.training.rounds,
         plan=plan,
-        steps=job.training.local_steps,
+        steps=job.steps_a_round,
         taken=plan.steps,
         epsilon=None if plan.mechanism.name == "none" else plan.epsilon,
         budget=job.privacy.epsilon,

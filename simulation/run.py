@@ -56,7 +56,11 @@ def run_in_folder(
         else:
             coordinator = folder.identity.public
             homes = {name: folder.path / "sites" / name for name in world.site_names}
-            sites = [world.site(name, home=home, coordinator=coordinator) for name, home in homes.items()]
+            # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
+            sites = [
+                world.site(name, home=home, coordinator=coordinator, forgetful=True)
+                for name, home in homes.items()
+            ]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
             coordinate(grid, world, folder, progress)
     return finished(folder, seconds=time.perf_counter() - began)

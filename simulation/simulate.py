@@ -15,7 +15,7 @@ from server.run import Run, new_name
 from server.run_folder import RunFolder
 from simulation.compare import compare_run
 from simulation.run import Engine, reopen_world, run_in_folder
-from simulation.world import World, simulated_policy
+from simulation.world import World
 
 _SILENCE = Silence()
 
@@ -84,7 +84,7 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
             home.write_policy(policy)
         elif homes is not None and not home.has_policy:
             # It must not pin this run's coordinator: each run has a key of its own.
-            home.write_policy(simulated_policy(world.job, None))
+            home.write_policy(world.policy(None))
 
 
 def _run(world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress) -> Run:

@@ -23,6 +23,7 @@ from protocol.job import ByColumn, Job
 from protocol.manifest import Manifest
 from protocol.table import label_names, read_table
 from protocol.task import tokenize_rows
+from protocol.update_encoding import plan_for_site
 from server.run_folder import RunFolder
 from server.workplace import Workplace
 from simulation.partition import partition
@@ -75,15 +76,18 @@ class World:
         """How many examples each site has."""
         return {name: len(rows) for name, rows in self._rows.items()}
 
-    def site(self, name: str, *, home: Path, coordinator: bytes | None = None) -> Site:
+    def site(
+        self, name: str, *, home: Path, coordinator: bytes | None = None, forgetful: bool = False
+    ) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
 
-        ``coordinator`` is the public key that such a policy pins.
+        ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
+        one. A ``forgetful`` site keeps its secrets of sums in memory.
         """
         examples = self.examples(name)
         place = Home(home)
         if not place.has_policy:
-            place.write_policy(simulated_policy(self.job, coordinator))
+            place.write_policy(self.policy(coordinator))
         return Site(
             name=name,
             examples=examples,
@@ -92,8 +96,20 @@ class World:
             trainer=self.trainer,
             activations=self._kept(name, examples),
             home=place,
+            peers=lambda: {other: Home(home.parent / other).identity().public for other in self._rows},
+            forgetful=forgetful,
             keyed_entropy=_keyed_entropy(self.job, name),
         )
+
+    def policy(self, coordinator: bytes | None) -> Policy:
+        """What a simulated site allows if nobody says otherwise: this job, once."""
+        job = self.job
+        epsilon = job.privacy.epsilon + job.metrics.epsilon
+        if job.privacy.unit == "site" and job.privacy.mechanism != "none":
+            # An example may turn a site's update into any other, which noise for the site hides less well.
+            plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
+            epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
+        return simulated_policy(job, coordinator, epsilon=epsilon)
 
     def examples(self, name: str) -> Examples:
         """One simulated site's examples, tokenized."""
@@ -129,16 +145,18 @@ class World:
         return self._activations[name]
 
 
-def simulated_policy(job: Job, coordinator: bytes | None) -> Policy:
+def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
     """What a simulated site allows: this job once, and nothing more.
 
-    Half of a budget's δ is for the runs' own, so it is twice the job's.
+    ``epsilon`` is what the job costs an example. Half of a budget's δ is for the runs' own, so it is twice
+    the job's.
     """
-    budget = BudgetSection(epsilon=job.privacy.epsilon + job.metrics.epsilon, delta=2 * job.privacy.delta)
+    budget = BudgetSection(epsilon=epsilon, delta=2 * job.privacy.delta)
     rules = RulesSection(
         mechanisms=[job.privacy.mechanism],
         coordinator=coordinator.hex() if coordinator else None,
         metrics_epsilon=job.metrics.epsilon,
+        central_noise="allowed",
     )
     return Policy(budget=budget, rules=rules)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from client.policy import Policy, policy_toml, read_policy
 from privacy.errors import PolicyError, PolicyFileError
@@ -18,6 +20,10 @@ from tests.server.runs import LAYOUT, make_job
 BASE, OTHER_BASE = "ab" * 32, "cd" * 32
 COORDINATOR, STRANGER = Identity.generate(), Identity.generate()
 BUDGET = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
+
+
+MASKS = {"secure_aggregation": "masks"}
+UNCONFIRMED = MASKS | {"aggregation": {"confirm": False}}
 
 
 def make_policy(*, budget: dict[str, Any] | None = None, **rules: Any) -> Policy:
@@ -64,7 +70,40 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         {"privacy": {"epsilon": 3.0}},
         {"privacy": {"epsilon": 3.001}},
     ),
+    (
+        "rules.units",
+        {"units": ["site"]},
+        {"privacy": {"unit": "site"}},
+        {"privacy": {"unit": "example"}},
+    ),
     ("rules.least_cohort", {"least_cohort": 3}, {"cohort": 3}, {"cohort": 2}),
+    *(
+        ("rules.secure_aggregation", {"secure_aggregation": rule}, kept, broken)
+        for rule, kept, broken in [
+            ("required", MASKS, {"secure_aggregation": "none"}),
+            ("required", MASKS, {"secure_aggregation": "homomorphic"}),
+            ("required", MASKS, UNCONFIRMED),
+            ("encrypted", UNCONFIRMED, {"secure_aggregation": "none"}),
+            ("encrypted", {"secure_aggregation": "homomorphic"}, {"secure_aggregation": "none"}),
+        ]
+    ),
+    *(
+        (
+            "rules.colluding_sites",
+            {"colluding_sites": colluding},
+            {"cohort": cohort, "secure_aggregation": "masks", "aggregation": {"threshold": least}},
+            {"cohort": cohort, "secure_aggregation": "masks", "aggregation": {"threshold": least - 1}},
+        )
+        # The least t with 2t > n + c, written out.
+        for cohort, colluding, least in [
+            (4, 0, 3),
+            (5, 0, 3),
+            (10, 0, 6),
+            (10, 1, 6),
+            (10, 2, 7),
+            (5, 3, 5),
+        ]
+    ),
     ("rules.base_models", {"base_models": [OTHER_BASE, BASE]}, {"base": BASE}, {"base": "ef" * 32}),
     (
         "rules.tasks",
@@ -113,13 +152,50 @@ def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
     policy.check(make_manifest(privacy={"mechanism": "none", "epsilon": 90.0}), b"")
 
 
-def test_secure_aggregation_is_required_of_every_run_or_of_none() -> None:
-    policy = make_policy(secure_aggregation="required")
-    assert refused_by(policy, make_manifest()) == "rules.secure_aggregation"
-    make_policy(secure_aggregation="optional").check(make_manifest(), b"")
+def test_where_secure_aggregation_is_optional_anything_goes_that_keeps_its_own_promise() -> None:
+    policy = make_policy(secure_aggregation="optional", colluding_sites=2)
+    for sections in ({"secure_aggregation": "none"}, {"secure_aggregation": "homomorphic"}):
+        policy.check(make_manifest(cohort=3, **sections), b"")
+    policy.check(make_manifest(cohort=9, **UNCONFIRMED), b"")
+    assert refused_by(policy, make_manifest(cohort=3, **UNCONFIRMED)) == "rules.colluding_sites"
 
 
-@pytest.mark.parametrize("rule", ["mechanisms", "base_models", "tasks"])
+@settings(max_examples=60, deadline=None)
+@given(cohort=st.integers(2, 12), colluding=st.integers(0, 4), threshold=st.integers(2, 12))
+def test_a_masked_run_passes_just_where_no_update_can_be_uncovered(
+    cohort: int, colluding: int, threshold: int
+) -> None:
+    """The attack itself: honest sites are told two stories, and those who collude answer to both.
+
+    A single honest site needs no attack: the sum without the others' updates is its own.
+    """
+    policy = make_policy(colluding_sites=colluding)
+    manifest = make_manifest(
+        cohort=cohort, secure_aggregation="masks", aggregation={"threshold": threshold}
+    )
+    honest = cohort - colluding
+    splits = (sorted((first, honest - first)) for first in range(honest + 1))
+    works = honest < 2 or any(fewer + colluding >= threshold for fewer, _ in splits)
+    if works:
+        assert refused_by(policy, manifest) == "rules.colluding_sites"
+    else:
+        policy.check(manifest, b"")
+
+
+def test_masks_of_too_few_sites_are_none() -> None:
+    for cohort, colluding in [(1, 0), (2, 1), (3, 2), (3, 5)]:
+        policy = make_policy(colluding_sites=colluding)
+        with pytest.raises(PolicyError, match=f"expected {colluding + 2} sites at least"):
+            policy.check(make_manifest(cohort=cohort, **MASKS), b"")
+    make_policy(colluding_sites=1).check(make_manifest(cohort=3, **MASKS), b"")
+
+
+def test_the_threshold_that_a_job_leaves_out_will_do_where_nobody_colludes() -> None:
+    for cohort in range(2, 40):
+        make_policy(secure_aggregation="required").check(make_manifest(cohort=cohort, **MASKS), b"")
+
+
+@pytest.mark.parametrize("rule", ["mechanisms", "units", "base_models", "tasks"])
 def test_a_list_without_members_allows_nothing(rule: str) -> None:
     assert refused_by(make_policy(**{rule: []}), make_manifest()) == f"rules.{rule}"
 
@@ -130,7 +206,8 @@ def test_unset_lists_allow_anything() -> None:
         make_manifest(),
         make_manifest(base=OTHER_BASE),
         make_manifest(task="causal-lm", data={"label": None, "labels": None}),
-        make_manifest(cohort=1),
+        make_manifest(cohort=1, secure_aggregation="none"),
+        make_manifest(privacy={"unit": "site"}),
     ):
         policy.check(manifest, b"signed by nobody")
 
@@ -152,7 +229,9 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
     """In the order of docs/policy.md, after the coordinator: a stranger learns no rule but that one."""
     broken: dict[str, Any] = {
         "privacy": {"epsilon": 9.0},
-        "cohort": 1,
+        "cohort": 2,
+        "secure_aggregation": "none",
+        "aggregation": {"threshold": 2},
         "base": OTHER_BASE,
         "task": "causal-lm",
         "data": {"label": None, "labels": None},
@@ -161,27 +240,34 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
     rules: dict[str, Any] = {
         "coordinator": COORDINATOR.public.hex(),
         "mechanisms": ["laplace"],
-        "least_cohort": 2,
+        "units": ["site"],
+        "least_cohort": 3,
         "secure_aggregation": "required",
         "base_models": [BASE],
         "tasks": ["sequence-classification"],
     }
     manifest = make_manifest(**broken)
     named = []
-    for _ in range(8):
+    for _ in range(10):
         rule = refused_by(make_policy(**rules), manifest)
         named.append(rule)
         if rule == "budget.epsilon_per_run":
             broken["privacy"] = {"epsilon": 1.0}
+            manifest = make_manifest(**broken)
+        elif rule == "rules.secure_aggregation":
+            broken["secure_aggregation"] = "masks"
+            rules["colluding_sites"] = 2
             manifest = make_manifest(**broken)
         elif rule != "rules.metrics_epsilon":
             del rules[rule.removeprefix("rules.")]
     assert named == [
         "rules.coordinator",
         "rules.mechanisms",
+        "rules.units",
         "budget.epsilon_per_run",
         "rules.least_cohort",
         "rules.secure_aggregation",
+        "rules.colluding_sites",
         "rules.base_models",
         "rules.tasks",
         "rules.metrics_epsilon",
@@ -217,6 +303,12 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"budget": BUDGET, "rules": {"least_cohort": True}}, ["rules.least_cohort: expected a valid integer"]),
     ({"budget": BUDGET, "rules": {"mechanisms": "gaussian"}}, ["rules.mechanisms: expected a valid list"]),
     ({"budget": BUDGET, "rules": {"mechanisms": ["gauss"]}}, ["rules.mechanisms.0: expected 'gaussian'"]),
+    ({"budget": BUDGET, "rules": {"units": ["user"]}}, ["rules.units.0: expected 'example' or 'site'"]),
+    (
+        {"budget": BUDGET, "rules": {"secure_aggregation": "masks"}},
+        ["rules.secure_aggregation: expected 'r"],
+    ),
+    ({"budget": BUDGET, "rules": {"colluding_sites": -1}}, ["rules.colluding_sites: expected greater"]),
     ({"budget": BUDGET, "rules": {"coordinator": "AB" * 32}}, ["rules.coordinator: expected to match"]),
     ({"budget": BUDGET, "rules": {"base_models": ["ab"]}}, ["rules.base_models.0: expected to match"]),
     ({"budget": BUDGET, "rules": {"metrics_epsilon": -0.1}}, ["rules.metrics_epsilon: expected greater"]),
@@ -268,7 +360,9 @@ def test_a_file_that_is_no_policy_is_said_to_be_none(
             budget={"order": 4},
             mechanisms=["laplace", "none"],
             least_cohort=3,
-            secure_aggregation="required",
+            units=["site", "example"],
+            secure_aggregation="encrypted",
+            colluding_sites=2,
             base_models=[BASE],
             tasks=["causal-lm"],
             coordinator=COORDINATOR.public.hex(),

@@ -61,6 +61,20 @@ def test_it_says_what_was_made_and_what_comes_next(federation: Path) -> None:
     assert "Hand each kit" not in text
 
 
+def test_it_says_when_sites_need_to_know_of_others(federation: Path) -> None:
+    sentence = "Each custodian who has a kit already copies federation/peers.toml into the site's home"
+    assert sentence not in call()  # the kits have it
+    assert sentence not in call()
+    Path("federation/peers.toml").unlink()  # as an earlier version left it
+    assert sentence in call()
+    shutil.rmtree("federation/kits/north")
+    federation.write_text(f'{federation.read_text()}[[site]]\nname = "west"\n')
+    assert sentence in call()
+    assert sentence not in call()
+    assert sentence in call("--reissue", "north")
+    assert sentence in call("--revoke", "west")
+
+
 def test_it_says_what_was_handed_over_and_what_is_revoked(federation: Path) -> None:
     call()
     shutil.rmtree("federation/kits/north")

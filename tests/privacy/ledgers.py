@@ -8,6 +8,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -24,6 +25,8 @@ from privacy.ledger import Charge, Ledger
 from privacy.ledger_file import LedgerFile, Row, copied
 from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
+from privacy.skellam import IntegerSensitivity, SharedNoise
+from privacy.skellam_check import skellam_renyi_by_sum
 
 IDENTITY = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
@@ -48,6 +51,18 @@ def make_plan(
     )
 
 
+# Of whole sites: in shares, of which five of seven count, and from one hand.
+SITE_PLAN = Plan(
+    mechanism=Mechanism(name="skellam", multiplier=24.0),
+    clipping_norm=1.0,
+    sampling_rate=1.0,
+    steps=4,
+    delta=1e-7,
+    unit="site",
+    shared=SharedNoise(sensitivity=IntegerSensitivity(l1=20_000.0, l2=1000.0), fewest=7, colluding=2),
+)
+CENTRAL_PLAN = replace(SITE_PLAN, mechanism=Mechanism(name="gaussian", multiplier=24.0), shared=None)
+
 # Few, because each one's ε takes a moment: some that the filter counts better by order, some by plan.
 PLANS = (
     make_plan(),
@@ -55,6 +70,8 @@ PLANS = (
     make_plan(multiplier=4.0, rate=1.0, steps=3),
     make_plan(name="laplace", multiplier=8.0, rate=1.0, steps=1),
     make_plan(name="laplace", multiplier=20.0, rate=0.2, steps=12),
+    SITE_PLAN,
+    CENTRAL_PLAN,
 )
 
 
@@ -175,13 +192,24 @@ def _within(budget: dict[str, Any], plans: list[dict[str, Any]]) -> bool:
 
 
 def read_plan(text: str) -> Plan:
+    """A plan as what it is to an example, which moves a sum of sites by two bounds of their updates."""
     table = json.loads(text)
-    return Plan(**table | {"mechanism": Mechanism(**table["mechanism"])})
+    mechanism, shared = table.pop("mechanism"), table.pop("shared", None)
+    if table["unit"] == "site":
+        mechanism["multiplier"] /= 2
+    if shared is not None:
+        l1, l2 = 2 * shared["sensitivity"]["l1"], 2 * shared["sensitivity"]["l2"]
+        shared = SharedNoise(**shared | {"sensitivity": IntegerSensitivity(l1=l1, l2=l2)})
+    return Plan(**table, mechanism=Mechanism(**mechanism), shared=shared)
 
 
 @lru_cache
 def _renyi(text: str, order: int) -> float:
     plan = read_plan(text)
+    if plan.shared is not None:
+        l1, l2 = plan.shared.sensitivity.l1, plan.shared.sensitivity.l2
+        variance = (plan.mechanism.multiplier * l2) ** 2
+        return skellam_renyi_by_sum(l1=l1, l2=l2, variance=variance, order=order)
     return renyi_by_quadrature(mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, order=order)
 
 
@@ -222,7 +250,7 @@ def play(
             name = f"{prefix}{move}"
             runs[name] = (ledger.register(data[random.choice(sorted(data))]), random.choice(PLANS))
         dataset, plan = runs[name]
-        steps = random.randint(1, 1 + plan.steps // 3)
+        steps = 1 if plan.unit == "site" else random.randint(1, 1 + plan.steps // 3)
         try:
             ledger.reserve(charge(dataset, run=name, plan=plan, round=move, steps=steps))
         except BudgetError:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.budget import DELTAS, NATS, Budget, Spent, deltas, make_budget, nats
+from privacy.clipping import clip
 from privacy.cross_check import renyi_by_quadrature
 from privacy.errors import PlanError
 from privacy.mechanisms import Mechanism
 from privacy.plan import Plan
-from tests.privacy.ledgers import PLANS, make_plan
+from tests.privacy.ledgers import CENTRAL_PLAN, PLANS, SITE_PLAN, make_plan
 
 SPENT = st.builds(
     Spent,
@@ -75,6 +78,42 @@ def test_only_a_noisy_plan_for_the_same_unit_has_a_cost() -> None:
     of_sites = Budget(epsilon=3.0, delta=1e-5, order=8, unit="site")
     with pytest.raises(PlanError, match="unit=site"):
         of_sites.cost(PLANS[0])
+
+
+@pytest.mark.parametrize("order", [2, 8, 64])
+def test_a_plan_of_sites_costs_an_example_twice_the_sensitivity(order: int) -> None:
+    """By hand: noise of multiplier 24 against 2C is that of multiplier 12, whose ρ is α / 2 · 12²."""
+    budget = Budget(epsilon=3.0, delta=1e-5, order=order)
+    half = make_plan(multiplier=12.0, rate=1.0, steps=4)
+    exact = budget.cost(half)
+    central = budget.cost(CENTRAL_PLAN)
+    assert central == exact
+    shared = budget.cost(SITE_PLAN)
+    # A few / variance of 24000² by order. By plan it is by integer orders, which loses to privacy loss
+    # distributions by a few percent.
+    assert exact.renyi <= shared.renyi <= exact.renyi * (1 + 1e-6) + 1
+    assert exact.epsilon <= shared.epsilon <= 1.15 * exact.epsilon
+    assert shared.delta == exact.delta == deltas(1e-7)
+    # Control: the site's own loss is a quarter by order.
+    own = SITE_PLAN.steps * SITE_PLAN.renyi(order) * NATS
+    assert shared.renyi == pytest.approx(4 * own, rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), clipping=st.floats(0.1, 100.0), size=st.integers(1, 30))
+def test_two_updates_of_a_site_are_no_further_apart_than_is_charged(
+    seed: int, clipping: float, size: int
+) -> None:
+    """The proof's one line, tried on updates with an example and with its blank, which are on the bound."""
+    rng = np.random.default_rng(seed)
+    pair = [clip(rng.choice([-1e3, 1e3], size), bound=clipping, norm=2).value for _ in range(2)]
+    pair += [-pair[0]]
+    charged = replace(CENTRAL_PLAN, clipping_norm=clipping).doubled().clipping_norm
+    assert charged == 2 * clipping
+    # The norms are clipping · (1 + 1e-12) at most.
+    assert np.linalg.norm(pair[0] - pair[1]) <= charged * (1 + 2e-12)
+    # Control: one clipping norm is not enough.
+    assert np.linalg.norm(pair[0] - pair[2]) > 1.9 * clipping
 
 
 @given(budget=BUDGETS, spent=SPENT, more=SPENT)

@@ -20,7 +20,9 @@ from privacy.errors import BudgetError, ConfideError, LedgerError, OverdrawnErro
 from privacy.history import History
 from privacy.ledger import Ledger
 from privacy.ledger_file import copied
+from privacy.plan import Plan
 from tests.privacy.ledgers import (
+    CENTRAL_PLAN,
     DATA,
     DELTA,
     EPSILON,
@@ -28,6 +30,7 @@ from tests.privacy.ledgers import (
     NOW,
     OTHER,
     PLANS,
+    SITE_PLAN,
     SMALL,
     OverspentError,
     charge,
@@ -79,6 +82,11 @@ def giving_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Spent, "share", lambda _self, _taken, *, of: Spent())
 
 
+def without_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's plan charged as if an example moved the sum by no more than the whole site."""
+    monkeypatch.setattr(Plan, "doubled", lambda self: self)
+
+
 def with_each_rule_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the plans by one rule and half by the other: each within ε, together not."""
 
@@ -99,7 +107,14 @@ def with_each_rule_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [without_overlaps, without_the_cost, without_the_past, giving_back_all, with_each_rule_apart],
+    [
+        without_overlaps,
+        without_the_cost,
+        without_the_past,
+        giving_back_all,
+        without_doubling,
+        with_each_rule_apart,
+    ],
 )
 def test_a_broken_filter_is_caught_by_the_same_check(
     broken: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -359,6 +374,85 @@ def test_ledgers_on_one_file_see_one_another(tmp_path: Path) -> None:
     fill(one, dataset)
     with pytest.raises(OverdrawnError):
         two.reserve(charge(dataset, run="another", plan=SMALL))
+
+
+# Sums of whole sites' updates.
+
+
+def test_sums_are_told_and_nothing_is_given_back(ledger: Ledger, dataset: int) -> None:
+    plan = SITE_PLAN
+    for number, survivors in ((1, 12), (2, 7), (3, 20)):
+        ledger.reserve(charge(dataset, plan=plan, round=number))
+        before = ledger.epsilon(dataset)
+        told = [summed for _, summed in ((1, 12), (2, 7), (3, 20))[: number - 1]]
+        found = ledger.record_summed(run="run-1", round_number=number, survivors=survivors)
+        assert found == pytest.approx(plan.epsilon_of_summed([*told, survivors]), rel=1e-12)
+        assert 0.0 < found <= plan.epsilon_after(number)
+        assert ledger.epsilon(dataset) == before
+    assert found < 0.95 * plan.epsilon_after(3)
+    # The filter holds what an example may have lost by the whole plan.
+    assert ledger.epsilon(dataset) == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+
+
+def test_a_charge_without_its_sum_counts_as_planned(ledger: Ledger, dataset: int) -> None:
+    """Round 1 was interrupted and repeated: its first sum may have been read by somebody."""
+    ledger.reserve(charge(dataset, plan=SITE_PLAN, round=1))
+    ledger.reserve(charge(dataset, plan=SITE_PLAN, round=1))
+    found = ledger.record_summed(run="run-1", round_number=1, survivors=20)
+    assert found == pytest.approx(SITE_PLAN.epsilon_of_summed([20], untold=1), rel=1e-12)
+    assert found > SITE_PLAN.epsilon_of_summed([20, 20])
+
+
+def test_a_sum_is_told_once_for_each_charge(tmp_path: Path, ledger: Ledger, dataset: int) -> None:
+    ledger.reserve(charge(dataset, plan=SITE_PLAN, round=1))
+    first = ledger.record_summed(run="run-1", round_number=1, survivors=9)
+    assert ledger.record_summed(run="run-1", round_number=1, survivors=9) == first
+    assert len(rows(tmp_path)) == 5
+    with pytest.raises(LedgerError, match="no charge of round 1"):
+        ledger.record_summed(run="run-1", round_number=1, survivors=10)
+    # Charged again, it has another sum, and a site that asks anew after a kill is answered as before.
+    ledger.reserve(charge(dataset, plan=SITE_PLAN, round=1))
+    second = ledger.record_summed(run="run-1", round_number=1, survivors=9)
+    assert second == pytest.approx(SITE_PLAN.epsilon_of_summed([9, 9]), rel=1e-12)
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert again.record_summed(run="run-1", round_number=1, survivors=9) == second
+    assert len(rows(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(
+    ("run", "number", "survivors", "named"),
+    [
+        ("run-1", 2, 9, "no charge of round 2"),
+        ("run-1", 1, 6, "survivors=6"),
+        ("run-1", 1, 0, "survivors=0"),
+        ("run-2", 1, 9, "unit='site'"),
+        ("run-3", 1, 9, "has not begun its training"),
+        ("central", 1, 0, "survivors=0"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(
+    tmp_path: Path, ledger: Ledger, dataset: int, run: str, number: int, survivors: int, named: str
+) -> None:
+    ledger.reserve(charge(dataset, plan=SITE_PLAN))
+    ledger.reserve(charge(dataset, run="run-2", plan=SMALL))
+    ledger.reserve(charge(dataset, run="central", plan=CENTRAL_PLAN))
+    before = len(rows(tmp_path))
+    with pytest.raises(LedgerError, match=named):
+        ledger.record_summed(run=run, round_number=number, survivors=survivors)
+    assert len(rows(tmp_path)) == before
+
+
+def test_central_noise_does_not_grow_with_the_sum(ledger: Ledger, dataset: int) -> None:
+    ledger.reserve(charge(dataset, plan=CENTRAL_PLAN))
+    found = ledger.record_summed(run="run-1", round_number=1, survivors=100)
+    assert found == CENTRAL_PLAN.epsilon_after(1)
+
+
+def test_a_round_of_sites_is_one_sum(tmp_path: Path, ledger: Ledger, dataset: int) -> None:
+    with pytest.raises(LedgerError, match="is one sum, not steps=2"):
+        ledger.reserve(charge(dataset, plan=SITE_PLAN, steps=2))
+    assert len(rows(tmp_path)) == 2
 
 
 def test_every_refusal_is_ours() -> None:

@@ -13,18 +13,22 @@ from typing import Any
 
 import pytest
 
-from privacy.budget import Budget, Spent
-from privacy.entries import PURPOSE, Begun, Created, Event, Refused, Released, read_entry
+from privacy.budget import Budget, Spent, nats
+from privacy.entries import PURPOSE, Begun, Created, Event, Refused, Released, Summed, read_entry
 from privacy.errors import LedgerError, OverdrawnError
 from privacy.history import History
 from privacy.ledger import Ledger
-from privacy.ledger_audit import audit_ledger
+from privacy.ledger_audit import agrees, audit_ledger, recomputed_epsilon
 from privacy.ledger_file import LedgerFile, Row, copied
+from privacy.mechanisms import Mechanism
+from privacy.plan import Plan
 from tests.privacy.ledgers import (
+    CENTRAL_PLAN,
     DATA,
     IDENTITY,
     OTHER,
     PLANS,
+    SITE_PLAN,
     charge,
     make_plan,
     open_ledger,
@@ -246,6 +250,93 @@ def test_a_site_that_signs_what_cannot_be_is_named(
     with pytest.raises(LedgerError, match=named) as caught:
         audit_ledger(tmp_path / "ledger.db")
     assert caught.value.entry == entry
+
+
+@pytest.mark.parametrize("plan", [SITE_PLAN, CENTRAL_PLAN], ids=["shared", "central"])
+@pytest.mark.parametrize("part", ["renyi", "epsilon"])
+def test_a_site_plan_that_is_not_charged_for_an_example_is_named(
+    tmp_path: Path, plan: Plan, part: str
+) -> None:
+    """As if nothing were doubled: a site loses a quarter of it by order, and half by plan."""
+
+    def undoubled(event: Event) -> Event:
+        if not isinstance(event, Begun):
+            return event
+        own = {"renyi": nats(plan.steps * plan.renyi(budget.order)), "epsilon": nats(plan.epsilon)}
+        cost = replace(event.cost, **{part: own[part]})
+        return replace(event, cost=cost, spent=cost)
+
+    ledger = open_ledger(tmp_path)
+    budget = ledger.budget
+    ledger.reserve(charge(ledger.register(DATA["base"]), plan=plan))
+    ledger.close()
+    (told,) = audit_ledger(tmp_path / "ledger.db").plans
+    assert told.recomputed <= told.epsilon <= 1.001 * told.recomputed
+    assert told.epsilon == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+    resign(tmp_path, undoubled)
+    with pytest.raises(LedgerError, match="its cost is too low") as caught:
+        audit_ledger(tmp_path / "ledger.db")
+    assert caught.value.entry == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epsilon": 0.9}, "less than its sums cost"),
+        ({"epsilon": 2.5}, "over its plan's own"),
+        ({"survivors": 7}, "less than its sums cost"),
+        ({"survivors": 6}, "survivors=6"),
+        ({"round": 2}, "no charge of round 2"),
+    ],
+)
+def test_a_sum_that_was_not_so_is_named(tmp_path: Path, change: dict[str, float], named: str) -> None:
+    """Changes to ε are factors. 22 survivors have four times the variance, and half of the plan's ε."""
+
+    def wrong(event: Event) -> Event:
+        if not isinstance(event, Summed) or event.round != 4:
+            return event
+        factor = {"epsilon": event.epsilon * change["epsilon"]} if "epsilon" in change else change
+        return replace(event, **factor)
+
+    ledger = open_ledger(tmp_path)
+    dataset = ledger.register(DATA["base"])
+    for number in range(1, 5):
+        ledger.reserve(charge(dataset, plan=SITE_PLAN, round=number))
+        found = ledger.record_summed(run="run-1", round_number=number, survivors=22)
+    ledger.close()
+    assert 1.5 * found < SITE_PLAN.epsilon < 2.5 * found
+    (told,) = audit_ledger(tmp_path / "ledger.db").plans
+    assert told.summed == found
+    resign(tmp_path, wrong)
+    with pytest.raises(LedgerError, match=named) as caught:
+        audit_ledger(tmp_path / "ledger.db")
+    assert caught.value.entry == 11
+
+
+def test_a_plan_that_cannot_be_checked_is_named(tmp_path: Path) -> None:
+    """A site that signs a plan of next to no noise, with the highest cost that there is."""
+    quiet = replace(SITE_PLAN, mechanism=Mechanism(name="skellam", multiplier=1e-5))
+    most = Spent(renyi=10**18, epsilon=10**18, delta=10**11)
+
+    def costly(event: Event) -> Event:
+        return replace(event, plan=quiet, cost=most, spent=most) if isinstance(event, Begun) else event
+
+    ledger = open_ledger(tmp_path)
+    ledger.reserve(charge(ledger.register(DATA["base"]), plan=SITE_PLAN))
+    ledger.close()
+    resign(tmp_path, costly)
+    with pytest.raises(LedgerError, match="no second accountant can check it") as caught:
+        audit_ledger(tmp_path / "ledger.db")
+    assert caught.value.entry == 3
+
+
+def test_a_receipt_of_a_site_plan_is_checked_for_the_site() -> None:
+    for plan in (SITE_PLAN, CENTRAL_PLAN):
+        for steps in (0, 1, 4):
+            recomputed = recomputed_epsilon(plan, steps)
+            assert agrees(plan.epsilon_after(steps), recomputed)
+            assert plan.epsilon_after(steps) <= 1.01 * recomputed + 1e-4
+        assert not agrees(plan.epsilon_after(3), recomputed_epsilon(plan, 4))
 
 
 def tiny(budget: Budget) -> Budget:

@@ -41,7 +41,7 @@ NONE = Mechanism(name="none", multiplier=0.0)
         ("delta", 0.0),
         ("delta", 1.0),
         ("delta", math.nan),
-        ("unit", "site"),
+        ("unit", "group"),
         ("adjacency", "replace-one"),
     ],
 )

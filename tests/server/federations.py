@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from client.peers import read_peers
 from protocol.keys import load_tls_key, parse_node_key
 from protocol.site_keys import read_site_keys
 from server.certificates import read_certificate
@@ -54,9 +55,13 @@ def check_whole(out: Path, sites: set[str], *, kits: set[str] | None = None) -> 
     assert {path.stem for path in folder.nodes.iterdir()} == set(federation.active_sites)
     for name, site in federation.active_sites.items():
         assert parse_node_key(folder.node_key(name).read_text()) == site.node
+    peers = {name: site.identity_key for name, site in federation.active_sites.items()}
+    if peers:
+        assert read_peers(out / "peers.toml") == peers
     assert {path.name for path in (out / "kits").iterdir()} == (sites if kits is None else kits)
     for name in sites if kits is None else kits:
         kit = out / "kits" / name
+        assert name not in peers or (kit / "peers.toml").read_bytes() == (out / "peers.toml").read_bytes()
         keys = read_site_keys(kit)
         assert (keys.identity, keys.node) == (
             federation.sites[name].identity_key,

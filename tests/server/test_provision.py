@@ -13,8 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from client.peers import read_peers
 from client.site_file import read_site_file
 from privacy.errors import UserError
+from protocol.site_keys import read_site_keys
 from server.provision import provision
 from tests.server.federations import NOW, check_whole, contents, federation_file, federation_of, states
 
@@ -88,6 +90,7 @@ def test_what_the_relays_user_may_have_is_all_that_is_in_its_folder(out: Path) -
         "agent.key",
         "agent.crt",
         "README",
+        "peers.toml",
         "relay",
     }
 
@@ -125,6 +128,7 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     assert (north.rules.approval, north.rules.least_cohort) == ("automatic", 2)
     south = read_site_file(out / "kits" / "south" / "site.toml")
     assert south.rules.approval == "manual"
+    assert (south.rules.secure_aggregation, south.rules.colluding_sites) == ("required", 0)
     assert south.rules.coordinator == federation_of(out).coordinator
     text = (out / "kits" / "south" / "site.toml").read_text()
     assert set(tomllib.loads(text)) == {"site", "agent", "relay", "budget", "rules"}
@@ -145,7 +149,12 @@ def test_another_site_changes_federation_json_and_adds_its_own(out: Path) -> Non
     before = contents(out)
     assert states(out, federation_file("north", "south", "west"))["west"] == "made"
     after = contents(out)
-    assert {name for name in before if after[name] != before[name]} == {"coordinator/federation.json"}
+    assert {name for name in before if after[name] != before[name]} == {
+        "coordinator/federation.json",
+        "peers.toml",
+        "kits/north/peers.toml",
+        "kits/south/peers.toml",
+    }
     added = {name for name in set(after) - set(before) if not name.startswith("kits/west")}
     assert added == {"coordinator/nodes/west.pub"}
     check_whole(out, {"north", "south", "west"})
@@ -167,6 +176,31 @@ def test_a_kit_that_was_handed_over_is_not_made_again(out: Path) -> None:
     before = contents(out)
     assert states(out, federation_file()) == {"north": "handed over", "south": "here"}
     assert contents(out) == before
+
+
+def test_each_kit_names_all_sites_also_those_whose_kits_are_made_after_it(out: Path) -> None:
+    assert provision(federation_file("north", "south", "west"), out, now=NOW).peers_changed
+    keys = {name: read_site_keys(out / "kits" / name).identity for name in ("north", "south", "west")}
+    for folder in (out, *(out / "kits").iterdir()):
+        assert read_peers(folder / "peers.toml") == keys
+    assert not provision(federation_file("north", "south", "west"), out, now=NOW).peers_changed
+
+
+def test_a_federation_without_peers_gets_them(out: Path) -> None:
+    """As one that an earlier version provisioned: one kit still here, one handed over."""
+    provision(federation_file(), out, now=NOW)
+    for path in list(out.rglob("peers.toml")):
+        path.unlink()
+    shutil.rmtree(out / "kits" / "north")
+    before = contents(out)
+    found = provision(federation_file(), out, now=NOW)
+    assert (found.changed, found.peers_changed) == (False, True)
+    after = contents(out)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "peers.toml",
+        "kits/south/peers.toml",
+    }
+    check_whole(out, {"north", "south"}, kits={"south"})
 
 
 def test_the_coordinators_folder_is_not_made_again(out: Path) -> None:

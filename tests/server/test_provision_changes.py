@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from client.peers import read_peers
 from privacy.errors import KeyFileError, UserError
 from protocol.site_keys import make_site_keys, read_site_keys
 from server.federation_file import FederationFile
@@ -37,6 +38,21 @@ def test_reissuing_ends_the_old_keys(out: Path) -> None:
     assert new["north"].identity != old["north"].identity
     assert new["north"].node != old["north"].node
     check_whole(out, {"north", "south"})
+
+
+def test_peers_are_the_sites_that_are_in_now(out: Path) -> None:
+    provision(federation_file("north", "south", "west"), out, now=NOW)
+    old = read_peers(out / "peers.toml")
+    shutil.rmtree(out / "kits" / "north")
+    assert provision(
+        federation_file("north", "south", "west"), out, now=NOW, reissue=["north"], revoke=["west"]
+    ).peers_changed
+    new = read_peers(out / "peers.toml")
+    assert new == {"north": read_site_keys(out / "kits" / "north").identity, "south": old["south"]}
+    assert new["north"] != old["north"]
+    for kit in ("north", "south"):
+        assert read_peers(out / "kits" / kit / "peers.toml") == new
+    assert read_peers(out / "kits" / "west" / "peers.toml") == old  # to be deleted, as the command says
 
 
 def test_a_kit_in_the_way_is_never_written_over(out: Path) -> None:
@@ -165,12 +181,14 @@ def test_a_site_with_its_own_keys_gets_none(out: Path, tmp_path: Path) -> None:
     kit = out / "kits" / "north"
     assert {str(p.relative_to(kit)) for p in kit.rglob("*") if p.is_file()} == {
         "README",
+        "peers.toml",
         "site.toml",
         "relay/ca.crt",
     }
     assert "confide site keys ." in (kit / "README").read_text()
     site = federation_of(out).sites["north"]
     assert (site.identity_key, site.node) == (read_site_keys(home).identity, read_site_keys(home).node)
+    assert read_peers(kit / "peers.toml")["north"] == read_site_keys(home).identity
     before = contents(out)
     assert states(out, file)["north"] == "here"
     assert contents(out) == before

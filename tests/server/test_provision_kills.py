@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from client.peers import read_peers
 from protocol.site_keys import read_site_keys
 from server.coordinator_folder import CoordinatorFolder
 from server.provision import provision
@@ -23,11 +24,15 @@ def first(out: Path) -> None:
 
 
 def adding(out: Path) -> None:
-    provision(federation_file("north", "south"), out, now=NOW)
+    provision(federation_file("north", "south", "west"), out, now=NOW)
 
 
 def reissuing(out: Path) -> None:
     provision(federation_file("north"), out, now=NOW, reissue=["north"])
+
+
+def revoking(out: Path) -> None:
+    provision(federation_file("north", "south"), out, now=NOW, revoke=["south"])
 
 
 def renewing(out: Path) -> None:
@@ -41,6 +46,11 @@ def nothing(out: Path) -> None:
 def one_site(out: Path) -> None:
     nothing(out)
     first(out)
+
+
+def two_sites(out: Path) -> None:
+    nothing(out)
+    provision(federation_file("north", "south"), out, now=NOW)
 
 
 def one_site_handed_over(out: Path) -> None:
@@ -87,7 +97,8 @@ def killed_at(step: Step, out: Path, number: int, *, skip_hidden: bool) -> bool:
     ("begin", "step", "sites", "least"),
     [
         (nothing, first, {"north"}, 60),
-        (one_site, adding, {"north", "south"}, 8),
+        (one_site, adding, {"north", "south", "west"}, 16),
+        (two_sites, revoking, {"north", "south"}, 6),
         (one_site_handed_over, reissuing, {"north"}, 8),
         (one_site, renewing, {"north"}, 4),
     ],
@@ -97,6 +108,7 @@ def test_what_a_kill_leaves_out_the_next_run_makes(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     begin(tmp_path / "start" / "federation")
+    old = {kit.name for kit in (tmp_path / "start").glob("federation/kits/*")}
     number = 1
     while True:
         place = tmp_path / str(number)
@@ -111,6 +123,8 @@ def test_what_a_kill_leaves_out_the_next_run_makes(
         shown = {kit.name for kit in (out / "kits").glob("[!.]*")}
         # What can be handed over is what the coordinator knows.
         assert all(read_site_keys(out / "kits" / name).identity.hex() == keys[name] for name in shown)
+        # And whoever is handed one knows all the others.
+        assert all(set(read_peers(out / "kits" / name / "peers.toml")) == sites for name in shown - old)
         step_again(step, out)
         check_whole(out, sites)
         if number % 8 == 0 and step is not renewing:

@@ -10,16 +10,35 @@ from pathlib import Path
 import pytest
 
 from protocol.job import Job
-from server.notices import find_notices
-from server.report import render_report, write_report
+from protocol.manifest import Manifest
+from server.notices import Notice, find_notices
+from server.report import render_report, traffic_sentence, write_report
 from server.run_folder import RoundRecord
-from tests.server.runs import make_compared, make_job, make_record, make_run
+from tests.server.runs import LAYOUT, make_compared, make_job, make_record, make_run
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
+def notices(
+    job: Job, records: list[RoundRecord], *, cohort: int = 2, federation: str | None = None
+) -> list[Notice]:
+    manifest = Manifest(
+        run="run", job=job, cohort=cohort, labels=(), base_digest="ab" * 32, layout_digest=LAYOUT.digest
+    )
+    return find_notices(manifest, records, federation=federation)
+
+
 def titles(job: Job, records: list[RoundRecord]) -> list[str]:
-    return [notice.title for notice in find_notices(job, records)]
+    return [notice.title for notice in notices(job, records)]
+
+
+def told(cohort: int = 10, **sections: dict[str, object] | str) -> str:
+    """What the last notice says of a finished run of a federation."""
+    records = [make_record(1), make_record(2)]
+    last = notices(make_job(**sections), records, cohort=cohort, federation="five-hospitals")[-1]
+    assert last.title == "What the coordinator sees"
+    assert not last.grave
+    return last.text
 
 
 def result(page: str) -> str:
@@ -129,9 +148,149 @@ def test_every_notice_is_on_the_page(tmp_path: Path) -> None:
     job = make_job(privacy={"mechanism": "none"}, seeds={"noise": 7})
     records = [make_record(1, epsilon={"north": None})]
     page = render_report(make_run(tmp_path / "run", job, records))
-    assert len(find_notices(job, records)) == 4
-    for notice in find_notices(job, records):
+    assert len(notices(job, records)) == 4
+    for notice in notices(job, records):
         assert f"<h2>{notice.title}</h2>" in page
+
+
+# -- What the coordinator reads
+
+
+@pytest.mark.parametrize(
+    ("cohort", "aggregation", "fewest", "said"),
+    [
+        # t = 7: c <= min(t − 1, fewest − 2) = 6, and c <= min(2t − n − 1, t − 2) = 3 if it lies.
+        (
+            10,
+            {},
+            None,
+            ["sums, each over all 10 sites", "at most 6 sites work with it and", "at most 3 sites"],
+        ),
+        # Of eight in the sum and seven that collude, one is left: the sum bounds it, not the threshold.
+        (10, {}, 8, ["over at least 8 of 10 sites", "at most 6 sites work with it and", "at most 3 sites"]),
+        (
+            10,
+            {"threshold": 10},
+            None,
+            ["at most 8 sites work with it, whether it follows the protocol or not"],
+        ),
+        (
+            10,
+            {"threshold": 6},
+            6,
+            ["at least 6 of 10", "at most 4 sites work with it and", "at most 1 site works"],
+        ),
+        # A round must have as many as it takes to uncover it, whatever min_sites says.
+        (10, {"threshold": 9}, 3, ["at least 9 of 10", "at most 7 sites work with it, whether it"]),
+        # Of two sites, one knows its own part and so the other's.
+        (2, {}, None, ["over all 2 sites", "while no site works with it, whether it follows"]),
+        (3, {}, None, ["at most 1 site works with it, whether it"]),
+        (
+            10,
+            {"threshold": 5},
+            None,
+            ["at most 4 sites work with it and", "5 of 10 sites, no more than half"],
+        ),
+        (10, {"confirm": False}, None, ["at most 6 sites work with it and it follows", "confirm = false"]),
+        (1, {}, None, ["hides nothing here"]),
+    ],
+)
+def test_masks_are_said_to_hold_against_so_many_sites(
+    cohort: int, aggregation: dict[str, object], fewest: int | None, said: list[str]
+) -> None:
+    text = told(cohort, aggregation=aggregation, federation={"min_sites": fewest} if fewest else {})
+    assert "not masked" not in text
+    for words in said:
+        assert words in text
+
+
+@pytest.mark.parametrize("aggregation", [{"threshold": 5}, {"confirm": False}])
+def test_nothing_is_promised_against_a_lying_coordinator_that_masks_do_not_stop(
+    aggregation: dict[str, object],
+) -> None:
+    text = told(aggregation=aggregation)
+    assert "One that does not could" in text
+    assert "whether it follows" not in text
+    assert "If it does not" not in text
+
+
+def test_what_the_coordinator_reads_without_masks() -> None:
+    assert "reads each site’s noisy update" in told(secure_aggregation="none")
+    text = told(secure_aggregation="none", privacy={"mechanism": "none"})
+    assert "reads each site’s update" in text
+    assert "ε" not in text
+
+
+def test_homomorphic_sums_are_said_to_hold_against_no_site_at_all() -> None:
+    text = told(secure_aggregation="homomorphic")
+    assert "any one of them, working with the coordinator, could decrypt another’s update" in text
+    assert "masked" not in text
+
+
+def test_a_whole_site_is_not_called_an_example(tmp_path: Path) -> None:
+    job = make_job(privacy={"unit": "site"})
+    text = told(privacy={"unit": "site"})
+    assert "ε is for all of a site’s examples together" in text
+    assert "while no site tells the coordinator its own" in text
+    assert "at most 2 sites tell" in told(privacy={"unit": "site"}, aggregation={"colluding": 2})
+    page = render_report(make_run(tmp_path / "run", job))
+    meaning = page.partition('id="meaning"')[2].partition("</section>")[0]
+    assert "any one site’s update" in meaning
+    assert "one example" not in meaning
+    assert "local steps" not in page.partition('id="epsilon"')[2].partition("</section>")[0]
+
+
+def test_an_update_without_noise_of_its_own_is_not_called_noisy() -> None:
+    text = told(secure_aggregation="none", privacy={"unit": "site", "noise": "central"})
+    assert "reads each site’s update" in text
+    assert "noisy" not in text
+
+
+@pytest.mark.parametrize(("how", "what"), [("masks", "every sum"), ("none", "every update")])
+def test_a_coordinator_that_adds_the_noise_is_said_to_be_trusted(how: str, what: str) -> None:
+    job = make_job(secure_aggregation=how, privacy={"unit": "site", "noise": "central"})
+    records = [make_record(1), make_record(2)]
+    assert titles(job, records) == ["The coordinator adds the noise", "A simulation"]
+    assert f"trusted with {what} before that" in notices(job, records)[0].text
+    assert "in shares" not in notices(job, records)[1].text
+    without = make_job(privacy={"unit": "site", "noise": "central", "mechanism": "none"})
+    assert titles(without, records) == ["No privacy", "A simulation"]
+
+
+# -- What travelled
+
+
+def test_bytes_are_compared_with_plain_updates_and_whole_adapters(tmp_path: Path) -> None:
+    """2 rounds of 2 sites: 24,600 bytes; 4 · 4 · 7,299 = 116,784 and 4 · 4 · 13,443 = 215,088."""
+    page = render_report(make_run(tmp_path / "run"))
+    assert (
+        "The sites sent 24.6 kB in all for 4 updates: 21.1 % of the 117 kB that these take as plain "
+        "float32 numbers, and 11.4 % of the 215 kB that they would take"
+    ) in page
+
+
+def test_only_updates_that_came_are_counted() -> None:
+    facts = {"trained_parameters": 1000, "adapter_parameters": 1000}
+    records = [make_record(1, bytes_up=8080), make_record(2, bytes_up=4040, absent=["south"])]
+    # 3 updates of 4,000 bytes came in 12,120; the adapter has nothing frozen to compare with.
+    said = "The sites sent 12.1 kB in all for 3 updates: 101.0 % of the 12.0 kB that these take as plain"
+    text = traffic_sentence(records, facts) or ""
+    assert text.startswith(said)
+    assert "LoRA" not in text
+
+
+def test_more_than_ten_times_as_many_bytes_are_a_multiple() -> None:
+    text = traffic_sentence([make_record(1, bytes_up=90_000)], {"trained_parameters": 4})
+    assert text == (
+        "The sites sent 90.0 kB in all for 2 updates: 2,812 times the 32 B that these take as plain "
+        "float32 numbers."
+    )
+
+
+@pytest.mark.parametrize("records", [[], [make_record(1, absent=["north", "south"])]])
+def test_without_updates_nothing_is_compared(records: list[RoundRecord]) -> None:
+    assert traffic_sentence(records, {"trained_parameters": 4}) is None
+    assert traffic_sentence([make_record(1)], {}) is None
 
 
 def test_what_others_named_cannot_become_markup(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""How a site's update leaves: whole, or some of its numbers, as they are or as masked words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.masked_session import MaskedSession
+from client.residual import Residual
+from privacy.clipping import clip
+from privacy.encoding import Encoding
+from privacy.noise import NoiseSource
+from privacy.plan import Plan
+from privacy.ring import Ring
+from privacy.site_plan import release_share
+from protocol import confide_pb2 as pb
+from protocol.manifest import Manifest
+from protocol.sparsification import Support, decode_top, draw_support, encode_top, support_seed
+from protocol.update_encoding import make_encoding
+from protocol.vector import to_bytes
+
+METRICS_RING = Ring(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """Makes what leaves of one run's updates, float32[update_size].
+
+    ``plan`` is the run's, as the ledger has it. ``masked`` is None where nothing is masked, ``residual``
+    where everything is sent at once.
+    """
+
+    manifest: Manifest
+    update_size: int
+    plan: Plan
+    masked: MaskedSession | None
+    residual: Residual | None
+
+    def check(self, request: pb.Train) -> None:
+        """Raises AggregationError, PlanError or ProtocolError where an update would not leave."""
+        if self.masked is not None:
+            self._encoding(request)
+            self.masked.check(request.cohort, _following(request))
+
+    def send(
+        self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource
+    ) -> tuple[bytes, pb.Dealing | None]:
+        """What leaves, and under masks the dealing for the next sum.
+
+        Whatever hides the update, noise in it, a share of noise or a mask, is in what comes back.
+        """
+        vector = update
+        if self.residual is not None:
+            vector = self.residual.add(update, round_number=request.round)
+        if self.masked is None:
+            return self._open(vector, request.round), None
+        support = self._support(request.round)
+        chosen = vector if support is None else support.take(vector)
+        encoding = self._encoding(request)
+        if self.plan.unit == "site":
+            clipped = encoding.clipped_integers(
+                chosen, clipping_norm=self.plan.clipping_norm, source=source
+            )
+            shared = self.plan.shared is not None
+            integers = release_share(self.plan, clipped, source) if shared else clipped.value
+        else:
+            integers = encoding.integers(chosen, source)
+        self._keep(vector, chosen, support, request.round)
+        return self.masked.contribute(
+            request.cohort,
+            encoding.words(integers),
+            ring=encoding.ring,
+            round_number=request.round,
+            following=_following(request),
+        )
+
+    def _open(self, vector: NDArray[np.float32], round_number: int) -> bytes:
+        """Float32 for a coordinator that reads each site's update."""
+        compression = self.manifest.job.compression
+        if compression.kind == "top-k":
+            content = encode_top(vector, share=compression.share)
+            sent = decode_top(content, size=self.update_size, share=compression.share)
+            self._rest(vector - sent, round_number)
+            return content
+        support = self._support(round_number)
+        chosen = vector if support is None else support.take(vector)
+        self._keep(vector, chosen, support, round_number)
+        if self.plan.unit == "site":
+            chosen = clip(chosen, bound=self.plan.clipping_norm, norm=2).value.astype(np.float32)
+        return to_bytes(chosen)
+
+    def _keep(
+        self,
+        vector: NDArray[np.float32],
+        chosen: NDArray[np.float32],
+        support: Support | None,
+        round_number: int,
+    ) -> None:
+        if support is not None:
+            self._rest(vector - support.spread(chosen), round_number)
+
+    def _rest(self, rest: NDArray[np.float32], round_number: int) -> None:
+        if self.residual is not None:
+            self.residual.keep(rest, round_number=round_number)
+
+    def _support(self, round_number: int) -> Support | None:
+        compression = self.manifest.job.compression
+        if compression.kind != "random":
+            return None
+        seed = support_seed(self.manifest.digest, round_number)
+        return draw_support(seed, size=self.update_size, share=compression.share)
+
+    def _encoding(self, request: pb.Train) -> Encoding:
+        return make_encoding(
+            self.manifest,
+            update_size=self.update_size,
+            number=request.cohort.number,
+            noise_std=request.noise_std,
+            plan=self.plan,
+        )
+
+
+def _following(request: pb.Train) -> pb.Roster | None:
+    return request.next if request.HasField("next") else None

@@ -1,0 +1,156 @@
+"""Sums under masks as they travel: what a manifest says of them, and messages to values and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from privacy.errors import AggregationError, JobError
+from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, Rules
+from privacy.sealing import KEY_BYTES, TAG_BYTES
+from privacy.shamir import SHARE_BYTES
+from protocol import confide_pb2 as pb
+from protocol.manifest import Manifest
+
+_SIGNATURE_BYTES = 64
+_SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+
+
+def make_rules(manifest: Manifest) -> Rules:
+    """What a manifest says of its sums. Raises AggregationError where they would not be safe."""
+    aggregation = manifest.job.aggregation
+    return Rules(
+        manifest=manifest.digest,
+        cohort=manifest.cohort,
+        threshold=manifest.threshold,
+        fewest=manifest.fewest,
+        colluding=aggregation.colluding,
+        confirm=aggregation.confirm,
+    )
+
+
+def check_sums(manifest: Manifest) -> None:
+    """Raises JobError, saying which key to change, for a manifest whose sums would not be safe."""
+    if manifest.job.secure_aggregation != "masks":
+        return
+    if manifest.cohort < 2:
+        raise JobError(
+            'secure_aggregation="masks": expected two sites or more, got one, whose sum is its own update; '
+            'set secure_aggregation="none"'
+        )
+    if manifest.fewest < manifest.threshold:
+        raise JobError(
+            f"federation.min_sites={manifest.fewest}: under masks a round needs aggregation.threshold="
+            f"{manifest.threshold} of {manifest.cohort} sites; raise min_sites, or set a lower threshold, "
+            f"{manifest.cohort // 2 + 1} at least"
+        )
+    try:
+        make_rules(manifest)
+    except AggregationError as error:
+        raise JobError(f"[aggregation] {error}") from error
+
+
+def write_member(member: Member) -> pb.Member:
+    """A member as it travels."""
+    return pb.Member(site=member.site, identity=member.identity, key=member.key, signature=member.signature)
+
+
+def write_roster(roster: Roster) -> pb.Roster:
+    """A roster as it travels: the rules stay with the manifest."""
+    return pb.Roster(number=roster.number, members=map(write_member, roster.members))
+
+
+def read_roster(message: pb.Roster, rules: Rules) -> Roster:
+    """Raises AggregationError for what is no roster under these rules."""
+    if len(message.members) > rules.cohort:
+        raise AggregationError(
+            f"expected at most {rules.cohort} sites, got {len(message.members)}", rule="cohort"
+        )
+    members = tuple(
+        Member(
+            site=member.site,
+            identity=_sized(member.identity, KEY_BYTES, "an identity"),
+            key=_sized(member.key, KEY_BYTES, "a session key"),
+            signature=_sized(member.signature, _SIGNATURE_BYTES, "a signature"),
+        )
+        for member in message.members
+    )
+    return Roster(rules=rules, number=message.number, members=members)
+
+
+def write_dealing(dealing: Dealing) -> pb.Dealing:
+    """A dealing as it travels; the reply that it is in names its site."""
+    return pb.Dealing(key=dealing.key, commitment=dealing.commitment, sealed=dealing.sealed)
+
+
+def read_dealing(site: str, message: pb.Dealing) -> Dealing:
+    """Raises AggregationError for shares or keys of another size."""
+    return Dealing(
+        site=site,
+        key=_sized(message.key, KEY_BYTES, f"the key of {site}"),
+        commitment=_sized(message.commitment, KEY_BYTES, f"the commitment of {site}"),
+        sealed=tuple(_sized(one, _SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
+    )
+
+
+def write_cohort(cohort: Cohort, *, number: int) -> pb.Cohort:
+    """A cohort as it travels, with the number of its sum."""
+    dealt = [
+        pb.Dealt(site=one.site, key=one.key, commitment=one.commitment, sealed=one.sealed)
+        for one in cohort.dealt
+    ]
+    return pb.Cohort(number=number, dealt=dealt)
+
+
+def read_cohort(message: pb.Cohort, rules: Rules) -> Cohort:
+    """Raises AggregationError for what is no cohort under these rules."""
+    if len(message.dealt) > rules.cohort:
+        raise AggregationError(
+            f"expected at most {rules.cohort} sites, got {len(message.dealt)}", rule="cohort"
+        )
+    return Cohort(
+        dealt=tuple(
+            Dealt(
+                site=one.site,
+                key=_sized(one.key, KEY_BYTES, f"the key of {one.site}"),
+                commitment=_sized(one.commitment, KEY_BYTES, f"the commitment of {one.site}"),
+                sealed=_sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}")
+                if one.sealed
+                else b"",
+            )
+            for one in message.dealt
+        )
+    )
+
+
+def read_signatures(message: pb.Unmask) -> dict[str, bytes]:
+    """Signatures by site. Raises AggregationError for two of one site."""
+    signatures = {
+        one.site: _sized(one.signature, _SIGNATURE_BYTES, f"the signature of {one.site}")
+        for one in message.signatures
+    }
+    if len(signatures) != len(message.signatures):
+        raise AggregationError("expected one signature a site", rule="survivors")
+    return signatures
+
+
+def write_shares(shares: Mapping[str, bytes], roster: Roster) -> pb.Unmasked:
+    """Shares as they travel, by the place of the site that they are of."""
+    return pb.Unmasked(
+        shares=[pb.Share(place=roster.place(site), share=share) for site, share in shares.items()]
+    )
+
+
+def read_shares(message: pb.Unmasked, roster: Roster) -> dict[str, bytes]:
+    """Shares by whose they are. Raises AggregationError for places that there are not, or twice."""
+    found: dict[str, bytes] = {}
+    for one in message.shares:
+        if one.place >= len(roster.members) or roster.members[one.place].site in found:
+            raise AggregationError(f"expected one share a place, got place={one.place}", rule="share")
+        found[roster.members[one.place].site] = _sized(one.share, SHARE_BYTES, "a share")
+    return found
+
+
+def _sized(content: bytes, size: int, what: str) -> bytes:
+    if len(content) != size:
+        raise AggregationError(f"expected {what} in {size} bytes, got {len(content)}", rule="size")
+    return content

@@ -1,0 +1,298 @@
+"""Sums under masks: the coordinator hands sealed shares on, adds masked words, and reads the sum alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import AggregationError, ProtocolError, RunError, SignatureError
+from privacy.identity import verify
+from privacy.plan import Plan
+from privacy.ring import Ring, Words
+from privacy.roster import Cohort, Dealing, Member, Roster, survivors_digest
+from privacy.secagg import SURVIVORS_PURPOSE
+from privacy.unmasking import add_up, check_dealing, hand_on, unmask
+from protocol.confide_pb2 import (
+    Confirm,
+    Deal,
+    Evaluate,
+    Evaluated,
+    Joined,
+    Reply,
+    Request,
+    Signed,
+    Train,
+    Trained,
+    Unmask,
+)
+from protocol.manifest import Manifest
+from protocol.sums import (
+    make_rules,
+    read_dealing,
+    read_shares,
+    write_cohort,
+    write_roster,
+)
+from protocol.update_encoding import make_encoding, vector_size
+from server.central_noise import add_central_noise, central_entropy
+from server.metrics import Metrics, SiteMetrics
+from server.sums import Asking, spread
+
+METRICS_RING = Ring(64)
+
+log = logging.getLogger("confide.sums")
+
+
+@dataclass(kw_only=True)
+class _Dealt:
+    """A sum that secrets are dealt for: among whom, and what arrived."""
+
+    roster: Roster
+    dealings: dict[str, Dealing] = field(default_factory=dict)
+
+    def take(self, site: str, dealing: Dealing) -> None:
+        """Raises AggregationError for a dealing that does not fit the roster."""
+        check_dealing(self.roster, dealing)
+        self.dealings[site] = dealing
+
+
+class MaskedSums:
+    """One sum after another.
+
+    ``take_number`` gives a number that no sum of the run had; ``ask`` reaches sites. A round's answers
+    bring the dealings for the next one with them. Sites that are missing there, since they joined or came
+    back meanwhile, are asked aside.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        update_size: int,
+        plan: Plan | None,
+        take_number: Callable[[], int],
+        ask: Asking,
+    ) -> None:
+        self._manifest = manifest
+        self._rules = make_rules(manifest)
+        self._size = update_size
+        self._plan = plan
+        self._take_number = take_number
+        self._ask = ask
+        self._entropy = central_entropy(manifest)
+        self._known: dict[str, Member] = {}
+        self._noise_std: dict[str, float] = {}
+        self._members: set[str] = set()
+        self._current: _Dealt | None = None
+        self._next: _Dealt | None = None
+        self._cohorts: dict[str, Cohort] = {}  # of the sum that is being asked for
+
+    def join(self, site: str, joined: Joined) -> None:
+        member = Member(
+            site=site,
+            identity=joined.public_key,
+            key=joined.session_key,
+            signature=joined.session_signature,
+        )
+        member.check(self._manifest.digest, pinned=joined.public_key)
+        if not 0.0 <= joined.noise_std < math.inf:
+            raise ProtocolError(f"{site} tells of noise_std={joined.noise_std}: expected a deviation")
+        if self._known.get(site, member) != member and self._current is not None:
+            # Its earlier dealing is of a session that it has forgotten.
+            self._current.dealings.pop(site, None)
+        self._known[site] = member
+        self._noise_std[site] = joined.noise_std
+
+    def prepare(self, members: Collection[str], number: int) -> list[str]:
+        self._members = set(members)
+        if len(self._ready()) < self._rules.fewest:
+            self._current = _Dealt(roster=self._roster())
+            request = Request(
+                deal=Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._current.roster))
+            )
+            self._next = self._current
+            answers = self._ask(dict.fromkeys(sorted(self._members), request), number)
+            self._next = None
+            self._take(answers.require(self._rules.fewest, "dealing", what="dealing"), self._current)
+        return self._ready()
+
+    def train(self, request: Train, *, last: bool) -> dict[str, Request]:
+        self._next = None if last else _Dealt(roster=self._roster())
+        requests = {}
+        for site, cohort in self._hand_on().items():
+            train = Train()
+            train.CopyFrom(request)
+            train.cohort.CopyFrom(write_cohort(cohort, number=self._roster_now.number))
+            train.noise_std = self._largest_noise()
+            if self._next is not None:
+                train.next.CopyFrom(write_roster(self._next.roster))
+            requests[site] = Request(train=train)
+        return requests
+
+    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        self._next = None
+        requests = {}
+        for site, cohort in self._hand_on().items():
+            evaluate = Evaluate()
+            evaluate.CopyFrom(request)
+            evaluate.cohort.CopyFrom(write_cohort(cohort, number=self._roster_now.number))
+            requests[site] = Request(evaluate=evaluate)
+        return requests
+
+    def aside(self) -> dict[str, Request]:
+        if self._next is None:
+            return {}
+        deal = Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._next.roster))
+        others = self._members - set(self._ready())
+        return dict.fromkeys(sorted(others), Request(deal=deal))
+
+    def check(self, site: str, reply: Reply) -> None:
+        if reply.HasField("trained"):
+            ring, size = self._grid()
+            ring.unpack(reply.trained.update, size=size)
+            if self._next is not None:
+                check_dealing(self._next.roster, read_dealing(site, reply.trained.next))
+        elif reply.HasField("evaluated"):
+            METRICS_RING.unpack(reply.evaluated.masked, size=2)
+        elif reply.HasField("dealing") and self._next is not None:
+            check_dealing(self._next.roster, read_dealing(site, reply.dealing))
+        elif reply.HasField("unmasked"):
+            read_shares(reply.unmasked, self._roster_now)
+
+    def mean(
+        self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
+    ) -> NDArray[np.float32]:
+        encoding = make_encoding(
+            self._manifest,
+            update_size=self._size,
+            number=self._roster_now.number,
+            noise_std=self._largest_noise(),
+            plan=self._plan,
+        )
+        masked = {
+            site: encoding.ring.unpack(answer.update, size=encoding.dimension)
+            for site, answer in trained.items()
+        }
+        total = self._uncovered(masked, ring=encoding.ring, size=encoding.dimension, number=number)
+        mean = encoding.mean(total, count=len(masked))
+        if self._plan is not None and self._plan.shared is None:
+            mean = add_central_noise(
+                mean,
+                plan=self._plan,
+                bound=encoding.sensitivity(self._plan.clipping_norm).l2 / encoding.scale,
+                count=len(masked),
+                source=self._entropy(number),
+            )
+        following, self._next = self._next, None
+        if following is not None:
+            for site, answer in trained.items():
+                following.take(site, read_dealing(site, answer.next))
+            self._take(dealt, following)
+        self._current = following
+        return spread(self._manifest, mean, self._size, number)
+
+    def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:
+        masked = {site: METRICS_RING.unpack(answer.masked, size=2) for site, answer in evaluated.items()}
+        total = self._uncovered(masked, ring=METRICS_RING, size=2, number=number)
+        right, examples = map(int, METRICS_RING.centred(total))
+        try:
+            summed = SiteMetrics(right=right, examples=examples)
+        except ValueError as error:
+            raise ProtocolError(f"the sites' metrics add up to what cannot be: {error}") from error
+        return Metrics(
+            epsilon=self._manifest.job.metrics.epsilon, total=summed, told_by=tuple(sorted(masked))
+        )
+
+    def _uncovered(self, masked: Mapping[str, Words], *, ring: Ring, size: int, number: int) -> Words:
+        """The sum of the masked vectors, without masks, confirmed and uncovered by their sites."""
+        survivors, roster = sorted(masked), self._roster_now
+        cohort = self._cohorts[survivors[0]]
+        signatures = self._confirmed(survivors, cohort, number)
+        request = Request(
+            unmask=Unmask(
+                manifest_digest=self._manifest.digest,
+                number=roster.number,
+                survivors=survivors,
+                signatures=[Signed(site=site, signature=one) for site, one in signatures.items()],
+            )
+        )
+        answers = self._ask(dict.fromkeys(survivors, request), number)
+        told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
+        total = add_up(masked.values(), ring=ring, size=size)
+        try:
+            return unmask(
+                total,
+                ring=ring,
+                roster=roster,
+                cohort=cohort,
+                survivors=survivors,
+                shares={site: read_shares(reply.unmasked, roster) for site, reply in told.items()},
+            )
+        except AggregationError as error:
+            raise RunError(f"round {number}: its sum cannot be uncovered: {error}") from error
+
+    def _confirmed(self, survivors: list[str], cohort: Cohort, number: int) -> dict[str, bytes]:
+        """Survivors' signatures under who they are; none where the job asks for none."""
+        if not self._rules.confirm:
+            return {}
+        request = Request(
+            confirm=Confirm(
+                manifest_digest=self._manifest.digest,
+                number=self._roster_now.number,
+                survivors=survivors,
+            )
+        )
+        answers = self._ask(dict.fromkeys(survivors, request), number)
+        content = survivors_digest(cohort.digest(self._roster_now), survivors)
+        signatures = {}
+        for site, reply in answers.of("confirmed").items():
+            try:
+                verify(self._known[site].identity, SURVIVORS_PURPOSE, content, reply.confirmed.signature)
+            except SignatureError as error:
+                log.warning("%s confirmed something else: %s", site, error)
+            else:
+                signatures[site] = reply.confirmed.signature
+        if len(signatures) < self._rules.threshold:
+            answers.require(self._rules.threshold, "confirmed", what="confirming the sum")
+            raise RunError(
+                f"round {number}: expected {self._rules.threshold} sites to confirm the sum, got "
+                f"{len(signatures)}"
+            )
+        return signatures
+
+    @property
+    def _roster_now(self) -> Roster:
+        if self._current is None:
+            raise RunError("no secrets were dealt for this sum")
+        return self._current.roster
+
+    def _ready(self) -> list[str]:
+        """The members whose secrets are dealt for the sum to come."""
+        return sorted(self._current.dealings.keys() & self._members) if self._current else []
+
+    def _roster(self) -> Roster:
+        members = tuple(self._known[site] for site in sorted(self._members))
+        return Roster(rules=self._rules, number=self._take_number(), members=members)
+
+    def _hand_on(self) -> dict[str, Cohort]:
+        """What each contributor gets: the same for all of this sum, whoever leaves or comes back."""
+        roster, dealings = self._roster_now, self._current.dealings if self._current else {}
+        self._cohorts = hand_on(roster, {site: dealings[site] for site in self._ready()})
+        return self._cohorts
+
+    def _take(self, replies: Mapping[str, Reply], dealt: _Dealt) -> None:
+        for site, reply in replies.items():
+            if reply.HasField("dealing"):
+                dealt.take(site, read_dealing(site, reply.dealing))
+
+    def _largest_noise(self) -> float:
+        return max(self._noise_std[site] for site in self._roster_now.places)
+
+    def _grid(self) -> tuple[Ring, int]:
+        job = self._manifest.job
+        return Ring(job.aggregation.modulus_bits), vector_size(job, self._size)

@@ -1,0 +1,153 @@
+"""How the sites' answers to one request become one vector, and what the coordinator reads on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ProtocolError
+from privacy.plan import Plan
+from protocol.confide_pb2 import Evaluate, Evaluated, Joined, Reply, Request, Train, Trained
+from protocol.manifest import Manifest
+from protocol.sparsification import decode_top, draw_support, kept_count, support_seed
+from protocol.vector import from_bytes
+from server.central_noise import add_central_noise, central_entropy
+from server.exchange import Exchange
+from server.metrics import Metrics, SiteMetrics
+from strategies.averaging import mean_update
+
+
+class Asking(Protocol):
+    """Sends requests, checks and takes the answers, as the round loop does."""
+
+    def __call__(self, requests: Mapping[str, Request], number: int) -> Exchange: ...
+
+
+class Sums(Protocol):
+    """What the round loop asks of a way to sum. Errors are those of the answers that it reads."""
+
+    def join(self, site: str, joined: Joined) -> None:
+        """Take a site in that has joined. Raises ProtocolError if it cannot be."""
+        ...
+
+    def prepare(self, members: Collection[str], number: int) -> list[str]:
+        """See that round ``number`` can be asked for: the sites that can contribute to it."""
+        ...
+
+    def train(self, request: Train, *, last: bool) -> dict[str, Request]:
+        """The request of a round for each site that can contribute."""
+        ...
+
+    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        """The same for metrics."""
+        ...
+
+    def aside(self) -> dict[str, Request]:
+        """What other members are asked meanwhile, so that they can contribute to the next round."""
+        ...
+
+    def check(self, site: str, reply: Reply) -> None:
+        """Raises ProtocolError for an answer that cannot be read."""
+        ...
+
+    def mean(
+        self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
+    ) -> NDArray[np.float32]:
+        """The mean of the updates that arrived, float32[update_size].
+
+        ``dealt`` answers what was asked aside.
+        """
+        ...
+
+    def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:
+        """What the sites counted."""
+        ...
+
+
+class PlainSums:
+    """The coordinator reads every update, and adds them up itself.
+
+    ``plan`` is that of a run that hides whole sites, by noise that is added here.
+    """
+
+    def __init__(self, manifest: Manifest, *, update_size: int, plan: Plan | None) -> None:
+        self._manifest = manifest
+        self._size = update_size
+        self._plan = plan
+        self._entropy = central_entropy(manifest)
+        self._ready: list[str] = []
+
+    def join(self, site: str, joined: Joined) -> None:
+        """Nothing is agreed on beforehand."""
+
+    def prepare(self, members: Collection[str], number: int) -> list[str]:  # noqa: ARG002 - any round will do
+        self._ready = sorted(members)
+        return self._ready
+
+    def train(self, request: Train, *, last: bool) -> dict[str, Request]:  # noqa: ARG002
+        return dict.fromkeys(self._ready, Request(train=request))
+
+    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        return dict.fromkeys(self._ready, Request(evaluate=request))
+
+    def aside(self) -> dict[str, Request]:
+        return {}
+
+    def check(self, site: str, reply: Reply) -> None:
+        if reply.HasField("trained"):
+            self._read(reply.trained)
+        elif reply.HasField("evaluated"):
+            site_metrics(site, reply.evaluated)
+
+    def mean(
+        self,
+        trained: Mapping[str, Trained],
+        dealt: Mapping[str, Reply],  # noqa: ARG002 - nothing is dealt
+        number: int,
+    ) -> NDArray[np.float32]:
+        found = mean_update({site: self._read(answer) for site, answer in trained.items()})
+        if self._plan is not None:
+            found = add_central_noise(
+                found,
+                plan=self._plan,
+                bound=self._plan.clipping_norm,
+                count=len(trained),
+                source=self._entropy(number),
+            )
+        return spread(self._manifest, found, self._size, number)
+
+    def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002
+        return Metrics.told(
+            self._manifest.job.metrics.epsilon,
+            {site: site_metrics(site, answer) for site, answer in evaluated.items()},
+        )
+
+    def _read(self, trained: Trained) -> NDArray[np.float32]:
+        compression = self._manifest.job.compression
+        if compression.kind == "top-k":
+            return decode_top(trained.update, size=self._size, share=compression.share)
+        random = compression.kind == "random"
+        size = kept_count(self._size, compression.share) if random else self._size
+        return from_bytes(trained.update, size=size)
+
+
+def spread(
+    manifest: Manifest, values: NDArray[np.float32], update_size: int, number: int
+) -> NDArray[np.float32]:
+    """A round's mean in the places that it is of: float32[update_size], zero where nothing was sent."""
+    compression = manifest.job.compression
+    if compression.kind != "random":
+        return values
+    seed = support_seed(manifest.digest, number)
+    return draw_support(seed, size=update_size, share=compression.share).spread(values)
+
+
+def site_metrics(site: str, evaluated: Evaluated) -> SiteMetrics:
+    """One site's count. Raises ProtocolError for one that cannot be."""
+    try:
+        return SiteMetrics(right=evaluated.right, examples=evaluated.examples)
+    except ValueError as error:
+        raise ProtocolError(f"{site} sent metrics that cannot be: {error}") from error
