@@ -1,8 +1,8 @@
 """What sums under masks cost, beside Flower's SecAgg+ in the same process: processor time, and bytes.
 
 One site's whole round without dropouts, and the coordinator's unmasking after a tenth of the sites dropped
-out: 100 sites, a vector of a million, a threshold of 67, every site masking with every other. Ratios say how
-many times as much Flower takes. Of its unmasking some masks and secrets of each kind are timed, and
+out: 100 sites, a vector of a million, a threshold of 67, every site masking with every other. Ratios say
+how many times as much Flower takes. Of its unmasking, some masks and secrets of each kind are timed and
 multiplied.
 
 Run: python benchmarks/secagg.py [--json]
@@ -136,7 +136,7 @@ def our_site(exchange: Exchange, update: np.ndarray) -> Callable[[], None]:
 
 
 def our_unmasking(exchange: Exchange) -> Callable[[], None]:
-    """All of it, to the mean. The secrets are those of an exchange of short vectors, whose sum is checked."""
+    """All of it, to the mean. Its secrets are of an exchange of short vectors, whose sum is checked."""
     sites, ring = list(exchange.identities), Ring(BITS)
     survivors = sites[DROPPED:]
     short = np.random.default_rng(1).integers(-1000, 1000, (SITES, 100))

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from privacy.canonical import canonical_json
 from privacy.durable import sync_folder, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
+from privacy.shared_key import KEY_MAX
+from protocol.confide_pb2 import Request
 from protocol.envelope import COORDINATOR, Header, Opened, open_envelope, seal
+from protocol.homomorphic_sums import longest_content
 
 _MOST = 2**31 - 1
-_MORE = 65_536  # bytes that an answer may be longer than its request: a receipt and a few names
+_MORE = 65_536  # bytes: a receipt and a few names
 _LONGEST_RUN = 120  # letters, as in a manifest
 
 
@@ -123,16 +128,16 @@ class Mailbox:
         self._make_outbox()
         write_durably(path, answered.line + reply, mode=0o600)
 
-    def make_room(self, request: int) -> None:
-        """See that an answer to a request of so many bytes can be kept. Raises OSError if it cannot.
+    def make_room(self, answer: int) -> None:
+        """See that an answer of so many bytes can be kept, and a receipt and a few names beside them.
 
-        No answer is longer than its request by more than a receipt and a few names.
+        Raises OSError if it cannot.
         """
         self._make_outbox()
         path = self._outbox / ".room"
         try:
             with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, request + _MORE)
+                os.posix_fallocate(file.fileno(), 0, answer + _MORE)
         finally:
             path.unlink(missing_ok=True)
 
@@ -155,6 +160,21 @@ class Mailbox:
             # The coordinator's own clock set this time: until then it waits.
             expires=header.expires,
         )
+
+
+def longest_answer(payload: bytes) -> int:
+    """How many bytes an answer to a request has at most, but for a receipt and a few names.
+
+    It is no longer than the request, unless it is ciphertexts or their key.
+    """
+    try:
+        request = Request.FromString(payload)
+    except DecodeError:
+        return 0  # it is refused
+    if request.HasField("train") and request.train.HasField("roster"):
+        # An update has no more numbers than the adapter, which has four bytes for each.
+        return longest_content(len(request.train.adapter) // 4)
+    return len(payload) + (KEY_MAX if request.HasField("deal") else 0)
 
 
 def _stem(run: str) -> str:

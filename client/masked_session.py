@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from privacy.durable import write_durably
-from privacy.errors import AggregationError, LostError
+from client.run_secrets import RunSecrets
+from privacy.errors import LostError
 from privacy.identity import Identity
 from privacy.ring import Ring, Words
 from privacy.roster import Member, Roster, Rules
@@ -22,7 +22,6 @@ from privacy.secagg import (
     deal,
     reveal,
 )
-from privacy.secagg_state import dump_state, load_state
 from protocol import confide_pb2 as pb
 from protocol.sums import (
     read_cohort,
@@ -54,30 +53,28 @@ class MaskedSession:
         self._rules = rules
         self._identity = identity
         self._peers = peers
-        self._path = path
-        self._state: SiteState | None = None
+        self._secrets = RunSecrets(SiteState, site=site, manifest=rules.manifest, path=path)
 
     def join(self) -> Member:
         """The session's public key, signed; a session that is there already stays."""
-        state = self._state or self._read()
+        state = self._secrets.find()
         if state is None:
             state, member = begin(
                 self._site, self._rules.manifest, identity=self._identity, random=os.urandom
             )
-            self._keep(state)
+            self._secrets.keep(state)
             return member
-        self._state = state
         return advertise(state, identity=self._identity)
 
     def deal(self, message: pb.Roster) -> pb.Dealing:
         """Deal secrets for the sum that a roster is for. Raises AggregationError."""
-        state, dealing = self._deal(self._now(), read_roster(message, self._rules))
-        self._keep(state)
+        state, dealing = self._deal(self._secrets.now(), read_roster(message, self._rules))
+        self._secrets.keep(state)
         return dealing
 
     def check(self, cohort: pb.Cohort, following: pb.Roster | None = None) -> None:
         """Raises AggregationError if a contribution would be refused, before anything is computed."""
-        state = self._now()
+        state = self._secrets.now()
         check_cohort(state, read_cohort(cohort, self._rules), number=cohort.number)
         if following is not None:
             check_roster(state, read_roster(following, self._rules), self._peers)
@@ -93,7 +90,7 @@ class MaskedSession:
     ) -> tuple[bytes, pb.Dealing | None]:
         """The masked words, packed, and the dealing for the sum after this one if its roster is known."""
         state, masked = contribute(
-            self._now(),
+            self._secrets.now(),
             read_cohort(cohort, self._rules),
             words,
             number=cohort.number,
@@ -103,48 +100,26 @@ class MaskedSession:
         dealing = None
         if following is not None:
             state, dealing = self._deal(state, read_roster(following, self._rules))
-        self._keep(state)
+        self._secrets.keep(state)
         return ring.pack(masked), dealing
 
     def confirm(self, number: int, survivors: Sequence[str]) -> bytes:
         """A signature under the survivors. Raises AggregationError."""
-        state, signature = confirm(self._now(), survivors, number=number, identity=self._identity)
-        self._keep(state)
+        state, signature = confirm(self._secrets.now(), survivors, number=number, identity=self._identity)
+        self._secrets.keep(state)
         return signature
 
     def reveal(self, message: pb.Unmask) -> tuple[pb.Unmasked, int]:
         """The shares that uncover a sum, once, and the round that it was for. Raises AggregationError."""
-        before = self._now()
+        before = self._secrets.now()
         state, shares = reveal(
             before, message.survivors, number=message.number, signatures=read_signatures(message)
         )
         if before.holder is None:
             raise LostError(f"no shares are held here for sum {message.number}")
-        self._keep(state)
+        self._secrets.keep(state)
         return write_shares(shares, before.holder.roster), before.holder.round
 
     def _deal(self, state: SiteState, roster: Roster) -> tuple[SiteState, pb.Dealing]:
         state, dealing = deal(state, roster, peers=self._peers, random=os.urandom)
         return state, write_dealing(dealing)
-
-    def _now(self) -> SiteState:
-        state = self._state or self._read()
-        if state is None:
-            raise LostError("this site has no secrets of this run any more: it joins again")
-        self._state = state
-        return state
-
-    def _read(self) -> SiteState | None:
-        if self._path is None or not self._path.exists():
-            return None
-        state = load_state(self._path.read_bytes())
-        if (state.site, state.manifest) != (self._site, self._rules.manifest):
-            raise AggregationError(f"{self._path} is of another site or run", rule="secrets")
-        return state
-
-    def _keep(self, state: SiteState) -> None:
-        if self._path is not None:
-            if not self._path.parent.exists():
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._path, dump_state(state), mode=0o600)
-        self._state = state

@@ -158,7 +158,7 @@ class Resident:
         kind = request.WhichOneof("kind")
         if kind == "join":
             return read_manifest(request.join.manifest), request.join.signature
-        if kind not in {"train", "evaluate", "deal", "confirm", "unmask"}:
+        if kind not in {"train", "evaluate", "deal", "confirm", "unmask", "open"}:
             raise ProtocolError("the request is of a kind that this version does not know")
         kept = self._home.manifest(getattr(request, kind).manifest_digest)
         if kept is None:

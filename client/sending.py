@@ -1,4 +1,4 @@
-"""How a site's update leaves: whole, or some of its numbers, as they are or as masked words."""
+"""How a site's update leaves: whole, or some of its numbers, as they are, masked or encrypted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.homomorphic_session import HomomorphicSession
 from client.masked_session import MaskedSession
 from client.residual import Residual
 from privacy.clipping import clip
@@ -29,7 +30,7 @@ class Sender:
     """Makes what leaves of one run's updates, float32[update_size].
 
     ``plan`` is the run's, as the ledger has it. ``masked`` is None where nothing is masked, ``residual``
-    where everything is sent at once.
+    where everything is sent at once, ``homomorphic`` where nothing is encrypted.
     """
 
     manifest: Manifest
@@ -37,12 +38,22 @@ class Sender:
     plan: Plan
     masked: MaskedSession | None
     residual: Residual | None
+    homomorphic: HomomorphicSession | None = None
 
     def check(self, request: pb.Train) -> None:
         """Raises AggregationError, PlanError or ProtocolError where an update would not leave."""
         if self.masked is not None:
             self._encoding(request)
             self.masked.check(request.cohort, _following(request))
+        elif self.homomorphic is not None:
+            self.homomorphic.check(request)
+
+    def reply(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
+        """The answer to a round's request, but for the receipt."""
+        if self.homomorphic is not None:
+            return self.homomorphic.contribute(update, request)
+        sent, dealing = self.send(update, request, source)
+        return pb.Trained(round=request.round, update=sent, next=dealing)
 
     def send(
         self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from client.homomorphic_session import HomomorphicSession
 from client.masked_session import MaskedSession
 from client.sending import Sender
 from privacy.errors import DataError, ProtocolError
@@ -23,7 +24,7 @@ class Session:
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
     ``metrics`` is for the one release after it, None if the job asks for none. ``masked`` is there for sums
-    under masks.
+    under masks, ``homomorphic`` for those of ciphertexts.
     """
 
     manifest: Manifest
@@ -35,6 +36,7 @@ class Session:
     metrics: Plan | None
     ledger: Ledger
     dataset: int
+    homomorphic: HomomorphicSession | None = None
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from client.admission import admit
 from client.home import Home
+from client.homomorphic_session import HomomorphicSession
 from client.masked_session import MaskedSession
 from client.metrics import count_right
 from client.refusal import answer_or_refuse, log_refusal
@@ -15,6 +16,7 @@ from client.residual import Residual
 from client.sending import METRICS_RING, Sender
 from client.session import Session, check_manifest, plan_metrics, plan_training
 from client.stopping import Between, no_pause
+from client.summing import KINDS, answer_about_sum, open_secrets
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
 from privacy.entries import Purpose
@@ -29,7 +31,6 @@ from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
-from protocol.sums import make_rules
 from protocol.task import probe_examples
 from protocol.update_encoding import plan_for_site, update_noise_std
 from protocol.vector import from_bytes
@@ -95,15 +96,9 @@ class Site:
             return pb.Reply(site=self.name, trained=self._train(request.train))
         if kind == "evaluate":
             return pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
-        if kind == "deal":
-            masked = self._masked(request.deal.manifest_digest)
-            return pb.Reply(site=self.name, dealing=masked.deal(request.deal.roster))
-        if kind == "confirm":
-            masked, asked = self._masked(request.confirm.manifest_digest), request.confirm
-            signature = masked.confirm(asked.number, asked.survivors)
-            return pb.Reply(site=self.name, confirmed=pb.Confirmed(signature=signature))
-        if kind == "unmask":
-            return pb.Reply(site=self.name, unmasked=self._unmask(request.unmask))
+        if kind in KINDS:
+            session = self._session_of(getattr(request, kind).manifest_digest)
+            return answer_about_sum(session, request, site=self.name)
         raise ProtocolError("the request is of a kind that this version does not know")
 
     def _join(self, request: pb.Join) -> pb.Joined:
@@ -122,8 +117,9 @@ class Site:
             public_key=self._signer().public,
             noise_std=update_noise_std(manifest.job, session.plan),
         )
-        if session.masked is not None:
-            member = session.masked.join()
+        secrets = session.masked or session.homomorphic
+        if secrets is not None:
+            member = secrets.join()
             joined.session_key, joined.session_signature = member.key, member.signature
         return joined
 
@@ -161,15 +157,25 @@ class Site:
         training = plan_training(job, len(self._examples))
         size = adapted.layout.update_size
         plan = plan_for_site(manifest, update_size=size) if job.privacy.unit == "site" else training
-        masked = self._masked_session(manifest) if job.secure_aggregation == "masks" else None
+        secrets = self._secrets(manifest) if job.secure_aggregation != "none" else None
+        masked = secrets if isinstance(secrets, MaskedSession) else None
+        homomorphic = secrets if isinstance(secrets, HomomorphicSession) else None
         residual = Residual(size) if job.compression.kind != "none" else None
         session = Session(
             manifest=manifest,
             signature=signature,
             plan=plan,
             training=training,
-            sender=Sender(manifest=manifest, update_size=size, plan=plan, masked=masked, residual=residual),
+            sender=Sender(
+                manifest=manifest,
+                update_size=size,
+                plan=plan,
+                masked=masked,
+                residual=residual,
+                homomorphic=homomorphic,
+            ),
             masked=masked,
+            homomorphic=homomorphic,
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
@@ -185,36 +191,15 @@ class Site:
         check_privacy_unit(self._trainer, probe_examples(adapted))
         return session
 
-    def _masked_session(self, manifest: Manifest) -> MaskedSession:
-        peers = self._peers()
-        if peers.get(self.name) != self._signer().public:
-            raise ProtocolError(
-                "the sites' keys that are known here have another one for this site: its custodian puts "
-                "the federation's new peers.toml in its home"
-            )
-        return MaskedSession(
+    def _secrets(self, manifest: Manifest) -> MaskedSession | HomomorphicSession:
+        return open_secrets(
+            manifest,
             site=self.name,
-            rules=make_rules(manifest),
             identity=self._signer(),
-            peers=peers,
+            peers=self._peers(),
             path=None if self._forgetful else self._home.secrets_path(manifest),
+            update_size=self._trainer.adapted.layout.update_size,
         )
-
-    def _masked(self, digest: bytes) -> MaskedSession:
-        masked = self._session_of(digest).masked
-        if masked is None:
-            raise ProtocolError("the run's updates are not summed under masks")
-        return masked
-
-    def _unmask(self, request: pb.Unmask) -> pb.Unmasked:
-        session = self._session_of(request.manifest_digest)
-        masked = self._masked(request.manifest_digest)
-        shares, number = masked.reveal(request)
-        if session.plan.unit == "site" and session.plan.mechanism.name != "none":
-            session.ledger.record_summed(
-                run=session.manifest.run, round_number=number, survivors=len(request.survivors)
-            )
-        return shares
 
     def _train(self, request: pb.Train) -> pb.Trained:
         session = self._session_of(request.manifest_digest)
@@ -238,8 +223,9 @@ class Site:
         )
         # Steps count from 0: none has this number, nor the metrics'.
         source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)
-        sent, dealing = session.sender.send(update, request, source)
-        return pb.Trained(round=request.round, update=sent, receipt=receipt, next=dealing)
+        trained = session.sender.reply(update, request, source)
+        trained.receipt.CopyFrom(receipt)
+        return trained
 
     def _evaluate(self, request: pb.Evaluate) -> pb.Evaluated:
         session = self._session_of(request.manifest_digest)

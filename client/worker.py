@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from client.mailbox import Mailbox
+from client.mailbox import Mailbox, longest_answer
 from client.stopping import StoppedError
 from client.telemetry import Telemetry
 from privacy.errors import ConfideError, ProtocolError
@@ -198,7 +198,7 @@ class Worker:
         if kept is not None:
             return kept
         # An answer that could not be kept would be asked for, and charged, again.
-        self._mailbox.make_room(len(work.opened.payload))
+        self._mailbox.make_room(longest_answer(work.opened.payload))
         reply = answerer.answer(work.opened)
         self.telemetry.stepped(self._steps - self._step)  # nobody is called after the last one
         return reply

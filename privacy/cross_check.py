@@ -2,6 +2,7 @@
 
 It shares nothing with ``privacy.accounting`` but the mechanism's name and multiplier: no closed form, no
 bound on a moment, not dp-accounting. Everything starts from the noise's distribution on one coordinate.
+It knows the mechanisms on real numbers; ``privacy.skellam_check`` is its like for integers.
 """
 
 from __future__ import annotations

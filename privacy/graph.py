@@ -10,10 +10,11 @@ is a neighbour of the ``degree / 2`` next ones on either side. What that promise
 - Fewer than ``2 · threshold - (degree + 1)`` of a site's ``degree + 1`` holders collude. So not both of its
   secrets can be had, even if every honest holder were told of other survivors. It is more than what one
   signed list of survivors asks for: that fewer than ``threshold`` collude.
-- The sum of the honest survivors that signed falls into no smaller sums. Those whose pair masks cancel out
-  among themselves would be a stretch of the circle, with none of the others in the ``degree / 2`` places
-  after its last site. Then at most ``degree / 2`` holders on the other side, the site itself, and those that
-  collude on this side reveal its seed: fewer than ``threshold``. Its self mask stays on.
+- The sum of the honest survivors that signed falls into no smaller sums. Sites whose pair masks cancel
+  out among themselves would be a stretch of the circle, and none of the others would be among the
+  ``degree / 2`` places after its end. Then at most ``degree / 2`` holders on the other side, the site at
+  the end, and those that collude on this side reveal its seed: fewer than ``threshold``. Its self mask
+  stays on.
 
 The second needs two things of a site: that it masks for no cohort with fewer than ``threshold`` of its own
 holders, itself among them, and that it reveals for a list of survivors that was signed. A seed fails with
@@ -71,9 +72,9 @@ class Circle:
 
 
 def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Graph:
-    """The graph of an exchange of ``size`` sites, the same for whoever knows the same 32 bytes of seed.
+    """The graph of a sum of ``size`` sites, the same for whoever knows the same 32 bytes of seed.
 
-    ``threshold`` is that of the whole exchange: all but so many may drop out. ``colluding`` sites may work
+    ``threshold`` is that of the whole sum: all but so many may drop out. ``colluding`` sites may work
     with the coordinator. Raises AggregationError for more of either than there are sites.
     """
     if not 1 <= threshold <= size or not 0 <= colluding < size:
@@ -92,12 +93,17 @@ def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Gra
             sum_bits=SUM_BITS,
         )
     if circle is None:
-        everyone = tuple(range(size))
-        return Graph(
-            neighbours=tuple(everyone[:place] + everyone[place + 1 :] for place in everyone),
-            threshold=threshold,
-        )
+        return complete_graph(size, threshold=threshold)
     return join_around(shuffle(size, seed=seed), circle)
+
+
+def complete_graph(size: int, *, threshold: int) -> Graph:
+    """The graph in which every site masks with every other."""
+    everyone = tuple(range(size))
+    return Graph(
+        neighbours=tuple(everyone[:place] + everyone[place + 1 :] for place in everyone),
+        threshold=threshold,
+    )
 
 
 @lru_cache(maxsize=64)

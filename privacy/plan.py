@@ -188,7 +188,7 @@ class Plan:
             )
         if self.shared is not None and self.shared.colluding == 0:
             found.append(
-                "colluding=0: a site knows its own share of the noise, and the others are hidden from it by "
+                "colluding=0: a site knows its own share of the noise, and others are hidden from it by "
                 "the rest alone. Plan with colluding=1 to hide them from one another too."
             )
         return tuple(found)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from privacy.errors import AggregationError, SignatureError
-from privacy.graph import Graph, make_graph
+from privacy.graph import Graph, complete_graph, make_graph
 from privacy.identity import Identity, verify
 
 SESSION_KEY_PURPOSE = "session key"
@@ -129,6 +129,9 @@ class Roster:
     def graph(self) -> Graph:
         """Who masks with whom: all with all, or at random among many."""
         rules = self.rules
+        if not rules.confirm:
+            # Who may tell each site of other survivors can cut a site off from the few that it masks with.
+            return complete_graph(len(self.members), threshold=rules.threshold)
         return make_graph(
             len(self.members), threshold=rules.threshold, colluding=rules.colluding, seed=self.digest
         )

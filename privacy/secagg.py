@@ -1,11 +1,11 @@
 """A site's part in sums that nobody else can take apart: pure steps from state to state.
 
 Each sum has four steps. *Deal*: the site makes two secrets, the seed of its self mask and a key that all
-pair masks follow from, and shares both among its neighbours. *Contribute*: it adds its self mask and one mask
-a neighbour, which that one subtracts, to its vector. *Confirm*: it signs who has answered. *Reveal*: for each
-neighbour that has, it gives its share of the seed; for each that has not, its share of the key; for nobody
-both. A step that was done is not done again, and what it needed is forgotten: a caller makes the state that
-comes back durable before what comes with it leaves.
+pair masks follow from, and shares both among its neighbours. *Contribute*: it adds its self mask and one
+mask a neighbour, which that one subtracts, to its vector. *Confirm*: it signs who has answered. *Reveal*:
+for each neighbour that has, it gives its share of the seed; for each that has not, its share of the key;
+for nobody both. A step that was done is not done again, and what it needed is forgotten: a caller makes
+the state that comes back durable before what comes with it leaves.
 
 Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", figure
 4, with fresh secrets for each sum; Bell et al. 2020 (eprint 2020/704) for graphs.

@@ -6,23 +6,31 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
+from privacy.homomorphic_sum import KeyState
 from privacy.secagg import SiteState
 
+State = TypeVar("State", SiteState, KeyState)
 
-def dump_state(state: SiteState) -> bytes:
+
+def dump_state(state: SiteState | KeyState) -> bytes:
     """A state as canonical JSON, bytes as hex. It is as secret as what it is of."""
     table: dict[str, Any] = _plain(state)
     return canonical_json(table)
 
 
 def load_state(content: bytes) -> SiteState:
-    """Read what ``dump_state`` wrote. Raises AggregationError if it is something else."""
+    """What ``dump_state`` wrote of sums under masks. Raises AggregationError if it is something else."""
+    return load_as(SiteState, content)
+
+
+def load_as(kind: type[State], content: bytes) -> State:
+    """Read what ``dump_state`` wrote of one kind. Raises AggregationError if it is something else."""
     try:
-        state: SiteState = _value(SiteState, json.loads(content))
+        state: State = _value(kind, json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AggregationError(
             "a run's secrets at this site are damaged: remove the file, and the site joins again",

@@ -4,82 +4,91 @@
 # source: protocol/confide.proto
 # Protobuf Python Version: 6.33.5
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 33, 5, "", "protocol/confide.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    33,
+    5,
+    '',
+    'protocol/confide.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x16protocol/confide.proto\x12\x07\x63onfide"\xdf\x01\n\x07Request\x12\x1d\n\x04join\x18\x01 \x01(\x0b\x32\r.confide.JoinH\x00\x12\x1f\n\x05train\x18\x02 \x01(\x0b\x32\x0e.confide.TrainH\x00\x12%\n\x08\x65valuate\x18\x03 \x01(\x0b\x32\x11.confide.EvaluateH\x00\x12\x1d\n\x04\x64\x65\x61l\x18\x04 \x01(\x0b\x32\r.confide.DealH\x00\x12#\n\x07\x63onfirm\x18\x05 \x01(\x0b\x32\x10.confide.ConfirmH\x00\x12!\n\x06unmask\x18\x06 \x01(\x0b\x32\x0f.confide.UnmaskH\x00\x42\x06\n\x04kind"+\n\x04Join\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c"\x93\x01\n\x05Train\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x1f\n\x06\x63ohort\x18\x04 \x01(\x0b\x32\x0f.confide.Cohort\x12\x1d\n\x04next\x18\x05 \x01(\x0b\x32\x0f.confide.Roster\x12\x11\n\tnoise_std\x18\x06 \x01(\x01"U\n\x08\x45valuate\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\x12\x1f\n\x06\x63ohort\x18\x03 \x01(\x0b\x32\x0f.confide.Cohort"@\n\x04\x44\x65\x61l\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x1f\n\x06roster\x18\x02 \x01(\x0b\x32\x0f.confide.Roster"E\n\x07\x43onfirm\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t"i\n\x06Unmask\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12#\n\nsignatures\x18\x04 \x03(\x0b\x32\x0f.confide.Signed")\n\x06Signed\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c"H\n\x06Member\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c":\n\x06Roster\x12\x0e\n\x06number\x18\x01 \x01(\r\x12 \n\x07members\x18\x02 \x03(\x0b\x32\x0f.confide.Member"7\n\x06\x43ohort\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x1d\n\x05\x64\x65\x61lt\x18\x02 \x03(\x0b\x32\x0e.confide.Dealt"F\n\x05\x44\x65\x61lt\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x12\n\ncommitment\x18\x03 \x01(\x0c\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c":\n\x07\x44\x65\x61ling\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\ncommitment\x18\x02 \x01(\x0c\x12\x0e\n\x06sealed\x18\x03 \x03(\x0c"\xa8\x02\n\x05Reply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12!\n\x06joined\x18\x02 \x01(\x0b\x32\x0f.confide.JoinedH\x00\x12#\n\x07trained\x18\x03 \x01(\x0b\x32\x10.confide.TrainedH\x00\x12#\n\x07refused\x18\x04 \x01(\x0b\x32\x10.confide.RefusedH\x00\x12\'\n\tevaluated\x18\x05 \x01(\x0b\x32\x12.confide.EvaluatedH\x00\x12#\n\x07\x64\x65\x61ling\x18\x06 \x01(\x0b\x32\x10.confide.DealingH\x00\x12\'\n\tconfirmed\x18\x07 \x01(\x0b\x32\x12.confide.ConfirmedH\x00\x12%\n\x08unmasked\x18\x08 \x01(\x0b\x32\x11.confide.UnmaskedH\x00\x42\x06\n\x04kind"x\n\x06Joined\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x13\n\x0bsession_key\x18\x03 \x01(\x0c\x12\x19\n\x11session_signature\x18\x04 \x01(\x0c\x12\x11\n\tnoise_std\x18\x05 \x01(\x01"k\n\x07Trained\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\x12\x1e\n\x04next\x18\x04 \x01(\x0b\x32\x10.confide.Dealing"_\n\tEvaluated\x12\r\n\x05right\x18\x01 \x01(\x12\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\x12\x0e\n\x06masked\x18\x04 \x01(\x0c"\x1e\n\tConfirmed\x12\x11\n\tsignature\x18\x01 \x01(\x0c"*\n\x08Unmasked\x12\x1e\n\x06shares\x18\x01 \x03(\x0b\x32\x0e.confide.Share"%\n\x05Share\x12\r\n\x05place\x18\x01 \x01(\r\x12\r\n\x05share\x18\x02 \x01(\x0c"-\n\x07Receipt\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c"P\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\r\x12\x14\n\x0c\x62udget_spent\x18\x03 \x01(\x08\x12\x0c\n\x04lost\x18\x04 \x01(\x08">\n\x08\x45nvelope\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c"\x0f\n\rHealthRequest"\x94\x01\n\x0b\x41gentHealth\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12\x0e\n\x06uptime\x18\t \x01(\x01\x32n\n\x05\x41gent\x12-\n\x07\x44\x65liver\x12\x0e.confide.Chunk\x1a\x0e.confide.Chunk(\x01\x30\x01\x12\x36\n\x06Health\x12\x16.confide.HealthRequest\x1a\x14.confide.AgentHealthb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protocol/confide.proto\x12\x07\x63onfide\"\xfe\x01\n\x07Request\x12\x1d\n\x04join\x18\x01 \x01(\x0b\x32\r.confide.JoinH\x00\x12\x1f\n\x05train\x18\x02 \x01(\x0b\x32\x0e.confide.TrainH\x00\x12%\n\x08\x65valuate\x18\x03 \x01(\x0b\x32\x11.confide.EvaluateH\x00\x12\x1d\n\x04\x64\x65\x61l\x18\x04 \x01(\x0b\x32\r.confide.DealH\x00\x12#\n\x07\x63onfirm\x18\x05 \x01(\x0b\x32\x10.confide.ConfirmH\x00\x12!\n\x06unmask\x18\x06 \x01(\x0b\x32\x0f.confide.UnmaskH\x00\x12\x1d\n\x04open\x18\x07 \x01(\x0b\x32\r.confide.OpenH\x00\x42\x06\n\x04kind\"+\n\x04Join\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xb4\x01\n\x05Train\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x1f\n\x06\x63ohort\x18\x04 \x01(\x0b\x32\x0f.confide.Cohort\x12\x1d\n\x04next\x18\x05 \x01(\x0b\x32\x0f.confide.Roster\x12\x11\n\tnoise_std\x18\x06 \x01(\x01\x12\x1f\n\x06roster\x18\x07 \x01(\x0b\x32\x0f.confide.Roster\"U\n\x08\x45valuate\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\x12\x1f\n\x06\x63ohort\x18\x03 \x01(\x0b\x32\x0f.confide.Cohort\"@\n\x04\x44\x65\x61l\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x1f\n\x06roster\x18\x02 \x01(\x0b\x32\x0f.confide.Roster\"V\n\x07\x43onfirm\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x0f\n\x07\x64igests\x18\x04 \x03(\x0c\"i\n\x06Unmask\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12#\n\nsignatures\x18\x04 \x03(\x0b\x32\x0f.confide.Signed\"y\n\x04Open\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12#\n\x07updates\x18\x03 \x03(\x0b\x32\x12.confide.Encrypted\x12#\n\nsignatures\x18\x04 \x03(\x0b\x32\x0f.confide.Signed\"<\n\tEncrypted\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\")\n\x06Signed\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"H\n\x06Member\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\":\n\x06Roster\x12\x0e\n\x06number\x18\x01 \x01(\r\x12 \n\x07members\x18\x02 \x03(\x0b\x32\x0f.confide.Member\"7\n\x06\x43ohort\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x1d\n\x05\x64\x65\x61lt\x18\x02 \x03(\x0b\x32\x0e.confide.Dealt\"F\n\x05\x44\x65\x61lt\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x12\n\ncommitment\x18\x03 \x01(\x0c\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c\":\n\x07\x44\x65\x61ling\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\ncommitment\x18\x02 \x01(\x0c\x12\x0e\n\x06sealed\x18\x03 \x03(\x0c\"\xcb\x02\n\x05Reply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12!\n\x06joined\x18\x02 \x01(\x0b\x32\x0f.confide.JoinedH\x00\x12#\n\x07trained\x18\x03 \x01(\x0b\x32\x10.confide.TrainedH\x00\x12#\n\x07refused\x18\x04 \x01(\x0b\x32\x10.confide.RefusedH\x00\x12\'\n\tevaluated\x18\x05 \x01(\x0b\x32\x12.confide.EvaluatedH\x00\x12#\n\x07\x64\x65\x61ling\x18\x06 \x01(\x0b\x32\x10.confide.DealingH\x00\x12\'\n\tconfirmed\x18\x07 \x01(\x0b\x32\x12.confide.ConfirmedH\x00\x12%\n\x08unmasked\x18\x08 \x01(\x0b\x32\x11.confide.UnmaskedH\x00\x12!\n\x06opened\x18\t \x01(\x0b\x32\x0f.confide.OpenedH\x00\x42\x06\n\x04kind\"x\n\x06Joined\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x13\n\x0bsession_key\x18\x03 \x01(\x0c\x12\x19\n\x11session_signature\x18\x04 \x01(\x0c\x12\x11\n\tnoise_std\x18\x05 \x01(\x01\"~\n\x07Trained\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06update\x18\x02 \x01(\x0c\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\x12\x1e\n\x04next\x18\x04 \x01(\x0b\x32\x10.confide.Dealing\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"_\n\tEvaluated\x12\r\n\x05right\x18\x01 \x01(\x12\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12!\n\x07receipt\x18\x03 \x01(\x0b\x32\x10.confide.Receipt\x12\x0e\n\x06masked\x18\x04 \x01(\x0c\"\x1e\n\tConfirmed\x12\x11\n\tsignature\x18\x01 \x01(\x0c\"*\n\x08Unmasked\x12\x1e\n\x06shares\x18\x01 \x03(\x0b\x32\x0e.confide.Share\"\x15\n\x06Opened\x12\x0b\n\x03sum\x18\x01 \x01(\x0c\"%\n\x05Share\x12\r\n\x05place\x18\x01 \x01(\r\x12\r\n\x05share\x18\x02 \x01(\x0c\"-\n\x07Receipt\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"P\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\r\x12\x14\n\x0c\x62udget_spent\x18\x03 \x01(\x08\x12\x0c\n\x04lost\x18\x04 \x01(\x08\">\n\x08\x45nvelope\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0f\n\rHealthRequest\"\x94\x01\n\x0b\x41gentHealth\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12\x0e\n\x06uptime\x18\t \x01(\x01\x32n\n\x05\x41gent\x12-\n\x07\x44\x65liver\x12\x0e.confide.Chunk\x1a\x0e.confide.Chunk(\x01\x30\x01\x12\x36\n\x06Health\x12\x16.confide.HealthRequest\x1a\x14.confide.AgentHealthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protocol.confide_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protocol.confide_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_REQUEST"]._serialized_start = 36
-    _globals["_REQUEST"]._serialized_end = 259
-    _globals["_JOIN"]._serialized_start = 261
-    _globals["_JOIN"]._serialized_end = 304
-    _globals["_TRAIN"]._serialized_start = 307
-    _globals["_TRAIN"]._serialized_end = 454
-    _globals["_EVALUATE"]._serialized_start = 456
-    _globals["_EVALUATE"]._serialized_end = 541
-    _globals["_DEAL"]._serialized_start = 543
-    _globals["_DEAL"]._serialized_end = 607
-    _globals["_CONFIRM"]._serialized_start = 609
-    _globals["_CONFIRM"]._serialized_end = 678
-    _globals["_UNMASK"]._serialized_start = 680
-    _globals["_UNMASK"]._serialized_end = 785
-    _globals["_SIGNED"]._serialized_start = 787
-    _globals["_SIGNED"]._serialized_end = 828
-    _globals["_MEMBER"]._serialized_start = 830
-    _globals["_MEMBER"]._serialized_end = 902
-    _globals["_ROSTER"]._serialized_start = 904
-    _globals["_ROSTER"]._serialized_end = 962
-    _globals["_COHORT"]._serialized_start = 964
-    _globals["_COHORT"]._serialized_end = 1019
-    _globals["_DEALT"]._serialized_start = 1021
-    _globals["_DEALT"]._serialized_end = 1091
-    _globals["_DEALING"]._serialized_start = 1093
-    _globals["_DEALING"]._serialized_end = 1151
-    _globals["_REPLY"]._serialized_start = 1154
-    _globals["_REPLY"]._serialized_end = 1450
-    _globals["_JOINED"]._serialized_start = 1452
-    _globals["_JOINED"]._serialized_end = 1572
-    _globals["_TRAINED"]._serialized_start = 1574
-    _globals["_TRAINED"]._serialized_end = 1681
-    _globals["_EVALUATED"]._serialized_start = 1683
-    _globals["_EVALUATED"]._serialized_end = 1778
-    _globals["_CONFIRMED"]._serialized_start = 1780
-    _globals["_CONFIRMED"]._serialized_end = 1810
-    _globals["_UNMASKED"]._serialized_start = 1812
-    _globals["_UNMASKED"]._serialized_end = 1854
-    _globals["_SHARE"]._serialized_start = 1856
-    _globals["_SHARE"]._serialized_end = 1893
-    _globals["_RECEIPT"]._serialized_start = 1895
-    _globals["_RECEIPT"]._serialized_end = 1940
-    _globals["_REFUSED"]._serialized_start = 1942
-    _globals["_REFUSED"]._serialized_end = 2022
-    _globals["_ENVELOPE"]._serialized_start = 2024
-    _globals["_ENVELOPE"]._serialized_end = 2086
-    _globals["_CHUNK"]._serialized_start = 2088
-    _globals["_CHUNK"]._serialized_end = 2109
-    _globals["_HEALTHREQUEST"]._serialized_start = 2111
-    _globals["_HEALTHREQUEST"]._serialized_end = 2126
-    _globals["_AGENTHEALTH"]._serialized_start = 2129
-    _globals["_AGENTHEALTH"]._serialized_end = 2277
-    _globals["_AGENT"]._serialized_start = 2279
-    _globals["_AGENT"]._serialized_end = 2389
+  DESCRIPTOR._loaded_options = None
+  _globals['_REQUEST']._serialized_start=36
+  _globals['_REQUEST']._serialized_end=290
+  _globals['_JOIN']._serialized_start=292
+  _globals['_JOIN']._serialized_end=335
+  _globals['_TRAIN']._serialized_start=338
+  _globals['_TRAIN']._serialized_end=518
+  _globals['_EVALUATE']._serialized_start=520
+  _globals['_EVALUATE']._serialized_end=605
+  _globals['_DEAL']._serialized_start=607
+  _globals['_DEAL']._serialized_end=671
+  _globals['_CONFIRM']._serialized_start=673
+  _globals['_CONFIRM']._serialized_end=759
+  _globals['_UNMASK']._serialized_start=761
+  _globals['_UNMASK']._serialized_end=866
+  _globals['_OPEN']._serialized_start=868
+  _globals['_OPEN']._serialized_end=989
+  _globals['_ENCRYPTED']._serialized_start=991
+  _globals['_ENCRYPTED']._serialized_end=1051
+  _globals['_SIGNED']._serialized_start=1053
+  _globals['_SIGNED']._serialized_end=1094
+  _globals['_MEMBER']._serialized_start=1096
+  _globals['_MEMBER']._serialized_end=1168
+  _globals['_ROSTER']._serialized_start=1170
+  _globals['_ROSTER']._serialized_end=1228
+  _globals['_COHORT']._serialized_start=1230
+  _globals['_COHORT']._serialized_end=1285
+  _globals['_DEALT']._serialized_start=1287
+  _globals['_DEALT']._serialized_end=1357
+  _globals['_DEALING']._serialized_start=1359
+  _globals['_DEALING']._serialized_end=1417
+  _globals['_REPLY']._serialized_start=1420
+  _globals['_REPLY']._serialized_end=1751
+  _globals['_JOINED']._serialized_start=1753
+  _globals['_JOINED']._serialized_end=1873
+  _globals['_TRAINED']._serialized_start=1875
+  _globals['_TRAINED']._serialized_end=2001
+  _globals['_EVALUATED']._serialized_start=2003
+  _globals['_EVALUATED']._serialized_end=2098
+  _globals['_CONFIRMED']._serialized_start=2100
+  _globals['_CONFIRMED']._serialized_end=2130
+  _globals['_UNMASKED']._serialized_start=2132
+  _globals['_UNMASKED']._serialized_end=2174
+  _globals['_OPENED']._serialized_start=2176
+  _globals['_OPENED']._serialized_end=2197
+  _globals['_SHARE']._serialized_start=2199
+  _globals['_SHARE']._serialized_end=2236
+  _globals['_RECEIPT']._serialized_start=2238
+  _globals['_RECEIPT']._serialized_end=2283
+  _globals['_REFUSED']._serialized_start=2285
+  _globals['_REFUSED']._serialized_end=2365
+  _globals['_ENVELOPE']._serialized_start=2367
+  _globals['_ENVELOPE']._serialized_end=2429
+  _globals['_CHUNK']._serialized_start=2431
+  _globals['_CHUNK']._serialized_end=2452
+  _globals['_HEALTHREQUEST']._serialized_start=2454
+  _globals['_HEALTHREQUEST']._serialized_end=2469
+  _globals['_AGENTHEALTH']._serialized_start=2472
+  _globals['_AGENTHEALTH']._serialized_end=2620
+  _globals['_AGENT']._serialized_start=2622
+  _globals['_AGENT']._serialized_end=2732
 # @@protoc_insertion_point(module_scope)

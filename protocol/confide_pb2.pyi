@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask")
+    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask", "open")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     DEAL_FIELD_NUMBER: _ClassVar[int]
     CONFIRM_FIELD_NUMBER: _ClassVar[int]
     UNMASK_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
     join: Join
     train: Train
     evaluate: Evaluate
     deal: Deal
     confirm: Confirm
     unmask: Unmask
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ...) -> None: ...
+    open: Open
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("manifest", "signature")
@@ -31,20 +33,22 @@ class Join(_message.Message):
     def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std")
+    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster")
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     COHORT_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     NOISE_STD_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
     round: int
     adapter: bytes
     cohort: Cohort
     next: Roster
     noise_std: float
-    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ...) -> None: ...
+    roster: Roster
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
 
 class Evaluate(_message.Message):
     __slots__ = ("manifest_digest", "adapter", "cohort")
@@ -65,14 +69,16 @@ class Deal(_message.Message):
     def __init__(self, manifest_digest: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
 
 class Confirm(_message.Message):
-    __slots__ = ("manifest_digest", "number", "survivors")
+    __slots__ = ("manifest_digest", "number", "survivors", "digests")
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
     number: int
     survivors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, manifest_digest: _Optional[bytes] = ..., number: _Optional[int] = ..., survivors: _Optional[_Iterable[str]] = ...) -> None: ...
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., number: _Optional[int] = ..., survivors: _Optional[_Iterable[str]] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Unmask(_message.Message):
     __slots__ = ("manifest_digest", "number", "survivors", "signatures")
@@ -85,6 +91,28 @@ class Unmask(_message.Message):
     survivors: _containers.RepeatedScalarFieldContainer[str]
     signatures: _containers.RepeatedCompositeFieldContainer[Signed]
     def __init__(self, manifest_digest: _Optional[bytes] = ..., number: _Optional[int] = ..., survivors: _Optional[_Iterable[str]] = ..., signatures: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("manifest_digest", "number", "updates", "signatures")
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    manifest_digest: bytes
+    number: int
+    updates: _containers.RepeatedCompositeFieldContainer[Encrypted]
+    signatures: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., number: _Optional[int] = ..., updates: _Optional[_Iterable[_Union[Encrypted, _Mapping]]] = ..., signatures: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Encrypted(_message.Message):
+    __slots__ = ("site", "update", "signature")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    update: bytes
+    signature: bytes
+    def __init__(self, site: _Optional[str] = ..., update: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Signed(_message.Message):
     __slots__ = ("site", "signature")
@@ -145,7 +173,7 @@ class Dealing(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., sealed: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("site", "joined", "trained", "refused", "evaluated", "dealing", "confirmed", "unmasked")
+    __slots__ = ("site", "joined", "trained", "refused", "evaluated", "dealing", "confirmed", "unmasked", "opened")
     SITE_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +182,7 @@ class Reply(_message.Message):
     DEALING_FIELD_NUMBER: _ClassVar[int]
     CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     UNMASKED_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
     site: str
     joined: Joined
     trained: Trained
@@ -162,7 +191,8 @@ class Reply(_message.Message):
     dealing: Dealing
     confirmed: Confirmed
     unmasked: Unmasked
-    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., dealing: _Optional[_Union[Dealing, _Mapping]] = ..., confirmed: _Optional[_Union[Confirmed, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ...) -> None: ...
+    opened: Opened
+    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., dealing: _Optional[_Union[Dealing, _Mapping]] = ..., confirmed: _Optional[_Union[Confirmed, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("manifest_digest", "public_key", "session_key", "session_signature", "noise_std")
@@ -179,16 +209,18 @@ class Joined(_message.Message):
     def __init__(self, manifest_digest: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., session_key: _Optional[bytes] = ..., session_signature: _Optional[bytes] = ..., noise_std: _Optional[float] = ...) -> None: ...
 
 class Trained(_message.Message):
-    __slots__ = ("round", "update", "receipt", "next")
+    __slots__ = ("round", "update", "receipt", "next", "signature")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     round: int
     update: bytes
     receipt: Receipt
     next: Dealing
-    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., next: _Optional[_Union[Dealing, _Mapping]] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., next: _Optional[_Union[Dealing, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Evaluated(_message.Message):
     __slots__ = ("right", "examples", "receipt", "masked")
@@ -213,6 +245,12 @@ class Unmasked(_message.Message):
     SHARES_FIELD_NUMBER: _ClassVar[int]
     shares: _containers.RepeatedCompositeFieldContainer[Share]
     def __init__(self, shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ("sum",)
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    sum: bytes
+    def __init__(self, sum: _Optional[bytes] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("place", "share")

@@ -264,11 +264,28 @@ class Job(_Section):
                 'compression.kind: "top-k" picks coordinates site by site, which cannot be summed unread: '
                 'expected "random", or secure_aggregation="none" and privacy.unit="example"'
             )
-        if kind == "random" and self.secure_aggregation == "homomorphic":
-            raise ValueError('compression.kind: expected "none" with secure_aggregation="homomorphic"')
+        if self.secure_aggregation == "homomorphic":
+            self._check_homomorphic()
         if self.secure_aggregation != "masks" and self.aggregation != AggregationSection():
             raise ValueError(
                 'aggregation: expected nothing in this section without secure_aggregation="masks"'
+            )
+
+    def _check_homomorphic(self) -> None:
+        wanted = 'with secure_aggregation="homomorphic"'
+        if self.compression.kind != "none":
+            raise ValueError(
+                f'compression.kind: expected "none" {wanted}, whose ciphertexts are of whole updates'
+            )
+        if self.privacy.unit == "site":
+            raise ValueError(
+                f'privacy.unit: expected "example" {wanted}: a single site opens the sum, which would have '
+                'no noise yet; use secure_aggregation="masks"'
+            )
+        if self.metrics.epsilon > 0:
+            raise ValueError(
+                f"metrics.epsilon: expected 0 {wanted}, which sums updates alone; use "
+                'secure_aggregation="masks"'
             )
 
 

@@ -9,9 +9,10 @@ from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, Rules
 from privacy.sealing import KEY_BYTES, TAG_BYTES
 from privacy.shamir import SHARE_BYTES
 from protocol import confide_pb2 as pb
+from protocol.homomorphic_sums import check_homomorphic
 from protocol.manifest import Manifest
+from protocol.sized import SIGNATURE_BYTES, sized
 
-_SIGNATURE_BYTES = 64
 _SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 
 
@@ -30,23 +31,40 @@ def make_rules(manifest: Manifest) -> Rules:
 
 def check_sums(manifest: Manifest) -> None:
     """Raises JobError, saying which key to change, for a manifest whose sums would not be safe."""
-    if manifest.job.secure_aggregation != "masks":
+    kind = manifest.job.secure_aggregation
+    if kind == "none":
         return
     if manifest.cohort < 2:
         raise JobError(
-            'secure_aggregation="masks": expected two sites or more, got one, whose sum is its own update; '
-            'set secure_aggregation="none"'
+            f'secure_aggregation="{kind}": expected two sites or more, got one, whose sum is its own '
+            'update; set secure_aggregation="none"'
         )
     if manifest.fewest < manifest.threshold:
+        how, lower = "in homomorphic sums", ""
+        if kind == "masks":
+            how, lower = "under masks", f", or set a lower threshold, {manifest.cohort // 2 + 1} at least"
         raise JobError(
-            f"federation.min_sites={manifest.fewest}: under masks a round needs aggregation.threshold="
-            f"{manifest.threshold} of {manifest.cohort} sites; raise min_sites, or set a lower threshold, "
-            f"{manifest.cohort // 2 + 1} at least"
+            f"federation.min_sites={manifest.fewest}: {how} a round needs aggregation.threshold="
+            f"{manifest.threshold} of {manifest.cohort} sites; raise min_sites{lower}"
         )
     try:
         make_rules(manifest)
     except AggregationError as error:
         raise JobError(f"[aggregation] {error}") from error
+    if kind == "homomorphic":
+        check_homomorphic(manifest)
+
+
+def read_joined(site: str, joined: pb.Joined, manifest: Manifest) -> Member:
+    """The member that a site is in this run. Raises AggregationError unless it signed its session key."""
+    member = Member(
+        site=site,
+        identity=joined.public_key,
+        key=joined.session_key,
+        signature=joined.session_signature,
+    )
+    member.check(manifest.digest, pinned=joined.public_key)
+    return member
 
 
 def write_member(member: Member) -> pb.Member:
@@ -68,9 +86,9 @@ def read_roster(message: pb.Roster, rules: Rules) -> Roster:
     members = tuple(
         Member(
             site=member.site,
-            identity=_sized(member.identity, KEY_BYTES, "an identity"),
-            key=_sized(member.key, KEY_BYTES, "a session key"),
-            signature=_sized(member.signature, _SIGNATURE_BYTES, "a signature"),
+            identity=sized(member.identity, KEY_BYTES, "an identity"),
+            key=sized(member.key, KEY_BYTES, "a session key"),
+            signature=sized(member.signature, SIGNATURE_BYTES, "a signature"),
         )
         for member in message.members
     )
@@ -86,9 +104,9 @@ def read_dealing(site: str, message: pb.Dealing) -> Dealing:
     """Raises AggregationError for shares or keys of another size."""
     return Dealing(
         site=site,
-        key=_sized(message.key, KEY_BYTES, f"the key of {site}"),
-        commitment=_sized(message.commitment, KEY_BYTES, f"the commitment of {site}"),
-        sealed=tuple(_sized(one, _SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
+        key=sized(message.key, KEY_BYTES, f"the key of {site}"),
+        commitment=sized(message.commitment, KEY_BYTES, f"the commitment of {site}"),
+        sealed=tuple(sized(one, _SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
     )
 
 
@@ -111,21 +129,19 @@ def read_cohort(message: pb.Cohort, rules: Rules) -> Cohort:
         dealt=tuple(
             Dealt(
                 site=one.site,
-                key=_sized(one.key, KEY_BYTES, f"the key of {one.site}"),
-                commitment=_sized(one.commitment, KEY_BYTES, f"the commitment of {one.site}"),
-                sealed=_sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}")
-                if one.sealed
-                else b"",
+                key=sized(one.key, KEY_BYTES, f"the key of {one.site}"),
+                commitment=sized(one.commitment, KEY_BYTES, f"the commitment of {one.site}"),
+                sealed=sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}") if one.sealed else b"",
             )
             for one in message.dealt
         )
     )
 
 
-def read_signatures(message: pb.Unmask) -> dict[str, bytes]:
+def read_signatures(message: pb.Unmask | pb.Open) -> dict[str, bytes]:
     """Signatures by site. Raises AggregationError for two of one site."""
     signatures = {
-        one.site: _sized(one.signature, _SIGNATURE_BYTES, f"the signature of {one.site}")
+        one.site: sized(one.signature, SIGNATURE_BYTES, f"the signature of {one.site}")
         for one in message.signatures
     }
     if len(signatures) != len(message.signatures):
@@ -146,11 +162,5 @@ def read_shares(message: pb.Unmasked, roster: Roster) -> dict[str, bytes]:
     for one in message.shares:
         if one.place >= len(roster.members) or roster.members[one.place].site in found:
             raise AggregationError(f"expected one share a place, got place={one.place}", rule="share")
-        found[roster.members[one.place].site] = _sized(one.share, SHARE_BYTES, "a share")
+        found[roster.members[one.place].site] = sized(one.share, SHARE_BYTES, "a share")
     return found
-
-
-def _sized(content: bytes, size: int, what: str) -> bytes:
-    if len(content) != size:
-        raise AggregationError(f"expected {what} in {size} bytes, got {len(content)}", rule="size")
-    return content

@@ -13,6 +13,7 @@ from privacy.encoding import Encoding, example_encoding, site_encoding
 from privacy.errors import JobError, PlanError, ProtocolError
 from privacy.plan import Plan
 from privacy.site_plan import make_central_site_plan, make_site_plan
+from protocol.homomorphic_sums import check_sum_size
 from protocol.job import Job
 from protocol.manifest import Manifest
 from protocol.sparsification import kept_count
@@ -41,6 +42,13 @@ def update_noise_std(job: Job, plan: Plan) -> float:
     return training.learning_rate * math.sqrt(training.local_steps) * plan.noise_std / training.batch_size
 
 
+def update_reach(job: Job) -> float:
+    """How far a coordinate of one site's update may reach; what goes beyond it is cut off."""
+    if job.training.optimizer == "adam":
+        return _ADAM * _steps(job)
+    return _ROOM * _steps(job) * job.privacy.clipping_norm
+
+
 def make_encoding(
     manifest: Manifest, *, update_size: int, number: int, noise_std: float = 0.0, plan: Plan | None = None
 ) -> Encoding:
@@ -55,15 +63,14 @@ def make_encoding(
         return _site_encoding(manifest, size, seed, multiplier=plan.mechanism.multiplier)
     if not (math.isfinite(noise_std) and noise_std >= 0.0):
         raise ProtocolError(f"expected noise_std >= 0 and finite, got noise_std={noise_std}")
-    training = job.training
-    steps = training.learning_rate * training.local_steps
+    steps = _steps(job)
     # What is not sent waits, on average 1/share rounds: client.residual says how much longer that makes it.
     share = job.compression.share if job.compression.kind == "random" else 1.0
     longer = math.sqrt((2.0 - share) / share)
-    if training.optimizer == "adam":
-        signal, largest = _ADAM * steps * math.sqrt(size), _ADAM * steps
+    if job.training.optimizer == "adam":
+        signal = _ADAM * steps * math.sqrt(size)
     else:
-        signal, largest = steps * job.privacy.clipping_norm, _ROOM * steps * job.privacy.clipping_norm
+        signal = steps * job.privacy.clipping_norm
     return example_encoding(
         bits=job.aggregation.modulus_bits,
         sites=manifest.cohort,
@@ -71,7 +78,7 @@ def make_encoding(
         # A Poisson batch may be larger than expected; twice that is beyond chance but for tiny ones.
         signal_l2=2.0 * signal * longer,
         noise_std=noise_std / math.sqrt(share),
-        largest=largest * longer,
+        largest=update_reach(job) * longer,
         rotation_seed=seed,
     )
 
@@ -104,6 +111,11 @@ def plan_for_site(manifest: Manifest, *, update_size: int) -> Plan:
     )
 
 
+def _steps(job: Job) -> float:
+    """How far a round's local steps of length one may go."""
+    return job.training.learning_rate * job.training.local_steps
+
+
 def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: float) -> Encoding:
     job = manifest.job
     shared = job.privacy.mechanism == "skellam"
@@ -127,5 +139,7 @@ def check_encoding(manifest: Manifest, *, update_size: int) -> None:
         plan = plan_for_site(manifest, update_size=update_size) if job.privacy.unit == "site" else None
         if job.secure_aggregation == "masks":
             make_encoding(manifest, update_size=update_size, number=1, plan=plan)
+        elif job.secure_aggregation == "homomorphic":
+            check_sum_size(manifest, update_size=update_size)
     except PlanError as error:
         raise JobError(f"privacy, aggregation: {error}") from error

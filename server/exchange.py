@@ -116,6 +116,7 @@ def check_answers(request: Request, reply: Reply) -> None:
         "deal": "dealing",
         "confirm": "confirmed",
         "unmask": "unmasked",
+        "open": "opened",
     }
     asked, kind = request.WhichOneof("kind"), reply.WhichOneof("kind")
     if answer.get(asked or "") != kind:

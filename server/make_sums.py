@@ -7,6 +7,7 @@ from collections.abc import Callable
 from protocol.layout import AdapterLayout
 from protocol.manifest import Manifest
 from protocol.update_encoding import plan_for_site
+from server.homomorphic_sums import HomomorphicSums
 from server.masked_sums import MaskedSums
 from server.sums import Asking, PlainSums, Sums
 
@@ -19,4 +20,6 @@ def make_sums(
     plan = plan_for_site(manifest, update_size=size) if manifest.job.privacy.unit == "site" else None
     if manifest.job.secure_aggregation == "masks":
         return MaskedSums(manifest, update_size=size, plan=plan, take_number=take_number, ask=ask)
+    if manifest.job.secure_aggregation == "homomorphic":
+        return HomomorphicSums(manifest, update_size=size, take_number=take_number, ask=ask)
     return PlainSums(manifest, update_size=size, plan=plan)

@@ -13,19 +13,17 @@ from client.budgets import BudgetLeft
 from client.session import plan_training
 from privacy.errors import PlanError
 from privacy.plan import Accountant, Plan
-from privacy.receipt import Receipt, SignedReceipt
-from protocol.confide_pb2 import Reply, Request, Train, Trained
 from protocol.job import Job
-from protocol.layout import AdapterLayout
 from simulation.effort import Clock, Effort, estimate_effort
 from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
 from simulation.quiet import quiet
 from simulation.suggestions import Suggestion, suggest
+from simulation.traffic import Traffic, traffic
 from simulation.world import World
 
 ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "rdp", "prv")
-_HASH_BYTES, _SIGNATURE_BYTES = 32, 64
-_RUN_SUFFIX = "20260101-000000-0000"  # what a run's name has beside the job's
+# Who knows which noise; all know Gaussian noise.
+_KNOWING: Mapping[str, tuple[Accountant, ...]] = {"laplace": ("pld", "rdp"), "skellam": ("rdp",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +42,6 @@ class SiteForecast:
     epsilon: Mapping[str, float | None]
     delta: float
     cautions: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """Bytes that cross in training: ``up`` and ``down`` for the largest site in a round, and in all."""
-
-    up: int
-    down: int
-    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +88,13 @@ def forecast(
     began = clock()
     world = World(job)
     sizes = world.sizes
-    plans = _plans(job, sizes)
-    loading = clock() - began
     setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))
+    plans = _plans(setup, sizes)
+    loading = clock() - began
     noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
-    effort = estimate_effort(world, examples=setup.examples, plans=plans, clock=clock)
+    # Noise for whole sites takes none of the training's time.
+    steps = [plan_training(job, size) for size in sizes.values()] if job.privacy.unit == "site" else plans
+    effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
     return Forecast(
         job=job,
         parameters=setup.layout.update_size,
@@ -116,49 +107,11 @@ def forecast(
     )
 
 
-def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traffic:
-    """Bytes of the messages of training, as in the last round, by the ``plans`` of the sites.
-
-    A receipt's numbers take a few characters more or fewer. Joining, once a run, comes on top: the
-    manifest, a few kilobytes a site.
-    """
-    number = job.training.rounds
-    down = Request(
-        train=Train(
-            manifest_digest=bytes(_HASH_BYTES), round=number, adapter=bytes(4 * layout.adapter_size)
-        )
-    ).ByteSize()
-    ups = []
-    for name, plan in plans.items():
-        content = _receipt(job, name, plan).content
-        receipt = asdict(SignedReceipt(content=content, signature=bytes(_SIGNATURE_BYTES)))
-        trained = Trained(round=number, update=bytes(4 * layout.update_size), receipt=receipt)
-        ups.append(Reply(site=name, trained=trained).ByteSize())
-    return Traffic(up=max(ups), down=down, total=number * (sum(ups) + len(ups) * down))
-
-
-def _receipt(job: Job, site: str, plan: Plan) -> Receipt:
-    """A receipt as long as the last round's."""
-    digest = "0" * 2 * _HASH_BYTES
-    return Receipt(
-        site=site,
-        run=f"{job.name}-{_RUN_SUFFIX}",
-        manifest=digest,
-        round=job.training.rounds,
-        plan=plan,
-        steps=job.steps_a_round,
-        taken=plan.steps,
-        epsilon=None if plan.mechanism.name == "none" else plan.epsilon,
-        budget=job.privacy.epsilon,
-        head=digest,
-    )
-
-
-def _plans(job: Job, sizes: Mapping[str, int]) -> list[Plan]:
+def _plans(setup: Setup, sizes: Mapping[str, int]) -> list[Plan]:
     plans: dict[int, Plan] = {}
     for name, size in sizes.items():
         try:
-            plans[size] = plans.get(size) or plan_training(job, size)
+            plans[size] = plans.get(size) or setup.plan(size)
         except PlanError as error:
             raise PlanError(f"{name}: {error}") from error
     return [plans[size] for size in sizes.values()]
@@ -184,7 +137,7 @@ def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecas
 
 def _epsilons(plan: Plan) -> dict[Accountant, float | None]:
     """ε by each accountant; None where it is infinite, and for an accountant that has no answer."""
-    known = ACCOUNTANTS[:2] if plan.mechanism.name == "laplace" else ACCOUNTANTS
+    known = _KNOWING.get(plan.mechanism.name, ACCOUNTANTS)
     # dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is.
     with quiet("absl", below=logging.ERROR):
         found = {name: plan.epsilon_by(name) for name in known}

@@ -11,6 +11,8 @@ from privacy.errors import PlanError
 from privacy.plan import Plan
 from protocol.job import Job, TrainingSection
 from protocol.layout import AdapterLayout
+from protocol.manifest import Manifest
+from protocol.update_encoding import plan_for_site
 
 # Over a run, in units of the largest possible signal. Above the first accuracy suffers, above the second
 # nothing was learned at any learning rate: docs/plan.md has the runs that these come from.
@@ -56,8 +58,23 @@ class Setup:
 
     def plans(self) -> tuple[Plan, ...]:
         """Each site's plan, in the order of ``examples``. Raises PlanError where there can be none."""
-        by_size = {size: plan_training(self.job, size) for size in set(self.examples)}
+        by_size = {size: self.plan(size) for size in set(self.examples)}
         return tuple(by_size[size] for size in self.examples)
+
+    def plan(self, examples: int) -> Plan:
+        """The plan of a site with so many examples."""
+        if self.job.privacy.unit == "example":
+            return plan_training(self.job, examples)
+        # No name and no model's digest is in a plan.
+        manifest = Manifest(
+            run="plan",
+            job=self.job,
+            cohort=len(self.examples),
+            labels=(),
+            base_digest="",
+            layout_digest=self.layout.digest,
+        )
+        return plan_for_site(manifest, update_size=self.layout.update_size)
 
     def noise_level(self) -> NoiseLevel:
         """Noise against signal. Raises PlanError where there can be no plan."""
@@ -72,6 +89,9 @@ def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters:
     whose mean is taken, and over the steps, each weighed by its learning rate. Raises PlanError without a
     plan.
     """
+    plans = tuple(plans)
+    if plans and plans[0].unit == "site":
+        return _of_sites(plans[0], sites=len(plans), rounds=training.rounds, parameters=parameters)
     ratios = [
         plan.noise_std * math.sqrt(parameters) / (training.batch_size * _clipped_length(plan, parameters))
         for plan in plans
@@ -80,6 +100,14 @@ def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters:
         raise PlanError("expected the plan of at least one site, got none")
     step = math.sqrt(math.fsum(ratio**2 for ratio in ratios)) / len(ratios)
     return NoiseLevel(site_step=max(ratios), step=step, run=step / math.sqrt(steps_in_effect(training)))
+
+
+def _of_sites(plan: Plan, *, sites: int, rounds: int, parameters: int) -> NoiseLevel:
+    """Noise for whole sites is in the sum of a round, and at most ``sites`` clipped updates are."""
+    # Where it is drawn in shares, all of them are in a sum, and fewer were counted on.
+    std = plan.noise_std * math.sqrt(plan.shared.excess(sites) if plan.shared else 1.0)
+    step = std * math.sqrt(parameters) / (sites * plan.clipping_norm)
+    return NoiseLevel(site_step=sites * step, step=step, run=step / math.sqrt(rounds))
 
 
 def _clipped_length(plan: Plan, parameters: int) -> float:

@@ -23,6 +23,10 @@ BUDGET = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
 
 
 MASKS = {"secure_aggregation": "masks"}
+SITE_UNIT = MASKS | {"privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 3.0}}
+CENTRAL = MASKS | {
+    "privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central", "epsilon": 3.0}
+}
 UNCONFIRMED = MASKS | {"aggregation": {"confirm": False}}
 
 
@@ -73,9 +77,10 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (
         "rules.units",
         {"units": ["site"]},
-        {"privacy": {"unit": "site"}},
+        SITE_UNIT,
         {"privacy": {"unit": "example"}},
     ),
+    ("rules.central_noise", {}, SITE_UNIT, CENTRAL),
     ("rules.least_cohort", {"least_cohort": 3}, {"cohort": 3}, {"cohort": 2}),
     *(
         ("rules.secure_aggregation", {"secure_aggregation": rule}, kept, broken)
@@ -147,6 +152,10 @@ def test_without_a_limit_a_run_may_ask_for_the_whole_budget() -> None:
     policy.check(make_manifest(privacy={"epsilon": 8.0}), b"")
 
 
+def test_a_custodian_may_trust_the_coordinator_with_the_sum() -> None:
+    make_policy(central_noise="allowed").check(make_manifest(**CENTRAL), b"")
+
+
 def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
     policy = make_policy(mechanisms=["none"])
     policy.check(make_manifest(privacy={"mechanism": "none", "epsilon": 90.0}), b"")
@@ -207,7 +216,7 @@ def test_unset_lists_allow_anything() -> None:
         make_manifest(base=OTHER_BASE),
         make_manifest(task="causal-lm", data={"label": None, "labels": None}),
         make_manifest(cohort=1, secure_aggregation="none"),
-        make_manifest(privacy={"unit": "site"}),
+        make_manifest(**SITE_UNIT),
     ):
         policy.check(manifest, b"signed by nobody")
 
@@ -231,7 +240,6 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
         "privacy": {"epsilon": 9.0},
         "cohort": 2,
         "secure_aggregation": "none",
-        "aggregation": {"threshold": 2},
         "base": OTHER_BASE,
         "task": "causal-lm",
         "data": {"label": None, "labels": None},
@@ -255,7 +263,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
             broken["privacy"] = {"epsilon": 1.0}
             manifest = make_manifest(**broken)
         elif rule == "rules.secure_aggregation":
-            broken["secure_aggregation"] = "masks"
+            broken |= {"secure_aggregation": "masks", "aggregation": {"threshold": 2}}
             rules["colluding_sites"] = 2
             manifest = make_manifest(**broken)
         elif rule != "rules.metrics_epsilon":

@@ -17,7 +17,7 @@ from privacy.masking import apply_masks
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Member, Roster, Rules, survivors_digest
 from privacy.sealing import AgreementKey
-from privacy.secagg import SURVIVORS_PURPOSE, Held, SiteState, pair_mask_key, self_mask_key
+from privacy.secagg import SURVIVORS_PURPOSE, Dealer, Held, SiteState, pair_mask_key, self_mask_key
 from privacy.shamir import PRIME, Combiner
 from privacy.unmasking import hand_on
 
@@ -85,13 +85,17 @@ class Sites:
         self.random = stream(seed)
         self.peers = peers_of(rules.cohort)
         self.states: dict[str, SiteState] = {}
+        # What a site that works with the coordinator keeps of what it should forget.
+        self.kept: dict[str, Dealer] = {}
         self.members: dict[str, Member] = {}
         for site in self.peers:
             self.join(site)
 
     def __copy__(self) -> Sites:
         other = object.__new__(Sites)
-        other.__dict__ |= self.__dict__ | {"states": dict(self.states), "members": dict(self.members)}
+        other.__dict__ |= self.__dict__ | {
+            name: dict(getattr(self, name)) for name in ("states", "members", "kept")
+        }
         return other
 
     def join(self, site: str) -> None:
@@ -109,6 +113,9 @@ class Sites:
             self.states[site], dealings[site] = secagg.deal(
                 self.states[site], roster, peers=self.peers, random=self.random
             )
+            dealer = self.states[site].dealer
+            if dealer is not None:
+                self.kept[site] = dealer
         return dealings
 
     def contribute(
@@ -171,13 +178,15 @@ class Adversary:
     def __init__(self, roster: Roster, colluders: Iterable[str] = ()) -> None:
         self.roster = roster
         self.colluders = set(colluders)
+        self._known: dict[str, Dealer] = {}
         self._seeds: dict[str, dict[int, bytes]] = defaultdict(dict)
         self._keys: dict[str, dict[int, bytes]] = defaultdict(dict)
 
-    def learn_states(self, states: Mapping[str, SiteState]) -> None:
-        """All that colluding sites hold."""
+    def learn_sites(self, sites: Sites) -> None:
+        """All that colluding sites hold after they have masked, and their own secrets that they kept."""
         for site in self.colluders:
-            holder = states[site].holder
+            self._known[site] = sites.kept[site]
+            holder = sites.states[site].holder
             if holder is not None:
                 self.learn_held(site, holder.held)
 
@@ -196,10 +205,12 @@ class Adversary:
                 (self._seeds if site in alive else self._keys)[site][point] = share
 
     def seed(self, site: str) -> bytes | None:
-        return self._combined(self._seeds[site])
+        known = self._known.get(site)
+        return known.seed if known else self._combined(self._seeds[site])
 
     def key(self, site: str) -> bytes | None:
-        return self._combined(self._keys[site])
+        known = self._known.get(site)
+        return known.key if known else self._combined(self._keys[site])
 
     def peel(self, site: str, masked: Words, cohort: Cohort, *, ring: Ring) -> tuple[Words, int]:
         """A site's masked vector without the masks that are known, and how many are not.

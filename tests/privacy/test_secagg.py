@@ -118,6 +118,11 @@ def invented(scene: Scene, site: str) -> dict[str, object]:
     return {"members": (*scene.roster.members[:4], made_up)}
 
 
+def weak(key: bytes) -> Member:
+    """A site that colludes signs for any key, here one that is none."""
+    return Member.sign(COLLUDER, key, identity=identity_of(COLLUDER), manifest=MANIFEST)
+
+
 def rejoined(scene: Scene) -> dict[str, object]:
     sites = copy(scene.before)
     sites.join(ME)
@@ -149,6 +154,10 @@ ROSTERS: dict[str, tuple[Case, str]] = {
                 *s.roster.members[2:],
             )
         ),
+        "key",
+    ),
+    "with a session key that anyone shares a secret with": (
+        lambda s: s.deal(members=(*s.roster.members[:4], weak(LOW_ORDER[2]))),
         "key",
     ),
     "with one site twice": (
@@ -357,6 +366,16 @@ def test_a_site_refuses(scene: Scene, case: Case, rule: str) -> None:
     assert isinstance(refused.value, LostError) == (rule == "secrets")
 
 
+def test_who_has_a_key_that_is_none_is_named(scene: Scene) -> None:
+    """So that the coordinator can do without it."""
+    for case, _ in (
+        ROSTERS["with a session key that anyone shares a secret with"],
+        COHORTS["a key that anyone shares a secret with"],
+    ):
+        with pytest.raises(AggregationError, match=f"{COLLUDER} has a key that is none"):
+            case(scene)
+
+
 def test_what_is_in_order_is_done(scene: Scene) -> None:
     """The same calls with nothing changed: it was the change that was refused."""
     scene.deal()
@@ -380,7 +399,7 @@ def test_a_commitment_changed_for_one_site_alone_parts_it_from_the_others(scene:
 
 
 def test_secrets_are_forgotten_once_they_are_used(scene: Scene) -> None:
-    """Of its own two, after masking, a site has a share of each; after revealing, nothing of the exchange."""
+    """Of its own two, after masking, a site has a share of each; after revealing, nothing at all."""
     dealer = scene.dealt.states[ME].dealer
     held = scene.masked.states[ME].holder.held
     shares = {share for both in held.values() for share in (both.seed, both.key)}

@@ -1,7 +1,7 @@
 """A coordinator that keeps to the protocol and looks at everything, with sites that work with it.
 
-It learns the sum of the honest survivors and nothing else while fewer sites than the threshold collude; with
-as many as the threshold it reads single updates. Each statistic is shown to reject what is broken.
+It learns the sum of the honest survivors and nothing else while fewer sites than the threshold collude;
+with as many as the threshold it reads single updates. Each statistic is shown to reject what is broken.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Closed:
         rules = make_rules(count, threshold=threshold)
         sites, roster, self.cohorts, self.masked = contributed(rules, ring=self.ring, vectors=self.vectors)
         self.adversary = Adversary(roster, self.colluders)
-        self.adversary.learn_states(sites.states)
+        self.adversary.learn_sites(sites)
         self.before = copy(sites)
         revealed = sites.reveal(self.survivors, sites.confirm(self.survivors))
         self.adversary.learn_revealed(self.survivors, revealed)
@@ -195,7 +195,7 @@ def test_without_pair_masks_a_survivor_is_read(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sites_that_forget_that_they_revealed_lose_their_updates() -> None:
-    """A site whose state was set back reveals a second time: nothing here can know (docs/threat-model.md)."""
+    """A site whose state was set back reveals a second time: nothing here can know."""
     closed = Closed(4, colluding=0, threshold=3, late=False, kind="steps")
     target = names(4)[3]
     again = copy(closed.before)

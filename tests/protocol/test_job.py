@@ -48,7 +48,17 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("training", "learning_rate", float("nan"), ["training.learning_rate"]),
         ("privacy", "epsilon", 0.0, ["privacy.epsilon", "greater than 0"]),
         ("privacy", "delta", 0.5, ["privacy.delta", "less than 0.5"]),
-        ("privacy", "unit", "site", ["privacy.unit", "'example'", "'site'"]),
+        ("privacy", "unit", "record", ["privacy.unit", "'example'", "'site'"]),
+        ("privacy", "noise", "local", ["privacy.noise", "'distributed'", "'central'"]),
+        ("aggregation", "threshold", 1, ["aggregation.threshold", "greater than or equal to 2"]),
+        ("aggregation", "threshold", 2.0, ["aggregation.threshold", "integer"]),
+        ("aggregation", "colluding", -1, ["aggregation.colluding", "greater than or equal to 0"]),
+        ("aggregation", "confirm", 1, ["aggregation.confirm", "boolean"]),
+        ("aggregation", "modulus_bits", 24, ["aggregation.modulus_bits", "16, 20 or 32", "24"]),
+        ("aggregation", "modulus_bits", 64, ["aggregation.modulus_bits", "64"]),
+        ("compression", "kind", "top", ["compression.kind", "'top-k'"]),
+        ("compression", "share", 0.0, ["compression.share", "greater than 0"]),
+        ("compression", "share", 1.01, ["compression.share", "less than or equal to 1"]),
         ("privacy", "mechanism", "none at all", ["privacy.mechanism", "gaussian"]),
         ("federation", "partition", "random", ["federation.partition", "iid"]),
         ("federation", "partition", {"dirichlet": 0.0}, ["federation.partition.dirichlet"]),
@@ -65,9 +75,87 @@ def test_wrong_keys_are_named(
     tiny_folder: Path, section: str, key: str, value: object, words: list[str]
 ) -> None:
     table = tiny.table(tiny_folder)
-    table[section] = {**table[section], key: value}
+    table[section] = {**table.get(section, {}), key: value}
     message = refused(table)
     assert [word for word in words if word not in message] == [], message
+
+
+MASKS: dict[str, Any] = {"secure_aggregation": "masks"}
+FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
+SHARED: dict[str, Any] = {"unit": "site", "mechanism": "skellam"}
+CENTRAL: dict[str, Any] = {"unit": "site", "mechanism": "gaussian", "noise": "central"}
+# What is one key away from a job, and that job.
+PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    (MASKS | {"privacy": SHARED}, {"privacy": {"unit": "example"}}, ["privacy.unit", "own site's noise"]),
+    (MASKS | {"privacy": CENTRAL}, {"privacy": {"unit": "example"}}, ["privacy.unit", '"central"']),
+    (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "gaussian"}}, ["mechanism", '"skellam"']),
+    (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "laplace"}}, ["mechanism", '"laplace"']),
+    (MASKS | {"privacy": CENTRAL}, {"privacy": {"mechanism": "skellam"}}, ["mechanism", '"gaussian"']),
+    (MASKS | {"privacy": SHARED}, {"secure_aggregation": "none"}, ["secure_aggregation", "hides nothing"]),
+    (
+        MASKS | {"privacy": CENTRAL},
+        {"aggregation": {"modulus_bits": 20}},
+        ["aggregation.modulus_bits", "expected 32"],
+    ),
+    (MASKS | {"privacy": SHARED}, {"metrics": {"epsilon": 0.5}}, ["metrics.epsilon", "expected 0"]),
+    (
+        FFA | {"compression": {"kind": "random"}},
+        {"strategy": {"name": "fedsvd"}},
+        ["compression.kind", "basis"],
+    ),
+    (FFA | {"compression": {"kind": "top-k"}}, MASKS, ["compression.kind", "cannot be summed unread"]),
+    (
+        FFA | {"compression": {"kind": "top-k"}},
+        {"privacy": CENTRAL},
+        ["compression.kind", "cannot be summed unread"],
+    ),
+    (MASKS | {"aggregation": {"threshold": 3}}, {"secure_aggregation": "none"}, ["aggregation:", "masks"]),
+    (
+        MASKS | {"aggregation": {"confirm": False}},
+        {"secure_aggregation": "homomorphic"},
+        ["aggregation:", "masks"],
+    ),
+    (
+        FFA | {"compression": {"kind": "random"}},
+        {"secure_aggregation": "homomorphic"},
+        ["compression.kind", "homomorphic"],
+    ),
+    (MASKS | {"privacy": SHARED}, {"secure_aggregation": "homomorphic"}, ["homomorphic"]),
+]
+
+
+def changed(table: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    return table | {
+        name: {**table.get(name, {}), **section} if isinstance(section, dict) else section
+        for name, section in sections.items()
+    }
+
+
+@pytest.mark.parametrize(("job", "change", "words"), PAIRS)
+def test_what_contradicts_itself_about_sums_is_refused(
+    tiny_folder: Path, job: dict[str, Any], change: dict[str, Any], words: list[str]
+) -> None:
+    whole = changed(tiny.table(tiny_folder), job)
+    parse_job(whole)
+    message = refused(changed(whole, change))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_updates_are_summed_under_masks_unless_a_job_says_otherwise(tiny_folder: Path) -> None:
+    table = tiny.table(tiny_folder)
+    del table["secure_aggregation"]
+    job = parse_job(table)
+    assert job.secure_aggregation == "masks"
+    assert (job.aggregation.threshold, job.aggregation.colluding, job.aggregation.confirm) == (None, 0, True)
+    assert (job.aggregation.modulus_bits, job.compression.kind, job.privacy.unit) == (32, "none", "example")
+
+
+def test_a_round_that_hides_sites_is_one_release(tiny_folder: Path) -> None:
+    training = {"rounds": 5, "local_steps": 3}
+    table = changed(tiny.table(tiny_folder), {"training": training})
+    assert (parse_job(table).steps_a_round, parse_job(table).planned_steps) == (3, 15)
+    site = parse_job(changed(table, MASKS | {"privacy": SHARED}))
+    assert (site.steps_a_round, site.planned_steps, site.training.total_steps) == (1, 5, 15)
 
 
 @pytest.mark.parametrize(

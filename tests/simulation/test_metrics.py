@@ -169,8 +169,8 @@ def test_a_site_that_allows_no_metrics_stops_the_run_before_its_first_round(
 
     whole = world.simulated_policy
 
-    def without(*arguments: Any) -> Any:
-        policy = whole(*arguments)
+    def without(*arguments: Any, **named: Any) -> Any:
+        policy = whole(*arguments, **named)
         rules = policy.rules.model_copy(update={"metrics_epsilon": 0.0})
         return policy.model_copy(update={"rules": rules})
 

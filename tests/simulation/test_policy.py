@@ -68,7 +68,7 @@ def test_without_a_policy_a_site_allows_just_its_job_and_coordinator(
     coordinator = RunFolder.open(run.folder).identity.public
     for site in ("site-1", "site-2", "site-3"):
         home = Home(run.folder / "sites" / site)
-        assert home.policy == simulated_policy(job, coordinator)
+        assert home.policy == simulated_policy(job, coordinator, epsilon=job.privacy.epsilon)
         assert home.policy.rules.coordinator == coordinator.hex()
         # All of it is spent: there is no second run on this data.
         (dataset,) = audit_ledger(home.ledger_path).datasets

@@ -1,0 +1,48 @@
+"""The secrets of one run at a site: in its home, written down before anything leaves that hangs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Generic
+
+from privacy.durable import write_durably
+from privacy.errors import AggregationError, LostError
+from privacy.secagg_state import State, dump_state, load_as
+
+
+class RunSecrets(Generic[State]):
+    """A state of one ``kind``, in ``path``, or in memory alone where it is None."""
+
+    def __init__(self, kind: type[State], *, site: str, manifest: bytes, path: Path | None) -> None:
+        self._kind = kind
+        self._whose = site, manifest
+        self._path = path
+        self._state: State | None = None
+
+    def find(self) -> State | None:
+        """What is kept, if anything is. Raises AggregationError for a file of another site or run."""
+        self._state = self._state or self._read()
+        return self._state
+
+    def now(self) -> State:
+        """What is kept. Raises LostError if nothing is."""
+        state = self.find()
+        if state is None:
+            raise LostError("this site has no secrets of this run any more: it joins again")
+        return state
+
+    def keep(self, state: State) -> None:
+        """Keep a state in the last one's place: it is durable when this returns."""
+        if self._path is not None:
+            if not self._path.parent.exists():
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(self._path, dump_state(state), mode=0o600)
+        self._state = state
+
+    def _read(self) -> State | None:
+        if self._path is None or not self._path.exists():
+            return None
+        state = load_as(self._kind, self._path.read_bytes())
+        if (state.site, state.manifest) != self._whose:
+            raise AggregationError(f"{self._path} is of another site or run", rule="secrets")
+        return state

@@ -1,0 +1,91 @@
+"""A site's secrets of a run's sums, and its answers in the steps that are not training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.homomorphic_session import HomomorphicSession
+from client.masked_session import MaskedSession
+from client.session import Session
+from privacy.ciphertexts import load_tenseal
+from privacy.errors import ProtocolError
+from privacy.identity import Identity
+from protocol import confide_pb2 as pb
+from protocol.manifest import Manifest
+from protocol.sums import make_rules
+from protocol.update_encoding import update_reach
+
+# The kinds of requests that are answered here.
+KINDS = frozenset({"deal", "confirm", "unmask", "open"})
+
+
+def open_secrets(
+    manifest: Manifest,
+    *,
+    site: str,
+    identity: Identity,
+    peers: Mapping[str, bytes],
+    path: Path | None,
+    update_size: int,
+) -> MaskedSession | HomomorphicSession:
+    """A site's secrets of a run whose updates nobody reads; ``path`` is where they are kept.
+
+    Raises ProtocolError if the site is known by another identity among its peers, and UserError where
+    homomorphic sums are asked for and TenSEAL is not here.
+    """
+    if peers.get(site) != identity.public:
+        raise ProtocolError(
+            "the sites' keys that are known here have another one for this site: its custodian puts the "
+            "federation's new peers.toml in its home"
+        )
+    rules = make_rules(manifest)
+    if manifest.job.secure_aggregation == "masks":
+        return MaskedSession(site=site, rules=rules, identity=identity, peers=peers, path=path)
+    load_tenseal()
+    return HomomorphicSession(
+        site=site,
+        rules=rules,
+        identity=identity,
+        peers=peers,
+        path=path,
+        update_size=update_size,
+        reach=update_reach(manifest.job),
+    )
+
+
+def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.Reply:
+    """Answer a request of one of ``KINDS``.
+
+    Raises AggregationError, and ProtocolError for a step that the run's sums do not have.
+    """
+    kind = request.WhichOneof("kind")
+    if session.masked is not None:
+        if kind == "deal":
+            return pb.Reply(site=site, dealing=session.masked.deal(request.deal.roster))
+        if kind == "confirm":
+            signature = session.masked.confirm(request.confirm.number, request.confirm.survivors)
+            return pb.Reply(site=site, confirmed=pb.Confirmed(signature=signature))
+        if kind == "unmask":
+            return pb.Reply(site=site, unmasked=_unmask(session, session.masked, request.unmask))
+    if session.homomorphic is not None:
+        if kind == "deal":
+            return pb.Reply(site=site, dealing=session.homomorphic.deal(request.deal.roster))
+        if kind == "confirm":
+            signature = session.homomorphic.confirm(request.confirm)
+            return pb.Reply(site=site, confirmed=pb.Confirmed(signature=signature))
+        if kind == "open":
+            return pb.Reply(site=site, opened=session.homomorphic.open(request.open))
+    raise ProtocolError(
+        f"asked to {kind} in a run of secure_aggregation={session.manifest.job.secure_aggregation!r}: its "
+        "sums have no such step"
+    )
+
+
+def _unmask(session: Session, masked: MaskedSession, request: pb.Unmask) -> pb.Unmasked:
+    shares, number = masked.reveal(request)
+    if session.plan.unit == "site" and session.plan.mechanism.name != "none":
+        session.ledger.record_summed(
+            run=session.manifest.run, round_number=number, survivors=len(request.survivors)
+        )
+    return shares
