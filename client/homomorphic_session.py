@@ -107,6 +107,10 @@ class HomomorphicSession:
         self._secrets.keep(state)
         return signature
 
+    def forget(self) -> None:
+        """Forget everything, the sites' key with it: no sum of this run is to come."""
+        self._secrets.forget()
+
     def open(self, message: pb.Open) -> pb.Opened:
         """The sum of the ciphertexts that were confirmed here, once. Raises AggregationError."""
         contributions = [read_contribution(one, update_size=self._size) for one in message.updates]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from client.run_secrets import RunSecrets
 from privacy.errors import LostError
 from privacy.identity import Identity
@@ -15,8 +17,6 @@ from privacy.secagg import (
     SiteState,
     advertise,
     begin,
-    check_cohort,
-    check_roster,
     confirm,
     contribute,
     deal,
@@ -30,6 +30,8 @@ from protocol.sums import (
     write_dealing,
     write_shares,
 )
+
+_NOTHING = Ring(16)
 
 
 class MaskedSession:
@@ -74,10 +76,16 @@ class MaskedSession:
 
     def check(self, cohort: pb.Cohort, following: pb.Roster | None = None) -> None:
         """Raises AggregationError if a contribution would be refused, before anything is computed."""
-        state = self._secrets.now()
-        check_cohort(state, read_cohort(cohort, self._rules), number=cohort.number)
+        # All that can be wrong with it is wrong with a vector of no words, whose state nobody keeps.
+        state, _ = contribute(
+            self._secrets.now(),
+            read_cohort(cohort, self._rules),
+            _NOTHING.words(np.zeros(0, np.int64)),
+            number=cohort.number,
+            ring=_NOTHING,
+        )
         if following is not None:
-            check_roster(state, read_roster(following, self._rules), self._peers)
+            self._deal(state, read_roster(following, self._rules))
 
     def contribute(
         self,
@@ -119,6 +127,10 @@ class MaskedSession:
             raise LostError(f"no shares are held here for sum {message.number}")
         self._secrets.keep(state)
         return write_shares(shares, before.holder.roster), before.holder.round
+
+    def forget(self) -> None:
+        """Forget everything: no sum of this run is to come. What was recorded of it stays closed."""
+        self._secrets.forget()
 
     def _deal(self, state: SiteState, roster: Roster) -> tuple[SiteState, pb.Dealing]:
         state, dealing = deal(state, roster, peers=self._peers, random=os.urandom)

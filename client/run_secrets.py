@@ -11,17 +11,22 @@ from privacy.secagg_state import State, dump_state, load_as
 
 
 class RunSecrets(Generic[State]):
-    """A state of one ``kind``, in ``path``, or in memory alone where it is None."""
+    """A state of one ``kind``, in ``path``, or in memory alone where it is None.
+
+    Each step starts from what is in the file: an engine may have had the last one done by another process.
+    """
 
     def __init__(self, kind: type[State], *, site: str, manifest: bytes, path: Path | None) -> None:
         self._kind = kind
         self._whose = site, manifest
         self._path = path
         self._state: State | None = None
+        self._content: bytes | None = None
 
     def find(self) -> State | None:
         """What is kept, if anything is. Raises AggregationError for a file of another site or run."""
-        self._state = self._state or self._read()
+        if self._path is not None:
+            self._state = self._read(self._path)
         return self._state
 
     def now(self) -> State:
@@ -36,13 +41,25 @@ class RunSecrets(Generic[State]):
         if self._path is not None:
             if not self._path.parent.exists():
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._path, dump_state(state), mode=0o600)
+            content = dump_state(state)
+            write_durably(self._path, content, mode=0o600)
+            self._content = content
         self._state = state
 
-    def _read(self) -> State | None:
-        if self._path is None or not self._path.exists():
+    def forget(self) -> None:
+        """Keep nothing any longer."""
+        self._state = self._content = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> State | None:
+        if not path.exists():
             return None
-        state = load_as(self._kind, self._path.read_bytes())
+        content = path.read_bytes()
+        if self._state is not None and content == self._content:
+            return self._state
+        state = load_as(self._kind, content)
         if (state.site, state.manifest) != self._whose:
-            raise AggregationError(f"{self._path} is of another site or run", rule="secrets")
+            raise AggregationError(f"{path} is of another site or run", rule="secrets")
+        self._content = content
         return state

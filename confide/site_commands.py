@@ -115,14 +115,34 @@ def _described(manifest: Manifest) -> Iterator[str]:
     yield f"  {job.task} on {job.model.source}, SHA-256 {manifest.base_digest[:16]}…"
     sites = format_count(manifest.cohort, "site")
     yield f"  {rounds} with {sites}, secure_aggregation={job.secure_aggregation}"
+    yield f"  {_read_of_updates(manifest)}"
     if privacy.mechanism == "none":
         yield "  without noise: nothing would bound what leaves"
     else:
-        yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}"
+        whole = " for the site as a whole" if privacy.unit == "site" else ""
+        yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}{whole}"
+    if privacy.noise == "central":
+        yield "  the coordinator adds the noise, and knows the sum without it"
     if job.metrics.epsilon:
         yield f"  and epsilon={job.metrics.epsilon:g} for metrics on this site's examples"
     if job.seeds.noise is not None:
         yield "  seeds.noise is set: its noise can be drawn again, and so protects nobody"
+
+
+def _read_of_updates(manifest: Manifest) -> str:
+    """What a coordinator would read of this site's updates."""
+    how, fewest = manifest.job.secure_aggregation, manifest.fewest
+    if how == "none":
+        return "the coordinator reads each of this site's updates"
+    if how == "homomorphic":
+        return (
+            f"the coordinator reads sums of {fewest} sites or more; together with any one site it could read "
+            "each update"
+        )
+    helped = min(max(1, 2 * manifest.threshold - manifest.cohort), fewest - 1)
+    confirmed = manifest.job.aggregation.confirm
+    could = f"with {helped} of the sites" if confirmed else "breaking the protocol"
+    return f"the coordinator reads sums of {fewest} sites or more; {could} it could read each update"
 
 
 @app.command()

@@ -189,10 +189,13 @@ class Cohort:
 
     def of(self, site: str) -> Dealt:
         """One site's part. Raises AggregationError if it has none."""
-        for dealt in self.dealt:
-            if dealt.site == site:
-                return dealt
-        raise AggregationError(f"{site} is not in the cohort", rule="cohort")
+        if site not in self._by_site:
+            raise AggregationError(f"{site} is not in the cohort", rule="cohort")
+        return self._by_site[site]
+
+    @cached_property
+    def _by_site(self) -> Mapping[str, Dealt]:
+        return {dealt.site: dealt for dealt in self.dealt}
 
     def digest(self, roster: Roster) -> bytes:
         """SHA-256 over the roster and each site's dealing, the same for every recipient: 32 bytes."""

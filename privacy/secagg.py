@@ -155,27 +155,46 @@ def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
     return dealer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """A step that is ready: keys of the masks of one vector, and of no second, and the ``state`` after it."""
+
+    state: SiteState
+    add: tuple[bytes, ...]
+    subtract: tuple[bytes, ...]
+
+    def mask(self, words: Words, *, ring: Ring) -> Words:
+        """The words under this site's masks."""
+        return apply_masks(words, ring=ring, add=self.add, subtract=self.subtract)
+
+
 def contribute(
     state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring, round_number: int = 0
 ) -> tuple[SiteState, Words]:
-    """Mask a vector, once. Raises what ``check_cohort`` raises, and AggregationError for a broken seal.
+    """Mask a vector, once. Raises what ``prepare`` raises."""
+    ready = prepare(state, cohort, number=number, round_number=round_number)
+    return ready.state, ready.mask(words, ring=ring)
 
-    The secrets that the masks came from are forgotten; the shares that others need are kept.
+
+def prepare(state: SiteState, cohort: Cohort, *, number: int, round_number: int = 0) -> Contribution:
+    """Get a contribution ready, before there is a vector.
+
+    In the state after it, the secrets that the masks came from are forgotten, and the shares that others
+    need are kept. Raises what ``check_cohort`` raises, and AggregationError for a broken seal.
     """
     dealer = check_cohort(state, cohort, number=number)
     roster, session, pair = dealer.roster, AgreementKey(state.key), AgreementKey(dealer.key)
     place = roster.place(state.site)
     neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
-    held = {state.site: dealer.own}
+    held, own = {state.site: dealer.own}, cohort.of(state.site)
     add = [self_mask_key(dealer.seed, roster, state.site)]
     subtract: list[bytes] = []
     for dealt in cohort.dealt:
         if dealt.site not in neighbours:
             continue
         held[dealt.site] = _open(session, roster, dealt, state.site)
-        mask = pair_mask_key(pair, roster, own=cohort.of(state.site), other=dealt)
+        mask = pair_mask_key(pair, roster, own=own, other=dealt)
         (add if state.site < dealt.site else subtract).append(mask)
-    masked = apply_masks(words, ring=ring, add=add, subtract=subtract)
     holder = Holder(
         roster=roster,
         round=round_number,
@@ -183,7 +202,8 @@ def contribute(
         sites=tuple(cohort.sites),
         held=held,
     )
-    return replace(state, last=number, dealer=None, holder=holder), masked
+    after = replace(state, last=number, dealer=None, holder=holder)
+    return Contribution(state=after, add=tuple(add), subtract=tuple(subtract))
 
 
 def confirm(

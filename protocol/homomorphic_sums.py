@@ -45,8 +45,8 @@ def check_sum_size(manifest: Manifest, *, update_size: int) -> None:
     if needed > OPEN_MAX:
         raise JobError(
             f'secure_aggregation="homomorphic": to open a sum, one site gets the ciphertexts of all: '
-            f"expected at most {OPEN_MAX} bytes, got {needed} for {manifest.cohort} sites and {update_size} "
-            f'trained numbers; lower adapter.rank, train fewer layers, or use "masks"'
+            f"expected at most {OPEN_MAX} bytes, got {needed} for {manifest.cohort} sites and "
+            f'{update_size} trained numbers; lower adapter.rank, train fewer layers, or use "masks"'
         )
 
 

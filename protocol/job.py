@@ -240,6 +240,11 @@ class Job(_Section):
                 'noise hides nothing until it is in the sum; or privacy.noise="central" and a coordinator '
                 "that is trusted"
             )
+        if privacy.noise == "distributed" and not self.aggregation.confirm:
+            raise ValueError(
+                'aggregation.confirm: expected true with privacy.unit="site": a site that is read alone '
+                "has no more noise than its own share"
+            )
         if privacy.noise == "central" and self.aggregation.modulus_bits != 32:
             raise ValueError(
                 'aggregation.modulus_bits: expected 32 with privacy.noise="central": a sum that wraps '

@@ -60,7 +60,8 @@ def read_joined(site: str, joined: pb.Joined, manifest: Manifest) -> Member:
     member = Member(
         site=site,
         identity=joined.public_key,
-        key=joined.session_key,
+        # With a key of another size the others would refuse every list that the site is in.
+        key=sized(joined.session_key, KEY_BYTES, f"the session key of {site}"),
         signature=joined.session_signature,
     )
     member.check(manifest.digest, pinned=joined.public_key)

@@ -15,6 +15,7 @@ from privacy.identity import verify
 from privacy.plan import Plan
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Member, Roster, survivors_digest
+from privacy.sealing import KEY_BYTES
 from privacy.secagg import SURVIVORS_PURPOSE
 from privacy.unmasking import add_up, check_dealing, hand_on, unmask
 from protocol.confide_pb2 import (
@@ -40,6 +41,7 @@ from protocol.sums import (
 )
 from protocol.update_encoding import make_encoding, vector_size
 from server.central_noise import add_central_noise, central_entropy
+from server.formats import format_count
 from server.metrics import Metrics, SiteMetrics
 from server.sums import Asking, spread
 
@@ -50,9 +52,10 @@ log = logging.getLogger("confide.sums")
 
 @dataclass(kw_only=True)
 class _Dealt:
-    """A sum that secrets are dealt for: among whom, and what arrived."""
+    """A sum that secrets are dealt for: among whom, the most noise that one of them adds, what arrived."""
 
     roster: Roster
+    noise_std: float
     dealings: dict[str, Dealing] = field(default_factory=dict)
 
     def take(self, site: str, dealing: Dealing) -> None:
@@ -100,6 +103,11 @@ class MaskedSums:
             signature=joined.session_signature,
         )
         member.check(self._manifest.digest, pinned=joined.public_key)
+        if len(joined.session_key) != KEY_BYTES:
+            # The others would refuse every list that it is in.
+            raise ProtocolError(
+                f"{site} has a session key of {len(joined.session_key)} bytes: expected {KEY_BYTES}"
+            )
         if not 0.0 <= joined.noise_std < math.inf:
             raise ProtocolError(f"{site} tells of noise_std={joined.noise_std}: expected a deviation")
         if self._known.get(site, member) != member and self._current is not None:
@@ -111,24 +119,25 @@ class MaskedSums:
     def prepare(self, members: Collection[str], number: int) -> list[str]:
         self._members = set(members)
         if len(self._ready()) < self._rules.fewest:
-            self._current = _Dealt(roster=self._roster())
+            self._current = self._begin(number)
             request = Request(
                 deal=Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._current.roster))
             )
             self._next = self._current
             answers = self._ask(dict.fromkeys(sorted(self._members), request), number)
             self._next = None
+            self._members -= answers.refused.keys()
             self._take(answers.require(self._rules.fewest, "dealing", what="dealing"), self._current)
         return self._ready()
 
     def train(self, request: Train, *, last: bool) -> dict[str, Request]:
-        self._next = None if last else _Dealt(roster=self._roster())
+        self._next = None if last else self._begin(request.round)
         requests = {}
         for site, cohort in self._hand_on().items():
             train = Train()
             train.CopyFrom(request)
-            train.cohort.CopyFrom(write_cohort(cohort, number=self._roster_now.number))
-            train.noise_std = self._largest_noise()
+            train.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
+            train.noise_std = self._now.noise_std
             if self._next is not None:
                 train.next.CopyFrom(write_roster(self._next.roster))
             requests[site] = Request(train=train)
@@ -140,7 +149,7 @@ class MaskedSums:
         for site, cohort in self._hand_on().items():
             evaluate = Evaluate()
             evaluate.CopyFrom(request)
-            evaluate.cohort.CopyFrom(write_cohort(cohort, number=self._roster_now.number))
+            evaluate.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
             requests[site] = Request(evaluate=evaluate)
         return requests
 
@@ -153,8 +162,9 @@ class MaskedSums:
 
     def check(self, site: str, reply: Reply) -> None:
         if reply.HasField("trained"):
-            ring, size = self._grid()
-            ring.unpack(reply.trained.update, size=size)
+            job = self._manifest.job
+            size = vector_size(job, self._size)
+            Ring(job.aggregation.modulus_bits).unpack(reply.trained.update, size=size)
             if self._next is not None:
                 check_dealing(self._next.roster, read_dealing(site, reply.trained.next))
         elif reply.HasField("evaluated"):
@@ -162,7 +172,7 @@ class MaskedSums:
         elif reply.HasField("dealing") and self._next is not None:
             check_dealing(self._next.roster, read_dealing(site, reply.dealing))
         elif reply.HasField("unmasked"):
-            read_shares(reply.unmasked, self._roster_now)
+            read_shares(reply.unmasked, self._now.roster)
 
     def mean(
         self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
@@ -170,8 +180,8 @@ class MaskedSums:
         encoding = make_encoding(
             self._manifest,
             update_size=self._size,
-            number=self._roster_now.number,
-            noise_std=self._largest_noise(),
+            number=self._now.roster.number,
+            noise_std=self._now.noise_std,
             plan=self._plan,
         )
         masked = {
@@ -210,7 +220,7 @@ class MaskedSums:
 
     def _uncovered(self, masked: Mapping[str, Words], *, ring: Ring, size: int, number: int) -> Words:
         """The sum of the masked vectors, without masks, confirmed and uncovered by their sites."""
-        survivors, roster = sorted(masked), self._roster_now
+        survivors, roster = sorted(masked), self._now.roster
         cohort = self._cohorts[survivors[0]]
         signatures = self._confirmed(survivors, cohort, number)
         request = Request(
@@ -221,7 +231,8 @@ class MaskedSums:
                 signatures=[Signed(site=site, signature=one) for site, one in signatures.items()],
             )
         )
-        answers = self._ask(dict.fromkeys(survivors, request), number)
+        # Who did not confirm would have to refuse, and be gone for having been slow.
+        answers = self._ask(dict.fromkeys(signatures or survivors, request), number)
         told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
         total = add_up(masked.values(), ring=ring, size=size)
         try:
@@ -243,12 +254,12 @@ class MaskedSums:
         request = Request(
             confirm=Confirm(
                 manifest_digest=self._manifest.digest,
-                number=self._roster_now.number,
+                number=self._now.roster.number,
                 survivors=survivors,
             )
         )
         answers = self._ask(dict.fromkeys(survivors, request), number)
-        content = survivors_digest(cohort.digest(self._roster_now), survivors)
+        content = survivors_digest(cohort.digest(self._now.roster), survivors)
         signatures = {}
         for site, reply in answers.of("confirmed").items():
             try:
@@ -266,33 +277,34 @@ class MaskedSums:
         return signatures
 
     @property
-    def _roster_now(self) -> Roster:
+    def _now(self) -> _Dealt:
         if self._current is None:
             raise RunError("no secrets were dealt for this sum")
-        return self._current.roster
+        return self._current
 
     def _ready(self) -> list[str]:
         """The members whose secrets are dealt for the sum to come."""
         return sorted(self._current.dealings.keys() & self._members) if self._current else []
 
-    def _roster(self) -> Roster:
-        members = tuple(self._known[site] for site in sorted(self._members))
-        return Roster(rules=self._rules, number=self._take_number(), members=members)
+    def _begin(self, number: int) -> _Dealt:
+        """A sum to deal for, among all members as they joined last."""
+        sites, fewest = sorted(self._members), self._rules.fewest
+        if len(sites) < fewest:
+            raise RunError(
+                f"round {number}: expected at least {format_count(fewest, 'site')} to deal secrets, "
+                f"{len(sites)} take part"
+            )
+        members = tuple(self._known[site] for site in sites)
+        roster = Roster(rules=self._rules, number=self._take_number(), members=members)
+        return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))
 
     def _hand_on(self) -> dict[str, Cohort]:
         """What each contributor gets: the same for all of this sum, whoever leaves or comes back."""
-        roster, dealings = self._roster_now, self._current.dealings if self._current else {}
-        self._cohorts = hand_on(roster, {site: dealings[site] for site in self._ready()})
+        ready = {site: self._now.dealings[site] for site in self._ready()}
+        self._cohorts = hand_on(self._now.roster, ready)
         return self._cohorts
 
     def _take(self, replies: Mapping[str, Reply], dealt: _Dealt) -> None:
         for site, reply in replies.items():
             if reply.HasField("dealing"):
                 dealt.take(site, read_dealing(site, reply.dealing))
-
-    def _largest_noise(self) -> float:
-        return max(self._noise_std[site] for site in self._roster_now.places)
-
-    def _grid(self) -> tuple[Ring, int]:
-        job = self._manifest.job
-        return Ring(job.aggregation.modulus_bits), vector_size(job, self._size)

@@ -176,14 +176,16 @@ class _Run:
         folder, manifest = self.folder, self.manifest
         began = time.perf_counter()
         self.bytes_up = self.bytes_down = 0
+        if len(self.members) < manifest.fewest and (missing := self._missing()):
+            # Sites that lost their secrets of the run are needed now, not in a later round.
+            self._welcome(self._ask(dict.fromkeys(missing, self.join), number))
         self.sums.prepare(self.members, number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.adapter))
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
-        missing = set(self.post.sites()) - self.members - self.gone
         answers = self._ask(
             self.sums.train(train, last=last),
             number,
-            aside=dict.fromkeys(sorted(missing), self.join) | self.sums.aside(),
+            aside=dict.fromkeys(self._missing(), self.join) | self.sums.aside(),
         )
         trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
@@ -214,6 +216,10 @@ class _Run:
         folder.finish_round(record, self.layout, self.adapter)
         log.info("round %d: loss %.4f, accuracy %.4f", number, score.loss, score.accuracy)
         self.listener(record)
+
+    def _missing(self) -> list[str]:
+        """Whom to ask to join: not yet here, or not any more."""
+        return sorted(set(self.post.sites()) - self.members - self.gone)
 
     def _ask_metrics(self) -> None:
         """Ask the sites how the last adapter does on their own examples, and write down what they say."""

@@ -13,7 +13,7 @@ from privacy.ciphertexts import Parameters
 from privacy.homomorphic_sum import content_digest
 from privacy.identity import Identity
 from privacy.roster import Cohort, Dealing, Member, Roster
-from privacy.shared_key import hand_on_key
+from privacy.shared_key import hand_on_key, told_of_key
 from protocol import confide_pb2 as pb
 from protocol.homomorphic_sums import read_key_dealing
 from protocol.manifest import Manifest
@@ -34,9 +34,7 @@ PEERS = {site: identity(site).public for site in SITES}
 # Four sites, of which three make a sum, and three sign for one.
 MANIFEST = Manifest(
     run="run",
-    job=make_job(
-        secure_aggregation="homomorphic", federation={"min_sites": 3}, strategy={"name": "ffa"}
-    ),
+    job=make_job(secure_aggregation="homomorphic", federation={"min_sites": 3}, strategy={"name": "ffa"}),
     cohort=4,
     labels=("bad", "good"),
     base_digest="ab" * 32,
@@ -110,9 +108,7 @@ class Encrypting:
 
 
 def train_request(roster: Roster, dealing: Dealing, site: str) -> pb.Train:
-    dealt = hand_on_key(roster, dealing, site if site != dealing.site else next(
-        other for other in roster.places if other != site
-    ))
+    dealt = told_of_key(dealing) if site == dealing.site else hand_on_key(roster, dealing, site)
     cohort = write_cohort(Cohort(dealt=(dealt,)), number=roster.number)
     return pb.Train(round=1, cohort=cohort, roster=write_roster(roster))
 

@@ -24,9 +24,7 @@ BUDGET = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
 
 MASKS = {"secure_aggregation": "masks"}
 SITE_UNIT = MASKS | {"privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 3.0}}
-CENTRAL = MASKS | {
-    "privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central", "epsilon": 3.0}
-}
+CENTRAL = MASKS | {"privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central", "epsilon": 3.0}}
 UNCONFIRMED = MASKS | {"aggregation": {"confirm": False}}
 
 

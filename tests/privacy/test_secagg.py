@@ -398,6 +398,33 @@ def test_a_commitment_changed_for_one_site_alone_parts_it_from_the_others(scene:
         secagg.reveal(changed, names(5), number=2, signatures=scene.signatures)
 
 
+def test_a_site_is_known_as_long_as_it_is_pinned(scene: Scene) -> None:
+    """Also one whose signature was checked for an exchange before."""
+    site = scene.before
+    for peers in (
+        {**site.peers, OTHER: identity_of("made up").public},
+        {name: key for name, key in site.peers.items() if name != OTHER},
+    ):
+        with pytest.raises(AggregationError) as refused:
+            secagg.deal(site.states[ME], scene.roster, peers=peers, random=site.random)
+        assert refused.value.rule == "peers"
+
+
+def test_a_cohort_is_as_large_as_a_sum_at_least() -> None:
+    """Where sums are larger than the threshold asks for."""
+    sites = Sites(make_rules(5, threshold=3, fewest=4))
+    roster = sites.roster()
+    dealings = sites.deal(roster)
+    vectors = draw_vectors(names(5), ring=RING, size=3)
+    for count, refused in ((3, True), (4, False)):
+        cohorts = hand_on(roster, {site: dealings[site] for site in names(count)})
+        if refused:
+            with pytest.raises(AggregationError, match="at least 4 sites"):
+                sites.contribute(cohorts, vectors, ring=RING)
+        else:
+            sites.contribute(cohorts, vectors, ring=RING)
+
+
 def test_secrets_are_forgotten_once_they_are_used(scene: Scene) -> None:
     """Of its own two, after masking, a site has a share of each; after revealing, nothing at all."""
     dealer = scene.dealt.states[ME].dealer

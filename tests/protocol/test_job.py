@@ -120,7 +120,13 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         {"secure_aggregation": "homomorphic"},
         ["compression.kind", "homomorphic"],
     ),
-    (MASKS | {"privacy": SHARED}, {"secure_aggregation": "homomorphic"}, ["homomorphic"]),
+    (
+        MASKS | {"privacy": SHARED},
+        {"secure_aggregation": "homomorphic"},
+        ["secure_aggregation", "until it is in the sum"],
+    ),
+    ({"secure_aggregation": "homomorphic"}, {"privacy": CENTRAL}, ["privacy.unit", "homomorphic"]),
+    ({"secure_aggregation": "homomorphic"}, {"metrics": {"epsilon": 0.5}}, ["metrics.epsilon", "homomorphic"]),
 ]
 
 

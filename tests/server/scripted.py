@@ -19,7 +19,7 @@ from protocol.job import Job
 from protocol.manifest import Manifest
 from protocol.vector import to_bytes
 from server.evaluation import Score
-from server.exchange import Exchange
+from server.exchange import Exchange, refusal
 from server.rounds import run_rounds
 from server.run_folder import RoundRecord, RunFolder
 from tests.server.runs import ADAPTER, LAYOUT, make_job
@@ -60,12 +60,15 @@ def plan(epsilon: float, steps: int) -> Plan:
     )
 
 
-def run_job(*, min_sites: int | None = 2, rounds: int = 3, metrics: float = 0.0) -> Job:
+def run_job(
+    *, min_sites: int | None = 2, rounds: int = 3, metrics: float = 0.0, **sections: Any
+) -> Job:
     return make_job(
         federation={"min_sites": min_sites},
         training={"rounds": rounds},
         strategy={"name": "ffa"},
         metrics={"epsilon": metrics},
+        **sections,
     )
 
 
@@ -138,7 +141,12 @@ class ScriptedPost:
                 key = site, request.SerializeToString()
                 if key not in self.kept:
                     self.kept[key] = self.answer(site, request, round_number).SerializeToString()
-                replies[site] = act(Reply.FromString(self.kept[key]))
+                reply = act(Reply.FromString(self.kept[key]))
+                error = refusal(reply)
+                if error is None:
+                    replies[site] = reply
+                else:
+                    refused[site] = error
             elif site in requests:
                 silent[site] = "it is not connected"
         return Exchange(replies=replies, refused=refused, silent=silent, bytes_up=1, bytes_down=1)
@@ -157,8 +165,12 @@ class ScriptedPost:
         receipt = self.receipt(
             site, number, plan=planned, steps=job.training.local_steps, taken=self.taken[site]
         )
-        update = to_bytes(np.full(LAYOUT.update_size, self.names.index(site), np.float32))
+        update = to_bytes(self.update(site, number))
         return Reply(site=site, trained=pb.Trained(round=number, update=update, receipt=receipt))
+
+    def update(self, site: str, number: int) -> np.ndarray:  # noqa: ARG002 - the same in each round
+        """A site's update in a round: float32[update_size]."""
+        return np.full(LAYOUT.update_size, self.names.index(site), np.float32)
 
     def receipt(self, site: str, number: int, *, plan: Plan, taken: int, **values: Any) -> pb.Receipt:
         job, training = self.manifest.job, values.get("purpose") != "metrics"

@@ -35,7 +35,8 @@ def titles(job: Job, records: list[RoundRecord]) -> list[str]:
 def told(cohort: int = 10, **sections: dict[str, object] | str) -> str:
     """What the last notice says of a finished run of a federation."""
     records = [make_record(1), make_record(2)]
-    last = notices(make_job(**sections), records, cohort=cohort, federation="five-hospitals")[-1]
+    job = make_job(**{"secure_aggregation": "masks", **sections})
+    last = notices(job, records, cohort=cohort, federation="five-hospitals")[-1]
     assert last.title == "What the coordinator sees"
     assert not last.grave
     return last.text
@@ -228,11 +229,12 @@ def test_homomorphic_sums_are_said_to_hold_against_no_site_at_all() -> None:
 
 
 def test_a_whole_site_is_not_called_an_example(tmp_path: Path) -> None:
-    job = make_job(privacy={"unit": "site"})
-    text = told(privacy={"unit": "site"})
+    privacy: dict[str, object] = {"unit": "site", "mechanism": "skellam"}
+    job = make_job(secure_aggregation="masks", privacy=privacy)
+    text = told(privacy=privacy)
     assert "ε is for all of a site’s examples together" in text
     assert "while no site tells the coordinator its own" in text
-    assert "at most 2 sites tell" in told(privacy={"unit": "site"}, aggregation={"colluding": 2})
+    assert "at most 2 sites tell" in told(privacy=privacy, aggregation={"colluding": 2})
     page = render_report(make_run(tmp_path / "run", job))
     meaning = page.partition('id="meaning"')[2].partition("</section>")[0]
     assert "any one site’s update" in meaning

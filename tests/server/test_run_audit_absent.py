@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.metrics import Metrics, SiteMetrics
 from server.report import render_report
 from server.run_audit import audit_run
 from server.run_folder import RunFolder
@@ -145,6 +146,12 @@ def test_too_few_or_too_many_joined(run: RunFolder, joined: int) -> None:
     assert found(run) == f"the manifest is for 4 sites, at least 2 in each round, and {joined} joined"
 
 
+def tell_metrics(run: RunFolder, sites: Iterable[str]) -> None:
+    """Metrics that add up, as if told by others."""
+    told = Metrics.told(0.5, dict.fromkeys(sorted(sites), SiteMetrics(right=2**30, examples=2)))
+    (run.path / "metrics.json").write_bytes(told.content)
+
+
 def test_metrics_without_a_receipt(run: RunFolder) -> None:
     edit_json(run.receipts_path("metrics"), lambda table: table.pop("south"))
     assert found(run) == "metrics: expected one receipt from each site; it is otherwise for south"
@@ -152,13 +159,18 @@ def test_metrics_without_a_receipt(run: RunFolder) -> None:
 
 def test_metrics_of_too_few(run: RunFolder) -> None:
     edit_json(run.receipts_path("metrics"), lambda table: table.pop("south"))
-    edit_json(run.path / "metrics.json", lambda table: table["sites"].pop("south"))
+    tell_metrics(run, run.metrics.sites.keys() - {"south"})
     assert found(run) == "metrics: expected at least 2 sites, got 1"
 
 
 def test_metrics_of_a_site_that_never_joined(run: RunFolder) -> None:
-    edit_json(run.path / "metrics.json", lambda table: table["sites"].update(moon=table["sites"]["east"]))
+    tell_metrics(run, [*run.metrics.sites, "moon"])
     assert found(run).startswith("metrics: metrics.json is of another epsilon or of other sites")
+
+
+def test_metrics_that_do_not_add_up(run: RunFolder) -> None:
+    edit_json(run.path / "metrics.json", lambda table: table["sites"].pop("south"))
+    assert "its sites do not add up to its total" in found(run)
 
 
 def test_receipts_of_metrics_that_a_kill_left_alone(run: RunFolder) -> None:
