@@ -7,7 +7,7 @@
     ledger.db …             what was spent (see privacy.ledger_file)
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
-    secrets/<digest>.json   a run's keys and shares for sums under masks; never to be copied
+    secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     peers.toml              the other sites' keys (see client.peers)
 """
 

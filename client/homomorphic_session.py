@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.run_secrets import RunSecrets
+from client.sum_session import SumSession
 from privacy.homomorphic_sum import (
     KeyState,
     advertise_session,
@@ -20,52 +18,19 @@ from privacy.homomorphic_sum import (
     open_contributions,
     take_key,
 )
-from privacy.identity import Identity
-from privacy.roster import Member, Rules, check_sites
+from privacy.roster import check_sites
 from protocol import confide_pb2 as pb
 from protocol.homomorphic_sums import read_contribution, read_digests, read_key_dealt
 from protocol.sums import read_roster, read_signatures, write_dealing
 from protocol.vector import to_bytes
 
 
-class HomomorphicSession:
-    """The secrets of one run at one site, in ``path``, or in memory alone where it is None.
+class HomomorphicSession(SumSession[KeyState]):
+    """A site's part in one run's homomorphic sums. Its peers, and no others, get the sites' key."""
 
-    Kept in memory they are lost with the process, and the site joins again. ``peers`` are the identities
-    of all sites that are known here: they, and no others, get the key. ``update_size`` and ``reach`` are
-    the run's. Whatever a method gives back may leave: the state that goes with it is durable then. A state
-    that was put back from a copy could open twice: nothing may copy the file.
-    """
-
-    def __init__(
-        self,
-        *,
-        site: str,
-        rules: Rules,
-        identity: Identity,
-        peers: Mapping[str, bytes],
-        path: Path | None,
-        update_size: int,
-        reach: float,
-    ) -> None:
-        self._site = site
-        self._rules = rules
-        self._identity = identity
-        self._peers = peers
-        self._size = update_size
-        self._reach = reach
-        self._secrets = RunSecrets(KeyState, site=site, manifest=rules.manifest, path=path)
-
-    def join(self) -> Member:
-        """The session's public key, signed; a session that is there already stays."""
-        state = self._secrets.find()
-        if state is None:
-            state, member = begin_session(
-                self._site, self._rules.manifest, identity=self._identity, random=os.urandom
-            )
-            self._secrets.keep(state)
-            return member
-        return advertise_session(state, identity=self._identity)
+    _kind = KeyState
+    _begin = staticmethod(begin_session)
+    _advertise = staticmethod(advertise_session)
 
     def deal(self, message: pb.Roster) -> pb.Dealing:
         """Seal the sites' key for all others in a roster; make it if there is none here.
@@ -82,14 +47,14 @@ class HomomorphicSession:
         roster, dealt = read_roster(request.roster, self._rules), read_key_dealt(request.cohort)
         take_key(self._secrets.now(), roster, dealt, peers=self._peers)
 
-    def contribute(self, update: NDArray[np.float32], request: pb.Train) -> pb.Trained:
-        """An update as ciphertexts, signed, once a number. Raises AggregationError."""
+    def contribute(self, update: NDArray[np.float32], request: pb.Train, *, reach: float) -> pb.Trained:
+        """An update, cut to ``reach``, as ciphertexts, signed, once a number. Raises AggregationError."""
         state, contribution = contribute(
             self._secrets.now(),
             read_roster(request.roster, self._rules),
             read_key_dealt(request.cohort),
             update,
-            reach=self._reach,
+            reach=reach,
             peers=self._peers,
             identity=self._identity,
         )
@@ -107,20 +72,16 @@ class HomomorphicSession:
         self._secrets.keep(state)
         return signature
 
-    def forget(self) -> None:
-        """Forget everything, the sites' key with it: no sum of this run is to come."""
-        self._secrets.forget()
-
-    def open(self, message: pb.Open) -> pb.Opened:
+    def open(self, message: pb.Open, *, update_size: int, reach: float) -> pb.Opened:
         """The sum of the ciphertexts that were confirmed here, once. Raises AggregationError."""
-        contributions = [read_contribution(one, update_size=self._size) for one in message.updates]
+        contributions = [read_contribution(one, update_size=update_size) for one in message.updates]
         state, opened = open_contributions(
             self._secrets.now(),
             contributions,
             number=message.number,
             signatures=read_signatures(message),
-            size=self._size,
-            reach=self._reach,
+            size=update_size,
+            reach=reach,
         )
         self._secrets.keep(state)
         return pb.Opened(sum=to_bytes(opened))

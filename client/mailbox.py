@@ -128,6 +128,10 @@ class Mailbox:
         self._make_outbox()
         write_durably(path, answered.line + reply, mode=0o600)
 
+    def forget(self, run: str, *, kind: str) -> None:
+        """Forget a run's last reply of a kind: the same request is answered anew."""
+        (self._outbox / f"{_stem(run)}.{kind}").unlink(missing_ok=True)
+
     def make_room(self, answer: int) -> None:
         """See that an answer of so many bytes can be kept, and a receipt and a few names beside them.
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from client.run_secrets import RunSecrets
+from client.sum_session import SumSession
 from privacy.errors import LostError
-from privacy.identity import Identity
 from privacy.ring import Ring, Words
-from privacy.roster import Member, Roster, Rules
+from privacy.roster import Roster
 from privacy.secagg import (
+    Contribution,
     SiteState,
     advertise,
     begin,
     confirm,
-    contribute,
     deal,
+    prepare,
     reveal,
 )
 from protocol import confide_pb2 as pb
@@ -31,42 +30,36 @@ from protocol.sums import (
     write_shares,
 )
 
-_NOTHING = Ring(16)
+
+class _Asked(NamedTuple):
+    """A contribution that is asked for, and the state that it would start from."""
+
+    state: SiteState
+    cohort: pb.Cohort
+    following: pb.Roster | None
+    round_number: int
+
+    def is_same(self, other: _Asked) -> bool:
+        return self.state is other.state and self[1:] == other[1:]
 
 
-class MaskedSession:
-    """The secrets of one run at one site, in ``path``, or in memory alone where it is None.
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A contribution that was checked, and with it computed but for its vector. Nothing of it was told."""
 
-    Kept in memory they are lost with the process, and the site joins again. ``peers`` are the identities
-    of all sites that are known here. Whatever a method gives back may leave: the state that goes with it is
-    durable then. A state that was put back from a copy could reveal twice: nothing may copy the file.
-    """
+    asked: _Asked
+    contribution: Contribution
+    state: SiteState
+    dealing: pb.Dealing | None
 
-    def __init__(
-        self,
-        *,
-        site: str,
-        rules: Rules,
-        identity: Identity,
-        peers: Mapping[str, bytes],
-        path: Path | None,
-    ) -> None:
-        self._site = site
-        self._rules = rules
-        self._identity = identity
-        self._peers = peers
-        self._secrets = RunSecrets(SiteState, site=site, manifest=rules.manifest, path=path)
 
-    def join(self) -> Member:
-        """The session's public key, signed; a session that is there already stays."""
-        state = self._secrets.find()
-        if state is None:
-            state, member = begin(
-                self._site, self._rules.manifest, identity=self._identity, random=os.urandom
-            )
-            self._secrets.keep(state)
-            return member
-        return advertise(state, identity=self._identity)
+class MaskedSession(SumSession[SiteState]):
+    """A site's part in one run's sums under masks."""
+
+    _kind = SiteState
+    _ready: _Ready | None = None
+    _begin = staticmethod(begin)
+    _advertise = staticmethod(advertise)
 
     def deal(self, message: pb.Roster) -> pb.Dealing:
         """Deal secrets for the sum that a roster is for. Raises AggregationError."""
@@ -74,18 +67,11 @@ class MaskedSession:
         self._secrets.keep(state)
         return dealing
 
-    def check(self, cohort: pb.Cohort, following: pb.Roster | None = None) -> None:
+    def check(
+        self, cohort: pb.Cohort, following: pb.Roster | None = None, *, round_number: int = 0
+    ) -> None:
         """Raises AggregationError if a contribution would be refused, before anything is computed."""
-        # All that can be wrong with it is wrong with a vector of no words, whose state nobody keeps.
-        state, _ = contribute(
-            self._secrets.now(),
-            read_cohort(cohort, self._rules),
-            _NOTHING.words(np.zeros(0, np.int64)),
-            number=cohort.number,
-            ring=_NOTHING,
-        )
-        if following is not None:
-            self._deal(state, read_roster(following, self._rules))
+        self._ready = self._prepare(cohort, following, round_number)
 
     def contribute(
         self,
@@ -97,19 +83,13 @@ class MaskedSession:
         following: pb.Roster | None = None,
     ) -> tuple[bytes, pb.Dealing | None]:
         """The masked words, packed, and the dealing for the sum after this one if its roster is known."""
-        state, masked = contribute(
-            self._secrets.now(),
-            read_cohort(cohort, self._rules),
-            words,
-            number=cohort.number,
-            ring=ring,
-            round_number=round_number,
-        )
-        dealing = None
-        if following is not None:
-            state, dealing = self._deal(state, read_roster(following, self._rules))
-        self._secrets.keep(state)
-        return ring.pack(masked), dealing
+        ready, self._ready = self._ready, None
+        asked = _Asked(self._secrets.now(), cohort, following, round_number)
+        if ready is None or not ready.asked.is_same(asked):
+            ready = self._prepare(cohort, following, round_number)
+        masked = ready.contribution.mask(words, ring=ring)
+        self._secrets.keep(ready.state)
+        return ring.pack(masked), ready.dealing
 
     def confirm(self, number: int, survivors: Sequence[str]) -> bytes:
         """A signature under the survivors. Raises AggregationError."""
@@ -128,9 +108,16 @@ class MaskedSession:
         self._secrets.keep(state)
         return write_shares(shares, before.holder.roster), before.holder.round
 
-    def forget(self) -> None:
-        """Forget everything: no sum of this run is to come. What was recorded of it stays closed."""
-        self._secrets.forget()
+    def _prepare(self, cohort: pb.Cohort, following: pb.Roster | None, round_number: int) -> _Ready:
+        state = self._secrets.now()
+        contribution = prepare(
+            state, read_cohort(cohort, self._rules), number=cohort.number, round_number=round_number
+        )
+        after, dealing = contribution.state, None
+        if following is not None:
+            after, dealing = self._deal(after, read_roster(following, self._rules))
+        asked = _Asked(state, cohort, following, round_number)
+        return _Ready(asked=asked, contribution=contribution, state=after, dealing=dealing)
 
     def _deal(self, state: SiteState, roster: Roster) -> tuple[SiteState, pb.Dealing]:
         state, dealing = deal(state, roster, peers=self._peers, random=os.urandom)

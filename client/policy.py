@@ -127,6 +127,12 @@ class Policy(Section):
             )
         if job.secure_aggregation == "masks":
             self._check_masks(manifest)
+        if job.secure_aggregation == "homomorphic" and rules.colluding_sites > 0:
+            raise PolicyError(
+                'one site that works with the coordinator reads every update: expected "masks", got '
+                'secure_aggregation="homomorphic"',
+                rule="rules.colluding_sites",
+            )
 
     def _check_masks(self, manifest: Manifest) -> None:
         sites, colluding = manifest.cohort, self.rules.colluding_sites

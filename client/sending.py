@@ -19,7 +19,7 @@ from privacy.site_plan import release_share
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
 from protocol.sparsification import Support, decode_top, draw_support, encode_top, support_seed
-from protocol.update_encoding import make_encoding
+from protocol.update_encoding import make_encoding, update_reach
 from protocol.vector import to_bytes
 
 METRICS_RING = Ring(64)
@@ -44,14 +44,14 @@ class Sender:
         """Raises AggregationError, PlanError or ProtocolError where an update would not leave."""
         if self.masked is not None:
             self._encoding(request)
-            self.masked.check(request.cohort, _following(request))
+            self.masked.check(request.cohort, _following(request), round_number=request.round)
         elif self.homomorphic is not None:
             self.homomorphic.check(request)
 
     def reply(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
         """The answer to a round's request, but for the receipt."""
         if self.homomorphic is not None:
-            return self.homomorphic.contribute(update, request)
+            return self.homomorphic.contribute(update, request, reach=update_reach(self.manifest.job))
         sent, dealing = self.send(update, request, source)
         return pb.Trained(round=request.round, update=sent, next=dealing)
 

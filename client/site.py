@@ -198,7 +198,6 @@ class Site:
             identity=self._signer(),
             peers=self._peers(),
             path=None if self._forgetful else self._home.secrets_path(manifest),
-            update_size=self._trainer.adapted.layout.update_size,
         )
 
     def _train(self, request: pb.Train) -> pb.Trained:

@@ -27,7 +27,6 @@ def open_secrets(
     identity: Identity,
     peers: Mapping[str, bytes],
     path: Path | None,
-    update_size: int,
 ) -> MaskedSession | HomomorphicSession:
     """A site's secrets of a run whose updates nobody reads; ``path`` is where they are kept.
 
@@ -39,19 +38,11 @@ def open_secrets(
             "the sites' keys that are known here have another one for this site: its custodian puts the "
             "federation's new peers.toml in its home"
         )
-    rules = make_rules(manifest)
-    if manifest.job.secure_aggregation == "masks":
-        return MaskedSession(site=site, rules=rules, identity=identity, peers=peers, path=path)
-    load_tenseal()
-    return HomomorphicSession(
-        site=site,
-        rules=rules,
-        identity=identity,
-        peers=peers,
-        path=path,
-        update_size=update_size,
-        reach=update_reach(manifest.job),
-    )
+    kind: type[MaskedSession] | type[HomomorphicSession] = MaskedSession
+    if manifest.job.secure_aggregation == "homomorphic":
+        load_tenseal()
+        kind = HomomorphicSession
+    return kind(site=site, rules=make_rules(manifest), identity=identity, peers=peers, path=path)
 
 
 def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.Reply:
@@ -75,7 +66,9 @@ def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.
             signature = session.homomorphic.confirm(request.confirm)
             return pb.Reply(site=site, confirmed=pb.Confirmed(signature=signature))
         if kind == "open":
-            return pb.Reply(site=site, opened=session.homomorphic.open(request.open))
+            reach, size = update_reach(session.manifest.job), session.sender.update_size
+            opened = session.homomorphic.open(request.open, update_size=size, reach=reach)
+            return pb.Reply(site=site, opened=opened)
     raise ProtocolError(
         f"asked to {kind} in a run of secure_aggregation={session.manifest.job.secure_aggregation!r}: its "
         "sums have no such step"
@@ -88,4 +81,7 @@ def _unmask(session: Session, masked: MaskedSession, request: pb.Unmask) -> pb.U
         session.ledger.record_summed(
             run=session.manifest.run, round_number=number, survivors=len(request.survivors)
         )
+    job = session.manifest.job
+    if number == job.training.rounds + (job.metrics.epsilon > 0):
+        masked.forget()  # no sum of this run is to come
     return shares

@@ -208,8 +208,12 @@ class Worker:
 
         Returns its kind.
         """
-        kind = Reply.FromString(reply).WhichOneof("kind")
-        if kind is not None and kind != "refused":
+        answer = Reply.FromString(reply)
+        kind = answer.WhichOneof("kind")
+        if kind == "refused" and answer.refused.lost:
+            # What it said when it joined is of secrets that it has lost: it joins anew, in new words.
+            self._mailbox.forget(work.header.run, kind="joined")
+        elif kind is not None and kind != "refused":
             self._mailbox.keep(work.header, reply, kind=kind, counter=work.counter)
         return kind
 

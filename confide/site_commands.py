@@ -136,8 +136,8 @@ def _read_of_updates(manifest: Manifest) -> str:
         return "the coordinator reads each of this site's updates"
     if how == "homomorphic":
         return (
-            f"the coordinator reads sums of {fewest} sites or more; together with any one site it could read "
-            "each update"
+            f"the coordinator reads sums of {fewest} sites or more; together with any one site it could "
+            "read each update"
         )
     helped = min(max(1, 2 * manifest.threshold - manifest.cohort), fewest - 1)
     confirmed = manifest.job.aggregation.confirm

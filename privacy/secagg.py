@@ -157,7 +157,7 @@ def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """A step that is ready: keys of the masks of one vector, and of no second, and the ``state`` after it."""
+    """A step that is ready: the keys of one vector's masks, and the ``state`` after it."""
 
     state: SiteState
     add: tuple[bytes, ...]

@@ -31,7 +31,7 @@ def load_as(kind: type[State], content: bytes) -> State:
     """Read what ``dump_state`` wrote of one kind. Raises AggregationError if it is something else."""
     try:
         state: State = _value(kind, json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AggregationError(
             "a run's secrets at this site are damaged: remove the file, and the site joins again",
             rule="secrets",

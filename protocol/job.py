@@ -271,9 +271,14 @@ class Job(_Section):
             )
         if self.secure_aggregation == "homomorphic":
             self._check_homomorphic()
-        if self.secure_aggregation != "masks" and self.aggregation != AggregationSection():
+        # A threshold is one of signatures where sums are encrypted otherwise.
+        threshold = self.aggregation.threshold if self.secure_aggregation == "homomorphic" else None
+        plain = AggregationSection(threshold=threshold)
+        if self.secure_aggregation != "masks" and self.aggregation != plain:
             raise ValueError(
-                'aggregation: expected nothing in this section without secure_aggregation="masks"'
+                "aggregation: expected none of its keys with secure_aggregation="
+                f'"{self.secure_aggregation}"'
+                + ", but threshold" * (self.secure_aggregation == "homomorphic")
             )
 
     def _check_homomorphic(self) -> None:

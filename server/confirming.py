@@ -28,7 +28,7 @@ def ask_to_confirm(
     ``content`` is what each must have signed, for a ``purpose``, under its identity. Raises RunError, or
     what the first site refused with, for too few.
     """
-    answers = ask(dict.fromkeys(confirm.survivors, Request(confirm=confirm)), number)
+    answers = ask(dict.fromkeys(confirm.survivors, Request(confirm=confirm)), number, enough=threshold)
     signatures = {}
     for site, reply in answers.of("confirmed").items():
         try:

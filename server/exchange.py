@@ -74,12 +74,14 @@ class Post(Protocol):
         round_number: int,
         fewest: int,
         seconds: float,
+        enough: int | None = None,
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Send each site its request and wait for the answers, at most ``seconds``.
 
-        Once ``fewest`` have answered, those that are no longer connected are not waited for. Requests
-        ``aside`` go to other sites at the same time, and are waited for no longer than the rest.
+        Once ``fewest`` have answered, those that are no longer connected are not waited for, and once
+        ``enough`` have, nobody is. Requests ``aside`` go to other sites at the same time, and are waited
+        for no longer than the rest.
         """
         ...
 

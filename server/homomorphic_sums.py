@@ -171,7 +171,7 @@ class HomomorphicSums:
         """
         last: ConfideError = RunError(f"round {number}: {what}: there is no site to ask")
         for site in sites:
-            answers = self._ask({site: request}, number)
+            answers = self._ask({site: request}, number, enough=1)
             found = answers.of(kind).get(site)
             if found is not None:
                 return found

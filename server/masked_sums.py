@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import AggregationError, ProtocolError, RunError, SignatureError
-from privacy.identity import verify
+from privacy.errors import AggregationError, ProtocolError, RunError
 from privacy.plan import Plan
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Member, Roster, survivors_digest
-from privacy.sealing import KEY_BYTES
 from privacy.secagg import SURVIVORS_PURPOSE
 from privacy.unmasking import add_up, check_dealing, hand_on, unmask
 from protocol.confide_pb2 import (
@@ -35,12 +33,14 @@ from protocol.manifest import Manifest
 from protocol.sums import (
     make_rules,
     read_dealing,
+    read_joined,
     read_shares,
     write_cohort,
     write_roster,
 )
 from protocol.update_encoding import make_encoding, vector_size
 from server.central_noise import add_central_noise, central_entropy
+from server.confirming import ask_to_confirm
 from server.formats import format_count
 from server.metrics import Metrics, SiteMetrics
 from server.sums import Asking, spread
@@ -96,18 +96,7 @@ class MaskedSums:
         self._cohorts: dict[str, Cohort] = {}  # of the sum that is being asked for
 
     def join(self, site: str, joined: Joined) -> None:
-        member = Member(
-            site=site,
-            identity=joined.public_key,
-            key=joined.session_key,
-            signature=joined.session_signature,
-        )
-        member.check(self._manifest.digest, pinned=joined.public_key)
-        if len(joined.session_key) != KEY_BYTES:
-            # The others would refuse every list that it is in.
-            raise ProtocolError(
-                f"{site} has a session key of {len(joined.session_key)} bytes: expected {KEY_BYTES}"
-            )
+        member = read_joined(site, joined, self._manifest)
         if not 0.0 <= joined.noise_std < math.inf:
             raise ProtocolError(f"{site} tells of noise_std={joined.noise_std}: expected a deviation")
         if self._known.get(site, member) != member and self._current is not None:
@@ -232,7 +221,8 @@ class MaskedSums:
             )
         )
         # Who did not confirm would have to refuse, and be gone for having been slow.
-        answers = self._ask(dict.fromkeys(signatures or survivors, request), number)
+        asked = dict.fromkeys(signatures or survivors, request)
+        answers = self._ask(asked, number, enough=self._rules.threshold)
         told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
         total = add_up(masked.values(), ring=ring, size=size)
         try:
@@ -251,30 +241,16 @@ class MaskedSums:
         """Survivors' signatures under who they are; none where the job asks for none."""
         if not self._rules.confirm:
             return {}
-        request = Request(
-            confirm=Confirm(
-                manifest_digest=self._manifest.digest,
-                number=self._now.roster.number,
-                survivors=survivors,
-            )
+        roster = self._now.roster
+        return ask_to_confirm(
+            self._ask,
+            Confirm(manifest_digest=self._manifest.digest, number=roster.number, survivors=survivors),
+            identities={site: self._known[site].identity for site in survivors},
+            purpose=SURVIVORS_PURPOSE,
+            content=survivors_digest(cohort.digest(roster), survivors),
+            threshold=self._rules.threshold,
+            number=number,
         )
-        answers = self._ask(dict.fromkeys(survivors, request), number)
-        content = survivors_digest(cohort.digest(self._now.roster), survivors)
-        signatures = {}
-        for site, reply in answers.of("confirmed").items():
-            try:
-                verify(self._known[site].identity, SURVIVORS_PURPOSE, content, reply.confirmed.signature)
-            except SignatureError as error:
-                log.warning("%s confirmed something else: %s", site, error)
-            else:
-                signatures[site] = reply.confirmed.signature
-        if len(signatures) < self._rules.threshold:
-            answers.require(self._rules.threshold, "confirmed", what="confirming the sum")
-            raise RunError(
-                f"round {number}: expected {self._rules.threshold} sites to confirm the sum, got "
-                f"{len(signatures)}"
-            )
-        return signatures
 
     @property
     def _now(self) -> _Dealt:

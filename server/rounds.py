@@ -91,17 +91,24 @@ class _Run:
             self._ask_metrics()
 
     def _ask(
-        self, requests: Mapping[str, Request], number: int, *, aside: Mapping[str, Request] | None = None
+        self,
+        requests: Mapping[str, Request],
+        number: int,
+        *,
+        enough: int | None = None,
+        aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         answers = self.post.ask(
             requests,
             round_number=number,
             fewest=self.manifest.fewest,
             seconds=self.manifest.job.federation.deadline,
+            enough=enough,
             aside=aside,
         )
         for name, why in answers.silent.items():
-            log.warning("round %d: no answer from %s: %s", number, name, why)
+            if enough is None:
+                log.warning("round %d: no answer from %s: %s", number, name, why)
         self.bytes_up += answers.bytes_up
         self.bytes_down += answers.bytes_down
         self._leave(answers.refused)

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from privacy.entries import Begun, Released, Unprotected
-from privacy.errors import AuditError, LedgerError, ProtocolError, RunError
-from privacy.ledger_audit import LedgerAudit, agrees, audit_ledger, recomputed_epsilon
-from privacy.plan import make_count_plan
+from privacy.entries import Released, Unprotected
+from privacy.errors import AuditError, ProtocolError, RunError
+from privacy.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
+from privacy.plan import Plan, make_count_plan
 from privacy.receipt import Receipt
 from protocol.manifest import Manifest
 from server.run_folder import ReceiptsOf, RoundRecord, RunFolder
-
-# What is compared, what a receipt says, and what it must say.
-Compared: TypeAlias = tuple[str, object, object]
+from server.run_ledgers import Compared, check_ledger, check_sum, check_values, ledgers_by_site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     Raises AuditError naming the first round and site that are wrong, and LedgerError for a ledger that is.
     """
     manifest, records, keys = folder.manifest, folder.records(), folder.public_keys
-    told = _by_key(ledgers, keys)
+    told = ledgers_by_site(ledgers, keys)
     if not manifest.fewest <= len(keys) <= manifest.cohort:
         raise AuditError(
             f"the manifest is for {manifest.cohort} sites, at least {manifest.fewest} in each round, and "
@@ -74,7 +71,8 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
         for site, receipt in _receipts(folder, number, present, where):
             _check_receipt(receipt, site, record, manifest, latest.get(site), f"{where}, {site}")
             if site in told:
-                _check_ledger(receipt, told[site], f"{where}, {site}")
+                check_ledger(receipt, told[site], f"{where}, {site}")
+                check_sum(receipt, told[site], len(record.present), f"{where}, {site}")
             latest[site] = receipt
     measured = _audit_metrics(folder, manifest, keys, told)
     return RunAudit(
@@ -153,7 +151,7 @@ def _audit_metrics(
     keys = {site: keys[site] for site in told_by}
     for site, receipt in _receipts(folder, "metrics", keys, "metrics"):
         where = f"metrics, {site}"
-        _check_values(
+        check_values(
             where,
             *_identity(receipt, site, manifest),
             ("purpose", receipt.purpose, "metrics"),
@@ -164,7 +162,7 @@ def _audit_metrics(
             ("epsilon", receipt.epsilon, 1 / plan.mechanism.multiplier),
         )
         if site in told:
-            _check_ledger(receipt, told[site], where)
+            check_ledger(receipt, told[site], where)
     return True
 
 
@@ -174,37 +172,6 @@ def _identity(receipt: Receipt, site: str, manifest: Manifest) -> tuple[Compared
         ("run", receipt.run, manifest.run),
         ("manifest", receipt.manifest, manifest.digest.hex()),
     )
-
-
-def _check_values(where: str, *values: Compared) -> None:
-    for what, got, wanted in values:
-        if got != wanted:
-            raise AuditError(f"{where}: its {what} is wrong: expected {wanted}, got {got}")
-
-
-def _by_key(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[str, LedgerAudit]:
-    """The ledgers by site. Raises AuditError for one that is of no site of the run."""
-    names = {key.hex(): name for name, key in keys.items()}
-    found = {}
-    for path in ledgers:
-        audit = _audit_ledger(path)
-        if audit.public_key not in names:
-            raise AuditError(f"{path} is the ledger of a site {audit.site} whose key is none of this run's")
-        site = names[audit.public_key]
-        if site in found:
-            raise AuditError(f"{path} is a second ledger of {site}: give one")
-        found[site] = audit
-    return found
-
-
-def _audit_ledger(path: Path) -> LedgerAudit:
-    """Raises LedgerError that says which ledger it is about."""
-    try:
-        return audit_ledger(path)
-    except LedgerError as error:
-        named = LedgerError(f"{path}: {error}")
-        named.entry = error.entry
-        raise named from error
 
 
 def _check_receipt(
@@ -217,7 +184,7 @@ def _check_receipt(
 ) -> None:
     job, plan = manifest.job, receipt.plan
     taken_before = before.taken if before else 0
-    _check_values(
+    check_values(
         where,
         *_identity(receipt, site, manifest),
         ("purpose", receipt.purpose, "training"),
@@ -226,6 +193,7 @@ def _check_receipt(
         ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
         ("delta", plan.delta, job.privacy.delta),
         ("unit", plan.unit, job.privacy.unit),
+        ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
         ("number of planned steps", plan.steps, job.planned_steps),
         ("number of steps", receipt.steps, job.steps_a_round),
         ("budget", receipt.budget, job.privacy.epsilon),
@@ -252,36 +220,14 @@ def _check_receipt(
         )
 
 
-def _check_ledger(receipt: Receipt, ledger: LedgerAudit, where: str) -> None:
-    """The ledger must hold the receipt's plan and charge, no later than the entry that it names.
+def _shares(plan: Plan) -> tuple[int, int] | None:
+    """How many sites' noise a plan counts on, and how many of them may know their own."""
+    return (plan.shared.fewest, plan.shared.colluding) if plan.shared else None
 
-    Of a round that was interrupted and repeated the last charge counts.
-    """
-    numbers = {entry.hash: entry.number for entry in ledger.entries}
-    if receipt.head not in numbers:
-        raise AuditError(
-            f"{where}: its ledger has no entry {receipt.head[:16]}…, which the receipt names as its last: "
-            "entries are lost, or it is another ledger"
-        )
-    taken = None
-    for entry in ledger.entries[: numbers[receipt.head]]:
-        event = entry.event
-        if isinstance(event, Begun) and (event.run, event.purpose) == (receipt.run, receipt.purpose):
-            _check_values(
-                where,
-                ("manifest, by its ledger,", receipt.manifest, event.manifest),
-                ("plan, by its ledger,", receipt.plan, event.plan),
-            )
-        elif isinstance(event, Released):
-            if (event.run, event.purpose, event.round) == (receipt.run, receipt.purpose, receipt.round):
-                taken = event.taken
-        elif isinstance(event, Unprotected):
-            charge = (event.run, event.manifest, event.round, "training")
-            if charge == (receipt.run, receipt.manifest, receipt.round, receipt.purpose):
-                taken = receipt.taken
-    if taken is None:
-        raise AuditError(f"{where}: its ledger holds no charge for it")
-    _check_values(where, ("count of steps, by its ledger,", receipt.taken, taken))
+
+def _planned_shares(manifest: Manifest) -> tuple[int, int] | None:
+    job = manifest.job
+    return (manifest.fewest, job.aggregation.colluding) if job.privacy.mechanism == "skellam" else None
 
 
 def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedSite:

@@ -7,7 +7,7 @@
     facts.json           versions, device, sizes, what the report says beside the rounds
     adapter_config.json  PEFT's description of the adapter
     coordinator.key      what the coordinator signed the manifest with; in a federation, a link to its key
-    counter              the number of the last request that was sealed, in a federation
+    counter              the last number that a sum, or a sealed request of a federation, was given
     state.json           how far a run in a federation has come, and who is at it
     sites.json           the sites' public keys, as they joined
     receipts/001.json …  what each site signed that the round cost it

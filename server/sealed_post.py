@@ -129,20 +129,20 @@ class SealedPost:
         round_number: int,
         fewest: int,
         seconds: float,
+        enough: int | None = None,
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         end = self._clock.monotonic() + seconds
         exchange = _Round(counter=self._take_counter(), number=round_number)
         for site, request in {**requests, **(aside or {})}.items():
             exchange.letters[site] = self._letter(exchange, site, request, seconds)
-        awaited = [exchange.letters[site] for site in requests]
         while True:
             now = self._clock.monotonic()
             self._call_the_roll(now)
             self._send(exchange.letters, now, seconds=end - now)
             self._collect(exchange)
             self._say(exchange, requests)
-            if now >= end or self._settled(exchange, requests, awaited, fewest):
+            if now >= end or self._settled(exchange, requests, fewest=fewest, enough=enough):
                 return _outcome(exchange.letters, awaited=set(requests))
             self._clock.pause(_POLL)
 
@@ -254,14 +254,14 @@ class SealedPost:
             self._told = text
 
     def _settled(
-        self, exchange: _Round, requests: Iterable[str], awaited: list[_Letter], fewest: int
+        self, exchange: _Round, requests: Iterable[str], *, fewest: int, enough: int | None
     ) -> bool:
         """Whether there is nobody left to wait for."""
         open_sites = [site for site in requests if exchange.letters[site].open]
-        if not open_sites:
+        answered = sum(exchange.letters[site].answer is not None for site in requests)
+        if not open_sites or (enough is not None and answered >= enough):
             return True
-        enough = sum(letter.answer is not None for letter in awaited) >= fewest
-        return enough and not any(site in self._nodes for site in open_sites)
+        return answered >= fewest and not any(site in self._nodes for site in open_sites)
 
 
 def _outcome(letters: Mapping[str, _Letter], *, awaited: set[str]) -> Exchange:

@@ -23,7 +23,9 @@ from strategies.averaging import mean_update
 class Asking(Protocol):
     """Sends requests, checks and takes the answers, as the round loop does."""
 
-    def __call__(self, requests: Mapping[str, Request], number: int) -> Exchange: ...
+    def __call__(
+        self, requests: Mapping[str, Request], number: int, *, enough: int | None = None
+    ) -> Exchange: ...
 
 
 class Sums(Protocol):

@@ -30,6 +30,7 @@ class OpenPost:
         round_number: int,  # noqa: ARG002 - nobody could mix rounds up
         fewest: int,  # noqa: ARG002 - all are waited for: they are functions
         seconds: float,  # noqa: ARG002
+        enough: int | None = None,  # noqa: ARG002
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""

@@ -19,6 +19,7 @@ from protocol.homomorphic_sums import read_key_dealing
 from protocol.manifest import Manifest
 from protocol.sums import make_rules, write_cohort, write_roster
 from protocol.update_encoding import update_reach
+from protocol.vector import from_bytes
 from tests.server.runs import LAYOUT, make_job
 
 SITES = ("east", "north", "south", "west")
@@ -57,8 +58,6 @@ def make_session(site: str, path: Path | None = None) -> HomomorphicSession:
         identity=identity(site),
         peers=PEERS,
         path=path,
-        update_size=SIZE,
-        reach=REACH,
     )
 
 
@@ -97,7 +96,7 @@ class Encrypting:
         for site in sites:
             request = train_request(roster, dealing, site)
             self.sessions[site].check(request)
-            trained[site] = self.sessions[site].contribute(updates[site], request)
+            trained[site] = self.sessions[site].contribute(updates[site], request, reach=REACH)
         return trained
 
     def confirm(
@@ -105,6 +104,9 @@ class Encrypting:
     ) -> dict[str, bytes]:
         request = confirm_request(trained, number=number)
         return {site: self.sessions[site].confirm(request) for site in sites or trained}
+
+    def open(self, site: str, request: pb.Open) -> np.ndarray:
+        return from_bytes(self.sessions[site].open(request, update_size=SIZE, reach=REACH).sum, size=SIZE)
 
 
 def train_request(roster: Roster, dealing: Dealing, site: str) -> pb.Train:

@@ -183,8 +183,10 @@ def test_the_queue_is_bounded_and_health_answers_beside_it(
         calls = [pool.submit(served.deliver, coordinator.seal(b"0", round_number=7))]
         assert echo.begun.acquire(timeout=20)
         stub = AgentStub(channel)
-        waiting = [stub.Deliver(in_chunks(coordinator.seal(content))) for content in (b"1", b"2")]
-        until(lambda: health(served).queued == 2)
+        waiting = []
+        for content in (b"1", b"2"):  # counters grow: the first must be there before the second
+            waiting.append(stub.Deliver(in_chunks(coordinator.seal(content))))
+            until(lambda: health(served).queued == len(waiting))
         assert refused(lambda: served.deliver(coordinator.seal(b"3"))) is EXHAUSTED
         found = health(served)
         assert (found.site, found.state, found.run, found.round) == (SITE, "working", "run", 7)

@@ -15,7 +15,7 @@ from client.home import Home
 from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
 from privacy.entries import Approved, Closed, Event, Rebudgeted
-from privacy.errors import KeyFileError, LedgerError, UserError
+from privacy.errors import KeyFileError, LedgerError, PolicyFileError, UserError
 from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Reply
 from protocol.manifest import Manifest
@@ -284,3 +284,22 @@ def test_another_delta_is_another_budget(world: World, tmp_path: Path) -> None:
         home.open_ledger("site-1", home.identity())
     again = world.site("site-1", home=tmp_path)
     assert "cannot use its ledger" in train(again, manifest, world, 2).refused.reason
+
+
+def test_a_homes_peers_are_read_anew_each_time(tmp_path: Path) -> None:
+    """Whoever provisions hands new ones over while the site runs."""
+    home = Home(tmp_path)
+    with pytest.raises(PolicyFileError, match=r"no peers at .*peers\.toml"):
+        home.peers()
+    for key in ("ab" * 32, "cd" * 32):
+        (tmp_path / "peers.toml").write_text(f'[peers]\nnorth = "{key}"\n')
+        assert home.peers() == {"north": bytes.fromhex(key)}
+
+
+def test_each_run_has_secrets_of_its_own(world: World, tmp_path: Path) -> None:
+    home, manifest = Home(tmp_path), world.manifest("run")
+    path = home.secrets_path(manifest)
+    assert path == tmp_path / "secrets" / f"{manifest.digest.hex()}.json"
+    assert home.secrets_path(replace(manifest, run="other")) != path
+    # To ask for the place makes nothing there.
+    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,6 @@ from privacy.roster import Dealing, Member, Roster
 from privacy.shared_key import told_of_key
 from protocol import confide_pb2 as pb
 from protocol.sums import write_dealing, write_roster
-from protocol.vector import from_bytes
 from tests.client.encrypting import (
     ERROR,
     MANIFEST,
@@ -71,7 +70,7 @@ class Scene:
         site: str = ME,
     ) -> np.ndarray:
         request = open_request(self.trained if trained is None else trained, signatures, number=number)
-        return from_bytes(self.sites.sessions[site].open(request).sum, size=SIZE)
+        return self.sites.open(site, request)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +113,8 @@ OPENINGS: dict[str, tuple[Callable[[Scene], object], str]] = {
         "survivors: these ciphertexts are not the list",
     ),
     "one site twice": (
-        lambda s: s.sites.sessions[ME].open(
-            pb.Open(number=2, updates=[pb.Encrypted(site=ME, update=b"", signature=bytes(64))] * 3)
+        lambda s: s.sites.open(
+            ME, pb.Open(number=2, updates=[pb.Encrypted(site=ME, update=b"", signature=bytes(64))] * 3)
         ),
         "cohort: expected distinct sites",
     ),
@@ -124,8 +123,8 @@ OPENINGS: dict[str, tuple[Callable[[Scene], object], str]] = {
         "survivors: expected 3 survivors' signatures, got 2",
     ),
     "one signature three times": (
-        lambda s: s.sites.sessions[ME].open(
-            pb.Open(number=2, signatures=[pb.Signed(site=ME, signature=s.confirm()[ME])] * 3)
+        lambda s: s.sites.open(
+            ME, pb.Open(number=2, signatures=[pb.Signed(site=ME, signature=s.confirm()[ME])] * 3)
         ),
         "survivors: expected one signature a site",
     ),
@@ -344,7 +343,7 @@ def test_rosters_that_a_site_has_no_part_in(scene: Scene, attack: str, step: str
     steps = {
         "deal": lambda: session.deal(request.roster),
         "check": lambda: session.check(request),
-        "contribute": lambda: session.contribute(UPDATES[ME], request),
+        "contribute": lambda: session.contribute(UPDATES[ME], request, reach=REACH),
     }
     with pytest.raises(AggregationError, match=said):
         steps[step]()
@@ -434,8 +433,8 @@ def test_an_update_that_is_not_finite_leaves_nothing(scene: Scene, value: float)
     roster = scene.sites.roster(3)
     request = train_request(roster, scene.sites.dealing(roster), ME)
     with pytest.raises(ProtocolError, match="finite"):
-        scene.sites.sessions[ME].contribute(np.full(SIZE, value, np.float32), request)
-    scene.sites.sessions[ME].contribute(UPDATES[ME], request)
+        scene.sites.sessions[ME].contribute(np.full(SIZE, value, np.float32), request, reach=REACH)
+    scene.sites.sessions[ME].contribute(UPDATES[ME], request, reach=REACH)
 
 
 # What is opened.
@@ -523,11 +522,11 @@ def test_a_site_comes_back_from_disk_after_each_step(tmp_path: Path) -> None:
     with pytest.raises(AggregationError, match="another list was confirmed"):
         sites.confirm({site: trained[site] for site in SITES[:3]}, [ME])
     request = open_request(trained, signatures)
-    found = from_bytes(sites.sessions[ME].open(request).sum, size=SIZE)
+    found = sites.open(ME, request)
     assert np.abs(found - plain_sum()).max() <= 4 * ERROR + 4 * REACH * 2.0**-24
     sites.restart()
     with pytest.raises(LostError, match="nothing is left"):
-        sites.sessions[ME].open(request)
+        sites.open(ME, request)
     # It is the same session all along.
     assert sites.roster(2).members == roster.members
 
@@ -544,9 +543,9 @@ def test_nothing_leaves_that_is_not_written_down(
         scene.confirm()
     steps: dict[str, Callable[[], object]] = {
         "deal": lambda: session.deal(write_roster(roster)),
-        "contribute": lambda: session.contribute(UPDATES[ME], request),
+        "contribute": lambda: session.contribute(UPDATES[ME], request, reach=REACH),
         "confirm": lambda: session.confirm(confirm_request(scene.trained, number=2)),
-        "open": lambda: session.open(open_request(scene.trained, signatures, number=2)),
+        "open": lambda: scene.sites.open(ME, open_request(scene.trained, signatures, number=2)),
     }
 
     def full(*_arguments: object, **_options: object) -> None:
@@ -610,7 +609,7 @@ def test_answers_fit_the_room_that_is_made_for_them(scene: Scene) -> None:
     asked = pb.Request(train=request)
     dealing = write_dealing(scene.sites.dealing(roster)).SerializeToString()
     assert len(dealing) <= longest_answer(deal.SerializeToString())
-    trained = scene.sites.sessions[ME].contribute(UPDATES[ME], request)
+    trained = scene.sites.sessions[ME].contribute(UPDATES[ME], request, reach=REACH)
     assert len(trained.SerializeToString()) <= longest_answer(asked.SerializeToString())
 
 

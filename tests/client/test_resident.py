@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 import client.resident
 from client.home import Home
@@ -17,10 +19,14 @@ from client.site_file import read_site_file
 from client.stopping import StoppedError
 from privacy.entries import Refused
 from privacy.errors import DataError, PolicyFileError
+from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Reply
+from privacy.roster import Member, Roster
+from privacy.sealing import AgreementKey
+from protocol.confide_pb2 import Confirm, Deal, Reply, Request
 from protocol.envelope import COORDINATOR, open_envelope
 from protocol.manifest import Manifest
+from protocol.sums import make_rules, write_roster
 from simulation.world import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
@@ -317,3 +323,65 @@ def test_a_round_that_will_not_be_begun_is_not_charged(
     with pytest.raises(StoppedError):
         ask(resident, coordinator, coordinator.train(manifest, world))
     assert not charges(resident._home.path)
+
+
+# Sums under masks.
+
+
+def masked(tiny_folder: Path) -> Manifest:
+    return World(tiny.job(tiny_folder, secure_aggregation="masks")).manifest("run")
+
+
+def write_peers(home: Path, own: bytes) -> dict[str, Identity]:
+    """The other sites, whose keys are put into the home."""
+    others = {name: Identity.generate() for name in ("east", "south")}
+    keys = {SITE: own.hex()} | {name: one.public.hex() for name, one in others.items()}
+    (home / "peers.toml").write_text(tomli_w.dumps({"peers": keys}))
+    return others
+
+
+def test_under_masks_a_site_without_the_others_keys_does_not_join(
+    make: Callable[..., Resident],
+    coordinator: Coordinator,
+    tiny_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resident, manifest = make(), masked(tiny_folder)
+    refused = join(resident, coordinator, manifest).refused
+    assert "its own log says why" in refused.reason
+    assert "a site must know the other sites' keys" in caplog.text
+    write_peers(tmp_path / "home", bytes(range(32)))
+    assert "have another one for this site" in join(resident, coordinator, manifest).refused.reason
+    assert not (tmp_path / "home" / "secrets").exists()
+
+
+def test_what_is_dealt_for_is_there_in_the_next_process(
+    make: Callable[..., Resident], coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
+) -> None:
+    manifest, home = masked(tiny_folder), Home(tmp_path / "home")
+    resident = make()
+    others = write_peers(home.path, home.identity().public)
+    joined = join(resident, coordinator, manifest).joined
+    members = [
+        Member.sign(name, AgreementKey(os.urandom(32)).public, identity=one, manifest=manifest.digest)
+        for name, one in others.items()
+    ]
+    own = Member(
+        site=SITE,
+        identity=joined.public_key,
+        key=joined.session_key,
+        signature=joined.session_signature,
+    )
+    rules = make_rules(manifest)
+    roster = Roster(rules=rules, number=1, members=tuple(sorted([*members, own], key=lambda one: one.site)))
+    deal = Deal(manifest_digest=manifest.digest, roster=write_roster(roster))
+    for process in (resident, make()):
+        asked = coordinator.seal(Request(deal=deal), run=manifest.run)
+        dealt = ask(process, coordinator, asked)
+        assert len(dealt.dealing.sealed) == 2, dealt.refused.reason
+        again = join(process, coordinator, manifest).joined
+        assert again.session_key == joined.session_key
+    confirm = Confirm(manifest_digest=manifest.digest, number=1, survivors=["east", SITE, "south"])
+    lost = ask(resident, coordinator, coordinator.seal(Request(confirm=confirm), run=manifest.run))
+    assert lost.refused.lost

@@ -81,6 +81,7 @@ def test_wrong_keys_are_named(
 
 
 MASKS: dict[str, Any] = {"secure_aggregation": "masks"}
+HOMOMORPHIC: dict[str, Any] = {"secure_aggregation": "homomorphic"}
 FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
 SHARED: dict[str, Any] = {"unit": "site", "mechanism": "skellam"}
 CENTRAL: dict[str, Any] = {"unit": "site", "mechanism": "gaussian", "noise": "central"}
@@ -109,11 +110,15 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         {"privacy": CENTRAL},
         ["compression.kind", "cannot be summed unread"],
     ),
-    (MASKS | {"aggregation": {"threshold": 3}}, {"secure_aggregation": "none"}, ["aggregation:", "masks"]),
+    (
+        MASKS | {"aggregation": {"threshold": 3}},
+        {"secure_aggregation": "none"},
+        ["aggregation:", "none of its keys"],
+    ),
     (
         MASKS | {"aggregation": {"confirm": False}},
         {"secure_aggregation": "homomorphic"},
-        ["aggregation:", "masks"],
+        ["aggregation:", "none of its keys"],
     ),
     (
         FFA | {"compression": {"kind": "random"}},
@@ -126,7 +131,11 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         ["secure_aggregation", "until it is in the sum"],
     ),
     ({"secure_aggregation": "homomorphic"}, {"privacy": CENTRAL}, ["privacy.unit", "homomorphic"]),
-    ({"secure_aggregation": "homomorphic"}, {"metrics": {"epsilon": 0.5}}, ["metrics.epsilon", "homomorphic"]),
+    (
+        {"secure_aggregation": "homomorphic"},
+        {"metrics": {"epsilon": 0.5}},
+        ["metrics.epsilon", "homomorphic"],
+    ),
 ]
 
 
@@ -152,7 +161,11 @@ def test_updates_are_summed_under_masks_unless_a_job_says_otherwise(tiny_folder:
     del table["secure_aggregation"]
     job = parse_job(table)
     assert job.secure_aggregation == "masks"
-    assert (job.aggregation.threshold, job.aggregation.colluding, job.aggregation.confirm) == (None, 0, True)
+    assert (job.aggregation.threshold, job.aggregation.colluding, job.aggregation.confirm) == (
+        None,
+        0,
+        True,
+    )
     assert (job.aggregation.modulus_bits, job.compression.kind, job.privacy.unit) == (32, "none", "example")
 
 

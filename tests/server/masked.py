@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from client.masked_session import MaskedSession
 from client.refusal import answer_or_refuse
-from client.sending import METRICS_RING
+from client.sending import METRICS_RING, Sender
+from privacy.errors import ConfideError
 from privacy.noise import fresh_source
 from privacy.secagg import SURVIVORS_PURPOSE
 from protocol import confide_pb2 as pb
@@ -19,7 +22,7 @@ from protocol.sums import make_rules
 from protocol.update_encoding import make_encoding
 from server.run_folder import RunFolder
 from tests.server.runs import LAYOUT
-from tests.server.scripted import Acts, ScriptedPost, identity, make_folder, run_job
+from tests.server.scripted import Act, Acts, ScriptedPost, go, identity, make_folder, run_job
 
 SITES = ("arctic", "east", "north", "south", "west")
 # Five sites: three uncover a sum, and a round needs three.
@@ -122,20 +125,14 @@ class MaskedPost(ScriptedPost):
     def mask(
         self, trained: pb.Trained, request: pb.Train, session: MaskedSession, update: np.ndarray
     ) -> None:
-        encoding = make_encoding(
-            self.manifest,
+        sender = Sender(
+            manifest=self.manifest,
             update_size=LAYOUT.update_size,
-            number=request.cohort.number,
-            noise_std=request.noise_std,
+            plan=self.plan(),
+            masked=session,
+            residual=None,
         )
-        integers = encoding.integers(update, fresh_source())
-        trained.update, dealing = session.contribute(
-            request.cohort,
-            encoding.words(integers),
-            ring=encoding.ring,
-            round_number=request.round,
-            following=following(request),
-        )
+        trained.update, dealing = sender.send(update, request, fresh_source())
         if dealing is not None:
             trained.next.CopyFrom(dealing)
 
@@ -170,3 +167,54 @@ def following(request: pb.Train) -> pb.Roster | None:
 def confirmation_of(site: str, content: bytes) -> pb.Confirmed:
     """What ``site`` signs for survivors' digest."""
     return pb.Confirmed(signature=identity(site).sign(SURVIVORS_PURPOSE, content))
+
+
+def changed(**fields: object) -> Act:
+    def act(reply: Reply) -> Reply:
+        inner = getattr(reply, str(reply.WhichOneof("kind")))
+        for name, value in fields.items():
+            setattr(inner, name, value)
+        return reply
+
+    return act
+
+
+def rounding(folder: RunFolder) -> float:
+    """How far a coordinate of a mean may be from the exact one.
+
+    Stochastic rounding moves each site's integers by less than 1, so each of the mean's by less than 1, and
+    a rotation of 4 coordinates moves a vector of L2 norm √4 by as much in one coordinate: 2/scale. The
+    updates and adapters are below 4 and in float32: 2^-22 for the encoded one, and as much for the sum.
+    """
+    encoding = make_encoding(
+        folder.manifest, update_size=LAYOUT.update_size, number=1, noise_std=MaskedPost.noise_std
+    )
+    return 2.0 / encoding.scale + 2.0**-21
+
+
+def moves(folder: RunFolder) -> list[np.ndarray]:
+    """What each round added to the adapter."""
+    adapters = [folder.load_adapter(n, LAYOUT) for n in range(len(folder.records()) + 1)]
+    return [after - before for before, after in pairwise(adapters)]
+
+
+def check_means(folder: RunFolder, post: MaskedPost, *present: set[str]) -> None:
+    """Each round's step is the mean over those who are said to be in it, and its record says the same."""
+    assert [record.present for record in folder.records()] == list(present)
+    for number, (move, sites) in enumerate(zip(moves(folder), present, strict=True), start=1):
+        mean = np.mean([post.update(site, number) for site in sites], axis=0)
+        np.testing.assert_allclose(move, mean, atol=rounding(folder), err_msg=f"round {number}")
+
+
+def without(*sites: str) -> set[str]:
+    return set(SITES) - set(sites)
+
+
+def steps(post: MaskedPost, site: str) -> list[tuple[str, int, bool]]:
+    return [(kind, number, aside) for name, kind, number, aside in post.asked if name == site]
+
+
+def ends(folder: RunFolder, post: MaskedPost) -> ConfideError:
+    with pytest.raises(ConfideError) as caught:
+        go(folder, post)
+    return caught.value

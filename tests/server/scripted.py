@@ -17,6 +17,7 @@ from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Reply, Request
 from protocol.job import Job
 from protocol.manifest import Manifest
+from protocol.update_encoding import plan_for_site
 from protocol.vector import to_bytes
 from server.evaluation import Score
 from server.exchange import Exchange, refusal
@@ -60,9 +61,7 @@ def plan(epsilon: float, steps: int) -> Plan:
     )
 
 
-def run_job(
-    *, min_sites: int | None = 2, rounds: int = 3, metrics: float = 0.0, **sections: Any
-) -> Job:
+def run_job(*, min_sites: int | None = 2, rounds: int = 3, metrics: float = 0.0, **sections: Any) -> Job:
     return make_job(
         federation={"min_sites": min_sites},
         training={"rounds": rounds},
@@ -128,6 +127,7 @@ class ScriptedPost:
         round_number: int,
         fewest: int,
         seconds: float,
+        enough: int | None = None,
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         replies, refused, silent = {}, {}, {}
@@ -160,15 +160,21 @@ class ScriptedPost:
             count = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
             receipt = self.receipt(site, number, plan=count, steps=1, taken=1, purpose="metrics")
             return Reply(site=site, evaluated=pb.Evaluated(right=2**30, examples=2, receipt=receipt))
-        self.taken[site] += job.training.local_steps
-        planned = plan(job.privacy.epsilon, job.training.total_steps)
+        self.taken[site] += job.steps_a_round
         receipt = self.receipt(
-            site, number, plan=planned, steps=job.training.local_steps, taken=self.taken[site]
+            site, number, plan=self.plan(), steps=job.steps_a_round, taken=self.taken[site]
         )
         update = to_bytes(self.update(site, number))
         return Reply(site=site, trained=pb.Trained(round=number, update=update, receipt=receipt))
 
-    def update(self, site: str, number: int) -> np.ndarray:  # noqa: ARG002 - the same in each round
+    def plan(self) -> Plan:
+        """What each site has planned for."""
+        job = self.manifest.job
+        if job.privacy.unit == "site":
+            return plan_for_site(self.manifest, update_size=LAYOUT.update_size)
+        return plan(job.privacy.epsilon, job.training.total_steps)
+
+    def update(self, site: str, number: int) -> np.ndarray:
         """A site's update in a round: float32[update_size]."""
         return np.full(LAYOUT.update_size, self.names.index(site), np.float32)
 

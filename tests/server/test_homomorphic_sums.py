@@ -71,7 +71,9 @@ class Federation:
         for site in sites or SITES:
             self.sums.join(site, joined(self.sites, site))
 
-    def ask(self, requests: Mapping[str, Request], number: int) -> Exchange:
+    def ask(
+        self, requests: Mapping[str, Request], number: int, *, enough: int | None = None
+    ) -> Exchange:
         replies: dict[str, Reply] = {}
         refused: dict[str, ConfideError] = {}
         silent: dict[str, str] = {}
@@ -100,10 +102,10 @@ class Federation:
             return Reply(site=site, dealing=session.deal(request.deal.roster))
         if request.HasField("train"):
             session.check(request.train)
-            return Reply(site=site, trained=session.contribute(UPDATES[site], request.train))
+            return Reply(site=site, trained=session.contribute(UPDATES[site], request.train, reach=REACH))
         if request.HasField("confirm"):
             return Reply(site=site, confirmed=Confirmed(signature=session.confirm(request.confirm)))
-        return Reply(site=site, opened=session.open(request.open))
+        return Reply(site=site, opened=session.open(request.open, update_size=SIZE, reach=REACH))
 
     def train(self, *members: str) -> Exchange:
         self.sums.prepare(members or SITES, 1)
@@ -434,9 +436,9 @@ JOBS: dict[str, tuple[dict[str, Any], str]] = {
         {"metrics": {"epsilon": 1.0}},
         'metrics.epsilon: expected 0 with secure_aggregation="homomorphic"',
     ),
-    "a threshold": ({"aggregation": {"threshold": 3}}, "aggregation: expected nothing in this section"),
-    "colluding sites": ({"aggregation": {"colluding": 1}}, "aggregation: expected nothing"),
-    "nobody confirms": ({"aggregation": {"confirm": False}}, "aggregation: expected nothing"),
+    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "aggregation: expected none of its keys"),
+    "colluding sites": ({"aggregation": {"colluding": 1}}, "aggregation: expected none of its keys"),
+    "nobody confirms": ({"aggregation": {"confirm": False}}, "aggregation: expected none of its keys"),
 }
 
 

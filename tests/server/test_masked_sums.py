@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from privacy.errors import AggregationError, ConfideError, ProtocolError, RunError, SiteError
+from privacy.errors import AggregationError, RunError, SiteError
 from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply
-from protocol.update_encoding import make_encoding
 from server.run_audit import audit_run
 from server.run_folder import RunFolder
-from tests.server.masked import SITES, THRESHOLD, MaskedPost, confirmation_of, masked_folder
+from tests.server.masked import (
+    SITES,
+    MaskedPost,
+    check_means,
+    ends,
+    masked_folder,
+    moves,
+    rounding,
+    steps,
+    without,
+)
 from tests.server.runs import LAYOUT
 from tests.server.scripted import Act, Acts, ScriptedPost, go, make_folder, run_job
 
@@ -28,47 +34,6 @@ STAGES = ("deal", "train", "confirm", "unmask")
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return masked_folder(tmp_path / "run")
-
-
-def rounding(folder: RunFolder) -> float:
-    """How far a coordinate of a mean may be from the exact one.
-
-    Stochastic rounding moves each site's integers by less than 1, so each of the mean's by less than 1, and
-    a rotation of 4 coordinates moves a vector of L2 norm √4 by as much in one coordinate: 2/scale. The
-    updates and adapters are below 4 and in float32: 2^-22 for the encoded one, and as much for the sum.
-    """
-    encoding = make_encoding(
-        folder.manifest, update_size=LAYOUT.update_size, number=1, noise_std=MaskedPost.noise_std
-    )
-    return 2.0 / encoding.scale + 2.0**-21
-
-
-def moves(folder: RunFolder) -> list[np.ndarray]:
-    """What each round added to the adapter."""
-    adapters = [folder.load_adapter(n, LAYOUT) for n in range(len(folder.records()) + 1)]
-    return [after - before for before, after in zip(adapters, adapters[1:], strict=False)]
-
-
-def check_means(folder: RunFolder, post: MaskedPost, *present: set[str]) -> None:
-    """Each round's step is the mean over those who are said to be in it, and its record says the same."""
-    assert [record.present for record in folder.records()] == list(present)
-    for number, (move, sites) in enumerate(zip(moves(folder), present, strict=True), start=1):
-        mean = np.mean([post.update(site, number) for site in sites], axis=0)
-        np.testing.assert_allclose(move, mean, atol=rounding(folder), err_msg=f"round {number}")
-
-
-def without(*sites: str) -> set[str]:
-    return set(SITES) - set(sites)
-
-
-def steps(post: MaskedPost, site: str) -> list[tuple[str, int, bool]]:
-    return [(kind, number, aside) for name, kind, number, aside in post.asked if name == site]
-
-
-def ends(folder: RunFolder, post: MaskedPost) -> ConfideError:
-    with pytest.raises(ConfideError) as caught:
-        go(folder, post)
-    return caught.value
 
 
 # -- What a run is
@@ -329,326 +294,10 @@ def test_a_site_that_joins_again_changes_no_sum_that_is_under_way(tmp_path: Path
         post.noise_std = 40.0
 
     post.before_it["south", "train", 2] = forget
-    # The last round's grid is coarse: only the four before it are compared.
-    post.acts = {("south", "deal", 4): None}
+    # Round 4 is the first whose list it is on again: only those before it have the old grid.
     go(folder, post)
     tolerance = rounding(folder)
     rest = without("south")
-    for number, (move, sites) in enumerate(zip(moves(folder), [set(SITES), rest, rest, rest], strict=False)):
+    for number, (move, sites) in enumerate(zip(moves(folder)[:3], (set(SITES), rest, rest), strict=True)):
         mean = np.mean([post.update(site, number + 1) for site in sites], axis=0)
-        coarse = 0 if number < 3 else 40.0
-        np.testing.assert_allclose(move, mean, atol=tolerance + coarse)
-
-
-# -- Wrong answers
-
-
-def changed(**fields: object) -> Act:
-    def act(reply: Reply) -> Reply:
-        inner = getattr(reply, str(reply.WhichOneof("kind")))
-        for name, value in fields.items():
-            setattr(inner, name, value)
-        return reply
-
-    return act
-
-
-def dealing(change: Any) -> Act:
-    def act(reply: Reply) -> Reply:
-        change(reply.trained.next if reply.HasField("trained") else reply.dealing)
-        return reply
-
-    return act
-
-
-def lacking(dealt: pb.Dealing) -> None:
-    del dealt.sealed[-1]
-
-
-def short(dealt: pb.Dealing) -> None:
-    dealt.sealed[0] = dealt.sealed[0][:-1]
-
-
-def keyless(dealt: pb.Dealing) -> None:
-    dealt.key = b""
-
-
-def nothing(dealt: pb.Dealing) -> None:
-    dealt.Clear()
-
-
-@pytest.mark.parametrize(
-    ("stage", "act", "words"),
-    [
-        ("join", changed(noise_std=float("nan")), "expected a deviation"),
-        ("join", changed(noise_std=float("inf")), "expected a deviation"),
-        ("join", changed(noise_std=-1.0), "expected a deviation"),
-        ("join", changed(session_key=bytes(32)), "did not sign its session key"),
-        ("join", changed(session_key=b"short"), "did not sign its session key"),
-        ("join", changed(session_signature=b""), "did not sign its session key"),
-        ("deal", dealing(lacking), "expected shares for 4 neighbours of south, got 3"),
-        ("deal", dealing(short), "the shares of south"),
-        ("deal", dealing(keyless), "the key of south"),
-        ("train", changed(update=b"1234"), "expected 4 words of 32 bits in 16 bytes, got 4"),
-        ("train", changed(update=b""), "expected 4 words of 32 bits in 16 bytes, got 0"),
-        ("train", changed(round=1), "south answered round 1, not round 2"),
-        ("train", dealing(lacking), "expected shares for 4 neighbours of south, got 3"),
-        ("train", dealing(nothing), "the key of south"),
-    ],
-)
-def test_a_wrong_answer_leaves_its_site_out(
-    folder: RunFolder, stage: str, act: Act, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    number = 2 if stage == "train" else 1
-    post = MaskedPost(folder, {("south", stage, number): act})
-    with caplog.at_level(logging.WARNING):
-        go(folder, post)
-    rest = without("south")
-    check_means(folder, post, *[set(SITES) if n < number else rest for n in (1, 2, 3)])
-    assert "south takes no further part" in caplog.text
-    assert words in caplog.text
-    assert [step for step in steps(post, "south") if step[1] > number] == []
-    audit_run(folder)
-
-
-def test_a_session_key_of_another_size_is_not_passed_on(folder: RunFolder) -> None:
-    """The site signed it: only its length is wrong, and every other site would refuse the list."""
-    from privacy.roster import Member
-    from tests.server.scripted import identity
-
-    def act(reply: Reply) -> Reply:
-        member = Member.sign("south", b"short", identity=identity("south"), manifest=folder.manifest.digest)
-        reply.joined.session_key, reply.joined.session_signature = member.key, member.signature
-        return reply
-
-    post = MaskedPost(folder, {("south", "join", 1): act})
-    go(folder, post)
-    check_means(folder, post, *[without("south")] * 3)
-
-
-def test_too_many_wrong_answers_end_the_round(folder: RunFolder) -> None:
-    wrong = {(site, "train", 1): changed(update=b"1234") for site in ("east", "south", "west")}
-    error = ends(folder, MaskedPost(folder, wrong))
-    assert isinstance(error, ProtocolError)
-    assert folder.records() == []
-
-
-def flip(reply: Reply) -> Reply:
-    for share in reply.unmasked.shares:
-        share.share = bytes([share.share[0] ^ 1]) + share.share[1:]
-    return reply
-
-
-def cut(reply: Reply) -> Reply:
-    reply.unmasked.shares[0].share = reply.unmasked.shares[0].share[:-1]
-    return reply
-
-
-def nowhere(reply: Reply) -> Reply:
-    reply.unmasked.shares[0].place = 7
-    return reply
-
-
-@pytest.mark.parametrize("act", [flip, cut, nowhere])
-def test_lying_shares_are_done_without(folder: RunFolder, act: Act) -> None:
-    acts: Acts = {("east", "unmask", 2): act, ("west", "train", 2): None}
-    post = MaskedPost(folder, acts)
-    go(folder, post)
-    check_means(folder, post, set(SITES), without("west"), without("west", *["east"] * (act is not flip)))
-
-
-def test_more_liars_than_that_end_the_round(folder: RunFolder) -> None:
-    post = MaskedPost(folder, {(site, "unmask", 1): flip for site in ("arctic", "east", "west")})
-    error = ends(folder, post)
-    assert isinstance(error, RunError)
-    assert "round 1: its sum cannot be uncovered: share: the shares of a secret of" in str(error)
-    assert folder.records() == []
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 32])
-def test_a_bad_confirmation_is_not_counted(
-    folder: RunFolder, content: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Others are passed on: a site would refuse a list with a signature that does not fit."""
-
-    def act(reply: Reply) -> Reply:
-        reply.confirmed.CopyFrom(confirmation_of("east", content))
-        return reply
-
-    post = MaskedPost(folder, {("east", "confirm", 1): act})
-    with caplog.at_level(logging.WARNING):
-        go(folder, post)
-    check_means(folder, post, *[set(SITES)] * 3)
-    assert "east confirmed something else" in caplog.text
-    signed = [one.site for site, request in post.sent for one in request.unmask.signatures if site == "east"]
-    assert Counter(signed)["east"] == 2  # in the other rounds
-
-
-def test_too_many_bad_confirmations_end_the_round(folder: RunFolder) -> None:
-    def act(reply: Reply) -> Reply:
-        reply.confirmed.signature = bytes(64)
-        return reply
-
-    post = MaskedPost(folder, {(site, "confirm", 1): act for site in ("arctic", "east", "west")})
-    error = ends(folder, post)
-    assert isinstance(error, RunError)
-    assert str(error) == "round 1: expected 3 sites to confirm the sum, got 2"
-    assert "unmask" not in {kind for _, kind, _, _ in post.asked}
-
-
-# -- After a kill
-
-
-@pytest.mark.parametrize("forgetful", [False, True])
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_killed_round_is_made_again_under_new_numbers(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int, forgetful: bool
-) -> None:
-    """After its sum was uncovered; the sites keep their secrets, or not."""
-    post, finish = MaskedPost(folder), RunFolder.finish_round
-
-    def killed(self: RunFolder, record: Any, *rest: Any) -> None:
-        if record.round == number:
-            raise KeyboardInterrupt
-        finish(self, record, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "finish_round", killed)
-        with pytest.raises(KeyboardInterrupt):
-            go(folder, post)
-    again = MaskedPost(folder, before=post, forgetful=forgetful)
-    go(folder, again)
-    check_means(folder, again, *[set(SITES)] * 3)
-    # Each list of sites had a number of its own, before the kill and after it.
-    assert not post.rosters().keys() & again.rosters().keys()
-    for rosters in (post.rosters(), again.rosters()):
-        assert all(len(lists) == 1 for lists in rosters.values())
-    assert len(again.numbers()) == 4 - number
-    assert min(again.rosters()) > max(post.rosters())
-
-
-@pytest.mark.parametrize("calls", range(1, 5))
-def test_a_number_that_was_taken_is_never_given_again(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
-    """Killed as soon as it is on disk, and before anyone heard of it."""
-    post, take, taken = MaskedPost(folder), RunFolder.take_counter, []
-
-    def killed(self: RunFolder) -> int:
-        taken.append(take(self))
-        if len(taken) == calls:
-            raise KeyboardInterrupt
-        return taken[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "take_counter", killed)
-        if calls == 4:
-            go(folder, post)  # three sums, each number taken once
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                go(folder, post)
-    assert taken == sorted(set(taken))
-    again = MaskedPost(folder, before=post)
-    go(folder, again)
-    assert not set(taken) & again.rosters().keys()
-    check_means(folder, again, *[set(SITES)] * 3)
-
-
-def test_a_kill_between_stages_leaves_no_sum_open_twice(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The sites confirmed the old sum and never uncovered it: they deal and mask anew."""
-    post = MaskedPost(folder)
-    post.before_it["arctic", "unmask", 2] = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        go(folder, post)
-    again = MaskedPost(folder, {("west", "train", 2): None}, before=post)
-    go(folder, again)
-    check_means(folder, again, set(SITES), without("west"), without("west"))
-    old = post.numbers()[-1]
-    assert all(request.unmask.number != old for _, request in again.sent)
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-# -- Metrics
-
-
-def measured(tmp_path: Path) -> RunFolder:
-    return masked_folder(tmp_path / "run", metrics=0.5)
-
-
-def test_metrics_are_a_sum_and_nothing_of_one_site(tmp_path: Path) -> None:
-    """Each of five sites has one right answer of two."""
-    folder = measured(tmp_path)
-    go(folder, MaskedPost(folder))
-    metrics = folder.metrics
-    assert metrics is not None
-    assert (metrics.total.right, metrics.total.examples) == (5 * 2**30, 10)
-    assert metrics.told_by == SITES
-    table = json.loads((folder.path / "metrics.json").read_text())
-    assert table["sites"] == {}
-    assert table["told_by"] == list(SITES)
-    assert sorted(folder.receipts("metrics")) == list(SITES)
-    assert audit_run(folder).metrics == 0.5
-
-
-def test_metrics_of_those_who_answer(tmp_path: Path) -> None:
-    folder = measured(tmp_path)
-    acts: Acts = {("east", "evaluate", 3): None, ("west", "evaluate", 3): REFUSED}
-    post = MaskedPost(folder, acts)
-    go(folder, post)
-    metrics = folder.metrics
-    assert metrics is not None
-    assert metrics.told_by == ("arctic", "north", "south")
-    assert (metrics.total.right, metrics.total.examples) == (3 * 2**30, 6)
-    assert audit_run(folder).metrics == 0.5
-    # The secrets for them came with the last round's answers.
-    assert [kind for kind, n, _ in steps(post, "north") if n == 3] == [
-        "train",
-        "confirm",
-        "unmask",
-        "evaluate",
-        "confirm",
-        "unmask",
-    ]
-
-
-def test_too_few_metrics_are_asked_for_again(tmp_path: Path) -> None:
-    folder = measured(tmp_path)
-    post = MaskedPost(folder, {(site, "evaluate", 3): None for site in ("east", "south", "west")})
-    assert "metrics: expected answers from at least 3 sites in time, got 2" in str(ends(folder, post))
-    again = MaskedPost(folder, before=post)
-    go(folder, again)
-    assert folder.metrics is not None
-    assert folder.metrics.told_by == SITES
-    # Nothing but metrics was asked for, with secrets of their own.
-    assert {kind for _, kind, _, _ in again.asked} == {"join", "deal", "evaluate", "confirm", "unmask"}
-
-
-@pytest.mark.parametrize(("fields", "words"), [({"masked": b"1"}, "expected 2 words of 64 bits")])
-def test_metrics_that_are_too_short_leave_their_site_out(
-    tmp_path: Path, fields: dict[str, object], words: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = measured(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        go(folder, MaskedPost(folder, {("south", "evaluate", 3): changed(**fields)}))
-    assert words in caplog.text
-    assert folder.metrics is not None
-    assert folder.metrics.told_by == ("arctic", "east", "north", "west")
-
-
-def test_metrics_that_add_up_to_what_cannot_be(tmp_path: Path) -> None:
-    """Under masks nobody knows who said so: there are no metrics."""
-    folder = measured(tmp_path)
-    error = ends(folder, MaskedPost(folder, {("south", "evaluate", 3): changed(masked=b"\xff" * 16)}))
-    assert isinstance(error, ProtocolError)
-    assert "the sites' metrics add up to what cannot be" in str(error)
-    assert folder.metrics is None
-    assert len(folder.records()) == 3
-
-
-def test_the_threshold_is_that_of_the_folder(folder: RunFolder) -> None:
-    assert (folder.manifest.threshold, folder.manifest.fewest) == (THRESHOLD, THRESHOLD)
+        np.testing.assert_allclose(move, mean, atol=tolerance)
