@@ -70,7 +70,7 @@ def tell(error: ConfideError) -> ConfideError:
     if isinstance(error, OverdrawnError):
         return BudgetError("the data's budget at this site has no room for the run")
     if isinstance(error, PolicyFileError):
-        return RunError("the site cannot read its site.toml; its own log says why")
+        return RunError("the site cannot read its site.toml or peers.toml; its own log says why")
     return RunError("the site cannot use its ledger; its own log says why")
 
 

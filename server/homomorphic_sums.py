@@ -45,7 +45,7 @@ from protocol.sums import make_rules, read_joined, write_cohort, write_roster
 from protocol.vector import from_bytes
 from server.confirming import ask_to_confirm
 from server.metrics import Metrics
-from server.sums import Asking
+from server.sums import Asking, check_enough
 
 log = logging.getLogger("confide.sums")
 
@@ -83,6 +83,7 @@ class HomomorphicSums:
 
     def prepare(self, members: Collection[str], number: int) -> list[str]:
         self._members = set(members)
+        check_enough(self._members, self._rules.fewest, number)
         self._roster = Roster(
             rules=self._rules,
             number=self._take_number(),

@@ -41,9 +41,8 @@ from protocol.sums import (
 from protocol.update_encoding import make_encoding, vector_size
 from server.central_noise import add_central_noise, central_entropy
 from server.confirming import ask_to_confirm
-from server.formats import format_count
 from server.metrics import Metrics, SiteMetrics
-from server.sums import Asking, spread
+from server.sums import Asking, check_enough, spread
 
 METRICS_RING = Ring(64)
 
@@ -264,12 +263,8 @@ class MaskedSums:
 
     def _begin(self, number: int) -> _Dealt:
         """A sum to deal for, among all members as they joined last."""
-        sites, fewest = sorted(self._members), self._rules.fewest
-        if len(sites) < fewest:
-            raise RunError(
-                f"round {number}: expected at least {format_count(fewest, 'site')} to deal secrets, "
-                f"{len(sites)} take part"
-            )
+        sites = sorted(self._members)
+        check_enough(sites, self._rules.fewest, number)
         members = tuple(self._known[site] for site in sites)
         roster = Roster(rules=self._rules, number=self._take_number(), members=members)
         return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))

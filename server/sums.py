@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import ProtocolError
+from privacy.errors import ProtocolError, RunError
 from privacy.plan import Plan
 from protocol.confide_pb2 import Evaluate, Evaluated, Joined, Reply, Request, Train, Trained
 from protocol.manifest import Manifest
@@ -16,6 +16,7 @@ from protocol.sparsification import decode_top, draw_support, kept_count, suppor
 from protocol.vector import from_bytes
 from server.central_noise import add_central_noise, central_entropy
 from server.exchange import Exchange
+from server.formats import format_count
 from server.metrics import Metrics, SiteMetrics
 from strategies.averaging import mean_update
 
@@ -145,6 +146,15 @@ def spread(
         return values
     seed = support_seed(manifest.digest, number)
     return draw_support(seed, size=update_size, share=compression.share).spread(values)
+
+
+def check_enough(members: Collection[str], fewest: int, number: int) -> None:
+    """Raises RunError if there are too few sites for a round's sum."""
+    if len(members) < fewest:
+        raise RunError(
+            f"round {number}: expected at least {format_count(fewest, 'site')} to deal secrets, "
+            f"{len(members)} take part"
+        )
 
 
 def site_metrics(site: str, evaluated: Evaluated) -> SiteMetrics:

@@ -214,7 +214,7 @@ def test_bytes_that_are_signed_and_no_ciphertexts(
 
 
 def test_too_few_sites_for_a_sum(federation: Federation) -> None:
-    with pytest.raises(AggregationError, match="expected from 3 to 4 sites, got 2"):
+    with pytest.raises(RunError, match="expected at least 3 sites to deal secrets, 2 take part"):
         federation.sums.prepare(["east", "north"], 1)
 
 
