@@ -8,7 +8,7 @@
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
-    peers.toml              the other sites' keys (see client.peers)
+    peers.toml              all sites' keys, its own among them (see client.peers)
 """
 
 from __future__ import annotations

@@ -58,5 +58,7 @@ def read_peers(path: Path) -> Mapping[str, bytes]:
     try:
         found = _PeersFile.model_validate(read_toml(path, what="peers"))
     except ValidationError as error:
-        raise PolicyFileError(explain(error, shown_by="that docs/federation.md lists")) from None
+        raise PolicyFileError(
+            f"{path}: {explain(error, shown_by='that docs/federation.md lists')}"
+        ) from None
     return MappingProxyType({name: bytes.fromhex(key) for name, key in found.peers.items()})

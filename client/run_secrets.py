@@ -58,8 +58,13 @@ class RunSecrets(Generic[State]):
         content = path.read_bytes()
         if self._state is not None and content == self._content:
             return self._state
-        state = load_as(self._kind, content)
+        try:
+            state = load_as(self._kind, content)
+        except AggregationError as error:
+            raise AggregationError(f"{path}: {error}", rule="secrets") from error
         if (state.site, state.manifest) != self._whose:
-            raise AggregationError(f"{path} is of another site or run", rule="secrets")
+            raise AggregationError(
+                f"{path} is of another site or run: remove it, and the site joins again", rule="secrets"
+            )
         self._content = content
         return state

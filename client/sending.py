@@ -99,7 +99,9 @@ class Sender:
         chosen = vector if support is None else support.take(vector)
         self._keep(vector, chosen, support, round_number)
         if self.plan.unit == "site":
-            chosen = clip(chosen, bound=self.plan.clipping_norm, norm=2).value.astype(np.float32)
+            # Rounded to float32, a vector may be longer by one part in 2^24.
+            bound = self.plan.clipping_norm * (1.0 - 2.0**-23)
+            chosen = clip(chosen, bound=bound, norm=2).value.astype(np.float32)
         return to_bytes(chosen)
 
     def _keep(

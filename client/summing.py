@@ -33,9 +33,14 @@ def open_secrets(
     Raises ProtocolError if the site is known by another identity among its peers, and UserError where
     homomorphic sums are asked for and TenSEAL is not here.
     """
-    if peers.get(site) != identity.public:
+    if site not in peers:
         raise ProtocolError(
-            "the sites' keys that are known here have another one for this site: its custodian puts the "
+            "this site is not among those in its own peers.toml: its custodian puts the federation's new "
+            "one in its home"
+        )
+    if peers[site] != identity.public:
+        raise ProtocolError(
+            "peers.toml has another key for this site than its own identity.key: its custodian puts the "
             "federation's new peers.toml in its home"
         )
     kind: type[MaskedSession] | type[HomomorphicSession] = MaskedSession

@@ -194,7 +194,7 @@ class Trainer:
 
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
-        # because of one would tell of it. Where noise hides the site, so does a whole update.
+        # because of one would tell of it. Where noise hides the site, a whole update counts as zero too.
         privacy = self.adapted.job.privacy
         if privacy.unit == "site" and privacy.mechanism != "none":
             return

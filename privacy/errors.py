@@ -18,7 +18,7 @@
      ├─ PolicyError             the site's own policy says no
      ├─ ProtocolError           the two ends do not agree on what they exchange
      │   ├─ SignatureError      a signature does not fit
-     │   └─ AggregationError    an exchange under masks that a site or the coordinator takes no part in
+     │   └─ AggregationError    a sum that a site or the coordinator takes no part in
      │       └─ LostError       a site has no secrets for it any more, and can join again
      ├─ SiteError               a site refused or failed; it names the site
      └─ RunError                a run could not go on (exit code 1)
@@ -56,7 +56,7 @@ class PlanError(UserError):
 
 
 class PolicyFileError(UserError):
-    """A key of a site's site.toml is unknown, has the wrong type or contradicts another."""
+    """A key of a site's site.toml or peers.toml is unknown, of the wrong type or contradicts another."""
 
 
 class KeyFileError(UserError):
@@ -104,7 +104,7 @@ class SignatureError(ProtocolError):
 
 
 class AggregationError(ProtocolError):
-    """An exchange under masks that one end takes no part in; ``rule`` names what it would break."""
+    """A sum of unread updates that one end takes no part in; ``rule`` names what it would break."""
 
     def __init__(self, message: str, *, rule: str) -> None:
         super().__init__(f"{rule}: {message}")
@@ -112,7 +112,7 @@ class AggregationError(ProtocolError):
 
 
 class LostError(AggregationError):
-    """A site has no secrets for this exchange, or not any more: it can join again and deal new ones."""
+    """A site has no secrets for this sum, or not any more: it can join again and deal new ones."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, rule="secrets")

@@ -1,4 +1,4 @@
-"""Sums under homomorphic encryption: ciphertexts are added by whoever has no key, and only a sum is opened.
+"""Sums under homomorphic encryption: ciphertexts are added, and only their sum is opened.
 
 All sites share one secret key, which the coordinator never has: it needs no key material, only the
 ``Parameters``. Each site encrypts its update; ciphertexts are added; one site opens the sum. That site is

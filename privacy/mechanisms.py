@@ -109,7 +109,7 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerMechanism:
-    """Integer noise for a sum that is read only as a whole, modulo 2^32, under masks.
+    """Integer noise for a sum that is read only as a whole, modulo 2^bits, under masks.
 
     ``multiplier`` is the noise's σ in that sum over the L2 bound of one unit's integers. The noise of n
     sites is one mechanism's only for ``skellam``: n shares of variance v/n add up to exactly the one of

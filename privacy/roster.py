@@ -46,7 +46,7 @@ class Rules:
         if not max(2, self.threshold, self.colluding + 2) <= self.fewest <= self.cohort:
             raise AggregationError(
                 f"expected sums of at least threshold={self.threshold} sites, of two, and of two beside "
-                f"colluding={self.colluding}, got fewest={self.fewest}",
+                f"colluding={self.colluding}, got fewest={self.fewest} (federation.min_sites)",
                 rule="cohort",
             )
 

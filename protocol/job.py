@@ -271,14 +271,18 @@ class Job(_Section):
             )
         if self.secure_aggregation == "homomorphic":
             self._check_homomorphic()
-        # A threshold is one of signatures where sums are encrypted otherwise.
-        threshold = self.aggregation.threshold if self.secure_aggregation == "homomorphic" else None
-        plain = AggregationSection(threshold=threshold)
-        if self.secure_aggregation != "masks" and self.aggregation != plain:
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        if self.secure_aggregation == "masks":
+            return
+        kept = {"threshold"} if self.secure_aggregation == "homomorphic" else set()
+        default = AggregationSection().model_dump()
+        changed = {name for name, value in self.aggregation.model_dump().items() if value != default[name]}
+        for name in sorted(changed - kept):
             raise ValueError(
-                "aggregation: expected none of its keys with secure_aggregation="
-                f'"{self.secure_aggregation}"'
-                + ", but threshold" * (self.secure_aggregation == "homomorphic")
+                f'aggregation.{name}: it is for secure_aggregation="masks", got '
+                f'"{self.secure_aggregation}": leave it out'
             )
 
     def _check_homomorphic(self) -> None:

@@ -53,7 +53,7 @@ class Manifest:
 
     @property
     def threshold(self) -> int:
-        """How many sites uncover a sum under masks: two thirds of all and more, unless the job says."""
+        """How many sites it takes to uncover a sum: two thirds of all and more, unless the job says."""
         return self.job.aggregation.threshold or 2 * self.cohort // 3 + 1
 
     @cached_property

@@ -39,6 +39,11 @@ def check_sums(manifest: Manifest) -> None:
             f'secure_aggregation="{kind}": expected two sites or more, got one, whose sum is its own '
             'update; set secure_aggregation="none"'
         )
+    if manifest.threshold > manifest.cohort:
+        raise JobError(
+            f"aggregation.threshold={manifest.threshold}: expected at most {manifest.cohort}, the number "
+            "of sites"
+        )
     if manifest.fewest < manifest.threshold:
         how, lower = "in homomorphic sums", ""
         if kind == "masks":

@@ -80,7 +80,7 @@ def _who_reads_updates(manifest: Manifest) -> str:
     if job.secure_aggregation == "homomorphic":
         return (
             "Updates are encrypted: the coordinator passes on what it cannot read, and a site adds it up "
-            "and decrypts the sum. The sites share one key and there is no threshold: any one of them, "
+            "and decrypts the sum. The sites share one key, which no threshold protects: any one of them, "
             "working with the coordinator, could decrypt another’s update."
         )
     noisy = job.privacy.mechanism != "none" and job.privacy.unit == "example"

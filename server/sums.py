@@ -152,7 +152,7 @@ def check_enough(members: Collection[str], fewest: int, number: int) -> None:
     """Raises RunError if there are too few sites for a round's sum."""
     if len(members) < fewest:
         raise RunError(
-            f"round {number}: expected at least {format_count(fewest, 'site')} to deal secrets, "
+            f"round {number}: expected at least {format_count(fewest, 'site')} for a sum, "
             f"{len(members)} take part"
         )
 

@@ -14,6 +14,8 @@ from client.session import plan_training
 from privacy.errors import PlanError
 from privacy.plan import Accountant, Plan
 from protocol.job import Job
+from protocol.sums import check_sums
+from protocol.update_encoding import check_encoding
 from simulation.effort import Clock, Effort, estimate_effort
 from simulation.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
 from simulation.quiet import quiet
@@ -90,6 +92,9 @@ def forecast(
     sizes = world.sizes
     setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))
     plans = _plans(setup, sizes)
+    manifest = world.manifest("plan")
+    check_sums(manifest)
+    check_encoding(manifest, update_size=setup.layout.update_size)
     loading = clock() - began
     noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
     # Noise for whole sites takes none of the training's time.

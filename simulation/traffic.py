@@ -11,6 +11,7 @@ from privacy.ring import Ring
 from privacy.sealing import KEY_BYTES, TAG_BYTES
 from privacy.shamir import SHARE_BYTES
 from protocol import confide_pb2 as pb
+from protocol.homomorphic_sums import longest_content
 from protocol.job import Job
 from protocol.layout import AdapterLayout
 from protocol.update_encoding import vector_size
@@ -33,8 +34,10 @@ class Traffic:
 def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traffic:
     """Bytes of the messages of a round's training, with every site in it, by the ``plans`` of the sites.
 
-    A receipt's numbers take a few characters more or fewer. Joining, once a run, comes on top: the
-    manifest, a few kilobytes a site, and under masks the first dealings.
+    A receipt's numbers take a few characters more or fewer. Under masks every site is taken to mask with
+    every other. A homomorphic sum is opened by one site, which is sent the ciphertexts of all: that is in
+    the total alone. Joining, once a run, comes on top: the manifest and the first dealings, a few
+    kilobytes a site.
     """
     sites, number = tuple(plans), job.training.rounds
     adapter = bytes(4 * layout.adapter_size)
@@ -54,13 +57,18 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
             trained.next.CopyFrom(_dealing(len(sites)))
             up = _told_of_masks(job, name, len(sites))
         ups.append(up + pb.Reply(site=name, trained=trained).ByteSize())
-    return Traffic(up=max(ups), down=down, total=number * (sum(ups) + len(ups) * down))
+    opening = 0
+    if job.secure_aggregation == "homomorphic":
+        opening = len(sites) * longest_content(layout.update_size) + 4 * layout.update_size
+    return Traffic(up=max(ups), down=down, total=number * (sum(ups) + len(ups) * down + opening))
 
 
 def _update_bytes(job: Job, layout: AdapterLayout) -> int:
     size = vector_size(job, layout.update_size)
     if job.secure_aggregation == "masks":
         return Ring(job.aggregation.modulus_bits).packed_size(size)
+    if job.secure_aggregation == "homomorphic":
+        return longest_content(size)
     if job.compression.kind == "top-k":
         return min(4 * size, round(_GAP_BYTES * job.compression.share * size))
     return 4 * size

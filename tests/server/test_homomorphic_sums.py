@@ -71,9 +71,7 @@ class Federation:
         for site in sites or SITES:
             self.sums.join(site, joined(self.sites, site))
 
-    def ask(
-        self, requests: Mapping[str, Request], number: int, *, enough: int | None = None
-    ) -> Exchange:
+    def ask(self, requests: Mapping[str, Request], number: int, *, enough: int | None = None) -> Exchange:
         replies: dict[str, Reply] = {}
         refused: dict[str, ConfideError] = {}
         silent: dict[str, str] = {}
@@ -214,7 +212,7 @@ def test_bytes_that_are_signed_and_no_ciphertexts(
 
 
 def test_too_few_sites_for_a_sum(federation: Federation) -> None:
-    with pytest.raises(RunError, match="expected at least 3 sites to deal secrets, 2 take part"):
+    with pytest.raises(RunError, match="expected at least 3 sites for a sum, 2 take part"):
         federation.sums.prepare(["east", "north"], 1)
 
 
@@ -436,9 +434,9 @@ JOBS: dict[str, tuple[dict[str, Any], str]] = {
         {"metrics": {"epsilon": 1.0}},
         'metrics.epsilon: expected 0 with secure_aggregation="homomorphic"',
     ),
-    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "aggregation: expected none of its keys"),
-    "colluding sites": ({"aggregation": {"colluding": 1}}, "aggregation: expected none of its keys"),
-    "nobody confirms": ({"aggregation": {"confirm": False}}, "aggregation: expected none of its keys"),
+    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "it is for secure_aggregation="),
+    "colluding sites": ({"aggregation": {"colluding": 1}}, "it is for secure_aggregation="),
+    "nobody confirms": ({"aggregation": {"confirm": False}}, "it is for secure_aggregation="),
 }
 
 

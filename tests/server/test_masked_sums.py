@@ -165,7 +165,7 @@ def test_refusals_one_by_one_leave_too_few(tmp_path: Path) -> None:
     acts: Acts = {("east", "confirm", 1): REFUSED, ("west", "unmask", 1): REFUSED}
     error = ends(folder, MaskedPost(folder, acts))
     assert isinstance(error, RunError)
-    assert str(error) == "round 2: expected at least 4 sites to deal secrets, 3 take part"
+    assert str(error) == "round 2: expected at least 4 sites for a sum, 3 take part"
     assert len(folder.records()) == 1
 
 
