@@ -21,7 +21,7 @@ from privacy.homomorphic_sum import (
 from privacy.roster import check_sites
 from protocol import confide_pb2 as pb
 from protocol.homomorphic_sums import read_contribution, read_digests, read_key_dealt
-from protocol.sums import read_roster, read_signatures, write_dealing
+from protocol.sums import asked_to_train, read_roster, read_signatures, write_dealing
 from protocol.vector import to_bytes
 
 
@@ -54,6 +54,7 @@ class HomomorphicSession(SumSession[KeyState]):
             read_roster(request.roster, self._rules),
             read_key_dealt(request.cohort),
             update,
+            asked=asked_to_train(request),
             reach=reach,
             peers=self._peers,
             identity=self._identity,

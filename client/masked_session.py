@@ -38,6 +38,7 @@ class _Asked(NamedTuple):
     cohort: pb.Cohort
     following: pb.Roster | None
     round_number: int
+    asked: bytes
 
     def is_same(self, other: _Asked) -> bool:
         return self.state is other.state and self[1:] == other[1:]
@@ -68,25 +69,35 @@ class MaskedSession(SumSession[SiteState]):
         return dealing
 
     def check(
-        self, cohort: pb.Cohort, following: pb.Roster | None = None, *, round_number: int = 0
+        self,
+        cohort: pb.Cohort,
+        *,
+        asked: bytes,
+        round_number: int,
+        following: pb.Roster | None = None,
     ) -> None:
-        """Raises AggregationError if a contribution would be refused, before anything is computed."""
-        self._ready = self._prepare(cohort, following, round_number)
+        """Raises AggregationError if a contribution would be refused, before anything is computed.
+
+        ``asked`` is a digest of what this site is asked to contribute: its masks cancel out with those of
+        sites that were asked for the same.
+        """
+        self._ready = self._prepare(_Asked(self._secrets.now(), cohort, following, round_number, asked))
 
     def contribute(
         self,
         cohort: pb.Cohort,
         words: Words,
         *,
+        asked: bytes,
         ring: Ring,
         round_number: int,
         following: pb.Roster | None = None,
     ) -> tuple[bytes, pb.Dealing | None]:
         """The masked words, packed, and the dealing for the sum after this one if its roster is known."""
         ready, self._ready = self._ready, None
-        asked = _Asked(self._secrets.now(), cohort, following, round_number)
-        if ready is None or not ready.asked.is_same(asked):
-            ready = self._prepare(cohort, following, round_number)
+        now = _Asked(self._secrets.now(), cohort, following, round_number, asked)
+        if ready is None or not ready.asked.is_same(now):
+            ready = self._prepare(now)
         masked = ready.contribution.mask(words, ring=ring)
         self._secrets.keep(ready.state)
         return ring.pack(masked), ready.dealing
@@ -108,15 +119,20 @@ class MaskedSession(SumSession[SiteState]):
         self._secrets.keep(state)
         return write_shares(shares, before.holder.roster), before.holder.round
 
-    def _prepare(self, cohort: pb.Cohort, following: pb.Roster | None, round_number: int) -> _Ready:
-        state = self._secrets.now()
+    def _prepare(self, asked: _Asked) -> _Ready:
+        if asked.state.dealer is not None:
+            for member in asked.state.dealer.roster.members:
+                # Known when secrets were dealt; its custodian may know better since.
+                member.check_pinned(self._peers.get(member.site))
         contribution = prepare(
-            state, read_cohort(cohort, self._rules), number=cohort.number, round_number=round_number
+            asked.state,
+            read_cohort(asked.cohort, self._rules, asked=asked.asked),
+            number=asked.cohort.number,
+            round_number=asked.round_number,
         )
         after, dealing = contribution.state, None
-        if following is not None:
-            after, dealing = self._deal(after, read_roster(following, self._rules))
-        asked = _Asked(state, cohort, following, round_number)
+        if asked.following is not None:
+            after, dealing = self._deal(after, read_roster(asked.following, self._rules))
         return _Ready(asked=asked, contribution=contribution, state=after, dealing=dealing)
 
     def _deal(self, state: SiteState, roster: Roster) -> tuple[SiteState, pb.Dealing]:

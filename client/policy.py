@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
+from privacy.plan import Plan
 from protocol.job import Task
 from protocol.job_file import explain
 from protocol.manifest import MANIFEST_PURPOSE, Manifest
@@ -106,6 +107,22 @@ class Policy(Section):
                 rule="rules.metrics_epsilon",
             )
 
+    def check_cost(self, plan: Plan) -> None:
+        """Raises PolicyError if a run that hides whole sites costs each example more than a run may.
+
+        Such a run's own ε is a site's, and an example's is more.
+        """
+        most = self.budget.epsilon_per_run
+        if most is None or plan.unit == "example" or plan.mechanism.name == "none":
+            return
+        costs = plan.doubled().epsilon
+        if costs > most:
+            raise PolicyError(
+                f"expected epsilon={most:g} at most for each example, and a run that hides this site at "
+                f"epsilon={plan.epsilon:.3g} costs each {costs:.3g}",
+                rule="budget.epsilon_per_run",
+            )
+
     def _check_aggregation(self, manifest: Manifest) -> None:
         job, rules = manifest.job, self.rules
         if rules.secure_aggregation != "optional" and job.secure_aggregation == "none":
@@ -135,6 +152,13 @@ class Policy(Section):
             )
 
     def _check_masks(self, manifest: Manifest) -> None:
+        asked = manifest.job.aggregation.colluding
+        if asked < self.rules.colluding_sites:
+            # Noise in shares, and whom a site masks with among many, are planned for those in the job.
+            raise PolicyError(
+                f"expected aggregation.colluding={self.rules.colluding_sites} at least, got {asked}",
+                rule="rules.colluding_sites",
+            )
         sites, colluding = manifest.cohort, self.rules.colluding_sites
         if sites < colluding + 2:
             raise PolicyError(

@@ -19,6 +19,7 @@ from privacy.site_plan import release_share
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
 from protocol.sparsification import Support, decode_top, draw_support, encode_top, support_seed
+from protocol.sums import asked_to_train
 from protocol.update_encoding import make_encoding, update_reach
 from protocol.vector import to_bytes
 
@@ -44,7 +45,12 @@ class Sender:
         """Raises AggregationError, PlanError or ProtocolError where an update would not leave."""
         if self.masked is not None:
             self._encoding(request)
-            self.masked.check(request.cohort, _following(request), round_number=request.round)
+            self.masked.check(
+                request.cohort,
+                asked=asked_to_train(request),
+                round_number=request.round,
+                following=_following(request),
+            )
         elif self.homomorphic is not None:
             self.homomorphic.check(request)
 
@@ -82,6 +88,7 @@ class Sender:
         return self.masked.contribute(
             request.cohort,
             encoding.words(integers),
+            asked=asked_to_train(request),
             ring=encoding.ring,
             round_number=request.round,
             following=_following(request),

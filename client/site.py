@@ -31,6 +31,7 @@ from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
+from protocol.sums import asked_to_evaluate
 from protocol.task import probe_examples
 from protocol.update_encoding import plan_for_site, update_noise_std
 from protocol.vector import from_bytes
@@ -157,6 +158,7 @@ class Site:
         training = plan_training(job, len(self._examples))
         size = adapted.layout.update_size
         plan = plan_for_site(manifest, update_size=size) if job.privacy.unit == "site" else training
+        self._home.policy.check_cost(plan)
         secrets = self._secrets(manifest) if job.secure_aggregation != "none" else None
         masked = secrets if isinstance(secrets, MaskedSession) else None
         homomorphic = secrets if isinstance(secrets, HomomorphicSession) else None
@@ -234,7 +236,7 @@ class Site:
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
         if session.masked is not None:
-            session.masked.check(request.cohort)
+            session.masked.check(request.cohort, asked=asked_to_evaluate(request), round_number=last + 1)
         receipt = self._reserve(session, plan, last, purpose="metrics")
         right = count_right(adapted, adapter, self._examples)
         # Steps count from 0: none of the training has this number.
@@ -244,7 +246,11 @@ class Site:
             return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
         words = METRICS_RING.words(np.array([released, len(self._examples)], np.int64))
         masked, _ = session.masked.contribute(
-            request.cohort, words, ring=METRICS_RING, round_number=last + 1
+            request.cohort,
+            words,
+            asked=asked_to_evaluate(request),
+            ring=METRICS_RING,
+            round_number=last + 1,
         )
         return pb.Evaluated(masked=masked, receipt=receipt)
 
@@ -304,6 +310,9 @@ class Site:
         session = self._session
         if session is not None and session.manifest.digest == digest:
             self._allowed(session.manifest, session.signature, session.ledger)
+            secrets = session.masked or session.homomorphic
+            if secrets is not None:
+                secrets.know(self._peers())
         else:
             kept = self._home.manifest(digest)
             if kept is None:

@@ -54,6 +54,10 @@ class SumSession(Generic[State]):
             return member
         return self._advertise(state, identity=self._identity)
 
+    def know(self, peers: Mapping[str, bytes]) -> None:
+        """Take these identities for the sites' from here on: the custodian may have changed them."""
+        self._peers = peers
+
     def forget(self) -> None:
         """Forget everything: no sum of this run is to come. What was recorded of it stays closed."""
         self._secrets.forget()

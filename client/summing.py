@@ -82,11 +82,13 @@ def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.
 
 def _unmask(session: Session, masked: MaskedSession, request: pb.Unmask) -> pb.Unmasked:
     shares, number = masked.reveal(request)
-    if session.plan.unit == "site" and session.plan.mechanism.name != "none":
+    job = session.manifest.job
+    # Noise that is drawn again bounds nothing, whatever is summed.
+    keyed = job.seeds.noise is not None
+    if session.plan.unit == "site" and session.plan.mechanism.name != "none" and not keyed:
         session.ledger.record_summed(
             run=session.manifest.run, round_number=number, survivors=len(request.survivors)
         )
-    job = session.manifest.job
     if number == job.training.rounds + (job.metrics.epsilon > 0):
         masked.forget()  # no sum of this run is to come
     return shares

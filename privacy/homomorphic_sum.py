@@ -128,14 +128,18 @@ def contribute(
     dealt: Dealt,
     update: NDArray[np.floating],
     *,
+    asked: bytes,
     reach: float,
     peers: Mapping[str, bytes],
     identity: Identity,
 ) -> tuple[KeyState, Contribution]:
-    """Encrypt and sign an update, float[d], once a number. Raises as ``take_key`` and ``encrypt`` do."""
+    """Encrypt and sign an update, float[d], once a number, with a digest of what was ``asked`` for.
+
+    Raises as ``take_key`` and ``encrypt`` do.
+    """
     state = take_key(state, roster, dealt, peers=peers)
     content = encrypt(state.key, update, parameters=sum_parameters(roster.rules), reach=reach)
-    whole, own = sum_digest(roster, dealt), content_digest(content)
+    whole, own = sum_digest(roster, dealt, asked=asked), content_digest(content)
     signature = identity.sign(CIPHERTEXT_PURPOSE, list_digest(whole, {state.site: own}))
     session = replace(state.session, last=roster.number)
     contributed = Contributed(roster=roster, digest=whole, own=own)
@@ -237,9 +241,9 @@ def open_contributions(
     return replace(state, sum=None), opened
 
 
-def sum_digest(roster: Roster, dealt: Dealt) -> bytes:
-    """What a sum is known by: its roster, which has its number, and its key. 32 bytes."""
-    return Cohort(dealt=(dealt,)).digest(roster)
+def sum_digest(roster: Roster, dealt: Dealt, *, asked: bytes) -> bytes:
+    """What a sum is known by: its roster, which has its number, its key, and what is asked. 32 bytes."""
+    return Cohort(dealt=(dealt,), asked=asked).digest(roster)
 
 
 def content_digest(content: bytes) -> bytes:

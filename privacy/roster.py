@@ -69,6 +69,21 @@ class Member:
 
     def check(self, manifest: bytes, *, pinned: bytes | None) -> None:
         """Raises AggregationError unless the site that is ``pinned`` under this name signed the key."""
+        self.check_pinned(pinned)
+        try:
+            verify(
+                self.identity,
+                SESSION_KEY_PURPOSE,
+                _session_key(manifest, self.site, self.key),
+                self.signature,
+            )
+        except SignatureError as error:
+            raise AggregationError(
+                f"{self.site} did not sign its session key for this run", rule="key"
+            ) from error
+
+    def check_pinned(self, pinned: bytes | None) -> None:
+        """Raises AggregationError unless this is the identity that is pinned under the site's name."""
         if pinned is None:
             raise AggregationError(
                 f"{self.site} is not known here; whoever invents sites can take their masks off",
@@ -80,12 +95,6 @@ class Member:
                 f"{self.identity.hex()[:16]}…",
                 rule="peers",
             )
-        try:
-            verify(pinned, SESSION_KEY_PURPOSE, _session_key(manifest, self.site, self.key), self.signature)
-        except SignatureError as error:
-            raise AggregationError(
-                f"{self.site} did not sign its session key for this run", rule="key"
-            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +183,16 @@ class Dealt:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The sites whose dealings arrived: they mask with one another. Raises AggregationError as Roster."""
+    """The sites whose dealings arrived: they mask with one another. Raises AggregationError as Roster.
+
+    ``asked`` is a digest of what each of them is asked to contribute. Each site makes it from its own
+    request: sites that were asked for different things, on other adapters or other grids, are of
+    different cohorts, whose masks do not cancel out. A coordinator could otherwise ask all but one for
+    nothing, and read that one in the sum (Pasquini, Francati and Ateniese 2022, arXiv:2111.07380).
+    """
 
     dealt: tuple[Dealt, ...]
+    asked: bytes = b""
 
     def __post_init__(self) -> None:
         check_sites(self.sites)
@@ -198,8 +214,8 @@ class Cohort:
         return {dealt.site: dealt for dealt in self.dealt}
 
     def digest(self, roster: Roster) -> bytes:
-        """SHA-256 over the roster and each site's dealing, the same for every recipient: 32 bytes."""
-        parts = [b"confide cohort", roster.digest]
+        """SHA-256 over the roster, what is asked, and each site's dealing, the same for all: 32 bytes."""
+        parts = [b"confide cohort", roster.digest, self.asked]
         for dealt in self.dealt:
             parts += [dealt.site.encode(), dealt.key, dealt.commitment]
         return _digest(parts)

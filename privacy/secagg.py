@@ -186,19 +186,19 @@ def prepare(state: SiteState, cohort: Cohort, *, number: int, round_number: int 
     roster, session, pair = dealer.roster, AgreementKey(state.key), AgreementKey(dealer.key)
     place = roster.place(state.site)
     neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
-    held, own = {state.site: dealer.own}, cohort.of(state.site)
-    add = [self_mask_key(dealer.seed, roster, state.site)]
+    held, own, digest = {state.site: dealer.own}, cohort.of(state.site), cohort.digest(roster)
+    add = [self_mask_key(dealer.seed, digest, state.site)]
     subtract: list[bytes] = []
     for dealt in cohort.dealt:
         if dealt.site not in neighbours:
             continue
         held[dealt.site] = _open(session, roster, dealt, state.site)
-        mask = pair_mask_key(pair, roster, own=own, other=dealt)
+        mask = pair_mask_key(pair, digest, own=own, other=dealt)
         (add if state.site < dealt.site else subtract).append(mask)
     holder = Holder(
         roster=roster,
         round=round_number,
-        cohort=cohort.digest(roster),
+        cohort=digest,
         sites=tuple(cohort.sites),
         held=held,
     )
@@ -246,18 +246,20 @@ def commitment_to(seed: bytes, roster: Roster) -> bytes:
     return derive(seed, b"commitment", roster.digest)
 
 
-def self_mask_key(seed: bytes, roster: Roster, site: str) -> bytes:
-    """The key of a site's self mask: 32 bytes."""
-    return derive(seed, b"self mask", roster.digest, site.encode())
+def self_mask_key(seed: bytes, cohort: bytes, site: str) -> bytes:
+    """The key of a site's self mask, under the digest of its cohort: 32 bytes."""
+    return derive(seed, b"self mask", cohort, site.encode())
 
 
-def pair_mask_key(pair: AgreementKey, roster: Roster, *, own: Dealt, other: Dealt) -> bytes:
-    """The key of the mask that the first site by name adds and the second subtracts: 32 bytes."""
+def pair_mask_key(pair: AgreementKey, cohort: bytes, *, own: Dealt, other: Dealt) -> bytes:
+    """The key of the mask that the first site by name adds and the second subtracts: 32 bytes.
+
+    Two sites have it in common if their cohorts have one digest.
+    """
     first, second = sorted([own, other], key=lambda dealt: dealt.site)
     names = first.site.encode(), second.site.encode()
-    return derive(
-        _agree(pair, other.key, other.site), b"pair mask", roster.digest, *names, first.key, second.key
-    )
+    secret = _agree(pair, other.key, other.site)
+    return derive(secret, b"pair mask", cohort, *names, first.key, second.key)
 
 
 def _agree(key: AgreementKey, public: bytes, site: str) -> bytes:

@@ -26,8 +26,11 @@ def check_dealing(roster: Roster, dealing: Dealing) -> None:
         )
 
 
-def hand_on(roster: Roster, dealings: Mapping[str, Dealing]) -> dict[str, Cohort]:
-    """Each site's cohort: what every site whose dealing arrived dealt, with the shares for this site."""
+def hand_on(roster: Roster, dealings: Mapping[str, Dealing], *, asked: bytes = b"") -> dict[str, Cohort]:
+    """Each site's cohort: what every site whose dealing arrived dealt, with the shares for this site.
+
+    ``asked`` is the digest of what all of them are asked to contribute.
+    """
     for dealing in dealings.values():
         check_dealing(roster, dealing)
     sealed: dict[str, dict[str, bytes]] = {site: {} for site in dealings}
@@ -41,7 +44,8 @@ def hand_on(roster: Roster, dealings: Mapping[str, Dealing]) -> dict[str, Cohort
             dealt=tuple(
                 Dealt(site=d.site, key=d.key, commitment=d.commitment, sealed=shares.get(d.site, b""))
                 for d in ordered
-            )
+            ),
+            asked=asked,
         )
         for receiver, shares in sealed.items()
     }
@@ -70,10 +74,10 @@ def unmask(
     checked against what their sites published; where one holder's share is wrong and others are left over,
     it is done without. Raises AggregationError, naming the site whose secret cannot be had.
     """
-    recover = _Recovery(roster, cohort, shares)
+    recover, digest = _Recovery(roster, cohort, shares), cohort.digest(roster)
     alive = set(survivors)
     add: list[bytes] = []
-    subtract = [self_mask_key(recover.seed(site), roster, site) for site in cohort.sites if site in alive]
+    subtract = [self_mask_key(recover.seed(site), digest, site) for site in cohort.sites if site in alive]
     for site in cohort.sites:
         if site in alive:
             continue
@@ -81,7 +85,7 @@ def unmask(
         neighbours = roster.graph.neighbours[roster.place(site)]
         for other in (roster.members[place].site for place in neighbours):
             if other in alive:
-                mask = pair_mask_key(pair, roster, own=own, other=cohort.of(other))
+                mask = pair_mask_key(pair, digest, own=own, other=cohort.of(other))
                 # The survivor added it if its name comes first.
                 (subtract if other < site else add).append(mask)
     return apply_masks(total, ring=ring, add=add, subtract=subtract)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping
 
 from privacy.errors import AggregationError, JobError
@@ -125,8 +127,23 @@ def write_cohort(cohort: Cohort, *, number: int) -> pb.Cohort:
     return pb.Cohort(number=number, dealt=dealt)
 
 
-def read_cohort(message: pb.Cohort, rules: Rules) -> Cohort:
-    """Raises AggregationError for what is no cohort under these rules."""
+def asked_to_train(request: pb.Train) -> bytes:
+    """A digest of all in a request that an update depends on: its round, adapter and grid. 32 bytes."""
+    adapter = hashlib.sha256(request.adapter).digest()
+    what = struct.pack("<Qd", request.round, request.noise_std)
+    return hashlib.sha256(b"confide train\0" + what + adapter).digest()
+
+
+def asked_to_evaluate(request: pb.Evaluate) -> bytes:
+    """The same for metrics. 32 bytes."""
+    return hashlib.sha256(b"confide evaluate\0" + hashlib.sha256(request.adapter).digest()).digest()
+
+
+def read_cohort(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
+    """A cohort that contributes what is ``asked``, as this site was asked for it.
+
+    Raises AggregationError for what is no cohort under these rules.
+    """
     if len(message.dealt) > rules.cohort:
         raise AggregationError(
             f"expected at most {rules.cohort} sites, got {len(message.dealt)}", rule="cohort"
@@ -140,7 +157,8 @@ def read_cohort(message: pb.Cohort, rules: Rules) -> Cohort:
                 sealed=sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}") if one.sealed else b"",
             )
             for one in message.dealt
-        )
+        ),
+        asked=asked,
     )
 
 

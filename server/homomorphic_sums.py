@@ -41,7 +41,7 @@ from protocol.homomorphic_sums import (
     write_encrypted,
 )
 from protocol.manifest import Manifest
-from protocol.sums import make_rules, read_joined, write_cohort, write_roster
+from protocol.sums import asked_to_train, make_rules, read_joined, write_cohort, write_roster
 from protocol.vector import from_bytes
 from server.confirming import ask_to_confirm
 from server.metrics import Metrics
@@ -76,6 +76,7 @@ class HomomorphicSums:
         self._dealing: Dealing | None = None
         self._holders: set[str] = set()  # of the key that was dealt last
         self._roster: Roster | None = None
+        self._asked = b""  # what the sites are asked to contribute
 
     def join(self, site: str, joined: Joined) -> None:
         self._known[site] = read_joined(site, joined, self._manifest)
@@ -94,7 +95,7 @@ class HomomorphicSums:
         return sorted(self._members)
 
     def train(self, request: Train, *, last: bool) -> dict[str, Request]:  # noqa: ARG002 - no sum needs the next
-        roster = self._roster_now
+        roster, self._asked = self._roster_now, asked_to_train(request)
         requests = {}
         for site in sorted(self._members):
             train = Train()
@@ -225,7 +226,7 @@ class HomomorphicSums:
         """What the sum that is being asked for is known by: it is the same for every site."""
         if self._dealing is None:
             raise RunError("the sites' key was not dealt")
-        return sum_digest(self._roster_now, told_of_key(self._dealing))
+        return sum_digest(self._roster_now, told_of_key(self._dealing), asked=self._asked)
 
 
 def _no_metrics() -> ProtocolError:

@@ -31,6 +31,8 @@ from protocol.confide_pb2 import (
 )
 from protocol.manifest import Manifest
 from protocol.sums import (
+    asked_to_evaluate,
+    asked_to_train,
     make_rules,
     read_dealing,
     read_joined,
@@ -121,11 +123,11 @@ class MaskedSums:
     def train(self, request: Train, *, last: bool) -> dict[str, Request]:
         self._next = None if last else self._begin(request.round)
         requests = {}
-        for site, cohort in self._hand_on().items():
+        request.noise_std = self._now.noise_std
+        for site, cohort in self._hand_on(asked_to_train(request)).items():
             train = Train()
             train.CopyFrom(request)
             train.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
-            train.noise_std = self._now.noise_std
             if self._next is not None:
                 train.next.CopyFrom(write_roster(self._next.roster))
             requests[site] = Request(train=train)
@@ -134,7 +136,7 @@ class MaskedSums:
     def evaluate(self, request: Evaluate) -> dict[str, Request]:
         self._next = None
         requests = {}
-        for site, cohort in self._hand_on().items():
+        for site, cohort in self._hand_on(asked_to_evaluate(request)).items():
             evaluate = Evaluate()
             evaluate.CopyFrom(request)
             evaluate.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
@@ -269,10 +271,10 @@ class MaskedSums:
         roster = Roster(rules=self._rules, number=self._take_number(), members=members)
         return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))
 
-    def _hand_on(self) -> dict[str, Cohort]:
+    def _hand_on(self, asked: bytes) -> dict[str, Cohort]:
         """What each contributor gets: the same for all of this sum, whoever leaves or comes back."""
         ready = {site: self._now.dealings[site] for site in self._ready()}
-        self._cohorts = hand_on(self._now.roster, ready)
+        self._cohorts = hand_on(self._now.roster, ready, asked=asked)
         return self._cohorts
 
     def _take(self, replies: Mapping[str, Reply], dealt: _Dealt) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ class World:
             trainer=self.trainer,
             activations=self._kept(name, examples),
             home=place,
-            peers=lambda: {other: Home(home.parent / other).identity().public for other in self._rows},
+            peers=cache(lambda: self._peers(home.parent)),
             forgetful=forgetful,
             keyed_entropy=_keyed_entropy(self.job, name),
         )
@@ -110,6 +111,10 @@ class World:
             plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
             epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
+
+    def _peers(self, homes: Path) -> dict[str, bytes]:
+        """All sites' identities, whose homes lie side by side."""
+        return {name: Home(homes / name).identity().public for name in self._rows}
 
     def examples(self, name: str) -> Examples:
         """One simulated site's examples, tokenized."""

@@ -19,6 +19,7 @@ from tests.privacy.exchanges import forge_signature, identity_of, make_rules, na
 COUNT, SIZE, RING = 4, 5, Ring(16)
 RULES = make_rules(COUNT)
 SITE = names(COUNT)[1]
+ASKED = bytes(range(32))  # a digest of what sites are asked to contribute
 
 
 def make_session(
@@ -96,6 +97,7 @@ class Federation:
         words, dealing = self.sessions[site].contribute(
             write_cohort(cohort, number=number),
             vector(site, number, salt=salt),
+            asked=cohort.asked,
             ring=RING,
             round_number=number,
             following=None if following is None else write_roster(following),
@@ -133,7 +135,7 @@ def make_federation(path: Path | None = None, rules: Rules = RULES) -> Federatio
 
 def dealt(federation: Federation, number: int = 1) -> tuple[Roster, dict[str, Cohort]]:
     roster = federation.roster(number)
-    return roster, hand_on(roster, federation.deal(roster))
+    return roster, hand_on(roster, federation.deal(roster), asked=ASKED)
 
 
 def contributed(

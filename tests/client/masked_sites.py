@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from privacy.roster import Cohort, Dealing, Member, Roster
 from privacy.unmasking import add_up, hand_on, unmask
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
-from protocol.sums import make_rules, read_dealing, read_shares, write_cohort, write_roster
+from protocol.sums import (
+    asked_to_evaluate,
+    asked_to_train,
+    make_rules,
+    read_dealing,
+    read_shares,
+    write_cohort,
+    write_roster,
+)
 from protocol.update_encoding import make_encoding, plan_for_site, vector_size
 from protocol.vector import to_bytes
 from simulation.world import World
@@ -23,7 +32,7 @@ from tests.client.sites import ask
 
 
 class MaskedSites:
-    """All sites of a world, joined."""
+    """All sites of a world, joined. ``asked`` has digests of what was asked for last, by a sum's number."""
 
     def __init__(self, world: World, homes: Path) -> None:
         self.world = world
@@ -33,6 +42,7 @@ class MaskedSites:
         self.sites: dict[str, Site] = {}
         self.members: dict[str, Member] = {}
         self.noise_std = 0.0
+        self.asked: dict[int, bytes] = {}
         for name in world.site_names:
             self.restart(name)
             self.join(name)
@@ -81,6 +91,18 @@ class MaskedSites:
         )
         if following is not None:
             request.next.CopyFrom(write_roster(following))
+        self.asked[number] = asked_to_train(request)
+        return request
+
+    def evaluate_request(
+        self, cohort: Cohort, *, number: int = 1, adapter: NDArray[np.float32] | None = None
+    ) -> pb.Evaluate:
+        request = pb.Evaluate(
+            manifest_digest=self.manifest.digest,
+            adapter=to_bytes(self.world.initial_adapter if adapter is None else adapter),
+            cohort=write_cohort(cohort, number=number),
+        )
+        self.asked[number] = asked_to_evaluate(request)
         return request
 
     def train(
@@ -121,7 +143,7 @@ class MaskedSites:
             add_up(masked.values(), ring=ring, size=len(some)),
             ring=ring,
             roster=roster,
-            cohort=cohorts[survivors[0]],
+            cohort=replace(cohorts[survivors[0]], asked=self.asked[roster.number]),
             survivors=survivors,
             shares=shares,
         )

@@ -428,6 +428,63 @@ def test_a_cohort_of_other_than_one_dealing(scene: Scene, count: int) -> None:
         scene.sites.sessions[ME].check(request)
 
 
+# What a site was asked for is in what it signs.
+
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "another round": {"round": 2},
+    "another adapter": {"adapter": bytes(range(8))},
+    "another noise": {"noise_std": 1.0},
+}
+
+
+def trained_otherwise(scene: Scene, changes: dict[str, Any]) -> dict[str, pb.Trained]:
+    """A third sum, in which one site is asked for something else than the others."""
+    roster = scene.sites.roster(3)
+    dealing = scene.sites.dealing(roster)
+    trained = scene.sites.train(roster, dealing, [site for site in SITES if site != ME])
+    request = train_request(roster, dealing, ME)
+    for name, value in changes.items():
+        setattr(request, name, value)
+    trained[ME] = scene.sites.sessions[ME].contribute(UPDATES[ME], request, reach=REACH)
+    return {site: trained[site] for site in SITES}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_nobody_opens_a_sum_with_a_site_in_it_that_was_asked_for_something_else(
+    scene: Scene, what: str
+) -> None:
+    """Those who were asked for nothing would otherwise open that one's update."""
+    trained = trained_otherwise(scene, OTHERWISE[what])
+    signatures = scene.sites.confirm(trained, number=3)
+    some = {site: signature for site, signature in signatures.items() if site != ME}
+    for signed in (signatures, some):
+        for site in SITES:
+            with pytest.raises(AggregationError, match="ciphertext: .* did not sign these ciphertexts"):
+                scene.open(signed, trained, number=3, site=site)
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_those_who_were_asked_for_one_thing_open_their_sum(scene: Scene, what: str) -> None:
+    trained = trained_otherwise(scene, OTHERWISE[what])
+    del trained[ME]
+    signatures = scene.sites.confirm(trained, number=3)
+    found = scene.open(signatures, trained, number=3, site="east")
+    # Each update is off by ERROR at most; the sum is rounded to float32.
+    assert np.abs(found - plain_sum(trained)).max() <= 3 * ERROR + 3 * REACH * 2.0**-24
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_without_what_was_asked_in_the_signatures_it_is_opened(
+    scene: Scene, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: what refuses above is what was asked, and nothing else."""
+    monkeypatch.setattr("client.homomorphic_session.asked_to_train", lambda _request: b"")
+    trained = trained_otherwise(scene, OTHERWISE[what])
+    signatures = scene.sites.confirm(trained, number=3)
+    found = scene.open(signatures, trained, number=3, site="east")
+    assert np.abs(found - plain_sum()).max() <= 4 * ERROR + 4 * REACH * 2.0**-24
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_update_that_is_not_finite_leaves_nothing(scene: Scene, value: float) -> None:
     roster = scene.sites.roster(3)

@@ -14,6 +14,7 @@ from privacy.unmasking import hand_on
 from protocol import confide_pb2 as pb
 from protocol.sums import write_cohort, write_roster
 from tests.client.masked import (
+    ASKED,
     COUNT,
     RING,
     RULES,
@@ -115,9 +116,11 @@ def test_a_cohort_that_is_not_in_order_is_refused_before_anything_is_computed(tm
         (lambda message: setattr(message.dealt[0], "sealed", bytes(7)), "size"),
     ]:
         message = altered(change)
-        refused(lambda message=message: session.check(message), rule)
+        refused(lambda message=message: session.check(message, asked=ASKED, round_number=1), rule)
         refused(
-            lambda message=message: session.contribute(message, vector(SITE), ring=RING, round_number=1),
+            lambda message=message: session.contribute(
+                message, vector(SITE), asked=ASKED, ring=RING, round_number=1
+            ),
             rule,
         )
     assert path.read_bytes() == before
@@ -131,13 +134,15 @@ def test_a_following_sum_that_is_not_later_is_refused_before_anything_is_compute
     message, following = write_cohort(cohorts[SITE], number=1), write_roster(roster)
     following.number = number
     session = federation.sessions[SITE]
-    refused(lambda: session.check(message, following), "replay")
+    refused(lambda: session.check(message, asked=ASKED, round_number=1, following=following), "replay")
     refused(
-        lambda: session.contribute(message, vector(SITE), ring=RING, round_number=1, following=following),
+        lambda: session.contribute(
+            message, vector(SITE), asked=ASKED, ring=RING, round_number=1, following=following
+        ),
         "replay",
     )
     # What was refused was not done by half.
-    session.check(message)
+    session.check(message, asked=ASKED, round_number=1)
 
 
 def test_what_is_masked_once_is_not_masked_again(tmp_path: Path) -> None:
@@ -260,9 +265,9 @@ def test_a_second_process_on_the_same_file_goes_on_where_the_first_one_is(tmp_pa
     assert processes[0].join() == processes[1].join()
     roster = federation.roster(1)
     federation.sessions[SITE] = processes[0]
-    cohorts = hand_on(roster, federation.deal(roster))
+    cohorts = hand_on(roster, federation.deal(roster), asked=ASKED)
     for one in processes:
-        one.check(write_cohort(cohorts[SITE], number=1))
+        one.check(write_cohort(cohorts[SITE], number=1), asked=ASKED, round_number=1)
     federation.contribute(SITE, cohorts[SITE], 1)
     federation.sessions[SITE] = processes[1]
     refused(lambda: federation.contribute(SITE, cohorts[SITE], 1, salt=1), "replay")

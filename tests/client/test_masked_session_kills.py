@@ -31,6 +31,7 @@ from privacy.roster import Cohort, Roster, Rules
 from privacy.unmasking import add_up, hand_on
 from protocol.sums import read_dealing, read_shares, write_cohort, write_roster
 from tests.client.masked import (
+    ASKED,
     COUNT,
     RING,
     SITE,
@@ -175,7 +176,7 @@ class Sums:
         while SITE not in dealings:
             dealt = self.attempt(lambda deadly: self.site.ask("deal", write_roster(roster), deadly=deadly))
             dealings[SITE] = read_dealing(SITE, dealt)
-        cohorts = hand_on(roster, dealings)
+        cohorts = hand_on(roster, dealings, asked=ASKED)
         masked = {site: federation.contribute(site, cohorts[site], number)[0] for site in OTHERS}
         plain = {site: vector(site, number) for site in OTHERS}
         for salt in random.choices(range(3), k=3):
@@ -201,6 +202,7 @@ class Sums:
             "contribute",
             write_cohort(cohort, number=number),
             words,
+            asked=cohort.asked,
             ring=RING,
             round_number=number,
             deadly=deadly,

@@ -17,9 +17,7 @@ from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
 from privacy.noise import NoiseSource, keyed_source
 from protocol import confide_pb2 as pb
-from protocol.sums import write_cohort
 from protocol.update_encoding import make_encoding
-from protocol.vector import to_bytes
 from simulation.world import World
 from tests import tiny
 from tests.client.masked_sites import MaskedSites, plain_mean
@@ -131,10 +129,16 @@ def test_a_site_that_its_peers_file_has_another_key_for_tells_its_custodian(
 ) -> None:
     site, stranger = world.site("site-1", home=tmp_path / "site-1"), Identity.generate().public
     others = site._peers()
-    for changed in (others | {"site-1": stranger}, {"site-2": others["site-2"]}):
+    for changed, words in (
+        (others | {"site-1": stranger}, "custodian puts the federation's new peers.toml in its home"),
+        (
+            {"site-2": others["site-2"]},
+            "peers.toml: its custodian puts the federation's new one in its home",
+        ),
+    ):
         site._peers = lambda changed=changed: changed
         refused = join(site, world.manifest("run")).refused
-        assert "its custodian puts the federation's new peers.toml in its home" in refused.reason
+        assert words in refused.reason
     written = [entry.event for entry in audit_ledger(tmp_path / "site-1" / "ledger.db").entries]
     assert any(isinstance(event, Refused) for event in written)
     assert not (tmp_path / "site-1" / "secrets").exists()
@@ -201,11 +205,7 @@ def test_metrics_are_summed_under_the_same_masks(tiny_folder: Path, tmp_path: Pa
     roster = sites.roster()
     cohorts, masked = sites.deal(roster), {}
     for name, cohort in cohorts.items():
-        request = pb.Evaluate(
-            manifest_digest=sites.manifest.digest,
-            adapter=to_bytes(sites.world.initial_adapter),
-            cohort=write_cohort(cohort, number=1),
-        )
+        request = sites.evaluate_request(cohort)
         evaluated = sites.ask(name, "evaluated", evaluate=request)
         assert (evaluated.right, evaluated.examples) == (0, 0)
         masked[name] = METRICS_RING.unpack(evaluated.masked, size=2)
@@ -220,13 +220,8 @@ def test_metrics_are_summed_under_the_same_masks(tiny_folder: Path, tmp_path: Pa
 
 def test_metrics_that_could_not_leave_are_not_charged(tiny_folder: Path, tmp_path: Path) -> None:
     sites = MaskedSites(make_world(tiny_folder, metrics={"epsilon": 1.0}), tmp_path)
-    cohort = write_cohort(sites.deal(sites.roster())["site-1"], number=1)
-    cohort.dealt[1].sealed = bytes(80)
-    request = pb.Evaluate(
-        manifest_digest=sites.manifest.digest,
-        adapter=to_bytes(sites.world.initial_adapter),
-        cohort=cohort,
-    )
+    request = sites.evaluate_request(sites.deal(sites.roster())["site-1"])
+    request.cohort.dealt[1].sealed = bytes(80)
     assert "sealed" in ask(sites.sites["site-1"], evaluate=request).refused.reason
     assert not charges(tmp_path / "site-1")
 

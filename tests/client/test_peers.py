@@ -46,7 +46,9 @@ def test_each_mistake_has_one_line_that_names_it(
     path.write_text(tomli_w.dumps(table))
     with pytest.raises(PolicyFileError) as caught:
         read_peers(path)
-    found = str(caught.value).splitlines()
+    place, said = str(caught.value).split(": ", 1)
+    assert place == str(path)
+    found = said.splitlines()
     assert len(found) == len(lines)
     for line, beginning in zip(found, lines, strict=True):
         assert line.startswith(beginning)

@@ -28,6 +28,10 @@ CENTRAL = MASKS | {"privacy": {"unit": "site", "mechanism": "gaussian", "noise":
 UNCONFIRMED = MASKS | {"aggregation": {"confirm": False}}
 
 
+def masked(*, threshold: int, colluding: int) -> dict[str, Any]:
+    return MASKS | {"aggregation": {"threshold": threshold, "colluding": colluding}}
+
+
 def make_policy(*, budget: dict[str, Any] | None = None, **rules: Any) -> Policy:
     return Policy.model_validate({"budget": BUDGET | (budget or {}), "rules": rules})
 
@@ -94,8 +98,8 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         (
             "rules.colluding_sites",
             {"colluding_sites": colluding},
-            {"cohort": cohort, "secure_aggregation": "masks", "aggregation": {"threshold": least}},
-            {"cohort": cohort, "secure_aggregation": "masks", "aggregation": {"threshold": least - 1}},
+            {"cohort": cohort} | masked(threshold=least, colluding=colluding),
+            {"cohort": cohort} | masked(threshold=least - 1, colluding=colluding),
         )
         # The least t with 2t > n + c, written out.
         for cohort, colluding, least in [
@@ -110,8 +114,19 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (
         "rules.colluding_sites",
         {"colluding_sites": 1},
-        {"cohort": 5} | MASKS,
+        {"cohort": 5} | masked(threshold=4, colluding=1),
         {"cohort": 5, "secure_aggregation": "homomorphic"},
+    ),
+    # Noise in shares, and who masks with whom, are planned for as many as the job says.
+    *(
+        (
+            "rules.colluding_sites",
+            {"colluding_sites": colluding},
+            {"cohort": 10} | masked(threshold=10, colluding=planned) | unit,
+            {"cohort": 10} | masked(threshold=10, colluding=colluding - 1) | unit,
+        )
+        for colluding, planned in [(1, 1), (1, 2), (3, 3)]
+        for unit in ({}, {"privacy": SITE_UNIT["privacy"]})
     ),
     ("rules.base_models", {"base_models": [OTHER_BASE, BASE]}, {"base": BASE}, {"base": "ef" * 32}),
     (
@@ -168,8 +183,9 @@ def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
 def test_where_secure_aggregation_is_optional_anything_goes_that_keeps_its_own_promise() -> None:
     policy = make_policy(secure_aggregation="optional", colluding_sites=2)
     policy.check(make_manifest(cohort=3, secure_aggregation="none"), b"")
-    policy.check(make_manifest(cohort=9, **UNCONFIRMED), b"")
-    assert refused_by(policy, make_manifest(cohort=3, **UNCONFIRMED)) == "rules.colluding_sites"
+    unconfirmed = MASKS | {"aggregation": {"confirm": False, "colluding": 2}}
+    policy.check(make_manifest(cohort=9, **unconfirmed), b"")
+    assert refused_by(policy, make_manifest(cohort=3, **unconfirmed)) == "rules.colluding_sites"
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,9 +198,7 @@ def test_a_masked_run_passes_just_where_no_update_can_be_uncovered(
     A single honest site needs no attack: the sum without the others' updates is its own.
     """
     policy = make_policy(colluding_sites=colluding)
-    manifest = make_manifest(
-        cohort=cohort, secure_aggregation="masks", aggregation={"threshold": threshold}
-    )
+    manifest = make_manifest(cohort=cohort, **masked(threshold=threshold, colluding=colluding))
     honest = cohort - colluding
     splits = (sorted((first, honest - first)) for first in range(honest + 1))
     works = honest < 2 or any(fewer + colluding >= threshold for fewer, _ in splits)
@@ -198,8 +212,16 @@ def test_masks_of_too_few_sites_are_none() -> None:
     for cohort, colluding in [(1, 0), (2, 1), (3, 2), (3, 5)]:
         policy = make_policy(colluding_sites=colluding)
         with pytest.raises(PolicyError, match=f"expected {colluding + 2} sites at least"):
-            policy.check(make_manifest(cohort=cohort, **MASKS), b"")
-    make_policy(colluding_sites=1).check(make_manifest(cohort=3, **MASKS), b"")
+            policy.check(make_manifest(cohort=cohort, **masked(threshold=2, colluding=colluding)), b"")
+    make_policy(colluding_sites=1).check(make_manifest(cohort=3, **masked(threshold=3, colluding=1)), b"")
+
+
+@pytest.mark.parametrize("planned", range(3))
+def test_more_that_may_collude_than_a_run_is_planned_for_are_said_with_both_numbers(planned: int) -> None:
+    manifest = make_manifest(cohort=10, **masked(threshold=10, colluding=planned))
+    with pytest.raises(PolicyError, match=rf"aggregation\.colluding=3 at least, got {planned}$"):
+        make_policy(colluding_sites=3).check(manifest, b"")
+    make_policy(colluding_sites=planned).check(manifest, b"")
 
 
 def test_the_threshold_that_a_job_leaves_out_will_do_where_nobody_colludes() -> None:

@@ -352,7 +352,9 @@ def test_under_masks_a_site_without_the_others_keys_does_not_join(
     assert "its own log says why" in refused.reason
     assert "a site must know the other sites' keys" in caplog.text
     write_peers(tmp_path / "home", bytes(range(32)))
-    assert "peers.toml has another key for this site" in join(resident, coordinator, manifest).refused.reason
+    assert (
+        "peers.toml has another key for this site" in join(resident, coordinator, manifest).refused.reason
+    )
     assert not (tmp_path / "home" / "secrets").exists()
 
 

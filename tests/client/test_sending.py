@@ -23,7 +23,7 @@ from privacy.unmasking import add_up, hand_on, unmask
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
 from protocol.sparsification import decode_top, draw_support, support_seed
-from protocol.sums import make_rules, read_shares, write_cohort, write_roster
+from protocol.sums import asked_to_train, make_rules, read_shares, write_cohort, write_roster
 from protocol.update_encoding import make_encoding, plan_for_site, update_noise_std
 from protocol.vector import from_bytes
 from tests.client.masked import Federation, make_session, unmask_request
@@ -50,7 +50,14 @@ class Bare:
     """In the place of a masked session: what would be masked leaves as it is."""
 
     def contribute(
-        self, _cohort: pb.Cohort, words: Words, *, ring: Ring, round_number: int, following: object
+        self,
+        _cohort: pb.Cohort,
+        words: Words,
+        *,
+        asked: bytes,
+        ring: Ring,
+        round_number: int,
+        following: object,
     ) -> tuple[bytes, None]:
         return ring.pack(words), None
 
@@ -143,7 +150,8 @@ def test_a_masked_sum_is_the_mean_within_the_stated_rounding(bits: int) -> None:
     sites = names(SITES)
     federation = Federation({site: make_session(site, rules=rules) for site in sites}, rules)
     roster = federation.roster()
-    cohorts = hand_on(roster, federation.deal(roster))
+    request = request_of(manifest, plan)
+    cohorts = hand_on(roster, federation.deal(roster), asked=asked_to_train(request))
     # As long as training lets it be, and the noise that comes with it.
     noise = update_noise_std(manifest.job, plan)
     longest = manifest.job.training.learning_rate * manifest.job.privacy.clipping_norm
@@ -155,7 +163,6 @@ def test_a_masked_sum_is_the_mean_within_the_stated_rounding(bits: int) -> None:
     encoding, masked = grid(manifest, plan), {}
     for seed, site in enumerate(sites):
         sender = make_sender(manifest, federation.sessions[site], plan)
-        request = request_of(manifest, plan)
         request.cohort.CopyFrom(write_cohort(cohorts[site], number=1))
         sender.check(request)
         content, following = sender.send(updates[site], request, keyed_source(seed, "rounding"))
@@ -349,10 +356,10 @@ def test_the_secrets_for_the_next_sum_come_with_the_update() -> None:
     sessions = {site: make_session(site, rules=rules) for site in names(SITES)}
     federation = Federation(sessions, rules)
     roster, following = federation.roster(1), federation.roster(2)
-    cohorts = hand_on(roster, federation.deal(roster))
+    request = request_of(manifest, plan)
+    cohorts = hand_on(roster, federation.deal(roster), asked=asked_to_train(request))
     site, session = names(SITES)[0], federation.sessions[names(SITES)[0]]
     assert isinstance(session, MaskedSession)
-    request = request_of(manifest, plan)
     request.cohort.CopyFrom(write_cohort(cohorts[site], number=1))
     request.next.CopyFrom(write_roster(following))
     sender = make_sender(manifest, session, plan)

@@ -217,12 +217,13 @@ class Adversary:
 
         ``cohort`` is the one that the site was shown.
         """
-        own, add, subtract, unknown = cohort.of(site), [], [], 0
+        own, digest, add, subtract = cohort.of(site), cohort.digest(self.roster), [], []
+        unknown = 0
         seed = self.seed(site)
         if seed is None:
             unknown += 1
         else:
-            subtract.append(self_mask_key(seed, self.roster, site))
+            subtract.append(self_mask_key(seed, digest, site))
         for other in cohort.dealt:
             if other.site == site:
                 continue
@@ -230,7 +231,7 @@ class Adversary:
             for mine, theirs in ((own, other), (other, own)):
                 key = self.key(mine.site)
                 if key is not None:
-                    mask = pair_mask_key(AgreementKey(key), self.roster, own=mine, other=theirs)
+                    mask = pair_mask_key(AgreementKey(key), digest, own=mine, other=theirs)
             if mask is None:
                 unknown += 1
             else:

@@ -77,9 +77,9 @@ def test_nothing_is_left_from_one_exchange_to_the_next() -> None:
 
 def test_masks_that_come_again_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: one seed for a run, as if an exchange were not part of what keys are derived from."""
-    monkeypatch.setattr(secagg, "self_mask_key", lambda _seed, _roster, site: derive(b"run", site.encode()))
+    monkeypatch.setattr(secagg, "self_mask_key", lambda _seed, _cohort, site: derive(b"run", site.encode()))
     monkeypatch.setattr(
-        secagg, "pair_mask_key", lambda _pair, _roster, *, own, other: derive(b"run", other.site.encode())
+        secagg, "pair_mask_key", lambda _pair, _cohort, *, own, other: derive(b"run", other.site.encode())
     )
     ring = Ring(32)
     seen = exchanges(count=2, size=SIZE, ring=ring)
@@ -186,7 +186,7 @@ def test_without_pair_masks_a_survivor_is_read(monkeypatch: pytest.MonkeyPatch) 
     )
     closed = Closed(4, colluding=0, threshold=3, late=False, kind="steps")
     seed = closed.adversary.seed(ME)
-    own = secagg.self_mask_key(seed, closed.adversary.roster, ME)
+    own = secagg.self_mask_key(seed, closed.cohorts[ME].digest(closed.adversary.roster), ME)
     residue = apply_masks(closed.masked[ME], ring=closed.ring, subtract=[own])
     assert not looks_uniform(residue, ring=closed.ring)
 

@@ -381,5 +381,5 @@ def test_a_site_masks_for_no_cohort_without_its_neighbours(monkeypatch: pytest.M
     adversary.learn_revealed(liar.everyone, {site: answers[site] for site in others})
     seed = adversary.seed(target)
     masked = liar.masked(target, shown)[1]
-    own = secagg.self_mask_key(seed, liar.roster, target)
+    own = secagg.self_mask_key(seed, liar.cohort(target, shown).digest(liar.roster), target)
     np.testing.assert_array_equal(apply_masks(masked, ring=RING, subtract=[own]), liar.vectors[target])

@@ -21,6 +21,7 @@ from tests.privacy.exchanges import MANIFEST, Sites, draw_vectors, make_rules, n
 from tests.privacy.test_masking import mask
 from tests.privacy.test_sealing import hkdf
 
+ASKED = bytes(range(32, 64))
 VECTORS = Path(__file__).parent / "vectors" / "secagg.json"
 
 
@@ -34,11 +35,13 @@ def test_a_masked_vector_is_what_the_paper_says() -> None:
     sites, ring = Sites(make_rules(5)), Ring(32)
     roster = sites.roster()
     dealings = sites.deal(roster)
-    cohorts, vectors = hand_on(roster, dealings), draw_vectors(names(5), ring=ring, size=3)
+    cohorts = hand_on(roster, dealings, asked=ASKED)
+    vectors = draw_vectors(names(5), ring=ring, size=3)
     dealers = {site: sites.states[site].dealer for site in names(5)}
     masked = sites.contribute(cohorts, vectors, ring=ring)
+    cohort = cohorts[names(5)[0]].digest(roster)
     for site in names(5):
-        own = derived(dealers[site].seed, b"self mask", roster.digest, site.encode())
+        own = derived(dealers[site].seed, b"self mask", cohort, site.encode())
         expected = vectors[site] + mask(own, 3, ring)
         private = X25519PrivateKey.from_private_bytes(dealers[site].key)
         for other in names(5):
@@ -47,7 +50,7 @@ def test_a_masked_vector_is_what_the_paper_says() -> None:
             secret = private.exchange(X25519PublicKey.from_public_bytes(dealings[other].key))
             first, second = sorted([site, other])
             public = dealings[first].key, dealings[second].key
-            pair = derived(secret, b"pair mask", roster.digest, first.encode(), second.encode(), *public)
+            pair = derived(secret, b"pair mask", cohort, first.encode(), second.encode(), *public)
             expected = expected + mask(pair, 3, ring) if site < other else expected - mask(pair, 3, ring)
         np.testing.assert_array_equal(masked[site], expected)
 
@@ -57,7 +60,7 @@ def transcript() -> dict[str, object]:
     sites = Sites(make_rules(4), seed="vectors")
     roster = sites.roster(7)
     dealings = sites.deal(roster)
-    cohorts = hand_on(roster, dealings)
+    cohorts = hand_on(roster, dealings, asked=ASKED)
     survivors = [names(4)[0], *names(4)[2:]]
     masked: dict[str, dict[str, str]] = {}
     sums: dict[str, str] = {}
@@ -84,6 +87,7 @@ def transcript() -> dict[str, object]:
         sums[str(bits)] = ring.pack(plain).hex()
     return {
         "manifest": MANIFEST.hex(),
+        "asked": ASKED.hex(),
         "sessions": {
             each.site: {"key": each.key.hex(), "signature": each.signature.hex()} for each in roster.members
         },

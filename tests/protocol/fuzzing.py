@@ -20,6 +20,8 @@ from privacy.secagg_state import dump_state, load_state
 from privacy.unmasking import check_dealing, hand_on
 from protocol import confide_pb2 as pb
 from protocol.sums import (
+    asked_to_evaluate,
+    asked_to_train,
     read_cohort,
     read_dealing,
     read_roster,
@@ -116,10 +118,13 @@ class Fuzzer:
             read_roster(request.deal.roster, RULES)
             session.deal(request.deal.roster)
         elif kind in ("train", "evaluate"):
-            asked = request.train if kind == "train" else request.evaluate
-            read_cohort(asked.cohort, RULES)
-            following = request.train.next if kind == "train" and request.train.HasField("next") else None
-            session.check(asked.cohort, following)
+            if kind == "train":
+                cohort, asked = request.train.cohort, asked_to_train(request.train)
+            else:
+                cohort, asked = request.evaluate.cohort, asked_to_evaluate(request.evaluate)
+            read_cohort(cohort, RULES, asked=asked)
+            following = request.train.next if request.train.HasField("next") else None
+            session.check(cohort, asked=asked, round_number=request.train.round, following=following)
         elif kind == "confirm":
             session.confirm(request.confirm.number, request.confirm.survivors)
         elif kind == "unmask":

@@ -82,13 +82,15 @@ def test_a_dealings_parts_of_another_size_are_refused(field: str, size: int) -> 
         setattr(message, field, bytes(size))
     setattr(dealt, field, bytes(size))
     refused(lambda: read_dealing("a", message), "size", f"of a in .* bytes, got {size}")
-    refused(lambda: read_cohort(pb.Cohort(dealt=[dealt]), RULES), "size", f"of a in .*, got {size}")
+    refused(
+        lambda: read_cohort(pb.Cohort(dealt=[dealt]), RULES, asked=b""), "size", f"of a in .*, got {size}"
+    )
 
 
 def test_a_site_that_holds_no_share_gets_none() -> None:
     """Among many, not all are neighbours: what is empty for them is no wrong size."""
     dealt = pb.Dealt(site="a", key=KEY, commitment=KEY)
-    assert read_cohort(pb.Cohort(dealt=[dealt]), RULES).of("a").sealed == b""
+    assert read_cohort(pb.Cohort(dealt=[dealt]), RULES, asked=b"").of("a").sealed == b""
     refused(lambda: read_dealing("a", pb.Dealing(key=KEY, commitment=KEY, sealed=[b""])), "size")
 
 
@@ -98,7 +100,7 @@ def test_more_sites_than_the_run_has_are_not_even_looked_at(count: int) -> None:
     cohort = pb.Cohort(number=1, dealt=[pb.Dealt(site="a")] * count)
     tracemalloc.start()
     refused(lambda: read_roster(roster, RULES), "cohort", f"at most 4 sites, got {count}")
-    refused(lambda: read_cohort(cohort, RULES), "cohort", f"at most 4 sites, got {count}")
+    refused(lambda: read_cohort(cohort, RULES, asked=b""), "cohort", f"at most 4 sites, got {count}")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # An error and its traceback, whatever the count.
@@ -142,7 +144,11 @@ def test_shares_of_another_size_are_refused(size: int) -> None:
         (5, {"federation": {"min_sites": 3}}, ["federation.min_sites=3", "aggregation.threshold=4 of 5"]),
         (5, {"federation": {"min_sites": 3}}, ["raise min_sites", "lower threshold, 3 at least"]),
         (4, {"aggregation": {"threshold": 2}}, ["[aggregation]", "threshold above 2", "threshold=2"]),
-        (3, {"aggregation": {"threshold": 4}}, ["federation.min_sites=3", "aggregation.threshold=4 of 3"]),
+        (
+            3,
+            {"aggregation": {"threshold": 4}},
+            ["aggregation.threshold=4: expected at most 3, the number of sites"],
+        ),
         (4, {"aggregation": {"colluding": 2}}, ["[aggregation]", "threshold above 3", "colluding=2"]),
         (3, {"aggregation": {"colluding": 2, "threshold": 3}}, ["[aggregation]", "of two beside"]),
     ],
@@ -212,10 +218,11 @@ def test_dealings_and_cohorts_come_back(sites: list[str], data: st.DataObject, n
                 sealed=data.draw(st.one_of(st.just(b""), of(80))),
             )
             for site, key in zip(sites, keys, strict=True)
-        )
+        ),
+        asked=data.draw(of(32)),
     )
     message = pb.Cohort.FromString(write_cohort(cohort, number=number).SerializeToString())
-    assert (read_cohort(message, RULES), message.number) == (cohort, number)
+    assert (read_cohort(message, RULES, asked=cohort.asked), message.number) == (cohort, number)
     dealing = Dealing(
         site=sites[0],
         key=keys[0],

@@ -18,7 +18,7 @@ from privacy.noise import fresh_source
 from privacy.secagg import SURVIVORS_PURPOSE
 from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Reply, Request
-from protocol.sums import make_rules
+from protocol.sums import asked_to_evaluate, asked_to_train, make_rules
 from protocol.update_encoding import make_encoding
 from server.run_folder import RunFolder
 from tests.server.runs import LAYOUT
@@ -103,9 +103,18 @@ class MaskedPost(ScriptedPost):
         if kind == "unmask":
             return Reply(site=site, unmasked=session.reveal(request.unmask)[0])
         if kind == "train":
-            session.check(request.train.cohort, following(request.train))
+            session.check(
+                request.train.cohort,
+                asked=asked_to_train(request.train),
+                round_number=number,
+                following=following(request.train),
+            )
         if kind == "evaluate":
-            session.check(request.evaluate.cohort)
+            session.check(
+                request.evaluate.cohort,
+                asked=asked_to_evaluate(request.evaluate),
+                round_number=number + 1,
+            )
         reply = super().answer(site, request, number)
         if kind == "join":
             member = session.join()
@@ -115,7 +124,11 @@ class MaskedPost(ScriptedPost):
             told = reply.evaluated
             words = METRICS_RING.words(np.array([told.right, told.examples], np.int64))
             told.masked, _ = session.contribute(
-                request.evaluate.cohort, words, ring=METRICS_RING, round_number=number + 1
+                request.evaluate.cohort,
+                words,
+                asked=asked_to_evaluate(request.evaluate),
+                ring=METRICS_RING,
+                round_number=number + 1,
             )
             told.right = told.examples = 0
         else:

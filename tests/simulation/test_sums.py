@@ -350,7 +350,7 @@ def test_a_whole_site_sends_random_numbers(tiny_folder: Path, tmp_path: Path) ->
     [
         ({"federation": {"sites": 1}}, 'set secure_aggregation="none"'),
         ({"federation": {"sites": 3, "min_sites": 2}}, "needs aggregation.threshold=3 of 3 sites"),
-        ({"aggregation": {"threshold": 4}}, "needs aggregation.threshold=4 of 3 sites"),
+        ({"aggregation": {"threshold": 4}}, "aggregation.threshold=4: expected at most 3"),
         ({"federation": {"sites": 4}, "aggregation": {"threshold": 2}}, r"threshold above 2"),
         ({"aggregation": {"colluding": 2}}, r"\[aggregation\]"),
     ],
