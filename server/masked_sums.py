@@ -218,7 +218,11 @@ class MaskedSums:
                 manifest_digest=self._manifest.digest,
                 number=roster.number,
                 survivors=survivors,
-                signatures=[Signed(site=site, signature=one) for site, one in signatures.items()],
+                # More would only be more for each site to verify.
+                signatures=[
+                    Signed(site=site, signature=signatures[site])
+                    for site in sorted(signatures)[: self._rules.threshold]
+                ],
             )
         )
         # Who did not confirm would have to refuse, and be gone for having been slow.

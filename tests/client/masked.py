@@ -7,19 +7,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from client import masked_session
 from client.masked_session import MaskedSession
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Member, Roster, Rules
 from privacy.unmasking import add_up, hand_on, unmask
 from protocol import confide_pb2 as pb
-from protocol.sums import read_dealing, read_shares, write_cohort, write_roster
+from protocol.sums import (
+    asked_to_evaluate,
+    asked_to_train,
+    read_cohort,
+    read_dealing,
+    read_shares,
+    write_cohort,
+    write_roster,
+)
 from tests.privacy.exchanges import forge_signature, identity_of, make_rules, names, peers_of
 
 COUNT, SIZE, RING = 4, 5, Ring(16)
 RULES = make_rules(COUNT)
 SITE = names(COUNT)[1]
 ASKED = bytes(range(32))  # a digest of what sites are asked to contribute
+
+
+def asked_for(request: pb.Train | pb.Evaluate) -> bytes:
+    return asked_to_train(request) if isinstance(request, pb.Train) else asked_to_evaluate(request)
+
+
+def unbind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites whose masks are not bound to what they are asked for."""
+
+    def read(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
+        return read_cohort(message, rules, asked=b"")
+
+    monkeypatch.setattr(masked_session, "read_cohort", read)
 
 
 def make_session(

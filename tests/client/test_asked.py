@@ -1,9 +1,9 @@
 """A coordinator that asks one honest site for another thing than the others, and looks at their sum.
 
-Nobody colludes, and all mask with one another. What the others are asked for comes to nothing, or to what is
-known: a grid too coarse for their updates, a round with no learning rate left, an adapter that nothing moves,
-metrics in place of an update. Without what was asked in the masks' keys, the sum is the one site's update
-(Pasquini, Francati and Ateniese 2022, arXiv:2111.07380).
+Nobody colludes, and all mask with one another. What the others are asked for comes to nothing, or to what
+is known: a grid too coarse for their updates, a round with no learning rate left, an adapter that nothing
+moves, metrics in place of an update. Without what was asked in the masks' keys, the sum is the one site's
+update (Pasquini, Francati and Ateniese 2022, arXiv:2111.07380).
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client import masked_session
 from client.sending import METRICS_RING
 from privacy.errors import AggregationError
 from privacy.noise import keyed_source
 from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Rules
 from privacy.unmasking import add_up, hand_on
 from protocol import confide_pb2 as pb
-from protocol.sums import (
-    asked_to_evaluate,
-    asked_to_train,
-    make_rules,
-    read_cohort,
-    read_shares,
-    write_cohort,
-)
-from tests.client.masked import Federation, make_session
+from protocol.sums import asked_to_evaluate, make_rules, read_shares, write_cohort
+from tests.client.masked import Federation, asked_for, make_session, unbind
 from tests.client.test_sending import draw_update, grid, make_manifest, make_sender, plan_of, request_of
 from tests.privacy.exchanges import Adversary, looks_uniform, names
 
@@ -44,18 +35,9 @@ TARGET, OTHERS = ALL[1], [site for site in ALL if site != ALL[1]]
 Request = pb.Train | pb.Evaluate
 
 
-def asked_for(request: Request) -> bytes:
-    return asked_to_train(request) if isinstance(request, pb.Train) else asked_to_evaluate(request)
-
-
 @pytest.fixture
 def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites whose masks are not bound to what they are asked for."""
-
-    def read(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
-        return read_cohort(message, rules, asked=b"")
-
-    monkeypatch.setattr(masked_session, "read_cohort", read)
+    unbind(monkeypatch)
 
 
 class Lie:
@@ -116,7 +98,7 @@ class Lie:
         return read_shares(self.federation.sessions[site].reveal(request)[0], self.roster)
 
     def uncover(self) -> Words:
-        """All that the coordinator can take off the sum: the others confirm and reveal without the target."""
+        """All that the coordinator can take off the sum: the others confirm and reveal without it."""
         signatures = self.signatures()
         some = {site: signatures[site] for site in OTHERS}
         adversary = Adversary(self.roster)
@@ -203,8 +185,8 @@ def test_without_what_was_asked_in_the_masks_the_target_is_read(what: str) -> No
     lie = Lie(change, bits=bits, bound=False)
     found, words, ring = lie.uncover(), lie.target_words(), Ring(bits)
     assert not looks_uniform(found, ring=ring)
-    # On the coarse grid a number of the others is below 1e-12 of a step: it rounds to another than 0 once in
-    # 5e7 sums.
+    # On the coarse grid a number of the others is below 1e-12 of a step: it rounds to another than 0 once
+    # in 5e7 sums.
     np.testing.assert_array_equal(found, words)
 
 

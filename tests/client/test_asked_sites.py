@@ -1,4 +1,4 @@
-"""Whole sites, of which a coordinator asks one for another thing than the others: it reads nothing of it."""
+"""Whole sites, of which a coordinator asks one for something else: it reads nothing of that one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client import masked_session
 from client.sending import METRICS_RING
 from privacy.noise import keyed_source
 from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Rules
+from privacy.roster import Cohort
 from privacy.unmasking import add_up
 from protocol import confide_pb2 as pb
-from protocol.sums import asked_to_evaluate, asked_to_train, read_cohort, read_shares
+from protocol.sums import read_shares
 from protocol.update_encoding import make_encoding
 from simulation.world import World
 from tests import tiny
+from tests.client.masked import asked_for, unbind
 from tests.client.masked_sites import MaskedSites, plain_mean
 from tests.client.sites import ask
 from tests.privacy.exchanges import Adversary
@@ -32,15 +32,6 @@ Request = pb.Train | pb.Evaluate
 
 def make_world(folder: Path, **changes: Any) -> World:
     return World(tiny.job(folder, federation={"sites": 4}, seeds=SEEDS, **changes))
-
-
-def unbind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites whose masks are not bound to what they are asked for."""
-
-    def read(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
-        return read_cohort(message, rules, asked=b"")
-
-    monkeypatch.setattr(masked_session, "read_cohort", read)
 
 
 class Lie:
@@ -90,10 +81,6 @@ class Lie:
         }
 
 
-def asked_for(request: Request) -> bytes:
-    return asked_to_train(request) if isinstance(request, pb.Train) else asked_to_evaluate(request)
-
-
 @pytest.mark.parametrize("bound", [True, False])
 def test_others_on_a_grid_too_coarse_for_their_updates(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: bool
@@ -115,7 +102,7 @@ def test_others_on_a_grid_too_coarse_for_their_updates(
     encoding, words = encoding_of(sites), integers(sites, own)
     off = sites.ring.centred(sites.ring.reduced(total - words)).astype(float)
     if bound:
-        # Uniform off: in units of the ring's width, mean square 1/12, whose own deviation is 1/√(180 n). Six.
+        # Uniform off: in units of the ring's width, mean square 1/12, deviation 1/√(180 n): six.
         mean_square = float(np.mean((off / 2**16) ** 2))
         assert abs(mean_square - 1 / 12) < 6 / np.sqrt(180 * sites.size)
         assert np.abs(encoding.mean(total, count=1) - own).max() > 3 * np.abs(own).max()
@@ -134,7 +121,7 @@ def test_others_that_are_asked_for_metrics(
         unbind(monkeypatch)
     world = make_world(tiny_folder, secure_aggregation="masks", metrics={"epsilon": 1.0})
     sites = MaskedSites(world, tmp_path / "masked")
-    lie = Lie(sites, lambda cohort: sites.evaluate_request(cohort), bound=bound)
+    lie = Lie(sites, sites.evaluate_request, bound=bound)
     residues = lie.residues()
     both = [residues[lie.target][:4].copy().view(np.uint64), *(residues[name] for name in lie.others)]
     seen = add_up(both, ring=METRICS_RING, size=2)[1] - sum(world.sizes[name] for name in lie.others)

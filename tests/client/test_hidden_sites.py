@@ -49,6 +49,18 @@ def test_what_was_summed_is_in_every_ledger_once_it_is_uncovered(hidden: MaskedS
     assert len(summed(hidden.homes / "site-1")) == 1
 
 
+def test_noise_that_is_drawn_again_bounds_nothing_and_is_not_recorded(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    job = tiny.job(tiny_folder, secure_aggregation="masks", privacy=PRIVACY, seeds={"noise": 5})
+    keyed = MaskedSites(World(job), tmp_path)
+    roster = keyed.roster()
+    cohorts = keyed.deal(roster)
+    masked, _ = keyed.train(cohorts)
+    keyed.uncover(roster, cohorts, masked)
+    assert all(not summed(keyed.homes / name) for name in masked)
+
+
 def test_noise_is_in_the_sum_and_the_updates_clipped(
     hidden: MaskedSites, monkeypatch: pytest.MonkeyPatch
 ) -> None:

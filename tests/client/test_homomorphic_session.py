@@ -459,7 +459,7 @@ def test_nobody_opens_a_sum_with_a_site_in_it_that_was_asked_for_something_else(
     some = {site: signature for site, signature in signatures.items() if site != ME}
     for signed in (signatures, some):
         for site in SITES:
-            with pytest.raises(AggregationError, match="ciphertext: .* did not sign these ciphertexts"):
+            with pytest.raises(AggregationError, match=r"ciphertext: .* did not sign these ciphertexts"):
                 scene.open(signed, trained, number=3, site=site)
 
 

@@ -133,7 +133,7 @@ def test_a_site_that_its_peers_file_has_another_key_for_tells_its_custodian(
         (others | {"site-1": stranger}, "custodian puts the federation's new peers.toml in its home"),
         (
             {"site-2": others["site-2"]},
-            "peers.toml: its custodian puts the federation's new one in its home",
+            "its custodian puts the federation's new one in its home",
         ),
     ):
         site._peers = lambda changed=changed: changed

@@ -18,6 +18,8 @@ from privacy.roster import Cohort, Dealing, Dealt, Member, Roster
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
 from protocol.sums import (
+    asked_to_evaluate,
+    asked_to_train,
     check_sums,
     make_rules,
     read_cohort,
@@ -203,6 +205,43 @@ def test_rosters_come_back(number: int, left_out: str | None) -> None:
     message = pb.Roster.FromString(write_roster(roster).SerializeToString())
     assert read_roster(message, RULES) == roster
     assert read_roster(message, RULES).digest == roster.digest
+
+
+ASKED = [
+    pb.Train(),
+    pb.Train(round=1),
+    pb.Train(round=2),
+    pb.Train(noise_std=1.0),
+    pb.Train(noise_std=1.0 + 2.0**-52),
+    pb.Train(adapter=bytes(1)),
+    pb.Train(adapter=bytes(2)),
+    pb.Train(round=1, noise_std=1.0, adapter=bytes(1)),
+    pb.Evaluate(),
+    pb.Evaluate(adapter=bytes(1)),
+    pb.Evaluate(adapter=bytes(2)),
+]
+
+
+def test_what_is_asked_has_a_digest_of_its_own() -> None:
+    """Sites that are asked for two different things have no mask in common."""
+    digests = [
+        asked_to_train(request) if isinstance(request, pb.Train) else asked_to_evaluate(request)
+        for request in ASKED
+    ]
+    assert {len(digest) for digest in digests} == {32}
+    assert len(set(digests)) == len(digests)
+    cohort = Cohort(dealt=(Dealt(site="a", key=KEY, commitment=KEY, sealed=SEALED),))
+    cohorts = {replace(cohort, asked=digest).digest(ROSTER) for digest in digests}
+    assert len(cohorts | {cohort.digest(ROSTER)}) == len(digests) + 1
+
+
+def test_what_differs_from_site_to_site_is_not_in_it() -> None:
+    """Shares are sealed for each, and the sum's number is in the roster's digest."""
+    one, other = pb.Train(round=1), pb.Train(round=1)
+    other.cohort.number = 7
+    other.cohort.dealt.add(site="a", sealed=SEALED)
+    other.next.number = 8
+    assert asked_to_train(one) == asked_to_train(other)
 
 
 @settings(max_examples=50, deadline=None)
