@@ -74,7 +74,7 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
         rules = make_rules(manifest)
         masked = MaskedSession(site=name, rules=rules, identity=identity, peers=peers, path=None)
     sender = Sender(
-        manifest=manifest, update_size=layout.update_size, plan=plan, masked=masked, residual=None
+        manifest=manifest, update_size=layout.update_size, plan=plan, sums=masked, residual=None
     )
 
     def join() -> Joined:
@@ -116,7 +116,7 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
         elif kind == "deal":
             reply = Reply(site=name, dealing=masked.deal(request.deal.roster))
         elif kind == "confirm":
-            signature = masked.confirm(request.confirm.number, request.confirm.survivors)
+            signature = masked.confirm(request.confirm)
             reply = Reply(site=name, confirmed=pb.Confirmed(signature=signature))
         else:
             reply = Reply(site=name, unmasked=masked.reveal(request.unmask)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,9 +101,11 @@ class MaskedSession(SumSession[SiteState]):
         self._secrets.keep(ready.state)
         return ring.pack(masked), ready.dealing
 
-    def confirm(self, number: int, survivors: Sequence[str]) -> bytes:
+    def confirm(self, message: pb.Confirm) -> bytes:
         """A signature under the survivors. Raises AggregationError."""
-        state, signature = confirm(self._secrets.now(), survivors, number=number, identity=self._identity)
+        state, signature = confirm(
+            self._secrets.now(), message.survivors, number=message.number, identity=self._identity
+        )
         self._secrets.keep(state)
         return signature
 

@@ -30,34 +30,33 @@ METRICS_RING = Ring(64)
 class Sender:
     """Makes what leaves of one run's updates, float32[update_size].
 
-    ``plan`` is the run's, as the ledger has it. ``masked`` is None where nothing is masked, ``residual``
-    where everything is sent at once, ``homomorphic`` where nothing is encrypted.
+    ``plan`` is the run's, as the ledger has it. ``sums`` is the site's part in sums that hide
+    updates, None where the coordinator reads each; ``residual`` is None where everything is sent at once.
     """
 
     manifest: Manifest
     update_size: int
     plan: Plan
-    masked: MaskedSession | None
+    sums: MaskedSession | HomomorphicSession | None
     residual: Residual | None
-    homomorphic: HomomorphicSession | None = None
 
     def check(self, request: pb.Train) -> None:
         """Raises AggregationError, PlanError or ProtocolError where an update would not leave."""
-        if self.masked is not None:
+        if isinstance(self.sums, HomomorphicSession):
+            self.sums.check(request)
+        elif self.sums is not None:
             self._encoding(request)
-            self.masked.check(
+            self.sums.check(
                 request.cohort,
                 asked=asked_to_train(request),
                 round_number=request.round,
                 following=_following(request),
             )
-        elif self.homomorphic is not None:
-            self.homomorphic.check(request)
 
     def reply(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
         """The answer to a round's request, but for the receipt."""
-        if self.homomorphic is not None:
-            return self.homomorphic.contribute(update, request, reach=update_reach(self.manifest.job))
+        if isinstance(self.sums, HomomorphicSession):
+            return self.sums.contribute(update, request, reach=update_reach(self.manifest.job))
         sent, dealing = self.send(update, request, source)
         return pb.Trained(round=request.round, update=sent, next=dealing)
 
@@ -71,8 +70,8 @@ class Sender:
         vector = update
         if self.residual is not None:
             vector = self.residual.add(update, round_number=request.round)
-        if self.masked is None:
-            return self._open(vector, request.round), None
+        if self.sums is None or isinstance(self.sums, HomomorphicSession):
+            return self._plain(vector, request.round), None
         support = self._support(request.round)
         chosen = vector if support is None else support.take(vector)
         encoding = self._encoding(request)
@@ -85,7 +84,7 @@ class Sender:
         else:
             integers = encoding.integers(chosen, source)
         self._keep(vector, chosen, support, request.round)
-        return self.masked.contribute(
+        return self.sums.contribute(
             request.cohort,
             encoding.words(integers),
             asked=asked_to_train(request),
@@ -94,7 +93,7 @@ class Sender:
             following=_following(request),
         )
 
-    def _open(self, vector: NDArray[np.float32], round_number: int) -> bytes:
+    def _plain(self, vector: NDArray[np.float32], round_number: int) -> bytes:
         """Float32 for a coordinator that reads each site's update."""
         compression = self.manifest.job.compression
         if compression.kind == "top-k":

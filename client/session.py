@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.homomorphic_session import HomomorphicSession
-from client.masked_session import MaskedSession
 from client.sending import Sender
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger import Ledger
@@ -23,8 +21,7 @@ class Session:
     """A run that was joined; ``dataset`` is the data's number in the ledger.
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
-    ``metrics`` is for the one release after it, None if the job asks for none. ``masked`` is there for sums
-    under masks, ``homomorphic`` for those of ciphertexts.
+    ``metrics`` is for the one release after it, None if the job asks for none.
     """
 
     manifest: Manifest
@@ -32,11 +29,9 @@ class Session:
     plan: Plan
     training: Plan
     sender: Sender
-    masked: MaskedSession | None
     metrics: Plan | None
     ledger: Ledger
     dataset: int
-    homomorphic: HomomorphicSession | None = None
 
     @property
     def digest(self) -> str:

@@ -16,7 +16,7 @@ from client.residual import Residual
 from client.sending import METRICS_RING, Sender
 from client.session import Session, check_manifest, plan_metrics, plan_training
 from client.stopping import Between, no_pause
-from client.summing import KINDS, answer_about_sum, open_secrets
+from client.summing import KINDS, answer_about_sum, open_sum_session
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
 from privacy.entries import Purpose
@@ -118,9 +118,9 @@ class Site:
             public_key=self._signer().public,
             noise_std=update_noise_std(manifest.job, session.plan),
         )
-        secrets = session.masked or session.homomorphic
-        if secrets is not None:
-            member = secrets.join()
+        sums = session.sender.sums
+        if sums is not None:
+            member = sums.join()
             joined.session_key, joined.session_signature = member.key, member.signature
         return joined
 
@@ -159,9 +159,7 @@ class Site:
         size = adapted.layout.update_size
         plan = plan_for_site(manifest, update_size=size) if job.privacy.unit == "site" else training
         self._home.policy.check_cost(plan)
-        secrets = self._secrets(manifest) if job.secure_aggregation != "none" else None
-        masked = secrets if isinstance(secrets, MaskedSession) else None
-        homomorphic = secrets if isinstance(secrets, HomomorphicSession) else None
+        sums = self._secrets(manifest) if job.secure_aggregation != "none" else None
         residual = Residual(size) if job.compression.kind != "none" else None
         session = Session(
             manifest=manifest,
@@ -172,12 +170,9 @@ class Site:
                 manifest=manifest,
                 update_size=size,
                 plan=plan,
-                masked=masked,
+                sums=sums,
                 residual=residual,
-                homomorphic=homomorphic,
             ),
-            masked=masked,
-            homomorphic=homomorphic,
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
@@ -194,7 +189,7 @@ class Site:
         return session
 
     def _secrets(self, manifest: Manifest) -> MaskedSession | HomomorphicSession:
-        return open_secrets(
+        return open_sum_session(
             manifest,
             site=self.name,
             identity=self._signer(),
@@ -235,17 +230,18 @@ class Site:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
-        if session.masked is not None:
-            session.masked.check(request.cohort, asked=asked_to_evaluate(request), round_number=last + 1)
+        sums = session.sender.sums
+        if isinstance(sums, MaskedSession):
+            sums.check(request.cohort, asked=asked_to_evaluate(request), round_number=last + 1)
         receipt = self._reserve(session, plan, last, purpose="metrics")
         right = count_right(adapted, adapter, self._examples)
         # Steps count from 0: none of the training has this number.
         source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
         released = right.release(plan.mechanism, source)
-        if session.masked is None:
+        if not isinstance(sums, MaskedSession):
             return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
         words = METRICS_RING.words(np.array([released, len(self._examples)], np.int64))
-        masked, _ = session.masked.contribute(
+        masked, _ = sums.contribute(
             request.cohort,
             words,
             asked=asked_to_evaluate(request),
@@ -310,9 +306,8 @@ class Site:
         session = self._session
         if session is not None and session.manifest.digest == digest:
             self._allowed(session.manifest, session.signature, session.ledger)
-            secrets = session.masked or session.homomorphic
-            if secrets is not None:
-                secrets.know(self._peers())
+            if session.sender.sums is not None:
+                session.sender.sums.know(self._peers())
         else:
             kept = self._home.manifest(digest)
             if kept is None:

@@ -20,7 +20,7 @@ from protocol.update_encoding import update_reach
 KINDS = frozenset({"deal", "confirm", "unmask", "open"})
 
 
-def open_secrets(
+def open_sum_session(
     manifest: Manifest,
     *,
     site: str,
@@ -55,25 +55,16 @@ def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.
 
     Raises AggregationError, and ProtocolError for a step that the run's sums do not have.
     """
-    kind = request.WhichOneof("kind")
-    if session.masked is not None:
-        if kind == "deal":
-            return pb.Reply(site=site, dealing=session.masked.deal(request.deal.roster))
-        if kind == "confirm":
-            signature = session.masked.confirm(request.confirm.number, request.confirm.survivors)
-            return pb.Reply(site=site, confirmed=pb.Confirmed(signature=signature))
-        if kind == "unmask":
-            return pb.Reply(site=site, unmasked=_unmask(session, session.masked, request.unmask))
-    if session.homomorphic is not None:
-        if kind == "deal":
-            return pb.Reply(site=site, dealing=session.homomorphic.deal(request.deal.roster))
-        if kind == "confirm":
-            signature = session.homomorphic.confirm(request.confirm)
-            return pb.Reply(site=site, confirmed=pb.Confirmed(signature=signature))
-        if kind == "open":
-            reach, size = update_reach(session.manifest.job), session.sender.update_size
-            opened = session.homomorphic.open(request.open, update_size=size, reach=reach)
-            return pb.Reply(site=site, opened=opened)
+    kind, sums = request.WhichOneof("kind"), session.sender.sums
+    if sums is not None and kind == "deal":
+        return pb.Reply(site=site, dealing=sums.deal(request.deal.roster))
+    if sums is not None and kind == "confirm":
+        return pb.Reply(site=site, confirmed=pb.Confirmed(signature=sums.confirm(request.confirm)))
+    if isinstance(sums, MaskedSession) and kind == "unmask":
+        return pb.Reply(site=site, unmasked=_unmask(session, sums, request.unmask))
+    if isinstance(sums, HomomorphicSession) and kind == "open":
+        reach, size = update_reach(session.manifest.job), session.sender.update_size
+        return pb.Reply(site=site, opened=sums.open(request.open, update_size=size, reach=reach))
     raise ProtocolError(
         f"asked to {kind} in a run of secure_aggregation={session.manifest.job.secure_aggregation!r}: its "
         "sums have no such step"

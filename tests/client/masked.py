@@ -133,12 +133,17 @@ class Federation:
     ) -> dict[str, bytes]:
         """Confirm and reveal, whatever the others said: who colludes signs anything."""
         if self.rules.confirm:
-            self.sessions[site].confirm(roster.number, survivors)
+            self.sessions[site].confirm(listed(survivors, roster.number))
             self.left.confirmed(site, cohort, survivors)
         message, _ = self.sessions[site].reveal(unmask_request(roster, cohort, survivors))
         shares = read_shares(message, roster)
         self.left.revealed(site, cohort, survivors, shares)
         return shares
+
+
+def listed(survivors: Sequence[str], number: int = 1) -> pb.Confirm:
+    """The request to confirm a sum of these."""
+    return pb.Confirm(number=number, survivors=survivors)
 
 
 def unmask_request(roster: Roster, cohort: Cohort, survivors: Sequence[str]) -> pb.Unmask:

@@ -23,7 +23,7 @@ from privacy.ring import Ring, Words
 from privacy.unmasking import add_up, hand_on
 from protocol import confide_pb2 as pb
 from protocol.sums import asked_to_evaluate, make_rules, read_shares, write_cohort
-from tests.client.masked import Federation, asked_for, make_session, unbind
+from tests.client.masked import Federation, asked_for, listed, make_session, unbind
 from tests.client.test_sending import draw_update, grid, make_manifest, make_sender, plan_of, request_of
 from tests.privacy.exchanges import Adversary, looks_uniform, names
 
@@ -90,7 +90,7 @@ class Lie:
         return np.zeros(SIZE, np.float32)
 
     def signatures(self) -> dict[str, bytes]:
-        return {site: self.federation.sessions[site].confirm(1, ALL) for site in ALL}
+        return {site: self.federation.sessions[site].confirm(listed(ALL)) for site in ALL}
 
     def reveal(self, site: str, signatures: Mapping[str, bytes]) -> dict[str, bytes]:
         signed = [pb.Signed(site=name, signature=signature) for name, signature in signatures.items()]

@@ -21,6 +21,7 @@ from tests.client.masked import (
     SITE,
     contributed,
     dealt,
+    listed,
     make_federation,
     make_session,
     plain_sum,
@@ -163,16 +164,16 @@ def test_who_survived_is_said_once_and_revealed_once(tmp_path: Path) -> None:
     refused(lambda: session.reveal(unmask_request(roster, cohorts[SITE], ALL)), "survivors", "confirmed")
     for wrong in (OTHERS, ALL[:2], [*ALL, "stranger"], ALL[::-1]):
         with pytest.raises(AggregationError):
-            session.confirm(1, wrong)
-    assert session.confirm(1, ALL) == session.confirm(1, ALL)
-    refused(lambda: make_session(path=path).confirm(1, fewer), "survivors", "two lists")
+            session.confirm(listed(wrong))
+    assert session.confirm(listed(ALL)) == session.confirm(listed(ALL))
+    refused(lambda: make_session(path=path).confirm(listed(fewer)), "survivors", "two lists")
     refused(lambda: session.reveal(unmask_request(roster, cohorts[SITE], fewer)), "survivors")
     federation.reveal(SITE, roster, cohorts[SITE], ALL)
     for again in (session, make_session(path=path)):
         with pytest.raises(LostError):
             again.reveal(unmask_request(roster, cohorts[SITE], ALL))
         with pytest.raises(LostError):
-            again.confirm(1, fewer)
+            again.confirm(listed(fewer))
 
 
 @pytest.mark.parametrize("whose", ["one's own alone", "another list", "another site's", "not enough"])
@@ -180,7 +181,7 @@ def test_shares_are_revealed_for_what_survivors_signed_alone(whose: str) -> None
     federation = make_federation()
     roster, cohorts, _ = contributed(federation)
     session = federation.sessions[SITE]
-    session.confirm(1, ALL)
+    session.confirm(listed(ALL))
     message = unmask_request(roster, cohorts[SITE], ALL)
     if whose == "one's own alone":
         del message.signatures[1:]
@@ -242,7 +243,7 @@ def test_the_secrets_of_another_site_or_run_are_refused(tmp_path: Path) -> None:
     object.__setattr__(other_run, "manifest", hashlib.sha256(b"another").digest())
     for session in (make_session(OTHERS[0], path=path), make_session(rules=other_run, path=path)):
         refused(session.join, "secrets", "of another site or run")
-        refused(lambda session=session: session.confirm(1, ALL), "secrets", "of another site or run")
+        refused(lambda session=session: session.confirm(listed(ALL)), "secrets", "of another site or run")
 
 
 @pytest.mark.parametrize("spoil", [lambda _: b"", lambda c: c[:-1], lambda c: c + b"}", lambda _: b"[]"])

@@ -37,6 +37,7 @@ from tests.client.masked import (
     SITE,
     SIZE,
     Federation,
+    listed,
     make_federation,
     make_session,
     uncovered,
@@ -213,7 +214,7 @@ class Sums:
     def _uncover(self, roster: Roster, cohort: Cohort, survivors: Sequence[str], deadly: bool) -> None:
         left = self.federation.left
         if self._rules.confirm:
-            self.site.ask("confirm", roster.number, survivors, deadly=deadly)
+            self.site.ask("confirm", listed(survivors, roster.number), deadly=deadly)
             left.confirmed(SITE, cohort, survivors)
         request = unmask_request(roster, cohort, survivors)
         answer, _ = self.site.ask("reveal", request, deadly=deadly)

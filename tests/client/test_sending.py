@@ -26,7 +26,7 @@ from protocol.sparsification import decode_top, draw_support, support_seed
 from protocol.sums import asked_to_train, make_rules, read_shares, write_cohort, write_roster
 from protocol.update_encoding import make_encoding, plan_for_site, update_noise_std
 from protocol.vector import from_bytes
-from tests.client.masked import Federation, make_session, unmask_request
+from tests.client.masked import Federation, listed, make_session, unmask_request
 from tests.privacy.exchanges import names
 from tests.server.runs import make_job
 
@@ -74,7 +74,7 @@ def make_sender(manifest: Manifest, masked: Any, plan: Plan | None = None, *, si
         manifest=manifest,
         update_size=size,
         plan=plan or plan_of(manifest, size),
-        masked=masked,
+        sums=masked,
         residual=Residual(size) if compressed else None,
     )
 
@@ -369,7 +369,7 @@ def test_the_secrets_for_the_next_sum_come_with_the_update() -> None:
     assert len(dealing.sealed) == SITES - 1
     # What was dealt did not take the place of what is still to be revealed.
     survivors = names(SITES)
-    session.confirm(1, survivors)
+    session.confirm(listed(survivors))
     shares, number = session.reveal(unmask_request(roster, cohorts[site], survivors))
     assert set(read_shares(shares, roster)) == set(survivors)
     assert number == 1

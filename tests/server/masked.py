@@ -98,7 +98,7 @@ class MaskedPost(ScriptedPost):
         if kind == "deal":
             return Reply(site=site, dealing=session.deal(request.deal.roster))
         if kind == "confirm":
-            signature = session.confirm(request.confirm.number, request.confirm.survivors)
+            signature = session.confirm(request.confirm)
             return Reply(site=site, confirmed=pb.Confirmed(signature=signature))
         if kind == "unmask":
             return Reply(site=site, unmasked=session.reveal(request.unmask)[0])
@@ -142,7 +142,7 @@ class MaskedPost(ScriptedPost):
             manifest=self.manifest,
             update_size=LAYOUT.update_size,
             plan=self.plan(),
-            masked=session,
+            sums=session,
             residual=None,
         )
         trained.update, dealing = sender.send(update, request, fresh_source())
