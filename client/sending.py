@@ -14,16 +14,13 @@ from privacy.clipping import clip
 from privacy.encoding import Encoding
 from privacy.noise import NoiseSource
 from privacy.plan import Plan
-from privacy.ring import Ring
 from privacy.site_plan import release_share
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
-from protocol.sparsification import Support, decode_top, draw_support, encode_top, support_seed
+from protocol.sparsification import Support, decode_top, encode_top
 from protocol.sums import asked_to_train
-from protocol.update_encoding import make_encoding, update_reach
+from protocol.update_encoding import make_encoding, round_support, update_reach
 from protocol.vector import to_bytes
-
-METRICS_RING = Ring(64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,7 @@ class Sender:
             vector = self.residual.add(update, round_number=request.round)
         if self.sums is None or isinstance(self.sums, HomomorphicSession):
             return self._plain(vector, request.round), None
-        support = self._support(request.round)
+        support = round_support(self.manifest, update_size=self.update_size, number=request.round)
         chosen = vector if support is None else support.take(vector)
         encoding = self._encoding(request)
         if self.plan.unit == "site":
@@ -101,7 +98,7 @@ class Sender:
             sent = decode_top(content, size=self.update_size, share=compression.share)
             self._rest(vector - sent, round_number)
             return content
-        support = self._support(round_number)
+        support = round_support(self.manifest, update_size=self.update_size, number=round_number)
         chosen = vector if support is None else support.take(vector)
         self._keep(vector, chosen, support, round_number)
         if self.plan.unit == "site":
@@ -123,13 +120,6 @@ class Sender:
     def _rest(self, rest: NDArray[np.float32], round_number: int) -> None:
         if self.residual is not None:
             self.residual.keep(rest, round_number=round_number)
-
-    def _support(self, round_number: int) -> Support | None:
-        compression = self.manifest.job.compression
-        if compression.kind != "random":
-            return None
-        seed = support_seed(self.manifest.digest, round_number)
-        return draw_support(seed, size=self.update_size, share=compression.share)
 
     def _encoding(self, request: pb.Train) -> Encoding:
         return make_encoding(

@@ -13,7 +13,7 @@ from client.masked_session import MaskedSession
 from client.metrics import count_right
 from client.refusal import answer_or_refuse, log_refusal
 from client.residual import Residual
-from client.sending import METRICS_RING, Sender
+from client.sending import Sender
 from client.session import Session, check_manifest, plan_metrics, plan_training
 from client.stopping import Between, no_pause
 from client.summing import KINDS, answer_about_sum, open_sum_session
@@ -31,7 +31,7 @@ from protocol.examples import Examples
 from protocol.frozen_prefix import Activations
 from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
-from protocol.sums import asked_to_evaluate
+from protocol.sums import METRICS_RING, asked_to_evaluate
 from protocol.task import probe_examples
 from protocol.update_encoding import plan_for_site, update_noise_std
 from protocol.vector import from_bytes

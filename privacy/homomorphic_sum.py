@@ -149,7 +149,7 @@ def contribute(
 
 def check_contribution(contribution: Contribution, roster: Roster, digest: bytes) -> None:
     """Raises AggregationError unless the site signed these ciphertexts for the sum of this ``digest``."""
-    identity = roster.members[roster.place(contribution.site)].identity
+    identity = roster.member(contribution.site).identity
     content = list_digest(digest, {contribution.site: content_digest(contribution.content)})
     try:
         verify(identity, CIPHERTEXT_PURPOSE, content, contribution.signature)
@@ -216,20 +216,9 @@ def open_contributions(
         )
     for one in contributions:
         check_contribution(one, roster, contributed.digest)
-    if not signatures.keys() <= {one.site for one in contributions}:
-        raise AggregationError("expected signatures of survivors alone", rule="survivors")
-    if len(signatures) < roster.rules.threshold:
-        raise AggregationError(
-            f"expected {roster.rules.threshold} survivors' signatures, got {len(signatures)}",
-            rule="survivors",
-        )
-    for site, signature in signatures.items():
-        try:
-            verify(roster.members[roster.place(site)].identity, LIST_PURPOSE, content, signature)
-        except SignatureError as error:
-            raise AggregationError(
-                f"{site} did not sign this list of ciphertexts", rule="survivors"
-            ) from error
+    roster.check_signatures(
+        signatures, among=[one.site for one in contributions], purpose=LIST_PURPOSE, content=content
+    )
     opened = open_sum(
         state.key,
         [one.content for one in contributions],

@@ -150,6 +150,33 @@ class Roster:
         """Each site's place, from 0."""
         return {member.site: place for place, member in enumerate(self.members)}
 
+    def member(self, site: str) -> Member:
+        """One site's member. Raises AggregationError if it is none."""
+        return self.members[self.place(site)]
+
+    def neighbours(self, site: str) -> list[str]:
+        """The sites that a site masks with, in order. Raises AggregationError if it is none itself."""
+        return [self.members[other].site for other in self.graph.neighbours[self.place(site)]]
+
+    def check_signatures(
+        self, signatures: Mapping[str, bytes], *, among: Iterable[str], purpose: str, content: bytes
+    ) -> None:
+        """Raises AggregationError unless enough of the sites ``among`` these, and no other, signed this."""
+        if not signatures.keys() <= set(among):
+            raise AggregationError("expected signatures of survivors alone", rule="survivors")
+        if len(signatures) < self.rules.threshold:
+            raise AggregationError(
+                f"expected {self.rules.threshold} survivors' signatures, got {len(signatures)}",
+                rule="survivors",
+            )
+        for site, signature in signatures.items():
+            try:
+                verify(self.member(site).identity, purpose, content, signature)
+            except SignatureError as error:
+                raise AggregationError(
+                    f"{site} did not sign this list of survivors of this sum", rule="survivors"
+                ) from error
+
     def place(self, site: str) -> int:
         """A site's place. Raises AggregationError if it has none."""
         if site not in self.places:

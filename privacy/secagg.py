@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from privacy.errors import AggregationError, LostError, SignatureError
-from privacy.identity import Identity, verify
+from privacy.errors import AggregationError, LostError
+from privacy.identity import Identity
 from privacy.masking import apply_masks
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, check_sites, survivors_digest
@@ -141,8 +141,7 @@ def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
         raise AggregationError(
             f"expected at least {roster.rules.fewest} sites, got {len(cohort.dealt)}", rule="cohort"
         )
-    place = roster.place(state.site)
-    neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
+    neighbours = set(roster.neighbours(state.site))
     if len(neighbours.intersection(cohort.sites)) + 1 < roster.graph.threshold:
         # Whom a site masks with is all that hides it: others in the cohort are only said to be there.
         raise AggregationError(
@@ -184,8 +183,7 @@ def prepare(state: SiteState, cohort: Cohort, *, number: int, round_number: int 
     """
     dealer = check_cohort(state, cohort, number=number)
     roster, session, pair = dealer.roster, AgreementKey(state.key), AgreementKey(dealer.key)
-    place = roster.place(state.site)
-    neighbours = {roster.members[other].site for other in roster.graph.neighbours[place]}
+    neighbours = set(roster.neighbours(state.site))
     held, own, digest = {state.site: dealer.own}, cohort.of(state.site), cohort.digest(roster)
     add = [self_mask_key(dealer.seed, digest, state.site)]
     subtract: list[bytes] = []
@@ -235,7 +233,12 @@ def reveal(
     if holder.roster.rules.confirm:
         if holder.survivors != tuple(survivors):
             raise AggregationError("these survivors were not confirmed here", rule="survivors")
-        _check_signatures(holder, survivors, signatures)
+        holder.roster.check_signatures(
+            signatures,
+            among=survivors,
+            purpose=SURVIVORS_PURPOSE,
+            content=survivors_digest(holder.cohort, survivors),
+        )
     alive = set(survivors)
     shares = {site: held.seed if site in alive else held.key for site, held in holder.held.items()}
     return replace(state, holder=None), shares
@@ -275,7 +278,7 @@ def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key:
 
 
 def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) -> Held:
-    member = roster.members[roster.place(dealt.site)]
+    member = roster.member(dealt.site)
     key = _sealing_key(_agree(session, member.key, member.site), roster, dealt.site, receiver, dealt.key)
     content = open_sealed(key, dealt.sealed, sender=dealt.site)
     if len(content) != 2 * SHARE_BYTES:
@@ -296,7 +299,7 @@ def check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -
         raise AggregationError(
             f"expected a sum after number {state.last}, got number={roster.number}", rule="replay"
         )
-    own = roster.members[roster.place(state.site)]
+    own = roster.member(state.site)
     if own.key != AgreementKey(state.key).public:
         raise LostError("the list of sites has another session key of this site: join again")
     known = {member for kept in (state.dealer, state.holder) if kept for member in kept.roster.members}
@@ -321,23 +324,3 @@ def _check_survivors(state: SiteState, survivors: Sequence[str], *, number: int)
     if state.site not in survivors:
         raise AggregationError("this site has answered and is not among the survivors", rule="survivors")
     return holder
-
-
-def _check_signatures(holder: Holder, survivors: Sequence[str], signatures: Mapping[str, bytes]) -> None:
-    roster = holder.roster
-    if not signatures.keys() <= set(survivors):
-        raise AggregationError("expected signatures of survivors alone", rule="survivors")
-    if len(signatures) < roster.rules.threshold:
-        raise AggregationError(
-            f"expected {roster.rules.threshold} survivors' signatures, got {len(signatures)}",
-            rule="survivors",
-        )
-    content = survivors_digest(holder.cohort, survivors)
-    for site, signature in signatures.items():
-        identity = roster.members[roster.place(site)].identity
-        try:
-            verify(identity, SURVIVORS_PURPOSE, content, signature)
-        except SignatureError as error:
-            raise AggregationError(
-                f"{site} did not sign for these survivors of this sum", rule="survivors"
-            ) from error

@@ -75,7 +75,7 @@ def open_key(session: SiteState, roster: Roster, dealt: Dealt) -> bytes:
 
     Raises AggregationError for what was sealed by, for or among others, and for another key than is said.
     """
-    member = roster.members[roster.place(dealt.site)]
+    member = roster.member(dealt.site)
     content, opener = dealt.sealed[:-_OPENER], dealt.sealed[-_OPENER:]
     secret = AgreementKey(session.key).agree(member.key)
     sealing = _sealing_key(secret, roster, dealt.site, session.site, dealt.key)

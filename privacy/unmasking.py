@@ -35,9 +35,8 @@ def hand_on(roster: Roster, dealings: Mapping[str, Dealing], *, asked: bytes = b
         check_dealing(roster, dealing)
     sealed: dict[str, dict[str, bytes]] = {site: {} for site in dealings}
     for site, dealing in dealings.items():
-        neighbours = roster.graph.neighbours[roster.place(site)]
-        for other, content in zip(neighbours, dealing.sealed, strict=True):
-            sealed.get(roster.members[other].site, {})[site] = content
+        for other, content in zip(roster.neighbours(site), dealing.sealed, strict=True):
+            sealed.get(other, {})[site] = content
     ordered = [dealings[site] for site in sorted(dealings)]
     return {
         receiver: Cohort(
@@ -82,8 +81,7 @@ def unmask(
         if site in alive:
             continue
         pair, own = AgreementKey(recover.key(site)), cohort.of(site)
-        neighbours = roster.graph.neighbours[roster.place(site)]
-        for other in (roster.members[place].site for place in neighbours):
+        for other in roster.neighbours(site):
             if other in alive:
                 mask = pair_mask_key(pair, digest, own=own, other=cohort.of(other))
                 # The survivor added it if its name comes first.

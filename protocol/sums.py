@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 
 from privacy.errors import AggregationError, JobError
+from privacy.ring import Ring
 from privacy.roster import Cohort, Dealing, Dealt, Member, Roster, Rules
 from privacy.sealing import KEY_BYTES, TAG_BYTES
 from privacy.shamir import SHARE_BYTES
@@ -15,6 +16,8 @@ from protocol.homomorphic_sums import check_homomorphic
 from protocol.manifest import Manifest
 from protocol.sized import SIGNATURE_BYTES, sized
 
+# A count of right answers, and of examples: two words.
+METRICS_RING = Ring(64)
 _SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 
 

@@ -16,7 +16,7 @@ from privacy.site_plan import make_central_site_plan, make_site_plan
 from protocol.homomorphic_sums import check_sum_size
 from protocol.job import Job
 from protocol.manifest import Manifest
-from protocol.sparsification import kept_count
+from protocol.sparsification import Support, draw_support, kept_count, support_seed
 
 # What a coordinate may be of what one step's clipping and learning rate allow the whole update to be. Noise
 # is in it: with 32 bits there is room for 64 norms of it, and cutting off more costs accuracy alone.
@@ -30,6 +30,15 @@ def vector_size(job: Job, update_size: int) -> int:
     if job.compression.kind == "random":
         return kept_count(update_size, job.compression.share)
     return update_size
+
+
+def round_support(manifest: Manifest, *, update_size: int, number: int) -> Support | None:
+    """Which of an update's numbers travel in a round; None where all do."""
+    compression = manifest.job.compression
+    if compression.kind != "random":
+        return None
+    seed = support_seed(manifest.digest, number)
+    return draw_support(seed, size=update_size, share=compression.share)
 
 
 def update_noise_std(job: Job, plan: Plan) -> float:

@@ -31,6 +31,7 @@ from protocol.confide_pb2 import (
 )
 from protocol.manifest import Manifest
 from protocol.sums import (
+    METRICS_RING,
     asked_to_evaluate,
     asked_to_train,
     make_rules,
@@ -45,8 +46,6 @@ from server.central_noise import add_central_noise, central_entropy
 from server.confirming import ask_to_confirm
 from server.metrics import Metrics, SiteMetrics
 from server.sums import Asking, check_enough, spread
-
-METRICS_RING = Ring(64)
 
 log = logging.getLogger("confide.sums")
 

@@ -12,7 +12,8 @@ from privacy.errors import ProtocolError, RunError
 from privacy.plan import Plan
 from protocol.confide_pb2 import Evaluate, Evaluated, Joined, Reply, Request, Train, Trained
 from protocol.manifest import Manifest
-from protocol.sparsification import decode_top, draw_support, kept_count, support_seed
+from protocol.sparsification import decode_top
+from protocol.update_encoding import round_support, vector_size
 from protocol.vector import from_bytes
 from server.central_noise import add_central_noise, central_entropy
 from server.exchange import Exchange
@@ -132,20 +133,15 @@ class PlainSums:
         compression = self._manifest.job.compression
         if compression.kind == "top-k":
             return decode_top(trained.update, size=self._size, share=compression.share)
-        random = compression.kind == "random"
-        size = kept_count(self._size, compression.share) if random else self._size
-        return from_bytes(trained.update, size=size)
+        return from_bytes(trained.update, size=vector_size(self._manifest.job, self._size))
 
 
 def spread(
     manifest: Manifest, values: NDArray[np.float32], update_size: int, number: int
 ) -> NDArray[np.float32]:
     """A round's mean in the places that it is of: float32[update_size], zero where nothing was sent."""
-    compression = manifest.job.compression
-    if compression.kind != "random":
-        return values
-    seed = support_seed(manifest.digest, number)
-    return draw_support(seed, size=update_size, share=compression.share).spread(values)
+    support = round_support(manifest, update_size=update_size, number=number)
+    return values if support is None else support.spread(values)
 
 
 def check_enough(members: Collection[str], fewest: int, number: int) -> None:

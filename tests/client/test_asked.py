@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.sending import METRICS_RING
 from privacy.errors import AggregationError
 from privacy.noise import keyed_source
 from privacy.ring import Ring, Words
 from privacy.unmasking import add_up, hand_on
 from protocol import confide_pb2 as pb
-from protocol.sums import asked_to_evaluate, make_rules, read_shares, write_cohort
+from protocol.sums import METRICS_RING, asked_to_evaluate, make_rules, read_shares, write_cohort
 from tests.client.masked import Federation, asked_for, listed, make_session, unbind
 from tests.client.test_sending import draw_update, grid, make_manifest, make_sender, plan_of, request_of
 from tests.privacy.exchanges import Adversary, looks_uniform, names

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.sending import METRICS_RING
 from privacy.noise import keyed_source
 from privacy.ring import Ring, Words
 from privacy.roster import Cohort
 from privacy.unmasking import add_up
 from protocol import confide_pb2 as pb
-from protocol.sums import read_shares
+from protocol.sums import METRICS_RING, read_shares
 from protocol.update_encoding import make_encoding
 from simulation.world import World
 from tests import tiny

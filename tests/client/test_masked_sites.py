@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from client.home import Home
-from client.sending import METRICS_RING
 from client.site import Site
 from privacy.entries import Refused
 from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
 from privacy.noise import NoiseSource, keyed_source
 from protocol import confide_pb2 as pb
+from protocol.sums import METRICS_RING
 from protocol.update_encoding import make_encoding
 from simulation.world import World
 from tests import tiny

@@ -126,7 +126,7 @@ class Fuzzer:
             following = request.train.next if request.train.HasField("next") else None
             session.check(cohort, asked=asked, round_number=request.train.round, following=following)
         elif kind == "confirm":
-            session.confirm(request.confirm.number, request.confirm.survivors)
+            session.confirm(request.confirm)
         elif kind == "unmask":
             read_signatures(request.unmask)
             session.reveal(request.unmask)

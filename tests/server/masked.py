@@ -12,13 +12,13 @@ import pytest
 
 from client.masked_session import MaskedSession
 from client.refusal import answer_or_refuse
-from client.sending import METRICS_RING, Sender
+from client.sending import Sender
 from privacy.errors import ConfideError
 from privacy.noise import fresh_source
 from privacy.secagg import SURVIVORS_PURPOSE
 from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Reply, Request
-from protocol.sums import asked_to_evaluate, asked_to_train, make_rules
+from protocol.sums import METRICS_RING, asked_to_evaluate, asked_to_train, make_rules
 from protocol.update_encoding import make_encoding
 from server.run_folder import RunFolder
 from tests.server.runs import LAYOUT
