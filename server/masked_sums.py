@@ -44,6 +44,7 @@ from protocol.sums import (
 from protocol.update_encoding import make_encoding, vector_size
 from server.central_noise import add_central_noise, central_entropy
 from server.confirming import ask_to_confirm
+from server.exchange import Exchange
 from server.metrics import Metrics, SiteMetrics
 from server.sums import Asking, check_enough, spread
 
@@ -146,7 +147,7 @@ class MaskedSums:
         if self._next is None:
             return {}
         deal = Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._next.roster))
-        others = self._members - set(self._ready())
+        others = self._members - set(self._ready()) - self._next.dealings.keys()
         return dict.fromkeys(sorted(others), Request(deal=deal))
 
     def check(self, site: str, reply: Reply) -> None:
@@ -166,6 +167,8 @@ class MaskedSums:
     def mean(
         self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
     ) -> NDArray[np.float32]:
+        if self._next is not None:
+            self._take(dealt, self._next)
         encoding = make_encoding(
             self._manifest,
             update_size=self._size,
@@ -191,7 +194,6 @@ class MaskedSums:
         if following is not None:
             for site, answer in trained.items():
                 following.take(site, read_dealing(site, answer.next))
-            self._take(dealt, following)
         self._current = following
         return spread(self._manifest, mean, self._size, number)
 
@@ -226,7 +228,7 @@ class MaskedSums:
         )
         # Who did not confirm would have to refuse, and be gone for having been slow.
         asked = dict.fromkeys(signatures or survivors, request)
-        answers = self._ask(asked, number, enough=self._rules.threshold)
+        answers = self._ask_meanwhile(asked, number, enough=self._rules.threshold)
         told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
         total = add_up(masked.values(), ring=ring, size=size)
         try:
@@ -247,7 +249,7 @@ class MaskedSums:
             return {}
         roster = self._now.roster
         return ask_to_confirm(
-            self._ask,
+            self._ask_meanwhile,
             Confirm(manifest_digest=self._manifest.digest, number=roster.number, survivors=survivors),
             identities={site: self._known[site].identity for site in survivors},
             purpose=SURVIVORS_PURPOSE,
@@ -255,6 +257,20 @@ class MaskedSums:
             threshold=self._rules.threshold,
             number=number,
         )
+
+    def _ask_meanwhile(
+        self,
+        requests: Mapping[str, Request],
+        number: int,
+        *,
+        enough: int | None = None,
+        aside: Mapping[str, Request] | None = None,
+    ) -> Exchange:
+        """Ask, and those who are missing to deal for the next sum: they may be back by now."""
+        answers = self._ask(requests, number, enough=enough, aside={**self.aside(), **(aside or {})})
+        if self._next is not None:
+            self._take(answers.of("dealing"), self._next)
+        return answers
 
     @property
     def _now(self) -> _Dealt:

@@ -26,7 +26,12 @@ class Asking(Protocol):
     """Sends requests, checks and takes the answers, as the round loop does."""
 
     def __call__(
-        self, requests: Mapping[str, Request], number: int, *, enough: int | None = None
+        self,
+        requests: Mapping[str, Request],
+        number: int,
+        *,
+        enough: int | None = None,
+        aside: Mapping[str, Request] | None = None,
     ) -> Exchange: ...
 
 
