@@ -194,6 +194,31 @@ def test_a_silent_site_comes_back(tmp_path: Path) -> None:
     ]
 
 
+class SilentOnce(dict):
+    """Acts of a site that is silent when it is first asked to deal in a round, and answers later in it."""
+
+    def __init__(self, acts: Acts, *, site: str, number: int) -> None:
+        super().__init__(acts)
+        self.key, self.asked = (site, "deal", number), False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key == self.key and not self.asked:
+            self.asked = True
+            return None
+        return super().get(key, default)
+
+
+def test_who_is_back_before_the_sum_is_uncovered_deals_in_time(tmp_path: Path) -> None:
+    """Not while the others train: while they confirm."""
+    folder = masked_folder(tmp_path / "run", rounds=4)
+    post = MaskedPost(folder)
+    post.acts = SilentOnce({("south", "train", 2): None}, site="south", number=3)
+    go(folder, post)
+    rest = without("south")
+    check_means(folder, post, set(SITES), rest, rest, set(SITES))
+    assert steps(post, "south")[-5:-3] == [("deal", 3, True), ("deal", 3, True)]
+
+
 def test_a_silence_while_dealing_aside_costs_a_round_more(tmp_path: Path) -> None:
     folder = masked_folder(tmp_path / "run", rounds=5)
     post = MaskedPost(folder, {("south", "train", 2): None, ("south", "deal", 3): None})
