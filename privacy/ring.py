@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from privacy.errors import ProtocolError
 
 # uint16, uint32 or uint64, as the ring's ``dtype`` says.
 Words: TypeAlias = NDArray[np.unsignedinteger[Any]]
-Bits = Literal[16, 20, 32, 64]
 
 _DTYPES: dict[int, str] = {16: "<u2", 20: "<u4", 32: "<u4", 64: "<u8"}
 

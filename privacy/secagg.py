@@ -104,17 +104,16 @@ def deal(
     seeds = split(seed, threshold=graph.threshold, points=points, random=random)
     keys = split(key, threshold=graph.threshold, points=points, random=random)
     public = AgreementKey(key).public
-    session, sealed, own = AgreementKey(state.key), [], None
-    for holder, *shares in zip(holders, seeds, keys, strict=True):
-        if holder == place:
-            own = Held(seed=shares[0], key=shares[1])
-            continue
+    mine = holders.index(place)
+    own = Held(seed=seeds.pop(mine), key=keys.pop(mine))
+    session, sealed = AgreementKey(state.key), []
+    for holder, *shares in zip(graph.neighbours[place], seeds, keys, strict=True):
         member = roster.members[holder]
         sealing = _sealing_key(
             _agree(session, member.key, member.site), roster, state.site, member.site, public
         )
         sealed.append(seal(sealing, b"".join(shares)))
-    dealer = Dealer(roster=roster, seed=seed, key=key, own=own or Held(seed=b"", key=b""))
+    dealer = Dealer(roster=roster, seed=seed, key=key, own=own)
     dealing = Dealing(
         site=state.site, key=public, commitment=commitment_to(seed, roster), sealed=tuple(sealed)
     )

@@ -22,11 +22,6 @@ def dump_state(state: SiteState | KeyState) -> bytes:
     return canonical_json(table)
 
 
-def load_state(content: bytes) -> SiteState:
-    """What ``dump_state`` wrote of sums under masks. Raises AggregationError if it is something else."""
-    return load_as(SiteState, content)
-
-
 def load_as(kind: type[State], content: bytes) -> State:
     """Read what ``dump_state`` wrote of one kind. Raises AggregationError if it is something else."""
     try:

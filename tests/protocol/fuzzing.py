@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from privacy.errors import ConfideError
 from privacy.ring import Ring
-from privacy.secagg_state import dump_state, load_state
+from privacy.secagg import SiteState
+from privacy.secagg_state import dump_state, load_as
 from privacy.unmasking import check_dealing, hand_on
 from protocol import confide_pb2 as pb
 from protocol.sums import (
@@ -142,7 +143,7 @@ class Fuzzer:
             read_shares(reply.unmasked, self._roster)
 
     def _read_state(self, content: bytes) -> None:
-        state = load_state(content)
+        state = load_as(SiteState, content)
         dump_state(state)  # what can be read can be kept again
         # And a site that has it refuses what it cannot do any more, in words.
         self._session._secrets.keep(state)
