@@ -15,12 +15,12 @@ class PrivateOptimizer(DPOptimizer):
     """Clips each example, sums, adds the plan's noise once, divides by the expected batch size.
 
     Guarantee: before noise, one example changes the sum by at most ``plan.clipping_norm`` in the
-    mechanism's norm, up to float32 rounding, whatever its gradient: a non-finite one counts as zero.
+    mechanism's norm, whatever its gradient, and depending on nothing else: a non-finite one counts as zero.
 
-    It differs from Opacus' optimizer in three places. Noise comes from a ``NoiseSource`` and not
-    from torch's generator, and its size from the clipped sum. Norms are those of ``clip_gradients``: a
-    bfloat16 norm is off by up to 0.4 %, and clipping by it would break the bound. For Laplace noise
-    the L1 norm is clipped.
+    It differs from Opacus' optimizer in four places. Sum and noise are integers on a fixed grid, and only
+    the noisy sum is a float. Noise comes from a ``NoiseSource`` and not from torch's generator, and its
+    size from the clipped sum. Norms are those of ``clip_gradients``: a bfloat16 norm is off by up to 0.4 %,
+    and clipping by it would break the bound. For Laplace noise the L1 norm is clipped.
     """
 
     source: NoiseSource  # set before each step
@@ -47,7 +47,7 @@ class PrivateOptimizer(DPOptimizer):
         for parameter, total in zip(self.params, self._clipped.tensors, strict=True):
             parameter.summed_grad = total
             # In the sum now: a step without a backward pass before it must not add them again.
-            parameter.grad_sample = total.new_zeros((0, *parameter.shape))
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
 
     def add_noise(self) -> None:
         """Add the mechanism's noise to the sum, once a step."""
@@ -56,7 +56,7 @@ class PrivateOptimizer(DPOptimizer):
         released = self._mechanism.release(self._clipped, self.source)
         self._clipped = None
         for parameter, noisy in zip(self.params, released, strict=True):
-            parameter.grad = noisy.to(parameter.dtype)
+            parameter.grad = noisy.to(parameter.device, parameter.dtype)
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Forget the gradients, and unless the step was skipped, the sum."""

@@ -104,7 +104,7 @@ class Sender:
         if self.plan.unit == "site":
             # Rounded to float32, a vector may be longer by one part in 2^24.
             bound = self.plan.clipping_norm * (1.0 - 2.0**-23)
-            chosen = clip(chosen, bound=bound, norm=2).value.astype(np.float32)
+            chosen = clip(chosen, bound=bound, norm=2).reals.astype(np.float32)
         return to_bytes(chosen)
 
     def _keep(

@@ -102,11 +102,11 @@ def make_optimizer(trainer: Trainer, mechanism: Mechanism, *, clipping_norm: flo
 class _Silence:
     """A source of noise that has none, for made-up examples alone."""
 
-    def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:  # noqa: ARG002
-        return np.zeros(size)
+    def discrete_gaussian(self, size: int, *, std: float) -> NDArray[np.int64]:  # noqa: ARG002
+        return np.zeros(size, np.int64)
 
-    def laplace(self, size: int, *, scale: float) -> NDArray[np.float64]:  # noqa: ARG002
-        return np.zeros(size)
+    def discrete_laplace(self, size: int, *, scale: int) -> NDArray[np.int64]:  # noqa: ARG002
+        return np.zeros(size, np.int64)
 
 
 def _bound(gradients: Gradients, mechanism: Mechanism) -> float:

@@ -1,10 +1,15 @@
-"""Clipped values: they know how much one unit can add to them, and noise is calibrated from that."""
+"""Clipped values: integers that know how much one unit can add to them, and noise is calibrated from that.
+
+Every unit's vector is put on a grid by itself, before anything is added up: so what it adds is a function
+of it alone, and sums are exact, in whatever order. Floats would not do. Their sums round differently with
+other units in them, and noise in floats leaves outputs that only some sums can have (Mironov 2012).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,85 +19,106 @@ from privacy.errors import PrivacyUnitError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Between these, neither a bound over a norm nor its product with a gradient leaves float32's range.
+# How many steps of the grid make the bound, whatever the bound is. It is so fine that what is cut off is
+# nothing beside any noise, also where few gradients are as long as the bound; and an int64 has room for the
+# sum of 2^22 units.
+STEPS = 2**40
+# A bound and its square, in units of a step, are far inside float64's range.
 _BOUND_MIN, _BOUND_MAX = 1e-12, 1e12
-# 2^40 is above every bound, and its square, summed over 2^40 numbers, is inside float32's range.
-_LARGE, _SHRINK = 2.0**40, 2.0**-80
+# Norms are float64 sums of at most 2^40 terms, in a tree: right to 2^-46. A unit whose norm may be over the
+# bound is made shorter by this much.
+_SLACK = 1.0 + 2.0**-20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clipped:
-    """A vector in which one unit weighs at most ``bound``: that unit's own, or a sum over units.
+    """A vector of integers in which one unit weighs at most ``bound``: its own, or a sum over units.
 
-    ``value`` is float64[d], ``bound`` holds in the L1 or L2 norm, as ``norm`` says, and ``zeroed`` counts
-    the units that were not finite and count as zero; it is as private as they are. Made by ``clip`` and
-    ``clip_rows``, which keep that promise. Raises PrivacyUnitError if the bound is none.
+    ``value`` is int64[d] in units of ``step``. ``bound`` holds in the L1 or L2 norm, as ``norm`` says, and
+    is ``steps`` of the grid. ``zeroed`` counts the units that were not finite and count as zero; it is as
+    private as they are. Made by ``clip`` and ``clip_rows``, which keep that promise. Raises
+    PrivacyUnitError if the bound is none.
     """
 
-    value: NDArray[np.float64]
+    value: NDArray[np.int64]
     bound: float
     norm: int
+    steps: float = STEPS
     zeroed: int = 0
 
     def __post_init__(self) -> None:
         _check_bound(self.bound, self.norm)
 
     @property
+    def step(self) -> float:
+        """The grid's step, in the units of ``bound``."""
+        return self.bound / self.steps
+
+    @property
+    def reals(self) -> NDArray[np.float64]:
+        """The vector that the integers stand for, float64[d]."""
+        return self.value * self.step
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """How much noise it takes, in how many parts."""
         return (len(self.value),)
 
-    def plus(self, noise: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Add noise, one part of float64[d]: what comes back is no longer a clipped value."""
+    def plus(self, noise: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Add noise, one part of int64[d], and take the integers for what they stand for: float64[d]."""
         (part,) = noise
-        return self.value + part
+        return (self.value + part) * self.step
+
+    def joined(self, other: Clipped) -> Clipped:
+        """Add the sum of other units. Raises PrivacyUnitError if they were clipped otherwise."""
+        _check_alike(self, other)
+        return replace(self, value=self.value + other.value, zeroed=self.zeroed + other.zeroed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedSum:
     """Sums of per-example gradients in which one example weighs at most ``bound``.
 
-    ``tensors`` are float32 sums, one a parameter; ``bound`` holds for all of them together in the L1 or L2
-    norm, as ``norm`` says; ``zeroed`` counts the examples that were not finite and count as zero. Made by
-    ``clip_gradients``. Raises PrivacyUnitError if the bound is none.
+    ``tensors`` are int64 sums, one a parameter, in units of ``step``; ``bound`` holds for all of them
+    together in the L1 or L2 norm, as ``norm`` says, and is ``steps`` of the grid; ``zeroed`` counts the
+    examples that were not finite and count as zero. Made by ``clip_gradients``. Raises PrivacyUnitError if
+    the bound is none.
     """
 
     tensors: tuple[Tensor, ...]
     bound: float
     norm: int
     zeroed: int
+    steps: float = STEPS
 
     def __post_init__(self) -> None:
         _check_bound(self.bound, self.norm)
+
+    @property
+    def step(self) -> float:
+        """The grid's step, in the units of ``bound``."""
+        return self.bound / self.steps
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """How much noise it takes: one part a tensor."""
         return tuple(tensor.numel() for tensor in self.tensors)
 
-    def plus(self, noise: Sequence[NDArray[np.float64]]) -> tuple[Tensor, ...]:
-        """Add noise, float64[size] a tensor, rounded to float32 as it is added."""
+    def plus(self, noise: Sequence[NDArray[np.int64]]) -> tuple[Tensor, ...]:
+        """Add noise, int64[size] a tensor, and take the integers for what they stand for: float64."""
         import torch
 
         return tuple(
-            tensor + torch.from_numpy(part).to(tensor.device, tensor.dtype).view_as(tensor)
+            (tensor + torch.from_numpy(part).to(tensor.device).view_as(tensor)).double() * self.step
             for tensor, part in zip(self.tensors, noise, strict=True)
         )
 
     def joined(self, other: ClippedSum) -> ClippedSum:
         """Add the sums of other examples. Raises PrivacyUnitError if they were clipped otherwise."""
-        if (self.bound, self.norm) != (other.bound, other.norm):
-            raise PrivacyUnitError(
-                f"expected sums clipped alike, got bound={self.bound}, norm={self.norm} and "
-                f"bound={other.bound}, norm={other.norm}"
-            )
+        _check_alike(self, other)
         pairs = zip(self.tensors, other.tensors, strict=True)
-        return ClippedSum(
-            tensors=tuple(one + more for one, more in pairs),
-            bound=self.bound,
-            norm=self.norm,
-            zeroed=self.zeroed + other.zeroed,
-        )
+        tensors = tuple(one + more for one, more in pairs)
+        return replace(self, tensors=tensors, zeroed=self.zeroed + other.zeroed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +153,12 @@ class ClippedIntegers:
 
 
 def clip(vector: NDArray[np.floating], *, bound: float, norm: int) -> Clipped:
-    """Scale one unit's vector, float[d], down to ``bound`` in its L1 or L2 norm.
+    """Scale one unit's vector, float[d], down to ``bound`` in its L1 or L2 norm, and put it on the grid.
 
-    A shorter vector stays as it is, a longer one keeps its direction, one that is not finite becomes zero.
-    The norm of what comes back is at most ``bound · (1 + 1e-12)``: rounding in float64. Raises
-    PrivacyUnitError unless ``bound`` is in [1e-12, 1e12] and ``norm`` is 1 or 2.
+    No number grows on the way: each is cut off towards zero, by less than a step. A shorter vector stays as
+    it is but for that, a longer one keeps its direction, one that is not finite becomes zero. The norm of
+    what comes back is at most 2^40 steps, which are the bound. Raises PrivacyUnitError unless ``bound`` is
+    in [1e-12, 1e12] and ``norm`` is 1 or 2.
     """
     return clip_rows(np.asarray(vector)[None], bound=bound, norm=norm)
 
@@ -139,8 +166,7 @@ def clip(vector: NDArray[np.floating], *, bound: float, norm: int) -> Clipped:
 def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped:
     """Clip each unit's row of float[n, d] as ``clip`` does, and add them up.
 
-    Many counts are bounded so: a row a unit, holding a 1 for what it counts towards. A single one is better
-    a ``Count``, whose noise is exact.
+    Many counts are bounded so: a row a unit, holding a 1 for what it counts towards.
     """
     _check_bound(bound, norm)
     rows = np.asarray(rows, np.float64)
@@ -151,52 +177,82 @@ def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped
     # Taken of numbers near 1, norms are right where squares would overflow or vanish.
     largest = np.abs(kept).max(axis=1, initial=0.0, keepdims=True)
     unit = kept / np.where(largest > 0, largest, 1.0)
-    norms = np.linalg.norm(unit, norm, axis=1, keepdims=True)
+    sizes = np.abs(unit) if norm == 1 else np.square(unit)
+    lengths = _tree_sum(sizes)[:, None]
+    lengths = lengths if norm == 1 else np.sqrt(lengths)
     with np.errstate(over="ignore"):  # a norm that overflows is infinite, and over the bound
-        kept = np.where(largest * norms > bound, unit * (bound / np.maximum(norms, 1.0)), kept)
-    return Clipped(value=kept.sum(axis=0), bound=bound, norm=norm, zeroed=int((~finite).sum()))
+        longer = largest * lengths * _SLACK > bound
+        shorter = kept * (STEPS / bound)
+    scaled = np.where(longer, unit * (STEPS / np.maximum(lengths * _SLACK, 1.0)), shorter)
+    return Clipped(
+        value=np.trunc(scaled).astype(np.int64).sum(axis=0),
+        bound=bound,
+        norm=norm,
+        zeroed=int((~finite).sum()),
+    )
 
 
 def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> ClippedSum:
-    """Clip each example over all tensors together, and add the examples up.
+    """Clip each example over all tensors together, put it on the grid, and add the examples up.
 
-    ``gradients`` has one tensor a parameter, [n, *shape], in any precision; n may be 0. Norms and sums are
-    float32. Before the sum, an example's norm is at most ``bound · (1 + 1e-5)``: 2^-24 for each rounding,
-    and at most 170 of them in a row in a sum of 10^8 squares. Shorter examples stay as they are, and one
-    that is not finite becomes zero and is counted. Raises PrivacyUnitError if tensors disagree on n, or
-    unless ``bound`` is in [1e-12, 1e12] and ``norm`` is 1 or 2.
+    ``gradients`` has one tensor a parameter, [n, *shape], in float32 or less; n may be 0. Guarantee: an
+    example adds at most 2^40 steps of the grid, which are the bound, in the L1 or L2 ``norm``; and what it
+    adds depends on its own gradient alone, to the last bit: every sum over its numbers is a tree of
+    single additions, which no shape of the batch changes. Shorter examples stay as they are but for
+    less than a step a number, and one that is not finite becomes zero and is counted. Raises
+    PrivacyUnitError if tensors disagree on n, or unless ``bound`` is in [1e-12, 1e12] and ``norm`` is 1
+    or 2.
 
     Source: Abadi et al. 2016 (arXiv:1607.00133), algorithm 1.
     """
     import torch
 
     _check_bound(bound, norm)
-    sizes = {len(gradient) for gradient in gradients}
-    if len(sizes) != 1:
-        raise PrivacyUnitError(f"per-example gradients for different batch sizes: {sizes}")
-    rows = [gradient.detach().flatten(1).float() for gradient in gradients]
-    largest = torch.stack([torch.linalg.vector_norm(row, torch.inf, dim=1) for row in rows]).amax(0)
-    finite = largest.isfinite()
-    # A row that holds a number over 2^40 is clipped in any case, and its squares may overflow: it is
-    # made smaller first, by a power of two, which is exact.
-    shrink = torch.where(largest > _LARGE, _SHRINK, 1.0)[:, None]
+    counts = {len(gradient) for gradient in gradients}
+    if len(counts) != 1:
+        raise PrivacyUnitError(f"per-example gradients for different batch sizes: {counts}")
+    # Squares of float32 numbers are exact in float64, and inside its range.
+    rows = [_with_float64(gradient.detach()).flatten(1).double() for gradient in gradients]
+    finite = torch.stack([row.isfinite().all(1) for row in rows]).all(0)
     # A product would keep NaN: 0 · NaN = NaN.
-    rows = [torch.where(finite[:, None], row, 0.0).mul_(shrink) for row in rows]
-    # Not torch's own norm: its float32 sums run in a line, and lose 0.6 % over 10^7 equal numbers.
-    # ``sum`` adds in a tree.
-    if norm == 1:
-        norms = torch.stack([row.abs().sum(1) for row in rows]).sum(0)
-    else:
-        norms = torch.stack([row.square().sum(1) for row in rows]).sum(0).sqrt()
-    scale = torch.minimum(bound / norms[:, None], 1.0 / shrink)
-    # Products and sums one by one: a matrix product may be allowed to round to ten bits.
-    sums = [row.mul_(scale).sum(0) for row in rows]
+    rows = [torch.where(finite[:, None], row, 0.0) for row in rows]
+    lengths = sum(_tree_sum(row.abs() if norm == 1 else row.square()) for row in rows)
+    lengths = (lengths if norm == 1 else lengths.sqrt()) * _SLACK
+    scale = STEPS / lengths.clamp(min=bound)
+    sums = [row.mul_(scale[:, None]).trunc_().long().sum(0) for row in rows]
     return ClippedSum(
         tensors=tuple(s.view(g.shape[1:]) for s, g in zip(sums, gradients, strict=True)),
         bound=bound,
         norm=norm,
         zeroed=int((~finite).sum()),
     )
+
+
+def _with_float64(tensor: Tensor) -> Tensor:
+    """The tensor, on the processor if it is on one of Apple's GPUs, which have no float64."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
+def _tree_sum(terms: Any) -> Any:
+    """The sum of each row, [n, d] to [n], of an array or a tensor: halves are added until one is left.
+
+    Libraries' own sums choose an order by the shape of the whole batch.
+    """
+    width = terms.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        folded = terms[:, :half] + 0.0
+        folded[:, : width - half] += terms[:, half:width]
+        terms, width = folded, half
+    return terms[:, 0] if width else terms.sum(1)
+
+
+def _check_alike(one: Clipped | ClippedSum, other: Clipped | ClippedSum) -> None:
+    if (one.bound, one.norm, one.steps) != (other.bound, other.norm, other.steps):
+        raise PrivacyUnitError(
+            f"expected sums clipped alike, got bound={one.bound}, norm={one.norm} and "
+            f"bound={other.bound}, norm={other.norm}"
+        )
 
 
 def _check_bound(bound: float, norm: int) -> None:

@@ -79,7 +79,7 @@ class Encoding:
         """
         self._check(update)
         bound = self.sensitivity(clipping_norm).l2
-        clipped = self._on_grid(clip(update, bound=clipping_norm, norm=2).value)
+        clipped = self._on_grid(clip(update, bound=clipping_norm, norm=2).reals)
         generator = _generator(source)
         for _ in range(_ATTEMPTS):
             found = _rounded(clipped, generator)
@@ -109,10 +109,22 @@ class Encoding:
 
         ``count`` is public. Raises ProtocolError for another length, or a count below 1.
         """
+        return self.decode(self.centred(words_of_sum).astype(np.float64), count=count)
+
+    def centred(self, words_of_sum: Words) -> NDArray[np.int64]:
+        """A sum's words as the integers around 0 that they stand for. Raises ProtocolError as ``words``."""
         self._check(words_of_sum)
+        return self.ring.centred(words_of_sum)
+
+    def decode(self, numbers: NDArray[np.float64], *, count: int) -> NDArray[np.float32]:
+        """The sum of ``count`` sites' integers, with noise or without, as a mean of updates: float32[d].
+
+        Raises ProtocolError for another length, or a count below 1.
+        """
+        self._check(numbers)
         if count < 1:
             raise ProtocolError(f"expected a mean of at least one update, got count={count}")
-        found = self.ring.centred(words_of_sum).astype(np.float64) / (self.scale * count)
+        found = numbers / (self.scale * count)
         back = found if self.rotation is None else rotate_back(found, self.rotation)
         return back.astype(np.float32)
 

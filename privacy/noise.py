@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from privacy.exact_noise import draw_gaussian, draw_laplace
+
 _KEY_BYTES = 32
 
 # Integer noise: outcomes of a total mass under 2 · 2^-64 are never drawn. In nats.
@@ -27,20 +29,16 @@ _VARIANCE_MIN, _VARIANCE_MAX = 1e-9, 2.0**52
 class NoiseSource(Protocol):
     """What a mechanism draws from. The choice of source is made at the edge, once."""
 
-    def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:
-        """Draw float64[size] from N(0, std²)."""
-        ...
-
-    def laplace(self, size: int, *, scale: float) -> NDArray[np.float64]:
-        """Draw float64[size] from Laplace(0, scale)."""
-        ...
-
     def skellam(self, size: int, *, variance: float) -> NDArray[np.int64]:
         """Draw int64[size], each the difference of two Poisson numbers of mean ``variance / 2``."""
         ...
 
     def discrete_gaussian(self, size: int, *, std: float) -> NDArray[np.int64]:
         """Draw int64[size] with probabilities proportional to exp(−k² / 2std²)."""
+        ...
+
+    def discrete_laplace(self, size: int, *, scale: int) -> NDArray[np.int64]:
+        """Draw int64[size] with probabilities proportional to exp(−|k| / scale)."""
         ...
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
@@ -63,13 +61,13 @@ class NoiseSource(Protocol):
 class ChaCha20Source:
     """Noise from a ChaCha20 key stream (RFC 8439) under a 256-bit key.
 
-    Normals come from 52-bit uniforms by Box-Muller in float64, so no value beyond 8.6 standard
-    deviations is drawn: the mass cut off, below 1e-17, is far under any δ in use.
+    Discrete Gaussian and Laplace numbers have exactly their own probabilities (``privacy.exact_noise``).
 
-    Integers come by rejection from a step function over their distribution, whose steps have 64-bit integer
-    weights. An outcome's probability is right to a relative 2^-38, which is float64's rounding; outcomes
-    in the tails, of a total mass under 2^-62, come at other odds or never. A Skellam number takes two
-    Poisson numbers, and an ε two probabilities: d of them add at most d · 2^-36 to ε, and d · 2^-60 to δ.
+    Poisson numbers come by rejection from a step function over their distribution, whose steps have 64-bit
+    integer weights. An outcome's probability is right to a relative 2^-38, which is float64's rounding;
+    outcomes in the tails, of a total mass under 2^-62, come at other odds or never. A Skellam number takes
+    two Poisson numbers, and an ε two probabilities: d of them add at most d · 2^-36 to ε and d · 2^-60 to
+    δ.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -86,24 +84,15 @@ class ChaCha20Source:
         """float64[size], uniform on the 2^52 midpoints of (0, 1), each of them exact."""
         return (self._words(size) >> np.uint64(12)).astype(np.float64) * 2.0**-52 + 2.0**-53
 
-    def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:
-        pairs = (size + 1) // 2
-        radius = np.sqrt(-2.0 * np.log(self._uniform(pairs)))
-        angle = (2.0 * math.pi) * self._uniform(pairs)
-        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
-        return std * normal
-
-    def laplace(self, size: int, *, scale: float) -> NDArray[np.float64]:
-        centred = self._uniform(size) - 0.5
-        return -scale * np.sign(centred) * np.log1p(-2.0 * np.abs(centred))
-
     def skellam(self, size: int, *, variance: float) -> NDArray[np.int64]:
         law = _poisson(variance / 2.0)
         return self._integers(size, law) - self._integers(size, law)
 
     def discrete_gaussian(self, size: int, *, std: float) -> NDArray[np.int64]:
-        """Source: the distribution of Canonne, Kamath and Steinke 2020 (arXiv:2004.00010)."""
-        return self._integers(size, _discrete_gaussian(std))
+        return draw_gaussian(size, std=std, words=self._words)
+
+    def discrete_laplace(self, size: int, *, scale: int) -> NDArray[np.int64]:
+        return draw_laplace(size, scale=scale, words=self._words)
 
     def _integers(self, size: int, law: _Law) -> NDArray[np.int64]:
         """Draw int64[size] from ``law``, in whole arrays until none is missing."""
@@ -217,13 +206,6 @@ def _blocks(law: _Law) -> _Blocks:
         shares=exact / whole,
         sure=np.exp(lows - tops) * (exact / whole),
     )
-
-
-def _discrete_gaussian(std: float) -> _Law:
-    _check_variance(std * abs(std))  # a negative std has no variance
-    # It is subgaussian: P(X ≥ t) ≤ exp(−t² / 2std²) (Canonne et al. 2020).
-    reach = math.ceil(std * math.sqrt(2.0 * _TAIL))
-    return _Law(log_weight=lambda k: -((k / std) ** 2) / 2.0, mode=0, low=-reach, high=reach)
 
 
 def _poisson(mean: float) -> _Law:

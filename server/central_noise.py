@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.clipping import Clipped
+from privacy.clipping import Clipped, clip
+from privacy.encoding import Encoding
 from privacy.noise import NoiseSource, fresh_source, keyed_source
 from privacy.plan import Plan
+from privacy.ring import Words
 from protocol.manifest import Manifest
 
 # Where a round's noise comes from.
@@ -24,12 +27,27 @@ def central_entropy(manifest: Manifest) -> Entropy:
     return lambda number: keyed_source(seed, "coordinator", number)
 
 
-def add_central_noise(
-    mean: NDArray[np.float32], *, plan: Plan, bound: float, count: int, source: NoiseSource
+def noisy_mean(
+    updates: Iterable[NDArray[np.float32]], *, plan: Plan, source: NoiseSource
 ) -> NDArray[np.float32]:
-    """The mean of ``count`` updates, float32[d], each of L2 norm ``bound`` at most, with the plan's noise.
+    """The mean of one site's update or more, float32[d] each, with the plan's noise in their sum.
 
-    The noise hides one site in the sum, so it is as many times smaller in the mean as there are sites.
+    Each is clipped to ``plan.clipping_norm`` here, whatever its site did, and added up on a grid: see
+    ``privacy.clipping``. The noise hides one site in the sum, so it is as many times smaller in the mean as
+    there are sites.
     """
-    of_mean = Clipped(value=mean.astype(np.float64), bound=bound / count, norm=2)
-    return plan.mechanism.release(of_mean, source).astype(np.float32)
+    parts = [clip(update, bound=plan.clipping_norm, norm=2) for update in updates]
+    released = plan.mechanism.release(reduce(Clipped.joined, parts), source)
+    return (released / len(parts)).astype(np.float32)
+
+
+def noisy_decoded_mean(
+    words_of_sum: Words, *, encoding: Encoding, plan: Plan, count: int, source: NoiseSource
+) -> NDArray[np.float32]:
+    """The same of a sum that was taken under masks: its integers get the noise, before they are decoded.
+
+    Raises ProtocolError for words of another length.
+    """
+    longest = encoding.sensitivity(plan.clipping_norm).l2
+    summed = Clipped(value=encoding.centred(words_of_sum), bound=longest, norm=2, steps=longest)
+    return encoding.decode(plan.mechanism.release(summed, source), count=count)

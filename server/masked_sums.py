@@ -42,7 +42,7 @@ from protocol.sums import (
     write_roster,
 )
 from protocol.update_encoding import make_encoding, vector_size
-from server.central_noise import add_central_noise, central_entropy
+from server.central_noise import central_entropy, noisy_decoded_mean
 from server.confirming import ask_to_confirm
 from server.exchange import Exchange
 from server.metrics import Metrics, SiteMetrics
@@ -181,15 +181,16 @@ class MaskedSums:
             for site, answer in trained.items()
         }
         total = self._uncovered(masked, ring=encoding.ring, size=encoding.dimension, number=number)
-        mean = encoding.mean(total, count=len(masked))
         if self._plan is not None and self._plan.shared is None:
-            mean = add_central_noise(
-                mean,
+            mean = noisy_decoded_mean(
+                total,
+                encoding=encoding,
                 plan=self._plan,
-                bound=encoding.sensitivity(self._plan.clipping_norm).l2 / encoding.scale,
                 count=len(masked),
                 source=self._entropy(number),
             )
+        else:
+            mean = encoding.mean(total, count=len(masked))
         following, self._next = self._next, None
         if following is not None:
             for site, answer in trained.items():

@@ -15,7 +15,7 @@ from protocol.manifest import Manifest
 from protocol.sparsification import decode_top
 from protocol.update_encoding import round_support, vector_size
 from protocol.vector import from_bytes
-from server.central_noise import add_central_noise, central_entropy
+from server.central_noise import central_entropy, noisy_mean
 from server.exchange import Exchange
 from server.formats import format_count
 from server.metrics import Metrics, SiteMetrics
@@ -117,15 +117,11 @@ class PlainSums:
         dealt: Mapping[str, Reply],  # noqa: ARG002 - nothing is dealt
         number: int,
     ) -> NDArray[np.float32]:
-        found = mean_update({site: self._read(answer) for site, answer in trained.items()})
-        if self._plan is not None:
-            found = add_central_noise(
-                found,
-                plan=self._plan,
-                bound=self._plan.clipping_norm,
-                count=len(trained),
-                source=self._entropy(number),
-            )
+        updates = {site: self._read(answer) for site, answer in trained.items()}
+        if self._plan is None:
+            found = mean_update(updates)
+        else:
+            found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number))
         return spread(self._manifest, found, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002

@@ -113,9 +113,9 @@ class CountingSource(ChaCha20Source):
         super().__init__(bytes(32))
         self.asked = 0
 
-    def gaussian(self, size: int, *, std: float) -> NDArray[np.float64]:
+    def discrete_gaussian(self, size: int, *, std: float) -> NDArray[np.int64]:
         self.asked += size
-        return super().gaussian(size, std=std)
+        return super().discrete_gaussian(size, std=std)
 
 
 @pytest.mark.parametrize("physical_batches", [1, 2, 6])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from client.residual import Residual
 from privacy.clipping import clip
 from privacy.errors import ProtocolError
-from privacy.noise import keyed_source
 from protocol.sparsification import decode_top, draw_support, encode_top, support_seed
 
 SIZE = 40
@@ -18,7 +17,7 @@ SIZE = 40
 
 def whole(number: int, attempt: int = 0) -> np.ndarray:
     """A made-up update of whole numbers, whose sums are exact in float32."""
-    drawn = keyed_source(0, "update", number, attempt).gaussian(SIZE, std=1000.0)
+    drawn = np.random.default_rng((number, attempt)).normal(0.0, 1000.0, SIZE)
     return np.round(drawn).astype(np.float32)
 
 
@@ -153,9 +152,9 @@ def test_what_waits_stays_bounded_and_everything_arrives(kind: str) -> None:
 def lengths(update: np.ndarray | None, share: float) -> np.ndarray:
     """‖sent‖ / ‖update‖ by round, of a steady update or of independent ones."""
     size, rounds, residual = 4000, 150, Residual(4000)
-    source, found = keyed_source(0, "lengths"), []
+    generator, found = np.random.default_rng(0), []
     for number in range(1, rounds + 1):
-        new = source.gaussian(size, std=1.0).astype(np.float32) if update is None else update
+        new = generator.standard_normal(size).astype(np.float32) if update is None else update
         total = residual.add(new, round_number=number)
         sent = take(total, number, share)
         residual.keep(total - sent, round_number=number)
@@ -182,11 +181,11 @@ def test_with_unit_site_a_round_is_bounded_whatever_waits() -> None:
     residual, after, before = Residual(SIZE), [], []
     for number in range(1, 30):
         total = residual.add(
-            clip(steady, bound=bound, norm=2).value.astype(np.float32), round_number=number
+            clip(steady, bound=bound, norm=2).reals.astype(np.float32), round_number=number
         )
         sent = take(total, number)
         residual.keep(total - sent, round_number=number)
         before.append(np.linalg.norm(sent.astype(np.float64)))
-        after.append(np.linalg.norm(clip(sent, bound=bound, norm=2).value))
+        after.append(np.linalg.norm(clip(sent, bound=bound, norm=2).reals))
     assert max(after) <= bound * (1 + 1e-12)  # rounding in float64, as ``clip`` says
     assert max(before) > 1.5 * bound

@@ -14,6 +14,7 @@ import client.training
 from client.optimizer import PrivateOptimizer
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
+from privacy import clipping
 from privacy.clipping import ClippedSum, clip_gradients
 from privacy.errors import PrivacyUnitError
 from protocol.examples import Batch
@@ -38,7 +39,8 @@ def norms(gradients: Tensors, norm: int) -> torch.Tensor:
 
 def weighted(gradients: Tensors, factors: torch.Tensor, *, bound: float, norm: int) -> ClippedSum:
     """A sum that claims the bound, with these factors for clipping."""
-    tensors = tuple(torch.einsum("n,n...->...", factors, g) for g in gradients)
+    steps = clipping.STEPS / bound
+    tensors = tuple(torch.einsum("n,n...->...", factors, g).double() * steps for g in gradients)
     return ClippedSum(tensors=tensors, bound=bound, norm=norm, zeroed=0)
 
 
@@ -51,7 +53,7 @@ def not_at_all(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
 
 
 def a_little_over(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
-    return replace(clip_gradients(gradients, bound=1.01 * bound, norm=norm), bound=bound)
+    return scaled(clip_gradients(gradients, bound=bound, norm=norm), 1.01)
 
 
 def after_taking_the_mean_off(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:

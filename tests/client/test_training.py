@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import client.training
 from client.optimizer import PrivateOptimizer
 from client.training import Trainer
+from privacy.clipping import STEPS
 from privacy.errors import JobError, ModelError, PrivacyUnitError, RunError
 from privacy.mechanisms import Mechanism
 from privacy.noise import fresh_source, keyed_source
@@ -191,7 +192,11 @@ def test_an_empty_poisson_batch_still_takes_a_noisy_step() -> None:
 
     source = keyed(1, 0)
     assert not len(source.poisson_sample(len(LENGTHS), rate=1e-12))
-    noise = [source.gaussian(p.numel(), std=1.0) for p in trainer.adapted.trained.values()]
+    drawn = [
+        nobody.mechanism.noise(p.numel(), steps=STEPS, source=source)
+        for p in trainer.adapted.trained.values()
+    ]
+    noise = [part / STEPS for part in drawn]
     # Rounded to float32 when added to weights near 1.
     np.testing.assert_allclose(update, -np.concatenate(noise) / len(LENGTHS), atol=5e-7)
 

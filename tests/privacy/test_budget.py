@@ -106,7 +106,7 @@ def test_two_updates_of_a_site_are_no_further_apart_than_is_charged(
 ) -> None:
     """The proof's one line, tried on updates with an example and with its blank, which are on the bound."""
     rng = np.random.default_rng(seed)
-    pair = [clip(rng.choice([-1e3, 1e3], size), bound=clipping, norm=2).value for _ in range(2)]
+    pair = [clip(rng.choice([-1e3, 1e3], size), bound=clipping, norm=2).reals for _ in range(2)]
     pair += [-pair[0]]
     charged = replace(CENTRAL_PLAN, clipping_norm=clipping).doubled().clipping_norm
     assert charged == 2 * clipping

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.session import plan_training
+from privacy.clipping import clip
 from privacy.errors import JobError, PlanError, ProtocolError
 from privacy.noise import keyed_source
 from protocol.manifest import Manifest, read_manifest
@@ -183,7 +184,9 @@ def test_the_noise_that_a_site_tells_is_that_of_its_update(local_steps: int) -> 
     update = sum(
         training.learning_rate
         / training.batch_size
-        * keyed_source(0, step).gaussian(draws, std=plan.noise_std)
+        * plan.mechanism.release(
+            clip(np.zeros(draws), bound=plan.clipping_norm, norm=2), keyed_source(0, step)
+        )
         for step in range(local_steps)
     )
     # ln of a sample variance of n draws deviates by √(2/n), 0.01; six of them err once in 5e8 times.

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy.noise import keyed_source
+from privacy.clipping import STEPS
+from privacy.mechanisms import Mechanism
+from privacy.noise import ChaCha20Source, keyed_source
 from privacy.plan import Plan
 from privacy.site_plan import make_central_site_plan
 from protocol import confide_pb2 as pb
@@ -18,7 +20,7 @@ from protocol.manifest import Manifest
 from protocol.update_encoding import make_encoding, plan_for_site
 from protocol.vector import to_bytes
 from server import masked_sums
-from server.central_noise import add_central_noise, central_entropy
+from server.central_noise import central_entropy, noisy_decoded_mean, noisy_mean
 from server.sums import PlainSums
 from tests.server.masked import SITES, MaskedPost, masked_folder
 from tests.server.runs import LAYOUT, make_job
@@ -93,12 +95,44 @@ def test_the_noise_is_that_of_the_jobs_plan(epsilon: float, rounds: int) -> None
     assert is_std(noise_of_plain_sums(job, count=3), std_of(planned, count=3))
 
 
+class Counted(ChaCha20Source):
+    """Draws nothing, and remembers the deviations that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(32))
+        self.asked: list[float] = []
+
+    def discrete_gaussian(self, size: int, *, std: float) -> np.ndarray:
+        self.asked.append(std)
+        return np.zeros(size, np.int64)
+
+
 def test_the_mean_is_in_it(plan: Plan) -> None:
-    mean = np.linspace(-1, 1, SIZE, dtype=np.float32)
-    source = keyed_source(1, "test", 1)
-    noisy = add_central_noise(mean, plan=plan, bound=0.5, count=3, source=source)
-    assert noisy.dtype == np.float32
-    assert is_std(noisy - mean, std_of(plan, count=3))
+    updates = [0.4 * np.eye(1, SIZE, place, dtype=np.float32)[0] for place in range(3)]
+    found = noisy_mean(updates, plan=plan, source=Counted())
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.mean(updates, axis=0), rtol=1e-6)
+
+
+def test_a_site_that_sends_more_than_its_norm_weighs_no_more(plan: Plan) -> None:
+    honest = 0.5 * np.eye(1, SIZE, dtype=np.float32)[0]
+    for sent in (honest, 1e30 * honest):
+        found = noisy_mean([sent, np.zeros(SIZE, np.float32)], plan=plan, source=Counted())
+        np.testing.assert_allclose(found[0], 0.25, rtol=2.0**-19)
+    spoilt = honest.copy()
+    spoilt[7] = np.nan
+    assert not noisy_mean([spoilt], plan=plan, source=Counted()).any()
+
+
+def test_noise_and_sum_are_integers_of_the_norm_s_grid(plan: Plan) -> None:
+    """As for a step of a site: no output is impossible, whoever is in the sum."""
+    source = Counted()
+    found = noisy_mean([np.full(SIZE, 1e-3, np.float32)], plan=plan, source=source)
+    planned = plan.mechanism.multiplier * STEPS
+    assert planned < source.asked[0] < planned + 10
+    steps = found.astype(np.float64) * (STEPS / plan.clipping_norm)
+    # float32 keeps 24 bits of 32: the steps that they stand for are whole to 2^-24 of them.
+    np.testing.assert_allclose(steps, np.trunc(1e-3 * STEPS / 0.5), rtol=2.0**-23)
 
 
 def test_without_noise_there_is_none() -> None:
@@ -134,23 +168,37 @@ def test_under_masks_the_rounding_is_hidden_too(tmp_path: Path, monkeypatch: pyt
     post = MaskedPost(folder, {("west", "train", 2): None})
     told: list[dict[str, Any]] = []
 
-    def noted(mean: np.ndarray, **how: Any) -> np.ndarray:
-        told.append(how | {"added": add_central_noise(mean, **how) - mean})
-        return mean + told[-1]["added"]
+    def noted(words: np.ndarray, **how: Any) -> np.ndarray:
+        noisy, plain = noisy_decoded_mean(words, **how), how["encoding"].mean(words, count=how["count"])
+        told.append(how | {"added": noisy - plain})
+        return noisy
 
-    monkeypatch.setattr(masked_sums, "add_central_noise", noted)
+    monkeypatch.setattr(masked_sums, "noisy_decoded_mean", noted)
     go(folder, post)
     plan = plan_for_site(folder.manifest, update_size=LAYOUT.update_size)
-    encoding = make_encoding(folder.manifest, update_size=LAYOUT.update_size, number=1, plan=plan)
-    longest = encoding.sensitivity(0.5).l2 / encoding.scale
-    assert longest > 0.5
-    assert [(one["bound"], one["count"]) for one in told] == [(longest, 5), (longest, 4), (longest, 4)]
+    assert [one["count"] for one in told] == [5, 4, 4]
     adapters = [folder.load_adapter(number, LAYOUT) for number in range(4)]
     for number, one in enumerate(told, start=1):
+        assert one["plan"] == plan
         sites = SITES if number == 1 else SITES[:-1]
         # Clipped to half their norm of 1, rounded by less than a step each, and in float32.
         mean = np.mean([post.update(site, number) / 2 for site in sites], axis=0)
         moved = adapters[number] - adapters[number - 1]
         size = np.abs(adapters[number]).max() + np.abs(adapters[number - 1]).max() + 1
-        np.testing.assert_allclose(moved, mean + one["added"], atol=2 / encoding.scale + 2.0**-22 * size)
+        step = 2 / one["encoding"].scale
+        np.testing.assert_allclose(moved, mean + one["added"], atol=step + 2.0**-19 * size)
         assert np.abs(one["added"]).min() > 0
+
+
+def test_under_masks_the_noise_is_for_the_longest_integers_of_a_site() -> None:
+    made = manifest(make_job(privacy=CENTRAL, strategy={"name": "ffa"}, secure_aggregation="masks"))
+    plan = plan_for_site(made, update_size=LAYOUT.update_size)
+    encoding = make_encoding(made, update_size=LAYOUT.update_size, number=1, plan=plan)
+    longest = encoding.sensitivity(0.5).l2
+    assert longest > 0.5 * encoding.scale, "integers are longer than what they stand for"
+    source = Counted()
+    words = encoding.words(np.arange(encoding.dimension))
+    found = noisy_decoded_mean(words, encoding=encoding, plan=plan, count=3, source=source)
+    assert np.array_equal(found, encoding.mean(words, count=3))
+    planned = Mechanism(name="gaussian", multiplier=plan.mechanism.multiplier).multiplier * longest
+    assert planned < source.asked[0] < planned + 10
