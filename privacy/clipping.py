@@ -57,7 +57,7 @@ class Clipped:
     @property
     def reals(self) -> NDArray[np.float64]:
         """The vector that the integers stand for, float64[d]."""
-        return self.value * self.step
+        return self.value.astype(np.float64) * self.step
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class Clipped:
     def plus(self, noise: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         """Add noise, one part of int64[d], and take the integers for what they stand for: float64[d]."""
         (part,) = noise
-        return (self.value + part) * self.step
+        return (self.value + part).astype(np.float64) * self.step
 
     def joined(self, other: Clipped) -> Clipped:
         """Add the sum of other units. Raises PrivacyUnitError if they were clipped otherwise."""
@@ -211,15 +211,15 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
     counts = {len(gradient) for gradient in gradients}
     if len(counts) != 1:
         raise PrivacyUnitError(f"per-example gradients for different batch sizes: {counts}")
-    # Squares of float32 numbers are exact in float64, and inside its range.
-    rows = [_with_float64(gradient.detach()).flatten(1).double() for gradient in gradients]
-    finite = torch.stack([row.isfinite().all(1) for row in rows]).all(0)
+    given = [_with_float64(gradient.detach()).flatten(1) for gradient in gradients]
+    finite = torch.stack([row.isfinite().all(1) for row in given]).all(0)
     # A product would keep NaN: 0 · NaN = NaN.
-    rows = [torch.where(finite[:, None], row, 0.0) for row in rows]
+    rows = [row.to(torch.float64, copy=True).masked_fill_(~finite[:, None], 0.0) for row in given]
+    # Squares of float32 numbers are exact in float64, and inside its range.
     lengths = sum(_tree_sum(row.abs() if norm == 1 else row.square()) for row in rows)
     lengths = (lengths if norm == 1 else lengths.sqrt()) * _SLACK
     scale = STEPS / lengths.clamp(min=bound)
-    sums = [row.mul_(scale[:, None]).trunc_().long().sum(0) for row in rows]
+    sums = [_exact_sum(row.mul_(scale[:, None]).trunc_()) for row in rows]
     return ClippedSum(
         tensors=tuple(s.view(g.shape[1:]) for s, g in zip(sums, gradients, strict=True)),
         bound=bound,
@@ -234,17 +234,28 @@ def _with_float64(tensor: Tensor) -> Tensor:
 
 
 def _tree_sum(terms: Any) -> Any:
-    """The sum of each row, [n, d] to [n], of an array or a tensor: halves are added until one is left.
+    """The sum of each row, [n, d] to [n], of an array or a tensor, which is used up.
 
-    Libraries' own sums choose an order by the shape of the whole batch.
+    The second half is added to the first until one number is left: libraries' own sums choose an order by
+    the shape of the whole batch.
     """
     width = terms.shape[1]
     while width > 1:
         half = (width + 1) // 2
-        folded = terms[:, :half] + 0.0
-        folded[:, : width - half] += terms[:, half:width]
-        terms, width = folded, half
+        terms[:, : width - half] += terms[:, half:width]
+        width = half
     return terms[:, 0] if width else terms.sum(1)
+
+
+def _exact_sum(whole: Tensor) -> Tensor:
+    """The sum over n of whole numbers of at most 2^40 in float64[n, d]: int64[d].
+
+    Under 2^53, as are the sums of 2^12 of them, float64 adds whole numbers exactly, in whatever order.
+    """
+    import torch
+
+    parts = [part.sum(0).long() for part in torch.split(whole, 2**12)]
+    return torch.stack(parts).sum(0)
 
 
 def _check_alike(one: Clipped | ClippedSum, other: Clipped | ClippedSum) -> None:

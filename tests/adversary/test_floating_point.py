@@ -7,16 +7,22 @@ proves that it is not (Mironov 2012; Haney et al. 2022, arXiv:2112.05307). Each 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from client.training import Trainer
 from privacy.mechanisms import MechanismName
 from privacy.noise import fresh_source
-from privacy.plan import make_plan
+from privacy.plan import SILENT, Plan, make_plan, with_noise
+from protocol.examples import Examples
+from protocol.job import TrainingSection
 from tests.client.optimizers import make_optimizer, released, step
+from tests.models import CASES, random_adapter
 
 # How many numbers a step releases, and how many steps are attacked: 2 · 10^5 numbers of each mechanism. In
 # L1 the norm is soon used up, and few numbers a step are long enough to tell; in L2 many are.
@@ -76,7 +82,6 @@ def test_no_output_of_a_step_excludes_an_example(mechanism: MechanismName, epsil
     )
     there = counted(mechanism, epsilon, gradient, drawn=True)
     away = counted(mechanism, epsilon, gradient, drawn=False)
-    print(mechanism, epsilon, there, away)
     assert same_rate(there, away), f"impossible outputs: {there} with the target, {away} without"
 
 
@@ -88,3 +93,58 @@ def test_the_attack_reads_noise_that_is_made_of_floats() -> None:
     there, away = impossible(gradient + noise[0], gradient), impossible(noise[1], gradient)
     assert there == 0
     assert not same_rate(there, away)
+
+
+# A crafted adapter: the head is sure of one label, so an example that has it has no gradient at all, and
+# the target, which has another, is alone in every sum.
+CASE = CASES["bert-qv-head"]
+STEPS_TAKEN = 150
+
+
+def crafted(trainer: Trainer) -> NDArray[np.float32]:
+    layout = trainer.adapted.layout
+    tensors = {
+        name: tensor.copy() for name, tensor in layout.split(random_adapter(trainer.adapted)).items()
+    }
+    for name, tensor in tensors.items():
+        if ".lora_B." in name:
+            tensor[:] = 0.0  # the update is then the step itself, without a rounding of ours
+        if name.endswith("classifier.bias"):
+            tensor[:] = [1e4, -1e4, -1e4]
+    return layout.join(tensors)
+
+
+def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.float32]:
+    """What a site's step from the crafted adapter moves in LoRA's second factors."""
+    update = trainer.train(
+        crafted(trainer),
+        examples,
+        training=TrainingSection(batch_size=8, physical_batch_size=8, learning_rate=1.0),
+        plan=plan,
+        round_number=1,
+        entropy=lambda _round, _step: fresh_source(),
+        activations=None,
+    )
+    ends = np.cumsum([p.numel() for p in trainer.adapted.trained.values()])
+    parts = dict(zip(trainer.adapted.trained, np.split(update, ends[:-1]), strict=True))
+    return np.concatenate([part for name, part in parts.items() if ".lora_B." in name])
+
+
+@pytest.mark.parametrize("epsilon", [8.0, 1.0])
+def test_a_crafted_adapter_makes_no_output_exclude_an_example(epsilon: float) -> None:
+    trainer = Trainer(CASE.adapted(strategy={"name": "ffa"}))
+    examples = CASE.examples([6] * 8)
+    sure = replace(examples, labels=np.zeros(8, np.int64))
+    target = replace(examples, labels=np.array([1, *[0] * 7]))
+    silent = Plan(mechanism=SILENT, clipping_norm=1.0, sampling_rate=1.0, steps=1, delta=1e-5)
+    assert not an_update(trainer, sure, silent).any()
+    gradient = an_update(trainer, target, silent)
+    assert np.count_nonzero(gradient) > 50
+
+    noisy = with_noise(silent, "gaussian", multiplier("gaussian", epsilon))
+    counts = [
+        sum(impossible(an_update(trainer, drawn, noisy), gradient) for _ in range(STEPS_TAKEN))
+        for drawn in (target, sure)
+    ]
+    print(counts)
+    assert same_rate(*counts), f"impossible outputs: {counts[0]} with the target, {counts[1]} without"

@@ -46,7 +46,7 @@ def drawn_for(name: str, multiplier: float, steps: float) -> float:
 
 
 def discrete_hockey_stick(name: str, size: float, shift: int, rate: float = 1.0) -> NDArray[np.float64]:
-    """max(0, P - e^ε Q), summed: P is the noise around the shift, or at the rate, and Q the noise around 0."""
+    """max(0, P - e^ε Q), summed: Q is the noise around 0, P the noise around the shift, at a rate."""
     reach = int(60 * size) + shift
     k = np.arange(-reach, reach + 1)
 
@@ -96,7 +96,7 @@ def test_discrete_noise_tells_no_more_than_real_noise(
 
 
 def test_without_the_room_discrete_laplace_noise_would_tell_more() -> None:
-    """Of the same scale: between losses on its grid, its divergence is a chord above the real one's curve."""
+    """Of the same scale, its divergence is a chord over the real one's curve between losses on its grid."""
     discrete, real = discrete_hockey_stick("laplace", 12.0, 40), real_hockey_stick("laplace", 12.0, 40)
     assert (discrete > real + 1e-4).any()
 
