@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from privacy.clipping import STEPS
 from privacy.mechanisms import Mechanism
 from privacy.noise import keyed_source
 from privacy.plan import make_plan
@@ -58,8 +59,8 @@ def audit(mechanism: Mechanism) -> NDArray[np.float64]:
         source = keyed_source(11, mechanism.name, repeat)
         present = np.zeros(CANARIES, dtype=bool)
         present[source.poisson_sample(CANARIES, rate=0.5)] = True
-        noise = mechanism.noise(CANARIES, clipping_norm=CLIPPING_NORM, source=source)
-        order = np.argsort(CLIPPING_NORM * present + noise)
+        noise = mechanism.noise(CANARIES, steps=STEPS, source=source)
+        order = np.argsort(STEPS * present + noise)
         for column, fraction in enumerate(FRACTIONS):
             half = int(fraction * CANARIES / 2)
             correct = int((~present[order[:half]]).sum() + present[order[-half:]].sum())

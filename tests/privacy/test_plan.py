@@ -11,6 +11,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from privacy.budget import make_budget
+from privacy.clipping import STEPS
 from privacy.errors import PlanError
 from privacy.mechanisms import Mechanism
 from privacy.noise import keyed_source
@@ -91,7 +92,8 @@ def test_event_is_what_the_accountant_composes() -> None:
 def test_noise_std_is_that_of_what_is_drawn(name: str) -> None:
     mechanism = NONE if name == "none" else Mechanism(name=name, multiplier=1.7)
     plan = replace(PLAN, mechanism=mechanism)
-    drawn = mechanism.noise(200_000, clipping_norm=plan.clipping_norm, source=keyed_source(5, name))
+    steps = mechanism.noise(200_000, steps=STEPS, source=keyed_source(5, name))
+    drawn = steps * (plan.clipping_norm / STEPS)
     # The sample deviation of n draws has a relative error of √((kurtosis - 1) / 4n): 0.25 % for Laplace's
     # kurtosis of 6, so that 2 % is eight of them; ⅔ and 3⁄2 of the deviation are far outside.
     assert float(np.std(drawn)) == pytest.approx(plan.noise_std, rel=0.02)

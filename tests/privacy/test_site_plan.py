@@ -107,7 +107,7 @@ def test_only_one_accountant_knows_skellam_noise() -> None:
     with pytest.raises(PlanError, match="depends on its grid"):
         epsilon_by_rdp(mechanism=plan.mechanism, sampling_rate=1.0, steps=1, delta=DELTA)
     with pytest.raises(PlanError, match="adds integers"):
-        plan.mechanism.noise(3, clipping_norm=1.0, source=keyed_source(0))
+        plan.mechanism.noise(3, steps=1.0, source=keyed_source(0))
     assert plan.event.event.event == dp.UnsupportedDpEvent()
 
 

@@ -86,7 +86,7 @@ def measured(name: str, multiplier: float, section: TrainingSection, *, sites: i
             signal += rate * section.batch_size * clipped
             for site in range(sites):
                 source = keyed_source(0, site, round_number, step)
-                noise += rate * mechanism.noise(size, clipping_norm=0.7, source=source) / sites
+                noise += rate * mechanism.noise(size, steps=0.7 * 2.0**40, source=source) / 2.0**40 / sites
     return float(np.linalg.norm(noise) / np.linalg.norm(signal))
 
 
