@@ -131,7 +131,7 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     assert (south.rules.secure_aggregation, south.rules.colluding_sites) == ("required", 0)
     assert south.rules.coordinator == federation_of(out).coordinator
     text = (out / "kits" / "south" / "site.toml").read_text()
-    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "budget", "rules"}
+    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "models", "budget", "rules"}
     readme = (out / "kits" / "south" / "README").read_text()
     assert readme.count("\n") == 3
     assert "confide site start site.toml" in readme
