@@ -131,7 +131,7 @@ def milliseconds(secure_aggregation: str) -> list[float]:
     settings = [f"training.rounds={ROUNDS}", f"secure_aggregation={secure_aggregation}"]
     job = read_job(Path("examples/tweets.toml"), settings=settings)
     manifest = Manifest(
-        run="r", job=job, labels=(), base_digest="", layout_digest=layout.digest, cohort=SITES
+        run="r", job=job, labels=(), model_digest="", layout_digest=layout.digest, cohort=SITES
     )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -59,7 +59,7 @@ class RulesSection(Section):
     central_noise: Literal["refused", "allowed"] = "refused"
     secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
     colluding_sites: Annotated[int, Field(ge=0)] = 0
-    base_models: list[_Hex32] | None = None
+    models: list[_Hex32] | None = None
     tasks: list[Task] | None = None
     coordinator: _Hex32 | None = None
     metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
@@ -99,7 +99,7 @@ class Policy(Section):
                 rule="rules.least_cohort",
             )
         self._check_aggregation(manifest)
-        _allow("base_models", manifest.base_digest, rules.base_models)
+        _allow("models", manifest.model_digest, rules.models)
         _allow("tasks", job.task, rules.tasks)
         if job.metrics.epsilon > rules.metrics_epsilon:
             raise PolicyError(
@@ -213,7 +213,7 @@ def checked(model: type[Checked], table: dict[str, Any]) -> Checked:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        raise PolicyFileError(explain(error, shown_by="that docs/policy.md lists")) from None
+        raise PolicyFileError(explain(error, shown_by="that docs/policy.md lists", model=model)) from None
 
 
 def policy_toml(policy: Policy) -> str:

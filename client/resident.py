@@ -11,9 +11,9 @@ from pathlib import Path
 from client.admission import admit
 from client.digests import example_digest
 from client.home import Home
-from client.model_sources import local_source
+from client.model_sources import check_models, local_source
 from client.refusal import answer_or_refuse, log_refusal
-from client.session import check_labels
+from client.session import check_labels, check_model
 from client.site import Site
 from client.site_file import DataSource, SiteFile
 from client.stopping import Between, no_pause
@@ -191,6 +191,7 @@ class Resident:
         # First: whom the coordinator's key did not sign for learns of no alias.
         self._home.policy.check(manifest, signature)
         job = manifest.job
+        local_source(job.model, self._file.models)
         alias, data = job.data.alias, self._data.get(job.data.alias)
         if data is None:
             raise ProtocolError(f"data.alias={alias!r}: this site knows no data by that name")
@@ -222,9 +223,10 @@ class Resident:
         except ModelError as error:
             log.warning("run %s: %s", manifest.run, error)
             raise ModelError(
-                f"model.source={job.model.source!r} cannot be loaded at this site: its custodian can map "
-                "it to a folder, under [models] in site.toml; the site's own log says more"
+                f"model.source={job.model.source!r} cannot be loaded at this site; its own log says why"
             ) from error
+        # Before its tokenizer sees a text: one that was made to ask of texts is another model.
+        check_model(manifest, base.digest)
         adapted = AdaptedModel(base, job=local, device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
         self._model = _Model(key=key, trainer=Trainer(adapted), prefix=FrozenPrefix(adapted))
@@ -263,9 +265,7 @@ def _check_file(site_file: SiteFile) -> None:
         )
     if not site_file.data:
         raise PolicyFileError("data: expected one section [data.ALIAS] or more, got none")
-    for source, place in site_file.models.items():
-        if not place.startswith("package:") and not Path(place).exists():
-            raise PolicyFileError(f"models.{source!r}: expected a folder, found none at {place}")
+    check_models(site_file.models)
 
 
 def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
@@ -285,7 +285,7 @@ def _model_key(manifest: Manifest) -> bytes:
             **asked,
             "max_length": job.data.max_length,
             "labels": manifest.labels,
-            "base": manifest.base_digest,
+            "digest": manifest.model_digest,
         }
     )
 

@@ -72,17 +72,23 @@ def check_manifest(
     """
     if not examples:
         raise DataError("the site has no examples: use fewer sites or another partition")
-    if manifest.base_digest != adapted.base_digest:
-        raise ProtocolError(
-            f"the base model differs: expected SHA-256 {manifest.base_digest[:16]}…, this site "
-            f"has {adapted.base_digest[:16]}…; install the same weights everywhere"
-        )
+    check_model(manifest, adapted.model_digest)
     if manifest.layout_digest != adapted.layout.digest:
         raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
     check_labels(manifest, labels)
     if manifest.job.seeds.noise is not None and not simulated:
         raise ProtocolError(
             "seeds.noise makes the noise predictable, and so protects nobody: only a simulation may set it"
+        )
+
+
+def check_model(manifest: Manifest, digest: str) -> None:
+    """Raises ProtocolError unless a manifest is for the model that a site has loaded."""
+    if manifest.model_digest != digest:
+        raise ProtocolError(
+            f"the model differs: expected SHA-256 {manifest.model_digest[:16]}…, this site has "
+            f"{digest[:16]}…; use the same weights, config and tokenizer everywhere, and the same versions "
+            "of the libraries"
         )
 
 

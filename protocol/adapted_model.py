@@ -17,6 +17,7 @@ from protocol.base_model import BaseModel, head_names
 from protocol.device import Device
 from protocol.job import Job, top_share
 from protocol.layout import AdapterLayout, TensorSlot
+from protocol.model_limits import count_tokens, longest_text
 
 _ADAPTER = "default"
 
@@ -27,13 +28,25 @@ class AdaptedModel:
     Attributes:
         peft: the PeftModel; its trainable parameters are the layout's trained slots.
         layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
+        longest: how many tokens a text may have, None if the model sets no limit.
+        tokens: how many tokens the model knows.
+
+    Raises ModelError for a job that the model cannot carry.
     """
 
     def __init__(self, base: BaseModel, *, job: Job, device: Device) -> None:
-        self.base_digest = base.digest
+        self.model_digest = base.digest
         self.tokenizer = base.tokenizer
         self.device = device
         self.job = job
+        # Before it moves: a lookup out of range would leave an accelerator unusable.
+        self.longest = longest_text(base.model)
+        self.tokens = count_tokens(base.model)
+        if self.longest is not None and job.data.max_length > self.longest:
+            raise ModelError(
+                f"data.max_length={job.data.max_length}: expected {self.longest} at most, which is what "
+                "this model can take"
+            )
         base.model.to(device.torch)
         layers = adapted_layers(job, base.model)
         expected = _expected_targets(base.model, job, layers)
@@ -96,7 +109,8 @@ class AdaptedModel:
                 parameter.requires_grad_(False)
             saved = name.replace(f".modules_to_save.{_ADAPTER}.", ".").replace(f".{_ADAPTER}.", ".")
             found[saved] = parameter
-        saved_names = set(get_peft_model_state_dict(self.peft))
+        # Told that no embedding is trained: PEFT would ask the Hub for the model that the job names.
+        saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
         if saved_names != set(found):
             odd = sorted(saved_names ^ set(found))
             raise ModelError(f"PEFT saves other tensors than it trains: {', '.join(odd[:5])}")

@@ -1,9 +1,9 @@
-"""The base model: found, loaded, frozen and known by its digest."""
+"""The base model: found, loaded without running any code of its own, frozen and known by its digest."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,15 @@ from torch import nn
 from privacy.errors import ModelError
 from protocol.device import Device
 from protocol.job import Job
+from protocol.model_digest import config_content, model_digest, tokenizer_content
+from protocol.model_limits import check_tokenizer, count_tokens
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """Frozen weights, tokenizer and SHA-256 digest (hex) of the weights."""
+    """Frozen weights, tokenizer and the SHA-256 digest (hex) of both with the config."""
 
     model: nn.Module
     tokenizer: Any
@@ -57,43 +61,51 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
 
     source = job.model.source
     where = str(package_path(source)) if source.startswith("package:") else source
-    gguf = {"gguf_file": job.model.gguf} if job.model.gguf else {}
+    # No code that comes with a model is run, nor asked about; what is on disk is not looked for elsewhere.
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(where).exists()}
+    if job.model.gguf:
+        options["gguf_file"] = job.model.gguf
     try:
-        config = transformers.AutoConfig.from_pretrained(where, **gguf)
+        _refuse_other_files(job, Path(where))
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        _refuse_named_pickle(job, config)
+        told = config_content(config)
         _switch_dropout_off(config)
         if labels:
             config.num_labels = len(labels)
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: index for index, label in enumerate(labels)}
-        loader = _auto_class(job, transformers)
-        model = loader.from_pretrained(
-            where, config=config, dtype=torch.float32, attn_implementation=device.attention, **gguf
+        model = _auto_class(job, transformers).from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=device.attention,
+            use_safetensors=True,
+            **options,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **gguf)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        _refuse_adapter(job, found=getattr(model, "_hf_peft_config_loaded", False))
+        content = tokenizer_content(tokenizer)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        check_tokenizer(tokenizer, tokens=count_tokens(model))
+    except ModelError:
+        raise
     except Exception as error:  # transformers, its hub and safetensors raise whatever they like
+        if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
+            raise _pickled(job, "no safetensors") from error
         raise ModelError(
             f"model.source={source!r} could not be loaded: {_first_line(error)}. Expected a folder "
-            "with config and weights, a package:NAME/PATH, or a Hugging Face id that this machine "
-            "can reach; after an interrupted download, run the command again"
+            "with config and weights in safetensors, a package:NAME/PATH, or a Hugging Face id that this "
+            "machine can reach; after an interrupted download, run the command again"
         ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.config.use_cache = False  # nothing is generated here
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     _zero_head(model, job)
     model.requires_grad_(False)
-    return BaseModel(model=model, tokenizer=tokenizer, digest=weights_digest(model))
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over every tensor's name, type, shape and bytes, as hex."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
-        digest.update(data.view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    digest = model_digest(model, config=told, tokenizer=content)
+    return BaseModel(model=model, tokenizer=tokenizer, digest=digest)
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -109,6 +121,45 @@ def _auto_class(job: Job, transformers: Any) -> Any:
     if job.model.pooling == "mean":
         return transformers.AutoModelForTokenClassification
     return transformers.AutoModelForSequenceClassification
+
+
+def _refuse_other_files(job: Job, folder: Path) -> None:
+    """Raises ModelError for a folder with pickled weights alone, or with an adapter in it."""
+    _refuse_adapter(job, found=(folder / "adapter_config.json").exists())
+    if job.model.gguf:
+        return
+    files = {path.name for path in folder.glob("*.safetensors")}
+    for index in folder.glob("*.safetensors.index.json"):
+        files |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    pickled = {path.name for pattern in _PICKLED for path in folder.glob(pattern)}
+    other = {name for name in files if not name.endswith(".safetensors")}
+    if other or (pickled and not files):
+        raise _pickled(job, min(other or pickled))
+
+
+def _refuse_named_pickle(job: Job, config: Any) -> None:
+    """Raises ModelError where a config names weights of another kind than safetensors."""
+    named = getattr(config, "transformers_weights", None)
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise _pickled(job, str(named))
+
+
+def _pickled(job: Job, file: str) -> ModelError:
+    name = "AutoModelForCausalLM" if job.task == "causal-lm" else "AutoModelForSequenceClassification"
+    return ModelError(
+        f"model.source={job.model.source!r} has its weights in {file}, and reading a pickle can run code: "
+        "expected safetensors. Where you trust it, convert it once, in Python: transformers."
+        f"{name}.from_pretrained(SOURCE).save_pretrained(FOLDER); then copy the tokenizer's files there"
+    )
+
+
+def _refuse_adapter(job: Job, *, found: bool) -> None:
+    if found:
+        # It names a base model of its own choice, and what it scales is in no tensor.
+        raise ModelError(
+            f"model.source={job.model.source!r} holds an adapter of PEFT's: expected a whole model; merge "
+            "it first, or take adapter_config.json out"
+        )
 
 
 def _switch_dropout_off(config: Any) -> None:
@@ -137,6 +188,8 @@ def _be_quiet() -> None:
     """transformers draws progress bars and a load report into the terminal table otherwise."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # for what is not imported yet, such as the GGUF reader
+    # Where the Hub has pickles alone, transformers would ask a service there for another's conversion.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

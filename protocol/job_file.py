@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from privacy.errors import JobError
 from protocol.job import Job
@@ -36,12 +37,28 @@ def parse_job(table: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        raise JobError(explain(error, shown_by="that `confide init` shows")) from None
+        raise JobError(explain(error, shown_by="that `confide init` shows", model=Job)) from None
 
 
-def explain(error: ValidationError, *, shown_by: str) -> str:
-    """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand."""
-    return "\n".join(dict.fromkeys(_explain(item, shown_by) for item in error.errors()))
+def explain(error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None) -> str:
+    """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand.
+
+    With the file's ``model``, a key that nobody knows is told together with the one that it is most like.
+    """
+    lines = []
+    for item in error.errors():
+        like = _most_like(item["loc"], model) if item["type"] == "extra_forbidden" else None
+        lines.append(_explain(item, shown_by if like is None else f"{shown_by}; did you mean {like!r}?"))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _most_like(place: tuple[int | str, ...], model: type[BaseModel] | None) -> str | None:
+    """The key of the same section that an unknown one is most like, if it is like any."""
+    for name in place[:-1]:
+        field = model.model_fields.get(str(name)) if model is not None else None
+        inner = field.annotation if field is not None else None
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return next(iter(get_close_matches(str(place[-1]), model.model_fields if model else (), n=1)), None)
 
 
 def _beside(job: Job, folder: Path) -> Job:

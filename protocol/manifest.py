@@ -32,7 +32,7 @@ class Manifest:
     job: Job
     cohort: int
     labels: tuple[str, ...]
-    base_digest: str
+    model_digest: str
     layout_digest: str
     version: str = VERSION
 
@@ -80,7 +80,7 @@ def read_manifest(content: bytes) -> Manifest:
             job=parse_job(table["job"]),
             cohort=table["cohort"],
             labels=tuple(table["labels"]),
-            base_digest=table["base_digest"],
+            model_digest=table["model_digest"],
             layout_digest=table["layout_digest"],
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -17,8 +17,6 @@ from protocol.examples import Batch, Examples
 from protocol.job import Job
 from protocol.table import Table
 
-_PROBE_TOKENS = 32
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -72,14 +70,14 @@ def tokenize_rows(
 
 
 def probe_examples(adapted: AdaptedModel) -> Examples:
-    """Three made-up examples, short, middling and long, the same for every data set.
+    """Three made-up examples, short, middling and as long as any, the same for every data set.
 
     What a model is tried on before it trains must say nothing about a site's own examples: whether it
-    passes is told to the coordinator.
+    passes is told to the coordinator. What fails on a long text must fail here, on one that nobody wrote.
     """
     generator = np.random.Generator(np.random.PCG64(0))
     config = adapted.peft.config
-    longest = max(3, min(adapted.job.data.max_length, _PROBE_TOKENS))
+    longest = adapted.job.data.max_length
     lengths = np.array([2, (longest + 2) // 2, longest], np.int64)
     vocabulary, padding = token_choices(adapted)
     classifies = adapted.job.task == "sequence-classification"
@@ -93,9 +91,8 @@ def probe_examples(adapted: AdaptedModel) -> Examples:
 
 def token_choices(adapted: AdaptedModel) -> tuple[NDArray[np.int64], int]:
     """What made-up texts can hold, every token but padding, and the padding."""
-    config = adapted.peft.config
-    padding = int(getattr(config, "pad_token_id", None) or 0)
-    return np.array([token for token in range(config.vocab_size) if token != padding]), padding
+    padding = int(getattr(adapted.peft.config, "pad_token_id", None) or 0)
+    return np.array([token for token in range(adapted.tokens) if token != padding]), padding
 
 
 def outcome(adapted: AdaptedModel, batch: Batch) -> Outcome:

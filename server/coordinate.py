@@ -52,7 +52,7 @@ def _run(
     workplace = Workplace.load(manifest.job)
     if workplace.manifest(manifest.run, cohort=manifest.cohort) != manifest:
         raise JobError(
-            f"{folder.path} was started with another base model, label set or layout: bring those back, or "
+            f"{folder.path} was started with another model, label set or layout: bring those back, or "
             "start a new run"
         )
     post = SealedPost(

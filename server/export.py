@@ -32,10 +32,10 @@ def export_merged(folder: RunFolder, to: Path) -> None:
     manifest = folder.manifest
     device = choose_device(manifest.job.device)
     base = load_base_model(manifest.job, labels=manifest.labels, device=device)
-    if base.digest != manifest.base_digest:
+    if base.digest != manifest.model_digest:
         raise UserError(
-            f"model.source={manifest.job.model.source!r} is not the base model of this run: expected "
-            f"SHA-256 {manifest.base_digest[:16]}…, got {base.digest[:16]}…"
+            f"model.source={manifest.job.model.source!r} is not the model of this run: expected "
+            f"SHA-256 {manifest.model_digest[:16]}…, got {base.digest[:16]}…"
         )
     merged = PeftModel.from_pretrained(base.model, folder.adapter_path.resolve()).merge_and_unload()
 

@@ -89,13 +89,15 @@ class SiteData(_Section):
 class SiteEntry(_Section):
     """One ``[[site]]``. ``identity`` and ``node`` are the public keys of a site that made its own.
 
-    ``data``, ``budget`` and ``rules`` are what its site.toml starts with; its custodian has the last word.
+    ``data``, ``models``, ``budget`` and ``rules`` are what its site.toml starts with; its custodian has the
+    last word.
     """
 
     name: SiteName
     identity: Hex32 | None = None
     node: NodeKey | None = None
     data: dict[str, SiteData] = {}
+    models: dict[str, Annotated[str, Field(min_length=1)]] = {}
     budget: dict[str, Any] | None = None
     rules: dict[str, Any] = {}
 
@@ -145,7 +147,8 @@ class FederationFile(_Section):
 def read_federation_file(path: Path) -> FederationFile:
     """Read federation.toml. Raises UserError with one line per wrong key.
 
-    A data source that exists beside the file means that file, so that sites can be tried on one machine.
+    A data source or model that exists beside the file means that one, so that sites can be tried on one
+    machine.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -163,8 +166,13 @@ def read_federation_file(path: Path) -> FederationFile:
 
 
 def _beside(entry: SiteEntry, folder: Path) -> SiteEntry:
-    def resolve(data: SiteData) -> SiteData:
-        beside = folder / data.source
-        return data.model_copy(update={"source": str(beside.resolve())}) if beside.exists() else data
+    def resolve(source: str) -> str:
+        beside = folder / source
+        return str(beside.resolve()) if beside.exists() else source
 
-    return entry.model_copy(update={"data": {alias: resolve(data) for alias, data in entry.data.items()}})
+    data = {
+        alias: table.model_copy(update={"source": resolve(table.source)})
+        for alias, table in entry.data.items()
+    }
+    models = {name: resolve(place) for name, place in entry.models.items()}
+    return entry.model_copy(update={"data": data, "models": models})

@@ -31,7 +31,7 @@ _MEANING = {
     "colluding_sites": "sites that may work with the coordinator and still read no update",
     "metrics_epsilon": "what metrics on the site's own examples may cost; 0: none leave",
     "approval": '"automatic": what the rules allow may begin',
-    "base_models": "SHA-256 of the base models that may be trained",
+    "models": "SHA-256 of the models that may be trained: weights, config and tokenizer",
     "tasks": "what may be trained",
 }
 _NO_DATA = """\
@@ -40,6 +40,14 @@ _NO_DATA = """\
 # text = "text"                       # the column with the text
 # label = "urgent"                    # the column with the label; leave both out for causal-lm
 # labels = ["no", "yes"]
+"""
+_MODELS = """\
+[models]                              # as jobs name them, and where this site has them; no other is loaded
+"""
+_NO_MODELS = """\
+# "name/in-the-job" = "/srv/models/name"
+# "package:NAME/PATH" = "package:NAME/PATH"   # in a package that is installed here
+# "org/name" = "hub:org/name"                 # from the Hugging Face Hub: whatever lies there now
 """
 
 
@@ -73,9 +81,7 @@ queue = 4                             # messages that may wait
 # user = "confide-relay"              # run it as this user, when started as root
 
 {newline.join(data) if data else _NO_DATA}
-# [models]                            # where this site keeps the base models that jobs name
-# "name/in-the-job" = "/srv/models/name"
-
+{_MODELS}{tomli_w.dumps(entry.models) if entry.models else _NO_MODELS}
 [budget]
 {_lines(policy["budget"])}
 

@@ -72,7 +72,7 @@ class Workplace:
             job=self.job,
             cohort=cohort,
             labels=self.labels,
-            base_digest=self.adapted.base_digest,
+            model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,
         )
 
@@ -120,7 +120,7 @@ class Workplace:
             "versions": {"confide": VERSION, "python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES},
             "device": str(self.adapted.device),
-            "base_digest": self.adapted.base_digest,
+            "model_digest": self.adapted.model_digest,
             "trained_parameters": layout.update_size,
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,

@@ -71,7 +71,7 @@ class Setup:
             job=self.job,
             cohort=len(self.examples),
             labels=(),
-            base_digest="",
+            model_digest="",
             layout_digest=self.layout.digest,
         )
         return plan_for_site(manifest, update_size=self.layout.update_size)

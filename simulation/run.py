@@ -26,7 +26,7 @@ def reopen_world(folder: RunFolder) -> World:
     world = World(manifest.job)
     if world.manifest(manifest.run) != manifest:
         raise JobError(
-            f"{folder.path} was started with another base model, label set or layout: bring those back, or "
+            f"{folder.path} was started with another model, label set or layout: bring those back, or "
             "start a new run"
         )
     return world

@@ -165,7 +165,7 @@ def make_job(
             "task": task,
             "model": {"source": "a tiny random model", "pooling": pooling},
             "adapter": {"rank": 2, "target_modules": list(targets), **(adapter or {})},
-            "data": {"source": "none"}
+            "data": {"source": "none", "max_length": 64}
             | ({} if task == "causal-lm" else {"label": "label", "labels": ["a", "b", "c"]}),
             "strategy": {"name": "lora"},
             **sections,

@@ -38,7 +38,7 @@ MANIFEST = Manifest(
     job=make_job(secure_aggregation="homomorphic", federation={"min_sites": 3}, strategy={"name": "ffa"}),
     cohort=4,
     labels=("bad", "good"),
-    base_digest="ab" * 32,
+    model_digest="ab" * 32,
     layout_digest=LAYOUT.digest,
 )
 RULES = make_rules(MANIFEST)

@@ -43,7 +43,7 @@ def make_manifest(*, cohort: int = 3, base: str = BASE, **sections: Any) -> Mani
         job=job,
         cohort=cohort,
         labels=("bad", "good"),
-        base_digest=base,
+        model_digest=base,
         layout_digest=LAYOUT.digest,
     )
 
@@ -128,7 +128,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         for colluding, planned in [(1, 1), (1, 2), (3, 3)]
         for unit in ({}, {"privacy": SITE_UNIT["privacy"]})
     ),
-    ("rules.base_models", {"base_models": [OTHER_BASE, BASE]}, {"base": BASE}, {"base": "ef" * 32}),
+    ("rules.models", {"models": [OTHER_BASE, BASE]}, {"base": BASE}, {"base": "ef" * 32}),
     (
         "rules.tasks",
         {"tasks": ["sequence-classification"]},
@@ -229,7 +229,7 @@ def test_the_threshold_that_a_job_leaves_out_will_do_where_nobody_colludes() -> 
         make_policy(secure_aggregation="required").check(make_manifest(cohort=cohort, **MASKS), b"")
 
 
-@pytest.mark.parametrize("rule", ["mechanisms", "units", "base_models", "tasks"])
+@pytest.mark.parametrize("rule", ["mechanisms", "units", "models", "tasks"])
 def test_a_list_without_members_allows_nothing(rule: str) -> None:
     assert refused_by(make_policy(**{rule: []}), make_manifest()) == f"rules.{rule}"
 
@@ -276,7 +276,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
         "units": ["site"],
         "least_cohort": 3,
         "secure_aggregation": "required",
-        "base_models": [BASE],
+        "models": [BASE],
         "tasks": ["sequence-classification"],
     }
     manifest = make_manifest(**broken)
@@ -301,7 +301,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
         "rules.least_cohort",
         "rules.secure_aggregation",
         "rules.colluding_sites",
-        "rules.base_models",
+        "rules.models",
         "rules.tasks",
         "rules.metrics_epsilon",
     ]
@@ -343,7 +343,7 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"budget": BUDGET, "rules": {"colluding_sites": -1}}, ["rules.colluding_sites: expected greater"]),
     ({"budget": BUDGET, "rules": {"coordinator": "AB" * 32}}, ["rules.coordinator: expected to match"]),
-    ({"budget": BUDGET, "rules": {"base_models": ["ab"]}}, ["rules.base_models.0: expected to match"]),
+    ({"budget": BUDGET, "rules": {"models": ["ab"]}}, ["rules.models.0: expected to match"]),
     ({"budget": BUDGET, "rules": {"metrics_epsilon": -0.1}}, ["rules.metrics_epsilon: expected greater"]),
 ]
 
@@ -396,13 +396,13 @@ def test_a_file_that_is_no_policy_is_said_to_be_none(
             units=["site", "example"],
             secure_aggregation="encrypted",
             colluding_sites=2,
-            base_models=[BASE],
+            models=[BASE],
             tasks=["causal-lm"],
             coordinator=COORDINATOR.public.hex(),
             metrics_epsilon=0.25,
             approval="manual",
         ),
-        make_policy(base_models=[], mechanisms=[]),
+        make_policy(models=[], mechanisms=[]),
     ],
     ids=["least", "every key", "empty lists"],
 )

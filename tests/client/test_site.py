@@ -71,7 +71,7 @@ def test_another_process_goes_on_with_the_run(world: World, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"base_digest": "0" * 64}, "the base model differs"),
+        ({"model_digest": "0" * 64}, "the model differs"),
         ({"layout_digest": "0" * 64}, "layout differs"),
         ({"labels": ("no", "maybe")}, "the labels differ"),
         ({"labels": ("yes", "no")}, "in this order"),

@@ -65,13 +65,18 @@ def test_paths_are_beside_the_file_and_packages_are_packages(folder: Path) -> No
     home = folder / "home"
     data = {"x": {"source": "x.csv"}, "y": {"source": "/y.csv"}, "z": {"source": "package:z/z.csv"}}
     path = write_site(
-        home, folder, COORDINATOR, data=data, models={"one": "models/one", "two": "package:two"}
+        home,
+        folder,
+        COORDINATOR,
+        data=data,
+        models={"one": "models/one", "two": "package:two", "three": "hub:three"},
     )
     found = read_site_file(path)
     sources = {alias: source.source for alias, source in found.data.items()}
     assert {"x": str(home / "x.csv"), "y": "/y.csv", "z": "package:z/z.csv"}.items() <= sources.items()
     assert found.models["one"] == str(home / "models" / "one")
     assert found.models["two"] == "package:two"
+    assert found.models["three"] == "hub:three"
     assert found.agent.socket == str(home / "agent.sock")
     assert find_home(path) == find_home(home) == home
     assert find_site_file(path) == find_site_file(home) == path

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from client.model_sources import check_models, local_source
 from client.site_file import read_site_file
 from confide.federation_sample import EXAMPLES, HELD_OUT, write_federation_sample
 from confide.provision_command import provision
@@ -122,6 +123,9 @@ def test_the_federation_to_try_can_be_provisioned_and_its_data_read(sample: Path
     assert job.federation.min_sites == 2
     for entry in read_federation_file(sample / "federation.toml").site:
         site = read_site_file(tmp_path / "out" / "kits" / entry.name / "site.toml")
+        # Nothing is loaded there that the table does not name.
+        assert local_source(job.model, site.models) == job.model.source
+        check_models(site.models)
         source = site.data[job.data.alias].source
         data = job.data.model_copy(update={"source": source})
         table = read_table(job.model_copy(update={"data": data}))

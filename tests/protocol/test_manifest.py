@@ -19,7 +19,7 @@ def manifest(tiny_folder: Path) -> Manifest:
         job=tiny.job(tiny_folder),
         cohort=3,
         labels=("no", "yes"),
-        base_digest="a" * 64,
+        model_digest="a" * 64,
         layout_digest="b" * 64,
     )
 
@@ -33,7 +33,7 @@ def test_what_is_read_is_what_was_written(manifest: Manifest) -> None:
 def test_every_part_counts_in_the_digest(manifest: Manifest) -> None:
     table = json.loads(manifest.content)
     digests = {manifest.digest}
-    for key, value in {"run": "q", "labels": ["yes", "no"], "base_digest": "c" * 64}.items():
+    for key, value in {"run": "q", "labels": ["yes", "no"], "model_digest": "c" * 64}.items():
         content = json.dumps(table | {key: value}, sort_keys=True, separators=(",", ":")).encode()
         digests.add(read_manifest(content).digest)
     table["job"]["training"]["rounds"] = 99

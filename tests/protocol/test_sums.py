@@ -56,7 +56,7 @@ def make_manifest(cohort: int = 3, **sections: Any) -> Manifest:
         job=make_job(**({"secure_aggregation": "masks"} | sections)),
         cohort=cohort,
         labels=("bad", "good"),
-        base_digest="a" * 64,
+        model_digest="a" * 64,
         layout_digest="b" * 64,
     )
 

@@ -36,7 +36,7 @@ def make_manifest(cohort: int = 5, **sections: Any) -> Manifest:
         job=make_job(**({"secure_aggregation": "masks", "strategy": {"name": "ffa"}} | sections)),
         cohort=cohort,
         labels=("bad", "good"),
-        base_digest="a" * 64,
+        model_digest="a" * 64,
         layout_digest="b" * 64,
     )
 

@@ -55,12 +55,12 @@ def make_run(
     job = job or make_job()
     labels = ("bad", "good") if job.task == "sequence-classification" else ()
     manifest = Manifest(
-        run=path.name, job=job, cohort=2, labels=labels, base_digest="ab" * 32, layout_digest=LAYOUT.digest
+        run=path.name, job=job, cohort=2, labels=labels, model_digest="ab" * 32, layout_digest=LAYOUT.digest
     )
     known = {
         "versions": {"confide": "0.3.0", "torch": "2"},
         "device": "cpu, float32",
-        "base_digest": "ab" * 32,
+        "model_digest": "ab" * 32,
         "trained_parameters": 7299,
         "adapter_parameters": 13443,
         "frozen_layers_below": 4,

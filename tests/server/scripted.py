@@ -77,13 +77,13 @@ def make_folder(path: Path, job: Job | None = None, *, cohort: int = 3) -> RunFo
         job=job or run_job(),
         cohort=cohort,
         labels=("bad", "good"),
-        base_digest="ab" * 32,
+        model_digest="ab" * 32,
         layout_digest=LAYOUT.digest,
     )
     facts = {
         "versions": {},
         "device": "cpu",
-        "base_digest": "ab" * 32,
+        "model_digest": "ab" * 32,
         "trained_parameters": 4,
         "adapter_parameters": 4,
         "frozen_layers_below": 0,

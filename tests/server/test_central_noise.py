@@ -40,7 +40,7 @@ def manifest(job: Job, *, run: str = "run") -> Manifest:
         job=job,
         cohort=3,
         labels=("bad", "good"),
-        base_digest="ab" * 32,
+        model_digest="ab" * 32,
         layout_digest=LAYOUT.digest,
     )
 

@@ -79,6 +79,13 @@ def test_hosts_by_name_and_number(tmp_path: Path, host: str) -> None:
     assert valid_until(tmp_path / "out/coordinator/server.crt") == NOW + timedelta(days=365)
 
 
+def test_a_model_beside_the_file_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    text = HEAD + "[[site]]\nname = 'a'\n[site.models]\nx = 'm'\ny = 'n'\nz = 'hub:m'"
+    models = read_federation_file(write(tmp_path / "federation.toml", text)).site[0].models
+    assert models == {"x": str((tmp_path / "m").resolve()), "y": "n", "z": "hub:m"}
+
+
 def test_data_beside_the_file_is_meant(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\n")
     text = HEAD + "[[site]]\nname = 'a'\n[site.data]\nx = {source = 'a.csv'}\ny = {source = 'b.csv'}"

@@ -457,7 +457,7 @@ def manifest_of(cohort: int, **federation: int) -> Manifest:
         job=job,
         cohort=cohort,
         labels=("bad", "good"),
-        base_digest="ab" * 32,
+        model_digest="ab" * 32,
         layout_digest=LAYOUT.digest,
     )
 

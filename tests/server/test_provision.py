@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -114,9 +115,10 @@ def test_node_keys_are_what_ssh_keygen_reads(out: Path) -> None:
 
 def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     data = {"text": 'a "b" \\', "source": "/srv/x.csv", "label": "l", "labels": ["#1", "2"]}
-    entry = {
+    entry: dict[str, Any] = {
         "name": "north",
         "data": {"odd name.x": data},
+        "models": {'odd "name"': "/srv/m", "package:p/q": "package:p/q", "org/name": "hub:org/name"},
         "budget": {"epsilon": 1.0, "delta": 1e-6},
         "rules": {"approval": "automatic", "tasks": ["causal-lm"]},
     }
@@ -124,14 +126,16 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     north = read_site_file(out / "kits" / "north" / "site.toml")
     assert (north.site.name, north.site.coordinator) == ("north", "fl.example.org:8443")
     assert north.data["odd name.x"].model_dump() == data | {"encoding": "utf-8"}
+    assert north.models == entry["models"]
     assert (north.budget.epsilon, north.budget.epsilon_per_run) == (1.0, None)
     assert (north.rules.approval, north.rules.least_cohort) == ("automatic", 2)
     south = read_site_file(out / "kits" / "south" / "site.toml")
     assert south.rules.approval == "manual"
+    assert south.models == {}
     assert (south.rules.secure_aggregation, south.rules.colluding_sites) == ("required", 0)
     assert south.rules.coordinator == federation_of(out).coordinator
     text = (out / "kits" / "south" / "site.toml").read_text()
-    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "budget", "rules"}
+    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "models", "budget", "rules"}
     readme = (out / "kits" / "south" / "README").read_text()
     assert readme.count("\n") == 3
     assert "confide site start site.toml" in readme

@@ -23,7 +23,7 @@ def notices(
     job: Job, records: list[RoundRecord], *, cohort: int = 2, federation: str | None = None
 ) -> list[Notice]:
     manifest = Manifest(
-        run="run", job=job, cohort=cohort, labels=(), base_digest="ab" * 32, layout_digest=LAYOUT.digest
+        run="run", job=job, cohort=cohort, labels=(), model_digest="ab" * 32, layout_digest=LAYOUT.digest
     )
     return find_notices(manifest, records, federation=federation)
 

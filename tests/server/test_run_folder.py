@@ -37,7 +37,12 @@ def adapter(number: int) -> np.ndarray:
 
 def create(path: Path, tiny_folder: Path) -> RunFolder:
     manifest = Manifest(
-        run="r", job=tiny.job(tiny_folder), cohort=1, labels=(), base_digest="", layout_digest=LAYOUT.digest
+        run="r",
+        job=tiny.job(tiny_folder),
+        cohort=1,
+        labels=(),
+        model_digest="",
+        layout_digest=LAYOUT.digest,
     )
     return RunFolder.create(
         path, manifest=manifest, facts={}, layout=LAYOUT, adapter=adapter(0), adapter_config={"r": 1}

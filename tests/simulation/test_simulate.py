@@ -164,7 +164,7 @@ def test_a_run_does_not_go_on_with_another_model(tiny_folder: Path, tmp_path: Pa
     tensors = load_file(weights)
     tensors["encoder.layer.0.output.dense.bias"][0] += 1e-3
     save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(JobError, match="another base model"):
+    with pytest.raises(JobError, match="another model"):
         resume(tmp_path / "run")
 
 
