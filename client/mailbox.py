@@ -166,6 +166,12 @@ class Mailbox:
         )
 
 
+def forget_run(outbox: Path, run: str) -> None:
+    """Forget all that was answered in a run that was charged nothing: the site is asked anew."""
+    for path in outbox.glob(f"{_stem(run)}.*"):
+        path.unlink(missing_ok=True)
+
+
 def longest_answer(payload: bytes) -> int:
     """How many bytes an answer to a request has at most, but for a receipt and a few names.
 

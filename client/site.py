@@ -110,7 +110,7 @@ class Site:
         except ConfideError as error:
             log_refusal(ledger, manifest, error)
             raise
-        self._home.keep(manifest, request.signature)
+        self._home.keep(manifest, request.signature, charged=ledger.charged())
         # Last: a site that refused to join has no session to train in.
         self._session = session
         joined = pb.Joined(

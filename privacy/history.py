@@ -29,6 +29,11 @@ from privacy.errors import LedgerError, OverdrawnError, PlanError
 from privacy.members import DIGEST_BYTES, combinations, fingerprint
 from privacy.plan import Plan
 
+# How many refusals are written down: of one run, and of all since something was last allowed. Whoever asks
+# without end would fill the disk, uncharged.
+MOST_REFUSALS_OF_A_RUN = 8
+MOST_REFUSALS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
@@ -65,6 +70,9 @@ class History:
         self.courses: dict[tuple[str, Purpose], Course] = {}
         self.approved: set[str] = set()
         self.refused: set[tuple[str, str]] = set()  # manifest and rule
+        self.charged: dict[str, str] = {}  # the run of each manifest that something was reserved for
+        self._refused_of: Counter[str] = Counter()  # a run
+        self._refused_since = 0
         self.sums: dict[str, tuple[Summed, ...]] = {}  # of each run, in their order
         self._charges_of: Counter[tuple[str, int]] = Counter()  # of a run's round, for its training
         self._taken_after: dict[tuple[str, Purpose, int], int] = {}
@@ -164,10 +172,14 @@ class History:
         elif isinstance(event, Unprotected):
             self._known(number, event.dataset)
             self._unprotected.setdefault(event.dataset, event.run)
+            self.charged[event.manifest] = event.run
         elif isinstance(event, Approved):
             self.approved.add(event.manifest)
+            self._refused_since = 0
         elif isinstance(event, Refused):
             self.refused.add((event.manifest, event.rule))
+            self._refused_of[event.run] += 1
+            self._refused_since += 1
         else:
             raise LedgerError(f"no such event: {event!r}", entry=number)
 
@@ -184,6 +196,8 @@ class History:
         else:
             self.check_fits(event.dataset, event.cost)
         self.courses[key] = Course(begun=event, entry=number)
+        self.charged[event.manifest] = event.run
+        self._refused_since = 0
         self._totals[event.dataset] = event.spent
 
     def _release(self, number: int, event: Released) -> None:
@@ -232,6 +246,17 @@ class History:
         self._expect(number, "total", event.spent, self.total_if_closed(course))
         self.courses[event.run, event.purpose] = replace(course, closed=True)
         self._totals[event.dataset] = event.spent
+
+    @property
+    def refused_enough(self) -> bool:
+        """Whether no refusal is written down until a plan begins, or the custodian approves a run."""
+        return self._refused_since >= MOST_REFUSALS
+
+    def writes(self, event: Refused) -> bool:
+        """Whether a refusal tells what is not there yet, and there is room for it."""
+        if (event.manifest, event.rule) in self.refused or self.refused_enough:
+            return False
+        return self._refused_of[event.run] < MOST_REFUSALS_OF_A_RUN
 
     def course(self, run: str, purpose: Purpose) -> Course:
         """How far a run's plan has come. Raises LedgerError if it never began."""

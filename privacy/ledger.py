@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,11 +266,19 @@ class Ledger:
             return dataset
 
     def record(self, event: Approved | Refused) -> None:
-        """Write down what the site decided; a refusal that stands there already is not repeated."""
+        """Write down what the site decided.
+
+        A refusal that stands there already is not repeated, and one too many is left out (see
+        ``privacy.history``): asking costs nothing, and so may not fill the disk.
+        """
         with self._writing():
-            known = isinstance(event, Refused) and (event.manifest, event.rule) in self._history.refused
-            if not known:
+            if isinstance(event, Approved) or self._history.writes(event):
                 self._add(event)
+
+    def charged(self) -> Mapping[str, str]:
+        """The run of each manifest, by its digest as hex, that anything was ever reserved for."""
+        with self._reading():
+            return dict(self._history.charged)
 
     def approved(self, manifest: str) -> bool:
         """Whether the custodian has approved a manifest, in whichever process."""

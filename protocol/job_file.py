@@ -11,6 +11,10 @@ from pydantic import ValidationError
 
 from privacy.errors import JobError
 from protocol.job import Job
+from protocol.plain_text import cut, escaped, quoted
+
+_LONGEST_KEY = 200  # characters, in a message about it
+_MOST_MISTAKES = 20  # that are told of
 
 
 def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
@@ -41,7 +45,9 @@ def parse_job(table: Mapping[str, Any]) -> Job:
 
 def explain(error: ValidationError, *, shown_by: str) -> str:
     """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand."""
-    return "\n".join(dict.fromkeys(_explain(item, shown_by) for item in error.errors()))
+    mistakes = list(dict.fromkeys(_explain(item, shown_by) for item in error.errors()))
+    more = len(mistakes) - _MOST_MISTAKES
+    return "\n".join(mistakes[:_MOST_MISTAKES] + [f"and {more} more"] * (more > 0))
 
 
 def _beside(job: Job, folder: Path) -> Job:
@@ -77,7 +83,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
 def _explain(item: Any, shown_by: str) -> str:
     """One pydantic error as ``key: expected …, got …``."""
     # Branches of a union appear in the location under their type's name; people wrote no such key.
-    path = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
+    path = cut(escaped(".".join(str(part) for part in item["loc"] if not _is_branch(part))), _LONGEST_KEY)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return f"{path}: unknown key (expected one {shown_by})"
@@ -87,7 +93,7 @@ def _explain(item: Any, shown_by: str) -> str:
         message = str(item["ctx"]["error"])
         return message if not path else f"{path.split('.')[0]}.{message}"
     expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
-    return f"{path}: {expected[0].lower()}{expected[1:]}, got {given!r}"
+    return f"{path}: {expected[0].lower()}{expected[1:]}, got {quoted(given)}"
 
 
 def _is_branch(part: str | int) -> bool:

@@ -22,8 +22,9 @@ from privacy.errors import KeyFileError, UserError
 from privacy.identity import Identity
 from protocol.job_file import explain
 from protocol.keys import PUBLIC_FILE
+from protocol.site_name import SiteName
 from server.certificates import expiry_notice, valid_until
-from server.federation_file import Address, FederationName, Hex32, NodeKey, SiteName, split_address
+from server.federation_file import Address, FederationName, Hex32, NodeKey, split_address
 
 
 class FederationSite(BaseModel):

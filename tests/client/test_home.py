@@ -95,7 +95,7 @@ def test_a_new_ledger_is_begun_only_where_none_can_be_missed(
 ) -> None:
     home = write_policy(tmp_path)
     if kept:
-        home.keep(world.manifest("run"), b"signature")
+        home.keep(world.manifest("run"), b"signature", charged={})
         with pytest.raises(LedgerError, match=r"has manifests and no ledger\.db; bring it back"):
             home.open_ledger("site-1", home.identity())
         assert not home.ledger_path.exists()
@@ -107,8 +107,8 @@ def test_a_new_ledger_is_begun_only_where_none_can_be_missed(
 def test_a_manifest_is_kept_with_its_signature_for_other_processes(world: World, tmp_path: Path) -> None:
     home, manifest = Home(tmp_path), world.manifest("run")
     assert home.manifest(manifest.digest) is None
-    home.keep(manifest, b"signature")
-    home.keep(manifest, b"another, later")
+    home.keep(manifest, b"signature", charged={})
+    home.keep(manifest, b"another, later", charged={})
     assert Home(tmp_path).manifest(manifest.digest) == (manifest, b"signature")
     assert list(home.manifests()) == [manifest]
     assert list(home.manifests(pending=True)) == []
