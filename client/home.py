@@ -64,10 +64,13 @@ class Home:
         key = self.path / "identity.key"
         return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
 
-    def open_ledger(self, site: str, identity: Identity) -> Ledger:
+    def open_ledger(
+        self, site: str, identity: Identity, *, seen: float | None = None, accept_clock: bool = False
+    ) -> Ledger:
         """The site's ledger, begun with the policy's budget if the home is new.
 
-        Raises LedgerError if the home has manifests and no ledger: what they spent is unknown.
+        ``seen`` and ``accept_clock`` are as ``Ledger.open`` takes them. Raises LedgerError if the home has
+        manifests and no ledger: what they spent is unknown.
         """
         if not self.ledger_path.exists() and any(self.manifests()):
             raise LedgerError(
@@ -81,6 +84,8 @@ class Home:
             epsilon=budget.epsilon,
             delta=budget.delta,
             order=budget.order,
+            seen=seen,
+            accept_clock=accept_clock,
         )
 
     def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:
@@ -159,6 +164,16 @@ class Home:
         ledger.record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
         ledger.close()
         _remove_manifest(self._manifest_path(manifest.digest, pending=True))
+
+    def last_time(self) -> int:
+        """When the ledger's last entry was written, by its clock of then, in seconds since 1970."""
+        with copied(self.ledger_path) as file:
+            row = list(file.rows())[-1]
+            return read_entry(row.body, number=row.number).time
+
+    def accept_clock(self) -> None:
+        """Write into the ledger that the custodian accepts the clock as it is, if that is needed."""
+        self.open_ledger(self.site_name(), self.identity(), accept_clock=True).close()
 
     def close_run(self, run: str) -> float:
         """End a run here for good, and return the ε that its data have lost then; infinite without a bound.

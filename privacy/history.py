@@ -13,6 +13,7 @@ from privacy.entries import (
     VERSION,
     Approved,
     Begun,
+    ClockSet,
     Closed,
     Created,
     Entry,
@@ -134,8 +135,7 @@ class History:
             raise LedgerError(f"expected entry {number}, got {entry.number}", entry=number)
         if entry.previous != self.head:
             raise LedgerError("it does not continue the entry before it", entry=number)
-        if self.last is not None and entry.time < self.last.time:
-            raise LedgerError("it is older than the entry before it", entry=number)
+        self._check_time(entry)
         if (self.length == 0) != isinstance(entry.event, Created):
             raise LedgerError("a ledger begins with its creation, once", entry=number)
         try:
@@ -145,6 +145,14 @@ class History:
         except PlanError as error:
             raise LedgerError(f"it sets a budget that cannot be: {error}", entry=number) from error
         self.last, self.length, self.head = entry, number, entry.hash
+
+    def _check_time(self, entry: Entry) -> None:
+        if self.last is None:
+            return
+        if isinstance(entry.event, ClockSet):
+            self._expect(entry.number, "time before", entry.event.before, self.last.time)
+        elif entry.time < self.last.time:
+            raise LedgerError("it is older than the entry before it", entry=entry.number)
 
     def _apply(self, number: int, event: Event) -> None:
         if isinstance(event, Created):
@@ -173,15 +181,19 @@ class History:
             self._known(number, event.dataset)
             self._unprotected.setdefault(event.dataset, event.run)
             self.charged[event.manifest] = event.run
-        elif isinstance(event, Approved):
+        elif isinstance(event, Approved | Refused):
+            self._decide(event)
+        elif not isinstance(event, ClockSet):
+            raise LedgerError(f"no such event: {event!r}", entry=number)
+
+    def _decide(self, event: Approved | Refused) -> None:
+        if isinstance(event, Approved):
             self.approved.add(event.manifest)
             self._refused_since = 0
-        elif isinstance(event, Refused):
+        else:
             self.refused.add((event.manifest, event.rule))
             self._refused_of[event.run] += 1
             self._refused_since += 1
-        else:
-            raise LedgerError(f"no such event: {event!r}", entry=number)
 
     def _begin(self, number: int, event: Begun) -> None:
         self._known(number, event.dataset)
