@@ -24,7 +24,7 @@ from client.mailbox import forget_run
 from client.peers import FILE as PEERS_FILE
 from client.peers import read_peers
 from client.policy import FILE, Policy, policy_toml, read_policy
-from privacy.durable import write_durably
+from privacy.durable import make_private_folder, write_durably
 from privacy.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
@@ -52,7 +52,7 @@ class Home:
         return (self.path / FILE).exists()
 
     def write_policy(self, policy: Policy) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.path)
         write_durably(self.path / FILE, policy_toml(policy).encode())
 
     @property
@@ -210,7 +210,7 @@ class Home:
 
 
 def _write_manifest(path: Path, manifest: Manifest, signature: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     write_durably(path.with_suffix(".signature"), signature)
     write_durably(path, manifest.content)
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from privacy.durable import write_durably
+from privacy.durable import BY_UMASK, write_durably
 from protocol.job import Job
 from server import charts
 from server.comparison import Compared, list_findings, read_comparison
@@ -54,7 +54,7 @@ class SpendingRow:
 def write_report(folder: RunFolder) -> Path:
     """Write ``report.html`` into a run's folder, whatever it has finished, and return its path."""
     path = folder.path / "report.html"
-    write_durably(path, render_report(folder).encode())
+    write_durably(path, render_report(folder).encode(), mode=BY_UMASK)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,27 @@ def test_the_key_is_its_owners_alone_and_stays_the_same(tmp_path: Path) -> None:
     public = home.identity().public
     assert stat.S_IMODE((home.path / "identity.key").stat().st_mode) == 0o600
     assert Home(home.path).identity().public == public
+
+
+def test_all_that_a_home_holds_is_its_owners_alone(
+    world: World, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0)
+    try:
+        path = tmp_path / "sites" / "site-1"
+        home, site, manifest = trained_home(path, world)
+        home.write_policy(home.policy.model_copy(update={"rules": RulesSection(approval="manual")}))
+        assert join(site, replace(manifest, run="waits")).HasField("refused")
+        # Under masks, so that it has secrets and other sites.
+        masked = World(tiny.job(tiny_folder, secure_aggregation="masks"))
+        other = masked.site("site-2", home=path.with_name("site-2"))
+        assert join(other, masked.manifest("run")).HasField("joined")
+    finally:
+        os.umask(before)
+    written = [path, *path.rglob("*"), other._home.path, *other._home.path.rglob("*")]
+    modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in written}
+    assert {"site.toml", "ledger.head", "ledger.lock", "manifests", "pending", "secrets"} <= modes.keys()
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
 
 
 def test_a_ledgers_key_is_never_made_anew(world: World, tmp_path: Path) -> None:
