@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from confide.console import plain_table, shown
+from confide.console import plain_console, plain_table, shown
 from privacy.entries import Approved, ClockSet, Closed, Rebudgeted, Refused
 from privacy.ledger_clock import in_days
 from server.formats import format_count, format_delta, format_epsilon, format_left
@@ -66,9 +66,7 @@ def ledger_table(audit: LedgerAudit) -> dict[str, Any]:
 
 def print_ledger(audit: LedgerAudit) -> None:
     """An audited ledger for people: fits 80 columns."""
-    from rich.console import Console
-
-    console, budget = Console(highlight=False, soft_wrap=True), audit.budget
+    console, budget = plain_console(), audit.budget
     entries = format_count(len(audit.entries), "entry", "entries")
     console.print(
         f"[green]✓[/green] [bold]{shown(audit.site)}[/bold]: {entries}, every signature and total holds"
@@ -168,9 +166,7 @@ def run_table(audit: RunAudit) -> dict[str, Any]:
 
 def print_run(audit: RunAudit) -> None:
     """An audited run for people."""
-    from rich.console import Console
-
-    console, name = Console(highlight=False, soft_wrap=True), f"[bold]{shown(audit.run)}[/bold]"
+    console, name = plain_console(), f"[bold]{shown(audit.run)}[/bold]"
     if not audit.sites:
         console.print(f"{name}: no round is finished, so there is nothing to check yet")
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.console import printable
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def approve(
     place = SiteHome(find_home(home))
     manifest = place.waiting(run)
     for line in _described(manifest):
-        print(line)
+        print(printable(line))
     if not yes and not typer.confirm("Approve?"):
         print("Not approved; it still waits")
         return
@@ -187,6 +188,4 @@ def accept_clock(
 
 
 def _say(line: str) -> None:
-    from confide.console import printable
-
     print(printable(line), flush=True)

@@ -21,6 +21,7 @@ MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 # No real job comes near it: ten thousand labels of twenty letters, twice, are half of it.
 MOST_BYTES = 1 << 20
 
+# What is planned before a model is there has none yet, and an empty digest.
 _HEX = re.compile(r"[0-9a-f]{0,64}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
