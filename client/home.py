@@ -17,6 +17,7 @@ and only so many runs have joined and were charged nothing: the oldest make room
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -98,7 +99,7 @@ class Home:
         if path.exists():
             return
         _write_manifest(path, manifest, signature)
-        for old in _oldest(path.parent, beyond=MOST_UNCHARGED, spared=charged):
+        for old in _oldest(path, beyond=MOST_UNCHARGED, spared=charged):
             run = read_manifest(old.read_bytes()).run
             _remove_manifest(old)
             (self.path / "secrets" / old.name).unlink(missing_ok=True)
@@ -111,7 +112,7 @@ class Home:
         path = self._manifest_path(manifest.digest, pending=True)
         if not path.exists():
             _write_manifest(path, manifest, signature)
-            for old in _oldest(path.parent, beyond=MOST_WAITING):
+            for old in _oldest(path, beyond=MOST_WAITING):
                 _remove_manifest(old)
 
     def peers(self) -> Mapping[str, bytes]:
@@ -220,8 +221,16 @@ def _remove_manifest(path: Path) -> None:
     path.with_suffix(".signature").unlink(missing_ok=True)
 
 
-def _oldest(folder: Path, *, beyond: int, spared: Collection[str] = ()) -> list[Path]:
-    """The manifests that have lain longest, of those whose digest is not spared, beyond so many."""
-    found = [path for path in folder.glob("*.json") if path.stem not in spared]
-    found.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return found[: max(0, len(found) - beyond)]
+def _oldest(new: Path, *, beyond: int, spared: Collection[str] = ()) -> list[Path]:
+    """The manifests beside a new one that have lain longest, beyond so many with it, but for those spared.
+
+    What was written under a clock that was ahead, and was set right since, counts as old.
+    """
+    now = time.time_ns()
+
+    def age(path: Path) -> tuple[bool, int, str]:
+        written = path.stat().st_mtime_ns
+        return written <= now, written, path.name
+
+    found = [path for path in new.parent.glob("*.json") if path != new and path.stem not in spared]
+    return sorted(found, key=age)[: max(0, len(found) + 1 - beyond)]

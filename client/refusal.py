@@ -1,4 +1,4 @@
-"""What a site says when it refuses, to the coordinator and in its own ledger."""
+"""What a site says when it refuses, to the coordinator and in its own ledger: short, plain text."""
 
 from __future__ import annotations
 

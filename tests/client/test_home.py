@@ -12,17 +12,23 @@ from typing import Any
 
 import pytest
 
+import client.home
 from client.home import Home
+from client.mailbox import Mailbox
 from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
 from privacy.entries import Approved, Closed, Event, Rebudgeted
 from privacy.errors import KeyFileError, LedgerError, PolicyFileError, UserError
+from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Reply
+from protocol.envelope import Header
 from protocol.manifest import Manifest
 from simulation.world import World
 from tests import tiny
 from tests.client.sites import approve, join, train
+
+KEY = Identity.generate()
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +331,43 @@ def test_each_run_has_secrets_of_its_own(world: World, tmp_path: Path) -> None:
     assert home.secrets_path(replace(manifest, run="other")) != path
     # To ask for the place makes nothing there.
     assert list(tmp_path.iterdir()) == []
+
+
+def in_home(home: Home, *folders: str) -> dict[str, int]:
+    """How many files each folder of a home has."""
+    return {folder: len(list((home.path / folder).glob("*"))) for folder in folders}
+
+
+def test_runs_that_were_charged_nothing_make_room_and_the_others_stay(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.home, "MOST_UNCHARGED", 3)
+    home, mailbox = Home(tmp_path), Mailbox(tmp_path / "outbox", site="s", identity=KEY, coordinator=b"")
+    made = [replace(world.manifest("run"), run=name) for name in ("a", "b", "c", "d", "e", "f")]
+    # Under the name of a charged run, another manifest that was charged nothing.
+    made.insert(1, replace(made[0], cohort=9))
+    charged = {made[0].digest.hex(): "a"}
+    for number, manifest in enumerate(made):
+        header = Header(
+            run=manifest.run,
+            round=0,
+            sender="coordinator",
+            receiver="s",
+            counter=number,
+            sent=0.0,
+            expires=0.0,
+            payload="",
+        )
+        mailbox.keep(header, b"joined", kind="joined", counter=number)
+        home.secrets_path(manifest).parent.mkdir(exist_ok=True)
+        home.secrets_path(manifest).write_text("{}")
+        home.keep(manifest, b"signature", charged=charged)
+        # A clock that was ahead for a while makes none of them young.
+        ahead = 10**9 if number == 3 else 0
+        os.utime(home._manifest_path(manifest.digest), (number + ahead * 4, number + ahead * 4))
+    assert [manifest.run for manifest in home.manifests()].count("a") == 1
+    assert sorted(manifest.run for manifest in home.manifests()) == ["a", "d", "e", "f"]
+    assert in_home(home, "manifests", "secrets", "outbox") == {"manifests": 8, "secrets": 4, "outbox": 4}
+    # What a charged run was told stays, whatever else was asked under its name.
+    assert mailbox.kept(replace(header, run="a", counter=9)) == b"joined"
+    assert mailbox.kept(replace(header, run="b", counter=9)) is None
