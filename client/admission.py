@@ -25,7 +25,7 @@ def admit(
     dataset = register()
     if policy.rules.approval == "automatic" or ledger.approved(manifest.digest.hex()):
         return dataset
-    home.keep(manifest, signature, pending=True)
+    home.keep_waiting(manifest, signature)
     raise PolicyError(
         f"run {manifest.run} waits for the custodian, who can say: "
         f"confide site approve {manifest.run} --home HOME",

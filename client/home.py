@@ -8,24 +8,34 @@
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
+    outbox/                 the last answers of each run (see client.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
+
+A coordinator can ask without end, and what it asks for is kept uncharged. So only so many manifests wait,
+and only so many runs have joined and were charged nothing: the oldest make room, and may ask again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from client.mailbox import forget_run
 from client.peers import FILE as PEERS_FILE
 from client.peers import read_peers
 from client.policy import FILE, Policy, policy_toml, read_policy
-from privacy.durable import write_durably
+from privacy.durable import make_private_folder, write_durably
 from privacy.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
 from privacy.ledger import DATABASE, Ledger
 from privacy.ledger_file import copied
 from protocol.manifest import Manifest, read_manifest
+
+DIGEST_BYTES = 32
+MOST_WAITING = 16
+MOST_UNCHARGED = 32
 
 
 class Home:
@@ -43,7 +53,7 @@ class Home:
         return (self.path / FILE).exists()
 
     def write_policy(self, policy: Policy) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.path)
         write_durably(self.path / FILE, policy_toml(policy).encode())
 
     @property
@@ -55,10 +65,13 @@ class Home:
         key = self.path / "identity.key"
         return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
 
-    def open_ledger(self, site: str, identity: Identity) -> Ledger:
+    def open_ledger(
+        self, site: str, identity: Identity, *, seen: float | None = None, accept_clock: bool = False
+    ) -> Ledger:
         """The site's ledger, begun with the policy's budget if the home is new.
 
-        Raises LedgerError if the home has manifests and no ledger: what they spent is unknown.
+        ``seen`` and ``accept_clock`` are as ``Ledger.open`` takes them. Raises LedgerError if the home has
+        manifests and no ledger: what they spent is unknown.
         """
         if not self.ledger_path.exists() and any(self.manifests()):
             raise LedgerError(
@@ -72,15 +85,35 @@ class Home:
             epsilon=budget.epsilon,
             delta=budget.delta,
             order=budget.order,
+            seen=seen,
+            accept_clock=accept_clock,
         )
 
-    def keep(self, manifest: Manifest, signature: bytes, *, pending: bool = False) -> None:
-        """Remember a manifest, and the coordinator's signature under it, beyond this process."""
-        path = self._manifest_path(manifest.digest, pending=pending)
+    def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:
+        """Remember a manifest that the site joined, and its signature, beyond this process.
+
+        ``charged`` has the run of each manifest that anything was reserved for, by its digest as hex: those
+        stay, whatever else has to make room.
+        """
+        path = self._manifest_path(manifest.digest)
+        if path.exists():
+            return
+        _write_manifest(path, manifest, signature)
+        for old in _oldest(path, beyond=MOST_UNCHARGED, spared=charged):
+            run = read_manifest(old.read_bytes()).run
+            _remove_manifest(old)
+            (self.path / "secrets" / old.name).unlink(missing_ok=True)
+            if run not in charged.values():
+                # What it said to a Join must not stand for a run that it does not know any more.
+                forget_run(self.path / "outbox", run)
+
+    def keep_waiting(self, manifest: Manifest, signature: bytes) -> None:
+        """Remember a manifest, and its signature, until the custodian says what of it."""
+        path = self._manifest_path(manifest.digest, pending=True)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path.with_suffix(".signature"), signature)
-            write_durably(path, manifest.content)
+            _write_manifest(path, manifest, signature)
+            for old in _oldest(path, beyond=MOST_WAITING):
+                _remove_manifest(old)
 
     def peers(self) -> Mapping[str, bytes]:
         """All sites' identity keys, by name, as they were provisioned. Raises PolicyFileError."""
@@ -93,7 +126,7 @@ class Home:
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         """A manifest that the site joined and its signature, if it did."""
         path = self._manifest_path(digest)
-        if not path.exists():
+        if len(digest) != DIGEST_BYTES or not path.exists():
             return None
         manifest = read_manifest(path.read_bytes())
         if manifest.digest != digest:
@@ -131,9 +164,17 @@ class Home:
         ledger = self.open_ledger(self.site_name(), self.identity())
         ledger.record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
         ledger.close()
-        path = self._manifest_path(manifest.digest, pending=True)
-        path.unlink()
-        path.with_suffix(".signature").unlink()
+        _remove_manifest(self._manifest_path(manifest.digest, pending=True))
+
+    def last_time(self) -> int:
+        """When the ledger's last entry was written, by its clock of then, in seconds since 1970."""
+        with copied(self.ledger_path) as file:
+            row = list(file.rows())[-1]
+            return read_entry(row.body, number=row.number).time
+
+    def accept_clock(self) -> None:
+        """Write into the ledger that the custodian accepts the clock as it is, if that is needed."""
+        self.open_ledger(self.site_name(), self.identity(), accept_clock=True).close()
 
     def close_run(self, run: str) -> float:
         """End a run here for good, and return the ε that its data have lost then; infinite without a bound.
@@ -167,3 +208,29 @@ class Home:
     def _events(self) -> list[Event]:
         with copied(self.ledger_path) as file:
             return [read_entry(row.body, number=row.number).event for row in file.rows()]
+
+
+def _write_manifest(path: Path, manifest: Manifest, signature: bytes) -> None:
+    make_private_folder(path.parent)
+    write_durably(path.with_suffix(".signature"), signature)
+    write_durably(path, manifest.content)
+
+
+def _remove_manifest(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".signature").unlink(missing_ok=True)
+
+
+def _oldest(new: Path, *, beyond: int, spared: Collection[str] = ()) -> list[Path]:
+    """The manifests beside a new one that have lain longest, beyond so many with it, but for those spared.
+
+    What was written under a clock that was ahead, and was set right since, counts as old.
+    """
+    now = time.time_ns()
+
+    def age(path: Path) -> tuple[bool, int, str]:
+        written = path.stat().st_mtime_ns
+        return written <= now, written, path.name
+
+    found = [path for path in new.parent.glob("*.json") if path != new and path.stem not in spared]
+    return sorted(found, key=age)[: max(0, len(found) + 1 - beyond)]

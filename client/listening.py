@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from client.chunks import UNIX
+from privacy.durable import open_private
 from privacy.errors import KeyFileError, RunError, UserError
 
 _LONGEST_PATH = 107  # bytes: what a socket's address has room for
@@ -24,7 +25,7 @@ _LONGEST_PATH = 107  # bytes: what a socket's address has room for
 @contextmanager
 def only_agent_of(home: Path) -> Iterator[None]:
     """Within this block no other agent has this home. Raises RunError if one has it already."""
-    descriptor = os.open(home / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(home / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from privacy.canonical import canonical_json
-from privacy.durable import sync_folder, write_durably
+from privacy.durable import make_private_folder, open_private, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from privacy.shared_key import KEY_MAX
@@ -125,8 +125,8 @@ class Mailbox:
             if before.payload == header.payload and before.counter == counter:
                 return
         answered = _Answered(run=header.run, counter=counter, payload=header.payload)
-        self._make_outbox()
-        write_durably(path, answered.line + reply, mode=0o600)
+        make_private_folder(self._outbox)
+        write_durably(path, answered.line + reply)
 
     def forget(self, run: str, *, kind: str) -> None:
         """Forget a run's last reply of a kind: the same request is answered anew."""
@@ -137,18 +137,13 @@ class Mailbox:
 
         Raises OSError if it cannot.
         """
-        self._make_outbox()
+        make_private_folder(self._outbox)
         path = self._outbox / ".room"
         try:
-            with path.open("wb") as file:
+            with open(path, "wb", opener=open_private) as file:
                 os.posix_fallocate(file.fileno(), 0, answer + _MORE)
         finally:
             path.unlink(missing_ok=True)
-
-    def _make_outbox(self) -> None:
-        if not self._outbox.exists():
-            self._outbox.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_folder(self._outbox.parent)
 
     def seal(self, header: Header, reply: bytes) -> bytes:
         """A reply in an envelope of its own, for the request that asked: its run, round and counter."""
@@ -164,6 +159,12 @@ class Mailbox:
             # The coordinator's own clock set this time: until then it waits.
             expires=header.expires,
         )
+
+
+def forget_run(outbox: Path, run: str) -> None:
+    """Forget all that was answered in a run that was charged nothing: the site is asked anew."""
+    for path in outbox.glob(f"{_stem(run)}.*"):
+        path.unlink(missing_ok=True)
 
 
 def longest_answer(payload: bytes) -> int:

@@ -12,29 +12,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
 
 from client.policy import Section, read_toml
 from privacy.errors import PolicyFileError
-from protocol.envelope import COORDINATOR
 from protocol.job_file import explain
+from protocol.site_name import SiteName
 
 FILE = "peers.toml"
 
 
-def _site(name: str) -> str:
-    if name.lower() == COORDINATOR:
-        raise PydanticCustomError("name", "expected another name than the coordinator's own")
-    return name
-
-
-_Site = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"), AfterValidator(_site)]
 _Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _PeersFile(Section):
-    peers: Annotated[dict[_Site, _Key], Field(min_length=1)]
+    peers: Annotated[dict[SiteName, _Key], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _distinct(self) -> _PeersFile:

@@ -1,4 +1,4 @@
-"""What a site says when it refuses, to the coordinator and in its own ledger."""
+"""What a site says when it refuses, to the coordinator and in its own ledger: short, plain text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from privacy.errors import (
 from privacy.ledger import Ledger
 from protocol import confide_pb2 as pb
 from protocol.manifest import Manifest
+from protocol.plain_text import told
 
 log = logging.getLogger("confide.site")
 
@@ -57,7 +58,7 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
 def _refused(site: str, error: ConfideError) -> pb.Reply:
     spent = isinstance(error, BudgetError)
     refused = pb.Refused(
-        reason=str(error),
+        reason=told(str(error)),
         exit_code=error.exit_code,
         budget_spent=spent,
         lost=isinstance(error, LostError),
@@ -78,5 +79,5 @@ def log_refusal(ledger: Ledger, manifest: Manifest, error: ConfideError) -> None
     """Write a refusal into the ledger, but for manifests that anyone could have sent."""
     rule = error.rule if isinstance(error, PolicyError) else type(error).__name__
     if rule != "rules.coordinator":
-        refused = Refused(run=manifest.run, manifest=manifest.digest.hex(), rule=rule, reason=str(error))
-        ledger.record(refused)
+        digest, reason = manifest.digest.hex(), told(str(error))
+        ledger.record(Refused(run=manifest.run, manifest=digest, rule=rule, reason=reason))

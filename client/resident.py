@@ -105,6 +105,7 @@ class Resident:
         self._data = {alias: read_data(alias, source) for alias, source in site_file.data.items()}
         self._registered: dict[str, int] = {}
         self._opened: Ledger | None = None
+        self._seen: float | None = None  # when the coordinator signed its last request
         self._model: _Model | None = None
         self._site: tuple[str, Site] | None = None
 
@@ -149,6 +150,7 @@ class Resident:
         self._telemetry.has_spent(alias, spent=spent, budget=ledger.budget.epsilon)
 
     def _reply(self, opened: Opened) -> pb.Reply:
+        self._seen = opened.header.sent
         request = pb.Request.FromString(opened.payload)
         manifest, signature = self._manifest_of(request)
         _check_header(opened.header, request, manifest)
@@ -253,7 +255,10 @@ class Resident:
 
     def _ledger(self) -> Ledger:
         if self._opened is None:
-            self._opened = self._home.open_ledger(self._file.site.name, self._home.identity())
+            self._opened = self._home.open_ledger(
+                self._file.site.name, self._home.identity(), seen=self._seen
+            )
+        self._opened.has_seen(self._seen)
         return self._opened
 
 

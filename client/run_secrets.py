@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Generic
 
-from privacy.durable import write_durably
+from privacy.durable import make_private_folder, write_durably
 from privacy.errors import AggregationError, LostError
 from privacy.secagg_state import State, dump_state, load_as
 
@@ -39,10 +39,9 @@ class RunSecrets(Generic[State]):
     def keep(self, state: State) -> None:
         """Keep a state in the last one's place: it is durable when this returns."""
         if self._path is not None:
-            if not self._path.parent.exists():
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self._path.parent)
             content = dump_state(state)
-            write_durably(self._path, content, mode=0o600)
+            write_durably(self._path, content)
             self._content = content
         self._state = state
 

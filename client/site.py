@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -110,7 +111,7 @@ class Site:
         except ConfideError as error:
             log_refusal(ledger, manifest, error)
             raise
-        self._home.keep(manifest, request.signature)
+        self._home.keep(manifest, request.signature, charged=ledger.charged())
         # Last: a site that refused to join has no session to train in.
         self._session = session
         joined = pb.Joined(
@@ -126,7 +127,8 @@ class Site:
 
     def _ledger(self) -> Ledger:
         if self._opened is None:
-            self._opened = self._home.open_ledger(self.name, self._signer())
+            # Whoever asks without an envelope is in this very process, and has no other clock.
+            self._opened = self._home.open_ledger(self.name, self._signer(), seen=time.time())
         return self._opened
 
     def _signer(self) -> Identity:

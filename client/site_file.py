@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from client.policy import FILE, Policy, Section, checked, read_toml
 from privacy.errors import PolicyFileError
-from protocol.envelope import COORDINATOR
+from protocol.plain_text import MOST_LABELS, Label, Place, Word
+from protocol.site_name import SiteName
 
 PACKAGE, HUB = "package:", "hub:"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -23,22 +24,13 @@ def _address(value: str) -> str:
     return value
 
 
-def _not_the_coordinator(value: str) -> str:
-    if value == COORDINATOR:
-        raise ValueError(f"expected another name than {COORDINATOR!r}, which is the coordinator's own")
-    return value
-
-
 Address = Annotated[str, AfterValidator(_address)]
-Name = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"), AfterValidator(_not_the_coordinator)
-]
 
 
 class SiteSection(Section):
     """Which site this is, and where its coordinator is reached."""
 
-    name: Name
+    name: SiteName
     coordinator: Address
 
 
@@ -79,11 +71,11 @@ class RelaySection(Section):
 class DataSource(Section):
     """One data set, by the name that jobs know it by. ``labels`` are in the order of the head's outputs."""
 
-    source: Annotated[str, Field(min_length=1)]
-    text: str = "text"
-    label: str | None = None
-    labels: Annotated[list[str], Field(min_length=2)] | None = None
-    encoding: str = "utf-8"
+    source: Place
+    text: Word = "text"
+    label: Word | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
+    encoding: Word = "utf-8"
 
     @model_validator(mode="after")
     def _labelled(self) -> DataSource:
@@ -100,8 +92,8 @@ class SiteFile(Policy):
     site: SiteSection
     agent: AgentSection = AgentSection()
     relay: RelaySection = RelaySection()
-    data: dict[str, DataSource] = Field(default_factory=dict)
-    models: dict[str, str] = Field(default_factory=dict)
+    data: dict[Word, DataSource] = Field(default_factory=dict)
+    models: dict[Place, Place] = Field(default_factory=dict)
 
     @property
     def agent_address(self) -> str:

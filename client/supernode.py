@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client.chunks import UNIX
 from client.site_file import SiteFile
+from privacy.durable import make_private_folder
 from privacy.errors import KeyFileError
 from protocol.flower_process import Program, flower_program, relay_environment
 
@@ -23,7 +24,7 @@ def supernode_program(home: Path, site_file: SiteFile, *, user: str | None = Non
         if not (relay / name).exists():
             raise KeyFileError(f"expected {relay / name}, which `confide provision` makes, found none")
     flower = relay / "flower"
-    flower.mkdir(mode=0o700, exist_ok=True)
+    make_private_folder(flower)
     command = (
         flower_program("flower-supernode"),
         *("--superlink", site_file.site.coordinator, "--root-certificates", str(relay / "ca.crt")),

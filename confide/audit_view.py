@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from confide.console import plain_table, shown
-from privacy.entries import Approved, Closed, Rebudgeted, Refused
+from confide.console import plain_console, plain_table, shown
+from privacy.entries import Approved, ClockSet, Closed, Rebudgeted, Refused
+from privacy.ledger_clock import in_days
 from server.formats import format_count, format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
@@ -54,14 +55,18 @@ def ledger_table(audit: LedgerAudit) -> dict[str, Any]:
             for entry in audit.entries
             if isinstance(event := entry.event, Refused)
         ],
+        "refused_enough": audit.refused_enough,
+        "clock": [
+            {"entry": entry.number, "time": entry.time, "before": event.before}
+            for entry in audit.entries
+            if isinstance(event := entry.event, ClockSet)
+        ],
     }
 
 
 def print_ledger(audit: LedgerAudit) -> None:
     """An audited ledger for people: fits 80 columns."""
-    from rich.console import Console
-
-    console, budget = Console(highlight=False, soft_wrap=True), audit.budget
+    console, budget = plain_console(), audit.budget
     entries = format_count(len(audit.entries), "entry", "entries")
     console.print(
         f"[green]✓[/green] [bold]{shown(audit.site)}[/bold]: {entries}, every signature and total holds"
@@ -93,7 +98,12 @@ def print_ledger(audit: LedgerAudit) -> None:
     if decisions:
         console.print()
     for entry in decisions:
-        console.print(f"  {_when(entry)} {shown(_decision(entry))}")
+        console.print(f"  {moment(entry.time)} {shown(_decision(entry))}")
+    if audit.refused_enough:
+        console.print(
+            "\n[yellow]Caution:[/yellow] so many runs were refused that later refusals are in agent.log "
+            "alone,\nuntil a plan begins here or a run is approved."
+        )
     if any(plan.keyed for plan in audit.plans):
         console.print(
             "\n[yellow]Caution:[/yellow] noise that is keyed can be taken away again: such a run protects\n"
@@ -115,15 +125,19 @@ def _decision(entry: Entry) -> str:
         return f"approved run {event.run}"
     if isinstance(event, Closed):
         return f"closed run {event.run}"
+    if isinstance(event, ClockSet):
+        apart = entry.time - event.before
+        side = "behind" if apart < 0 else "ahead of"
+        return f"accepted the clock, {in_days(abs(apart))} {side} the entry before"
     return f"the budget became ε = {event.epsilon:g}" if isinstance(event, Rebudgeted) else ""
 
 
-def _when(entry: Entry) -> str:
-    """An entry's time, to the minute; whatever number a ledger claims for one."""
+def moment(seconds: int) -> str:
+    """A time since 1970, to the minute; whatever number a ledger claims for one."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.time))
+        return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
-        return f"at {entry.time} s"
+        return f"at {seconds} s"
 
 
 def run_table(audit: RunAudit) -> dict[str, Any]:
@@ -152,9 +166,7 @@ def run_table(audit: RunAudit) -> dict[str, Any]:
 
 def print_run(audit: RunAudit) -> None:
     """An audited run for people."""
-    from rich.console import Console
-
-    console, name = Console(highlight=False, soft_wrap=True), f"[bold]{shown(audit.run)}[/bold]"
+    console, name = plain_console(), f"[bold]{shown(audit.run)}[/bold]"
     if not audit.sites:
         console.print(f"{name}: no round is finished, so there is nothing to check yet")
         return

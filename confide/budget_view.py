@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from confide.console import plain_table, print_json, printable, shown
+from confide.console import plain_console, plain_table, print_json, printable, shown
 from server.formats import format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def print_budgets_json(budgets: Sequence[BudgetLeft], job: Job | None) -> None:
 
 def print_budgets(budgets: Sequence[BudgetLeft], job: Job | None) -> None:
     """What each data set has left, and what the job would cost it, for people: fits 80 columns."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     if not budgets:
         console.print("No data set is registered here yet: all of the policy's budget is left.")
         return

@@ -133,7 +133,7 @@ def plan(
     """Say what a job costs and whether it can learn, before anything is spent."""
     from rich.console import Console
 
-    console = Console(quiet=json)
+    console = Console(quiet=json, emoji=False)
     with console.status("Reading the data, loading the base model and planning"):
         from client.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json

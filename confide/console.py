@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -14,16 +15,30 @@ def print_json(table: dict[str, Any]) -> None:
     print(json.dumps(table, allow_nan=False))
 
 
+def plain_console() -> Console:
+    """A terminal where words stay words: no numbers in colour, and no ``:skull:`` turns into a picture.
+
+    What others wrote must be ``shown``, so that none of it is markup.
+    """
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, emoji=False)
+
+
 def printable(text: str) -> str:
     """Text that others wrote, without what a terminal would act on; lines stay lines."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+    from protocol.plain_text import escaped
+
+    return escaped(text, lines=True)
 
 
 def shown(name: str) -> str:
     """A name that others chose, on one line, such that Rich shows it and obeys nothing in it."""
     from rich.markup import escape
 
-    return escape(printable(name).replace("\n", "\ufffd"))
+    from protocol.plain_text import escaped
+
+    return escape(escaped(name))
 
 
 def plain_table(*headings: str, left: int = 1) -> Table:

@@ -8,7 +8,7 @@ import io
 import random
 from pathlib import Path
 
-from privacy.durable import write_durably
+from privacy.durable import BY_UMASK, write_durably
 from privacy.errors import UserError
 
 SITES = ("north", "south", "west")
@@ -111,7 +111,7 @@ def write_federation_sample(folder: Path) -> list[Path]:
     contents |= {f"data/{name}.csv": _as_csv(rows) for name, rows in _deal(_read_corpus()).items()}
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name in names:
-        write_durably(folder / name, contents[name].encode())
+        write_durably(folder / name, contents[name].encode(), mode=BY_UMASK)
     return [folder / name for name in names]
 
 

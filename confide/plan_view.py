@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from confide.console import shown
 from server.formats import format_bytes, format_count, format_delta, format_epsilon, format_seconds
 from simulation.noise_level import HIGH, HOPELESS, format_ratio
 
@@ -38,7 +39,7 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
         console.print(table)
     # Sites of one size have the same cautions.
     for caution in dict.fromkeys(text for site in forecast.sites for text in site.cautions):
-        console.print(f"\n[yellow]Caution:[/yellow] {escape(caution)}", highlight=False)
+        console.print(f"\n[yellow]Caution:[/yellow] {shown(caution)}", highlight=False)
 
 
 def _title(forecast: Forecast) -> str:
@@ -49,8 +50,8 @@ def _title(forecast: Forecast) -> str:
     if job.privacy.mechanism == "none":
         promise = "without privacy"
     return (
-        f"[bold]{job.name}[/bold]: {format_count(len(forecast.sites), 'site')}, {rounds} of {steps}, "
-        f"batch {job.training.batch_size}, {promise}"
+        f"[bold]{shown(job.name)}[/bold]: {format_count(len(forecast.sites), 'site')}, {rounds} "
+        f"of {steps}, batch {job.training.batch_size}, {promise}"
     )
 
 
@@ -64,11 +65,11 @@ def _site_table(sites: Sequence[SiteForecast]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     rows = list(_rows(sites))
     # The sites with the fewest examples have the most noise: where not all fit, those are shown.
-    shown = rows if len(rows) <= _ROWS else sorted(rows, key=lambda row: row[1].examples)[: _ROWS - 1]
-    for name, site in shown:
-        table.add_row(name, *_figures(site))
-    if len(shown) < len(rows):
-        table.add_row(f"[dim]and {len(rows) - len(shown)} larger[/dim]")
+    visible = rows if len(rows) <= _ROWS else sorted(rows, key=lambda row: row[1].examples)[: _ROWS - 1]
+    for name, site in visible:
+        table.add_row(shown(name), *_figures(site))
+    if len(visible) < len(rows):
+        table.add_row(f"[dim]and {len(rows) - len(visible)} larger[/dim]")
     if laplace:
         table.caption, table.caption_justify = "ε PRV: none for Laplace", "left"
     return table
@@ -150,11 +151,11 @@ def _budgets(budgets: Sequence[BudgetLeft]) -> Table:
     for left in budgets:
         limit = f"ε = {left.epsilon:g} at δ = {format_delta(left.delta)}"
         if left.after is None:
-            answer = f"[red]refused:[/red] {escape(left.refusal or 'no reason given')}"
+            answer = f"[red]refused:[/red] {shown(left.refusal or 'no reason given')}"
         else:
             answer = f"{_epsilon(left.spent)} spent, {_epsilon(left.after)} after this job, of {limit}"
         name = f"{left.site}, {left.examples:,} examples (data set {left.dataset})"
-        table.add_row(f"  {escape(name)}", answer)
+        table.add_row(f"  {shown(name)}", answer)
     return table
 
 
@@ -164,7 +165,7 @@ def _suggestions(forecast: Forecast) -> Table:
         settings = "\n".join(f"--set {setting}" for setting in found.settings)
         table.add_row(
             f"  {format_ratio(found.before)} → {format_ratio(found.after)}",
-            escape(found.text) + (f"\n[dim]{escape(settings)}[/dim]" if settings else ""),
+            shown(found.text) + (f"\n[dim]{escape(settings)}[/dim]" if settings else ""),
         )
     training = forecast.job.training
     rate = f"training.learning_rate={forecast.noise.bearable(training.learning_rate):.2g}"

@@ -76,12 +76,12 @@ def print_provisioned(found: Provisioned) -> None:
     from server.certificates import format_day
 
     federation = found.coordinator.federation
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"Federation {shown(federation.name)} at {shown(federation.address)}\n")
     table = plain_table("who", "state", "folder", left=3)
     table.add_row("coordinator", "made" if found.is_new else "here", shown(str(found.coordinator.path)))
     for site in found.sites:
-        table.add_row(site.name, site.state, shown(str(site.kit)) if _is_here(site) else "")
+        table.add_row(shown(site.name), site.state, shown(str(site.kit)) if _is_here(site) else "")
     console.print(table)
     authority = format_day(found.authority_until)
     server = "not here" if found.server_until is None else f"until {format_day(found.server_until)}"

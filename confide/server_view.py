@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from confide.console import plain_table, print_json, printable, shown
+from confide.console import plain_console, plain_table, print_json, printable, shown
 from server.formats import format_epsilon
 
 if TYPE_CHECKING:
@@ -20,14 +20,12 @@ def print_status_json(status: ServerStatus) -> None:
 
 def print_status(status: ServerStatus) -> None:
     """Sites, certificates and runs for people: fits 80 columns."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     state = "[green]running[/green]" if status.running else "[yellow]not running[/yellow]"
     console.print(f"[bold]{shown(status.federation)}[/bold] at {shown(status.address)}: {state}\n")
     sites = plain_table("site", "state", "since", left=3)
     for site in status.sites:
-        sites.add_row(shown(site.site), site.state, _when(site.since))
+        sites.add_row(shown(site.site), shown(site.state), _when(site.since))
     console.print(sites if status.sites else "No site was provisioned yet.")
     console.print()
     for name, day in status.certificates.items():
@@ -35,7 +33,7 @@ def print_status(status: ServerStatus) -> None:
     if status.runs:
         runs = plain_table("run", "state", "rounds", "ε, dearest site", left=2)
         for run in status.runs:
-            runs.add_row(shown(run.run), run.state, f"{run.done}/{run.rounds}", _epsilon(run))
+            runs.add_row(shown(run.run), shown(run.state), f"{run.done}/{run.rounds}", _epsilon(run))
         console.print()
         console.print(runs)
     for run in status.runs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.console import printable
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def approve(
     place = SiteHome(find_home(home))
     manifest = place.waiting(run)
     for line in _described(manifest):
-        print(line)
+        print(printable(line))
     if not yes and not typer.confirm("Approve?"):
         print("Not approved; it still waits")
         return
@@ -158,7 +159,34 @@ def close(run: Run, home: Home) -> None:
     print(f"Closed run {run}\n  what its data have lost counts as epsilon={counted} now")
 
 
-def _say(line: str) -> None:
-    from confide.console import printable
+@app.command("accept-clock")
+def accept_clock(
+    site: Site = SITE,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept it without asking again.")] = False,
+) -> None:
+    """Let the ledger go on by this machine's clock, though its last entry is of quite another time."""
+    import time
 
+    from client.home import Home as SiteHome
+    from client.site_file import find_home
+    from confide.audit_view import moment
+    from privacy.ledger_clock import in_days, is_off
+
+    place = SiteHome(find_home(site))
+    last, now = place.last_time(), int(time.time())
+    if not is_off(now, last=last, seen=None):
+        raise UserError(
+            f"the clock is {moment(now)}, and the ledger's last entry is of {moment(last)}: there is "
+            "nothing to accept"
+        )
+    apart = f"{in_days(abs(now - last))} {'before' if now < last else 'after'} the ledger's last entry"
+    print(f"This machine's clock says {moment(now)} (UTC), {apart}, of {moment(last)}")
+    if not yes and not typer.confirm("Is the clock right?"):
+        print("Nothing was changed: set the clock right")
+        return
+    place.accept_clock()
+    print("Accepted; the ledger keeps that, and goes on from here")
+
+
+def _say(line: str) -> None:
     print(printable(line), flush=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from confide.budget_view import print_budgets
-from confide.console import plain_table, print_json, shown
+from confide.console import plain_console, plain_table, print_json, printable, shown
 from server.formats import format_seconds
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def print_site_status_json(status: SiteStatus) -> None:
 
 def print_site_status(status: SiteStatus) -> None:
     """The agent, the budgets and the runs that wait, for people: fits 80 columns."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     table = plain_table("agent", "state", "run", "round", "step", "queue", "up", left=3)
     agent = status.agent
     if agent is None:
@@ -52,7 +50,7 @@ def print_site_status(status: SiteStatus) -> None:
     print_budgets(status.budgets, None)
     for waiting in status.waiting:
         command = f"confide site approve {waiting.run} --home {status.home}"
-        console.print(f"\nRun {waiting.run} waits for you: {command}", markup=False)
+        console.print(printable(f"\nRun {waiting.run} waits for you: {command}"), markup=False)
 
 
 def _as_table(agent: AgentHealth) -> dict[str, Any]:

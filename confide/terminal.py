@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from confide.console import printable
 from server.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
 from server.progress import PrintedProgress, Progress, describe_spent
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
     from server.run import Run
     from server.run_folder import RoundRecord, RunFolder
@@ -80,7 +82,7 @@ class PlainLines(PrintedProgress, Display):
 
     def finished(self, run: Run) -> None:
         for line in closing_lines(run):
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
 
 class LiveTable(Display):
@@ -89,7 +91,8 @@ class LiveTable(Display):
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console()
+        # Titles, captions and reasons are others' words: none of them is markup.
+        self._console = Console(markup=False, emoji=False)
         self._live: Live | None = None
         self._status = self._console.status("Starting")
         self._records: list[RoundRecord] = []
@@ -108,7 +111,7 @@ class LiveTable(Display):
 
     def stage(self, text: str) -> None:
         self._close_table()
-        self._status.update(text)
+        self._status.update(self._text(text))
         self._status.start()
 
     def started(self, folder: RunFolder, title: str) -> None:
@@ -119,7 +122,7 @@ class LiveTable(Display):
         job = folder.manifest.job
         self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
         self._records = folder.records()
-        self._title = f"{title}: {folder.path}"
+        self._title = printable(f"{title}: {folder.path}")
         self._live = Live(self._table(), console=self._console, refresh_per_second=2)
         self._live.start()
 
@@ -129,7 +132,7 @@ class LiveTable(Display):
             self._live.update(self._table(), refresh=True)
 
     def doing(self, text: str) -> None:
-        self._doing = text
+        self._doing = printable(text)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
@@ -137,7 +140,14 @@ class LiveTable(Display):
         self._status.stop()
         self._close_table()
         for line in closing_lines(run):
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(printable(line), highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def _text(text: str) -> Text:
+        """A status would read markup in a plain string, whatever its console does."""
+        from rich.text import Text
+
+        return Text(printable(text))
 
     def _close_table(self) -> None:
         if self._live is not None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# For its owner alone, unless whoever writes says otherwise: most of what lasts is a site's.
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+PUBLIC_FILE = 0o644
+BY_UMASK = 0o666  # as the process makes files
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+
+def write_durably(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Write, flush to the disk, rename, flush that too: what is read later is this, whole.
 
     ``mode`` is a new file's permissions before the process's umask.
@@ -15,7 +20,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Write, flush to the disk, rename: what is read later is the old content or this, whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -41,3 +46,17 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner enters; one that is there stays as it is, and so do those above."""
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    sync_folder(path.parent)
+
+
+def open_private(name: str | Path, flags: int) -> int:
+    """An opener for ``open``: a file that is made is its owner's alone."""
+    return os.open(name, flags, PRIVATE_FILE)

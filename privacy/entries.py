@@ -139,8 +139,28 @@ class Refused:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClockSet:
+    """The custodian accepts the clock as it is now, though the entry before is of another time, ``before``.
+
+    This entry alone may be older than the one before it.
+    """
+
+    before: int
+
+
 Event: TypeAlias = Union[  # noqa: UP007 - get_args below wants the members
-    Created, Rebudgeted, Registered, Begun, Released, Summed, Closed, Unprotected, Approved, Refused
+    Created,
+    Rebudgeted,
+    Registered,
+    Begun,
+    Released,
+    Summed,
+    Closed,
+    Unprotected,
+    Approved,
+    Refused,
+    ClockSet,
 ]
 _KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 

@@ -13,6 +13,7 @@ from privacy.entries import (
     VERSION,
     Approved,
     Begun,
+    ClockSet,
     Closed,
     Created,
     Entry,
@@ -28,6 +29,11 @@ from privacy.entries import (
 from privacy.errors import LedgerError, OverdrawnError, PlanError
 from privacy.members import DIGEST_BYTES, combinations, fingerprint
 from privacy.plan import Plan
+
+# How many refusals are written down: of one run, and of all since something was last allowed. Whoever asks
+# without end would fill the disk, uncharged.
+MOST_REFUSALS_OF_A_RUN = 8
+MOST_REFUSALS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,9 @@ class History:
         self.courses: dict[tuple[str, Purpose], Course] = {}
         self.approved: set[str] = set()
         self.refused: set[tuple[str, str]] = set()  # manifest and rule
+        self.charged: dict[str, str] = {}  # the run of each manifest that something was reserved for
+        self._refused_of: Counter[str] = Counter()  # a run
+        self._refused_since = 0
         self.sums: dict[str, tuple[Summed, ...]] = {}  # of each run, in their order
         self._charges_of: Counter[tuple[str, int]] = Counter()  # of a run's round, for its training
         self._taken_after: dict[tuple[str, Purpose, int], int] = {}
@@ -126,8 +135,7 @@ class History:
             raise LedgerError(f"expected entry {number}, got {entry.number}", entry=number)
         if entry.previous != self.head:
             raise LedgerError("it does not continue the entry before it", entry=number)
-        if self.last is not None and entry.time < self.last.time:
-            raise LedgerError("it is older than the entry before it", entry=number)
+        self._check_time(entry)
         if (self.length == 0) != isinstance(entry.event, Created):
             raise LedgerError("a ledger begins with its creation, once", entry=number)
         try:
@@ -137,6 +145,14 @@ class History:
         except PlanError as error:
             raise LedgerError(f"it sets a budget that cannot be: {error}", entry=number) from error
         self.last, self.length, self.head = entry, number, entry.hash
+
+    def _check_time(self, entry: Entry) -> None:
+        if self.last is None:
+            return
+        if isinstance(entry.event, ClockSet):
+            self._expect(entry.number, "time before", entry.event.before, self.last.time)
+        elif entry.time < self.last.time:
+            raise LedgerError("it is older than the entry before it", entry=entry.number)
 
     def _apply(self, number: int, event: Event) -> None:
         if isinstance(event, Created):
@@ -164,12 +180,20 @@ class History:
         elif isinstance(event, Unprotected):
             self._known(number, event.dataset)
             self._unprotected.setdefault(event.dataset, event.run)
-        elif isinstance(event, Approved):
-            self.approved.add(event.manifest)
-        elif isinstance(event, Refused):
-            self.refused.add((event.manifest, event.rule))
-        else:
+            self.charged[event.manifest] = event.run
+        elif isinstance(event, Approved | Refused):
+            self._decide(event)
+        elif not isinstance(event, ClockSet):
             raise LedgerError(f"no such event: {event!r}", entry=number)
+
+    def _decide(self, event: Approved | Refused) -> None:
+        if isinstance(event, Approved):
+            self.approved.add(event.manifest)
+            self._refused_since = 0
+        else:
+            self.refused.add((event.manifest, event.rule))
+            self._refused_of[event.run] += 1
+            self._refused_since += 1
 
     def _begin(self, number: int, event: Begun) -> None:
         self._known(number, event.dataset)
@@ -184,6 +208,8 @@ class History:
         else:
             self.check_fits(event.dataset, event.cost)
         self.courses[key] = Course(begun=event, entry=number)
+        self.charged[event.manifest] = event.run
+        self._refused_since = 0
         self._totals[event.dataset] = event.spent
 
     def _release(self, number: int, event: Released) -> None:
@@ -232,6 +258,17 @@ class History:
         self._expect(number, "total", event.spent, self.total_if_closed(course))
         self.courses[event.run, event.purpose] = replace(course, closed=True)
         self._totals[event.dataset] = event.spent
+
+    @property
+    def refused_enough(self) -> bool:
+        """Whether no refusal is written down until a plan begins, or the custodian approves a run."""
+        return self._refused_since >= MOST_REFUSALS
+
+    def writes(self, event: Refused) -> bool:
+        """Whether a refusal tells what is not there yet, and there is room for it."""
+        if (event.manifest, event.rule) in self.refused or self.refused_enough:
+            return False
+        return self._refused_of[event.run] < MOST_REFUSALS_OF_A_RUN
 
     def course(self, run: str, purpose: Purpose) -> Course:
         """How far a run's plan has come. Raises LedgerError if it never began."""

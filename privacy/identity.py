@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privacy.durable import sync_folder
+from privacy.durable import make_private_folder, open_private, sync_folder
 from privacy.errors import KeyFileError, SignatureError
 
 _RAW = serialization.Encoding.Raw
@@ -50,11 +50,11 @@ class Identity:
         """Read the key, or make it (mode 0600). Of several processes that make it at once, one wins."""
         if path.exists():
             return cls.load(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         identity = cls.generate()
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with open(partial, "xb", opener=open_private) as file:
                 file.write(identity._pem())
                 file.flush()
                 os.fsync(file.fileno())

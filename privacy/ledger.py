@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from privacy.entries import (
     VERSION,
     Approved,
     Begun,
+    ClockSet,
     Closed,
     Created,
     Entry,
@@ -32,13 +33,12 @@ from privacy.entries import (
 from privacy.errors import BudgetError, LedgerError, PlanError, SignatureError
 from privacy.history import Course, History
 from privacy.identity import Identity, verify
+from privacy.ledger_clock import check_clock, is_off
 from privacy.ledger_file import HEAD_PURPOSE, Head, LedgerFile, Row, head_content
 from privacy.members import DIGEST_BYTES, fingerprint
 from privacy.plan import Plan
 
 DATABASE = "ledger.db"
-# Clocks are set back by seconds when they are corrected; more is a clock that cannot be believed.
-_CLOCK_SECONDS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ class Ledger:
         self._clock = clock
         self._history = History(file.members)
         self._hashes: list[str] = []
+        self._seen: float | None = None
 
     @classmethod
     def open(
@@ -95,12 +96,17 @@ class Ledger:
         delta: float,
         order: int | None = None,
         clock: Callable[[], float] = time.time,
+        seen: float | None = None,
+        accept_clock: bool = False,
     ) -> Ledger:
         """Open a site's ledger, or begin it with the budget that each of its data sets has.
 
-        Raises LedgerError if the ledger is another site's or key's, or as ``keep_to`` does.
+        ``seen`` is as in ``has_seen``. Whoever lets it ``accept_clock`` gives the custodian's word that the
+        clock is right, which is written down where it is needed. Raises LedgerError if the ledger is
+        another site's or key's, or as ``keep_to`` does.
         """
         ledger = cls(LedgerFile(home / DATABASE, create=True), identity, clock)
+        ledger.has_seen(seen)
         with ledger._writing():
             if not ledger._history.length:
                 public = identity.public.hex()
@@ -111,6 +117,9 @@ class Ledger:
                 raise LedgerError(
                     f"the ledger is of site {begun_by}, not of {site}: each site has its own home"
                 )
+            last = ledger._history.last
+            if accept_clock and last and is_off(int(clock()), last=last.time, seen=seen):
+                ledger._add(ClockSet(before=last.time))
         ledger.keep_to(epsilon=epsilon, delta=delta, order=order)
         return ledger
 
@@ -133,6 +142,14 @@ class Ledger:
             with self._writing():
                 if self.budget.epsilon != epsilon:
                     self._add(Rebudgeted(epsilon=epsilon))
+
+    def has_seen(self, moment: float | None) -> None:
+        """Take note of a time that somebody else has signed, in seconds since 1970.
+
+        The clock may be as far ahead as that, and not much further, without the custodian's word.
+        """
+        if moment is not None:
+            self._seen = moment if self._seen is None else max(self._seen, moment)
 
     def close(self) -> None:
         """Close the file; what is reserved is on disk anyway."""
@@ -266,11 +283,19 @@ class Ledger:
             return dataset
 
     def record(self, event: Approved | Refused) -> None:
-        """Write down what the site decided; a refusal that stands there already is not repeated."""
+        """Write down what the site decided.
+
+        A refusal that stands there already is not repeated, and one too many is left out (see
+        ``privacy.history``): asking costs nothing, and so may not fill the disk.
+        """
         with self._writing():
-            known = isinstance(event, Refused) and (event.manifest, event.rule) in self._history.refused
-            if not known:
+            if isinstance(event, Approved) or self._history.writes(event):
                 self._add(event)
+
+    def charged(self) -> Mapping[str, str]:
+        """The run of each manifest, by its digest as hex, that anything was ever reserved for."""
+        with self._reading():
+            return dict(self._history.charged)
 
     def approved(self, manifest: str) -> bool:
         """Whether the custodian has approved a manifest, in whichever process."""
@@ -331,14 +356,12 @@ class Ledger:
 
     def _add(self, event: Event) -> None:
         now, last = int(self._clock()), self._history.last
-        if last is not None and now < last.time - _CLOCK_SECONDS:
-            raise LedgerError(
-                f"the clock went backwards: it is {now}, and the last entry is of {last.time} (seconds "
-                "since 1970); set the clock right"
-            )
+        accepted = last is None or isinstance(event, ClockSet)
+        if last is not None and not accepted:
+            check_clock(now, last=last.time, seen=self._seen)
         entry = Entry(
             number=self._history.length + 1,
-            time=now if last is None else max(now, last.time),
+            time=now if last is None or accepted else max(now, last.time),
             previous=self._history.head,
             salt=secrets.token_hex(16),
             event=event,

@@ -61,7 +61,10 @@ class AuditedDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerAudit:
-    """A ledger that passed. ``complete`` is whether ledger.head was there to rule out lost entries."""
+    """A ledger that passed. ``complete`` is whether ledger.head was there to rule out lost entries.
+
+    ``refused_enough`` is whether there were so many refusals that later ones are not written down.
+    """
 
     site: str
     public_key: str
@@ -70,6 +73,7 @@ class LedgerAudit:
     complete: bool
     datasets: tuple[AuditedDataset, ...]
     plans: tuple[AuditedPlan, ...]
+    refused_enough: bool
 
     @property
     def head(self) -> str:
@@ -112,6 +116,7 @@ def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
             complete=head is not None,
             datasets=tuple(_dataset(history, number) for number in history.datasets),
             plans=tuple(_plan(course, history) for course in history.courses.values()),
+            refused_enough=history.refused_enough,
         )
 
 

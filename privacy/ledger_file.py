@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.durable import write_durably, write_whole
+from privacy.durable import make_private_folder, open_private, write_durably, write_whole
 from privacy.errors import LedgerError
 
 APPLICATION = 0x436F6E66  # "Conf": tells a ledger from other SQLite files
@@ -78,7 +78,7 @@ class LedgerFile:
         self._lock_path = path.with_name("ledger.lock")
         self._head_path = path.with_name("ledger.head")
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
         elif not path.exists():
             raise LedgerError(f"no ledger at {path}")
         if create and not path.exists() and self._head_path.exists():
@@ -94,7 +94,7 @@ class LedgerFile:
     def _make_private(self) -> None:
         """Make the file, for its owner alone; what SQLite puts beside it gets the same permissions."""
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            os.close(open_private(self.path, os.O_CREAT | os.O_RDWR))
         except OSError as error:
             raise LedgerError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -107,7 +107,7 @@ class LedgerFile:
     def locked(self) -> Iterator[None]:
         """Hold the ledger's lock; it falls open when its holder dies."""
         try:
-            file = self._lock_path.open("ab")
+            file = os.fdopen(open_private(self._lock_path, os.O_CREAT | os.O_RDWR), "ab")
         except OSError as error:
             raise LedgerError(f"{self._lock_path} cannot be written: {error.strerror}") from error
         with file:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from protocol.plain_text import MOST_LABELS, Label, Place, Word
+
 Task = Literal["sequence-classification", "causal-lm"]
 
 
@@ -16,11 +18,14 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """The frozen base model."""
 
-    source: str = Field(min_length=1, description="Hugging Face id, folder, or package:NAME/PATH")
-    gguf: str | None = Field(None, description="file name of GGUF weights inside the source")
+    source: Place = Field(description="Hugging Face id, folder, or package:NAME/PATH")
+    gguf: Word | None = Field(None, description="file name of GGUF weights inside the source")
     pooling: Literal["mean", "model"] = Field(
         "model", description="mean: classify the mean of the tokens; model: as the model does it"
     )
+
+
+_Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)]
 
 
 class AdapterSection(_Section):
@@ -29,8 +34,8 @@ class AdapterSection(_Section):
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: list[str] = Field(min_length=1)
-    layers_to_transform: list[Annotated[int, Field(ge=0)]] | str | None = Field(
+    target_modules: list[Word] = Field(min_length=1, max_length=1000)
+    layers_to_transform: _Layers | Word | None = Field(
         None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
     )
 
@@ -47,12 +52,12 @@ class AdapterSection(_Section):
 class DataSection(_Section):
     """Where the examples are and how to read them."""
 
-    alias: str = Field("data", min_length=1, description="the name that sites know the data by")
-    source: str = Field(min_length=1, description="CSV, JSONL, Parquet, datasets folder, or package:")
-    text: str = "text"
-    label: str | None = None
-    labels: list[str] | None = Field(None, min_length=2)
-    encoding: str = "utf-8"
+    alias: Word = Field("data", description="the name that sites know the data by")
+    source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
+    text: Word = "text"
+    label: Word | None = None
+    labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
+    encoding: Word = "utf-8"
     max_length: Annotated[int, Field(ge=2, le=32768)] = 128
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     limit: Annotated[int, Field(ge=1)] | None = Field(
@@ -69,7 +74,7 @@ class Dirichlet(_Section):
 class ByColumn(_Section):
     """Each value of a column is a site."""
 
-    column: str = Field(min_length=1)
+    column: Word
 
 
 class FederationSection(_Section):

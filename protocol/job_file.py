@@ -12,6 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from privacy.errors import JobError
 from protocol.job import Job
+from protocol.plain_text import cut, escaped, quoted
+
+_LONGEST_KEY = 200  # characters, in a message about it
+_MOST_MISTAKES = 20  # that are told of
 
 
 def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
@@ -49,7 +53,9 @@ def explain(error: ValidationError, *, shown_by: str, model: type[BaseModel] | N
     for item in error.errors():
         like = _most_like(item["loc"], model) if item["type"] == "extra_forbidden" else None
         lines.append(_explain(item, shown_by if like is None else f"{shown_by}; did you mean {like!r}?"))
-    return "\n".join(dict.fromkeys(lines))
+    mistakes = list(dict.fromkeys(lines))
+    more = len(mistakes) - _MOST_MISTAKES
+    return "\n".join(mistakes[:_MOST_MISTAKES] + [f"and {more} more"] * (more > 0))
 
 
 def _most_like(place: tuple[int | str, ...], model: type[BaseModel] | None) -> str | None:
@@ -94,7 +100,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
 def _explain(item: Any, shown_by: str) -> str:
     """One pydantic error as ``key: expected …, got …``."""
     # Branches of a union appear in the location under their type's name; people wrote no such key.
-    path = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
+    path = cut(escaped(".".join(str(part) for part in item["loc"] if not _is_branch(part))), _LONGEST_KEY)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return f"{path}: unknown key (expected one {shown_by})"
@@ -104,7 +110,7 @@ def _explain(item: Any, shown_by: str) -> str:
         message = str(item["ctx"]["error"])
         return message if not path else f"{path.split('.')[0]}.{message}"
     expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
-    return f"{path}: {expected[0].lower()}{expected[1:]}, got {given!r}"
+    return f"{path}: {expected[0].lower()}{expected[1:]}, got {quoted(given)}"
 
 
 def _is_branch(part: str | int) -> bool:

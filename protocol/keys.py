@@ -9,20 +9,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from privacy.durable import sync_folder
+from privacy.durable import PRIVATE_FILE, sync_folder
 from privacy.errors import KeyFileError
-
-PRIVATE_FILE = 0o600
-PUBLIC_FILE = 0o644
-_PRIVATE_FOLDER = 0o700
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that only its owner enters; one that is there stays as it is."""
-    if path.is_dir():
-        return
-    path.mkdir(mode=_PRIVATE_FOLDER)
-    sync_folder(path.parent)
 
 
 def write_new(path: Path, content: bytes, *, mode: int) -> None:

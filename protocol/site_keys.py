@@ -21,15 +21,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from privacy.durable import write_durably
+from privacy.durable import PUBLIC_FILE, make_private_folder, write_durably
 from privacy.errors import KeyFileError
 from privacy.identity import Identity
 from protocol.certificates import self_signed
 from protocol.keys import (
-    PUBLIC_FILE,
     load_or_create_node_key,
     load_or_create_tls_key,
-    make_folder,
     read_node_key,
     write_new,
 )
@@ -56,9 +54,9 @@ def make_site_keys(home: Path, *, now: datetime) -> PublicKeys:
 
     Keys that are there stay. Raises KeyFileError if one is not what its name says.
     """
-    make_folder(home)
+    make_private_folder(home)
     relay = home / "relay"
-    make_folder(relay)
+    make_private_folder(relay)
     identity = Identity.load_or_create(home / "identity.key")
     agent = _make_pair(home / "agent", AGENT_NAME, ExtendedKeyUsageOID.SERVER_AUTH, now)
     _make_pair(relay / "relay", RELAY_NAME, ExtendedKeyUsageOID.CLIENT_AUTH, now)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from privacy.durable import write_durably
+from privacy.durable import PUBLIC_FILE, make_private_folder, write_durably
 from privacy.errors import KeyFileError, UserError
 from protocol.certificates import (
     as_end_of_tls,
@@ -20,7 +20,7 @@ from protocol.certificates import (
     self_signed,
     start_certificate,
 )
-from protocol.keys import PUBLIC_FILE, load_or_create_tls_key, load_tls_key, make_folder
+from protocol.keys import load_or_create_tls_key, load_tls_key
 
 LOOPBACK = "127.0.0.1"
 # A new authority means a new ca.crt at every site, so it outlives many server certificates.
@@ -40,7 +40,7 @@ class Authority:
     @classmethod
     def load_or_create(cls, folder: Path, *, name: str, now: datetime) -> Authority:
         """Read the authority, or make what is missing of it."""
-        make_folder(folder)
+        make_private_folder(folder)
         key = load_or_create_tls_key(folder / "ca.key")
         if not (folder / "ca.crt").exists():
             write_durably(folder / "ca.crt", _authority_certificate(key, name, now), mode=PUBLIC_FILE)
@@ -88,7 +88,7 @@ def loopback_certificate(folder: Path, *, now: datetime | None = None) -> tuple[
     The certificate is its own authority, so that nothing a site has could stand in for this server.
     """
     now = now or datetime.now(UTC)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     key = load_or_create_tls_key(folder / "loopback.key")
     path = folder / "loopback.crt"
     if (

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from privacy.durable import write_durably
+from privacy.durable import PUBLIC_FILE, write_durably
 from privacy.errors import KeyFileError, UserError
 from privacy.identity import Identity
 from protocol.job_file import explain
-from protocol.keys import PUBLIC_FILE
+from protocol.site_name import SiteName
 from server.certificates import expiry_notice, valid_until
-from server.federation_file import Address, FederationName, Hex32, NodeKey, SiteName, split_address
+from server.federation_file import Address, FederationName, Hex32, NodeKey, split_address
 
 
 class FederationSite(BaseModel):

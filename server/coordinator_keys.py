@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from privacy.durable import write_durably
+from privacy.durable import PUBLIC_FILE, make_private_folder, write_durably
 from privacy.errors import KeyFileError
 from privacy.identity import Identity
-from protocol.keys import PUBLIC_FILE, load_or_create_tls_key, load_tls_key, make_folder
+from protocol.keys import load_or_create_tls_key, load_tls_key
 from server.certificates import Authority, read_certificate
 from server.coordinator_folder import CoordinatorFolder
 from server.federation_file import FederationFile
@@ -18,7 +18,7 @@ def make_coordinator(
     folder: CoordinatorFolder, authority: Authority, file: FederationFile, *, now: datetime
 ) -> bytes:
     """Make what is missing of a coordinator's keys; its public key, 32 bytes."""
-    make_folder(folder.path)
+    make_private_folder(folder.path)
     identity = Identity.load_or_create(folder.identity_key)
     if not folder.authority_certificate.exists():
         write_durably(folder.authority_certificate, authority.pem, mode=PUBLIC_FILE)

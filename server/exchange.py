@@ -18,6 +18,7 @@ from privacy.errors import (
     UserError,
 )
 from protocol.confide_pb2 import Reply, Request
+from protocol.plain_text import told
 from server.formats import format_count
 
 
@@ -98,15 +99,15 @@ def refusal(reply: Reply) -> ConfideError | None:
     """What a site refused with, None if it did not."""
     if reply.WhichOneof("kind") != "refused":
         return None
-    refused = reply.refused
+    refused, reason = reply.refused, told(reply.refused.reason)
     if refused.budget_spent:
-        return BudgetError(f"{reply.site}: {refused.reason}")
+        return BudgetError(f"{reply.site}: {reason}")
     if refused.lost:
-        return LostError(f"{reply.site}: {refused.reason}")
+        return LostError(f"{reply.site}: {reason}")
     # A site does not choose the coordinator's exit code: 256 would pass for a success.
     mistake = refused.exit_code == UserError.exit_code
     exit_code = UserError.exit_code if mistake else SiteError.exit_code
-    return SiteError(f"{reply.site} refused: {refused.reason}", exit_code=exit_code)
+    return SiteError(f"{reply.site} refused: {reason}", exit_code=exit_code)
 
 
 def check_answers(request: Request, reply: Reply) -> None:

@@ -12,24 +12,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from privacy.errors import KeyFileError, UserError
-from protocol.envelope import COORDINATOR
 from protocol.job_file import explain
 from protocol.keys import parse_node_key
+from protocol.plain_text import MOST_LABELS, Label, Place, Word
+from protocol.site_name import SiteName
 
 SHOWN_BY = "that docs/federation.md lists"
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _DNS_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-
-
-def _site_name(name: str) -> str:
-    if not _SITE_NAME.fullmatch(name):
-        # It names folders, and people read it on their terminals.
-        raise PydanticCustomError("name", "expected up to 40 letters, digits, dashes and underscores")
-    if name.lower() == COORDINATOR:
-        raise PydanticCustomError("name", "expected another name than the coordinator's own")
-    return name
 
 
 def _node_key(text: str) -> str:
@@ -66,7 +57,6 @@ def _address(address: str) -> str:
     return address
 
 
-SiteName = Annotated[str, AfterValidator(_site_name)]
 NodeKey = Annotated[str, AfterValidator(_node_key)]
 Address = Annotated[str, AfterValidator(_address)]
 FederationName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
@@ -79,11 +69,11 @@ class _Section(BaseModel):
 class SiteData(_Section):
     """A data set's entry in a site's site.toml: where it is there, and how to read it."""
 
-    source: str = Field(min_length=1)
-    text: str | None = None
-    label: str | None = None
-    labels: list[str] | None = Field(None, min_length=2)
-    encoding: str | None = None
+    source: Place
+    text: Word | None = None
+    label: Word | None = None
+    labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
+    encoding: Word | None = None
 
 
 class SiteEntry(_Section):
@@ -96,7 +86,7 @@ class SiteEntry(_Section):
     name: SiteName
     identity: Hex32 | None = None
     node: NodeKey | None = None
-    data: dict[str, SiteData] = {}
+    data: dict[Word, SiteData] = {}
     models: dict[str, Annotated[str, Field(min_length=1)]] = {}
     budget: dict[str, Any] | None = None
     rules: dict[str, Any] = {}

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from privacy.durable import sync_folder
+from privacy.durable import PUBLIC_FILE, make_private_folder, sync_folder
 from privacy.errors import UserError
-from protocol.keys import PUBLIC_FILE, make_folder, write_new
+from protocol.keys import write_new
 from protocol.site_keys import PublicKeys, make_site_keys, read_site_keys
 from server.coordinator_folder import Federation
 from server.federation_file import SiteEntry
@@ -62,10 +62,10 @@ class Kits:
     def make(self, entry: SiteEntry, federation: Federation, authority: bytes, *, now: datetime) -> None:
         """Make a site's kit, whole but hidden. ``authority`` is ca.crt."""
         partial = self._hidden(entry.name, _PARTIAL)
-        make_folder(partial)
+        make_private_folder(partial)
         if not entry.has_own_keys:
             make_site_keys(partial, now=now)
-        make_folder(partial / "relay")
+        make_private_folder(partial / "relay")
         write_new(partial / "relay" / "ca.crt", authority, mode=PUBLIC_FILE)
         text = site_toml(
             entry,

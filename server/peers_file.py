@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privacy.durable import write_durably
-from protocol.keys import PUBLIC_FILE
+from privacy.durable import PUBLIC_FILE, write_durably
 from server.coordinator_folder import Federation
 
 FILE = "peers.toml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from protocol.plain_text import escaped
 from server.formats import format_bytes, format_epsilon, format_percent
 from server.run_folder import RoundRecord, RunFolder
 
@@ -40,12 +41,12 @@ class PrintedProgress(Progress):
         self._budget = 0.0
 
     def stage(self, text: str) -> None:
-        print(text, flush=True)
+        print(escaped(text), flush=True)
 
     def started(self, folder: RunFolder, title: str) -> None:
         job = folder.manifest.job
         self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
-        print(f"{title}: {folder.path}", flush=True)
+        print(escaped(f"{title}: {folder.path}"), flush=True)
         for record in folder.records():
             self.round(record)
 

@@ -17,9 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from privacy.durable import sync_folder, write_durably
+from privacy.durable import PUBLIC_FILE, make_private_folder, sync_folder, write_durably
 from privacy.errors import UserError
-from protocol.keys import PUBLIC_FILE, make_folder
 from protocol.site_keys import PublicKeys
 from server.certificates import Authority
 from server.coordinator_folder import CoordinatorFolder, Federation, FederationSite
@@ -74,7 +73,7 @@ def provision(
     ``renew`` makes a new certificate for the server, ``reissue`` new kits with new keys for these sites;
     ``revoke`` shuts sites out.
     """
-    make_folder(out)
+    make_private_folder(out)
     with _locked(out):
         return _Provisioning(file, out, now).run(renew, set(reissue), set(revoke))
 
@@ -100,7 +99,7 @@ class _Provisioning:
         before = self._federation
         moved = before.address != self._file.address
         self._check_federation(moved and not renew)
-        make_folder(self._kits.path)
+        make_private_folder(self._kits.path)
         self._kits.clear(set(self._entries))
         finished = list(self._kits.ready())
         self._admit(finished)
@@ -245,7 +244,7 @@ class _Provisioning:
     def _write_nodes(self) -> None:
         """``nodes/`` is what federation.json says: a file for each site that is not revoked."""
         folder = self._coordinator.nodes
-        make_folder(folder)
+        make_private_folder(folder)
         wanted = {f"{name}.pub": f"{s.node} {name}\n" for name, s in self._federation.active_sites.items()}
         for name, text in wanted.items():
             path = folder / name

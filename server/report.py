@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from privacy.durable import write_durably
+from privacy.durable import BY_UMASK, write_durably
 from protocol.job import Job
+from protocol.plain_text import escaped
 from server import charts
 from server.comparison import Compared, list_findings, read_comparison
 from server.formats import (
@@ -54,12 +55,15 @@ class SpendingRow:
 def write_report(folder: RunFolder) -> Path:
     """Write ``report.html`` into a run's folder, whatever it has finished, and return its path."""
     path = folder.path / "report.html"
-    write_durably(path, render_report(folder).encode())
+    write_durably(path, render_report(folder).encode(), mode=BY_UMASK)
     return path
 
 
 def render_report(folder: RunFolder) -> str:
-    """A run's report as HTML; the same folder gives the same bytes."""
+    """A run's report as HTML; the same folder gives the same bytes.
+
+    Whatever names a folder holds, the page has no character that a reader could not see.
+    """
     from jinja2 import Environment, StrictUndefined
 
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
@@ -75,7 +79,7 @@ def render_report(folder: RunFolder) -> str:
         "delta": format_delta,
     }
     template = page.from_string(files("server").joinpath("report.html.j2").read_text("utf-8"))
-    return template.render(
+    page_text = template.render(
         run=manifest.run,
         job=job,
         job_toml=job_toml(job),
@@ -97,6 +101,7 @@ def render_report(folder: RunFolder) -> str:
         compared=compared,
         findings=list_findings(compared) if compared else (),
     )
+    return escaped(page_text, lines=True)
 
 
 def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str:

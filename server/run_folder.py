@@ -39,7 +39,7 @@ import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from privacy.durable import sync_file, sync_folder, write_durably
+from privacy.durable import BY_UMASK, sync_file, sync_folder, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from privacy.receipt import SignedReceipt
@@ -110,11 +110,13 @@ class RunFolder:
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             partial.mkdir()
-            write_durably(partial / "manifest.json", manifest.content)
-            write_durably(partial / "job.toml", job_toml(manifest.job).encode())
-            write_durably(partial / "facts.json", json.dumps(facts, indent=1).encode())
-            write_durably(partial / "rounds.jsonl", b"")
-            write_durably(partial / "adapter_config.json", json.dumps(adapter_config).encode())
+            write_durably(partial / "manifest.json", manifest.content, mode=BY_UMASK)
+            write_durably(partial / "job.toml", job_toml(manifest.job).encode(), mode=BY_UMASK)
+            write_durably(partial / "facts.json", json.dumps(facts, indent=1).encode(), mode=BY_UMASK)
+            write_durably(partial / "rounds.jsonl", b"", mode=BY_UMASK)
+            write_durably(
+                partial / "adapter_config.json", json.dumps(adapter_config).encode(), mode=BY_UMASK
+            )
             folder = cls(partial)
             if coordinator_key is not None:
                 folder.key_path.symlink_to(coordinator_key.resolve())
@@ -153,7 +155,7 @@ class RunFolder:
             taken = int(path.read_text()) + 1 if path.exists() else 1
         except ValueError as error:
             raise RunError(f"{path} cannot be read: {error}") from error
-        write_durably(path, str(taken).encode())
+        write_durably(path, str(taken).encode(), mode=BY_UMASK)
         return taken
 
     @property
@@ -173,7 +175,7 @@ class RunFolder:
         if changed:
             raise ProtocolError(f"{changed[0]} answers under another key than the one it joined with")
         table = {name: key.hex() for name, key in sorted((known | dict(keys)).items())}
-        write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode())
+        write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode(), mode=BY_UMASK)
 
     def receipts_path(self, of: ReceiptsOf) -> Path:
         """Where a round's receipts are, or those for the metrics."""
@@ -201,7 +203,7 @@ class RunFolder:
         }
         path = self.receipts_path(of)
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, json.dumps(table, indent=1).encode())
+        write_durably(path, json.dumps(table, indent=1).encode(), mode=BY_UMASK)
 
     @property
     def metrics(self) -> Metrics | None:
@@ -212,7 +214,7 @@ class RunFolder:
     def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
         """Write metrics after their receipts: where there are metrics, there are receipts for them."""
         self.save_receipts("metrics", receipts)
-        write_durably(self.path / "metrics.json", metrics.content)
+        write_durably(self.path / "metrics.json", metrics.content, mode=BY_UMASK)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -250,7 +252,7 @@ class RunFolder:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         line = json.dumps(asdict(record)).encode() + b"\n"
-        write_durably(path, whole + line)
+        write_durably(path, whole + line, mode=BY_UMASK)
 
     def save_adapter(self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]) -> None:
         """Write an adapter in PEFT's format under ``rounds/`` and make ``adapter`` point to it."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Literal, TypeAlias, get_args
 
-from privacy.durable import write_durably
+from privacy.durable import BY_UMASK, write_durably
 from privacy.errors import RunError
 from server.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ def read_state(folder: RunFolder) -> RunState | None:
 
 def write_state(folder: RunFolder, state: RunState) -> None:
     """Replace what was written last."""
-    write_durably(folder.path / "state.json", json.dumps(asdict(state)).encode())
+    write_durably(folder.path / "state.json", json.dumps(asdict(state)).encode(), mode=BY_UMASK)
 
 
 def flower_run(folder: RunFolder) -> int | None:
@@ -60,7 +60,7 @@ def flower_run(folder: RunFolder) -> int | None:
 
 def keep_flower_run(folder: RunFolder, number: int) -> None:
     """Remember Flower's number, apart from the state, which is the coordinating process's to write."""
-    write_durably(folder.path / "flower_run", str(number).encode())
+    write_durably(folder.path / "flower_run", str(number).encode(), mode=BY_UMASK)
 
 
 @contextmanager

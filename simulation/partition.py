@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import DataError
 from protocol.job import ByColumn, Dirichlet, Job
+from protocol.site_name import LONGEST_NAME
 from protocol.table import Table
 
 
@@ -88,7 +89,7 @@ def _by_column(rows: NDArray[np.int64], groups: Sequence[str]) -> dict[str, NDAr
     """A site a value. A site's name becomes a folder's, so values are reduced to plain characters."""
     sites: dict[str, NDArray[np.int64]] = {}
     for group in sorted({groups[row] for row in rows}):
-        name = re.sub(r"[^\w-]+", "_", group)[:60] or "_"
+        name = re.sub(r"[^\w-]+", "_", group)[:LONGEST_NAME] or "_"
         if name in sites:
             raise DataError(
                 f"federation.partition.column: two of its values would both name the site {name!r}, one is "

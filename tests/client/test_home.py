@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,23 @@ from typing import Any
 
 import pytest
 
+import client.home
 from client.home import Home
+from client.mailbox import Mailbox
 from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
 from privacy.entries import Approved, Closed, Event, Rebudgeted
 from privacy.errors import KeyFileError, LedgerError, PolicyFileError, UserError
+from privacy.identity import Identity
 from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Reply
+from protocol.envelope import Header
 from protocol.manifest import Manifest
 from simulation.world import World
 from tests import tiny
 from tests.client.sites import approve, join, train
+
+KEY = Identity.generate()
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,27 @@ def test_the_key_is_its_owners_alone_and_stays_the_same(tmp_path: Path) -> None:
     assert Home(home.path).identity().public == public
 
 
+def test_all_that_a_home_holds_is_its_owners_alone(
+    world: World, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0)
+    try:
+        path = tmp_path / "sites" / "site-1"
+        home, site, manifest = trained_home(path, world)
+        home.write_policy(home.policy.model_copy(update={"rules": RulesSection(approval="manual")}))
+        assert join(site, replace(manifest, run="waits")).HasField("refused")
+        # Under masks, so that it has secrets and other sites.
+        masked = World(tiny.job(tiny_folder, secure_aggregation="masks"))
+        other = masked.site("site-2", home=path.with_name("site-2"))
+        assert join(other, masked.manifest("run")).HasField("joined")
+    finally:
+        os.umask(before)
+    written = [path, *path.rglob("*"), other._home.path, *other._home.path.rglob("*")]
+    modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in written}
+    assert {"site.toml", "ledger.head", "ledger.lock", "manifests", "pending", "secrets"} <= modes.keys()
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+
+
 def test_a_ledgers_key_is_never_made_anew(world: World, tmp_path: Path) -> None:
     home, _, manifest = trained_home(tmp_path, world)
     (tmp_path / "identity.key").unlink()
@@ -95,7 +123,7 @@ def test_a_new_ledger_is_begun_only_where_none_can_be_missed(
 ) -> None:
     home = write_policy(tmp_path)
     if kept:
-        home.keep(world.manifest("run"), b"signature")
+        home.keep(world.manifest("run"), b"signature", charged={})
         with pytest.raises(LedgerError, match=r"has manifests and no ledger\.db; bring it back"):
             home.open_ledger("site-1", home.identity())
         assert not home.ledger_path.exists()
@@ -107,8 +135,8 @@ def test_a_new_ledger_is_begun_only_where_none_can_be_missed(
 def test_a_manifest_is_kept_with_its_signature_for_other_processes(world: World, tmp_path: Path) -> None:
     home, manifest = Home(tmp_path), world.manifest("run")
     assert home.manifest(manifest.digest) is None
-    home.keep(manifest, b"signature")
-    home.keep(manifest, b"another, later")
+    home.keep(manifest, b"signature", charged={})
+    home.keep(manifest, b"another, later", charged={})
     assert Home(tmp_path).manifest(manifest.digest) == (manifest, b"signature")
     assert list(home.manifests()) == [manifest]
     assert list(home.manifests(pending=True)) == []
@@ -303,3 +331,43 @@ def test_each_run_has_secrets_of_its_own(world: World, tmp_path: Path) -> None:
     assert home.secrets_path(replace(manifest, run="other")) != path
     # To ask for the place makes nothing there.
     assert list(tmp_path.iterdir()) == []
+
+
+def in_home(home: Home, *folders: str) -> dict[str, int]:
+    """How many files each folder of a home has."""
+    return {folder: len(list((home.path / folder).glob("*"))) for folder in folders}
+
+
+def test_runs_that_were_charged_nothing_make_room_and_the_others_stay(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.home, "MOST_UNCHARGED", 3)
+    home, mailbox = Home(tmp_path), Mailbox(tmp_path / "outbox", site="s", identity=KEY, coordinator=b"")
+    made = [replace(world.manifest("run"), run=name) for name in ("a", "b", "c", "d", "e", "f")]
+    # Under the name of a charged run, another manifest that was charged nothing.
+    made.insert(1, replace(made[0], cohort=9))
+    charged = {made[0].digest.hex(): "a"}
+    for number, manifest in enumerate(made):
+        header = Header(
+            run=manifest.run,
+            round=0,
+            sender="coordinator",
+            receiver="s",
+            counter=number,
+            sent=0.0,
+            expires=0.0,
+            payload="",
+        )
+        mailbox.keep(header, b"joined", kind="joined", counter=number)
+        home.secrets_path(manifest).parent.mkdir(exist_ok=True)
+        home.secrets_path(manifest).write_text("{}")
+        home.keep(manifest, b"signature", charged=charged)
+        # A clock that was ahead for a while makes none of them young.
+        ahead = 10**9 if number == 3 else 0
+        os.utime(home._manifest_path(manifest.digest), (number + ahead * 4, number + ahead * 4))
+    assert [manifest.run for manifest in home.manifests()].count("a") == 1
+    assert sorted(manifest.run for manifest in home.manifests()) == ["a", "d", "e", "f"]
+    assert in_home(home, "manifests", "secrets", "outbox") == {"manifests": 8, "secrets": 4, "outbox": 4}
+    # What a charged run was told stays, whatever else was asked under its name.
+    assert mailbox.kept(replace(header, run="a", counter=9)) == b"joined"
+    assert mailbox.kept(replace(header, run="b", counter=9)) is None

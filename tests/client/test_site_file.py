@@ -25,8 +25,16 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"site": {"name": "coordinator"}}, "site.*'coordinator', which is the coordinator's own"),
+        ({"site": {"name": "coordinator"}}, "site.name: expected another .* own, got 'coordinator'"),
+        ({"site": {"name": "Coordinator"}}, "site.name: expected another .* own, got 'Coordinator'"),
         ({"site": {"name": "no name"}}, r"site\.name"),
+        ({"site": {"name": "north.example"}}, "site.name: expected up to 40 letters, digits, dashes"),
+        ({"site": {"name": "n" * 41}}, "site.name: expected up to 40 letters, digits, dashes"),
+        ({"data": {"red\x1b[31m": {"source": "x.csv"}}}, r"data: expected text without control.*'red\\x1b"),
+        (
+            {"data": {"x": {"source": "x.csv", "label": "l", "labels": ["a", "a\u202e"]}}},
+            r"data\.x\.labels\.1: expected text without control",
+        ),
         ({"site": {"coordinator": "https://localhost"}}, "expected host:port"),
         ({"site": {"coordinator": "localhost:99999"}}, "expected host:port"),
         ({"agent": {"socket": "a.sock", "listen": "localhost:1"}}, "either agent.socket or agent.listen"),

@@ -105,9 +105,17 @@ def open_ledger(
     delta: float = DELTA,
     order: int | None = None,
     clock: Callable[[], float] = lambda: NOW,
+    accept_clock: bool = False,
 ) -> Ledger:
     return Ledger.open(
-        home, site=site, identity=identity, epsilon=epsilon, delta=delta, order=order, clock=clock
+        home,
+        site=site,
+        identity=identity,
+        epsilon=epsilon,
+        delta=delta,
+        order=order,
+        clock=clock,
+        accept_clock=accept_clock,
     )
 
 

@@ -16,6 +16,7 @@ from privacy.budget import Spent, make_budget
 from privacy.entries import (
     Approved,
     Begun,
+    ClockSet,
     Closed,
     Created,
     Entry,
@@ -96,6 +97,7 @@ UNPROTECTED = Unprotected(dataset=2, run="bare", manifest="m", round=1)
 EVENTS: list[Event] = [
     CREATED,
     Rebudgeted(epsilon=1.5),
+    ClockSet(before=NOW + 10**9),
     REGISTERED[2],
     begun(),
     begun(plan=PLANS[3], purpose="metrics"),

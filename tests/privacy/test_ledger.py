@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.budget import Budget, Spent, make_budget
-from privacy.entries import Approved, Refused
+from privacy.entries import Approved, Refused, read_entry
 from privacy.errors import BudgetError, ConfideError, LedgerError, OverdrawnError, PlanError
-from privacy.history import History
+from privacy.history import MOST_REFUSALS, MOST_REFUSALS_OF_A_RUN, History
 from privacy.ledger import Ledger
 from privacy.ledger_file import copied
 from privacy.plan import Plan
@@ -460,3 +460,42 @@ def test_every_refusal_is_ours() -> None:
     assert issubclass(OverdrawnError, BudgetError)
     for error in (BudgetError, LedgerError, PlanError):
         assert issubclass(error, ConfideError)
+
+
+def refusal(run: str, number: int) -> Refused:
+    return Refused(run=run, manifest=f"{run}-{number}", rule="rules.tasks", reason="no")
+
+
+def count_refused(home: Path, run: str | None = None) -> int:
+    events = [read_entry(row.body, number=row.number).event for row in rows(home)]
+    return sum(isinstance(event, Refused) and run in (None, event.run) for event in events)
+
+
+def test_only_so_many_refusals_of_a_run_are_written(tmp_path: Path, ledger: Ledger) -> None:
+    for number in range(MOST_REFUSALS_OF_A_RUN + 20):
+        ledger.record(refusal("r", number))
+    assert count_refused(tmp_path) == MOST_REFUSALS_OF_A_RUN
+    ledger.record(refusal("other", 0))
+    assert count_refused(tmp_path, "other") == 1
+
+
+def test_only_so_many_refusals_are_written_until_something_is_allowed(
+    tmp_path: Path, ledger: Ledger, dataset: int
+) -> None:
+    def flood(prefix: str) -> int:
+        before = count_refused(tmp_path)
+        for number in range(MOST_REFUSALS + 20):
+            ledger.record(refusal(f"{prefix}-{number}", 0))
+        return count_refused(tmp_path) - before
+
+    assert flood("first") == MOST_REFUSALS
+    assert flood("second") == 0
+    ledger = open_ledger(tmp_path)
+    assert flood("by another process") == 0
+    ledger.reserve(charge(dataset))
+    assert flood("after a plan began") == MOST_REFUSALS
+    # A plan that goes on is one that was allowed before.
+    ledger.reserve(charge(dataset, round=2))
+    assert flood("in its second round") == 0
+    ledger.record(Approved(run="r", manifest="m"))
+    assert flood("after an approval") == MOST_REFUSALS
