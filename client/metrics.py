@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from privacy.counting import Count, count_shares
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Examples
+from protocol.shapes import Shapes
 from protocol.task import outcome
 
 
@@ -16,17 +17,21 @@ def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: E
     """Add up each example's share of right answers under an adapter, float32[adapter_size].
 
     What comes back is an integer in units of 2^-30, in which one example weighs at most 2^30. A share is
-    in [0, 1]: whether a label is right, or how many of a text's tokens are. An example whose loss is not
-    finite counts as zero.
+    in [0, 1]: whether a label is right, or how many of a text's tokens are. An example that is blank, or
+    whose loss is not finite, counts as zero.
     """
     adapted.load(adapter)
     adapted.peft.eval()
     shares = np.zeros(len(examples))
+    # As wide as in training, where every width was tried on made-up examples.
+    shapes = Shapes.of(
+        longest=adapted.spec.max_length, possible=adapted.longest, batch_size=1, physical_batch_size=1
+    )
     with torch.no_grad():
         # One at a time, and without kept activations: in a batch, its shape and padding, which the other
         # examples set, move an answer by rounding. That can turn a close call, and then one example would
         # weigh more than its own share.
-        for alone in examples.batches(np.arange(len(examples)), size=1):
+        for alone in shapes.batches(examples, examples.without_blanks(np.arange(len(examples)))):
             found = outcome(adapted, alone.to(adapted.device.torch))
             share = found.correct / found.counted
             shares[alone.indices] = torch.where(found.losses.isfinite(), share, torch.nan).cpu()

@@ -9,67 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.admission import admit
-from client.digests import example_digest
+from client.data_set import DataSet, read_data_set
 from client.home import Home
 from client.model_sources import check_models, local_source
 from client.refusal import answer_or_refuse, log_refusal
 from client.session import check_labels, check_model
 from client.site import Site
-from client.site_file import DataSource, SiteFile
+from client.site_file import SiteFile
 from client.stopping import Between, no_pause
 from client.telemetry import Telemetry
 from client.training import Trainer
 from privacy.canonical import canonical_json
-from privacy.errors import ConfideError, DataError, ModelError, PolicyFileError, ProtocolError, RunError
+from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
 from privacy.ledger import Ledger
 from protocol import confide_pb2 as pb
 from protocol.adapted_model import AdaptedModel
 from protocol.base_model import load_base_model
 from protocol.device import choose_device
 from protocol.envelope import Header, Opened
-from protocol.examples import Examples
 from protocol.frozen_prefix import Activations, FrozenPrefix
-from protocol.job import DataSection, Job
+from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
-from protocol.table import Table, read_table
-from protocol.task import tokenize
 
 log = logging.getLogger("confide.agent")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """One data set of a site: its rows, what each is known by, and the labels that are declared."""
-
-    table: Table
-    digests: tuple[bytes, ...]
-    labels: tuple[str, ...]
-
-
-def read_data(alias: str, source: DataSource) -> Data:
-    """Read a data set as ``site.toml`` says. Raises DataError, which is for the custodian alone."""
-    section = DataSection(
-        alias=alias,
-        source=source.source,
-        text=source.text,
-        label=source.label,
-        labels=source.labels,
-        encoding=source.encoding,
-    )
-    try:
-        # Of a job, the table looks at this section alone; the rest is not asked for yet.
-        table = read_table(Job.model_construct(data=section))
-    except DataError as error:
-        raise DataError(f"[data.{alias}] of site.toml: {error}") from error
-    labels = tuple(source.labels or ())
-    unknown = [row for row, label in enumerate(table.labels or ()) if label not in labels]
-    if unknown:
-        raise DataError(
-            # What stands there instead may be a text: it is not quoted.
-            f"[data.{alias}] of site.toml: {len(unknown)} rows have none of labels={', '.join(labels)}, "
-            f"the first is row {unknown[0] + 1}: declare its label, or take them out"
-        )
-    return Data(table=table, digests=tuple(map(example_digest, table.texts)), labels=labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +46,10 @@ class _Model:
 class Resident:
     """Answers requests with the site's own data, whatever the job says of where they are.
 
-    It reads all data sets when it is made; no refusal to a coordinator depends on what is in them then.
-    One model is in memory at a time. Used on one thread. Raises DataError and PolicyFileError when it is
-    made.
+    It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
+    that cannot be used is a blank example (see ``protocol.tokenization``). One model is in memory at a
+    time, and it knows nothing of the job that it was loaded for but what is in its key. Used on one thread.
+    Raises DataError and PolicyFileError when it is made.
     """
 
     def __init__(
@@ -102,7 +65,7 @@ class Resident:
         self._file = site_file
         self._between = between
         self._telemetry = telemetry or Telemetry()
-        self._data = {alias: read_data(alias, source) for alias, source in site_file.data.items()}
+        self._data = {alias: read_data_set(alias, source) for alias, source in site_file.data.items()}
         self._registered: dict[str, int] = {}
         self._opened: Ledger | None = None
         self._seen: float | None = None  # when the coordinator signed its last request
@@ -112,7 +75,7 @@ class Resident:
     @property
     def examples(self) -> dict[str, int]:
         """How many rows each data set has."""
-        return {alias: len(data.table) for alias, data in self._data.items()}
+        return {alias: len(data) for alias, data in self._data.items()}
 
     def check_ledger(self) -> None:
         """Open the ledger and verify it whole; begin it if the home is new. Raises LedgerError."""
@@ -188,7 +151,7 @@ class Resident:
         self._site = alias, site
         return site
 
-    def _admitted(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> Data:
+    def _admitted(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> DataSet:
         """The data that a manifest names, if the policy and the custodian allow it."""
         # First: whom the coordinator's key did not sign for learns of no alias.
         self._home.policy.check(manifest, signature)
@@ -234,12 +197,8 @@ class Resident:
         self._model = _Model(key=key, trainer=Trainer(adapted), prefix=FrozenPrefix(adapted))
         return self._model
 
-    def _build(self, data: Data, model: _Model, job: Job, ledger: Ledger) -> Site:
-        try:
-            examples = _tokenize(data, model.trainer.adapted, job)
-        except DataError as error:
-            log.warning("data.alias=%s: %s", job.data.alias, error)
-            raise RunError("the site cannot use its data for this job; its own log says why") from error
+    def _build(self, data: DataSet, model: _Model, job: Job, ledger: Ledger) -> Site:
+        examples = data.examples(model.trainer.adapted)
         return Site(
             name=self._file.site.name,
             examples=examples,
@@ -304,12 +263,6 @@ def _within_machine(job: Job) -> Job:
     return job.model_copy(update={"device": job.device.model_copy(update={"threads": here})})
 
 
-def _labels(data: Data, job: Job) -> tuple[str, ...]:
+def _labels(data: DataSet, job: Job) -> tuple[str, ...]:
     """What a job's model tells apart."""
     return data.labels if job.task == "sequence-classification" else ()
-
-
-def _tokenize(data: Data, adapted: AdaptedModel, job: Job) -> Examples:
-    numbers = {label: number for number, label in enumerate(_labels(data, job))}
-    labels = [numbers[label] for label in data.table.labels or ()] if numbers else None
-    return tokenize(adapted.tokenizer, texts=data.table.texts, labels=labels, job=job)

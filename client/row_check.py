@@ -62,7 +62,7 @@ def _made_up(trainer: Trainer, shapes: Shapes) -> Examples:
     varied[:] = generator.integers(min(2, width), width + 1, len(varied))
     lengths[0] = width
     choices, padding = token_choices(adapted)
-    classifies = adapted.job.task == "sequence-classification"
+    classifies = adapted.spec.task == "sequence-classification"
     return Examples(
         tokens=generator.choice(choices, int(lengths.sum())).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),

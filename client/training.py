@@ -51,6 +51,7 @@ class Trainer:
         *,
         training: TrainingSection,
         plan: Plan,
+        hidden: bool = False,
         round_number: int,
         entropy: Callable[[int, int], NoiseSource],
         activations: Activations | None,
@@ -59,22 +60,24 @@ class Trainer:
         """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
 
         ``entropy(round, step)`` gives each step its own source for sampling and noise; ``between`` is
-        called before each, and what it raises ends the round. Raises PrivacyUnitError if a step would
-        not be what the plan accounts for, RunError if the adapter became NaN or, without a mechanism,
-        a gradient did.
+        called before each, and what it raises ends the round. A blank example that is drawn contributes
+        nothing. With ``hidden``, the steps have no noise, and something after them hides the update: then
+        nothing is said of it. Raises PrivacyUnitError if a step would not be what the plan accounts for,
+        RunError if the adapter became NaN or, without a mechanism, a gradient did.
         """
-        shapes = self.shapes(training, examples, activations)
+        shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
         optimizer = self.optimizer(training, plan)
         for step in range(training.local_steps):
             between(step, training.local_steps)
             source = optimizer.source = entropy(round_number, step)
-            if self.adapted.job.adapter.dropout:
+            if self.adapted.spec.adapter.dropout:
                 torch.manual_seed(source.seed())
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(training, round_number, step)
-            indices = source.poisson_sample(len(examples), rate=plan.sampling_rate)
+            drawn = source.poisson_sample(len(examples), rate=plan.sampling_rate)
+            indices = examples.without_blanks(drawn)
             if activations is not None:
                 activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
             batches = list(shapes.batches(examples, indices))
@@ -82,31 +85,32 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update = self.adapted.update_since(adapter)
-        self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
+        if not hidden:
+            self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
         return update
 
-    def shapes(
-        self, training: TrainingSection, examples: Examples, activations: Activations | None
-    ) -> Shapes:
+    def shapes(self, training: TrainingSection, activations: Activations | None) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
         Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
-        is tried once for each width that occurs, on made-up examples. The adapter that was loaded is lost.
+        is tried once for each width that may occur, on made-up examples: which widths do occur, and so
+        whether one of them fails, is for nobody to know. The adapter that was loaded is lost.
         """
         shapes = Shapes.of(
-            longest=self.adapted.job.data.max_length,
+            longest=self.adapted.spec.max_length,
             possible=self.adapted.longest,
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size,
         )
-        widths = {int(width) for width in shapes.widths_of(examples.lengths)}
-        alone = {width for width in widths if not self._rows_are_apart(width, shapes.rows, activations)}
+        alone = {
+            width for width in shapes.widths if not self._rows_are_apart(width, shapes.rows, activations)
+        }
         return replace(shapes, alone=frozenset(alone))
 
     @property
     def widest(self) -> int:
         """How many tokens wide the widest batch is that training may make."""
-        longest = self.adapted.job.data.max_length
+        longest = self.adapted.spec.max_length
         shapes = Shapes.of(
             longest=longest, possible=self.adapted.longest, batch_size=1, physical_batch_size=1
         )
@@ -203,10 +207,7 @@ class Trainer:
 
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
-        # because of one would tell of it. Where noise hides the site, a whole update counts as zero too.
-        privacy = self.adapted.job.privacy
-        if privacy.unit == "site" and privacy.mechanism != "none":
-            return
+        # because of one would tell of it.
         lost = zeroed_examples if plan.mechanism.name == "none" else 0
         if lost or not np.isfinite(update).all():
             raise RunError(

@@ -77,9 +77,9 @@ def _few(names: set[str]) -> str:
 
 def _asked_for(adapted: AdaptedModel) -> set[str]:
     """Names of LoRA's tensors on each linear layer that the targets name, and of the head's."""
-    job, model = adapted.job, adapted.peft.get_base_model()
-    layers, targets = adapted_layers(job, model), job.adapter.target_modules
-    halves = ("lora_A", "lora_B") if job.strategy.name == "lora" else ("lora_B",)
+    spec, model = adapted.spec, adapted.peft.get_base_model()
+    layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
+    halves = ("lora_A", "lora_B") if spec.strategy.name == "lora" else ("lora_B",)
     asked = set()
     for name in _linear_layers(model):
         number = next((int(part) for part in name.split(".") if part.isdigit()), None)

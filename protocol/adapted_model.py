@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,45 @@ from torch import nn
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.base_model import BaseModel, head_names
 from protocol.device import Device
-from protocol.job import Job, top_share
+from protocol.job import AdapterSection, Job, ModelSection, StrategySection, Task, top_share
 from protocol.layout import AdapterLayout, TensorSlot
 from protocol.model_limits import count_tokens, longest_text
 
 _ADAPTER = "default"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What of a job makes its model, and all that an adapted model knows of a job.
+
+    Models stay in memory over jobs: what may differ between jobs that share one is told at each call.
+    """
+
+    task: Task
+    model: ModelSection
+    adapter: AdapterSection
+    strategy: StrategySection
+    max_length: int
+    adapter_seed: int
+
+    @classmethod
+    def of(cls, job: Job) -> ModelSpec:
+        """The parts of a job that its model is made from."""
+        return cls(
+            task=job.task,
+            model=job.model,
+            adapter=job.adapter,
+            strategy=job.strategy,
+            max_length=job.data.max_length,
+            adapter_seed=job.seeds.adapter,
+        )
+
+
 class AdaptedModel:
     """One resident model whose adapter can be swapped: ``load`` a vector, train, read it back.
 
     Attributes:
+        spec: what it was made for.
         peft: the PeftModel; its trainable parameters are the layout's trained slots.
         layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
         longest: how many tokens a text may have, None if the model sets no limit.
@@ -38,21 +67,21 @@ class AdaptedModel:
         self.model_digest = base.digest
         self.tokenizer = base.tokenizer
         self.device = device
-        self.job = job
+        self.spec = spec = ModelSpec.of(job)
         # Before it moves: a lookup out of range would leave an accelerator unusable.
         self.longest = longest_text(base.model)
         self.tokens = count_tokens(base.model)
-        if self.longest is not None and job.data.max_length > self.longest:
+        if self.longest is not None and spec.max_length > self.longest:
             raise ModelError(
-                f"data.max_length={job.data.max_length}: expected {self.longest} at most, which is what "
+                f"data.max_length={spec.max_length}: expected {self.longest} at most, which is what "
                 "this model can take"
             )
         base.model.to(device.torch)
-        layers = adapted_layers(job, base.model)
-        expected = _expected_targets(base.model, job, layers)
-        self.peft: Any = _attach(base.model, job, layers, expected)
+        layers = adapted_layers(spec, base.model)
+        expected = _expected_targets(base.model, spec, layers)
+        self.peft: Any = _attach(base.model, spec, layers, expected)
         _check_targets(self.peft, expected)
-        self._parameters = self._collect(freeze_a=job.strategy.name != "lora")
+        self._parameters = self._collect(freeze_a=spec.strategy.name != "lora")
         self.layout = AdapterLayout(
             slots=tuple(
                 TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
@@ -67,7 +96,7 @@ class AdaptedModel:
 
     def initial_adapter(self) -> NDArray[np.float32]:
         """A with orthonormal rows drawn from ``seeds.adapter``, B zero, the head as loaded."""
-        generator = np.random.Generator(np.random.PCG64(self.job.seeds.adapter))
+        generator = np.random.Generator(np.random.PCG64(self.spec.adapter_seed))
         tensors = {}
         for slot in self.layout.slots:
             if ".lora_A." in slot.name:
@@ -117,9 +146,9 @@ class AdaptedModel:
         return found
 
 
-def adapted_layers(job: Job, model: Any) -> list[int] | None:
+def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
     """The layers that carry adapters, or None for all. Raises ModelError if one does not exist."""
-    asked = job.adapter.layers_to_transform
+    asked = spec.adapter.layers_to_transform
     if asked is None:
         return None
     count = int(model.config.num_hidden_layers)
@@ -132,23 +161,23 @@ def adapted_layers(job: Job, model: Any) -> list[int] | None:
     return sorted(set(asked))
 
 
-def _attach(model: nn.Module, job: Job, layers: list[int] | None, expected: set[str]) -> Any:
+def _attach(model: nn.Module, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     kind = TaskType.CAUSAL_LM
-    if job.task == "sequence-classification":
-        kind = TaskType.TOKEN_CLS if job.model.pooling == "mean" else TaskType.SEQ_CLS
-    targets = job.adapter.target_modules
+    if spec.task == "sequence-classification":
+        kind = TaskType.TOKEN_CLS if spec.model.pooling == "mean" else TaskType.SEQ_CLS
+    targets = spec.adapter.target_modules
     config = LoraConfig(
         task_type=kind,
-        r=job.adapter.rank,
-        lora_alpha=job.adapter.alpha,
-        lora_dropout=job.adapter.dropout,
+        r=spec.adapter.rank,
+        lora_alpha=spec.adapter.alpha,
+        lora_dropout=spec.adapter.dropout,
         # PEFT's own "all-linear" cannot be had with layers_to_transform.
         target_modules=sorted(expected) if targets == ["all-linear"] else targets,
         layers_to_transform=layers,
         modules_to_save=list(head_names(model)) or None,
-        base_model_name_or_path=job.model.source,
+        base_model_name_or_path=spec.model.source,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
@@ -179,12 +208,12 @@ def _call_names(model: nn.Module) -> str:
     return f"This model's linear layers are called: {', '.join(names)}"
 
 
-def _expected_targets(model: nn.Module, job: Job, layers: list[int] | None) -> set[str]:
+def _expected_targets(model: nn.Module, spec: ModelSpec, layers: list[int] | None) -> set[str]:
     """Names of the linear layers that the job's targets name, found without PEFT.
 
     Raises ModelError if a target names none: PEFT is content when any of them names one.
     """
-    targets = job.adapter.target_modules
+    targets = spec.adapter.target_modules
     names = set(_linear_names(model))
     if targets != ["all-linear"]:
         named = {t: {n for n in names if n == t or n.endswith(f".{t}")} for t in targets}

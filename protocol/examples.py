@@ -41,6 +41,7 @@ class Batch:
 class Examples:
     """n tokenized examples: example i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
+    One without tokens is blank: it counts as an example, and whoever makes batches leaves it out.
     ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None; batches are
     filled up with the token ``padding``, by which some models find a text's last token.
     """
@@ -57,6 +58,10 @@ class Examples:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
+    def without_blanks(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the examples at ``indices`` that hold anything."""
+        return indices[self.lengths[indices] > 0]
+
     def take(self, indices: NDArray[np.int64]) -> Examples:
         """The examples at ``indices``, in that order."""
         lengths = self.lengths[indices]
@@ -72,7 +77,7 @@ class Examples:
     ) -> Batch:
         """Pad the examples at ``indices`` on the right, to ``width`` or the longest among them.
 
-        Blank rows bring their number up to ``rows``.
+        None of them may be blank. Rows that stand for nobody bring their number up to ``rows``.
         """
         blanks = max(0, (rows or 0) - len(indices))
         # Blank rows are short texts of padding: a row without any token would have no loss.

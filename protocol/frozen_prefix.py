@@ -7,6 +7,7 @@ starts at that layer, with the same result to rounding.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples, token_positions
 from protocol.shapes import Shapes
 from protocol.task import outcome, probe_examples
+
+log = logging.getLogger("confide.activations")
 
 # Beyond this an example store is a memory-mapped file, which the system may drop from memory.
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -142,15 +145,28 @@ class Activations:
         self._examples = examples
         self._folder = folder
         self._works: bool | None = None
-        self._known = np.zeros(len(examples), bool)
+        self._known = examples.lengths == 0  # of a blank one there is nothing to keep
         self._store = torch.empty(0, 0)
 
     @property
     def work(self) -> bool:
-        """Whether keeping activations is right for this model: tried once, on made-up examples."""
+        """Whether keeping activations is right for this model, and there is room: tried once.
+
+        The model is tried on made-up examples. How much room it takes depends on how long the examples are:
+        where there is too little, everything is computed each time, and nothing fails.
+        """
         if self._works is None:
-            self._works = self._prefix.works(self._prefix.probe())
+            self._works = self._prefix.works(self._prefix.probe()) and self._has_room()
         return self._works
+
+    def _has_room(self) -> bool:
+        hidden = self._prefix.compute(self._prefix.probe().to(self._prefix.device))
+        try:
+            self._store = self._allocate(len(self._examples.tokens), hidden.shape[-1], hidden.dtype)
+        except (OSError, RuntimeError, RunError) as error:
+            log.warning("activations are not kept, which takes longer: %s", error)
+            return False
+        return True
 
     @contextmanager
     def replay(self, batch: Batch) -> Iterator[None]:
@@ -164,7 +180,6 @@ class Activations:
 
     def fill(self, indices: NDArray[np.int64], shapes: Shapes | None = None) -> None:
         """Compute what is not yet kept of the examples at ``indices``, in batches of ``shapes``.
-
         Without shapes, batches are cut to the examples: for those whose privacy nobody promised.
         """
         missing = indices[~self._known[indices]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from privacy.errors import DataError
 from protocol.base_model import package_path
-from protocol.job import Job
+from protocol.job import DataSection, Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +26,45 @@ class Table:
         return len(self.texts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    """Columns as they are: None stands for what is missing, empty or cannot be decoded."""
+
+    texts: tuple[str | None, ...]
+    labels: tuple[str | None, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
 def read_table(job: Job, *, group: str | None = None) -> Table:
     """Read the columns that the job names, and ``group`` beside them.
 
     Raises DataError if the source, a column or a value is missing, or if nothing is left.
     """
-    source = job.data.source
-    path = package_path(source) if source.startswith("package:") else Path(source)
-    if not path.exists():
-        raise DataError(f"data.source={source!r}: no such file or folder")
-    arrow = _read(path, job)
-    texts = _column(arrow, job.data.text, key="data.text")
-    if not texts:
-        raise DataError(f"data.source={source!r} has no rows")
+    data = job.data
+    arrow = _open(data)
+    texts = _whole(arrow, data.text, key="data.text")
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty:
         raise DataError(
-            f"data.text={job.data.text!r}: {len(empty)} texts are empty, the first in row "
+            f"data.text={data.text!r}: {len(empty)} texts are empty, the first in row "
             f"{empty[0] + 1}; remove them from the data"
         )
-    labels = None
-    if job.data.label is not None:
-        labels = _column(arrow, job.data.label, key="data.label")
-    groups = None if group is None else _column(arrow, group, key="federation.partition.column")
+    labels = None if data.label is None else _whole(arrow, data.label, key="data.label")
+    groups = None if group is None else _whole(arrow, group, key="federation.partition.column")
     return Table(texts=texts, labels=labels, groups=groups)
+
+
+def read_raw_table(data: DataSection) -> RawTable:
+    """Read a data set whatever its rows hold: one row's content decides about that row alone.
+
+    Raises DataError if the source or a column is missing, or if the file is not of its format.
+    """
+    arrow = _open(data)
+    texts = [text if text and text.strip() else None for text in _column(arrow, data.text, key="data.text")]
+    labels = None if data.label is None else tuple(_column(arrow, data.label, key="data.label"))
+    return RawTable(texts=tuple(texts), labels=labels)
 
 
 def label_names(job: Job, table: Table) -> tuple[str, ...]:
@@ -76,7 +92,19 @@ def label_names(job: Job, table: Table) -> tuple[str, ...]:
     return tuple(job.data.labels)
 
 
-def _read(path: Path, job: Job) -> Any:
+def _open(data: DataSection) -> Any:
+    """The source as an Arrow table of one row at least."""
+    source = data.source
+    path = package_path(source) if source.startswith("package:") else Path(source)
+    if not path.exists():
+        raise DataError(f"data.source={source!r}: no such file or folder")
+    arrow = _read(path, data)
+    if not arrow.num_rows:
+        raise DataError(f"data.source={source!r} has no rows")
+    return arrow
+
+
+def _read(path: Path, data: DataSection) -> Any:
     """The source as an Arrow table."""
     import pyarrow as pa
 
@@ -85,18 +113,7 @@ def _read(path: Path, job: Job) -> Any:
             return _read_datasets_folder(path)
         suffix = path.suffix.lower()
         if suffix == ".csv":
-            from pyarrow import csv
-
-            return csv.read_csv(
-                path,
-                read_options=csv.ReadOptions(encoding=job.data.encoding),
-                parse_options=csv.ParseOptions(newlines_in_values=True),
-                # Everything is read as text: a label 1 stays "1" in every site's file.
-                convert_options=csv.ConvertOptions(
-                    column_types={name: pa.string() for name in (job.data.text, job.data.label) if name},
-                    strings_can_be_null=False,
-                ),
-            )
+            return _read_csv(path, data)
         if suffix in {".jsonl", ".ndjson"}:
             from pyarrow import json as arrow_json
 
@@ -107,10 +124,33 @@ def _read(path: Path, job: Job) -> Any:
             return parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         raise DataError(
-            f"data.source={str(path)!r} cannot be read: {_reason(error)} "
-            f"(data.encoding={job.data.encoding!r})"
+            f"data.source={str(path)!r} cannot be read: {_reason(error)} (data.encoding={data.encoding!r})"
         ) from error
     raise DataError(f"data.source={str(path)!r}: expected .csv, .jsonl, .parquet or a datasets folder")
+
+
+def _read_csv(path: Path, data: DataSection) -> Any:
+    """A CSV file whose text and label are bytes: each is decoded by itself, in ``_column``.
+
+    Everything is text: a label 1 stays "1" in every site's file.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    source: Any = path
+    if codecs.lookup(data.encoding).name != "utf-8":
+        # Bytes that the encoding does not have become ones that UTF-8 does not have.
+        text = path.read_bytes().decode(data.encoding, errors="surrogateescape")
+        source = pa.py_buffer(text.encode("utf-8", errors="surrogatepass"))
+    return csv.read_csv(
+        source,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types={name: pa.binary() for name in (data.text, data.label) if name},
+            check_utf8=False,
+            strings_can_be_null=False,
+        ),
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -140,13 +180,33 @@ def _read_datasets_folder(path: Path) -> Any:
     return pa.concat_tables(parts)
 
 
-def _column(arrow: Any, name: str, *, key: str) -> tuple[str, ...]:
+def _whole(arrow: Any, name: str, *, key: str) -> tuple[str, ...]:
+    """A column in which every row has a value. Raises DataError for the first that has none."""
+    values = _column(arrow, name, key=key)
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        raise DataError(
+            f"{key}={name!r}: row {missing[0] + 1} has no value, or none that can be decoded "
+            f"({len(missing)} in all; data.encoding is for CSV files)"
+        )
+    return tuple(value for value in values if value is not None)
+
+
+def _column(arrow: Any, name: str, *, key: str) -> list[str | None]:
+    """A column as text; None for a value that is missing or cannot be decoded."""
     if name not in arrow.column_names:
         raise DataError(
             f"{key}={name!r}: the data has no such column; it has {', '.join(arrow.column_names)}"
         )
-    values = arrow.column(name).to_pylist()
-    missing = [row for row, value in enumerate(values) if value is None]
-    if missing:
-        raise DataError(f"{key}={name!r}: row {missing[0] + 1} has no value ({len(missing)} in all)")
-    return tuple(value if isinstance(value, str) else str(value) for value in values)
+    return [_text(value) for value in arrow.column(name).to_pylist()]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None

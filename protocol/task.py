@@ -1,10 +1,8 @@
-"""The task: from text to tokens, and from a batch to one loss per example."""
+"""The task: from a batch to one loss per example, and made-up examples to try a model on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +12,6 @@ from torch.nn import functional
 from privacy.errors import DataError
 from protocol.adapted_model import AdaptedModel
 from protocol.examples import Batch, Examples
-from protocol.job import Job
-from protocol.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,43 +28,6 @@ class Outcome:
     counted: torch.Tensor
 
 
-def tokenize(tokenizer: Any, *, texts: Sequence[str], labels: Sequence[int] | None, job: Job) -> Examples:
-    """Tokenize texts, cut to ``data.max_length``. Raises DataError on a text without tokens."""
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=job.data.max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )["input_ids"]
-    lengths = np.array([len(row) for row in encoded], np.int64)
-    least = 2 if job.task == "causal-lm" else 1
-    short = np.flatnonzero(lengths < least)
-    if len(short):
-        raise DataError(
-            f"data.text={job.data.text!r}: {len(short)} texts have fewer than {least} tokens; "
-            "remove them from the data"
-        )
-    return Examples(
-        tokens=np.fromiter((t for row in encoded for t in row), np.int32, int(lengths.sum())),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=None if labels is None else np.asarray(labels, np.int64),
-        padding=int(tokenizer.pad_token_id or 0),
-    )
-
-
-def tokenize_rows(
-    adapted: AdaptedModel, table: Table, rows: NDArray[np.int64], *, labels: tuple[str, ...]
-) -> Examples:
-    """Some rows of a table as examples. Raises DataError as ``tokenize``."""
-    numbers = None
-    if table.labels is not None:
-        number = {label: index for index, label in enumerate(labels)}
-        numbers = [number[table.labels[row]] for row in rows]
-    texts = [table.texts[row] for row in rows]
-    return tokenize(adapted.tokenizer, texts=texts, labels=numbers, job=adapted.job)
-
-
 def probe_examples(adapted: AdaptedModel) -> Examples:
     """Three made-up examples, short, middling and as long as any, the same for every data set.
 
@@ -77,10 +36,10 @@ def probe_examples(adapted: AdaptedModel) -> Examples:
     """
     generator = np.random.Generator(np.random.PCG64(0))
     config = adapted.peft.config
-    longest = adapted.job.data.max_length
+    longest = adapted.spec.max_length
     lengths = np.array([2, (longest + 2) // 2, longest], np.int64)
     vocabulary, padding = token_choices(adapted)
-    classifies = adapted.job.task == "sequence-classification"
+    classifies = adapted.spec.task == "sequence-classification"
     return Examples(
         tokens=generator.choice(vocabulary, int(lengths.sum())).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -100,9 +59,9 @@ def outcome(adapted: AdaptedModel, batch: Batch) -> Outcome:
     with adapted.device.autocast():
         logits = adapted.peft(input_ids=batch.tokens, attention_mask=batch.mask).logits
     logits = logits.float()
-    if adapted.job.task == "causal-lm":
+    if adapted.spec.task == "causal-lm":
         return _language_outcome(logits, batch)
-    if adapted.job.model.pooling == "mean":
+    if adapted.spec.model.pooling == "mean":
         weight = batch.mask.unsqueeze(-1).to(logits.dtype)
         logits = (logits * weight).sum(1) / weight.sum(1)
     labels = batch.labels

@@ -19,7 +19,7 @@ from protocol.job import Job
 from protocol.manifest import VERSION, Manifest
 from protocol.sums import check_sums
 from protocol.table import label_names, read_table
-from protocol.task import tokenize_rows
+from protocol.tokenization import tokenize_rows
 from protocol.update_encoding import check_encoding
 from server.evaluation import Evaluator
 from server.run_folder import RunFolder

@@ -23,7 +23,7 @@ from protocol.frozen_prefix import Activations, FrozenPrefix
 from protocol.job import ByColumn, Job
 from protocol.manifest import Manifest
 from protocol.table import label_names, read_table
-from protocol.task import tokenize_rows
+from protocol.tokenization import tokenize_rows
 from protocol.update_encoding import plan_for_site
 from server.run_folder import RunFolder
 from server.workplace import Workplace

@@ -15,13 +15,14 @@ WORDS = ["good", "bad", "fine", "poor", "day", "night", "food", "train", "late",
 ROWS = 240
 
 
-def write_model(folder: Path) -> Path:
-    """A two-layer BERT with random weights, and a tokenizer that knows ``WORDS``."""
+def write_model(folder: Path, *, fillers: int = 0) -> Path:
+    """A two-layer BERT with random weights, and a tokenizer that knows ``WORDS``, and more if asked."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary += [f"filler{number}" for number in range(fillers)]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     torch.manual_seed(0)
     config = BertConfig(
