@@ -177,14 +177,18 @@ def test_a_pickle_beside_safetensors_is_not_read(trap: Trap, tiny_folder: Path) 
     assert not trap.ran
 
 
-def test_a_pickle_on_the_hub_is_refused(
+def test_a_pickle_on_the_hub_is_not_read(
     trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(trap.place / "hub", "org/name", trap.pickle())
+    model = shutil.copytree(trap.model, trap.place / "model")
+    honest_pickle(model)
+    publish(trap.place / "hub", "org/name", model)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(trap.place / "hub"))
+    read = []
+    monkeypatch.setattr(torch, "load", lambda *_, **__: read.append("a pickle") or {})
     with pytest.raises(ModelError, match=r"model\.source='org/name'"):
         load(tiny_folder, "org/name")
-    assert not trap.ran
+    assert read == []
 
 
 def test_an_adapter_does_not_bring_a_base_model(trap: Trap, tiny_folder: Path) -> None:
@@ -199,20 +203,44 @@ def test_an_adapter_does_not_bring_a_base_model(trap: Trap, tiny_folder: Path) -
 def test_the_hub_is_not_asked_for_what_a_job_names(
     trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A site has its own folder for it; PEFT would look the job's words up, and so would transformers."""
-
-    def ask(*_arguments: object, **_options: object) -> None:
-        raise AssertionError("the Hub was asked")
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", ask)
-    monkeypatch.setattr("huggingface_hub.utils._http.http_backoff", ask)
-    reply = join(trap, tiny_folder, trap.model)
+    """PEFT would look there whether the model's vocabulary was changed."""
+    asked = []
+    monkeypatch.setattr(
+        "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *names: asked.append(names)
+    )
+    package = trap.place / "lib" / "a_package_with_a_model"
+    shutil.copytree(trap.model, package / "inside")
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(trap.place / "lib"))
+    reply = join(trap, tiny_folder, "package:a_package_with_a_model/inside")
     assert reply.HasField("joined"), reply.refused.reason
+    assert asked == []
 
 
-def join(trap: Trap, tiny_folder: Path, model: Path) -> Reply:
+def test_every_load_is_without_foreign_code_and_from_here(
+    trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    asked = {}
+
+    def watch(name: str) -> None:
+        load_it = getattr(transformers, name).from_pretrained
+
+        def record(*arguments: object, **options: object) -> object:
+            asked[name] = options["trust_remote_code"], options["local_files_only"]
+            return load_it(*arguments, **options)
+
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", record)
+
+    names = ("AutoConfig", "AutoModelForTokenClassification", "AutoTokenizer")
+    for name in names:
+        watch(name)
+    load(tiny_folder, trap.model)
+    assert asked == dict.fromkeys(names, (False, True))
+
+
+def join(trap: Trap, tiny_folder: Path, model: Path | str) -> Reply:
     coordinator = Coordinator()
     manifest = World(tiny.job(tiny_folder)).manifest("run")
     job = tiny.job(tiny_folder, model={"source": "org/name"})

@@ -168,6 +168,11 @@ OTHERS: dict[str, Callable[[Path], None]] = {
         lambda t: t["added_tokens"][0].update(lstrip=True)
     ),
     "tokenizer: the decoder": in_tokenizer(lambda t: t.update(decoder=None)),
+    "side: truncation, in the tokenizer": in_tokenizer(
+        lambda t: t.update(
+            truncation={"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+        )
+    ),
     "special: the padding": in_tokenizer_config(pad_token="[MASK]"),  # noqa: S106 - no secret
     "special: the unknown word": in_tokenizer_config(unk_token="[MASK]"),  # noqa: S106 - no secret
     "special: one more": in_tokenizer_config(extra_special_tokens=["[MASK]", "day"]),
