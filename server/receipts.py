@@ -24,14 +24,13 @@ class Receipts:
     def __init__(self, folder: RunFolder, manifest: Manifest, records: Sequence[RoundRecord]) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._last: dict[str, Receipt] = {}  # of training
+        self._last: dict[str, Receipt] = {}
         keys = folder.public_keys
         for record in reversed(records):
             missing = record.present - self._last.keys()
             if missing:
                 kept = folder.receipts(record.round)
                 self._last |= {name: kept[name].read(keys[name]) for name in missing}
-        self._heads = {name: receipt.head for name, receipt in self._last.items()}
 
     def take(self, name: str, sent: pb.Receipt, number: int, purpose: Purpose) -> None:
         """Take what a site signed for a round's training, or for the metrics after it.
@@ -48,9 +47,7 @@ class Receipts:
             self._check(name, receipt)
         except ProtocolError as error:
             raise ProtocolError(f"{name} sent a wrong receipt: {error}") from error
-        self._heads[name] = receipt.head
-        if purpose == "training":
-            self._last[name] = receipt
+        self._last[name] = receipt
 
     def _check(self, name: str, receipt: Receipt) -> None:
         before = self._last.get(name)
@@ -66,7 +63,7 @@ class Receipts:
             ) from error
 
     def epsilon(self, name: str) -> float | None:
-        """What a site's training has cost by its last receipt; None without noise."""
+        """What a site has spent by its last receipt; None without noise."""
         return self._last[name].epsilon
 
     def remind(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
@@ -74,20 +71,20 @@ class Receipts:
 
         Joining asks for nothing that is charged, and needs none.
         """
-        return _Reminding(requests, self._heads)
+        return _Reminding(requests, self._last)
 
 
 class _Reminding(Mapping[str, Request]):
     """Makes a request when it is looked up: an adapter in each at once would be much."""
 
-    def __init__(self, requests: Mapping[str, Request], heads: Mapping[str, str]) -> None:
-        self._requests, self._heads = requests, heads
+    def __init__(self, requests: Mapping[str, Request], last: Mapping[str, Receipt]) -> None:
+        self._requests, self._last = requests, last
 
     def __getitem__(self, name: str) -> Request:
-        request, head = self._requests[name], self._heads.get(name)
-        if head is None or request.HasField("join"):
+        request, last = self._requests[name], self._last.get(name)
+        if last is None or request.HasField("join"):
             return request
-        reminding = Request(head=bytes.fromhex(head))
+        reminding = Request(head=bytes.fromhex(last.head))
         reminding.MergeFrom(request)
         return reminding
 

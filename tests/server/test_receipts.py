@@ -220,6 +220,7 @@ def test_a_resumed_run_names_what_its_folder_has(folder: RunFolder) -> None:
     for site in SITES:
         assert post.of(site, "train")[-1] == asked[site]
         assert again.of(site, "train") == [asked[site]]
+        assert again.of(site, "join") == [""]  # as they were asked first, so that they need not load anew
     # They answered what they had answered: nothing was charged again.
     assert again.taken == {"east": 3, "north": 3, "south": 2}
     audit_run(folder)
