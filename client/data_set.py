@@ -32,7 +32,7 @@ class DataSet:
 
     @property
     def blank(self) -> dict[str, tuple[int, ...]]:
-        """Rows, from 0, that are blank before a model sees them, by why; labels count where a job has any."""
+        """Rows, from 0, that are blank before a model sees them, by why; labels count if a job has any."""
         found = {NO_TEXT: tuple(row for row, text in enumerate(self.table.texts) if text is None)}
         if self.table.labels is not None:
             found[NO_LABEL] = tuple(

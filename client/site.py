@@ -94,14 +94,17 @@ class Site:
         kind = request.WhichOneof("kind")
         if kind == "join":
             return pb.Reply(site=self.name, joined=self._join(request.join))
+        if kind not in KINDS | {"train", "evaluate"}:
+            raise ProtocolError("the request is of a kind that this version does not know")
+        session = self._session_of(getattr(request, kind).manifest_digest)
+        # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
+        if request.head:
+            session.ledger.check_holds(request.head.hex())
         if kind == "train":
-            return pb.Reply(site=self.name, trained=self._train(request.train))
+            return pb.Reply(site=self.name, trained=self._train(session, request.train))
         if kind == "evaluate":
-            return pb.Reply(site=self.name, evaluated=self._evaluate(request.evaluate))
-        if kind in KINDS:
-            session = self._session_of(getattr(request, kind).manifest_digest)
-            return answer_about_sum(session, request, site=self.name)
-        raise ProtocolError("the request is of a kind that this version does not know")
+            return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
+        return answer_about_sum(session, request, site=self.name)
 
     def _join(self, request: pb.Join) -> pb.Joined:
         manifest = read_manifest(request.manifest)
@@ -199,8 +202,7 @@ class Site:
             path=None if self._forgetful else self._home.secrets_path(manifest),
         )
 
-    def _train(self, request: pb.Train) -> pb.Trained:
-        session = self._session_of(request.manifest_digest)
+    def _train(self, session: Session, request: pb.Train) -> pb.Trained:
         job, layout = session.manifest.job, self._trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
@@ -227,8 +229,7 @@ class Site:
         trained.receipt.CopyFrom(receipt)
         return trained
 
-    def _evaluate(self, request: pb.Evaluate) -> pb.Evaluated:
-        session = self._session_of(request.manifest_digest)
+    def _evaluate(self, session: Session, request: pb.Evaluate) -> pb.Evaluated:
         job, adapted, plan = session.manifest.job, self._trainer.adapted, session.metrics
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")

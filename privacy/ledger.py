@@ -84,6 +84,7 @@ class Ledger:
         self._history = History(file.members)
         self._hashes: list[str] = []
         self._seen: float | None = None
+        self._heads: set[str] = set()
 
     @classmethod
     def open(
@@ -302,6 +303,16 @@ class Ledger:
         with self._reading():
             return manifest in self._history.approved
 
+    def check_holds(self, head: str) -> None:
+        """Raises LedgerError unless an entry has this hash, which some receipt of the site names."""
+        with self._reading():
+            if head not in self._heads:
+                raise LedgerError(
+                    f"the ledger has no entry {head[:16]}…, which the coordinator knows from a receipt: "
+                    "an older copy of the site's home was put back, or it answers from two homes; put the "
+                    "newest one back whole, and nothing is lost"
+                )
+
     def epsilon(self, dataset: int) -> float:
         """ε that the example of a data set that has lost most has lost; infinite where no bound holds."""
         with self._reading():
@@ -375,6 +386,7 @@ class Ledger:
     def _take(self, entry: Entry) -> None:
         self._history.add(entry)
         self._hashes.append(entry.hash)
+        self._heads.add(entry.hash)
 
     def _write_head(self) -> None:
         entries, digest = self._history.length, self._history.head
@@ -396,7 +408,7 @@ class Ledger:
 
     def _forget(self) -> None:
         """Begin anew from what is on disk."""
-        self._history, self._hashes = History(self._file.members), []
+        self._history, self._hashes, self._heads = History(self._file.members), [], set()
 
     def _check_signature(self, row: Row) -> None:
         try:

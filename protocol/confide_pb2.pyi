@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask", "open")
+    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask", "open", "head")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Request(_message.Message):
     CONFIRM_FIELD_NUMBER: _ClassVar[int]
     UNMASK_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     join: Join
     train: Train
     evaluate: Evaluate
@@ -22,7 +23,8 @@ class Request(_message.Message):
     confirm: Confirm
     unmask: Unmask
     open: Open
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
+    head: bytes
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("manifest", "signature")

@@ -110,8 +110,8 @@ def refusal(reply: Reply) -> ConfideError | None:
     return SiteError(f"{reply.site} refused: {reason}", exit_code=exit_code)
 
 
-def check_answers(request: Request, reply: Reply) -> None:
-    """Raises ProtocolError if a reply that is no refusal answers another kind of request."""
+def check_answers(asked: str, reply: Reply) -> None:
+    """Raises ProtocolError if a reply that is no refusal answers another kind of request than ``asked``."""
     answer = {
         "join": "joined",
         "train": "trained",
@@ -121,6 +121,6 @@ def check_answers(request: Request, reply: Reply) -> None:
         "unmask": "unmasked",
         "open": "opened",
     }
-    asked, kind = request.WhichOneof("kind"), reply.WhichOneof("kind")
-    if answer.get(asked or "") != kind:
+    kind = reply.WhichOneof("kind")
+    if answer.get(asked) != kind:
         raise ProtocolError(f"{reply.site} answered {asked} with {kind or 'nothing'}")

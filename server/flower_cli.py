@@ -22,6 +22,20 @@ from protocol.flower_process import flower_environment, flower_program
 
 CONNECTION = "coordinator"
 
+# What a mistake is answered with is drawn for people: a box as wide as their terminal, in colour if they
+# ask for it. Here nobody looks, so it is as wide as any message, and plain.
+_PLAIN = {
+    "COLUMNS": "10000",
+    "TERMINAL_WIDTH": "10000",
+    "NO_COLOR": "1",
+    "FORCE_COLOR": "",
+    "PY_COLORS": "",
+    "GITHUB_ACTIONS": "",
+    "TTY_COMPATIBLE": "0",
+    "PYTHONUTF8": "1",
+}
+_DRAWN = "".join(map(chr, range(0x2500, 0x2580)))  # lines and corners
+
 # Flower's code for a public key that is registered, or was once: it takes none twice.
 _KEY_IN_USE = "[code: 23]"
 
@@ -130,11 +144,12 @@ class FlowerCli:
         try:
             done = subprocess.run(  # noqa: S603  # no shell
                 [flower_program("flwr"), *words, "--format", "json"],
-                env=flower_environment(self._home),
+                env=flower_environment(self._home) | _PLAIN,
                 cwd=self._home,  # elsewhere Flower looks for a pyproject.toml to migrate
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=self._timeout,
                 start_new_session=True,  # Ctrl-C is for the caller, who decides what it means
                 check=False,
@@ -154,11 +169,21 @@ class FlowerCli:
 
 def _successful(answer: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
     if not answer.get("success"):
-        lines = [line.strip() for line in str(answer.get("error-message", "")).splitlines()]
-        said = " ".join(line for line in lines if line and not line.startswith("Using SuperLink"))
+        said = _sentence(str(answer.get("error-message", "")))
         command = " ".join(words[:2] if words[0] == "supernode" else words[:1])
         raise RunError(f"flwr {command}: {said or 'no answer'}")
     return answer
+
+
+def _sentence(message: str) -> str:
+    """A message of Flower's in one line, without its box and what Flower says before it."""
+    said = []
+    for line in message.splitlines():
+        words = line.strip(_DRAWN + " ")
+        frame = line.startswith(("╭", "╰"))  # it holds a title at most
+        if words and not frame and not words.startswith(("Using SuperLink", "Usage: ", "Try '")):
+            said.append(words)
+    return " ".join(said)
 
 
 def _time(text: str) -> str | None:

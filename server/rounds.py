@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from privacy.entries import Purpose
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
-from privacy.receipt import Receipt, SignedReceipt
-from protocol import confide_pb2 as pb
 from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.json_log import about
 from protocol.layout import AdapterLayout
@@ -20,6 +17,7 @@ from protocol.vector import to_bytes
 from server.evaluation import Evaluator
 from server.exchange import Exchange, Post
 from server.make_sums import make_sums
+from server.receipts import Receipts, signed
 from server.run_folder import RoundRecord, RunFolder
 from strategies.strategy import next_adapter
 
@@ -41,7 +39,8 @@ def run_rounds(
     Each finished round is on disk before the next begins, so a killed run goes on from there. A round
     counts with the updates of ``manifest.fewest`` sites; a site that comes later joins then. The
     run ends early, and its log says so, if too few sites are left that have not taken all the steps that
-    they planned for: interrupted rounds count. Metrics are asked for after the last round, and again where
+    they planned for: interrupted rounds count. A site whose receipt does not go on from its last one takes
+    no further part. Metrics are asked for after the last round, and again where
     they were lost: then a site that has answered once refuses, and the run ends without. Raises SiteError,
     ProtocolError or RunError, and BudgetError if that is why too few sites join.
     """
@@ -68,6 +67,7 @@ class _Run:
         self.gone: set[str] = set()  # refused: not asked again before the run is resumed
         records = folder.records()
         self.done = len(records)
+        self.receipts = Receipts(folder, manifest, records)
         self.epsilon = dict(records[-1].epsilon) if records else {}
         self.adapter = folder.load_adapter(self.done, layout)
 
@@ -99,12 +99,12 @@ class _Run:
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         answers = self.post.ask(
-            requests,
+            self.receipts.remind(requests),
             round_number=number,
             fewest=self.manifest.fewest,
             seconds=self.manifest.job.federation.deadline,
             enough=enough,
-            aside=aside,
+            aside=None if aside is None else self.receipts.remind(aside),
         )
         for name, why in answers.silent.items():
             if enough is None:
@@ -154,9 +154,9 @@ class _Run:
         if reply.HasField("trained"):
             if reply.trained.round != number:
                 raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
-            self._receipt(name, reply.trained.receipt, number, "training")
+            self.receipts.take(name, reply.trained.receipt, number, "training")
         elif reply.HasField("evaluated"):
-            self._receipt(name, reply.evaluated.receipt, number, "metrics")
+            self.receipts.take(name, reply.evaluated.receipt, number, "metrics")
         self.sums.check(name, reply)
 
     def _welcome(self, answers: Exchange) -> None:
@@ -204,11 +204,9 @@ class _Run:
         score = self.evaluator.score(self.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
-        sent = {name: reply.trained.receipt for name, reply in trained.items()}
-        folder.save_receipts(number, {name: _signed(receipt) for name, receipt in sent.items()})
-        self.epsilon |= {
-            name: self._receipt(name, receipt, number, "training").epsilon for name, receipt in sent.items()
-        }
+        receipts = {name: signed(reply.trained.receipt) for name, reply in trained.items()}
+        folder.save_receipts(number, receipts)
+        self.epsilon |= {name: self.receipts.epsilon(name) for name in trained}
         record = RoundRecord(
             round=number,
             loss=score.loss,
@@ -245,20 +243,6 @@ class _Run:
         metrics = self.sums.metrics(
             {name: reply.evaluated for name, reply in told.items()}, job.training.rounds
         )
-        receipts = {name: _signed(reply.evaluated.receipt) for name, reply in told.items()}
+        receipts = {name: signed(reply.evaluated.receipt) for name, reply in told.items()}
         folder.save_metrics(metrics, receipts)
         log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)
-
-    def _receipt(self, name: str, sent: pb.Receipt, number: int, purpose: Purpose) -> Receipt:
-        """What a site signed. Raises ProtocolError where it is about something else."""
-        receipt = _signed(sent).read(self.folder.public_keys[name])
-        what = (receipt.site, receipt.manifest, receipt.round, receipt.purpose)
-        if what != (name, self.manifest.digest.hex(), number, purpose):
-            raise ProtocolError(
-                f"{name} sent a receipt for something else than the {purpose} of round {number} of this run"
-            )
-        return receipt
-
-
-def _signed(receipt: pb.Receipt) -> SignedReceipt:
-    return SignedReceipt(content=receipt.content, signature=receipt.signature)

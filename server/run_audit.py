@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.entries import Released, Unprotected
 from privacy.errors import AuditError, ProtocolError, RunError
 from privacy.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
-from privacy.plan import Plan, make_count_plan
 from privacy.receipt import Receipt
 from protocol.manifest import Manifest
+from server.receipts import check_goes_on, check_metrics_receipt, check_receipt, miscounted
 from server.run_folder import ReceiptsOf, RoundRecord, RunFolder
 from server.run_ledgers import Compared, check_ledger, check_sum, check_values, ledgers_by_site
 
@@ -74,7 +75,7 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
                 check_ledger(receipt, told[site], f"{where}, {site}")
                 check_sum(receipt, told[site], len(record.present), f"{where}, {site}")
             latest[site] = receipt
-    measured = _audit_metrics(folder, manifest, keys, told)
+    measured = _audit_metrics(folder, manifest, keys, told, latest)
     return RunAudit(
         run=manifest.run,
         manifest=manifest.digest.hex(),
@@ -128,7 +129,11 @@ def _receipts(
 
 
 def _audit_metrics(
-    folder: RunFolder, manifest: Manifest, keys: Mapping[str, bytes], told: Mapping[str, LedgerAudit]
+    folder: RunFolder,
+    manifest: Manifest,
+    keys: Mapping[str, bytes],
+    told: Mapping[str, LedgerAudit],
+    latest: Mapping[str, Receipt],
 ) -> bool:
     """Check the metrics' receipts. Whether there are any: a run may end without."""
     try:
@@ -147,7 +152,6 @@ def _audit_metrics(
         raise AuditError("metrics: metrics.json is of another epsilon or of other sites than the manifest")
     if len(told_by) < manifest.fewest:
         raise AuditError(f"metrics: expected at least {manifest.fewest} sites, got {len(told_by)}")
-    plan = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
     keys = {site: keys[site] for site in told_by}
     for site, receipt in _receipts(folder, "metrics", keys, "metrics"):
         where = f"metrics, {site}"
@@ -156,14 +160,22 @@ def _audit_metrics(
             *_identity(receipt, site, manifest),
             ("purpose", receipt.purpose, "metrics"),
             ("round", receipt.round, job.training.rounds),
-            ("plan", receipt.plan, plan),
-            ("number of steps", (receipt.steps, receipt.taken), (1, 1)),
-            ("budget", receipt.budget, job.metrics.epsilon),
-            ("epsilon", receipt.epsilon, 1 / plan.mechanism.multiplier),
         )
+        with _found(where):
+            check_metrics_receipt(receipt, manifest)
+            check_goes_on(receipt, latest.get(site))
         if site in told:
             check_ledger(receipt, told[site], where)
     return True
+
+
+@contextmanager
+def _found(where: str) -> Iterator[None]:
+    """What does not fit is found by the audit, and says where."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise AuditError(f"{where}: {error}") from error
 
 
 def _identity(receipt: Receipt, site: str, manifest: Manifest) -> tuple[Compared, ...]:
@@ -182,32 +194,20 @@ def _check_receipt(
     before: Receipt | None,
     where: str,
 ) -> None:
-    job, plan = manifest.job, receipt.plan
-    taken_before = before.taken if before else 0
     check_values(
         where,
         *_identity(receipt, site, manifest),
         ("purpose", receipt.purpose, "training"),
         ("round", receipt.round, record.round),
-        ("mechanism", plan.mechanism.name, job.privacy.mechanism),
-        ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
-        ("delta", plan.delta, job.privacy.delta),
-        ("unit", plan.unit, job.privacy.unit),
-        ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
-        ("number of planned steps", plan.steps, job.planned_steps),
-        ("number of steps", receipt.steps, job.steps_a_round),
-        ("budget", receipt.budget, job.privacy.epsilon),
-        ("plan", plan, before.plan if before else plan),
-        ("epsilon in rounds.jsonl", record.epsilon.get(site), receipt.epsilon),
     )
-    if not taken_before + receipt.steps <= receipt.taken <= plan.steps:
-        raise AuditError(
-            f"{where}: after {taken_before} of {plan.steps} steps, and {receipt.steps} more, it counts "
-            f"{receipt.taken}"
-        )
+    with _found(where):
+        check_receipt(receipt, manifest)
+        check_goes_on(receipt, before)
+    check_values(where, ("epsilon in rounds.jsonl", record.epsilon.get(site), receipt.epsilon))
+    plan = receipt.plan
+    if receipt.taken > plan.steps:
+        raise AuditError(f"{where}: {miscounted(receipt, before)}")
     if plan.mechanism.name == "none":
-        if receipt.epsilon is not None:
-            raise AuditError(f"{where}: there was no noise, and it claims epsilon={receipt.epsilon:g}")
         return
     recomputed = recomputed_epsilon(plan, receipt.taken)
     if receipt.epsilon is None or not agrees(receipt.epsilon, recomputed):
@@ -218,16 +218,6 @@ def _check_receipt(
         raise AuditError(
             f"{where}: epsilon={receipt.epsilon:g} is over the run's budget of {receipt.budget:g}"
         )
-
-
-def _shares(plan: Plan) -> tuple[int, int] | None:
-    """How many sites' noise a plan counts on, and how many of them may know their own."""
-    return (plan.shared.fewest, plan.shared.colluding) if plan.shared else None
-
-
-def _planned_shares(manifest: Manifest) -> tuple[int, int] | None:
-    job = manifest.job
-    return (manifest.fewest, job.aggregation.colluding) if job.privacy.mechanism == "skellam" else None
 
 
 def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedSite:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -53,7 +54,7 @@ class Clock:
 class _Letter:
     """A request on its way to one site, until there is an answer."""
 
-    request: Request
+    kind: str  # of the request; what is in it is in the content alone
     expires: float
     content: bytes
     message: str | None = None  # Flower's id of it, while an answer is awaited
@@ -134,7 +135,7 @@ class SealedPost:
     ) -> Exchange:
         end = self._clock.monotonic() + seconds
         exchange = _Round(counter=self._take_counter(), number=round_number)
-        for site, request in {**requests, **(aside or {})}.items():
+        for site, request in chain(requests.items(), (aside or {}).items()):
             exchange.letters[site] = self._letter(exchange, site, request, seconds)
         while True:
             now = self._clock.monotonic()
@@ -159,7 +160,8 @@ class SealedPost:
             sent=sent,
             expires=sent + seconds,
         )
-        return _Letter(request=request, expires=sent + seconds, content=content)
+        kind = str(request.WhichOneof("kind"))
+        return _Letter(kind=kind, expires=sent + seconds, content=content)
 
     def _call_the_roll(self, now: float) -> None:
         """See which sites are connected, and since when."""
@@ -241,7 +243,7 @@ class SealedPost:
             raise ProtocolError("it means to sign its receipts with another key than the one pinned for it")
         letter.error = refusal(reply)
         if letter.error is None:
-            check_answers(letter.request, reply)
+            check_answers(letter.kind, reply)
             letter.answer = reply
 
     def _say(self, exchange: _Round, requests: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -34,19 +34,25 @@ class OpenPost:
         aside: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
-        requests = {**requests, **(aside or {})}
-        nodes = [node for node in sorted(self._grid.get_node_ids()) if self._name(node) in requests]
-        asked = {node: requests[self._name(node)] for node in nodes}
-        # A request that several sites get is made bytes once, and each message has a record of its own: in
-        # one process they would otherwise share it.
-        contents = {id(request): request.SerializeToString() for request in asked.values()}
-        messages = [
-            Message(wrap(contents[id(request)]), node, MessageType.TRAIN) for node, request in asked.items()
-        ]
+        nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
+        asked: dict[int, str] = {}
+        sent = 0
+
+        def messages() -> Iterator[Message]:
+            """One at a time: each has an adapter in it."""
+            nonlocal sent
+            for node, name in nodes.items():
+                request = (aside or {}).get(name) or requests.get(name)
+                if request is not None:
+                    content = request.SerializeToString()
+                    asked[node] = str(request.WhichOneof("kind"))
+                    sent += len(content)
+                    yield Message(wrap(content), node, MessageType.TRAIN)
+
         replies: dict[str, Reply] = {}
         refused: dict[str, ConfideError] = {}
         received = 0
-        for answer in self._grid.send_and_receive(messages):
+        for answer in self._grid.send_and_receive(messages()):
             node = answer.metadata.src_node_id
             if answer.has_error():
                 raise SiteError(f"node {node} failed: {answer.error.reason or 'no reason given'}")
@@ -60,12 +66,12 @@ class OpenPost:
             else:
                 check_answers(asked[node], reply)
                 replies[reply.site] = reply
-        if len(replies) + len(refused) != len(nodes):
-            raise SiteError(f"expected replies from {len(nodes)} sites, got {len(replies) + len(refused)}")
+        if len(replies) + len(refused) != len(asked):
+            raise SiteError(f"expected replies from {len(asked)} sites, got {len(replies) + len(refused)}")
         return Exchange(
             replies={name: replies[name] for name in sorted(replies)},
             refused=refused,
-            bytes_down=sum(len(contents[id(request)]) for request in asked.values()),
+            bytes_down=sent,
             bytes_up=received,
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from google.protobuf.message import Message
+
 from privacy.plan import Plan
 from privacy.receipt import Receipt, SignedReceipt
 from privacy.ring import Ring
@@ -18,6 +20,7 @@ from protocol.update_encoding import vector_size
 
 _HASH_BYTES, _SIGNATURE_BYTES = 32, 64
 _SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+_HEAD_BYTES = pb.Request(head=bytes(_HASH_BYTES)).ByteSize()
 _GAP_BYTES = 5  # a number of the largest, with its place
 _RUN_SUFFIX = "20260101-000000-0000"  # what a run's name has beside the job's
 
@@ -46,7 +49,7 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
     if job.secure_aggregation == "masks":
         _add_sum(train, sites)
         down = _asked_of_masks(job, sites)
-    down += pb.Request(train=train).ByteSize()
+    down += _asked(train=train)
     ups = []
     for name, plan in plans.items():
         content = _receipt(job, name, plan).content
@@ -60,7 +63,8 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
     opening = 0
     if job.secure_aggregation == "homomorphic":
         opening = len(sites) * longest_content(layout.update_size) + 4 * layout.update_size
-    return Traffic(up=max(ups), down=down, total=number * (sum(ups) + len(ups) * down + opening))
+    total = number * (sum(ups) + len(ups) * down + opening) - len(ups) * _HEAD_BYTES
+    return Traffic(up=max(ups), down=down, total=total)
 
 
 def _update_bytes(job: Job, layout: AdapterLayout) -> int:
@@ -89,16 +93,21 @@ def _dealing(sites: int) -> pb.Dealing:
     return pb.Dealing(key=bytes(KEY_BYTES), commitment=bytes(KEY_BYTES), sealed=sealed)
 
 
+def _asked(**request: Message) -> int:
+    """Bytes of a request that names the last receipt's entry: all do but the first to train."""
+    return pb.Request(**request).ByteSize() + _HEAD_BYTES
+
+
 def _asked_of_masks(job: Job, sites: tuple[str, ...]) -> int:
     """Bytes of the requests that uncover a sum, to one site."""
     unmask = pb.Unmask(manifest_digest=bytes(_HASH_BYTES), number=1, survivors=sites)
     asked = 0
     if job.aggregation.confirm:
         confirm = pb.Confirm(manifest_digest=bytes(_HASH_BYTES), number=1, survivors=sites)
-        asked = pb.Request(confirm=confirm).ByteSize()
+        asked = _asked(confirm=confirm)
         for site in sites:
             unmask.signatures.add(site=site, signature=bytes(_SIGNATURE_BYTES))
-    return asked + pb.Request(unmask=unmask).ByteSize()
+    return asked + _asked(unmask=unmask)
 
 
 def _told_of_masks(job: Job, site: str, sites: int) -> int:

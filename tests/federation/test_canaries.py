@@ -28,6 +28,7 @@ from privacy.entries import Released
 from privacy.errors import DataError
 from privacy.ledger_audit import audit_ledger
 from protocol.confide_pb2 import Reply
+from server.proxy import find_nginx
 from tests.federation.canaries import (
     Needles,
     files_under,
@@ -43,6 +44,7 @@ from tests.federation.local import SITES, LocalFederation
 from tests.federation.recorder import Recorder
 
 WORDS = {"north": "Qwyvorblexamint", "south": "Dzathunkmivorel", "west": "Żmorfuglakteśnic"}
+OWN_KEYS = ("identity", "agent", "relay/node", "relay/relay")
 LONG = 400.0  # seconds: patience, on a machine that does much else
 
 # Runs in each agent, before anything else: it writes down what noise is about to be added to, outside of
@@ -291,10 +293,20 @@ def test_every_line_is_found_by_its_run(searched: Searched) -> None:
 
 
 def test_no_private_key_is_anywhere_but_in_its_file(searched: Searched) -> None:
-    keys = [path for path in sorted(searched.folder.rglob("*.key")) if not path.is_symlink()]
-    assert len(keys) == 3 * 4 + 4  # of the sites; of the coordinator, its server, the authority, loopback
-    for path in keys:
-        own = str(path.relative_to(searched.folder))
+    keys = {
+        str(path.relative_to(searched.folder)): path
+        for path in sorted(searched.folder.rglob("*.key"))
+        if not path.is_symlink()
+    }
+    assert keys.keys() == {
+        "federation/ca/ca.key",
+        "federation/coordinator/identity.key",
+        "federation/coordinator/server.key",
+        # Between nginx and the SuperLink behind it.
+        *(["federation/coordinator/flower/loopback.key"] if find_nginx() else []),
+        *(f"federation/kits/{site}/{own}.key" for site in SITES for own in OWN_KEYS),
+    }
+    for own, path in keys.items():
         others = {name: content for name, content in searched.everything.items() if name != own}
         assert search(others, of_key(path)) == {}, own
         assert found_in(path.read_bytes(), of_key(path))

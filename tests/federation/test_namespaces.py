@@ -72,8 +72,10 @@ class Hosts:
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    if shutil.which("ip") is None or find_nginx() is None:
-        pytest.skip("needs ip (iproute2) and nginx")
+    if shutil.which("ip") is None:
+        pytest.skip("ip (iproute2) is not installed")
+    if find_nginx() is None:
+        pytest.skip("nginx is not installed")
     refused = _refused()
     if refused:
         pytest.skip(f"network namespaces are not allowed here: {refused}")

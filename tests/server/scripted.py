@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,11 @@ class Evaluator:
 @cache
 def identity(site: str) -> Identity:
     return Identity.generate()
+
+
+def entry_hash(site: str, taken: int, training: bool = True) -> str:
+    """What stands for the hash of the ledger's entry at which a site has taken so many steps."""
+    return hashlib.sha256(f"{site} {taken} {training}".encode()).hexdigest()
 
 
 @cache
@@ -189,7 +195,7 @@ class ScriptedPost:
             taken=taken,
             epsilon=plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier,
             budget=job.privacy.epsilon if training else job.metrics.epsilon,
-            head="0" * 64,
+            head=entry_hash(site, taken, training),
             **values,
         )
         signed = sign_receipt(identity(site), receipt)

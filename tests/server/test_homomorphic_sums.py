@@ -87,7 +87,7 @@ class Federation:
                 if isinstance(act, ConfideError):
                     raise act
                 reply = act(self.answer(site, request))
-                check_answers(request, reply)
+                check_answers(kind, reply)
                 self.sums.check(site, reply)
                 replies[site] = reply
             except ConfideError as error:
@@ -484,8 +484,6 @@ def test_more_ciphertexts_than_a_site_can_be_sent() -> None:
 
 
 def test_an_opened_sum_answers_open() -> None:
-    request = Request()
-    request.open.SetInParent()
-    check_answers(request, Reply(site="east", opened=Opened()))
+    check_answers("open", Reply(site="east", opened=Opened()))
     with pytest.raises(ProtocolError, match="answered open with confirmed"):
-        check_answers(request, Reply(site="east", confirmed=Confirmed()))
+        check_answers("open", Reply(site="east", confirmed=Confirmed()))

@@ -28,8 +28,10 @@ def absences(folder: RunFolder) -> list[list[str]]:
     return [record.absent for record in folder.records()]
 
 
-def ends(folder: RunFolder, acts: Acts) -> tuple[ConfideError, ScriptedPost]:
-    post = ScriptedPost(folder, acts)
+def ends(
+    folder: RunFolder, acts: Acts, *, before: ScriptedPost | None = None
+) -> tuple[ConfideError, ScriptedPost]:
+    post = ScriptedPost(folder, acts, before=before)
     with pytest.raises(ConfideError) as caught:
         go(folder, post)
     return caught.value, post
@@ -257,9 +259,11 @@ def test_an_answer_that_is_wrong(
 def test_another_key_than_the_one_it_joined_with(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    go(folder, ScriptedPost(folder, {("south", "train", 3): SPENT, ("north", "train", 3): SPENT}))
+    first = ScriptedPost(folder, {("south", "train", 3): SPENT, ("north", "train", 3): SPENT})
+    go(folder, first)
     kept = folder.public_keys
-    go(folder, ScriptedPost(folder, {("south", "join", 3): changed(public_key=identity("someone").public)}))
+    acts: Acts = {("south", "join", 3): changed(public_key=identity("someone").public)}
+    go(folder, ScriptedPost(folder, acts, before=first))
     assert "south answers under another key" in caplog.text
     assert folder.public_keys == kept
     assert absences(folder)[-1] == ["south"]
@@ -295,7 +299,7 @@ def test_receipts_of_something_else(folder: RunFolder) -> None:
         (damaged, "the signature does not fit: receipt"),
     ]:
         acts = {("south", "train", 2): with_receipt(receipt), ("east", "train", 2): None}
-        error, _ = ends(folder, acts)
+        error, post = ends(folder, acts, before=post)
         assert words in str(error)
         assert len(folder.records()) == 1
         assert not folder.receipts_path(2).exists()
