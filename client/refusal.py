@@ -12,6 +12,7 @@ from privacy.entries import Refused
 from privacy.errors import (
     BudgetError,
     ConfideError,
+    DataError,
     LedgerError,
     LostError,
     OverdrawnError,
@@ -39,15 +40,15 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
         raise
     except DecodeError as error:
         reply = _refused(site, ProtocolError(f"the request cannot be parsed: {error}"))
-    except (LedgerError, OverdrawnError, PolicyFileError) as error:
-        # What it says is the custodian's to know: what others spent, how much is left, what the file holds.
+    except (LedgerError, OverdrawnError, PolicyFileError, DataError) as error:
+        # What it says is the custodian's to know: what others spent, how much is left, what a file holds.
         log.warning("%s refused: %s", site, error)
         reply = _refused(site, tell(error))
     except ConfideError as error:
         reply = _refused(site, error)
-    except OSError as error:
+    except OSError:
         log.exception("%s failed", site)
-        reply = _refused(site, RunError(f"the site cannot write its records: {error.strerror}"))
+        reply = _refused(site, RunError("the site cannot write its records; its own log says why"))
     except Exception:
         # Its text may quote an example, and whoever asked must not read that.
         log.exception("%s failed", site)
@@ -72,6 +73,8 @@ def tell(error: ConfideError) -> ConfideError:
         return BudgetError("the data's budget at this site has no room for the run")
     if isinstance(error, PolicyFileError):
         return RunError("the site cannot read its site.toml or peers.toml; its own log says why")
+    if isinstance(error, DataError):
+        return RunError("the site cannot use its data for this job; its own log says why")
     return RunError("the site cannot use its ledger; its own log says why")
 
 

@@ -20,6 +20,7 @@ from client.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.confide_pb2 import Reply
 from protocol.envelope import COORDINATOR, open_envelope
+from protocol.job import TrainingSection
 from protocol.manifest import Manifest
 from protocol.task import probe_examples
 from server.workplace import Workplace
@@ -181,11 +182,12 @@ def test_what_fails_at_full_length_or_width_fails_at_joining(widest: int, passes
 
 def test_no_batch_is_wider_than_the_model_can_take() -> None:
     for limit, max_length, widest in ((39, 37, 39), (64, 37, 40), (64, 64, 64), (None, 37, 40)):
-        adapted = models.CASES["llama-qv"].adapted(data={"source": "none", "max_length": max_length})
+        case = models.CASES["llama-qv"]
+        adapted = case.adapted(data={"source": "none", "max_length": max_length})
         adapted.longest = limit
         trainer = Trainer(adapted)
         assert trainer.widest == widest
         examples = models.make_examples([max_length, 2])
-        shapes = trainer.shapes(adapted.job.training, examples, None)
+        shapes = trainer.shapes(TrainingSection(), None)
         batches = list(shapes.batches(examples, np.arange(2)))
         assert max(batch.tokens.shape[1] for batch in batches) == widest

@@ -113,16 +113,31 @@ def test_a_text_counts_for_its_share_of_right_tokens() -> None:
 
 def test_each_example_is_answered_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a batch the others set shape and padding, and so move an answer by rounding."""
-    shapes = []
+    shapes = {}
 
     def seen(adapted: AdaptedModel, batch: Batch) -> Outcome:
-        shapes.append((len(batch), bool(batch.mask.all())))
+        assert len(batch) == len(batch.indices) == 1
+        shapes[int(batch.indices[0])] = batch.mask.shape[1]
         return outcome(adapted, batch)
 
     monkeypatch.setattr("client.metrics.outcome", seen)
     examples = world.examples("site-1")
     count_right(world.adapted, world.initial_adapter, examples)
-    assert shapes == [(1, True)] * len(examples)
+    # As wide as its own length asks for; texts of the tiny job have 8 tokens at most.
+    assert shapes == dict.fromkeys(range(len(examples)), 8)
+
+
+def test_blank_examples_are_right_about_nothing(world: World) -> None:
+    examples = world.examples("site-1")
+    whole = count_right(world.adapted, world.initial_adapter, examples)
+    lengths = examples.lengths.copy()
+    lengths[3] = 0
+    kept = np.delete(np.arange(len(examples)), 3)
+    rest = examples.take(kept)
+    blank = replace(rest, offsets=np.concatenate([[0], np.cumsum(lengths)]), labels=examples.labels)
+    found = count_right(world.adapted, world.initial_adapter, blank)
+    alone = count_right(world.adapted, world.initial_adapter, examples.take(np.array([3])))
+    assert found.value == whole.value - alone.value
 
 
 @pytest.mark.parametrize(

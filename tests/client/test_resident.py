@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+import client.data_set
 import client.resident
 from client.home import Home
 from client.resident import Resident
@@ -92,9 +93,9 @@ def other(manifest: Manifest, folder: Path, run: str = "run", **changes: Any) ->
         ({"data": {"data": {"source": "/nowhere.csv"}}}, DataError, r"\[data.data\] .* no such file"),
         ({"data": {"x": {"source": "{data}", "text": "word"}}}, DataError, r"\[data.x\] .* no such column"),
         (
-            {"data": {"x": {"source": "{data}", "label": "label", "labels": ["no", "maybe"]}}},
+            {"data": {"x": {"source": "{data}", "label": "label", "labels": ["perhaps", "maybe"]}}},
             DataError,
-            r"\[data.x\] .* rows have none of labels=no, maybe",
+            r"\[data.x\] .* labels=perhaps, maybe: no row can be used",
         ),
     ],
 )
@@ -206,12 +207,19 @@ def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
     tiny_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_arguments: Any, **_options: Any) -> None:
-        raise DataError("row 17 is odd")
+    told = set()
+    for error in (DataError("row 17 is odd"), RuntimeError("row 17 is odd"), OSError(28, "row 17")):
 
-    monkeypatch.setattr(client.resident, "tokenize", fail)
-    reason = join(make(), coordinator, world.manifest("run")).refused.reason
-    assert reason == "the site cannot use its data for this job; its own log says why"
+        def fail(*_arguments: Any, raised: Exception = error, **_options: Any) -> None:
+            raise raised
+
+        monkeypatch.setattr(client.data_set, "tokenize", fail)
+        told.add(join(make(), coordinator, world.manifest("run")).refused.reason)
+    assert told == {
+        "the site cannot use its data for this job; its own log says why",
+        "the site failed; its own log says how",
+        "the site cannot write its records; its own log says why",
+    }
 
 
 def test_an_envelope_of_one_run_carries_no_request_of_another(

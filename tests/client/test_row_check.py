@@ -118,7 +118,7 @@ def test_regrouping_gives_a_crafted_adapter_more_than_a_clipping_norm() -> None:
 def test_no_crafted_adapter_gets_more_from_training(physical_batch_size: int, bfloat16: bool) -> None:
     trainer = case(bfloat16=bfloat16)
     training = TRAINING.model_copy(update={"physical_batch_size": physical_batch_size})
-    shapes = trainer.shapes(training, EXAMPLES, None)
+    shapes = trainer.shapes(training, None)
     assert shapes.rows == physical_batch_size
     assert not shapes.alone
     assert influence(trainer, EXAMPLES, shapes.batches) <= 1 + 1e-3
@@ -207,7 +207,7 @@ def test_examples_are_alone_where_rounding_depends_on_the_batch(
     wrap: Callable[[nn.Module], nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = disturbed(wrap)
-    shapes = trainer.shapes(TRAINING, EXAMPLES, None)
+    shapes = trainer.shapes(TRAINING, None)
     assert shapes.alone == {8, 16}
     assert {len(batch) for batch in shapes.batches(EXAMPLES, np.arange(len(EXAMPLES)))} == {1}
     assert "alone" in caplog.text
@@ -217,10 +217,10 @@ def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     trainer, calls = case(), []
     backward = trainer.backward
     monkeypatch.setattr(trainer, "backward", lambda *args: (calls.append(1), backward(*args)))
-    first = trainer.shapes(TRAINING, EXAMPLES, None)
+    first = trainer.shapes(TRAINING, None)
     made = len(calls)
     assert made > 0
-    assert trainer.shapes(TRAINING, EXAMPLES, None) == first
+    assert trainer.shapes(TRAINING, None) == first
     assert len(calls) == made
     for parameter in trainer.adapted.trained.values():
         assert parameter.grad is None
@@ -232,4 +232,4 @@ def test_an_example_alone_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> Non
     trainer = case()
     monkeypatch.setattr(trainer, "backward", lambda *_: pytest.fail("computed"))
     training = TRAINING.model_copy(update={"physical_batch_size": 1})
-    assert trainer.shapes(training, EXAMPLES, None).rows == 1
+    assert trainer.shapes(training, None).rows == 1

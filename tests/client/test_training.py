@@ -64,7 +64,7 @@ def train(
 ) -> NDArray[np.float32]:
     adapted = trainer.adapted
     start = random_adapter(adapted) if adapter is None else adapter
-    labelled = BERT if adapted.job.task != "causal-lm" else LLAMA
+    labelled = BERT if adapted.spec.task != "causal-lm" else LLAMA
     return trainer.train(
         start,
         labelled.examples(LENGTHS) if examples is None else examples,

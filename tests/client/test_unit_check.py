@@ -15,7 +15,7 @@ import protocol.adapted_model
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
-from protocol.adapted_model import AdaptedModel
+from protocol.adapted_model import AdaptedModel, ModelSpec
 from protocol.task import probe_examples
 from tests.models import CASES, Case, adapt, bert, deepseek, llama, make_examples, make_job, qwen2_moe
 
@@ -133,7 +133,7 @@ def test_refuses_routed_experts_by_their_gradients_too(monkeypatch: pytest.Monke
 )
 def test_refuses_what_the_job_did_not_ask_for(asked: dict[str, Any], odd: str) -> None:
     adapted = LLAMA.adapted()
-    adapted.job = make_job(**({"targets": LLAMA.targets} | asked))
+    adapted.spec = ModelSpec.of(make_job(**({"targets": LLAMA.targets} | asked)))
 
     with pytest.raises(PrivacyUnitError, match=odd):
         check(adapted)
