@@ -344,6 +344,10 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"budget": BUDGET, "rules": {"colluding_sites": -1}}, ["rules.colluding_sites: expected greater"]),
     ({"budget": BUDGET, "rules": {"coordinator": "AB" * 32}}, ["rules.coordinator: expected to match"]),
     ({"budget": BUDGET, "rules": {"models": ["ab"]}}, ["rules.models.0: expected to match"]),
+    (
+        {"budget": BUDGET, "rules": {"base_models": []}},
+        ["rules.base_models: unknown key (expected one that docs/policy.md lists; did you mean 'models'?)"],
+    ),
     ({"budget": BUDGET, "rules": {"metrics_epsilon": -0.1}}, ["rules.metrics_epsilon: expected greater"]),
 ]
 
