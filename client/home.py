@@ -9,6 +9,7 @@
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     peers.toml              all sites' keys, its own among them (see client.peers)
+    plans.json              plans that were made, so that none is paid for twice
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from client.admission import admit
 from client.digests import example_digest
 from client.home import Home
 from client.model_sources import local_source
+from client.planning import FILE as PLANS_FILE
+from client.planning import Planner, PlanningProcess
 from client.refusal import answer_or_refuse, log_refusal
 from client.session import check_labels
 from client.site import Site
@@ -85,7 +87,8 @@ class Resident:
     """Answers requests with the site's own data, whatever the job says of where they are.
 
     It reads all data sets when it is made; no refusal to a coordinator depends on what is in them then.
-    One model is in memory at a time. Used on one thread. Raises DataError and PolicyFileError when it is
+    One model is in memory at a time. Plans are made by ``planner``, a process with the limits that
+    ``site_file`` sets if it is None. Used on one thread. Raises DataError and PolicyFileError when it is
     made.
     """
 
@@ -96,12 +99,18 @@ class Resident:
         *,
         between: Between = no_pause,
         telemetry: Telemetry | None = None,
+        planner: Planner | None = None,
     ) -> None:
         _check_file(site_file)
         self._home = Home(home)
         self._file = site_file
         self._between = between
         self._telemetry = telemetry or Telemetry()
+        self._planner = planner or PlanningProcess(
+            seconds=site_file.limits.planning_seconds,
+            mib=site_file.limits.planning_mib,
+            kept=home / PLANS_FILE,
+        )
         self._data = {alias: read_data(alias, source) for alias, source in site_file.data.items()}
         self._registered: dict[str, int] = {}
         self._opened: Ledger | None = None
@@ -247,6 +256,7 @@ class Resident:
             peers=self._home.peers,
             ledger=ledger,
             between=self._pass,
+            planner=self._planner,
         )
 
     def _ledger(self) -> Ledger:

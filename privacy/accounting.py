@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import dp_accounting as dp
 import numpy as np
@@ -24,9 +23,9 @@ _GRID, _GRID_STEPS = 5e-3, 100
 # The grid is also at most this part of a step's own loss, as a coarser one would add much to a small loss,
 # unless the largest losses would then take more points than this.
 _GRID_SPREAD, _GRID_POINTS = 0.25, 2000
-# What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of one
-# step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds upwards too.
-# 2^18 points hold 80 nats on the finest grid that steps ask for.
+# What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of
+# one step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds
+# upwards too. 2^18 points hold 80 nats on the finest grid that steps ask for.
 _STEP_POINTS, _COMPOSED_POINTS = 2**15, 2**18
 # Above this a grid says little: whoever's losses reach over 2^18 such points has the bound by Rényi
 # divergences, at an ε in the hundreds or more.
@@ -71,7 +70,8 @@ def epsilon_by_pld(
     composable = _composable(mechanism, sampling_rate, horizon)
     if composable is not None:
         found = max(
-            losses.epsilon(window, steps=steps, delta=delta) for losses, window in zip(*composable, strict=True)
+            losses.epsilon(window, steps=steps, delta=delta)
+            for losses, window in zip(*composable, strict=True)
         )
     if math.isfinite(found):
         return found

@@ -1,4 +1,4 @@
-"""The privacy loss of many steps from that of one, in time and memory that are known before they are spent."""
+"""The privacy loss of many steps from that of one, in time and memory that are known beforehand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import next_fast_len
 
 # The probability that is cut off on either side of all steps' losses.
 _CUT_OFF = 1e-15
-# Slopes that Chernoff's bound is tried at, over the width of one step's losses. The best one is near 100/√steps
-# for losses like a normal variable's, and any is valid.
+# Slopes that Chernoff's bound is tried at, over the width of one step's losses. The best one is near
+# 100/√steps for losses like a normal variable's, and any is valid.
 _SLOPES = np.geomspace(1e-3, 1e3, 25)
 
 # Up to here e^ε and e^-ε are float64's.
@@ -46,7 +45,7 @@ class Losses:
         Source: Koskela et al. 2020 (arXiv:1906.03049), Algorithm 1, with Chernoff's bound for the window.
         """
         low, high = window
-        size = int(next_fast_len(high - low + 1, real=True))
+        size = 1 << (high - low).bit_length()
         at = np.arange(low, low + size)
         folded = np.bincount((self.first + np.arange(len(self.masses))) % size, self.masses, minlength=size)
         spectrum = np.fft.rfft(folded)
@@ -59,7 +58,7 @@ class Losses:
         rounding = off * steps * math.sqrt(2.0) * float(np.linalg.norm(np.abs(spectrum) ** (steps - 1)))
         infinite = -math.expm1(steps * math.log1p(-self.infinite)) if self.infinite < 1.0 else 1.0
         return _epsilon(
-            self.grid * at,
+            self.grid * at.astype(np.float64),
             np.maximum(composed, 0.0),
             infinite=infinite + _CUT_OFF + rounding,
             delta=delta,
@@ -93,8 +92,8 @@ def _epsilon(
     """The least ε >= 0 at which the hockey-stick divergence is ``delta`` at most; losses are ascending."""
     if infinite >= delta:
         return math.inf
-    # Between two losses, delta(ε) = above - e^ε · weighted, of the masses beyond both. Where e^ε leaves float64,
-    # what is taken off is left out: that makes delta no smaller.
+    # Between two losses, delta(ε) = above - e^ε · weighted, of the masses beyond both. Where e^ε leaves
+    # float64, what is taken off is left out: that makes delta no smaller.
     above = infinite + np.cumsum(masses[::-1])[::-1]
     weighted = np.cumsum((masses * np.exp(-losses))[::-1])[::-1]
     scaled = np.exp(np.minimum(losses, _LARGEST)) * weighted

@@ -17,9 +17,10 @@ from privacy.errors import PlanError
 from privacy.mechanisms import IntegerMechanism, Mechanism, MechanismName
 from privacy.skellam import SharedNoise, skellam_renyi, summed_epsilon
 
-# The search for a multiplier has a floor, a ceiling and a count: 14 doublings or 8 halvings from 1, and then
-# so many halvings of an octave's logarithm, which leave one part in a thousand. Above the ceiling noise
-# drowns every signal. Below the floor a step's loss is in the hundreds, and no ε up to 100 has so little.
+# The search for a multiplier has a floor, a ceiling and a count: 14 doublings or 8 halvings from 1, and
+# then so many halvings of an octave's logarithm, which leave one part in a thousand. Above the ceiling
+# noise drowns every signal. Below the floor a step's loss is in the hundreds, and no ε up to 100 has so
+# little.
 _MULTIPLIER_MIN, _MULTIPLIER_MAX = 2.0**-8, 1e4
 _HALVINGS = 10
 # The noise for less would leave float64.
@@ -241,8 +242,8 @@ def make_plan(
     if delta >= drawn:
         # ε would be 0 without any noise: δ is a probability with which nothing is promised.
         raise PlanError(
-            f"expected delta < {drawn:.3g}, the probability that an example is drawn at all in steps={steps} "
-            f"with batch_size={expected_batch_size} of examples={examples}, got delta={delta}: noise would "
+            f"expected delta < {drawn:.3g}, the chance that an example is drawn at all in steps={steps} "
+            f"(batch_size={expected_batch_size} of examples={examples}), got delta={delta}: noise would "
             "protect nobody; lower privacy.delta"
         )
     return with_least_noise(partial(with_noise, silent, mechanism), epsilon=epsilon)
@@ -283,8 +284,8 @@ def with_noise(plan: Plan, name: MechanismName, multiplier: float) -> Plan:
 def with_least_noise(noisy: Callable[[float], Plan], *, epsilon: float) -> Plan:
     """The plan of the least multiplier, to one part in a thousand, whose ε is at most ``epsilon``.
 
-    By bisection on the logarithm; what is returned was itself evaluated. No multiplier is under 2^-8. Raises
-    PlanError if none under 1e4 meets the target, and what ``noisy`` raises.
+    By bisection on the logarithm; what is returned was itself evaluated. No multiplier is under 2^-8.
+    Raises PlanError if none under 1e4 meets the target, and what ``noisy`` raises.
     """
 
     def meets(multiplier: float) -> bool:

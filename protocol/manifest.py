@@ -11,7 +11,7 @@ from typing import Any
 
 from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
-from protocol.job import Job
+from protocol.job import SITES_MAX, Job
 from protocol.job_file import parse_job
 
 VERSION = "0.4.0"
@@ -43,8 +43,8 @@ class Manifest:
                 "expected a run's name of up to 120 letters, digits, dots, dashes and underscores, got "
                 f"{self.run!r}"
             )
-        if type(self.cohort) is not int or self.cohort < 1:
-            raise ProtocolError(f"expected a cohort of one site or more, got {self.cohort!r}")
+        if type(self.cohort) is not int or not 1 <= self.cohort <= SITES_MAX:
+            raise ProtocolError(f"expected a cohort of 1 to {SITES_MAX} sites, got {self.cohort!r}")
 
     @property
     def fewest(self) -> int:

@@ -16,6 +16,7 @@ _RULES: dict[str, Any] = {
     "colluding_sites": 0,
     "metrics_epsilon": 0.0,
     "approval": "manual",
+    "longest_round": 21600.0,
 }
 _MEANING = {
     "epsilon": "what each example may lose, over all runs, for good",
@@ -31,6 +32,7 @@ _MEANING = {
     "colluding_sites": "sites that may work with the coordinator and still read no update",
     "metrics_epsilon": "what metrics on the site's own examples may cost; 0: none leave",
     "approval": '"automatic": what the rules allow may begin',
+    "longest_round": "seconds that the local steps of one round may take",
     "base_models": "SHA-256 of the base models that may be trained",
     "tasks": "what may be trained",
 }
@@ -81,6 +83,10 @@ queue = 4                             # messages that may wait
 
 [rules]
 {_lines(policy["rules"])}
+
+[limits]                              # what planning a run may take, in a process of its own
+planning_seconds = 30.0
+planning_mib = 1024
 """
 
 

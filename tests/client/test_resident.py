@@ -14,6 +14,7 @@ import tomli_w
 
 import client.resident
 from client.home import Home
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from client.stopping import StoppedError
@@ -47,7 +48,7 @@ def coordinator() -> Coordinator:
 def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[..., Resident]:
     def resident(between: Any = None, **changes: Any) -> Resident:
         path = write_site(tmp_path / "home", tiny_folder, coordinator.identity, **changes)
-        options = {} if between is None else {"between": between}
+        options: dict[str, Any] = {"planner": plan_here} | ({} if between is None else {"between": between})
         return Resident(path.parent, read_site_file(path), **options)
 
     return resident
