@@ -26,7 +26,7 @@ _GRID_SPREAD, _GRID_POINTS = 0.25, 2000
 # What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of
 # one step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds
 # upwards too. 2^18 points hold 80 nats on the finest grid that steps ask for.
-_STEP_POINTS, _COMPOSED_POINTS = 2**15, 2**18
+_STEP_POINTS, _COMPOSED_POINTS = 2**14, 2**18
 # Above this a grid says little: whoever's losses reach over 2^18 such points has the bound by Rényi
 # divergences, at an ε in the hundreds or more.
 _GRID_MAX = 2.0**-4
