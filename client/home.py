@@ -10,6 +10,7 @@
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     outbox/                 the last answers of each run (see client.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
+    plans.json              plans that were made, so that none is paid for twice
 
 A coordinator can ask without end, and what it asks for is kept uncharged. So only so many manifests wait,
 and only so many runs have joined and were charged nothing: the oldest make room, and may ask again.

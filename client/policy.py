@@ -18,7 +18,7 @@ from protocol.manifest import MANIFEST_PURPOSE, Manifest
 
 FILE = "site.toml"
 # What stands beside the policy in the file of a site that an agent answers for: see client.site_file.
-OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models"})
+OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models", "limits"})
 Checked = TypeVar("Checked", bound=BaseModel)
 _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -64,6 +64,8 @@ class RulesSection(Section):
     coordinator: _Hex32 | None = None
     metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     approval: Literal["automatic", "manual"] = "automatic"
+    # Seconds that the local steps of one round may take.
+    longest_round: Annotated[float, Field(ge=1, le=30 * 86400)] = 6 * 3600.0
 
 
 class Policy(Section):

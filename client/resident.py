@@ -12,6 +12,8 @@ from client.admission import admit
 from client.data_set import DataSet, read_data_set
 from client.home import Home
 from client.model_sources import check_models, local_source
+from client.planning import FILE as PLANS_FILE
+from client.planning import Planner, PlanningProcess
 from client.refusal import answer_or_refuse, log_refusal
 from client.session import check_labels, check_model
 from client.site import Site
@@ -48,8 +50,9 @@ class Resident:
 
     It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
     that cannot be used is a blank example (see ``protocol.tokenization``). One model is in memory at a
-    time, and it knows nothing of the job that it was loaded for but what is in its key. Used on one thread.
-    Raises DataError and PolicyFileError when it is made.
+    time, and it knows nothing of the job that it was loaded for but what is in its key. Plans are
+    made by ``planner``, a process with the limits that ``site_file`` sets if it is None. Used on one
+    thread. Raises DataError and PolicyFileError when it is made.
     """
 
     def __init__(
@@ -59,12 +62,18 @@ class Resident:
         *,
         between: Between = no_pause,
         telemetry: Telemetry | None = None,
+        planner: Planner | None = None,
     ) -> None:
         _check_file(site_file)
         self._home = Home(home)
         self._file = site_file
         self._between = between
         self._telemetry = telemetry or Telemetry()
+        self._planner = planner or PlanningProcess(
+            seconds=site_file.limits.planning_seconds,
+            mib=site_file.limits.planning_mib,
+            kept=home / PLANS_FILE,
+        )
         self._data = {alias: read_data_set(alias, source) for alias, source in site_file.data.items()}
         self._registered: dict[str, int] = {}
         self._opened: Ledger | None = None
@@ -210,6 +219,7 @@ class Resident:
             peers=self._home.peers,
             ledger=ledger,
             between=self._pass,
+            planner=self._planner,
         )
 
     def _ledger(self) -> Ledger:

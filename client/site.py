@@ -12,11 +12,12 @@ from client.home import Home
 from client.homomorphic_session import HomomorphicSession
 from client.masked_session import MaskedSession
 from client.metrics import count_right
+from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.residual import Residual
 from client.sending import Sender
-from client.session import Session, check_manifest, plan_metrics, plan_training
-from client.stopping import Between, no_pause
+from client.session import Session, check_manifest, plan_metrics
+from client.stopping import Between, no_pause, within
 from client.summing import KINDS, answer_about_sum, open_sum_session
 from client.training import Trainer
 from client.unit_check import check_privacy_unit
@@ -34,7 +35,7 @@ from protocol.job import Job
 from protocol.manifest import Manifest, read_manifest
 from protocol.sums import METRICS_RING, asked_to_evaluate
 from protocol.task import probe_examples
-from protocol.update_encoding import plan_for_site, update_noise_std
+from protocol.update_encoding import update_noise_std
 from protocol.vector import from_bytes
 
 # Where the noise of (round, step) comes from.
@@ -49,7 +50,8 @@ class Site:
     manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for.
     ``digests`` name its examples, bytes[32] each; ``home`` is where it keeps its policy, its key and its
     ledger, which may be open already. ``peers`` are the identity keys of all sites, by name, that it would
-    mask with. ``between`` is called between steps. What it keeps secret of sums outlives the process
+    mask with. ``between`` is called between steps, ``planner`` finds a run's noise, and ``clock`` gives
+    seconds. What it keeps secret of sums outlives the process
     unless ``forgetful``.
     """
 
@@ -67,6 +69,8 @@ class Site:
         keyed_entropy: Entropy | None = None,
         ledger: Ledger | None = None,
         between: Between = no_pause,
+        planner: Planner = plan_here,
+        clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
     ) -> None:
         self.name = name
@@ -82,6 +86,8 @@ class Site:
         self._identity: Identity | None = None
         self._opened = ledger
         self._between = between
+        self._planner = planner
+        self._clock = clock
         self._registered: int | None = None
         self._session: Session | None = None
 
@@ -160,9 +166,9 @@ class Site:
             examples=len(self._examples),
             simulated=self._keyed_entropy is not None,
         )
-        training = plan_training(job, len(self._examples))
         size = adapted.layout.update_size
-        plan = plan_for_site(manifest, update_size=size) if job.privacy.unit == "site" else training
+        planned = self._planner(manifest, len(self._examples), size)
+        plan, training = planned.plan, planned.training
         self._home.policy.check_cost(plan)
         sums = self._secrets(manifest) if job.secure_aggregation != "none" else None
         residual = Residual(size) if job.compression.kind != "none" else None
@@ -221,7 +227,7 @@ class Site:
             round_number=request.round,
             entropy=self._keyed(job) or _fresh,
             activations=self._activations if self._activations.work else None,
-            between=self._between,
+            between=within(self._home.policy.rules.longest_round, self._between, clock=self._clock),
         )
         # Steps count from 0: none has this number, nor the metrics'.
         source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)

@@ -68,6 +68,16 @@ class RelaySection(Section):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
+class LimitsSection(Section):
+    """What planning one run may take: ``planning_seconds``, and ``planning_mib`` of memory.
+
+    The process that plans takes 400 MiB of address space before it begins.
+    """
+
+    planning_seconds: Annotated[float, Field(ge=5, le=3600)] = 30.0
+    planning_mib: Annotated[int, Field(ge=640, le=65536)] = 1024
+
+
 class DataSource(Section):
     """One data set, by the name that jobs know it by. ``labels`` are in the order of the head's outputs."""
 
@@ -92,6 +102,7 @@ class SiteFile(Policy):
     site: SiteSection
     agent: AgentSection = AgentSection()
     relay: RelaySection = RelaySection()
+    limits: LimitsSection = LimitsSection()
     data: dict[Word, DataSource] = Field(default_factory=dict)
     models: dict[Place, Place] = Field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from client.mailbox import Mailbox, longest_answer
+from client.patience import Patience
 from client.stopping import StoppedError
 from client.telemetry import Telemetry
 from privacy.errors import ConfideError, ProtocolError
@@ -22,7 +24,7 @@ log = logging.getLogger("confide.agent")
 
 
 class FullError(ConfideError):
-    """The queue is full: ask again later."""
+    """The queue is full, or too much was refused: ask again later."""
 
 
 class Answerer(Protocol):
@@ -71,8 +73,16 @@ class Worker:
     to stop.
     """
 
-    def __init__(self, mailbox: Mailbox, *, queue: int, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        *,
+        queue: int,
+        telemetry: Telemetry | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._mailbox = mailbox
+        self._patience = patience or Patience()
         self.telemetry = telemetry or Telemetry()
         self.telemetry.watch(self.status)
         self._most = queue
@@ -94,6 +104,8 @@ class Worker:
         One that waits or is worked on already is answered once. Raises FullError, or StoppedError while the
         worker stops. The future raises ProtocolError for a request that is not to be answered, StoppedError
         if the worker stops before it is.
+
+        After several refusals in a row nothing new is taken for a while, and the thread is free meanwhile.
         """
         with self._changed:
             if self._stopping:
@@ -102,6 +114,12 @@ class Worker:
             if work is not None:
                 work.counter = max(work.counter, opened.header.counter)
                 return work.future
+            wait = self._patience.wait()
+            if wait > 0.0:
+                raise FullError(
+                    f"the last {self._patience.refusals} requests were refused: send this one again in "
+                    f"{math.ceil(wait)} s"
+                )
             if len(self._waiting) >= self._most:
                 raise FullError(f"{self._most} envelopes wait already: send this one again later")
             work = _Work(opened=opened, counter=opened.header.counter)
@@ -185,6 +203,8 @@ class Worker:
                 reply, error = None, raised
         with self._changed:
             self._current = None
+            if reply is not None and not work.repeated:
+                self._weigh(reply)
         self._say(work, reply, error, seconds=time.monotonic() - started)
         if reply is None:
             work.future.set_exception(error or RuntimeError("no reply"))
@@ -216,6 +236,14 @@ class Worker:
         elif kind is not None and kind != "refused":
             self._mailbox.keep(work.header, reply, kind=kind, counter=work.counter)
         return kind
+
+    def _weigh(self, reply: bytes) -> None:
+        """Count a refusal. One whose secrets were lost asks the coordinator to come again, and at once."""
+        answer = Reply.FromString(reply)
+        if answer.WhichOneof("kind") != "refused":
+            self._patience.accepted()
+        elif not answer.refused.lost:
+            self._patience.refused()
 
     @staticmethod
     def _say(work: _Work, reply: bytes | None, error: BaseException | None, *, seconds: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import dp_accounting as dp
 import numpy as np
@@ -14,6 +13,7 @@ from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 
+from privacy.composition import Losses
 from privacy.errors import PlanError
 from privacy.mechanisms import Mechanism
 
@@ -23,6 +23,15 @@ _GRID, _GRID_STEPS = 5e-3, 100
 # The grid is also at most this part of a step's own loss, as a coarser one would add much to a small loss,
 # unless the largest losses would then take more points than this.
 _GRID_SPREAD, _GRID_POINTS = 0.25, 2000
+# What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of
+# one step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds
+# upwards too. 2^18 points hold 80 nats on the finest grid that steps ask for.
+_STEP_POINTS, _COMPOSED_POINTS = 2**14, 2**18
+# Above this a grid says little: whoever's losses reach over 2^18 such points has the bound by Rényi
+# divergences, at an ε in the hundreds or more.
+_GRID_MAX = 2.0**-4
+# How often a grid is made coarser, each time by what it was found to be too fine by.
+_COARSER = 4
 # Rényi divergences are in closed form at integers. The last orders serve ε under 0.1.
 RENYI_ORDERS = (*range(2, 65), 80, 96, 128, 160, 192, 256, 512, 1024)
 _ROUND_UP = 1e-10  # what the closed form of a Rényi divergence can be off by in float64, relatively
@@ -46,7 +55,8 @@ def epsilon_by_pld(
     """ε at ``delta`` of a training by composing privacy loss distributions: an upper bound.
 
     ``horizon`` is the number of steps that the grid is chosen for, ``steps`` by default: values for one
-    horizon grow with ``steps`` and share their preparation.
+    horizon grow with ``steps`` and share their preparation. Time and memory are bounded whatever the
+    numbers are; where that leaves no distribution to compose, ε is by Rényi divergences.
 
     Source: Koskela et al. 2020 (arXiv:1906.03049), pessimistic discretization as in dp-accounting.
     """
@@ -55,9 +65,18 @@ def epsilon_by_pld(
     _check_real(mechanism)
     if steps == 0:
         return 0.0
-    grid = _grid(mechanism, sampling_rate, horizon or steps)
-    composed = _distribution(mechanism, sampling_rate, grid, steps)
-    return float(composed.get_epsilon_for_delta(delta))
+    horizon = max(horizon or steps, steps)
+    found = math.inf
+    composable = _composable(mechanism, sampling_rate, horizon)
+    if composable is not None:
+        found = max(
+            losses.epsilon(window, steps=steps, delta=delta)
+            for losses, window in zip(*composable, strict=True)
+        )
+    if math.isfinite(found):
+        return found
+    # There is no distribution to compose, or δ is not above what floats add over so many steps.
+    return _epsilon_by_order(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps, delta=delta)
 
 
 def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
@@ -73,12 +92,7 @@ def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, de
     if mechanism.name == "gaussian":
         event = training_event(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps)
         return float(RdpAccountant().compose(event).get_epsilon(delta))
-    spent = {
-        order: steps * renyi(mechanism=mechanism, sampling_rate=sampling_rate, order=order)
-        for order in RENYI_ORDERS
-    }
-    pure = epsilon_pure(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps)
-    return min(pure, epsilon_from_renyi(spent, delta=delta))
+    return _epsilon_by_order(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps, delta=delta)
 
 
 @lru_cache(maxsize=256)
@@ -123,6 +137,18 @@ def epsilon_from_renyi(divergences: Mapping[int, float], *, delta: float) -> flo
     return float(epsilon)
 
 
+def _epsilon_by_order(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
+    """ε at ``delta`` by Rényi divergences in closed form, at integer orders: an upper bound."""
+    spent = {
+        order: steps * renyi(mechanism=mechanism, sampling_rate=sampling_rate, order=order)
+        for order in RENYI_ORDERS
+    }
+    found = epsilon_from_renyi(spent, delta=delta)
+    if mechanism.name != "laplace":
+        return found
+    return min(found, epsilon_pure(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps))
+
+
 @lru_cache(maxsize=4096)
 def renyi(*, mechanism: Mechanism, sampling_rate: float, order: int) -> float:
     """Rényi divergence, in nats, of one Poisson-subsampled step at an integer ``order`` >= 2.
@@ -140,11 +166,17 @@ def renyi(*, mechanism: Mechanism, sampling_rate: float, order: int) -> float:
     _check_rate(sampling_rate)
     counts = np.arange(2, order + 1)
     logs = _log_excess_moments(mechanism, counts)
-    logs = logs + [math.log(math.comb(order, int(k))) for k in counts] + counts * math.log(sampling_rate)
+    logs = logs + _log_binomials(order) + counts * math.log(sampling_rate)
     # At rate 1 the factor (1 - rate)^(order - k) leaves k = order alone.
     logs = logs + (order - counts) * math.log1p(-sampling_rate) if sampling_rate < 1.0 else logs[-1:]
     excess = float(np.logaddexp.reduce(logs))  # ln(E[ratio^order] - 1): log1p(exp) keeps small ones exact
     return float(np.logaddexp(0.0, excess)) / (order - 1) * (1.0 + _ROUND_UP)
+
+
+@lru_cache(maxsize=256)
+def _log_binomials(order: int) -> NDArray[np.float64]:
+    """float64[order - 1]: ln of the binomial coefficients of ``order`` over 2 and more."""
+    return np.array([math.log(math.comb(order, k)) for k in range(2, order + 1)])
 
 
 def _log_excess_moments(mechanism: Mechanism, counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -187,39 +219,60 @@ def _check_rate(sampling_rate: float) -> None:
         raise PlanError(f"expected 0 < sampling_rate <= 1, got sampling_rate={sampling_rate}")
 
 
-@lru_cache(maxsize=64)
-def _distribution(mechanism: Mechanism, sampling_rate: float, grid: float, steps: int) -> Any:
-    """The privacy loss of ``steps`` steps, from that of fewer.
-
-    Composed by the binary digits of ``steps``, so that each round of a run needs a composition or two, and
-    the result is the same whichever were asked for before.
-    """
-    if steps == 1:
-        return _step_distribution(mechanism, sampling_rate, grid)
-    last = steps & -steps  # the lowest digit; half of a power of two
-    last = last // 2 if last == steps else last
-    rest = _distribution(mechanism, sampling_rate, grid, steps - last)
-    return rest.compose(_distribution(mechanism, sampling_rate, grid, last))
-
-
-# Building one step's distribution costs ten times what composing two does.
-@lru_cache(maxsize=64)
-def _step_distribution(mechanism: Mechanism, sampling_rate: float, grid: float) -> Any:
+def _step_losses(mechanism: Mechanism, sampling_rate: float, grid: float) -> tuple[Losses, ...]:
+    """The privacy losses of one step, of removing an example and of adding one, on a grid from above."""
     build = pld.from_laplace_mechanism if mechanism.name == "laplace" else pld.from_gaussian_mechanism
-    return build(mechanism.multiplier, value_discretization_interval=grid, sampling_prob=sampling_rate)
+    both = build(mechanism.multiplier, value_discretization_interval=grid, sampling_prob=sampling_rate)
+    ways = (both._pmf_remove,) if both._symmetric else (both._pmf_remove, both._pmf_add)
+    # dp-accounting lets no one ask how large a composition will be, and holds on to what floats leave in
+    # the tails: so its steps are composed here.
+    dense = [way.to_dense_pmf() for way in ways]
+    return tuple(
+        Losses(grid=grid, first=one._lower_loss, masses=np.asarray(one._probs), infinite=one._infinity_mass)
+        for one in dense
+    )
+
+
+@lru_cache(maxsize=16)
+def _composable(
+    mechanism: Mechanism, sampling_rate: float, horizon: int
+) -> tuple[tuple[Losses, ...], tuple[tuple[int, int], ...]] | None:
+    """One step's losses, and the windows of ``horizon`` steps' sums, on the finest grid that they fit on.
+
+    None where that would be too coarse to say much.
+    """
+    grid = _grid(mechanism, sampling_rate, horizon)
+    for _ in range(_COARSER):
+        if grid > _GRID_MAX:
+            return None
+        losses = _step_losses(mechanism, sampling_rate, grid)
+        windows = tuple(one.window(horizon) for one in losses)
+        points = max(high - low + 1 for low, high in windows)
+        if points <= _COMPOSED_POINTS:
+            return losses, windows
+        grid *= 2.0 ** math.ceil(math.log2(points / _COMPOSED_POINTS))
+    return None
 
 
 def _grid(mechanism: Mechanism, sampling_rate: float, steps: int) -> float:
     """The grid halves each time that the number of steps grows fourfold, and until it resolves one step.
 
     It halves four times at most for the steps: beyond 25,600 of them ε is still an upper bound, only less
-    tight, and a finer grid takes minutes.
+    tight. And a step's largest losses take ``_STEP_POINTS`` points at most.
     """
     for_steps = _GRID / min(max(1.0, math.sqrt(steps / _GRID_STEPS)), 16.0)
     # The divergence of order 2 is near the variance of a loss, where that is small.
     spread = math.sqrt(renyi(mechanism=mechanism, sampling_rate=sampling_rate, order=2))
-    scale = mechanism.multiplier
-    unmixed = 1.0 / scale if mechanism.name == "laplace" else (0.5 + 6.0 * scale) / scale**2
-    largest = max(0.0, float(np.logaddexp(0.0, math.log(sampling_rate) + unmixed)))
+    largest, _ = _furthest(mechanism, sampling_rate, deviations=6.0)
     for_loss = max(_GRID_SPREAD * spread, largest / _GRID_POINTS)
-    return float(_GRID / 2 ** max(0, math.ceil(math.log2(_GRID / min(for_steps, for_loss)))))
+    wanted = float(_GRID / 2 ** max(0, math.ceil(math.log2(_GRID / min(for_steps, for_loss)))))
+    # dp-accounting leaves out what lies 10 deviations away.
+    return max(wanted, sum(_furthest(mechanism, sampling_rate, deviations=10.0)) / _STEP_POINTS)
+
+
+def _furthest(mechanism: Mechanism, sampling_rate: float, *, deviations: float) -> tuple[float, float]:
+    """How far a step's losses reach above 0 and below it, for Gaussian noise of so many ``deviations``."""
+    scale = mechanism.multiplier
+    unmixed = 1.0 / scale if mechanism.name == "laplace" else (0.5 + deviations * scale) / scale**2
+    above = max(0.0, float(np.logaddexp(0.0, math.log(sampling_rate) + unmixed)))
+    return above, min(unmixed, -math.log1p(-sampling_rate)) if sampling_rate < 1.0 else unmixed

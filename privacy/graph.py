@@ -43,6 +43,8 @@ from privacy.errors import AggregationError
 from privacy.noise import ChaCha20Source
 
 COMPLETE_UP_TO = 100
+# A complete graph of more sites takes hundreds of megabytes at each of them, and gigabytes at 10,000.
+COMPLETE_MAX = 2500
 # In bits: a probability of 2^-40 that privacy fails, over 2^64 seeds; and of 2^-20 that a sum does.
 PRIVACY_BITS = 40 + 64
 SUM_BITS = 20
@@ -98,7 +100,13 @@ def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Gra
 
 
 def complete_graph(size: int, *, threshold: int) -> Graph:
-    """The graph in which every site masks with every other."""
+    """The graph in which every site masks with every other. Raises AggregationError above 2,500 sites."""
+    if size > COMPLETE_MAX:
+        raise AggregationError(
+            f"expected {COMPLETE_MAX} sites at most where each masks with every other, got {size}: ask for "
+            "fewer colluding sites, or for fewer sites",
+            rule="cohort",
+        )
     everyone = tuple(range(size))
     return Graph(
         neighbours=tuple(everyone[:place] + everyone[place + 1 :] for place in everyone),

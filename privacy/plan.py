@@ -17,9 +17,12 @@ from privacy.errors import PlanError
 from privacy.mechanisms import IntegerMechanism, Mechanism, MechanismName
 from privacy.skellam import SharedNoise, skellam_renyi, summed_epsilon
 
-# Above this the noise drowns every signal; it also bounds the search.
-_MULTIPLIER_MAX = 1e4
-_RELATIVE_TOLERANCE = 1e-3
+# The search for a multiplier has a floor, a ceiling and a count: 14 doublings or 8 halvings from 1, and
+# then so many halvings of an octave's logarithm, which leave one part in a thousand. Above the ceiling
+# noise drowns every signal. Below the floor a step's loss is in the hundreds, and no ε up to 100 has so
+# little.
+_MULTIPLIER_MIN, _MULTIPLIER_MAX = 2.0**-8, 1e4
+_HALVINGS = 10
 # The noise for less would leave float64.
 _COUNT_EPSILON_MIN = 1e-300
 
@@ -83,6 +86,13 @@ class Plan:
         # A Laplace variable's variance is twice its scale squared.
         per_multiplier = math.sqrt(2.0) if self.mechanism.name == "laplace" else 1.0
         return per_multiplier * self.mechanism.multiplier * self.clipping_norm
+
+    @property
+    def chance_of_being_drawn(self) -> float:
+        """The probability that one unit is in any of the steps' samples."""
+        if self.sampling_rate == 1.0:
+            return 1.0
+        return -math.expm1(self.steps * math.log1p(-self.sampling_rate))
 
     @property
     def epsilon(self) -> float:
@@ -207,7 +217,8 @@ def make_plan(
     """Find the least noise whose ε over all ``steps`` is at most ``epsilon``.
 
     The sampling rate is ``expected_batch_size / examples``. Raises PlanError if the batch is larger
-    than the data, if no noise multiplier under 1e4 meets the target, or for values outside their range.
+    than the data, if no noise multiplier under 1e4 meets the target, if ``delta`` allows for all that are
+    ever drawn, or for values outside their range.
     """
     check_epsilon(epsilon)
     if expected_batch_size < 1:
@@ -227,6 +238,14 @@ def make_plan(
     )
     if mechanism == "none":
         return silent
+    drawn = silent.chance_of_being_drawn
+    if delta >= drawn:
+        # ε would be 0 without any noise: δ is a probability with which nothing is promised.
+        raise PlanError(
+            f"expected delta < {drawn:.3g}, the chance that an example is drawn at all in steps={steps} "
+            f"(batch_size={expected_batch_size} of examples={examples}), got delta={delta}: noise would "
+            "protect nobody; lower privacy.delta"
+        )
     return with_least_noise(partial(with_noise, silent, mechanism), epsilon=epsilon)
 
 
@@ -265,8 +284,8 @@ def with_noise(plan: Plan, name: MechanismName, multiplier: float) -> Plan:
 def with_least_noise(noisy: Callable[[float], Plan], *, epsilon: float) -> Plan:
     """The plan of the least multiplier, to one part in a thousand, whose ε is at most ``epsilon``.
 
-    By bisection on the logarithm; what is returned was itself evaluated. Raises PlanError if no multiplier
-    under 1e4 meets the target, and what ``noisy`` raises.
+    By bisection on the logarithm; what is returned was itself evaluated. No multiplier is under 2^-8.
+    Raises PlanError if none under 1e4 meets the target, and what ``noisy`` raises.
     """
 
     def meets(multiplier: float) -> bool:
@@ -284,8 +303,10 @@ def with_least_noise(noisy: Callable[[float], Plan], *, epsilon: float) -> Plan:
         high = min(2.0 * high, _MULTIPLIER_MAX)
     low = high / 2.0
     while meets(low):
+        if low <= _MULTIPLIER_MIN:
+            return noisy(low)
         high, low = low, low / 2.0
-    while high / low > 1.0 + _RELATIVE_TOLERANCE:
+    for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if meets(middle) else (middle, high)
     return noisy(high)

@@ -10,9 +10,20 @@ from protocol.plain_text import MOST_LABELS, Label, Place, Word
 
 Task = Literal["sequence-classification", "causal-lm"]
 
+# What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
+# asked by a stranger. A plan at these ends takes up to 7 seconds and 160 MiB: privacy.accounting bounds
+# what it composes, whatever the numbers are. Over a million steps floats may add about the least δ to δ.
+ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
+# A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
+BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
+# With more sites a round's list of them, their keys and their graph take seconds at each of them.
+SITES_MAX = 10_000
+# What NumPy, torch and TOML take as one number.
+SEED_MAX = 2**63 - 1
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -25,15 +36,15 @@ class ModelSection(_Section):
     )
 
 
-_Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)]
+_Layers = Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000)]
 
 
 class AdapterSection(_Section):
     """The LoRA adapter."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
-    alpha: Annotated[float, Field(gt=0, le=1e6)] = 4.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = 4.0
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
     target_modules: list[Word] = Field(min_length=1, max_length=1000)
     layers_to_transform: _Layers | Word | None = Field(
         None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
@@ -59,8 +70,8 @@ class DataSection(_Section):
     labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
     encoding: Word = "utf-8"
     max_length: Annotated[int, Field(ge=2, le=32768)] = 128
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    limit: Annotated[int, Field(ge=1)] | None = Field(
+    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
+    limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
         None, description="use only this many examples, drawn by seeds.data"
     )
 
@@ -68,7 +79,7 @@ class DataSection(_Section):
 class Dirichlet(_Section):
     """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
 
-    dirichlet: Annotated[float, Field(gt=0, le=1e6)]
+    dirichlet: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class ByColumn(_Section):
@@ -80,10 +91,10 @@ class ByColumn(_Section):
 class FederationSection(_Section):
     """The sites that a simulation makes, and how many of a real run's must answer how soon."""
 
-    sites: Annotated[int, Field(ge=1, le=10_000)] = 4
+    sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
     partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
     # A round counts with so many sites' updates; unset: all.
-    min_sites: Annotated[int, Field(ge=1)] | None = None
+    min_sites: Annotated[int, Field(ge=1, le=SITES_MAX)] | None = None
     # Seconds after which a round of a real run closes with those that answered.
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
@@ -91,13 +102,25 @@ class FederationSection(_Section):
 class TrainingSection(_Section):
     """What each site does in a round."""
 
-    rounds: Annotated[int, Field(ge=1)] = 10
-    local_steps: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1, description="expected size of a Poisson batch")] = 256
-    physical_batch_size: Annotated[int, Field(ge=1)] = 64
+    rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 10
+    local_steps: Annotated[int, Field(ge=1, le=LOCAL_STEPS_MAX)] = 1
+    batch_size: Annotated[
+        int, Field(ge=1, le=BATCH_MAX, description="expected size of a Poisson batch")
+    ] = 256
+    physical_batch_size: Annotated[int, Field(ge=1, le=PHYSICAL_BATCH_MAX)] = 64
     optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1.0
+    # Up to where float32 ends.
+    learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
+
+    @model_validator(mode="after")
+    def _steps(self) -> TrainingSection:
+        if self.total_steps > TOTAL_STEPS_MAX:
+            raise ValueError(
+                f"expected rounds · local_steps <= {TOTAL_STEPS_MAX}, got rounds={self.rounds}, "
+                f"local_steps={self.local_steps}"
+            )
+        return self
 
     @property
     def total_steps(self) -> int:
@@ -112,7 +135,7 @@ class PrivacySection(_Section):
     unit: Literal["example", "site"] = "example"
     # Who adds what hides a whole site: the sites, in shares, or the coordinator, which then knows the sum.
     noise: Literal["distributed", "central"] = "distributed"
-    epsilon: Annotated[float, Field(gt=0, le=100)] = 3.0
+    epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
 
@@ -122,14 +145,20 @@ class MetricsSection(_Section):
 
     epsilon: Annotated[float, Field(ge=0, le=100, description="0: no metrics leave a site")] = 0.0
 
+    @model_validator(mode="after")
+    def _enough(self) -> MetricsSection:
+        if 0 < self.epsilon < 1e-6:
+            raise ValueError(f"epsilon: expected 0, or 1e-06 at least, got {self.epsilon}")
+        return self
+
 
 class AggregationSection(_Section):
     """How updates are summed where nobody may read a single one."""
 
     # Sites whose answers uncover a sum, and without which nothing is uncovered; unset: ⌊2n/3⌋ + 1.
-    threshold: Annotated[int, Field(ge=2)] | None = None
+    threshold: Annotated[int, Field(ge=2, le=SITES_MAX)] | None = None
     # How many sites may work together with the coordinator without reading another's update.
-    colluding: Annotated[int, Field(ge=0)] = 0
+    colluding: Annotated[int, Field(ge=0, le=SITES_MAX)] = 0
     # Whether sites sign who has answered before they uncover a sum; if not, the coordinator must be honest.
     confirm: bool = True
     modulus_bits: Literal[16, 20, 32] = 32
@@ -139,7 +168,7 @@ class CompressionSection(_Section):
     """Sending fewer numbers; what is not sent waits at the site."""
 
     kind: Literal["none", "random", "top-k"] = "none"
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    share: Annotated[float, Field(ge=1e-6, le=1)] = 0.1
 
 
 class StrategySection(_Section):
@@ -151,9 +180,9 @@ class StrategySection(_Section):
 class SeedsSection(_Section):
     """What is fixed. ``noise`` makes a simulation reproducible and therefore not private."""
 
-    adapter: Annotated[int, Field(ge=0)] = 0
-    data: Annotated[int, Field(ge=0)] = 0
-    noise: Annotated[int, Field(ge=0)] | None = None
+    adapter: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
+    data: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
+    noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
 class DeviceSection(_Section):
@@ -161,7 +190,7 @@ class DeviceSection(_Section):
 
     name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
 class Job(_Section):

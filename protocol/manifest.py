@@ -11,7 +11,7 @@ from typing import Any
 
 from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
-from protocol.job import Job
+from protocol.job import SITES_MAX, Job
 from protocol.job_file import parse_job
 from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 
@@ -49,8 +49,8 @@ class Manifest:
                 "expected a run's name of up to 120 letters, digits, dots, dashes and underscores, got "
                 f"{quoted(self.run)}"
             )
-        if type(self.cohort) is not int or self.cohort < 1:
-            raise ProtocolError(f"expected a cohort of one site or more, got {self.cohort!r}")
+        if type(self.cohort) is not int or not 1 <= self.cohort <= SITES_MAX:
+            raise ProtocolError(f"expected a cohort of 1 to {SITES_MAX} sites, got {self.cohort!r}")
         self._check_labels()
         for digest in (self.model_digest, self.layout_digest):
             if not (isinstance(digest, str) and _HEX.fullmatch(digest)):

@@ -16,6 +16,7 @@ _RULES: dict[str, Any] = {
     "colluding_sites": 0,
     "metrics_epsilon": 0.0,
     "approval": "manual",
+    "longest_round": 21600.0,
 }
 _MEANING = {
     "epsilon": "what each example may lose, over all runs, for good",
@@ -32,6 +33,7 @@ _MEANING = {
     "metrics_epsilon": "what metrics on the site's own examples may cost; 0: none leave",
     "approval": '"automatic": what the rules allow may begin',
     "models": "SHA-256 of the models that may be trained: weights, config and tokenizer",
+    "longest_round": "seconds that the local steps of one round may take",
     "tasks": "what may be trained",
 }
 _NO_DATA = """\
@@ -87,6 +89,10 @@ queue = 4                             # messages that may wait
 
 [rules]
 {_lines(policy["rules"])}
+
+[limits]                              # what planning a run may take, in a process of its own
+planning_seconds = 30.0
+planning_mib = 1024
 """
 
 

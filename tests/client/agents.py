@@ -102,14 +102,14 @@ class Echo:
         self.begun = threading.Semaphore(0)
         self.let = threading.Event()
         self.let.set()
-        self.refuse = False
+        self.refuse = self.lost = False
 
     def answer(self, opened: Opened) -> bytes:
         self.begun.release()
         self.let.wait(20)
         self.answered.append(opened.payload)
         if self.refuse:
-            return Reply(site=SITE, refused=Refused(reason="no")).SerializeToString()
+            return Reply(site=SITE, refused=Refused(reason="no", lost=self.lost)).SerializeToString()
         return Reply(site=SITE, joined=Joined(manifest_digest=opened.payload)).SerializeToString()
 
 

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from client.stopping import StoppedError
@@ -175,7 +176,7 @@ def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callabl
         path = write_site(
             tmp_path / "home", tiny_folder, coordinator.identity, rules={"approval": "automatic"}
         )
-        return Resident(path.parent, read_site_file(path), telemetry=Telemetry())
+        return Resident(path.parent, read_site_file(path), telemetry=Telemetry(), planner=plan_here)
 
     return resident
 

@@ -22,7 +22,7 @@ import pytest
 import tomli_w
 from tokenizers import Tokenizer
 
-from client.resident import read_data
+from client.data_set import read_data_set
 from client.site_file import DataSource
 from privacy.entries import Released
 from privacy.errors import DataError
@@ -361,6 +361,6 @@ def test_data_that_cannot_be_read_are_not_quoted(tmp_path: Path, content: bytes)
     path.write_bytes(content.replace(b"%s", word.encode()))
     source = DataSource(source=str(path), label="label", labels=["no", "yes"])
     with pytest.raises(DataError) as caught:
-        read_data("notes", source)
+        read_data_set("notes", source)
     assert found_in(str(caught.value).encode(), of_text(word)) == set()
     assert os.fspath(path) in str(caught.value) or "row" in str(caught.value)

@@ -55,8 +55,6 @@ def test_a_noise_that_is_no_deviation_is_refused(bits: int, noise_std: float) ->
 @pytest.mark.parametrize(
     ("cohort", "sections", "words"),
     [
-        # Of 2^15, six deviations √(n/4) of rounding are passed by n = 1.2·10^8 sites.
-        (120_000_000, {"aggregation": {"modulus_bits": 16}}, "bits=16"),
         # Noise for 2,000,000 rounded numbers does not fit beside them.
         (5, {"privacy": SHARED | {"epsilon": 0.05}, "aggregation": {"modulus_bits": 16}}, "bits=16"),
         (5, {"privacy": SHARED | {"epsilon": 1e-6, "delta": 1e-9}}, "epsilon=1e-06"),

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client.peers import read_peers
-from client.site_file import read_site_file
+from client.site_file import LimitsSection, read_site_file
 from privacy.errors import UserError
 from protocol.site_keys import read_site_keys
 from server.provision import provision
@@ -134,8 +134,9 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     assert south.models == {}
     assert (south.rules.secure_aggregation, south.rules.colluding_sites) == ("required", 0)
     assert south.rules.coordinator == federation_of(out).coordinator
+    assert (south.rules.longest_round, south.limits) == (21600.0, LimitsSection())
     text = (out / "kits" / "south" / "site.toml").read_text()
-    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "models", "budget", "rules"}
+    assert set(tomllib.loads(text)) == {"site", "agent", "relay", "models", "budget", "rules", "limits"}
     readme = (out / "kits" / "south" / "README").read_text()
     assert readme.count("\n") == 3
     assert "confide site start site.toml" in readme

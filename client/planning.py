@@ -1,0 +1,219 @@
+"""Planning a run at a site: here, or in a process of its own that has limits and can be killed.
+
+An agent has one thread for whoever asks, and seeking the noise for a stranger's numbers takes seconds. So
+it asks a process that knows nothing but these numbers: ``python -m client.planning`` reads one line of
+JSON, answers with one, and ends. It inherits no key, no data and no memory, and what it says is read as
+data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.session import plan_training
+from privacy.canonical import canonical_json
+from privacy.durable import write_durably
+from privacy.entries import from_table, to_table
+from privacy.errors import PlanError, RunError
+from privacy.plan import Plan
+from protocol.manifest import VERSION, Manifest, read_manifest
+from protocol.update_encoding import plan_for_site
+
+log = logging.getLogger("confide.planning")
+
+FILE = "plans.json"  # in a site's home: plans that were made, so that none is paid for twice
+_KEPT = 64  # plans
+_LONGEST = 500  # letters of what is told of numbers that no plan fits
+# What a job is planned from. Runs that agree in these have one plan.
+_PLANNED = {
+    "privacy": True,
+    "training": {"rounds", "local_steps", "batch_size"},
+    "aggregation": True,
+    "compression": True,
+    "federation": {"min_sites"},
+}
+# What the process gets to see of this one's environment.
+_INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+PLANNING = (sys.executable, "-P", "-m", "client.planning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """A run as one site accounts for it.
+
+    ``plan`` is what its releases cost, ``training`` the noise that its local steps add.
+    """
+
+    plan: Plan
+    training: Plan
+
+
+# From a manifest, the number of examples at the site and the size of an update; raises PlanError for none.
+Planner = Callable[[Manifest, int, int], Plans]
+
+
+def plan_here(manifest: Manifest, examples: int, update_size: int) -> Plans:
+    """Plan a run in this very process."""
+    training = plan_training(manifest.job, examples)
+    if manifest.job.privacy.unit == "example":
+        return Plans(plan=training, training=training)
+    return Plans(plan=plan_for_site(manifest, update_size=update_size), training=training)
+
+
+class PlanningProcess:
+    """Plans each run in a process that ends after ``seconds`` and cannot have more than ``mib`` of memory.
+
+    The last 64 plans are kept, in ``kept`` as well if that is given. Raises RunError, in the same words
+    always, where the process found no plan within its limits. Used on one thread.
+    """
+
+    def __init__(
+        self, *, seconds: float, mib: int, kept: Path | None = None, command: Sequence[str] = PLANNING
+    ) -> None:
+        self._seconds = seconds
+        self._mib = mib
+        self._path = kept
+        self._command = list(command)
+        self._answers: dict[str, dict[str, Any]] = _read(kept)
+
+    def __call__(self, manifest: Manifest, examples: int, update_size: int) -> Plans:
+        if manifest.job.privacy.mechanism == "none":
+            return plan_here(manifest, examples, update_size)  # nothing is sought
+        key = _key(manifest, examples, update_size)
+        kept = self._answers.get(key)
+        plans = None if kept is None else _plans(kept, manifest)
+        if plans is None:
+            answer = self._ask(manifest, examples, update_size)
+            self._keep(key, answer)
+            plans = _plans(answer, manifest)
+        if plans is None:
+            log.warning("run %s: planning came to a plan that the job did not ask for", manifest.run)
+            raise _beyond()
+        return plans
+
+    def _ask(self, manifest: Manifest, examples: int, update_size: int) -> dict[str, Any]:
+        question = {
+            "seconds": self._seconds,
+            "mib": self._mib,
+            "manifest": manifest.content.decode(),
+            "examples": examples,
+            "update_size": update_size,
+        }
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        # Each thread of these libraries would set aside memory of its own.
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(  # noqa: S603  # our own command
+                self._command,
+                input=canonical_json(question),
+                capture_output=True,
+                timeout=self._seconds,
+                cwd="/",
+                env=environment,
+                check=False,
+            )
+            answer = json.loads(done.stdout) if done.returncode == 0 else None
+        except (subprocess.TimeoutExpired, OSError, ValueError, RecursionError) as error:
+            log.warning("run %s: planning failed: %s", manifest.run, type(error).__name__)
+            raise _beyond() from error
+        if not isinstance(answer, dict):
+            said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][-_LONGEST:]
+            log.warning("run %s: planning ended with status %d: %s", manifest.run, done.returncode, said)
+            raise _beyond()
+        return answer
+
+    def _keep(self, key: str, answer: dict[str, Any]) -> None:
+        self._answers[key] = answer
+        while len(self._answers) > _KEPT:
+            del self._answers[next(iter(self._answers))]
+        if self._path is not None and "refused" not in answer:
+            made = {key: one for key, one in self._answers.items() if "refused" not in one}
+            # A plan that is not kept is made again.
+            with suppress(OSError):
+                write_durably(self._path, canonical_json(made), mode=0o600)
+
+
+def _beyond() -> RunError:
+    return RunError(
+        "the site cannot plan this job within its limits: ask for fewer steps, or for a smaller "
+        "privacy.epsilon; the site's own log says more"
+    )
+
+
+def _key(manifest: Manifest, examples: int, update_size: int) -> str:
+    numbers = {
+        "version": VERSION,
+        "job": manifest.job.model_dump(mode="json", include=_PLANNED),
+        "cohort": manifest.cohort,
+        "examples": examples,
+        "update_size": update_size,
+    }
+    return hashlib.sha256(canonical_json(numbers)).hexdigest()
+
+
+def _read(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The plans that a file keeps; none if it is not there or damaged, as they can be made again."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+        return {str(key): dict(one) for key, one in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        log.warning("%s is damaged: plans are made again", path)
+        return {}
+
+
+def _plans(answer: dict[str, Any], manifest: Manifest) -> Plans | None:
+    """An answer as plans; None if they are not what was asked for. Raises PlanError for a refusal."""
+    if isinstance(answer.get("refused"), str):
+        raise PlanError(answer["refused"][:_LONGEST])
+    privacy = manifest.job.privacy
+    try:
+        plans: Plans = from_table(Plans, answer)
+    except (ValueError, TypeError, AttributeError, RecursionError, PlanError):
+        return None
+    plan = plans.plan
+    asked = (privacy.mechanism, privacy.unit, privacy.delta, privacy.clipping_norm)
+    found = (plan.mechanism.name, plan.unit, plan.delta, plan.clipping_norm)
+    # The ledger computes this ε in any case, and it is composed within bounds.
+    if found != asked or plan.steps != manifest.job.planned_steps or plan.epsilon > privacy.epsilon:
+        return None
+    return plans
+
+
+def main() -> None:
+    """Answer the question on standard input."""
+    question = json.load(sys.stdin)
+    _limit(seconds=question["seconds"], mib=question["mib"])
+    try:
+        plans = plan_here(
+            read_manifest(question["manifest"].encode()), question["examples"], question["update_size"]
+        )
+        answer = to_table(plans)
+    except PlanError as error:
+        answer = {"refused": str(error)}
+    sys.stdout.buffer.write(canonical_json(answer))
+
+
+def _limit(*, seconds: float, mib: int) -> None:
+    """Limit this process, for good. Processor time too: nobody kills it if the agent itself is killed."""
+    import resource
+
+    if sys.platform == "linux":  # elsewhere the system knows no such limit, or does not keep it
+        resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
+    most = int(seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+
+
+if __name__ == "__main__":
+    main()

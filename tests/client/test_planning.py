@@ -1,0 +1,201 @@
+"""A process finds the plan that would be found here; whatever befalls it is one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.planning import PLANNING, PlanningProcess, plan_here
+from privacy.errors import PlanError, RunError
+from protocol.job import AdapterSection, DataSection, Job, ModelSection
+from protocol.manifest import Manifest
+
+EXAMPLES, SIZE = 2000, 5000
+CONSTANT = (
+    "the site cannot plan this job within its limits: ask for fewer steps, or for a smaller "
+    "privacy.epsilon; the site's own log says more"
+)
+SITE_LEVEL = {"unit": "site", "mechanism": "skellam", "epsilon": 8.0}
+CENTRAL = {"unit": "site", "noise": "central", "epsilon": 8.0}
+
+
+def manifest(run: str = "run", **sections: Any) -> Manifest:
+    job = Job.model_validate(
+        {
+            "model": ModelSection(source="model"),
+            "adapter": AdapterSection(target_modules=["query"]),
+            "data": DataSection(source="data.csv", label="label", labels=["no", "yes"]),
+            **sections,
+        }
+    )
+    return Manifest(
+        run=run, job=job, cohort=5, labels=("no", "yes"), model_digest="0" * 64, layout_digest="1" * 64
+    )
+
+
+def python(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", program)
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Callable[..., tuple[PlanningProcess, Path]]:
+    """A planner, and a file to which each of its processes adds a line."""
+    marks = tmp_path / "marks"
+    marks.touch()
+
+    def make(**changes: Any) -> tuple[PlanningProcess, Path]:
+        program = (
+            f"open({str(marks)!r}, 'a').write('asked\\n'); "
+            "import runpy, sys; runpy.run_module('client.planning', run_name='__main__')"
+        )
+        options = {"seconds": 120, "mib": 1024, "command": python(program)} | changes
+        return PlanningProcess(**options), marks
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        manifest(training={"rounds": 2, "batch_size": 64}),
+        manifest(privacy={"mechanism": "laplace", "delta": 1e-6}),
+        manifest(privacy=SITE_LEVEL),
+        manifest(privacy=CENTRAL),
+    ],
+    ids=["gaussian", "laplace", "skellam", "central"],
+)
+def test_a_process_finds_the_plan_that_is_found_here(asked: Manifest) -> None:
+    planner = PlanningProcess(seconds=120, mib=1024)
+    assert planner(asked, EXAMPLES, SIZE) == plan_here(asked, EXAMPLES, SIZE)
+
+
+def test_what_no_plan_fits_is_said_as_here() -> None:
+    asked = manifest(training={"batch_size": 2001})
+    with pytest.raises(PlanError) as here:
+        plan_here(asked, EXAMPLES, SIZE)
+    with pytest.raises(PlanError) as there:
+        PlanningProcess(seconds=120, mib=1024)(asked, EXAMPLES, SIZE)
+    assert str(there.value) == str(here.value)
+
+
+def test_without_noise_nothing_is_asked() -> None:
+    planner = PlanningProcess(seconds=120, mib=1024, command=python("raise SystemExit(1)"))
+    silent = manifest(privacy={"mechanism": "none"})
+    assert planner(silent, EXAMPLES, SIZE) == plan_here(silent, EXAMPLES, SIZE)
+
+
+ANSWERS = {
+    "it fails": "raise SystemExit(3)",
+    "it is killed": "import os; os.kill(os.getpid(), 9)",
+    "it hangs": "while True: pass",
+    "it says nothing": "",
+    "it says no JSON": "print('{')",
+    "it says no table": "print('[1]')",
+    "it nests": "print('[' * 100_000)",
+    "it names no plan": "print('{}')",
+    "it refuses in no words": "print('{\"refused\": 1}')",
+    "it writes to the error stream": "import sys; sys.stderr.write('a secret ' * 9999); sys.exit(1)",
+}
+
+
+@pytest.mark.parametrize("program", ANSWERS.values(), ids=ANSWERS)
+def test_whatever_befalls_the_process_is_one_sentence(program: str) -> None:
+    planner = PlanningProcess(seconds=1.0, mib=1024, command=python(program))
+    with pytest.raises(RunError) as error:
+        planner(manifest(), EXAMPLES, SIZE)
+    assert str(error.value) == CONSTANT
+
+
+def test_a_process_that_is_not_there_is_the_same_sentence(tmp_path: Path) -> None:
+    planner = PlanningProcess(seconds=1.0, mib=1024, command=[str(tmp_path / "none")])
+    with pytest.raises(RunError) as error:
+        planner(manifest(), EXAMPLES, SIZE)
+    assert str(error.value) == CONSTANT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit of address space")
+def test_memory_is_limited() -> None:
+    with pytest.raises(RunError) as error:
+        PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE)
+    assert str(error.value) == CONSTANT
+
+
+def test_a_plan_that_the_job_did_not_ask_for_is_not_taken(tmp_path: Path) -> None:
+    """Not even from the file that it keeps: it is made anew."""
+    loud, quiet = manifest(), manifest(privacy={"epsilon": 30.0})
+    kept = tmp_path / "plans.json"
+    PlanningProcess(seconds=120, mib=1024, kept=kept)(quiet, EXAMPLES, SIZE)
+    ((_, plans),) = json.loads(kept.read_bytes()).items()
+    PlanningProcess(seconds=120, mib=1024, kept=kept)(loud, EXAMPLES, SIZE)
+    swapped = dict.fromkeys(json.loads(kept.read_bytes()), plans)
+    kept.write_text(json.dumps(swapped))
+    again = PlanningProcess(seconds=120, mib=1024, kept=kept)
+    assert again(loud, EXAMPLES, SIZE) == plan_here(loud, EXAMPLES, SIZE)
+    answering = PlanningProcess(seconds=120, mib=1024, command=python(f"print({json.dumps(plans)!r})"))
+    with pytest.raises(RunError):
+        answering(loud, EXAMPLES, SIZE)
+
+
+def test_a_plan_is_made_once(counted: Callable[..., Any], tmp_path: Path) -> None:
+    """For all runs that agree in their numbers, and for the next process of the site too."""
+    kept = tmp_path / "plans.json"
+    planner, marks = counted(kept=kept)
+    first = planner(manifest(), EXAMPLES, SIZE)
+    assert planner(manifest("another"), EXAMPLES, SIZE) == first
+    after, _ = counted(kept=kept)
+    assert after(manifest(), EXAMPLES, SIZE) == first
+    assert marks.read_text() == "asked\n"
+    for change in ({"examples": EXAMPLES + 1}, {"update_size": SIZE + 1}):
+        planner(manifest(), **{"examples": EXAMPLES, "update_size": SIZE, **change})
+    planner(replace(manifest(), cohort=6), EXAMPLES, SIZE)
+    assert marks.read_text() == "asked\n" * 4
+
+
+def test_a_refusal_is_remembered_and_not_written_down(counted: Callable[..., Any], tmp_path: Path) -> None:
+    kept = tmp_path / "plans.json"
+    planner, marks = counted(kept=kept)
+    for _ in range(3):
+        with pytest.raises(PlanError, match="batch_size"):
+            planner(manifest(training={"batch_size": 2001}), EXAMPLES, SIZE)
+    assert marks.read_text() == "asked\n"
+    assert json.loads(kept.read_bytes()) == {} if kept.exists() else True
+
+
+def test_few_plans_are_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "plans.json"
+    planner = PlanningProcess(seconds=120, mib=1024, kept=kept, command=python("print('{}')"))
+    for examples in range(200):
+        planner._keep(f"key {examples}", {"plan": examples})
+    assert len(json.loads(kept.read_bytes())) == 64
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"[1]", b'{"a": 1}', b"\xff", b"[" * 100_000])
+def test_a_damaged_file_costs_a_plan_and_nothing_else(tmp_path: Path, content: bytes) -> None:
+    kept = tmp_path / "plans.json"
+    kept.write_bytes(content)
+    planner = PlanningProcess(seconds=120, mib=1024, kept=kept)
+    assert planner(manifest(), EXAMPLES, SIZE) == plan_here(manifest(), EXAMPLES, SIZE)
+
+
+def test_the_process_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CONFIDE_SECRET", "swordfish")
+    held = (tmp_path / "identity.key").open("w")
+    seen = tmp_path / "seen"
+    program = (
+        "import json, os; files = '/proc/self/fd'; "
+        "found = os.listdir(files) if os.path.exists(files) else []; "
+        f"open({str(seen)!r}, 'w').write(json.dumps([dict(os.environ), found, os.getcwd()]))"
+    )
+    with held, pytest.raises(RunError):
+        PlanningProcess(seconds=60, mib=1024, command=python(program))(manifest(), EXAMPLES, SIZE)
+    environment, files, folder = json.loads(seen.read_text())
+    assert "swordfish" not in environment.values()
+    assert len(files) <= 4  # its three streams, and the folder that it lists
+    assert folder == "/"
+    assert PLANNING[0] == sys.executable
