@@ -13,7 +13,7 @@ from protocol.adapted_model import AdaptedModel
 from protocol.examples import Examples
 from protocol.job import DataSection
 from protocol.table import RawTable, read_raw_table
-from protocol.tokenization import NO_LABEL, NO_TEXT, Tokenized, tokenize
+from protocol.tokenization import NO_LABEL, NO_TEXT, Reader, Tokenized, tokenize
 
 log = logging.getLogger("confide.agent")
 
@@ -53,7 +53,7 @@ class DataSet:
         if adapted.spec.task == "sequence-classification":
             known = {label: number for number, label in enumerate(self.labels)}
             numbers = [known.get(label or "") for label in self.table.labels or ()]
-        return tokenize(adapted, texts=self.table.texts, labels=numbers)
+        return tokenize(Reader.of(adapted), texts=self.table.texts, labels=numbers)
 
     def examples(self, adapted: AdaptedModel) -> Examples:
         """As ``tokenized``; how many are blank, and why, is in the custodian's log and nowhere else."""

@@ -74,6 +74,20 @@ def status(
 
 
 @app.command()
+def check(
+    site: Site = SITE,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Read a site's data as its agent would, and say which rows are blank and why. Nobody else hears."""
+    from client.data_check import check_data
+    from client.site_file import find_site_file, read_site_file
+    from confide.check_view import print_data_checks, print_data_checks_json
+
+    found = check_data(read_site_file(find_site_file(site)))
+    (print_data_checks_json if json else print_data_checks)(found)
+
+
+@app.command()
 def keys(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The folder that is to be the site's home.")],
 ) -> None:

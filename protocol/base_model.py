@@ -108,6 +108,24 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
     return BaseModel(model=model, tokenizer=tokenizer, digest=digest)
 
 
+def load_tokenizer(source: str) -> tuple[Any, int]:
+    """The tokenizer of a folder, package or Hub id, and how many tokens its config says that it knows.
+
+    Raises ModelError where a tokenizer cannot be had by itself, as from GGUF files.
+    """
+    _be_quiet()
+    import transformers
+
+    where = str(package_path(source)) if source.startswith("package:") else source
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(where).exists()}
+    try:
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # transformers and its hub raise whatever they like
+        raise ModelError(f"{source!r}: no tokenizer by itself: {_first_line(error)}") from error
+    return tokenizer, int(config.get_text_config().vocab_size)
+
+
 def head_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the classification head's modules; empty for a language model."""
     known = ("classifier", "score")

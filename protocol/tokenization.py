@@ -34,31 +34,48 @@ class Tokenized:
     blank: Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """What a model reads texts with: its tokenizer, and the bounds of what it can take.
+
+    Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``.
+    """
+
+    tokenizer: Any
+    max_length: int
+    least: int
+    tokens: int
+
+    @classmethod
+    def of(cls, adapted: AdaptedModel) -> Reader:
+        """That of a model with an adapter. A language model predicts from the second token on."""
+        return cls(
+            tokenizer=adapted.tokenizer,
+            max_length=adapted.spec.max_length,
+            least=2 if adapted.spec.task == "causal-lm" else 1,
+            tokens=adapted.tokens,
+        )
+
+
 def tokenize(
-    adapted: AdaptedModel, *, texts: Sequence[str | None], labels: Sequence[int | None] | None
+    reader: Reader, *, texts: Sequence[str | None], labels: Sequence[int | None] | None
 ) -> Tokenized:
-    """Tokenize texts for a model, each cut to ``data.max_length``: as many examples as there are texts.
+    """Tokenize texts, each cut to what a reader takes: as many examples as there are texts.
 
     A blank example has no tokens, and contributes nothing to anything. That is what becomes of a text or a
     label that is None, and of a text on which the tokenizer fails, or of which it makes too few tokens or
     one that the model does not know. So what one row holds decides about that row alone, and nothing that
     it holds raises an error.
     """
-    if labels is None:
-        labels = [0] * len(texts)
-        labelled = False
-    else:
-        labelled = True
-    least = 2 if adapted.spec.task == "causal-lm" else 1
     rows: list[_Row] = []
     why: dict[str, list[int]] = {}
     for start in range(0, len(texts), _CALL):
         part = [text or "" for text in texts[start : start + _CALL]]
-        for place, found in enumerate(_encode(adapted, part), start=start):
-            reason, kept = _judged(found, least=least, tokens=adapted.tokens)
+        for place, found in enumerate(_encode(reader, part), start=start):
+            reason, kept = _judged(found, reader)
             if texts[place] is None:
                 reason = NO_TEXT
-            elif labels[place] is None:
+            elif labels is not None and labels[place] is None:
                 reason = NO_LABEL
             if reason is not None:
                 why.setdefault(reason, []).append(place)
@@ -67,8 +84,8 @@ def tokenize(
     examples = Examples(
         tokens=np.concatenate([np.zeros(0, np.int32), *rows]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=np.array([label or 0 for label in labels], np.int64) if labelled else None,
-        padding=int(adapted.tokenizer.pad_token_id or 0),
+        labels=None if labels is None else np.array([label or 0 for label in labels], np.int64),
+        padding=int(reader.tokenizer.pad_token_id or 0),
     )
     return Tokenized(
         examples=examples, blank=MappingProxyType({reason: tuple(found) for reason, found in why.items()})
@@ -86,7 +103,8 @@ def tokenize_rows(
     if table.labels is not None:
         number = {label: index for index, label in enumerate(labels)}
         numbers = [number[table.labels[row]] for row in rows]
-    found = tokenize(adapted, texts=[table.texts[row] for row in rows], labels=numbers)
+    texts = [table.texts[row] for row in rows]
+    found = tokenize(Reader.of(adapted), texts=texts, labels=numbers)
     for reason, places in found.blank.items():
         raise DataError(
             f"data.text: {len(places)} texts cannot be used, the first in row {rows[places[0]] + 1}: "
@@ -95,20 +113,20 @@ def tokenize_rows(
     return found.examples
 
 
-def _encode(adapted: AdaptedModel, texts: list[str]) -> list[Any]:
+def _encode(reader: Reader, texts: list[str]) -> list[Any]:
     """The tokenizer's rows; None for each text on which it fails."""
-    found = _call(adapted, texts)
+    found = _call(reader, texts)
     if found is None or len(found) != len(texts):
-        found = [(_call(adapted, [text]) or [None])[0] for text in texts]
+        found = [(_call(reader, [text]) or [None])[0] for text in texts]
     return found
 
 
-def _call(adapted: AdaptedModel, texts: list[str]) -> list[Any] | None:
+def _call(reader: Reader, texts: list[str]) -> list[Any] | None:
     try:
-        encoded = adapted.tokenizer(
+        encoded = reader.tokenizer(
             texts,
             truncation=True,
-            max_length=adapted.spec.max_length,
+            max_length=reader.max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
@@ -119,7 +137,7 @@ def _call(adapted: AdaptedModel, texts: list[str]) -> list[Any] | None:
         return None
 
 
-def _judged(found: Any, *, least: int, tokens: int) -> tuple[str | None, _Row]:
+def _judged(found: Any, reader: Reader) -> tuple[str | None, _Row]:
     """Why a tokenizer's row cannot be used, None if it can, and the row."""
     nothing = np.zeros(0, np.int32)
     try:
@@ -128,6 +146,7 @@ def _judged(found: Any, *, least: int, tokens: int) -> tuple[str | None, _Row]:
         return FAILED, nothing
     if row.ndim != 1:
         return FAILED, nothing
-    if len(row) and not (row.min() >= 0 and row.max() < min(tokens, 2**31)):
+    row = row[: reader.max_length]  # whatever the tokenizer makes of being asked for that
+    if len(row) and not (row.min() >= 0 and row.max() < min(reader.tokens, 2**31)):
         return OUT_OF_RANGE, nothing
-    return (TOO_SHORT if len(row) < least else None), row.astype(np.int32)
+    return (TOO_SHORT if len(row) < reader.least else None), row.astype(np.int32)

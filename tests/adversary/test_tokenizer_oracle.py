@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-import client.resident
+import client.data_set
 from client.resident import Resident
 from client.site_file import read_site_file
 from privacy.ledger_audit import audit_ledger
@@ -54,13 +54,13 @@ def honest(folder: Path) -> Manifest:
 def texts_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each call of the tokenizer saw."""
     found = []
-    tokenize = client.resident.tokenize
+    tokenize = client.data_set.tokenize
 
     def watch(tokenizer: Any, *, texts: Any, **options: Any) -> Any:
         found.append(len(texts))
         return tokenize(tokenizer, texts=texts, **options)
 
-    monkeypatch.setattr(client.resident, "tokenize", watch)
+    monkeypatch.setattr(client.data_set, "tokenize", watch)
     return found
 
 

@@ -346,21 +346,28 @@ def test_the_metrics_page_says_how_an_agent_fares(searched: Searched) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "blank"),
     [
-        b"text,label\nfine,no\n%s said this,yes,extra\n",
-        b"text,label\nfine,no\n%s said this,%s\n",
-        b"text,label\nfine,no\n%s\xff said this,yes\n",
-        b'text,label\n"%s said this,yes\n',
+        (b"text,label\nfine,no\n%s said this,yes,extra\n", False),
+        (b"text,label\nfine,no\n%s said this,%s\n", True),
+        (b"text,label\nfine,no\n%s\xff said this,yes\n", True),
+        (b'text,label\n"%s said this,yes\n', False),
     ],
     ids=["a row too long", "a label that is none", "no UTF-8", "an open quote"],
 )
-def test_data_that_cannot_be_read_are_not_quoted(tmp_path: Path, content: bytes) -> None:
+def test_data_that_cannot_be_read_are_not_quoted(
+    tmp_path: Path, content: bytes, blank: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     word = WORDS["west"]
     path = tmp_path / "data.csv"
     path.write_bytes(content.replace(b"%s", word.encode()))
     source = DataSource(source=str(path), label="label", labels=["no", "yes"])
-    with pytest.raises(DataError) as caught:
-        read_data_set("notes", source)
-    assert found_in(str(caught.value).encode(), of_text(word)) == set()
-    assert os.fspath(path) in str(caught.value) or "row" in str(caught.value)
+    if blank:
+        assert list(read_data_set("notes", source).blank.values()) == [(1,)]
+        said = caplog.text
+    else:
+        with pytest.raises(DataError) as caught:
+            read_data_set("notes", source)
+        said = str(caught.value)
+        assert os.fspath(path) in said or "row" in said
+    assert found_in(said.encode(), of_text(word)) == set()
