@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from server.run_audit import RunAudit
     from simulation.simulate import resume
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.

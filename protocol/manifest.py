@@ -15,7 +15,7 @@ from protocol.job import SITES_MAX, Job
 from protocol.job_file import parse_job
 from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 
-VERSION = "0.4.0"
+VERSION = "0.5.0"
 MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 
 # No real job comes near it: ten thousand labels of twenty letters, twice, are half of it.
