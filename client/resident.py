@@ -27,7 +27,7 @@ from privacy.ledger import Ledger
 from protocol import confide_pb2 as pb
 from protocol.adapted_model import AdaptedModel
 from protocol.base_model import load_base_model
-from protocol.device import choose_device
+from protocol.device import choose_device, without_subnormals
 from protocol.envelope import Header, Opened
 from protocol.frozen_prefix import Activations, FrozenPrefix
 from protocol.job import Job
@@ -95,8 +95,9 @@ class Resident:
 
     def answer(self, opened: Opened) -> bytes:
         """Answer the Request in an envelope with one serialized Reply; raises StoppedError alone."""
-        reply = answer_or_refuse(self._file.site.name, lambda: self._counted(opened))
-        self._tell_all_spent()
+        with without_subnormals():
+            reply = answer_or_refuse(self._file.site.name, lambda: self._counted(opened))
+            self._tell_all_spent()
         return reply
 
     def _counted(self, opened: Opened) -> pb.Reply:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,21 @@ def choose_device(section: DeviceSection) -> Device:
         torch=torch.device(name),
         bfloat16=native if section.precision == "auto" else section.precision == "bfloat16",
     )
+
+
+@contextmanager
+def without_subnormals() -> Iterator[None]:
+    """Within this block this thread takes subnormal numbers for zero, where the processor can.
+
+    Products with them may take 300 times as long, and whoever chooses a model or an adapter could have
+    texts make them. Threads of torch's that begin within the block do so for good; a pool is made at its
+    first use, so the block must be around that.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _has_bfloat16(name: str) -> bool:

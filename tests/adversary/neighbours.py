@@ -192,8 +192,10 @@ class Federation(MaskedSites):
         coordinator: Coordinator,
         models: dict[str, str],
         example: str,
+        before: Manifest | None = None,
     ) -> None:
-        self._coordinator, self._models = coordinator, models
+        """``before`` is the manifest of a run that each site joins first."""
+        self._coordinator, self._models, self._before = coordinator, models, before
         data = {name: homes / f"{name}.csv" for name in world.site_names}
         homes.mkdir(parents=True, exist_ok=True)
         for place, path in enumerate(data.values()):
@@ -220,6 +222,12 @@ class Federation(MaskedSites):
             models=self._models,
             task=self.world.job.task,
         )
+
+        if self._before is not None:
+            party = self.first if name == self.world.site_names[0] else self.sites[name]
+            party.run = self._before.run  # type: ignore[attr-defined]
+            party.answer(pb.Request(join=pb.Join(manifest=self._before.content)).SerializeToString())
+            party.run = "run"  # type: ignore[attr-defined]
 
     @property
     def first(self) -> Party:

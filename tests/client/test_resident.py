@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 
 import client.data_set
 import client.resident
@@ -221,6 +222,31 @@ def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
         "the site failed; its own log says how",
         "the site cannot write its records; its own log says why",
     }
+
+
+def test_an_answer_is_computed_without_subnormal_numbers(
+    make: Callable[..., Resident],
+    world: World,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They take longer, and a model can be made that makes them of some texts."""
+
+    def half() -> float:
+        return float(torch.tensor([1e-40]) * 0.5)
+
+    seen = []
+    tokenize = client.data_set.tokenize
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        seen.append(half())
+        return tokenize(*arguments, **options)
+
+    monkeypatch.setattr(client.data_set, "tokenize", noted)
+    assert join(make(), coordinator, world.manifest("run")).HasField("joined")
+    can = torch.set_flush_denormal(False)
+    assert seen == [0.0 if can else half()]
+    assert half() > 0
 
 
 def test_an_envelope_of_one_run_carries_no_request_of_another(
