@@ -19,6 +19,7 @@ import tomli_w
 
 import client.site
 from client.home import Home
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from privacy.entries import Registered
@@ -102,7 +103,7 @@ class Party:
         table["rules"]["central_noise"] = "allowed"
         home.mkdir(parents=True, exist_ok=True)
         (home / "site.toml").write_text(tomli_w.dumps(table))
-        resident = Resident(home, read_site_file(home / "site.toml"))
+        resident = Resident(home, read_site_file(home / "site.toml"), planner=plan_here)
         return cls(name=name, home=home, coordinator=coordinator, resident=resident)
 
     def answer(self, content: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from client.home import Home
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from confide.cli import main
@@ -195,7 +196,7 @@ class Federation:
         self.world = world
         self.manifest = world.manifest("run")
         self.site_toml = write_site(home, folder, self.coordinator.identity)
-        self.resident = Resident(home, read_site_file(self.site_toml))
+        self.resident = Resident(home, read_site_file(self.site_toml), planner=plan_here)
         self.resident.check_ledger()
 
     def ask(self, envelope: bytes) -> Reply:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from client.home import Home
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from client.site_status import SiteStatus, Waiting
@@ -69,7 +70,7 @@ class Site:
         self.home = home
         self.manifest = world.manifest("run")
         path = write_site(home, folder, self.coordinator.identity)
-        self.resident = Resident(home, read_site_file(path))
+        self.resident = Resident(home, read_site_file(path), planner=plan_here)
 
     def join(self, change: Any) -> Reply:
         """Ask to join with a manifest that is changed as JSON."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from client.home import Home
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from privacy.canonical import canonical_json
@@ -46,7 +47,7 @@ class Attack:
         path = write_site(home, folder, self.coordinator.identity, **changes)
         self.home = home
         self.manifest = manifest
-        self.resident = Resident(home, read_site_file(path))
+        self.resident = Resident(home, read_site_file(path), planner=plan_here)
         self.resident.check_ledger()
 
     def ask(self, envelope: bytes) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from client.training import Trainer
@@ -74,7 +75,7 @@ class Place:
         source = {"source": str(data), "label": "label", "labels": ["no", "yes"]}
         home = self.folder / f"home-{self.sites}"
         path = write_site(home, self.folder, coordinator.identity, data={"data": source})
-        resident = Resident(home, read_site_file(path))
+        resident = Resident(home, read_site_file(path), planner=plan_here)
         world = World(tiny.job(self.folder))
 
         def answer(envelope: bytes) -> Reply:

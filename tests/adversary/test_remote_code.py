@@ -18,6 +18,7 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
+from client.planning import plan_here
 from client.resident import Resident
 from client.site_file import read_site_file
 from privacy.errors import ModelError
@@ -248,7 +249,7 @@ def join(trap: Trap, tiny_folder: Path, model: Path | str) -> Reply:
     envelope = coordinator.join(replace(manifest, job=job))
     public = coordinator.identity.public
     opened = open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE)
-    return Reply.FromString(Resident(path.parent, read_site_file(path)).answer(opened))
+    return Reply.FromString(Resident(path.parent, read_site_file(path), planner=plan_here).answer(opened))
 
 
 @pytest.mark.parametrize("kind", ["code", "pickle"])
