@@ -120,7 +120,7 @@ def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length
 def _shapes(world: World) -> Shapes:
     """As in training, found with kept activations if those work."""
     kept = Activations(world.prefix, world.held_out)
-    return world.trainer.shapes(world.job.training, world.held_out, kept if kept.work else None)
+    return world.trainer.shapes(world.job.training, kept if kept.work else None)
 
 
 def _rows_a_step(world: World, shapes: Shapes) -> float:

@@ -98,8 +98,9 @@ def ignore_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "check_holds", lambda _self, _head: None, raising=False)
 
 
-@pytest.mark.parametrize("sums", ["none", "masks"])
-@pytest.mark.parametrize("deed", [set_back, set_back_ledger])
+@pytest.mark.parametrize(
+    ("sums", "deed"), [("none", set_back), ("none", set_back_ledger), ("masks", set_back)]
+)
 def test_a_home_that_was_set_back_takes_no_further_part(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, sums: str, deed: Deed
 ) -> None:
@@ -116,8 +117,7 @@ def test_a_home_that_was_set_back_takes_no_further_part(
     assert "an older copy of the site's home was put back" in caplog.text
 
 
-@pytest.mark.parametrize("sums", ["none", "masks"])
-@pytest.mark.parametrize("deed", [set_back, set_back_ledger])
+@pytest.mark.parametrize(("sums", "deed"), [("none", set_back), ("masks", set_back_ledger)])
 def test_a_site_that_does_not_look_is_found_by_its_receipt(
     tiny_folder: Path,
     tmp_path: Path,
@@ -139,7 +139,7 @@ def test_a_site_that_does_not_look_is_found_by_its_receipt(
     assert "after 4 of 12 steps, and 2 more, it counts 4; an older copy of the site's home" in caplog.text
 
 
-@pytest.mark.parametrize("deed", [set_back, set_back_ledger])
+@pytest.mark.parametrize("deed", [set_back])
 def test_before_the_metrics(tiny_folder: Path, tmp_path: Path, deed: Deed) -> None:
     """What the last rounds cost is gone, and the metrics would be paid from it."""
     federation = Federation(tmp_path, tiny_folder, metrics={"epsilon": 1.0})
@@ -151,9 +151,15 @@ def test_before_the_metrics(tiny_folder: Path, tmp_path: Path, deed: Deed) -> No
     assert [charge.purpose for charge in charges(federation.home)] == ["training"] * 5
 
 
-@pytest.mark.parametrize("sums", ["none", "masks"])
-@pytest.mark.parametrize("looks", [True, False])
-@pytest.mark.parametrize("deed", [set_back, set_back_ledger, begin_anew])
+@pytest.mark.parametrize(
+    ("deed", "looks", "sums"),
+    [
+        (set_back, True, "none"),
+        (set_back_ledger, False, "none"),
+        (begin_anew, True, "masks"),
+        (begin_anew, False, "none"),
+    ],
+)
 def test_while_the_coordinator_is_away(
     tiny_folder: Path,
     tmp_path: Path,
