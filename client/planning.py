@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -207,12 +208,13 @@ def main() -> None:
 
 def _limit(*, seconds: float, mib: int) -> None:
     """Limit this process, for good. Processor time too: nobody kills it if the agent itself is killed."""
-    import resource
-
+    limits = {resource.RLIMIT_CPU: int(seconds) + 1}
     if sys.platform == "linux":  # elsewhere the system knows no such limit, or does not keep it
-        resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
-    most = int(seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+        limits[resource.RLIMIT_AS] = mib << 20
+    for kind, wanted in limits.items():
+        _, most = resource.getrlimit(kind)
+        allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(kind, (allowed, allowed))
 
 
 if __name__ == "__main__":

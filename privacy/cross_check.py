@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 LEAST_DELTA = 1e-9  # float noise drowns what is below
 _REACH = 12.0  # normal deviations that are looked at: beyond them lies a mass of 4e-33
 _LAPLACE_REACH = 80.0  # scales, for the same
+_CELLS = 2**22  # at most, of one step
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -138,6 +139,8 @@ def _cells(mechanism: Mechanism, rate: float, width: float) -> tuple[Floats, Flo
     furthest = (0.5 + _REACH * scale) / scale**2 if mechanism.name == "gaussian" else 1.0 / scale
     unsampled = math.log1p(-rate) if rate < 1.0 else -math.inf
     low, high = np.logaddexp(unsampled, math.log(rate) + np.array([-furthest, furthest]))
+    # Where losses reach far, so does ε, and a wider cell is as good.
+    width = max(width, (high - low) / _CELLS)
     width = high / math.ceil(high / width)  # so that the largest loss, Laplace's atom, lies on the grid
     edges = width * np.arange(math.floor(low / width), math.ceil(high / width) + 1)
     # Undo the mixing: e^loss = 1 - rate + rate · e^ratio. Below ln(1 - rate) there is no such ratio.

@@ -11,7 +11,7 @@ from protocol.plain_text import MOST_LABELS, Label, Place, Word
 Task = Literal["sequence-classification", "causal-lm"]
 
 # What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
-# asked by a stranger. A plan at these ends takes up to 7 seconds and 160 MiB: privacy.accounting bounds
+# asked by a stranger. A plan at these ends takes up to 5 seconds and 150 MiB: privacy.accounting bounds
 # what it composes, whatever the numbers are. Over a million steps floats may add about the least δ to δ.
 ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
 # A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.

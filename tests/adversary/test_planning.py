@@ -286,7 +286,7 @@ def test_no_search_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_round_ends_when_the_sites_time_is_over(
     make: Callable[..., Site], world: World, tmp_path: Path
 ) -> None:
-    """100,000 local steps are asked for; the site's clock says after each how long it took."""
+    """Many local steps are asked for; the site's clock says after each how long it took."""
     now = [0.0]
     taken = []
 
@@ -295,7 +295,7 @@ def test_a_round_ends_when_the_sites_time_is_over(
         now[0] += 3000.0
 
     site = make(_clock=lambda: now[0], _between=between)
-    training = {"rounds": 1, "local_steps": 100_000, "batch_size": 1}
+    training = {"rounds": 1, "local_steps": 100, "batch_size": 1}
     content = hostile(world, training=training, privacy={"epsilon": 100.0})
     assert ask(site, content).HasField("joined")
     home = Home(tmp_path)
@@ -304,5 +304,5 @@ def test_a_round_ends_when_the_sites_time_is_over(
     assert "the round's local steps take longer than this site allows" in refused.reason
     assert "rules.longest_round" in refused.reason
     assert taken == [0, *range(8)]  # once before anything is charged; 21,600 s are over after the eighth
-    assert [one.steps for one in charges(tmp_path)] == [100_000]
-    assert "has taken 100000" in train(site, manifest, world).refused.reason
+    assert [one.steps for one in charges(tmp_path)] == [100]
+    assert "has taken 100;" in train(site, manifest, world).refused.reason

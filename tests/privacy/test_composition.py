@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import dp_accounting as dp
+import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
@@ -18,8 +20,6 @@ from privacy.cross_check import epsilon_by_fft
 from privacy.errors import PlanError
 from privacy.mechanisms import Mechanism
 from privacy.plan import Plan, make_plan
-
-import dp_accounting as dp  # isort: skip
 
 
 def noise(name: str, multiplier: float) -> Mechanism:
@@ -130,6 +130,39 @@ def test_rounds_cost_more_and_more_also_by_order() -> None:
     run = {"mechanism": noise("gaussian", 0.05), "sampling_rate": 1.0, "delta": 1e-5, "horizon": 10_000}
     found = [epsilon_by_pld(**run, steps=steps) for steps in (0, 1, 10, 100, 1000, 10_000)]
     assert found == sorted(found)
+
+
+def coin(*, infinite: float = 0.0) -> Losses:
+    """A loss of 0.01 nats, up or down."""
+    masses = np.array([0.5, 0.0, 0.5]) * (1.0 - infinite)
+    return Losses(grid=0.01, first=-1, masses=masses, infinite=infinite)
+
+
+def test_what_floats_add_up_to_is_added_to_delta() -> None:
+    """A transform is off by 2^-53; its power by a billion times as much."""
+    for steps, finite in ((100, True), (10**9, False)):
+        losses = coin()
+        found = losses.epsilon(losses.window(steps), steps=steps, delta=1e-8)
+        assert math.isfinite(found) == finite
+
+
+@pytest.mark.parametrize(("delta", "finite"), [(9.9e-4, False), (1.1e-3, True)])
+def test_infinite_losses_add_up(delta: float, finite: bool) -> None:
+    losses = coin(infinite=1e-5)
+    found = losses.epsilon(losses.window(100), steps=100, delta=delta)
+    assert math.isfinite(found) == finite
+
+
+def test_a_composition_is_a_binomial() -> None:
+    """δ(ε) of a hundred coins, summed up by hand."""
+    losses, steps, delta = coin(), 100, 1e-3
+    epsilon = losses.epsilon(losses.window(steps), steps=steps, delta=delta)
+    ways = [math.comb(steps, heads) / 2**steps for heads in range(steps + 1)]
+    sums = [0.01 * (2 * heads - steps) for heads in range(steps + 1)]
+    spent = sum(
+        way * -math.expm1(epsilon - total) for way, total in zip(ways, sums, strict=True) if total > epsilon
+    )
+    assert spent == pytest.approx(delta, rel=1e-6)
 
 
 def asked(**changes: Any) -> dict[str, Any]:

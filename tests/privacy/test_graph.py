@@ -339,3 +339,10 @@ def test_sums_over_a_sparse_graph_are_exact(size: int, threshold: int) -> None:
     others = {site: shares[site] for site in revealers if roster.place(site) not in places or site in kept}
     with pytest.raises(AggregationError, match="expected 48 shares"):
         unmask(total, **arguments, cohort=cohorts[dealers[0]], shares=others)
+
+
+def test_a_graph_that_would_take_gigabytes_is_refused() -> None:
+    """Ten thousand sites of which half collude have to mask all with all."""
+    with pytest.raises(AggregationError, match=r"cohort: expected 2500 sites at most .*, got 10000"):
+        make_graph(10_000, threshold=7600, colluding=5000, seed=bytes(32))
+    assert len(make_graph(10_000, threshold=6667, colluding=0, seed=bytes(32)).neighbours) == 10_000
