@@ -25,7 +25,7 @@ from privacy.canonical import canonical_json
 from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
 from privacy.ledger import Ledger
 from protocol import confide_pb2 as pb
-from protocol.adapted_model import AdaptedModel
+from protocol.adapted_model import AdaptedModel, ModelSpec
 from protocol.base_model import load_base_model
 from protocol.device import choose_device, without_subnormals
 from protocol.envelope import Header, Opened
@@ -253,12 +253,10 @@ def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> No
 
 def _model_key(manifest: Manifest) -> bytes:
     """What two manifests have in common that can be answered with one model in memory."""
-    job = manifest.job
-    asked = job.model_dump(mode="json", include={"task", "model", "adapter", "strategy", "device"})
     return canonical_json(
         {
-            **asked,
-            "max_length": job.data.max_length,
+            "spec": ModelSpec.of(manifest.job).as_table(),
+            "device": manifest.job.device.model_dump(mode="json"),
             "labels": manifest.labels,
             "digest": manifest.model_digest,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from protocol.sparsification import Support, decode_top, encode_top
 from protocol.sums import asked_to_train
 from protocol.update_encoding import make_encoding, round_support, update_reach
 from protocol.vector import to_bytes
+
+log = logging.getLogger("confide.training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Sender:
     def reply(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
         """The answer to a round's request, but for the receipt."""
         if isinstance(self.sums, HomomorphicSession):
+            update = self._finite(update)
             return self.sums.contribute(update, request, reach=update_reach(self.manifest.job))
         sent, dealing = self.send(update, request, source)
         return pb.Trained(round=request.round, update=sent, next=dealing)
@@ -69,6 +73,7 @@ class Sender:
             vector = self.residual.add(update, round_number=request.round)
         if self.sums is None or isinstance(self.sums, HomomorphicSession):
             return self._plain(vector, request.round), None
+        vector = self._finite(vector)
         support = round_support(self.manifest, update_size=self.update_size, number=request.round)
         chosen = vector if support is None else support.take(vector)
         encoding = self._encoding(request)
@@ -89,6 +94,16 @@ class Sender:
             round_number=request.round,
             following=_following(request),
         )
+
+    def _finite(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A vector of which only a sum is read; zero if it is not finite, and has no noise of its own.
+
+        To refuse would tell of this one. With noise in it there is nothing to hide.
+        """
+        if self.plan.mechanism.name != "none" or np.isfinite(vector).all():
+            return vector
+        log.warning("an update that is not finite counts as zero: lower training.learning_rate")
+        return np.zeros_like(vector)
 
     def _plain(self, vector: NDArray[np.float32], round_number: int) -> bytes:
         """Float32 for a coordinator that reads each site's update."""

@@ -34,6 +34,16 @@ class Session:
     dataset: int
 
     @property
+    def hidden(self) -> bool:
+        """Whether local steps have no noise, and masks or noise after them hide a single update.
+
+        Whether one is finite is for nobody to know then. Where each is read as it is, an error tells no
+        more than the update.
+        """
+        silent = self.training.mechanism.name == "none"
+        return silent and (self.plan.unit == "site" or self.sender.sums is not None)
+
+    @property
     def digest(self) -> str:
         """The manifest's digest, as the ledger and receipts write it."""
         return self.manifest.digest.hex()

@@ -222,8 +222,7 @@ class Site:
             self._examples,
             training=job.training,
             plan=session.training,
-            # The noise is in the sum alone, and an update that is not finite counts as zero there.
-            hidden=job.privacy.unit == "site" and job.privacy.mechanism != "none",
+            hidden=session.hidden,
             round_number=request.round,
             entropy=self._keyed(job) or _fresh,
             activations=self._activations if self._activations.work else None,

@@ -61,9 +61,10 @@ class Trainer:
 
         ``entropy(round, step)`` gives each step its own source for sampling and noise; ``between`` is
         called before each, and what it raises ends the round. A blank example that is drawn contributes
-        nothing. With ``hidden``, the steps have no noise, and something after them hides the update: then
-        nothing is said of it. Raises PrivacyUnitError if a step would not be what the plan accounts for,
-        RunError if the adapter became NaN or, without a mechanism, a gradient did.
+        nothing, and so does one that the model fails on. With ``hidden``, the steps have no noise, and
+        something after them hides the update: then nothing is said of it. Raises PrivacyUnitError if a step
+        would not be what the plan accounts for, RunError if the adapter became NaN or, without a mechanism,
+        a gradient did.
         """
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
@@ -175,6 +176,45 @@ class Trainer:
                 )
             parameter.grad_sample = gradients[: len(batch.indices)]  # without the blank rows'
 
+    def _fill(self, batch: Batch, activations: Activations | None) -> None:
+        """As ``backward``, whatever the model does with a text: one that it fails on adds nothing.
+
+        To stop would tell that such a text was drawn. When a batch fails, each of its examples is computed
+        among blank rows, in the same shape: the gradients of the others are what they would have been.
+        """
+        try:
+            self.backward(batch, activations)
+            return
+        except Exception:
+            log.warning("the model fails on a batch: each of its examples is tried alone", exc_info=True)
+        found = [self._alone(one, activations) for one in batch.apart()]
+        for place, parameter in enumerate(self.adapted.trained.values()):
+            parameter.grad_sample = torch.cat([gradients[place] for gradients in found])
+
+    def _alone(self, batch: Batch, activations: Activations | None) -> list[torch.Tensor]:
+        """The gradients of a batch's one example, [1, *shape] each; zero if the model fails on it."""
+        self._forget()
+        try:
+            self.backward(batch, activations)
+            return [parameter.grad_sample for parameter in self.adapted.trained.values()]
+        except Exception as error:
+            log.warning("the model fails on an example, which counts as blank: %s", type(error).__name__)
+            return [
+                parameter.new_zeros((1, *parameter.shape)) for parameter in self.adapted.trained.values()
+            ]
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what a pass that may have failed half-way left, in the hooks too: the next would find it."""
+        for module in self.adapted.peft.modules():
+            for left in ("activations", "max_batch_len"):
+                module.__dict__.pop(left, None)
+        for parameter in self.adapted.trained.values():
+            parameter.grad = parameter.grad_sample = None
+            parameter.__dict__.pop("_current_grad_sample", None)
+            parameter._forward_counter = 0
+
     @contextmanager
     def without_hooks(self) -> Iterator[None]:
         """Within this block the model is plain PyTorch: no per-example gradients are made."""
@@ -198,11 +238,11 @@ class Trainer:
                 parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
             return
         for batch in batches[:-1]:
-            self.backward(batch, activations)
+            self._fill(batch, activations)
             optimizer.signal_skip_step(do_skip=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.backward(batches[-1], activations)
+        self._fill(batches[-1], activations)
         optimizer.signal_skip_step(do_skip=False)
 
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -35,7 +38,6 @@ class ModelSpec:
     adapter: AdapterSection
     strategy: StrategySection
     max_length: int
-    adapter_seed: int
 
     @classmethod
     def of(cls, job: Job) -> ModelSpec:
@@ -46,8 +48,14 @@ class ModelSpec:
             adapter=job.adapter,
             strategy=job.strategy,
             max_length=job.data.max_length,
-            adapter_seed=job.seeds.adapter,
         )
+
+    def as_table(self) -> dict[str, Any]:
+        """All of it, as JSON has it: models made for equal tables are the same."""
+        return {
+            name: value.model_dump(mode="json") if isinstance(value, pydantic.BaseModel) else value
+            for name, value in vars(self).items()
+        }
 
 
 class AdaptedModel:
@@ -94,9 +102,9 @@ class AdaptedModel:
         """The parameters that sites train, by their name in the layout, in its order."""
         return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
 
-    def initial_adapter(self) -> NDArray[np.float32]:
-        """A with orthonormal rows drawn from ``seeds.adapter``, B zero, the head as loaded."""
-        generator = np.random.Generator(np.random.PCG64(self.spec.adapter_seed))
+    def initial_adapter(self, seed: int) -> NDArray[np.float32]:
+        """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
+        generator = np.random.Generator(np.random.PCG64(seed))
         tensors = {}
         for slot in self.layout.slots:
             if ".lora_A." in slot.name:
@@ -119,6 +127,20 @@ class AdaptedModel:
         with torch.no_grad():
             for name, tensor in self.layout.split(adapter).items():
                 self._parameters[name].copy_(torch.from_numpy(tensor.copy()))
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Within this block the adapter is zero; after it there is again what was loaded."""
+        held = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        with torch.no_grad():
+            for parameter in self._parameters.values():
+                parameter.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(held[name])
 
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """How far the trained tensors moved from ``adapter``: float32[update_size]."""

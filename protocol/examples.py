@@ -36,6 +36,21 @@ class Batch:
             indices=self.indices,
         )
 
+    def apart(self) -> Iterator[Batch]:
+        """Each example in a batch of this very shape, with blank rows in the others' places.
+
+        Where the batch has no blank row, its own is repeated.
+        """
+        for row, index in enumerate(self.indices):
+            blank = len(self.indices) if len(self) > len(self.indices) else row
+            rows = torch.tensor([row] + [blank] * (len(self) - 1))
+            yield Batch(
+                tokens=self.tokens[rows],
+                mask=self.mask[rows],
+                labels=None if self.labels is None else self.labels[rows],
+                indices=np.array([index]),
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:

@@ -103,8 +103,9 @@ class FrozenPrefix:
         """Whether replay gives the outputs of this model's own last layer on ``batch``.
 
         Models that look layers up by number compute something else when lower ones are left out.
-        Losses would not show it: under a head that starts at zero they are all the same. The
-        adapter's dropout draws another mask for each pass, and is off for the comparison.
+        Losses would not show it: under a head that starts at zero they are all the same. The adapter is
+        at rest, so that what was loaded last does not decide; its dropout is off, which would draw another
+        mask for each pass.
         """
         if self.depth == 0:
             return False
@@ -112,7 +113,7 @@ class FrozenPrefix:
         peft, training = self._adapted.peft, self._adapted.peft.training
         peft.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._adapted.at_rest():
                 expected = self._last_output(batch)
                 with self.replay(self.compute(batch)):
                     replayed = self._last_output(batch)
@@ -180,6 +181,8 @@ class Activations:
 
     def fill(self, indices: NDArray[np.int64], shapes: Shapes | None = None) -> None:
         """Compute what is not yet kept of the examples at ``indices``, in batches of ``shapes``.
+
+        Of those that the model fails on nothing is kept, and to replay them raises RunError.
         Without shapes, batches are cut to the examples: for those whose privacy nobody promised.
         """
         missing = indices[~self._known[indices]]
@@ -192,15 +195,29 @@ class Activations:
             whole = shapes.filled_up(self._examples, missing, np.flatnonzero(~known))
             batches = shapes.batches(self._examples, whole)
         for batch in batches:
-            hidden = self._prefix.compute(batch.to(self._prefix.device))
-            rows = hidden.cpu()[: len(batch.indices)][_real(batch)]
-            if len(self._store) == 0:
-                self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
-            self._store[self._positions(batch)] = rows
-            self._known[batch.indices] = True
+            for part, hidden in self._computed(batch):
+                rows = hidden.cpu()[: len(part.indices)][_real(part)]
+                if len(self._store) == 0:
+                    self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
+                self._store[self._positions(part)] = rows
+                self._known[part.indices] = True
+
+    def _computed(self, batch: Batch) -> list[tuple[Batch, torch.Tensor]]:
+        """What goes into the first adapted layer, for the examples that the model does not fail on.
+
+        One must not decide about the others: where a batch fails, each is computed in its shape alone.
+        """
+        try:
+            return [(batch, self._prefix.compute(batch.to(self._prefix.device)))]
+        except Exception as error:
+            log.warning("the model fails below its first adapted layer: %s", type(error).__name__)
+            parts = batch.apart() if len(batch.indices) > 1 else ()
+            return [found for alone in parts for found in self._computed(alone)]
 
     def _fetch(self, batch: Batch) -> torch.Tensor:
         self.fill(batch.indices)
+        if not self._known[batch.indices].all():
+            raise RunError("the model fails on an example before its first adapted layer")
         hidden = torch.zeros((*batch.mask.shape, self._store.shape[1]), dtype=self._store.dtype)
         hidden[: len(batch.indices)][_real(batch)] = self._store[self._positions(batch)]
         return hidden.to(batch.tokens.device)

@@ -15,8 +15,6 @@ from protocol.adapted_model import AdaptedModel
 from protocol.examples import Examples
 from protocol.table import Table
 
-# A tokenizer that fails on one text fails on the whole call: so few are done again one by one then.
-_CALL = 64
 _Row = NDArray[np.int32]
 
 NO_TEXT = "no text, or one that cannot be decoded"
@@ -69,17 +67,17 @@ def tokenize(
     """
     rows: list[_Row] = []
     why: dict[str, list[int]] = {}
-    for start in range(0, len(texts), _CALL):
-        part = [text or "" for text in texts[start : start + _CALL]]
-        for place, found in enumerate(_encode(reader, part), start=start):
-            reason, kept = _judged(found, reader)
-            if texts[place] is None:
-                reason = NO_TEXT
-            elif labels is not None and labels[place] is None:
-                reason = NO_LABEL
-            if reason is not None:
-                why.setdefault(reason, []).append(place)
-            rows.append(kept if reason is None else np.zeros(0, np.int32))
+    for place, text in enumerate(texts):
+        # One call a text, whatever becomes of it: in a call with others, one could decide about them, and
+        # what is asked again would take longer.
+        reason, kept = _judged(_encode(reader, text or ""), reader)
+        if text is None:
+            reason = NO_TEXT
+        elif labels is not None and labels[place] is None:
+            reason = NO_LABEL
+        if reason is not None:
+            why.setdefault(reason, []).append(place)
+        rows.append(kept if reason is None else np.zeros(0, np.int32))
     lengths = [len(row) for row in rows]
     examples = Examples(
         tokens=np.concatenate([np.zeros(0, np.int32), *rows]),
@@ -113,24 +111,16 @@ def tokenize_rows(
     return found.examples
 
 
-def _encode(reader: Reader, texts: list[str]) -> list[Any]:
-    """The tokenizer's rows; None for each text on which it fails."""
-    found = _call(reader, texts)
-    if found is None or len(found) != len(texts):
-        found = [(_call(reader, [text]) or [None])[0] for text in texts]
-    return found
-
-
-def _call(reader: Reader, texts: list[str]) -> list[Any] | None:
+def _encode(reader: Reader, text: str) -> Any:
+    """The tokenizer's row; None for a text on which it fails."""
     try:
-        encoded = reader.tokenizer(
-            texts,
+        return reader.tokenizer(
+            text,
             truncation=True,
             max_length=reader.max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        return list(encoded)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException:  # what Rust panics with is no Exception

@@ -37,7 +37,7 @@ class Workplace:
         self.adapted = adapted
         self.labels = labels
         self.held_out = held_out
-        self.initial_adapter = adapted.initial_adapter()
+        self.initial_adapter = adapted.initial_adapter(job.seeds.adapter)
         self.prefix = FrozenPrefix(adapted)
         self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out))
 

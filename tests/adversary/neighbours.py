@@ -101,6 +101,7 @@ class Party:
         table |= {"site": {"name": name, "coordinator": "localhost:8443"}, "data": {"data": columns}}
         table |= {"models": models, "budget": {"epsilon": 900.0, "delta": 0.01}}
         table["rules"]["central_noise"] = "allowed"
+        table["rules"]["mechanisms"] = ["gaussian", "laplace", "skellam", "none"]
         home.mkdir(parents=True, exist_ok=True)
         (home / "site.toml").write_text(tomli_w.dumps(table))
         resident = Resident(home, read_site_file(home / "site.toml"), planner=plan_here)

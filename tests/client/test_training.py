@@ -318,6 +318,31 @@ def test_private_training_counts_a_non_finite_example_as_zero_and_goes_on() -> N
     assert np.abs(others).max() > 1e-3
 
 
+@pytest.mark.parametrize("rows", [3, 8])
+def test_an_example_that_the_model_fails_on_adds_nothing_and_moves_nobody(rows: int) -> None:
+    examples, seen = LLAMA.examples(LENGTHS), []
+    failing, healthy = llama_trainer(), llama_trainer()
+    first = torch.from_numpy(examples.tokens[:3].astype(np.int64))
+    model = failing.adapted.peft.get_submodule("base_model.model.model")
+    model.embed_tokens.register_forward_hook(lambda _module, args, _output: seen.append(args[0]))
+
+    def fail(*_arguments: Any) -> None:
+        if (seen[-1][:, :3] == first).all(-1).any():
+            raise ValueError("a text that this layer does not expect")
+
+    # Above an adapter, so that the hooks of the layers below have seen the batch.
+    model.layers[1].register_forward_hook(fail)
+    sizes = {"batch_size": 8, "physical_batch_size": rows, "local_steps": 2}
+
+    update = train(failing, plan=PLAIN, examples=examples, **sizes)
+    blank = replace(examples, tokens=examples.tokens[3:], offsets=np.maximum(examples.offsets - 3, 0))
+    expected = train(healthy, plan=PLAIN, examples=blank, **sizes)
+
+    # Sums are of integers: nothing is rounded by the way in which batches are cut.
+    np.testing.assert_array_equal(update, expected)
+    assert np.abs(expected).max() > 1e-3
+
+
 def test_an_optimizer_that_moves_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Idle(PrivateOptimizer):
         def step(self, closure: Any = None) -> None:
@@ -365,7 +390,7 @@ def test_a_rank_beyond_the_layer_is_refused() -> None:
     adapted = adapt(llama(), make_job(targets=["q_proj"], adapter={"rank": 17}))
 
     with pytest.raises(ModelError, match=r"adapter\.rank=17: expected at most 16.*q_proj"):
-        adapted.initial_adapter()
+        adapted.initial_adapter(0)
 
 
 def test_dora_cannot_be_asked_for() -> None:
