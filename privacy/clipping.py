@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # How many steps of the grid make the bound, whatever the bound is. It is so fine that what is cut off is
 # nothing beside any noise, also where few gradients are as long as the bound; and an int64 has room for the
-# sum of 2^22 units.
+# sum of 2^22 units. One of more may wrap around, which is of use to nobody: noise hides it modulo 2^64 too.
 STEPS = 2**40
 # A bound and its square, in units of a step, are far inside float64's range.
 _BOUND_MIN, _BOUND_MAX = 1e-12, 1e12

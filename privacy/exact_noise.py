@@ -149,6 +149,8 @@ def _exp_bounds(gamma: Fraction, *, bits: int) -> tuple[int, int]:
     Some forty digits more are computed than the bits ask for. The quotient and the exponential are each
     right to half a unit of the last one, and γ · exp(−γ) < 1.
     """
+    if gamma > bits:
+        return 0, 1  # 2^bits · exp(−γ) is under 1
     with decimal.localcontext() as context:
         context.prec = bits // 3 + 40 + len(str(gamma.numerator // gamma.denominator))
         context.Emin, context.Emax = decimal.MIN_EMIN, decimal.MAX_EMAX

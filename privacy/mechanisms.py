@@ -105,10 +105,11 @@ class Mechanism:
                 f"expected noise of at most 2^54 steps of the grid, got multiplier={self.multiplier} and "
                 f"steps={steps}"
             )
+        whole = math.ceil(planned)
         if self.name == "gaussian":
-            return source.discrete_gaussian(size, std=float(math.isqrt(math.ceil(planned**2) + 36) + 1))
+            return source.discrete_gaussian(size, std=_at_least(math.isqrt(whole * whole + 36) + 1))
         if self.name == "laplace":
-            return source.discrete_laplace(size, scale=math.ceil(planned) + 1)
+            return source.discrete_laplace(size, scale=whole + 1)
         if self.name == "skellam":
             raise PlanError(
                 "mechanism='skellam' adds integers: encode the update and let an IntegerMechanism draw them"
@@ -129,6 +130,12 @@ class Mechanism:
         return clipped.plus(
             [self.noise(size, steps=clipped.steps, source=source) for size in clipped.sizes]
         )
+
+
+def _at_least(number: int) -> float:
+    """The least float that is not under a whole number; from 2^53 on floats do not hold all of them."""
+    found = float(number)
+    return found if found >= number else math.nextafter(found, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ class NoiseSource(Protocol):
     def seed(self) -> int:
         """Draw a 63-bit seed for randomness that need not be secret, such as dropout.
 
-        What it seeds is no cryptographic generator. Privacy asks of it only that it does not depend on the
-        data, which a seed drawn here does not.
+        What it seeds is no cryptographic generator, and may use fewer bits: whoever sees its results can
+        try them all. So nothing that hides an example may rest on it.
         """
         ...
 

@@ -146,6 +146,7 @@ class Activations:
         self._examples = examples
         self._folder = folder
         self._works: bool | None = None
+        self._shapes: Shapes | None = None
         self._known = examples.lengths == 0  # of a blank one there is nothing to keep
         self._store = torch.empty(0, 0)
 
@@ -182,9 +183,13 @@ class Activations:
     def fill(self, indices: NDArray[np.int64], shapes: Shapes | None = None) -> None:
         """Compute what is not yet kept of the examples at ``indices``, in batches of ``shapes``.
 
-        Of those that the model fails on nothing is kept, and to replay them raises RunError.
-        Without shapes, batches are cut to the examples: for those whose privacy nobody promised.
+        What was computed in other shapes is forgotten first: it may differ in its last bits, and which
+        examples it is of may depend on who was drawn then. Of those that the model fails on nothing is
+        kept, and to replay them raises RunError. Without shapes, batches are cut to the examples: for those
+        whose privacy nobody promised.
         """
+        if shapes is not None and shapes != self._shapes:
+            self._shapes, self._known = shapes, self._examples.lengths == 0
         missing = indices[~self._known[indices]]
         if shapes is None:
             batches = self._examples.batches(missing, size=_FILL_BATCH)
@@ -215,7 +220,7 @@ class Activations:
             return [found for alone in parts for found in self._computed(alone)]
 
     def _fetch(self, batch: Batch) -> torch.Tensor:
-        self.fill(batch.indices)
+        self.fill(batch.indices, self._shapes)
         if not self._known[batch.indices].all():
             raise RunError("the model fails on an example before its first adapted layer")
         hidden = torch.zeros((*batch.mask.shape, self._store.shape[1]), dtype=self._store.dtype)

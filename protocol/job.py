@@ -256,6 +256,11 @@ class Job(_Section):
     def _check_unit(self) -> None:
         privacy = self.privacy
         if privacy.unit == "example":
+            if self.adapter.dropout > 0 and privacy.mechanism != "none":
+                raise ValueError(
+                    "adapter.dropout: expected 0 where noise hides an example: masks are drawn along a "
+                    "batch, so that each example would change those of all after it"
+                )
             if privacy.mechanism == "skellam" or privacy.noise == "central":
                 raise ValueError(
                     'privacy.unit: expected "site" with privacy.mechanism="skellam" or '

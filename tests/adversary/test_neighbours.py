@@ -49,7 +49,6 @@ JOBS: dict[str, dict[str, Any]] = {
     "adam": {"training": {"optimizer": "adam", "learning_rate": 1e30}},
     "two tokens": {"data": {"max_length": 2}},
     "all positions": {"data": {"max_length": 16}},
-    "dropout": {"adapter": {"dropout": 0.5}},
     "bfloat16": {"device": {"precision": "bfloat16"}},
     "the largest numbers": {"compression": {"kind": "top-k", "share": 0.1}, "strategy": {"name": "ffa"}},
     "no noise where sites are hidden": {

@@ -250,7 +250,7 @@ def test_decay_counts_local_steps() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_keyed_entropy_repeats_bit_for_bit(dropout: float) -> None:
-    job = {"adapter": {"dropout": dropout}}
+    job = {"adapter": {"dropout": dropout}, "privacy": {"mechanism": "none"}}
     first = train(llama_trainer(**job), local_steps=2)
     torch.manual_seed(123)
     trainer = llama_trainer(**job)
@@ -271,7 +271,7 @@ def test_fresh_entropy_does_not_repeat() -> None:
 
 def test_dropout_takes_part_in_training() -> None:
     without = train(llama_trainer(), plan=PLAIN)
-    some = train(llama_trainer(adapter={"dropout": 0.5}), plan=PLAIN)
+    some = train(llama_trainer(adapter={"dropout": 0.5}, privacy={"mechanism": "none"}), plan=PLAIN)
 
     assert np.abs(some - without).max() > 0.01 * np.abs(without).max()
 

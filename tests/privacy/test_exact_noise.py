@@ -148,7 +148,8 @@ def test_floats_decide_as_integers_would(
 
 
 @pytest.mark.parametrize(
-    "gamma", [Fraction(1), Fraction(1, 3), Fraction(700), Fraction(1, 2**60), Fraction(30, 7)]
+    "gamma",
+    [Fraction(1), Fraction(1, 3), Fraction(700), Fraction(1, 2**60), Fraction(30, 7), Fraction(10**12)],
 )
 @pytest.mark.parametrize("bits", [64, 128, 640])
 def test_bounds_hold_the_exponential(gamma: Fraction, bits: int) -> None:

@@ -19,9 +19,10 @@ from privacy.noise import keyed_source
 from privacy.plan import Plan
 from protocol import frozen_prefix
 from protocol.adapted_model import AdaptedModel
-from protocol.examples import Examples
+from protocol.examples import Batch, Examples
 from protocol.frozen_prefix import Activations, FrozenPrefix
 from protocol.job import TrainingSection
+from protocol.shapes import Shapes
 from protocol.task import outcome
 from tests.models import CASES, Case, adapt, bert, make_job, random_adapter
 
@@ -117,7 +118,7 @@ def test_the_losses_are_the_same(case: Case) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_update_is_the_same(case: Case, dropout: float) -> None:
-    job = {"adapter": {"layers_to_transform": [2], "dropout": dropout}}
+    job = {"adapter": {"layers_to_transform": [2], "dropout": dropout}, "privacy": {"mechanism": "none"}}
     examples = case.examples(LENGTHS)
     plain = train(prepared(case, **job), examples, None)
     adapted = prepared(case, **job)
@@ -245,7 +246,8 @@ def test_a_model_that_fails_without_its_lower_layers_is_detected() -> None:
 
 
 def test_replay_is_judged_without_the_adapters_dropout_and_leaves_the_mode() -> None:
-    adapted = prepared(LLAMA, adapter={"layers_to_transform": [2], "dropout": 0.5})
+    dropout = {"layers_to_transform": [2], "dropout": 0.5}
+    adapted = prepared(LLAMA, adapter=dropout, privacy={"mechanism": "none"})
     adapted.peft.train()
 
     assert kept(adapted, LLAMA.examples(LENGTHS)).work
@@ -293,3 +295,27 @@ def test_a_full_disk_is_refused(
     with pytest.raises(RunError, match="kept activations need more disk"):
         losses(adapted, examples, activations)
     assert on_disk == []
+
+
+def test_what_was_computed_in_other_shapes_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one job's batches, and who was drawn for them, would show in the last bits of another's."""
+    adapted = prepared(LLAMA, adapter={"layers_to_transform": [2]})
+    examples = LLAMA.examples(LENGTHS)
+    kept = Activations(FrozenPrefix(adapted), examples)
+    shaped: list[tuple[int, ...]] = []
+    compute = FrozenPrefix.compute
+
+    def noted(self: FrozenPrefix, batch: Batch) -> torch.Tensor:
+        shaped.append(tuple(batch.tokens.shape))
+        return compute(self, batch)
+
+    monkeypatch.setattr(FrozenPrefix, "compute", noted)
+    everyone = np.arange(len(examples))
+    one, other = (Shapes.of(longest=16, batch_size=size, physical_batch_size=size) for size in (8, 1))
+    kept_by = None
+    for shapes in (one, one, other, one):
+        shaped.clear()
+        kept.fill(everyone, shapes)
+        heights = {height for height, _ in shaped}
+        assert heights == (set() if shapes == kept_by else {shapes.rows})
+        kept_by = shapes

@@ -69,6 +69,7 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("adapter", "layers_to_transform", "lower 80%", ["adapter.layers_to_transform", "top 20%"]),
         ("adapter", "layers_to_transform", [], ["adapter.layers_to_transform", "at least one"]),
         ("adapter", "target_modules", [], ["adapter.target_modules"]),
+        ("adapter", "dropout", 0.1, ["adapter.dropout", "expected 0 where noise hides an example"]),
         ("data", "labels", ["one"], ["data.labels"]),
         ("training", "physical_batch_size", 99, ["training.physical_batch_size", "99", "16"]),
         ("data", "label", None, ["data.label", "column"]),
