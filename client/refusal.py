@@ -36,7 +36,7 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
     """
     try:
         reply = work()
-    except (StoppedError, KeyboardInterrupt, SystemExit):
+    except StoppedError:
         raise
     except DecodeError as error:
         reply = _refused(site, ProtocolError(f"the request cannot be parsed: {error}"))
@@ -49,7 +49,7 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
     except OSError:
         log.exception("%s failed", site)
         reply = _refused(site, RunError("the site cannot write its records; its own log says why"))
-    except BaseException:  # what Rust panics with is no Exception
+    except Exception:
         # Its text may quote an example, and whoever asked must not read that.
         log.exception("%s failed", site)
         reply = _refused(site, RunError("the site failed; its own log says how"))
