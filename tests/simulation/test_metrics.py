@@ -314,8 +314,12 @@ def test_a_ledger_without_the_charge_is_named(folder: RunFolder) -> None:
     """A site that signed for metrics and whose ledger knows only of training up to there."""
     receipts = folder.receipts("metrics")
     receipt = receipts["site-1"].read(folder.public_keys["site-1"])
-    trained = folder.receipts(2)["site-1"].read(folder.public_keys["site-1"])
-    lie = sign_receipt(identity(folder, "site-1"), replace(receipt, head=trained.head))
-    folder.save_receipts("metrics", receipts | {"site-1": lie})
-    with pytest.raises(AuditError, match="metrics, site-1: its ledger holds no charge"):
-        audit_run(folder, ledgers(folder))
+    for number, words in (
+        (1, "its ledger holds no charge"),
+        (2, "its ledger stands where it stood before"),
+    ):
+        trained = folder.receipts(number)["site-1"].read(folder.public_keys["site-1"])
+        lie = sign_receipt(identity(folder, "site-1"), replace(receipt, head=trained.head))
+        folder.save_receipts("metrics", receipts | {"site-1": lie})
+        with pytest.raises(AuditError, match=f"metrics, site-1: {words}"):
+            audit_run(folder, ledgers(folder))
