@@ -288,14 +288,15 @@ def test_a_plan_that_counts_on_more_shares_than_there_are_is_found(whole_site: R
 def test_a_trusted_coordinator_adds_the_noise(
     tiny_folder: Path, tmp_path: Path, layout: AdapterLayout
 ) -> None:
-    """Keyed, masks or not, what comes out differs by the rounding, and by noise for that: 2^-20 of it."""
-    found = []
+    """Under masks it is on another grid, which is turned: drawn otherwise there, and of the same size."""
+    found = {}
     for how in ("masks", "none"):
         changes = CENTRAL | KEYED | {"secure_aggregation": how}
         run = simulate(job(tiny_folder, **changes), runs=tmp_path, name=how)
         check_audits(run)
-        found.append(adapter(run, layout))
-    assert 0 < np.abs(found[0] - found[1]).max() < 1e-3 * np.abs(found[0]).max()
+        found[how] = float(np.linalg.norm(adapter(run, layout)))
+    # Norms of a hundred noisy numbers and more, which vary by 7 %.
+    assert 0.6 < found["masks"] / found["none"] < 1.6
     fresh = [adapter(simulate(job(tiny_folder, **CENTRAL), runs=tmp_path), layout) for _ in range(2)]
     assert np.abs(fresh[0] - fresh[1]).max() > 0.1
 
