@@ -13,7 +13,7 @@ from protocol.adapted_model import AdaptedModel
 from protocol.examples import Examples
 from protocol.job import DataSection
 from protocol.table import RawTable, read_raw_table
-from protocol.tokenization import NO_LABEL, NO_TEXT, Reader, Tokenized, tokenize
+from protocol.tokenization import NO_LABEL, NO_TEXT, Reader, tokenize
 
 log = logging.getLogger("confide.agent")
 
@@ -43,21 +43,18 @@ class DataSet:
     @property
     def counts(self) -> Counter[str]:
         """How many rows have each label; of those that are declared."""
-        return Counter(dict.fromkeys(self.labels, 0)) + Counter(
-            label for label in self.table.labels or () if label in self.labels
-        )
+        return Counter(label for label in self.table.labels or () if label in self.labels)
 
-    def tokenized(self, adapted: AdaptedModel) -> Tokenized:
-        """As examples for a model, with labels if its task has any."""
+    def examples(self, adapted: AdaptedModel) -> Examples:
+        """As examples for a model, with labels if its task has any.
+
+        How many are blank, and why, is in the custodian's log and nowhere else.
+        """
         numbers: list[int | None] | None = None
         if adapted.spec.task == "sequence-classification":
             known = {label: number for number, label in enumerate(self.labels)}
             numbers = [known.get(label or "") for label in self.table.labels or ()]
-        return tokenize(Reader.of(adapted), texts=self.table.texts, labels=numbers)
-
-    def examples(self, adapted: AdaptedModel) -> Examples:
-        """As ``tokenized``; how many are blank, and why, is in the custodian's log and nowhere else."""
-        found = self.tokenized(adapted)
+        found = tokenize(Reader.of(adapted), texts=self.table.texts, labels=numbers)
         for why, rows in found.blank.items():
             log.warning("data.%s: %d rows are blank examples: %s", self.alias, len(rows), why)
         return found.examples

@@ -15,7 +15,7 @@ from protocol.job import DeviceSection
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where the model runs. Parameters, clipping and noise are float32 whatever the precision."""
+    """Where the model runs. Parameters are float32 and clipped sums integers, whatever the precision."""
 
     torch: torch.device
     bfloat16: bool
