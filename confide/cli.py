@@ -89,7 +89,7 @@ def simulate(
         Path | None,
         typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("confide-runs"),
     run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
 ) -> None:
     """Run a job with simulated sites on this machine."""

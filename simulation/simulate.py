@@ -23,7 +23,7 @@ _SILENCE = Silence()
 def simulate(
     job: Job,
     *,
-    runs: Path = Path("runs"),
+    runs: Path = Path("confide-runs"),
     name: str | None = None,
     policy: Path | None = None,
     homes: Path | None = None,
