@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/confide simulate examples/tweets.toml
 
 test: lint types
-	$(BIN)/python -m pytest --doctest-modules confide privacy protocol strategies tests
+	$(BIN)/python -m pytest --doctest-modules confide privacy protocol runs strategies tasks tests
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -19,7 +19,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protocol/confide.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protocol/messages/confide.proto
 
 # Exactly the versions that were tested. Nothing is resolved anew: packages that only carry weights
 # or data come without the run-time dependencies that they declare.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from server.proxy import find_nginx
-from server.run_folder import RunFolder
+from runs.run_folder import RunFolder
+from server.service.proxy import find_nginx
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.test_federation import charged
 
