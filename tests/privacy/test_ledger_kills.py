@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -22,6 +21,7 @@ import pytest
 from privacy.entries import Released, read_entry
 from privacy.ledger import Charge, Ledger, Reserved
 from privacy.ledger_audit import audit_ledger
+from tests import children
 from tests.privacy.ledgers import DATA, PLANS, charge, check_bounds, data_from, digests, open_ledger, play
 
 LEDGERS, WORKERS, KILLS = 4, 8, 50
@@ -134,10 +134,11 @@ def missing_from(path: Path, released: Path) -> list[str]:
     return [line for line in lines if line not in charged]
 
 
+@pytest.mark.process(but=1)
 @pytest.mark.parametrize("seed", range(LEDGERS))
 def test_kills_lose_nothing_that_was_released(tmp_path: Path, seed: int) -> None:
     home = tmp_path / "home"
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-m", "tests.privacy.test_ledger_kills", home, str(seed)],
         capture_output=True,
         text=True,
