@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 # A worker a core, each with whole files: their fixtures are built once.
 PYTEST := $(BIN)/python -m pytest --doctest-modules --numprocesses auto --maxprocesses 8 --dist loadfile
-TESTED := confide privacy protocol strategies tests
+TESTED := confide privacy protocol runs strategies tasks tests
 SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
 
 .PHONY: demo test test-all parts lint types proto clean
@@ -37,7 +37,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protocol/confide.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protocol/messages/confide.proto
 
 # Exactly the versions that were tested. Nothing is resolved anew: packages that only carry weights
 # or data come without the run-time dependencies that they declare.

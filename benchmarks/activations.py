@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy.noise import keyed_source
-from privacy.plan import make_plan
-from protocol.frozen_prefix import Activations
-from protocol.job_file import read_job
-from simulation.world import World
+from privacy.accounting.plan import make_plan
+from privacy.mechanisms.rng import keyed_source
+from protocol.job.job_file import read_job
+from simulation.simulated_federation import World
+from tasks.model.frozen_prefix import Activations
 
 SETTINGS = ["data.limit=3000", "federation.sites=1", "training.local_steps=1"]
 PAIRS = 7

@@ -28,11 +28,11 @@ from pathlib import Path
 
 from processes import end_in_order, find_below, resident_mib
 
-from privacy.entries import Released
 from privacy.errors import ConfideError
-from privacy.ledger_audit import audit_ledger
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
+from privacy.ledger.entries import Released
+from privacy.ledger.ledger_audit import audit_ledger
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
 from tests.federation.local import SITES, LocalFederation, local_federation
 
 HELD_OUT = 200

@@ -19,24 +19,24 @@ from pathlib import Path
 
 import numpy as np
 
-from client.masked_session import MaskedSession
-from client.sending import Sender
+from client.sums.masked_session import MaskedSession
+from client.sums.release import Sender
+from privacy.accounting.plan import make_plan
 from privacy.identity import Identity
-from privacy.ledger import Charge, Ledger
-from privacy.noise import fresh_source
-from privacy.plan import make_plan
-from privacy.receipt import Receipt, sign_receipt
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Joined, Reply, Request, Trained
-from protocol.job_file import read_job
-from protocol.layout import AdapterLayout, TensorSlot
-from protocol.manifest import Manifest
-from protocol.sums import make_rules
+from privacy.ledger.ledger import Charge, Ledger
+from privacy.ledger.receipt import Receipt, sign_receipt
+from privacy.mechanisms.rng import fresh_source
+from protocol.job.job_file import read_job
+from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Joined, Reply, Request, Trained
+from protocol.sums.mask_messages import make_rules
+from runs.run_folder import RunFolder
 from server.evaluation import Score
 from server.rounds import run_rounds
-from server.run_folder import RunFolder
 from simulation.grid import InProcessGrid
-from simulation.post import OpenPost
+from simulation.local_post import OpenPost
 
 SITES, ROUNDS = 8, 50
 # Sixteen layers of rank 8 on 768 by 768: B has 98,304 numbers, A as many.

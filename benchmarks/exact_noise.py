@@ -19,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from privacy.clipping import ClippedSum, clip_gradients
-from privacy.mechanisms import Mechanism
-from privacy.noise import ChaCha20Source, fresh_source
+from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.rng import ChaCha20Source, fresh_source
 
 PAIRS = 7
 # Trained numbers, examples in a physical batch, physical batches: the demo's step, and larger adapters.

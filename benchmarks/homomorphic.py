@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from privacy.ciphertexts import Parameters
-from privacy.homomorphic import add, encrypt, make_key, open_sum
-from privacy.ring import Ring
+from privacy.secagg.ckks.ciphertexts import Parameters
+from privacy.secagg.ckks.homomorphic import add, encrypt, make_key, open_sum
+from privacy.secagg.ring import Ring
 
 REPEATS = 10
 REACH = 1.0

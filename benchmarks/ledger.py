@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from privacy.accounting.plan import Plan
 from privacy.durable import write_whole
 from privacy.identity import Identity
-from privacy.ledger import Charge, Ledger
-from privacy.ledger_audit import audit_ledger
-from privacy.mechanisms import Mechanism
-from privacy.plan import Plan
+from privacy.ledger.ledger import Charge, Ledger
+from privacy.ledger.ledger_audit import audit_ledger
+from privacy.mechanisms.mechanism import Mechanism
 
 ENTRIES, RUNS, DATASETS, EXAMPLES = 10_000, 100, 4, 1000
 REPEATS = 100

@@ -22,7 +22,7 @@ from federation_stages import STAGES, TRAINING, Exchanges, Watch, read_exchanges
 from processes import end_in_order
 from stock_flower import stock_seconds
 
-from server.run_folder import RunFolder
+from runs.run_folder import RunFolder
 from tests.federation.local import SITES, LocalFederation, local_federation
 
 SETTINGS = (

@@ -20,13 +20,13 @@ from dataclasses import dataclass, fields, is_dataclass
 import numpy as np
 from flower_secagg import flowers_site, flowers_unmasking, seconds
 
-from privacy.encoding import Encoding, example_encoding
 from privacy.identity import Identity
-from privacy.noise import fresh_source
-from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Dealing, Roster, Rules
-from privacy.secagg import SiteState, begin, confirm, contribute, deal, reveal
-from privacy.unmasking import add_up, hand_on, unmask
+from privacy.mechanisms.rng import fresh_source
+from privacy.secagg.encoding import Encoding, example_encoding
+from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.site import SiteState, begin, confirm, contribute, deal, reveal
+from privacy.secagg.ring import Ring, Words
+from privacy.secagg.roster import Cohort, Dealing, Roster, Rules
 
 SITES, DIMENSION, THRESHOLD, DROPPED, BITS = 100, 1_000_000, 67, 10, 32
 SMALL_SITES, SMALL_DIMENSION = 10, 75_000

@@ -10,10 +10,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from protocol.flower_process import flower_environment, flower_program
-from server.coordinator_folder import CoordinatorFolder
-from server.flower_cli import FlowerCli, write_connection
-from server.superlink import open_endpoint
+from protocol.processes.flower_process import flower_environment, flower_program
+from server.provisioning.coordinator_folder import CoordinatorFolder
+from server.service.flower_cli import FlowerCli, write_connection
+from server.service.superlink import open_endpoint
 from tests.federation.local import SITES, LocalFederation
 
 _SERVER = '''

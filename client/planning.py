@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from client.session import plan_training
+from privacy.accounting.plan import Plan
 from privacy.canonical import canonical_json
 from privacy.durable import write_durably
-from privacy.entries import from_table, to_table
 from privacy.errors import PlanError, RunError
-from privacy.plan import Plan
-from protocol.manifest import VERSION, Manifest, read_manifest
-from protocol.update_encoding import plan_for_site
+from privacy.ledger.entries import from_table, to_table
+from protocol.job.manifest import VERSION, Manifest, read_manifest
+from protocol.sums.update_encoding import plan_for_site
 
 log = logging.getLogger("confide.planning")
 

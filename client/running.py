@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from client.relay_user import hand_over, relay_user
-from client.service import Service
-from client.site_file import SiteFile
-from client.supernode import supernode_program
-from protocol.flower_process import POLL, Child
+from client.agent.agent_service import Service
+from client.custody.relay_user import hand_over, relay_user
+from client.custody.site_file import SiteFile
+from client.relay.supernode import supernode_program
+from protocol.processes.flower_process import POLL, Child
 
 log = logging.getLogger("confide.agent")
 

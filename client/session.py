@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.sending import Sender
+from client.sums.release import Sender
+from privacy.accounting.plan import Plan, make_count_plan, make_plan
 from privacy.errors import DataError, ProtocolError
-from privacy.ledger import Ledger
-from privacy.plan import Plan, make_count_plan, make_plan
-from protocol.job import Job
-from protocol.manifest import Manifest
+from privacy.ledger.ledger import Ledger
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest
 
 if TYPE_CHECKING:
-    from protocol.adapted_model import AdaptedModel
+    from tasks.model.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True, kw_only=True)

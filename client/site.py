@@ -7,36 +7,36 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from client.admission import admit
-from client.home import Home
-from client.homomorphic_session import HomomorphicSession
-from client.masked_session import MaskedSession
-from client.metrics import count_right
+from client.custody.admission import admit
+from client.custody.home import Home
+from client.custody.refusal import answer_or_refuse, log_refusal
 from client.planning import Planner, plan_here
-from client.refusal import answer_or_refuse, log_refusal
-from client.residual import Residual
-from client.sending import Sender
 from client.session import Session, check_manifest, plan_metrics
-from client.stopping import Between, no_pause, within
-from client.summing import KINDS, answer_about_sum, open_sum_session
-from client.training import Trainer
-from client.unit_check import check_privacy_unit
-from privacy.entries import Purpose
+from client.sums.homomorphic_session import HomomorphicSession
+from client.sums.masked_session import MaskedSession
+from client.sums.release import Sender
+from client.sums.residual import Residual
+from client.sums.summing import KINDS, answer_about_sum, open_sum_session
+from client.training.cancellation import Between, no_pause, within
+from client.training.counted import count_right
+from client.training.training import Trainer
+from client.training.unit_check import check_privacy_unit
+from privacy.accounting.plan import Plan
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
-from privacy.ledger import Charge, Ledger
-from privacy.noise import NoiseSource, fresh_source
-from privacy.plan import Plan
-from privacy.receipt import Receipt, sign_receipt
-from protocol import confide_pb2 as pb
-from protocol.examples import Examples
-from protocol.frozen_prefix import Activations
-from protocol.job import Job
-from protocol.manifest import Manifest, read_manifest
-from protocol.sums import METRICS_RING, asked_to_evaluate
-from protocol.task import probe_examples
-from protocol.update_encoding import update_noise_std
-from protocol.vector import from_bytes
+from privacy.ledger.entries import Purpose
+from privacy.ledger.ledger import Charge, Ledger
+from privacy.ledger.receipt import Receipt, sign_receipt
+from privacy.mechanisms.rng import NoiseSource, fresh_source
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest, read_manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import from_bytes
+from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate
+from protocol.sums.update_encoding import update_noise_std
+from tasks.data.examples import Examples
+from tasks.model.frozen_prefix import Activations
+from tasks.task import probe_examples
 
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]

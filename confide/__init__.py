@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from privacy.ledger_audit import LedgerAudit
-    from protocol.job import Job
-    from protocol.job_file import read_job
-    from server.run import Run
-    from server.run_audit import RunAudit
+    from privacy.ledger.ledger_audit import LedgerAudit
+    from protocol.job.job import Job
+    from protocol.job.job_file import read_job
+    from runs.run import Run
+    from runs.run_audit import RunAudit
     from simulation.simulate import resume
 
 __version__ = "0.5.0"
 __all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
-_HOMES = {"Run": "server.run", "resume": "simulation.simulate", "read_job": "protocol.job_file"}
+_HOMES = {"Run": "runs.run", "resume": "simulation.simulate", "read_job": "protocol.job.job_file"}
 
 
 def simulate(job: Job | Path | str, **options: Any) -> Run:
@@ -32,7 +32,7 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
 
     Raises UserError for what the job's author can mend, RunError or SiteError for failures.
     """
-    from protocol.job_file import read_job
+    from protocol.job.job_file import read_job
     from simulation.simulate import simulate as simulate_job
 
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
@@ -43,8 +43,8 @@ def run(job: Job | Path | str, **options: Any) -> Run:
 
     Raises UserError for what the job's author can mend, RunError or SiteError for failures.
     """
-    from protocol.job_file import read_job
-    from server.federated import run as run_job
+    from protocol.job.job_file import read_job
+    from server.federated_run import run as run_job
 
     return run_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
@@ -54,7 +54,7 @@ def audit_ledger(home: Path | str, *, key: str | None = None) -> LedgerAudit:
 
     Raises LedgerError naming the first wrong entry.
     """
-    from privacy.ledger_audit import audit_ledger as audit
+    from privacy.ledger.ledger_audit import audit_ledger as audit
 
     return audit(_database(home), key=key)
 
@@ -64,14 +64,14 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
 
     Raises AuditError naming the first round and site that are wrong, and LedgerError.
     """
-    from server.run_audit import audit_run as audit
-    from server.run_folder import RunFolder
+    from runs.run_audit import audit_run as audit
+    from runs.run_folder import RunFolder
 
     return audit(RunFolder.open(Path(run)), [_database(path) for path in ledgers])
 
 
 def _database(path: Path | str) -> Path:
-    from privacy.ledger import DATABASE
+    from privacy.ledger.ledger import DATABASE
 
     return Path(path) / DATABASE if Path(path).is_dir() else Path(path)
 

@@ -6,14 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
-from privacy.entries import Approved, ClockSet, Closed, Rebudgeted, Refused
-from privacy.ledger_clock import in_days
-from server.formats import format_count, format_delta, format_epsilon, format_left
+from privacy.ledger.entries import Approved, ClockSet, Closed, Rebudgeted, Refused
+from privacy.ledger.ledger_clock import in_days
+from runs.formats import format_count, format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
-    from privacy.entries import Entry
-    from privacy.ledger_audit import AuditedPlan, LedgerAudit
-    from server.run_audit import AuditedSite, RunAudit
+    from privacy.ledger.entries import Entry
+    from privacy.ledger.ledger_audit import AuditedPlan, LedgerAudit
+    from runs.run_audit import AuditedSite, RunAudit
 
 _HASH = 16
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from confide.console import plain_console, plain_table, print_json, printable, shown
-from server.formats import format_delta, format_epsilon, format_left
+from runs.formats import format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
-    from client.budgets import BudgetLeft
-    from protocol.job import Job
+    from client.custody.budgets import BudgetLeft
+    from protocol.job.job import Job
 
 
 def print_budgets_json(budgets: Sequence[BudgetLeft], job: Job | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from confide.console import plain_console, print_json, shown
 
 if TYPE_CHECKING:
-    from client.data_check import DataCheck, ModelCheck
+    from client.custody.data_check import DataCheck, ModelCheck
 
 _FIRST = 5  # rows that are named
 

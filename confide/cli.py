@@ -89,7 +89,7 @@ def simulate(
         Path | None,
         typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("confide-runs"),
     run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
 ) -> None:
     """Run a job with simulated sites on this machine."""
@@ -104,7 +104,7 @@ def simulate(
 
     display = choose_display(json=json)
     with display:
-        from protocol.job_file import read_job
+        from protocol.job.job_file import read_job
         from simulation.simulate import resume as resume_run
         from simulation.simulate import simulate as simulate_job
 
@@ -135,10 +135,10 @@ def plan(
 
     console = Console(quiet=json, emoji=False)
     with console.status("Reading the data, loading the base model and planning"):
-        from client.budgets import read_budgets
+        from client.custody.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json
-        from protocol.job_file import read_job
-        from simulation.forecast import forecast
+        from protocol.job.job_file import read_job
+        from simulation.forecast.forecast import forecast
 
         parsed = read_job(job, settings=settings or ())
         found = forecast(parsed, budgets=read_budgets(site, parsed) if site else None)
@@ -153,8 +153,8 @@ def plan(
 @app.command()
 def report(run: RunArgument) -> None:
     """Write a run's report.html anew."""
-    from server.report import write_report
-    from server.run_folder import RunFolder
+    from runs.report.report import write_report
+    from runs.run_folder import RunFolder
 
     print(write_report(RunFolder.open(run)))
 
@@ -168,8 +168,8 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers."""
-    from server.export import export_adapter, export_merged
-    from server.run_folder import RunFolder
+    from runs.export import export_adapter, export_merged
+    from runs.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     if merge:
@@ -190,9 +190,9 @@ def budget(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
-    from client.budgets import read_budgets
+    from client.custody.budgets import read_budgets
     from confide.budget_view import print_budgets, print_budgets_json
-    from protocol.job_file import read_job
+    from protocol.job.job_file import read_job
 
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from confide.console import shown
-from server.formats import format_bytes, format_count, format_delta, format_epsilon, format_seconds
-from simulation.noise_level import HIGH, HOPELESS, format_ratio
+from runs.formats import format_bytes, format_count, format_delta, format_epsilon, format_seconds
+from simulation.forecast.noise_level import HIGH, HOPELESS, format_ratio
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from client.budgets import BudgetLeft
-    from simulation.forecast import Forecast, SiteForecast
+    from client.custody.budgets import BudgetLeft
+    from simulation.forecast.forecast import Forecast, SiteForecast
 
 _ROWS = 12
 _COLOURS = {"low": "green", "high": "yellow", "hopeless": "red"}

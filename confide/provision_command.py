@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from server.federation_file import FederationFile
-    from server.provision import Provisioned, SiteOutcome
+    from server.provisioning.federation_file import FederationFile
+    from server.provisioning.provision import Provisioned, SiteOutcome
 
 Names = list[str] | None
 
@@ -34,8 +34,8 @@ def provision(
     """Make keys, certificates and a folder for the coordinator and for each site."""
     from datetime import UTC, datetime
 
-    from server.federation_file import read_federation_file
-    from server.provision import provision as provision_federation
+    from server.provisioning.federation_file import read_federation_file
+    from server.provisioning.provision import provision as provision_federation
 
     now = datetime.now(UTC)
     parsed = read_federation_file(file)
@@ -54,10 +54,10 @@ def check_policies(file: FederationFile) -> None:
 
     from pydantic import ValidationError
 
-    from client.site_file import SiteFile
+    from client.custody.site_file import SiteFile
     from privacy.errors import UserError
-    from protocol.job_file import explain
-    from server.site_template import site_toml
+    from protocol.job.job_file import explain
+    from server.provisioning.site_template import site_toml
 
     for entry in file.site:
         text = site_toml(entry, federation=file.name, address=file.address, coordinator="0" * 64)
@@ -73,7 +73,7 @@ def print_provisioned(found: Provisioned) -> None:
     from rich.console import Console
 
     from confide.console import plain_table, shown
-    from server.certificates import format_day
+    from server.provisioning.authority import format_day
 
     federation = found.coordinator.federation
     console = Console(highlight=False, emoji=False)

@@ -10,8 +10,8 @@ import typer
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
-    from server.coordinator_folder import CoordinatorFolder
-    from server.run_folder import RunFolder
+    from runs.run_folder import RunFolder
+    from server.provisioning.coordinator_folder import CoordinatorFolder
 
 Coordinator = Annotated[
     Path, typer.Option(metavar="DIR", help="The coordinator's folder, as provisioned; its server must run.")
@@ -40,10 +40,10 @@ def run(
     if resume is not None and (settings or run_name):
         raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
     from confide.terminal import choose_display
-    from protocol.job_file import read_job
-    from server.coordinator_folder import CoordinatorFolder
-    from server.federated import create, follow
-    from server.run_folder import RunFolder
+    from protocol.job.job_file import read_job
+    from runs.run_folder import RunFolder
+    from server.federated_run import create, follow
+    from server.provisioning.coordinator_folder import CoordinatorFolder
 
     place = CoordinatorFolder.open(coordinator)
     if resume is not None:
@@ -64,7 +64,7 @@ def run(
 
 def _go_on(folder: RunFolder, coordinator: CoordinatorFolder) -> bool:
     """After Ctrl-C: ask what it meant. Whether to go on watching; another Ctrl-C only stops watching."""
-    from server.federated import stop
+    from server.federated_run import stop
 
     question = "Stop the run (s), only stop watching (w), or go on (enter)?"
     try:

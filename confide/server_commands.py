@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from server.coordinator_folder import CoordinatorFolder
+    from server.provisioning.coordinator_folder import CoordinatorFolder
 
 app = typer.Typer(no_args_is_help=True, help="Run a federation's server, and look at it.")
 
@@ -42,8 +42,8 @@ def start(
     ] = None,
 ) -> None:
     """Serve a federation until Ctrl-C: its sites connect here, and runs are started here."""
-    from server.coordinator_folder import CoordinatorFolder
-    from server.service import Service
+    from server.provisioning.coordinator_folder import CoordinatorFolder
+    from server.service.server import Service
 
     opened = CoordinatorFolder.open(folder)
     with _told_to_stop() as told, _metrics(opened, metrics):
@@ -59,8 +59,8 @@ def status(
 ) -> None:
     """Show the sites, the certificates and the runs of a federation."""
     from confide.server_view import print_status, print_status_json
-    from server.coordinator_folder import CoordinatorFolder
-    from server.status import read_status
+    from server.provisioning.coordinator_folder import CoordinatorFolder
+    from server.service.status import read_status
 
     found = read_status(CoordinatorFolder.open(folder))
     (print_status_json if json else print_status)(found)
@@ -69,10 +69,10 @@ def status(
 @app.command("proxy-config")
 def proxy_config(folder: Folder = FOLDER) -> None:
     """Print the nginx configuration that the server stands behind, to adapt a proxy of your own."""
-    from server.coordinator_folder import CoordinatorFolder
-    from server.flower_cli import read_address, write_connection
-    from server.proxy import proxy_configuration
-    from server.superlink import hidden_endpoint
+    from server.provisioning.coordinator_folder import CoordinatorFolder
+    from server.service.flower_cli import read_address, write_connection
+    from server.service.proxy import proxy_configuration
+    from server.service.superlink import hidden_endpoint
 
     opened = CoordinatorFolder.open(folder)
     endpoint = hidden_endpoint(opened, movable=False)
@@ -87,8 +87,8 @@ def _metrics(folder: CoordinatorFolder, address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    from protocol.metrics_page import metrics_page
-    from server.telemetry import FolderMetrics
+    from protocol.processes.metrics_page import metrics_page
+    from server.service.server_telemetry import FolderMetrics
 
     with metrics_page(address, FolderMetrics(folder).registry()):
         yield

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from confide.console import plain_console, plain_table, print_json, printable, shown
-from server.formats import format_epsilon
+from runs.formats import format_epsilon
 
 if TYPE_CHECKING:
-    from server.status import RunStatus, ServerStatus
+    from server.service.status import RunStatus, ServerStatus
 
 
 def print_status_json(status: ServerStatus) -> None:

@@ -13,7 +13,7 @@ from confide.console import printable
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
-    from protocol.manifest import Manifest
+    from protocol.job.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, and decide there: approve a run, or end one.")
 
@@ -43,9 +43,9 @@ def start(
     # The relay is started by fork and exec at once: gRPC has nothing to put in order between the two.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+    from client.custody.site_file import find_home, find_site_file, read_site_file
     from client.running import run_site
-    from client.site_file import find_home, find_site_file, read_site_file
-    from protocol.json_log import log_to_terminal
+    from protocol.processes.json_log import log_to_terminal
 
     log_to_terminal()
     path = find_site_file(site)
@@ -64,8 +64,8 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's agent does, what its data have left, and which runs wait for the custodian."""
-    from client.site_file import find_home, find_site_file
-    from client.site_status import read_site_status
+    from client.agent.site_status import read_site_status
+    from client.custody.site_file import find_home, find_site_file
     from confide.site_view import print_site_status, print_site_status_json
 
     path = find_site_file(site)
@@ -79,8 +79,8 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Read a site's data as its agent would, and say which rows are blank and why. Nobody else hears."""
-    from client.data_check import check_data
-    from client.site_file import find_site_file, read_site_file
+    from client.custody.data_check import check_data
+    from client.custody.site_file import find_site_file, read_site_file
     from confide.check_view import print_data_checks, print_data_checks_json
 
     found = check_data(read_site_file(find_site_file(site)))
@@ -94,7 +94,7 @@ def keys(
     """Make a site's own keys where they are missing, and print the two lines for federation.toml."""
     from datetime import UTC, datetime
 
-    from client.site_keys import make_own_keys, public_lines
+    from client.custody.make_keys import make_own_keys, public_lines
 
     print(public_lines(make_own_keys(home, now=datetime.now(UTC))))
 
@@ -106,8 +106,8 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking again.")] = False,
 ) -> None:
     """Show a run that waits for the custodian, and approve it. The ledger keeps the approval."""
-    from client.home import Home as SiteHome
-    from client.site_file import find_home
+    from client.custody.home import Home as SiteHome
+    from client.custody.site_file import find_home
 
     place = SiteHome(find_home(home))
     manifest = place.waiting(run)
@@ -122,7 +122,7 @@ def approve(
 
 def _described(manifest: Manifest) -> Iterator[str]:
     """What a custodian must know of a manifest before approving it."""
-    from server.formats import format_count
+    from runs.formats import format_count
 
     job, privacy = manifest.job, manifest.job.privacy
     rounds = format_count(job.training.rounds, "round")
@@ -164,9 +164,9 @@ def _read_of_updates(manifest: Manifest) -> str:
 @app.command()
 def close(run: Run, home: Home) -> None:
     """End a run here for good. Steps that it never took stop counting where steps are counted."""
-    from client.home import Home as SiteHome
-    from client.site_file import find_home
-    from server.formats import format_epsilon
+    from client.custody.home import Home as SiteHome
+    from client.custody.site_file import find_home
+    from runs.formats import format_epsilon
 
     lost = SiteHome(find_home(home)).close_run(run)
     counted = format_epsilon(lost if math.isfinite(lost) else None)
@@ -181,10 +181,10 @@ def accept_clock(
     """Let the ledger go on by this machine's clock, though its last entry is of quite another time."""
     import time
 
-    from client.home import Home as SiteHome
-    from client.site_file import find_home
+    from client.custody.home import Home as SiteHome
+    from client.custody.site_file import find_home
     from confide.audit_view import moment
-    from privacy.ledger_clock import in_days, is_off
+    from privacy.ledger.ledger_clock import in_days, is_off
 
     place = SiteHome(find_home(site))
     last, now = place.last_time(), int(time.time())

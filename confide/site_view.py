@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from confide.budget_view import print_budgets
 from confide.console import plain_console, plain_table, print_json, printable, shown
-from server.formats import format_seconds
+from runs.formats import format_seconds
 
 if TYPE_CHECKING:
-    from client.site_status import SiteStatus
-    from protocol.confide_pb2 import AgentHealth
+    from client.agent.site_status import SiteStatus
+    from protocol.messages.confide_pb2 import AgentHealth
 
 
 def print_site_status_json(status: SiteStatus) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from confide.console import printable
-from server.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
-from server.progress import PrintedProgress, Progress, describe_spent
+from runs.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
+from runs.progress import PrintedProgress, Progress, describe_spent
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
-    from server.run import Run
-    from server.run_folder import RoundRecord, RunFolder
+    from runs.run import Run
+    from runs.run_folder import RoundRecord, RunFolder
 
 _RECENT = 3
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from protocol.adapted_model import AdaptedModel
-from protocol.examples import Examples
-from protocol.frozen_prefix import Activations
-from protocol.task import outcome
+from tasks.data.examples import Examples
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.frozen_prefix import Activations
+from tasks.task import outcome
 
 _BATCH = 128
 

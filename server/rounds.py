@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
-from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
-from protocol.json_log import about
-from protocol.layout import AdapterLayout
-from protocol.manifest import MANIFEST_PURPOSE
-from protocol.vector import to_bytes
+from protocol.job.layout import AdapterLayout
+from protocol.job.manifest import MANIFEST_PURPOSE
+from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
+from protocol.messages.vector import to_bytes
+from protocol.processes.json_log import about
+from runs.receipts import Receipts, signed
+from runs.run_folder import RoundRecord, RunFolder
 from server.evaluation import Evaluator
-from server.exchange import Exchange, Post
-from server.make_sums import make_sums
-from server.receipts import Receipts, signed
-from server.run_folder import RoundRecord, RunFolder
+from server.post.post import Exchange, Post
+from server.sums.make_sums import make_sums
 from strategies.strategy import next_adapter
 
 Listener = Callable[[RoundRecord], None]

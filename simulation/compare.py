@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from protocol.job import AggregationSection, Job, MetricsSection
-from server.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
-from server.progress import Progress
-from server.run_folder import RunFolder
-from simulation.run import run_in_folder
-from simulation.world import World
+from protocol.job.job import AggregationSection, Job, MetricsSection
+from runs.progress import Progress
+from runs.report.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
+from runs.run_folder import RunFolder
+from simulation.simulated_federation import World
+from simulation.simulated_run import run_in_folder
 
 
 def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:

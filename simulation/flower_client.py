@@ -9,10 +9,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.site import Site
-from protocol.flower import unwrap, wrap
-from protocol.job import Job
-from server.run_folder import RunFolder
-from simulation.world import World
+from protocol.job.job import Job
+from protocol.messages.flower import unwrap, wrap
+from runs.run_folder import RunFolder
+from simulation.simulated_federation import World
 
 
 def answer_as_site(message: Message, context: Context, *, job: str, home: Path) -> Message:

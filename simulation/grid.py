@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from protocol.flower import unwrap, wrap
+from protocol.messages.flower import unwrap, wrap
 
 Handler = Callable[[bytes], bytes]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import DataError
-from protocol.job import ByColumn, Dirichlet, Job
+from protocol.job.job import ByColumn, Dirichlet, Job
 from protocol.site_name import LONGEST_NAME
-from protocol.table import Table
+from tasks.data.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)

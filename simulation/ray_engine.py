@@ -15,7 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import ConfideError, RunError, UserError
-from protocol.job import Job
+from protocol.job.job import Job
 from simulation.flower_client import make_client_app
 from simulation.quiet import quiet
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from client.home import Home
-from client.policy import Policy, read_policy
+from client.custody.home import Home
+from client.custody.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
-from protocol.job import Job
-from server.progress import Progress, Silence
-from server.report import write_report
-from server.run import Run, new_name
-from server.run_folder import RunFolder
+from protocol.job.job import Job
+from runs.progress import Progress, Silence
+from runs.report.report import write_report
+from runs.run import Run, new_name
+from runs.run_folder import RunFolder
 from simulation.compare import compare_run
-from simulation.run import Engine, reopen_world, run_in_folder
-from simulation.world import World
+from simulation.simulated_federation import World
+from simulation.simulated_run import Engine, reopen_world, run_in_folder
 
 _SILENCE = Silence()
 
@@ -23,7 +23,7 @@ _SILENCE = Silence()
 def simulate(
     job: Job,
     *,
-    runs: Path = Path("runs"),
+    runs: Path = Path("confide-runs"),
     name: str | None = None,
     policy: Path | None = None,
     homes: Path | None = None,

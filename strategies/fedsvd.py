@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.layout import AdapterLayout
+from protocol.job.layout import AdapterLayout
 
 
 def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.job import Job
-from protocol.layout import AdapterLayout
+from protocol.job.job import Job
+from protocol.job.layout import AdapterLayout
 from strategies.fedsvd import refactor
 
 

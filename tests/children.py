@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from protocol import tether
+from protocol.processes import tether
 
 
 def start(command: Sequence[str], *, python: str = sys.executable, **options: Any) -> subprocess.Popen[Any]:

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from protocol.adapted_model import AdaptedModel
-from protocol.base_model import BaseModel
-from protocol.device import Device
-from protocol.examples import Examples
-from protocol.job import Job
-from protocol.job_file import parse_job
+from protocol.job.job import Job
+from protocol.job.job_file import parse_job
+from tasks.data.examples import Examples
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.base_model import BaseModel
+from tasks.model.device import Device
 
 VOCABULARY = 50
 LABELS = 3

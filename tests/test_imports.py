@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"confide", "simulation", "server", "client", "strategies", "protocol", "privacy"}
+OURS = {"confide", "simulation", "server", "client", "runs", "strategies", "tasks", "protocol", "privacy"}
 MAY_IMPORT = {
     "privacy": set(),
     "protocol": {"privacy"},
     "strategies": {"protocol", "privacy"},
-    "client": {"protocol", "privacy"},
-    "server": {"strategies", "protocol", "privacy"},
+    "tasks": {"protocol", "privacy"},
+    "runs": {"tasks", "protocol", "privacy"},
+    "client": {"tasks", "protocol", "privacy"},
+    "server": {"strategies", "runs", "tasks", "protocol", "privacy"},
     "simulation": OURS - {"simulation", "confide"},
     "confide": OURS - {"confide"},
 }

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from protocol.job import Job
-from protocol.job_file import parse_job
+from protocol.job.job import Job
+from protocol.job.job_file import parse_job
 
 WORDS = ["good", "bad", "fine", "poor", "day", "night", "food", "train", "late", "early", "warm", "cold"]
 ROWS = 240

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from client.health import ask_health
-from client.site_file import find_site_file, read_site_file
+from client.agent.health import ask_health
+from client.custody.site_file import find_site_file, read_site_file
 
 home = Path(sys.argv[1])
 raise SystemExit(ask_health(home, read_site_file(find_site_file(home))) is None)

@@ -18,18 +18,18 @@ import pytest
 import tomli_w
 
 import client.site
-from client.home import Home
+from client.agent.site_host import Resident
+from client.custody.home import Home
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
-from privacy.entries import Registered
 from privacy.identity import Identity
-from privacy.ledger_audit import audit_ledger
-from privacy.noise import keyed_source
-from protocol import confide_pb2 as pb
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.manifest import Manifest
-from simulation.world import World
+from privacy.ledger.entries import Registered
+from privacy.ledger.ledger_audit import audit_ledger
+from privacy.mechanisms.rng import keyed_source
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
 from tests.client.agents import Coordinator, site_table
 from tests.client.masked_sites import MaskedSites
 from tests.tiny import WORDS

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import client.data_set
-from simulation.world import World
+import client.training.data_set
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.hostile_models import change_json
 from tests.adversary.neighbours import ROWS, Party, largest_move, write_rows
@@ -71,7 +71,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
 ) -> None:
     model = bench.folder / "model"
     world = World(bench.job(model, metrics={"epsilon": 1.0}))
-    reader, seen = client.data_set.Reader, []
+    reader, seen = client.training.data_set.Reader, []
 
     class Panicking:
         """A tokenizer that cannot stand one word."""
@@ -89,7 +89,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
     def of(adapted: Any) -> Any:
         return reader(tokenizer=Panicking(adapted.tokenizer), max_length=8, least=1, tokens=adapted.tokens)
 
-    monkeypatch.setattr(client.data_set.Reader, "of", staticmethod(of))
+    monkeypatch.setattr(client.training.data_set.Reader, "of", staticmethod(of))
     plain, unknown = two_sites(bench, world, model, "plain", "unknown")
     assert kinds(plain)[0] == "joined"
     check_alike(plain, unknown, bound=largest_move(world.job))

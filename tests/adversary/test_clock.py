@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from client.home import Home
+from client.agent.site_host import Resident
+from client.custody.home import Home
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
 from confide.cli import main
-from privacy.entries import PURPOSE, ClockSet, Entry, Rebudgeted, read_entry
 from privacy.errors import LedgerError
-from privacy.ledger import Ledger
-from privacy.ledger_audit import audit_ledger
-from privacy.ledger_file import LedgerFile, Row
-from protocol.confide_pb2 import Reply
-from protocol.envelope import COORDINATOR, open_envelope
-from simulation.world import World
+from privacy.ledger.entries import PURPOSE, ClockSet, Entry, Rebudgeted, read_entry
+from privacy.ledger.ledger import Ledger
+from privacy.ledger.ledger_audit import audit_ledger
+from privacy.ledger.ledger_file import LedgerFile, Row
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import charges, join, train

@@ -10,28 +10,28 @@ from typing import Any
 
 import pytest
 
-from client.home import Home
+from client.agent.site_host import Resident
+from client.agent.site_status import SiteStatus, Waiting
+from client.custody.home import Home
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
-from client.site_status import SiteStatus, Waiting
 from confide.audit_view import ledger_table, print_ledger
 from confide.cli import main
 from confide.server_view import print_status
 from confide.site_view import print_site_status
 from confide.terminal import LiveTable, PlainLines
 from privacy.canonical import canonical_json
-from privacy.entries import Refused
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import AgentHealth, Join, Reply, Request
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.manifest import MANIFEST_PURPOSE
+from privacy.ledger.entries import Refused
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.manifest import MANIFEST_PURPOSE
+from protocol.messages.confide_pb2 import AgentHealth, Join, Reply, Request
+from protocol.messages.envelope import COORDINATOR, open_envelope
 from protocol.plain_text import is_plain
-from server.exchange import refusal
-from server.report import render_report
-from server.status import RunStatus, ServerStatus
-from server.status import SiteStatus as ServedSite
-from simulation.world import World
+from runs.report.report import render_report
+from server.post.post import refusal
+from server.service.status import RunStatus, ServerStatus
+from server.service.status import SiteStatus as ServedSite
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.privacy.ledgers import open_ledger, unflushed

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-import client.resident
+import client.agent.site_host
 from privacy.errors import PrivacyUnitError
-from simulation.world import World
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.neighbours import POISON, ROWS, largest_move
 from tests.adversary.test_neighbours import Bench, check_alike, kinds, poisoned
@@ -60,14 +60,14 @@ def model(bench: Bench) -> Path:
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, how: Callable[..., None], error: type[Exception]) -> None:
-    load = client.resident.load_base_model
+    load = client.agent.site_host.load_base_model
 
     def failing(*arguments: Any, **options: Any) -> Any:
         base = load(*arguments, **options)
         how(base.model, error)
         return base
 
-    monkeypatch.setattr(client.resident, "load_base_model", failing)
+    monkeypatch.setattr(client.agent.site_host, "load_base_model", failing)
 
 
 @pytest.mark.exhaustive(but=2)

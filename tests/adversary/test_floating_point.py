@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.training import Trainer
-from privacy.mechanisms import MechanismName
-from privacy.noise import fresh_source
-from privacy.plan import SILENT, Plan, make_plan, with_noise
-from protocol.examples import Examples
-from protocol.job import TrainingSection
+from client.training.training import Trainer
+from privacy.accounting.plan import SILENT, Plan, make_plan, with_noise
+from privacy.mechanisms.mechanism import MechanismName
+from privacy.mechanisms.rng import fresh_source
+from protocol.job.job import TrainingSection
+from tasks.data.examples import Examples
 from tests.client.optimizers import make_optimizer, released, step
 from tests.models import CASES, random_adapter
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from client.home import Home
+from client.agent.site_host import Resident
+from client.custody.home import Home
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
 from privacy.canonical import canonical_json
-from privacy.entries import Refused
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Join, Reply, Request
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.manifest import MANIFEST_PURPOSE, Manifest
-from simulation.world import World
+from privacy.ledger.entries import Refused
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.messages.confide_pb2 import Join, Reply, Request
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import approve, charges

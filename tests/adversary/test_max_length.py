@@ -13,19 +13,19 @@ import pytest
 import torch
 import transformers
 
+from client.agent.site_host import Resident
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
-from client.training import Trainer
-from client.unit_check import check_privacy_unit
+from client.training.training import Trainer
+from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
-from protocol.confide_pb2 import Reply
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.job import TrainingSection
-from protocol.manifest import Manifest
-from protocol.task import probe_examples
-from server.workplace import Workplace
-from simulation.world import World
+from protocol.job.job import TrainingSection
+from protocol.job.manifest import Manifest
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from server.job_context import Workplace
+from simulation.simulated_federation import World
+from tasks.task import probe_examples
 from tests import models, tiny
 from tests.adversary.hostile_models import change_json
 from tests.client.agents import SITE, Coordinator, write_site

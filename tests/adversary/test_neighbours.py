@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from protocol import confide_pb2 as pb
-from protocol.manifest import Manifest
-from protocol.vector import to_bytes
-from simulation.world import World
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import to_bytes
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.hostile_models import ask_texts
 from tests.adversary.neighbours import (

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-import privacy.plan
-from client.home import Home
+import privacy.accounting.plan
+from client.custody.home import Home
+from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.planning import PlanningProcess, plan_here
-from client.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
+from privacy.accounting.composition import Losses
+from privacy.accounting.plan import Plan, make_plan
 from privacy.canonical import canonical_json
-from privacy.composition import Losses
 from privacy.errors import PlanError
-from privacy.plan import Plan, make_plan
-from protocol.confide_pb2 import Join, Reply, Request
-from protocol.job import TOTAL_STEPS_MAX, Job
-from simulation.world import World
+from protocol.job.job import TOTAL_STEPS_MAX, Job
+from protocol.messages.confide_pb2 import Join, Reply, Request
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.sites import charges, join, train
 
@@ -274,11 +274,11 @@ def test_no_search_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         "examples": 100,
         "steps": 10,
     }
-    monkeypatch.setattr(privacy.plan.Plan, "epsilon_after", stuck(0.0))
+    monkeypatch.setattr(privacy.accounting.plan.Plan, "epsilon_after", stuck(0.0))
     assert make_plan(**asked).mechanism.multiplier == min(tried)
     assert len(tried) <= 12
     tried.clear()
-    monkeypatch.setattr(privacy.plan.Plan, "epsilon_after", stuck(math.inf))
+    monkeypatch.setattr(privacy.accounting.plan.Plan, "epsilon_after", stuck(math.inf))
     with pytest.raises(PlanError, match="no noise multiplier under 10000"):
         make_plan(**asked)
     assert len(tried) <= 16

@@ -17,16 +17,16 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
+from client.agent.site_host import Resident
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
 from privacy.errors import ModelError
-from protocol.base_model import load_base_model
-from protocol.confide_pb2 import Reply
-from protocol.device import Device
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.job_file import parse_job
-from simulation.world import World
+from protocol.job.job_file import parse_job
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
+from tasks.model.base_model import load_base_model
+from tasks.model.device import Device
 from tests import children, tiny
 from tests.adversary.hostile_models import carry_code, carry_pickle, change_json, publish
 from tests.client.agents import SITE, Coordinator, write_site

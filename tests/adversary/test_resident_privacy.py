@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol import confide_pb2 as pb
-from simulation.world import World
+from protocol.messages import confide_pb2 as pb
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.neighbours import Federation, same_noise, write_rows
 from tests.adversary.test_neighbours import Bench, poisoned

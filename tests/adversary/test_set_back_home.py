@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from privacy.ledger import Ledger
+from privacy.ledger.ledger import Ledger
+from runs.run_folder import RoundRecord
 from server.rounds import run_rounds
-from server.run_folder import RoundRecord
 from simulation.grid import InProcessGrid
-from simulation.post import OpenPost
-from simulation.world import World
+from simulation.local_post import OpenPost
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.sites import charges
 

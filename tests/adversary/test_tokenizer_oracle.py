@@ -15,16 +15,16 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-import client.data_set
+import client.training.data_set
+from client.agent.site_host import Resident
+from client.custody.site_file import read_site_file
 from client.planning import plan_here
-from client.resident import Resident
-from client.site_file import read_site_file
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Reply
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.job import Job
-from protocol.manifest import Manifest
-from simulation.world import World
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.hostile_models import ask_texts, change_json, publish
 from tests.client.agents import SITE, Coordinator, write_site
@@ -55,13 +55,13 @@ def honest(folder: Path) -> Manifest:
 def texts_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each call of the tokenizer saw."""
     found = []
-    tokenize = client.data_set.tokenize
+    tokenize = client.training.data_set.tokenize
 
     def watch(tokenizer: Any, *, texts: Any, **options: Any) -> Any:
         found.append(len(texts))
         return tokenize(tokenizer, texts=texts, **options)
 
-    monkeypatch.setattr(client.data_set, "tokenize", watch)
+    monkeypatch.setattr(client.training.data_set, "tokenize", watch)
     return found
 
 

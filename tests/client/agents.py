@@ -12,19 +12,19 @@ from typing import Any
 import grpc
 import tomli_w
 
-from client.agent import Agent
-from client.chunks import in_chunks, open_channel
-from client.intake import Intake
-from client.listening import listen_on_socket
-from client.mailbox import Mailbox
-from client.worker import Worker
+from client.agent.agent import Agent
+from client.agent.listening import listen_on_socket
+from client.agent.mailbox import Mailbox
+from client.agent.quota import Intake
+from client.agent.worker import Worker
 from privacy.identity import Identity
-from protocol.confide_pb2 import Evaluate, Join, Joined, Refused, Reply, Request, Train
-from protocol.confide_pb2_grpc import AgentStub
-from protocol.envelope import COORDINATOR, Opened, open_envelope, seal
-from protocol.manifest import MANIFEST_PURPOSE, Manifest
-from protocol.vector import to_bytes
-from simulation.world import World
+from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.messages.channel import in_chunks, open_channel
+from protocol.messages.confide_pb2 import Evaluate, Join, Joined, Refused, Reply, Request, Train
+from protocol.messages.confide_pb2_grpc import AgentStub
+from protocol.messages.envelope import COORDINATOR, Opened, open_envelope, seal
+from protocol.messages.vector import to_bytes
+from simulation.simulated_federation import World
 from tests import tiny
 
 SITE = "north"

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from client.homomorphic_session import HomomorphicSession
-from privacy.ciphertexts import Parameters
-from privacy.homomorphic_sum import content_digest
+from client.sums.homomorphic_session import HomomorphicSession
 from privacy.identity import Identity
-from privacy.roster import Cohort, Dealing, Member, Roster
-from privacy.shared_key import hand_on_key, told_of_key
-from protocol import confide_pb2 as pb
-from protocol.homomorphic_sums import read_key_dealing
-from protocol.manifest import Manifest
-from protocol.sums import make_rules, write_cohort, write_roster
-from protocol.update_encoding import update_reach
-from protocol.vector import from_bytes
+from privacy.secagg.ckks.ciphertexts import Parameters
+from privacy.secagg.ckks.homomorphic_sum import content_digest
+from privacy.secagg.ckks.shared_key import hand_on_key, told_of_key
+from privacy.secagg.roster import Cohort, Dealing, Member, Roster
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import from_bytes
+from protocol.sums.ciphertext_messages import read_key_dealing
+from protocol.sums.mask_messages import make_rules, write_cohort, write_roster
+from protocol.sums.update_encoding import update_reach
 from tests.server.runs import LAYOUT, make_job
 
 SITES = ("east", "north", "south", "west")

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import masked_session
-from client.masked_session import MaskedSession
-from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Dealing, Member, Roster, Rules
-from privacy.unmasking import add_up, hand_on, unmask
-from protocol import confide_pb2 as pb
-from protocol.sums import (
+from client.sums import masked_session
+from client.sums.masked_session import MaskedSession
+from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.ring import Ring, Words
+from privacy.secagg.roster import Cohort, Dealing, Member, Roster, Rules
+from protocol.messages import confide_pb2 as pb
+from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
     read_cohort,

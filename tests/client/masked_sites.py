@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.site import Site
-from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Dealing, Member, Roster
-from privacy.unmasking import add_up, hand_on, unmask
-from protocol import confide_pb2 as pb
-from protocol.manifest import Manifest
-from protocol.sums import (
+from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.ring import Ring, Words
+from privacy.secagg.roster import Cohort, Dealing, Member, Roster
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import to_bytes
+from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
     make_rules,
@@ -25,9 +26,8 @@ from protocol.sums import (
     write_cohort,
     write_roster,
 )
-from protocol.update_encoding import make_encoding, plan_for_site, vector_size
-from protocol.vector import to_bytes
-from simulation.world import World
+from protocol.sums.update_encoding import make_encoding, plan_for_site, vector_size
+from simulation.simulated_federation import World
 from tests.client.sites import ask
 
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.optimizer import PrivateOptimizer
-from privacy.mechanisms import Mechanism
-from privacy.noise import keyed_source
-from privacy.plan import Plan
+from client.training.optimizer import PrivateOptimizer
+from privacy.accounting.plan import Plan
+from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.rng import keyed_source
 
 EXPECTED_BATCH = 8
 # Against float32's rounding in a norm of a few thousand terms, sqrt(n) · 2^-24 < 1e-5.

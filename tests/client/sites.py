@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from client.home import Home
+from client.custody.home import Home
 from client.site import Site
-from privacy.entries import Released
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Join, Reply, Request, Train
-from protocol.manifest import Manifest
-from protocol.vector import to_bytes
-from simulation.world import World
+from privacy.ledger.entries import Released
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.manifest import Manifest
+from protocol.messages.confide_pb2 import Join, Reply, Request, Train
+from protocol.messages.vector import to_bytes
+from simulation.simulated_federation import World
 
 
 def ask(site: Site, **request: Join | Train) -> Reply:

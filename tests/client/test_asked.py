@@ -17,13 +17,26 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy.errors import AggregationError
-from privacy.noise import keyed_source
-from privacy.ring import Ring, Words
-from privacy.unmasking import add_up, hand_on
-from protocol import confide_pb2 as pb
-from protocol.sums import METRICS_RING, asked_to_evaluate, make_rules, read_shares, write_cohort
+from privacy.mechanisms.rng import keyed_source
+from privacy.secagg.masks.coordinator import add_up, hand_on
+from privacy.secagg.ring import Ring, Words
+from protocol.messages import confide_pb2 as pb
+from protocol.sums.mask_messages import (
+    METRICS_RING,
+    asked_to_evaluate,
+    make_rules,
+    read_shares,
+    write_cohort,
+)
 from tests.client.masked import Federation, asked_for, listed, make_session, unbind
-from tests.client.test_sending import draw_update, grid, make_manifest, make_sender, plan_of, request_of
+from tests.client.sums.test_release import (
+    draw_update,
+    grid,
+    make_manifest,
+    make_sender,
+    plan_of,
+    request_of,
+)
 from tests.privacy.exchanges import Adversary, looks_uniform, names
 
 # Enough words for looks_uniform's cells; three of four sites uncover a sum.

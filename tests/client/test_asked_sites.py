@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from privacy.noise import keyed_source
-from privacy.ring import Ring, Words
-from privacy.roster import Cohort
-from privacy.unmasking import add_up
-from protocol import confide_pb2 as pb
-from protocol.sums import METRICS_RING, read_shares
-from protocol.update_encoding import make_encoding
-from simulation.world import World
+from privacy.mechanisms.rng import keyed_source
+from privacy.secagg.masks.coordinator import add_up
+from privacy.secagg.ring import Ring, Words
+from privacy.secagg.roster import Cohort
+from protocol.messages import confide_pb2 as pb
+from protocol.sums.mask_messages import METRICS_RING, read_shares
+from protocol.sums.update_encoding import make_encoding
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.masked import asked_for, unbind
 from tests.client.masked_sites import MaskedSites, plain_mean

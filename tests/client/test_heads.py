@@ -12,12 +12,12 @@ import pytest
 
 from client.site import Site
 from privacy.errors import LedgerError
-from privacy.ledger import Ledger
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply, Request
-from protocol.manifest import Manifest
-from protocol.vector import to_bytes
-from simulation.world import World
+from privacy.ledger.ledger import Ledger
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Reply, Request
+from protocol.messages.vector import to_bytes
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.masked_sites import MaskedSites
 from tests.client.sites import charges, join

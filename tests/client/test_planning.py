@@ -13,8 +13,8 @@ import pytest
 
 from client.planning import PLANNING, PlanningProcess, plan_here
 from privacy.errors import PlanError, RunError
-from protocol.job import AdapterSection, DataSection, Job, ModelSection
-from protocol.manifest import Manifest
+from protocol.job.job import AdapterSection, DataSection, Job, ModelSection
+from protocol.job.manifest import Manifest
 from tests.needs import needs_linux
 
 EXAMPLES, SIZE = 2000, 5000

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.home import Home
+from client.custody.home import Home
 from client.site import Site
 from privacy.errors import LedgerError, PrivacyUnitError
-from protocol.confide_pb2 import Join, Reply, Request
-from protocol.vector import from_bytes, to_bytes
-from simulation.world import World
+from protocol.messages.confide_pb2 import Join, Reply, Request
+from protocol.messages.vector import from_bytes, to_bytes
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.sites import charges, epsilon, join, train
 

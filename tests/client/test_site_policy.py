@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from client.home import Home
+from client.custody.home import Home
 from client.site import Site
-from privacy.entries import Refused
 from privacy.errors import UserError
 from privacy.identity import Identity
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Join
-from simulation.world import World
+from privacy.ledger.entries import Refused
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.messages.confide_pb2 import Join
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.sites import approve, ask, charges, epsilon, join, train
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from confide.cli import main
-from privacy.entries import Approved, Entry, Refused
 from privacy.identity import Identity
-from privacy.ledger import Ledger
-from privacy.ledger_audit import audit_ledger
-from privacy.receipt import sign_receipt
-from server.run_folder import RunFolder
+from privacy.ledger.entries import Approved, Entry, Refused
+from privacy.ledger.ledger import Ledger
+from privacy.ledger.ledger_audit import audit_ledger
+from privacy.ledger.receipt import sign_receipt
+from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from tests import tiny
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from client.budgets import read_budgets
-from client.home import Home
-from client.policy import BudgetSection, Policy, RulesSection
+from client.custody.budgets import read_budgets
+from client.custody.home import Home
+from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.site import Site
 from confide.cli import main
-from privacy.entries import Refused
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Evaluate, Join, Reply, Request, Train
-from protocol.vector import to_bytes
-from server.run_folder import job_toml
+from privacy.ledger.entries import Refused
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
+from protocol.messages.vector import to_bytes
+from runs.run_folder import job_toml
 from simulation.simulate import simulate
-from simulation.world import World
+from simulation.simulated_federation import World
 from tests import tiny
 
 BUDGET = {"epsilon": 24.0, "delta": 0.01}

@@ -12,8 +12,8 @@ import pytest
 from confide import __version__
 from confide.cli import main
 from confide.terminal import LiveTable
-from protocol.manifest import VERSION
-from server.run_folder import RunFolder, job_toml
+from protocol.job.manifest import VERSION
+from runs.run_folder import RunFolder, job_toml
 from simulation.simulate import simulate
 from tests import tiny
 

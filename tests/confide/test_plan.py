@@ -12,9 +12,9 @@ from rich.console import Console
 from client.session import plan_training
 from confide.plan_view import print_forecast
 from privacy.identity import Identity
-from privacy.ledger import Charge, Ledger
-from server.run_folder import job_toml
-from simulation.forecast import Forecast, forecast
+from privacy.ledger.ledger import Charge, Ledger
+from runs.run_folder import job_toml
+from simulation.forecast.forecast import Forecast, forecast
 from tests import tiny
 from tests.confide.test_cli import call
 

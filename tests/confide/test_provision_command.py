@@ -12,14 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from client.model_sources import check_models, local_source
-from client.site_file import read_site_file
+from client.custody.model_sources import check_models, local_source
+from client.custody.site_file import read_site_file
 from confide.federation_sample import EXAMPLES, HELD_OUT, write_federation_sample
 from confide.provision_command import provision
 from privacy.errors import UserError
-from protocol.job_file import read_job
-from protocol.table import read_table
-from server.federation_file import read_federation_file
+from protocol.job.job_file import read_job
+from server.provisioning.federation_file import read_federation_file
+from tasks.data.table import read_table
 
 APP = typer.Typer(pretty_exceptions_enable=False)
 APP.command()(provision)

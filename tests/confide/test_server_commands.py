@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from confide.cli import main
-from protocol.flower_process import flower_environment, flower_program
-from server.coordinator_folder import CoordinatorFolder
-from server.flower_cli import read_address
-from server.nodes import read_nodes
-from server.run_folder import RunFolder
-from server.run_state import RunState, write_state
+from protocol.processes.flower_process import flower_environment, flower_program
+from runs.run_folder import RunFolder
+from runs.run_state import RunState, write_state
+from server.provisioning.coordinator_folder import CoordinatorFolder
+from server.service.flower_cli import read_address
+from server.service.nodes import read_nodes
 from tests import children
 from tests.needs import needs, needs_linux
 from tests.server.coordinators import change_sites, free_port, make_coordinator, make_site, revoke
@@ -125,7 +125,7 @@ def test_a_folder_that_is_none_is_refused(call: Terminal, tmp_path: Path) -> Non
 
 
 def test_other_machines_need_nginx(call: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.find_nginx", lambda: None)
+    monkeypatch.setattr("server.service.server.find_nginx", lambda: None)
     folder = make_coordinator(tmp_path, host="fl.example.org", port=8443)
     code, _, errors = call("start", folder.path)
     assert code == 2

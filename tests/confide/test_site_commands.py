@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from client.home import Home
-from client.policy import BudgetSection, Policy, RulesSection
+from client.custody.home import Home
+from client.custody.policy import BudgetSection, Policy, RulesSection
 from confide.cli import main
-from privacy.entries import Approved, Refused
-from privacy.ledger_audit import audit_ledger
-from server.run_audit import audit_run
-from server.run_folder import RunFolder, job_toml
+from privacy.ledger.entries import Approved, Refused
+from privacy.ledger.ledger_audit import audit_ledger
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder, job_toml
 from tests import tiny
 
 SITES = ("site-1", "site-2", "site-3")

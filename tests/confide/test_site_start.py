@@ -19,19 +19,19 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.app import deliver
-from client.chunks import in_chunks, open_channel
-from client.home import Home
-from client.relay_user import RelayUser, hand_over, relay_user
-from client.site_file import read_site_file
-from client.supernode import supernode_program
+from client.custody.home import Home
+from client.custody.relay_user import RelayUser, hand_over, relay_user
+from client.custody.site_file import read_site_file
+from client.relay.relay_app import deliver
+from client.relay.supernode import supernode_program
 from confide.cli import main
 from privacy.errors import KeyFileError, UserError
-from protocol.confide_pb2 import AgentHealth, HealthRequest, Reply
-from protocol.confide_pb2_grpc import AgentStub
-from protocol.envelope import COORDINATOR, open_envelope
-from protocol.site_keys import make_site_keys
-from simulation.world import World
+from protocol.messages.channel import in_chunks, open_channel
+from protocol.messages.confide_pb2 import AgentHealth, HealthRequest, Reply
+from protocol.messages.confide_pb2_grpc import AgentStub
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from protocol.messages.site_keys import make_site_keys
+from simulation.simulated_federation import World
 from tests import children, tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import charges

@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from client.service import Service
-from client.site_file import read_site_file
+from client.agent.agent_service import Service
+from client.custody.site_file import read_site_file
 
 
 def main(home: Path, group: int) -> None:

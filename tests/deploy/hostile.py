@@ -23,10 +23,10 @@ from typing import Any
 
 import grpc
 
-from client.app import deliver
-from client.chunks import in_chunks, open_channel
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2_grpc import AgentStub
+from client.relay.relay_app import deliver
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.channel import in_chunks, open_channel
+from protocol.messages.confide_pb2_grpc import AgentStub
 
 Attempts = dict[str, Callable[[], object]]
 

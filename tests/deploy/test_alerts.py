@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.telemetry import Telemetry
-from server.coordinator_folder import CoordinatorFolder
-from server.telemetry import FolderMetrics
+from client.agent.agent_telemetry import Telemetry
+from server.provisioning.coordinator_folder import CoordinatorFolder
+from server.service.server_telemetry import FolderMetrics
 from tests.server.coordinators import make_coordinator
 
 ROOT = Path(__file__).resolve().parent.parent.parent

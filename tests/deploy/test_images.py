@@ -35,7 +35,7 @@ class Absent:
         if name.partition(".")[0] in absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-import client.app
+import client.relay.relay_app
 import flwr.supernode.cli.flower_supernode
 assert "torch" in absent
 """

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from client.site_file import SiteFile
-from client.supernode import node_config
-from protocol.flower_process import flower_environment
+from client.custody.site_file import SiteFile
+from client.relay.supernode import node_config
+from protocol.processes.flower_process import flower_environment
 from tests.deploy.containers import DEPLOY, Container, all_containers
 from tests.deploy.users import AGENT, RELAY, SERVER, SOCKET_GROUP
 from tests.needs import find, needs

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from client.agent import DELIVERIES
-from privacy.entries import Released
+from client.agent.agent import DELIVERIES
 from privacy.identity import Identity
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Join, Request
-from protocol.manifest import MANIFEST_PURPOSE
+from privacy.ledger.entries import Released
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.manifest import MANIFEST_PURPOSE
+from protocol.messages.confide_pb2 import Join, Request
 from tests.deploy.users import AGENT, RELAY, SOCKET_GROUP
 from tests.deploy.wall import STRANGER, Wall, obstacle, walled
 

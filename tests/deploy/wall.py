@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from privacy.identity import Identity
-from protocol.confide_pb2 import Reply
-from protocol.envelope import COORDINATOR, open_envelope
-from simulation.world import World
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, open_envelope
+from simulation.simulated_federation import World
 from tests import children, tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.deploy.users import AGENT, RELAY, SOCKET_GROUP

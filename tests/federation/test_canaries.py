@@ -22,13 +22,13 @@ import pytest
 import tomli_w
 from tokenizers import Tokenizer
 
-from client.data_set import read_data_set
-from client.site_file import DataSource
-from privacy.entries import Released
+from client.custody.site_file import DataSource
+from client.training.data_set import read_data_set
 from privacy.errors import DataError
-from privacy.ledger_audit import audit_ledger
-from protocol.confide_pb2 import Reply
-from server.proxy import find_nginx
+from privacy.ledger.entries import Released
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.messages.confide_pb2 import Reply
+from server.service.proxy import find_nginx
 from tests.federation.canaries import (
     Needles,
     files_under,
@@ -93,7 +93,7 @@ def fail_in_the_second_round(module):
     module.Trainer.train = train_or_fail
 
 trains = []
-watched = {"client.optimizer": write_sums, "client.training": fail_in_the_second_round}
+watched = {"client.training.optimizer": write_sums, "client.training.training": fail_in_the_second_round}
 sys.meta_path.insert(0, Watch())
 """
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from privacy.entries import Released
 from privacy.identity import Identity
-from privacy.ledger_audit import audit_ledger
-from server.flower_cli import FlowerCli
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
+from privacy.ledger.entries import Released
+from privacy.ledger.ledger_audit import audit_ledger
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
+from server.service.flower_cli import FlowerCli
 from tests.federation.local import SITES, LocalFederation, local_federation
 
 
@@ -76,10 +76,10 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import ServerApp
 
 from privacy.identity import Identity
-from protocol.confide_pb2 import Join, Request
-from protocol.envelope import seal
-from protocol.flower import wrap
-from protocol.manifest import MANIFEST_PURPOSE, read_manifest
+from protocol.messages.confide_pb2 import Join, Request
+from protocol.messages.envelope import seal
+from protocol.messages.flower import wrap
+from protocol.job.manifest import MANIFEST_PURPOSE, read_manifest
 
 app = ServerApp()
 
@@ -127,7 +127,8 @@ def test_a_rogue_run_trains_nothing(federation: LocalFederation, tmp_path: Path)
     app.mkdir(parents=True)
     (app / "__init__.py").write_text("")
     (app / "server.py").write_text(ROGUE_SERVER)
-    (app / "client.py").write_text("from client.app import app as installed\n\napp = installed\n")
+    relay = "from client.relay.relay_app import app as installed\n\napp = installed\n"
+    (app / "client.py").write_text(relay)
     (app.parent / "pyproject.toml").write_text(
         '[project]\nname = "rogue"\nversion = "1.0.0"\ndescription = ""\nlicense = "Apache-2.0"\n'
         '[tool.flwr.app]\npublisher = "rogue"\nfab-include = ["rogue/*.py"]\n'

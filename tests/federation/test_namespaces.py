@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.run_folder import RunFolder
+from runs.run_folder import RunFolder
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.test_federation import charged
 from tests.needs import find, needs

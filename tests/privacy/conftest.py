@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy.ledger import Ledger
+from privacy.ledger.ledger import Ledger
 from tests.privacy.ledgers import (
     DATA,
     open_ledger,

@@ -11,15 +11,22 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy.stats import chi2
 
-from privacy import secagg
 from privacy.identity import Identity
-from privacy.masking import apply_masks
-from privacy.ring import Ring, Words
-from privacy.roster import Cohort, Dealing, Member, Roster, Rules, survivors_digest
-from privacy.sealing import AgreementKey
-from privacy.secagg import SURVIVORS_PURPOSE, Dealer, Held, SiteState, pair_mask_key, self_mask_key
-from privacy.shamir import PRIME, Combiner
-from privacy.unmasking import hand_on
+from privacy.secagg.masks import site as secagg
+from privacy.secagg.masks.coordinator import hand_on
+from privacy.secagg.masks.masking import apply_masks
+from privacy.secagg.masks.site import (
+    SURVIVORS_PURPOSE,
+    Dealer,
+    Held,
+    SiteState,
+    pair_mask_key,
+    self_mask_key,
+)
+from privacy.secagg.ring import Ring, Words
+from privacy.secagg.roster import Cohort, Dealing, Member, Roster, Rules, survivors_digest
+from privacy.secagg.sealing import AgreementKey
+from privacy.secagg.shamir import PRIME, Combiner
 
 MANIFEST = bytes(range(32))
 # All statistics here have fixed seeds; this is how often a right one would fail for a seed drawn anew.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.encoding import Encoding, example_encoding, site_encoding
-from privacy.ring import Ring
+from privacy.secagg.encoding import Encoding, example_encoding, site_encoding
+from privacy.secagg.ring import Ring
 
 SEED = bytes(range(32))
 EXAMPLE = {

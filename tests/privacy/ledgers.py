@@ -18,15 +18,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import durable
-from privacy.cross_check import renyi_by_quadrature
+from privacy.accounting.plan import Plan
+from privacy.accounting.second_accountant import renyi_by_quadrature
+from privacy.accounting.skellam_check import skellam_renyi_by_sum
 from privacy.errors import BudgetError, OverdrawnError
 from privacy.identity import Identity
-from privacy.ledger import Charge, Ledger
-from privacy.ledger_file import LedgerFile, Row, copied
-from privacy.mechanisms import Mechanism
-from privacy.plan import Plan
-from privacy.skellam import IntegerSensitivity, SharedNoise
-from privacy.skellam_check import skellam_renyi_by_sum
+from privacy.ledger.ledger import Charge, Ledger
+from privacy.ledger.ledger_file import LedgerFile, Row, copied
+from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.skellam import IntegerSensitivity, SharedNoise
 
 IDENTITY = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))

@@ -15,12 +15,12 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from privacy.errors import ConfideError
-from privacy.ring import Ring
-from privacy.secagg import SiteState
-from privacy.secagg_state import dump_state, load_as
-from privacy.unmasking import check_dealing, hand_on
-from protocol import confide_pb2 as pb
-from protocol.sums import (
+from privacy.secagg.kept_secrets import dump_state, load_as
+from privacy.secagg.masks.coordinator import check_dealing, hand_on
+from privacy.secagg.masks.site import SiteState
+from privacy.secagg.ring import Ring
+from protocol.messages import confide_pb2 as pb
+from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
     read_cohort,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from privacy.errors import JobError, ProtocolError
-from protocol.job import Job
-from protocol.manifest import MOST_BYTES, Manifest, read_manifest
+from protocol.job.job import Job
+from protocol.job.manifest import MOST_BYTES, Manifest, read_manifest
 from protocol.plain_text import LONGEST_REASON, check_plain, cut, escaped, is_plain, quoted, told
 from tests.server.runs import LAYOUT, make_job
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy.identity import Identity
-from protocol.keys import load_or_create_tls_key
-from server.certificates import Authority
-from server.coordinator_folder import CoordinatorFolder, Federation, FederationSite
+from protocol.messages.keys import load_or_create_tls_key
+from server.provisioning.authority import Authority
+from server.provisioning.coordinator_folder import CoordinatorFolder, Federation, FederationSite
 
 
 def free_port() -> int:

@@ -13,10 +13,10 @@ import pytest
 
 from privacy.errors import ConfideError
 from privacy.identity import Identity
-from privacy.receipt import Receipt, sign_receipt
-from server.progress import Silence
-from server.run_audit import audit_run
-from server.run_folder import RoundRecord, RunFolder
+from privacy.ledger.receipt import Receipt, sign_receipt
+from runs.progress import Silence
+from runs.run_audit import audit_run
+from runs.run_folder import RoundRecord, RunFolder
 
 SITES = ("site-1", "site-2", "site-3")
 

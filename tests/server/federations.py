@@ -7,13 +7,13 @@ from pathlib import Path
 
 from cryptography import x509
 
-from client.peers import read_peers
-from protocol.keys import load_tls_key, parse_node_key
-from protocol.site_keys import read_site_keys
-from server.certificates import read_certificate
-from server.coordinator_folder import CoordinatorFolder, Federation
-from server.federation_file import FederationFile
-from server.provision import provision
+from client.custody.peers import read_peers
+from protocol.messages.keys import load_tls_key, parse_node_key
+from protocol.messages.site_keys import read_site_keys
+from server.provisioning.authority import read_certificate
+from server.provisioning.coordinator_folder import CoordinatorFolder, Federation
+from server.provisioning.federation_file import FederationFile
+from server.provisioning.provision import provision
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message, RecordDict
 
 from privacy.identity import Identity
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply
-from protocol.envelope import COORDINATOR, Opened, open_envelope, seal
-from protocol.flower import unwrap, wrap
-from server.sealed_post import Clock, Member, SealedPost
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Reply
+from protocol.messages.envelope import COORDINATOR, Opened, open_envelope, seal
+from protocol.messages.flower import unwrap, wrap
+from server.post.sealed_post import Clock, Member, SealedPost
 from simulation.grid import InProcessGrid
 
 COORDINATORS = Identity.generate()

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.masked_session import MaskedSession
-from client.refusal import answer_or_refuse
-from client.sending import Sender
+from client.custody.refusal import answer_or_refuse
+from client.sums.masked_session import MaskedSession
+from client.sums.release import Sender
 from privacy.errors import ConfideError
-from privacy.noise import fresh_source
-from privacy.secagg import SURVIVORS_PURPOSE
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply, Request
-from protocol.sums import METRICS_RING, asked_to_evaluate, asked_to_train, make_rules
-from protocol.update_encoding import make_encoding
-from server.run_folder import RunFolder
+from privacy.mechanisms.rng import fresh_source
+from privacy.secagg.masks.site import SURVIVORS_PURPOSE
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Reply, Request
+from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate, asked_to_train, make_rules
+from protocol.sums.update_encoding import make_encoding
+from runs.run_folder import RunFolder
 from tests.server.runs import LAYOUT
 from tests.server.scripted import Act, Acts, ScriptedPost, go, identity, make_folder, run_job
 

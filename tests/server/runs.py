@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from protocol.job import Job
-from protocol.job_file import parse_job
-from protocol.layout import AdapterLayout, TensorSlot
-from protocol.manifest import Manifest
-from server.run_folder import RoundRecord, RunFolder
+from protocol.job.job import Job
+from protocol.job.job_file import parse_job
+from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.manifest import Manifest
+from runs.run_folder import RoundRecord, RunFolder
 
 LAYOUT = AdapterLayout(slots=(TensorSlot(name="b", shape=(2, 2), trained=True),))
 ADAPTER = np.zeros(4, np.float32)

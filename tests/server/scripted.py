@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from privacy.accounting.plan import Plan, make_count_plan, make_plan
 from privacy.errors import BudgetError, ConfideError
 from privacy.identity import Identity
-from privacy.plan import Plan, make_count_plan, make_plan
-from privacy.receipt import Receipt, sign_receipt
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply, Request
-from protocol.job import Job
-from protocol.manifest import Manifest
-from protocol.update_encoding import plan_for_site
-from protocol.vector import to_bytes
+from privacy.ledger.receipt import Receipt, sign_receipt
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Reply, Request
+from protocol.messages.vector import to_bytes
+from protocol.sums.update_encoding import plan_for_site
+from runs.run_folder import RoundRecord, RunFolder
 from server.evaluation import Score
-from server.exchange import Exchange, refusal
+from server.post.post import Exchange, refusal
 from server.rounds import run_rounds
-from server.run_folder import RoundRecord, RunFolder
 from tests.server.runs import ADAPTER, LAYOUT, make_job
 
 # What a site does instead of answering: say nothing, refuse with an error, or change its answer.

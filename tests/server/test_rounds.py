@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from privacy.errors import BudgetError, ConfideError, ProtocolError, RunError, SiteError
-from protocol import confide_pb2 as pb
-from protocol.confide_pb2 import Reply
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.confide_pb2 import Reply
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
 from tests.server.runs import LAYOUT
 from tests.server.scripted import SPENT, Act, Acts, ScriptedPost, go, identity, make_folder, run_job
 

@@ -8,12 +8,12 @@ import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from privacy.errors import ProtocolError, RunError, SiteError
-from protocol.confide_pb2 import Join, Joined, Refused, Reply, Request, Trained
-from protocol.flower import unwrap, wrap
-from server.exchange import Exchange
-from server.run_folder import RunFolder
+from protocol.messages.confide_pb2 import Join, Joined, Refused, Reply, Request, Trained
+from protocol.messages.flower import unwrap, wrap
+from runs.run_folder import RunFolder
+from server.post.post import Exchange
 from simulation.grid import InProcessGrid
-from simulation.post import OpenPost
+from simulation.local_post import OpenPost
 from simulation.simulate import simulate
 from tests import tiny
 

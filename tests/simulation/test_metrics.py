@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from confide.terminal import closing_lines
-from privacy.counting import ONE
 from privacy.errors import AuditError, JobError, ProtocolError, SiteError
 from privacy.identity import Identity
-from privacy.receipt import SignedReceipt, sign_receipt
-from protocol import confide_pb2 as pb
-from server.run import Run
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
-from simulation.post import OpenPost
+from privacy.ledger.receipt import SignedReceipt, sign_receipt
+from privacy.mechanisms.counting import ONE
+from protocol.messages import confide_pb2 as pb
+from runs.run import Run
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
+from simulation.local_post import OpenPost
 from simulation.simulate import resume, simulate
 from tests import tiny
 
@@ -139,7 +139,7 @@ def test_answers_that_were_lost_stay_lost(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fresh noise a second time would be a second release. The run ends all the same."""
-    where = "server.run_folder.RunFolder.save_metrics"
+    where = "runs.run_folder.RunFolder.save_metrics"
     path = killed_at(monkeypatch, tiny.job(tiny_folder, **ASKED), tmp_path, where)
     run = resume(path)
     assert (run.metrics, len(run.rounds)) == (None, 2)
@@ -156,7 +156,7 @@ def test_keyed_answers_that_were_lost_come_again(
 ) -> None:
     job = tiny.job(tiny_folder, **ASKED, seeds={"noise": 5})
     undisturbed = simulate(job, runs=tmp_path / "other", name="run")
-    where = "server.run_folder.RunFolder.save_metrics"
+    where = "runs.run_folder.RunFolder.save_metrics"
     path = killed_at(monkeypatch, job, tmp_path, where)
     assert resume(path).metrics == undisturbed.metrics
     audit_run(RunFolder.open(path), ledgers(RunFolder.open(path)))
@@ -165,7 +165,7 @@ def test_keyed_answers_that_were_lost_come_again(
 def test_a_site_that_allows_no_metrics_stops_the_run_before_its_first_round(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simulation import world
+    from simulation import simulated_federation as world
 
     whole = world.simulated_policy
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from privacy.errors import DataError
-from protocol.table import Table
 from simulation.partition import Partition, partition
+from tasks.data.table import Table
 from tests import tiny
 
 ROWS = tiny.rows()

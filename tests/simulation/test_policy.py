@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from client.home import Home
-from client.policy import BudgetSection, Policy, RulesSection, policy_toml
+from client.custody.home import Home
+from client.custody.policy import BudgetSection, Policy, RulesSection, policy_toml
 from privacy.errors import BudgetError, PolicyFileError, SiteError
 from privacy.identity import Identity
-from privacy.ledger_audit import audit_ledger
-from protocol.job import Job
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job import Job
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
-from simulation.world import World, simulated_policy
+from simulation.simulated_federation import World, simulated_policy
 from tests import tiny
 
 

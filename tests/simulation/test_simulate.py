@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 import confide
 from privacy.errors import DataError, JobError, SiteError
-from protocol.job_file import parse_job
-from protocol.layout import AdapterLayout
-from server.run import Run
-from server.run_folder import RunFolder, job_toml
+from protocol.job.job_file import parse_job
+from protocol.job.layout import AdapterLayout
+from runs.run import Run
+from runs.run_folder import RunFolder, job_toml
 from simulation.simulate import resume, simulate
-from simulation.world import World
+from simulation.simulated_federation import World
 from tests import children, tiny
 
 KEYED = {"seeds": {"noise": 5}}

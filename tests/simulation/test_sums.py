@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy.entries import Summed
 from privacy.errors import JobError
-from privacy.ledger_audit import audit_ledger
-from protocol.job import Job
-from protocol.layout import AdapterLayout
-from protocol.sparsification import kept_count
-from protocol.update_encoding import make_encoding, update_noise_std
-from server.comparison import ONE_SITE, WITHOUT_PRIVACY
-from server.run import Run
-from server.run_audit import audit_run
-from server.run_folder import RunFolder
+from privacy.ledger.entries import Summed
+from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job import Job
+from protocol.job.layout import AdapterLayout
+from protocol.sums.sparsification import kept_count
+from protocol.sums.update_encoding import make_encoding, update_noise_std
+from runs.report.comparison import ONE_SITE, WITHOUT_PRIVACY
+from runs.run import Run
+from runs.run_audit import audit_run
+from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
-from simulation.world import World
+from simulation.simulated_federation import World
 from tests import tiny
 from tests.server.evidence import edit_json, found, receipt, resign
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ProtocolError
-from protocol.layout import AdapterLayout, TensorSlot
+from protocol.job.layout import AdapterLayout, TensorSlot
 from strategies.averaging import mean_update
 from strategies.fedsvd import refactor
 

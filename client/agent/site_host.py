@@ -1,0 +1,277 @@
+"""What an agent keeps in memory: the site's data, read once, and the model that was asked for last."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.agent.agent_telemetry import Telemetry
+from client.custody.admission import admit
+from client.custody.home import Home
+from client.custody.model_sources import check_models, local_source
+from client.custody.refusal import answer_or_refuse, log_refusal
+from client.custody.site_file import SiteFile
+from client.planning import FILE as PLANS_FILE
+from client.planning import Planner, PlanningProcess
+from client.session import check_labels, check_model
+from client.site import Site
+from client.training.cancellation import Between, no_pause
+from client.training.data_set import DataSet, read_data_set
+from client.training.training import Trainer
+from privacy.canonical import canonical_json
+from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
+from privacy.ledger.ledger import Ledger
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest, read_manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.envelope import Header, Opened
+from tasks.model.adapted_model import AdaptedModel, ModelSpec
+from tasks.model.base_model import load_base_model
+from tasks.model.device import choose_device, without_subnormals
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
+
+log = logging.getLogger("confide.agent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A base model with an adapter, and what it was built for."""
+
+    key: bytes
+    trainer: Trainer
+    prefix: FrozenPrefix
+
+
+class Resident:
+    """Answers requests with the site's own data, whatever the job says of where they are.
+
+    It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
+    that cannot be used is a blank example (see ``tasks.data.tokenization``). One model is in memory at a
+    time, and it knows nothing of the job that it was loaded for but what is in its key. Plans are
+    made by ``planner``, a process with the limits that ``site_file`` sets if it is None. Used on one
+    thread. Raises DataError and PolicyFileError when it is made.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        site_file: SiteFile,
+        *,
+        between: Between = no_pause,
+        telemetry: Telemetry | None = None,
+        planner: Planner | None = None,
+    ) -> None:
+        _check_file(site_file)
+        self._home = Home(home)
+        self._file = site_file
+        self._between = between
+        self._telemetry = telemetry or Telemetry()
+        self._planner = planner or PlanningProcess(
+            seconds=site_file.limits.planning_seconds,
+            mib=site_file.limits.planning_mib,
+            kept=home / PLANS_FILE,
+        )
+        self._data = {alias: read_data_set(alias, source) for alias, source in site_file.data.items()}
+        self._registered: dict[str, int] = {}
+        self._opened: Ledger | None = None
+        self._seen: float | None = None  # when the coordinator signed its last request
+        self._model: _Model | None = None
+        self._site: tuple[str, Site] | None = None
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """How many rows each data set has."""
+        return {alias: len(data) for alias, data in self._data.items()}
+
+    def check_ledger(self) -> None:
+        """Open the ledger and verify it whole; begin it if the home is new. Raises LedgerError."""
+        ledger = self._home.open_ledger(self._file.site.name, self._home.identity())
+        for alias, data in self._data.items():
+            self._tell_spent(alias, ledger.find(data.digests), ledger)
+        ledger.close()
+
+    def answer(self, opened: Opened) -> bytes:
+        """Answer the Request in an envelope with one serialized Reply; raises StoppedError alone."""
+        with without_subnormals():
+            reply = answer_or_refuse(self._file.site.name, lambda: self._counted(opened))
+            self._tell_all_spent()
+        return reply
+
+    def _counted(self, opened: Opened) -> pb.Reply:
+        with self._telemetry.counting_refusals():
+            return self._reply(opened)
+
+    def _pass(self, step: int, steps: int) -> None:
+        """Between steps. Before the first one the round is charged for."""
+        self._between(step, steps)
+        if step == 0:
+            self._tell_all_spent()
+
+    def _tell_all_spent(self) -> None:
+        """Tell the custodian's monitoring what the data have left."""
+        try:
+            for alias, number in self._registered.items():
+                self._tell_spent(alias, number, self._ledger())
+        except (ConfideError, OSError) as error:
+            log.warning("what is spent cannot be told: %s", error)
+
+    def _tell_spent(self, alias: str, number: int | None, ledger: Ledger) -> None:
+        spent = 0.0 if number is None else ledger.epsilon(number)
+        self._telemetry.has_spent(alias, spent=spent, budget=ledger.budget.epsilon)
+
+    def _reply(self, opened: Opened) -> pb.Reply:
+        self._seen = opened.header.sent
+        request = pb.Request.FromString(opened.payload)
+        manifest, signature = self._manifest_of(request)
+        _check_header(opened.header, request, manifest)
+        return self._site_for(manifest, signature).reply(request)
+
+    def _manifest_of(self, request: pb.Request) -> tuple[Manifest, bytes]:
+        kind = request.WhichOneof("kind")
+        if kind == "join":
+            return read_manifest(request.join.manifest), request.join.signature
+        if kind not in {"train", "evaluate", "deal", "confirm", "unmask", "open"}:
+            raise ProtocolError("the request is of a kind that this version does not know")
+        kept = self._home.manifest(getattr(request, kind).manifest_digest)
+        if kept is None:
+            raise ProtocolError("the site has not joined this run: send Join first")
+        return kept
+
+    def _site_for(self, manifest: Manifest, signature: bytes) -> Site:
+        """The site with the data and the model that a manifest names.
+
+        Raises what it refuses with. The policy is asked before a model is loaded.
+        """
+        alias, key = manifest.job.data.alias, _model_key(manifest)
+        known = self._model is not None and self._model.key == key
+        if known and self._site is not None and self._site[0] == alias:
+            return self._site[1]
+        ledger = self._ledger()
+        try:
+            data = self._admitted(manifest, signature, ledger)
+            self._site = None
+            model = self._model if known and self._model is not None else self._load(manifest, key)
+            site = self._build(data, model, manifest.job, ledger)
+        except ConfideError as error:
+            log_refusal(ledger, manifest, error)
+            raise
+        self._site = alias, site
+        return site
+
+    def _admitted(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> DataSet:
+        """The data that a manifest names, if the policy and the custodian allow it."""
+        # First: whom the coordinator's key did not sign for learns of no alias.
+        self._home.policy.check(manifest, signature)
+        job = manifest.job
+        local_source(job.model, self._file.models)
+        alias, data = job.data.alias, self._data.get(job.data.alias)
+        if data is None:
+            raise ProtocolError(f"data.alias={alias!r}: this site knows no data by that name")
+        if job.task == "sequence-classification" and not data.labels:
+            raise ProtocolError(f"data.alias={alias!r}: these data have no labels here; task={job.task!r}")
+        check_labels(manifest, _labels(data, job))
+
+        def register() -> int:
+            if alias not in self._registered:
+                self._registered[alias] = ledger.register(data.digests)
+            return self._registered[alias]
+
+        admit(manifest, signature, home=self._home, ledger=ledger, register=register)
+        return data
+
+    def _load(self, manifest: Manifest, key: bytes) -> _Model:
+        """Load the model that a manifest names, in the place of the one that is here.
+
+        What goes wrong is the custodian's to know: a coordinator learns that this model cannot be had.
+        """
+        self._model = None
+        gc.collect()  # a model's modules point at one another
+        job, labels = manifest.job, manifest.labels
+        device = choose_device(_within_machine(job).device)
+        try:
+            there = job.model.model_copy(update={"source": local_source(job.model, self._file.models)})
+            local = job.model_copy(update={"model": there})
+            base = load_base_model(local, labels=labels, device=device)
+        except ModelError as error:
+            log.warning("run %s: %s", manifest.run, error)
+            raise ModelError(
+                f"model.source={job.model.source!r} cannot be loaded at this site; its own log says why"
+            ) from error
+        # Before its tokenizer sees a text: one that was made to ask of texts is another model.
+        check_model(manifest, base.digest)
+        adapted = AdaptedModel(base, job=local, device=device)
+        log.info("run %s: loaded its model on %s", manifest.run, device)
+        self._model = _Model(key=key, trainer=Trainer(adapted), prefix=FrozenPrefix(adapted))
+        return self._model
+
+    def _build(self, data: DataSet, model: _Model, job: Job, ledger: Ledger) -> Site:
+        examples = data.examples(model.trainer.adapted)
+        return Site(
+            name=self._file.site.name,
+            examples=examples,
+            digests=data.digests,
+            labels=_labels(data, job),
+            trainer=model.trainer,
+            activations=Activations(model.prefix, examples),
+            home=self._home,
+            peers=self._home.peers,
+            ledger=ledger,
+            between=self._pass,
+            planner=self._planner,
+        )
+
+    def _ledger(self) -> Ledger:
+        if self._opened is None:
+            self._opened = self._home.open_ledger(
+                self._file.site.name, self._home.identity(), seen=self._seen
+            )
+        self._opened.has_seen(self._seen)
+        return self._opened
+
+
+def _check_file(site_file: SiteFile) -> None:
+    if site_file.rules.coordinator is None:
+        raise PolicyFileError(
+            "rules.coordinator: missing; expected the coordinator's public key, which came with the site's "
+            "files: without it anyone could ask"
+        )
+    if not site_file.data:
+        raise PolicyFileError("data: expected one section [data.ALIAS] or more, got none")
+    check_models(site_file.models)
+
+
+def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
+    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
+    if header.run != manifest.run:
+        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
+    if request.HasField("train") and header.round != request.train.round:
+        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")
+
+
+def _model_key(manifest: Manifest) -> bytes:
+    """What two manifests have in common that can be answered with one model in memory."""
+    return canonical_json(
+        {
+            "spec": ModelSpec.of(manifest.job).as_table(),
+            "device": manifest.job.device.model_dump(mode="json"),
+            "labels": manifest.labels,
+            "digest": manifest.model_digest,
+        }
+    )
+
+
+def _within_machine(job: Job) -> Job:
+    """A job that asks for no more threads than there are processors."""
+    threads = job.device.threads
+    if threads is None:
+        return job
+    here = min(threads, len(os.sched_getaffinity(0)))
+    return job.model_copy(update={"device": job.device.model_copy(update={"threads": here})})
+
+
+def _labels(data: DataSet, job: Job) -> tuple[str, ...]:
+    """What a job's model tells apart."""
+    return data.labels if job.task == "sequence-classification" else ()

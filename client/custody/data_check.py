@@ -1,0 +1,87 @@
+"""What a custodian looks at before any coordinator is heard: which rows are blank, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.custody.model_sources import check_models
+from client.custody.site_file import HUB, SiteFile
+from client.training.data_set import DataSet, read_data_set
+from client.training.digests import example_digest
+from privacy.errors import ModelError
+from tasks.data.tokenization import NO_TEXT, Reader, tokenize
+from tasks.model.base_model import load_tokenizer
+
+# Nothing is cut here: a custodian wants to know how long texts are.
+_UNCUT = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCheck:
+    """What one of the site's models makes of a data set.
+
+    ``failure`` says why its tokenizer cannot be tried. ``blank`` has the rows, from 0, that it makes blank
+    beyond those that are for any model. ``lengths`` are the least, the median and the most tokens of a
+    text; None where no text has any.
+    """
+
+    model: str
+    failure: str | None = None
+    blank: Mapping[str, tuple[int, ...]]
+    lengths: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheck:
+    """One data set as its custodian may see it: nothing of this is told to anybody else."""
+
+    alias: str
+    rows: int
+    labels: Mapping[str, int]
+    blank: Mapping[str, tuple[int, ...]]
+    repeated: int
+    models: tuple[ModelCheck, ...]
+
+
+def check_data(site_file: SiteFile) -> tuple[DataCheck, ...]:
+    """Read all data sets of a site as its agent would, and try each model's tokenizer on them.
+
+    Raises DataError for data that the agent would not start with, PolicyFileError for models that are none.
+    """
+    check_models(site_file.models)
+    sets = [read_data_set(alias, source) for alias, source in site_file.data.items()]
+    return tuple(_check(one, site_file.models) for one in sets)
+
+
+def _check(data: DataSet, models: Mapping[str, str]) -> DataCheck:
+    known = Counter(example_digest(text) for text in data.table.texts if text is not None)
+    return DataCheck(
+        alias=data.alias,
+        rows=len(data),
+        labels={label: data.counts[label] for label in data.labels},
+        blank=data.blank,
+        repeated=sum(known.values()) - len(known),
+        models=tuple(_try(data, name, place) for name, place in models.items()),
+    )
+
+
+def _try(data: DataSet, name: str, place: str) -> ModelCheck:
+    try:
+        tokenizer, tokens = load_tokenizer(place.removeprefix(HUB))
+    except ModelError as error:
+        return ModelCheck(model=name, failure=str(error), blank={})
+    # Data without labels are for language models, which predict from the second token on.
+    least = 1 if data.labels else 2
+    reader = Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens)
+    found = tokenize(reader, texts=data.table.texts, labels=None)
+    lengths = found.examples.lengths[found.examples.lengths > 0]
+    spread = (int(lengths.min()), int(np.median(lengths)), int(lengths.max())) if len(lengths) else None
+    return ModelCheck(
+        model=name,
+        blank={why: rows for why, rows in found.blank.items() if why != NO_TEXT},
+        lengths=spread,
+    )

@@ -1,0 +1,237 @@
+"""A site's home: the folder that holds what the site itself keeps, whatever process answers for it.
+
+::
+
+    site.toml               the custodian's policy
+    identity.key            the site's Ed25519 key, readable by its owner alone
+    ledger.db …             what was spent (see privacy.ledger.ledger_file)
+    manifests/<digest>.json the manifests that the site joined, each with its .signature
+    pending/<digest>.json   those that wait for the custodian
+    secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
+    outbox/                 the last answers of each run (see client.mailbox)
+    peers.toml              all sites' keys, its own among them (see client.peers)
+    plans.json              plans that were made, so that none is paid for twice
+
+A coordinator can ask without end, and what it asks for is kept uncharged. So only so many manifests wait,
+and only so many runs have joined and were charged nothing: the oldest make room, and may ask again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from client.agent.mailbox import forget_run
+from client.custody.peers import FILE as PEERS_FILE
+from client.custody.peers import read_peers
+from client.custody.policy import FILE, Policy, policy_toml, read_policy
+from privacy.durable import make_private_folder, write_durably
+from privacy.errors import LedgerError, ProtocolError, UserError
+from privacy.identity import Identity
+from privacy.ledger.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
+from privacy.ledger.ledger import DATABASE, Ledger
+from privacy.ledger.ledger_file import copied
+from protocol.job.manifest import Manifest, read_manifest
+
+DIGEST_BYTES = 32
+MOST_WAITING = 16
+MOST_UNCHARGED = 32
+
+
+class Home:
+    """One site's folder. Raises OSError where the disk fails, and the errors of what it opens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def policy(self) -> Policy:
+        return read_policy(self.path / FILE)
+
+    @property
+    def has_policy(self) -> bool:
+        return (self.path / FILE).exists()
+
+    def write_policy(self, policy: Policy) -> None:
+        make_private_folder(self.path)
+        write_durably(self.path / FILE, policy_toml(policy).encode())
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path / DATABASE
+
+    def identity(self) -> Identity:
+        """The site's key; made if neither it nor a ledger under it is there."""
+        key = self.path / "identity.key"
+        return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
+
+    def open_ledger(
+        self, site: str, identity: Identity, *, seen: float | None = None, accept_clock: bool = False
+    ) -> Ledger:
+        """The site's ledger, begun with the policy's budget if the home is new.
+
+        ``seen`` and ``accept_clock`` are as ``Ledger.open`` takes them. Raises LedgerError if the home has
+        manifests and no ledger: what they spent is unknown.
+        """
+        if not self.ledger_path.exists() and any(self.manifests()):
+            raise LedgerError(
+                f"the ledger is lost: {self.path} has manifests and no {DATABASE}; bring it back"
+            )
+        budget = self.policy.budget
+        return Ledger.open(
+            self.path,
+            site=site,
+            identity=identity,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            order=budget.order,
+            seen=seen,
+            accept_clock=accept_clock,
+        )
+
+    def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:
+        """Remember a manifest that the site joined, and its signature, beyond this process.
+
+        ``charged`` has the run of each manifest that anything was reserved for, by its digest as hex: those
+        stay, whatever else has to make room.
+        """
+        path = self._manifest_path(manifest.digest)
+        if path.exists():
+            return
+        _write_manifest(path, manifest, signature)
+        for old in _oldest(path, beyond=MOST_UNCHARGED, spared=charged):
+            run = read_manifest(old.read_bytes()).run
+            _remove_manifest(old)
+            (self.path / "secrets" / old.name).unlink(missing_ok=True)
+            if run not in charged.values():
+                # What it said to a Join must not stand for a run that it does not know any more.
+                forget_run(self.path / "outbox", run)
+
+    def keep_waiting(self, manifest: Manifest, signature: bytes) -> None:
+        """Remember a manifest, and its signature, until the custodian says what of it."""
+        path = self._manifest_path(manifest.digest, pending=True)
+        if not path.exists():
+            _write_manifest(path, manifest, signature)
+            for old in _oldest(path, beyond=MOST_WAITING):
+                _remove_manifest(old)
+
+    def peers(self) -> Mapping[str, bytes]:
+        """All sites' identity keys, by name, as they were provisioned. Raises PolicyFileError."""
+        return read_peers(self.path / PEERS_FILE)
+
+    def secrets_path(self, manifest: Manifest) -> Path:
+        """Where a run's secrets are, if the site keeps any."""
+        return self.path / "secrets" / f"{manifest.digest.hex()}.json"
+
+    def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
+        """A manifest that the site joined and its signature, if it did."""
+        path = self._manifest_path(digest)
+        if len(digest) != DIGEST_BYTES or not path.exists():
+            return None
+        manifest = read_manifest(path.read_bytes())
+        if manifest.digest != digest:
+            raise ProtocolError(f"{path} was changed: it is not the manifest that it is named after")
+        return manifest, path.with_suffix(".signature").read_bytes()
+
+    def _manifest_path(self, digest: bytes, *, pending: bool = False) -> Path:
+        return self.path / ("pending" if pending else "manifests") / f"{digest.hex()}.json"
+
+    def manifests(self, *, pending: bool = False) -> Iterator[Manifest]:
+        folder = self.path / ("pending" if pending else "manifests")
+        for path in sorted(folder.glob("*.json")):
+            yield read_manifest(path.read_bytes())
+
+    def waiting(self, run: str) -> Manifest:
+        """The one manifest of a run that waits for the custodian. Raises UserError for none or several."""
+        waiting = [manifest for manifest in self.manifests(pending=True) if manifest.run == run]
+        if len(waiting) > 1:
+            # Whoever reaches the site may send one: the custodian says which is meant.
+            digests = ", ".join(manifest.digest.hex() for manifest in waiting)
+            raise UserError(
+                f"{len(waiting)} manifests of run {run} wait: {digests}; delete those that you do not mean "
+                f"from {self.path / 'pending'}"
+            )
+        if not waiting:
+            names = ", ".join(sorted({m.run for m in self.manifests(pending=True)})) or "no run"
+            raise UserError(
+                f"expected one manifest of run {run} that waits for approval, found none; "
+                f"{names} waits at {self.path}"
+            )
+        return waiting[0]
+
+    def approve(self, manifest: Manifest) -> None:
+        """Write into the ledger that the custodian approves a manifest that waits."""
+        ledger = self.open_ledger(self.site_name(), self.identity())
+        ledger.record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
+        ledger.close()
+        _remove_manifest(self._manifest_path(manifest.digest, pending=True))
+
+    def last_time(self) -> int:
+        """When the ledger's last entry was written, by its clock of then, in seconds since 1970."""
+        with copied(self.ledger_path) as file:
+            row = list(file.rows())[-1]
+            return read_entry(row.body, number=row.number).time
+
+    def accept_clock(self) -> None:
+        """Write into the ledger that the custodian accepts the clock as it is, if that is needed."""
+        self.open_ledger(self.site_name(), self.identity(), accept_clock=True).close()
+
+    def close_run(self, run: str) -> float:
+        """End a run here for good, and return the ε that its data have lost then; infinite without a bound.
+
+        Raises UserError if it began no plan.
+        """
+        begun = {event.run for event in self._events() if isinstance(event, Begun)}
+        if run not in begun:
+            names = ", ".join(sorted(begun)) or "no run"
+            raise UserError(f"run {run} began no plan that could end; {names} did, by {self.ledger_path}")
+        ledger = self.open_ledger(self.site_name(), self.identity())
+        dataset = ledger.close_run(run)
+        epsilon = ledger.epsilon(dataset)
+        ledger.close()
+        return epsilon
+
+    def site_name(self) -> str:
+        """The name that the ledger was begun under."""
+        first = next(iter(self._events()), None)
+        if not isinstance(first, Created):
+            raise LedgerError("a ledger begins with its creation", entry=1)
+        return first.site
+
+    def has_released(self, run: str) -> bool:
+        """Whether anything was reserved here for a run, and so may have left."""
+        events = self._events() if self.ledger_path.exists() else []
+        return any(
+            isinstance(event, Begun | Released | Unprotected) and event.run == run for event in events
+        )
+
+    def _events(self) -> list[Event]:
+        with copied(self.ledger_path) as file:
+            return [read_entry(row.body, number=row.number).event for row in file.rows()]
+
+
+def _write_manifest(path: Path, manifest: Manifest, signature: bytes) -> None:
+    make_private_folder(path.parent)
+    write_durably(path.with_suffix(".signature"), signature)
+    write_durably(path, manifest.content)
+
+
+def _remove_manifest(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".signature").unlink(missing_ok=True)
+
+
+def _oldest(new: Path, *, beyond: int, spared: Collection[str] = ()) -> list[Path]:
+    """The manifests beside a new one that have lain longest, beyond so many with it, but for those spared.
+
+    What was written under a clock that was ahead, and was set right since, counts as old.
+    """
+    now = time.time_ns()
+
+    def age(path: Path) -> tuple[bool, int, str]:
+        written = path.stat().st_mtime_ns
+        return written <= now, written, path.name
+
+    found = [path for path in new.parent.glob("*.json") if path != new and path.stem not in spared]
+    return sorted(found, key=age)[: max(0, len(found) + 1 - beyond)]

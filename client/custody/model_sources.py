@@ -1,0 +1,71 @@
+"""Which of the models that a job names a site loads, and from where: ``[models]`` in site.toml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import tomli_w
+
+from client.custody.site_file import HUB, PACKAGE
+from privacy.errors import ModelError, PolicyFileError
+from protocol.job.job import ModelSection
+from tasks.model.base_model import package_path
+
+_PACKAGE = re.compile(r"package:[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_HUB = re.compile(r"hub:[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
+_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+def local_source(model: ModelSection, mapped: Mapping[str, str]) -> str:
+    """Where a job's model is at this site, as a job of its own would say it.
+
+    Nothing is loaded that the custodian did not name: a job says which of these models it wants. Raises
+    ModelError for any other, with the line that would name it.
+    """
+    source = model.source
+    if source not in mapped:
+        place = source if _PACKAGE.fullmatch(source) else "/where/it/is"
+        line = tomli_w.dumps({source: place}).strip()
+        raise ModelError(
+            f"model.source={source!r} is none of the models that this site's custodian named, who can add "
+            f"to [models] in site.toml: {line}"
+        )
+    if model.gguf is not None and not _FILE.fullmatch(model.gguf):
+        raise ModelError(f"model.gguf={model.gguf!r}: expected a file's name inside the source")
+    return mapped[source].removeprefix(HUB)
+
+
+def check_models(mapped: Mapping[str, str]) -> None:
+    """Raises PolicyFileError for a line of ``[models]`` that names no folder, package or Hub id."""
+    for source, place in mapped.items():
+        if place.startswith(HUB):
+            _check_hub(source, place)
+        elif place.startswith(PACKAGE):
+            _check_package(source, place)
+        elif not Path(place).exists():
+            raise PolicyFileError(
+                f"models.{source!r}: expected a folder, found none at {place}; a model of the Hugging Face "
+                f'Hub is written "{HUB}NAME"'
+            )
+
+
+def _check_hub(source: str, place: str) -> None:
+    if not _HUB.fullmatch(place):
+        raise PolicyFileError(f'models.{source!r}: expected "{HUB}ORGANISATION/NAME", got {place!r}')
+    if Path(place.removeprefix(HUB)).exists():
+        # It would be loaded in the Hub's place.
+        raise PolicyFileError(
+            f"models.{source!r}: {place.removeprefix(HUB)} is also a folder here: name the folder by its "
+            "whole path, or start the site elsewhere"
+        )
+
+
+def _check_package(source: str, place: str) -> None:
+    if not _PACKAGE.fullmatch(place):
+        raise PolicyFileError(f'models.{source!r}: expected "{PACKAGE}NAME/PATH", got {place!r}')
+    try:
+        package_path(place)
+    except ModelError as error:
+        raise PolicyFileError(f"models.{source!r}: {error}") from error

@@ -1,0 +1,223 @@
+"""The policy: what a site's custodian allows, in ``site.toml``, and which rule a manifest breaks."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privacy.accounting.plan import Plan
+from privacy.errors import PolicyError, PolicyFileError, SignatureError
+from privacy.identity import verify
+from protocol.job.job import Task
+from protocol.job.job_file import explain
+from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+
+FILE = "site.toml"
+# What stands beside the policy in the file of a site that an agent answers for: see site_file.py.
+OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models", "limits"})
+Checked = TypeVar("Checked", bound=BaseModel)
+_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """A table of ``site.toml``: unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BudgetSection(Section):
+    """How much may be lost about one example of a data set: over its life, and in one run.
+
+    A run has its own δ; half of ``delta`` is for those of all runs together, and half for the filter by
+    order. ``order`` fixes the filter's α when the ledger begins; unset, it is chosen.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    epsilon_per_run: Annotated[float, Field(gt=0, le=1000)] | None = None
+    order: Annotated[int, Field(ge=2, le=256)] | None = None
+
+    @model_validator(mode="after")
+    def _within(self) -> BudgetSection:
+        if self.epsilon_per_run is not None and self.epsilon_per_run > self.epsilon:
+            raise ValueError(
+                f"epsilon_per_run={self.epsilon_per_run:g} is more than epsilon={self.epsilon:g}"
+            )
+        return self
+
+
+class RulesSection(Section):
+    """What a manifest must be like. Lists that are unset allow anything."""
+
+    mechanisms: list[Literal["gaussian", "laplace", "skellam", "none"]] = ["gaussian", "laplace", "skellam"]
+    least_cohort: Annotated[int, Field(ge=1)] = 1
+    units: list[Literal["example", "site"]] | None = None
+    central_noise: Literal["refused", "allowed"] = "refused"
+    secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
+    colluding_sites: Annotated[int, Field(ge=0)] = 0
+    models: list[_Hex32] | None = None
+    tasks: list[Task] | None = None
+    coordinator: _Hex32 | None = None
+    metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    approval: Literal["automatic", "manual"] = "automatic"
+    # Seconds that the local steps of one round may take.
+    longest_round: Annotated[float, Field(ge=1, le=30 * 86400)] = 6 * 3600.0
+
+
+class Policy(Section):
+    """A site's policy, whole."""
+
+    budget: BudgetSection
+    rules: RulesSection = RulesSection()
+
+    def check(self, manifest: Manifest, signature: bytes) -> None:
+        """Raises PolicyError naming the first rule that a manifest breaks, approval apart."""
+        job, rules = manifest.job, self.rules
+        if rules.coordinator is not None:
+            self._check_signed(rules.coordinator, manifest, signature)
+        _allow("mechanisms", job.privacy.mechanism, rules.mechanisms)
+        _allow("units", job.privacy.unit, rules.units)
+        if job.privacy.noise == "central" and rules.central_noise == "refused":
+            raise PolicyError(
+                "the coordinator would add the noise, and so know the sum without it: expected "
+                'privacy.noise="distributed"',
+                rule="rules.central_noise",
+            )
+        if job.privacy.mechanism != "none":
+            most = self.budget.epsilon_per_run or self.budget.epsilon
+            asked = job.privacy.epsilon + job.metrics.epsilon
+            if asked > most:
+                raise PolicyError(
+                    f"expected epsilon={most:g} at most for training and metrics, got {asked:g}",
+                    rule="budget.epsilon_per_run",
+                )
+        if manifest.fewest < rules.least_cohort:
+            raise PolicyError(
+                f"expected at least {rules.least_cohort} sites in each round, got {manifest.fewest}",
+                rule="rules.least_cohort",
+            )
+        self._check_aggregation(manifest)
+        _allow("models", manifest.model_digest, rules.models)
+        _allow("tasks", job.task, rules.tasks)
+        if job.metrics.epsilon > rules.metrics_epsilon:
+            raise PolicyError(
+                f"expected metrics.epsilon={rules.metrics_epsilon:g} at most, got {job.metrics.epsilon:g}",
+                rule="rules.metrics_epsilon",
+            )
+
+    def check_cost(self, plan: Plan) -> None:
+        """Raises PolicyError if a run that hides whole sites costs each example more than a run may.
+
+        Such a run's own ε is a site's, and an example's is more.
+        """
+        most = self.budget.epsilon_per_run
+        if most is None or plan.unit == "example" or plan.mechanism.name == "none":
+            return
+        costs = plan.doubled().epsilon
+        if costs > most:
+            raise PolicyError(
+                f"expected epsilon={most:g} at most for each example, and a run that hides this site at "
+                f"epsilon={plan.epsilon:.3g} costs each {costs:.3g}",
+                rule="budget.epsilon_per_run",
+            )
+
+    def _check_aggregation(self, manifest: Manifest) -> None:
+        job, rules = manifest.job, self.rules
+        if rules.secure_aggregation != "optional" and job.secure_aggregation == "none":
+            raise PolicyError(
+                "the coordinator would read this site's updates one by one: expected secure "
+                'aggregation, got secure_aggregation="none"',
+                rule="rules.secure_aggregation",
+            )
+        if rules.secure_aggregation == "required" and job.secure_aggregation != "masks":
+            raise PolicyError(
+                f'expected secure_aggregation="masks", got "{job.secure_aggregation}"',
+                rule="rules.secure_aggregation",
+            )
+        if rules.secure_aggregation == "required" and not job.aggregation.confirm:
+            raise PolicyError(
+                "the sites would believe the coordinator about who has answered: expected "
+                "aggregation.confirm=true, got false",
+                rule="rules.secure_aggregation",
+            )
+        if job.secure_aggregation == "masks":
+            self._check_masks(manifest)
+        if job.secure_aggregation == "homomorphic" and rules.colluding_sites > 0:
+            raise PolicyError(
+                'one site that works with the coordinator reads every update: expected "masks", got '
+                'secure_aggregation="homomorphic"',
+                rule="rules.colluding_sites",
+            )
+
+    def _check_masks(self, manifest: Manifest) -> None:
+        asked = manifest.job.aggregation.colluding
+        if asked < self.rules.colluding_sites:
+            # Noise in shares, and whom a site masks with among many, are planned for those in the job.
+            raise PolicyError(
+                f"expected aggregation.colluding={self.rules.colluding_sites} at least, got {asked}",
+                rule="rules.colluding_sites",
+            )
+        sites, colluding = manifest.cohort, self.rules.colluding_sites
+        if sites < colluding + 2:
+            raise PolicyError(
+                f"a sum of {sites} sites hides no update from the coordinator and {colluding} of them: "
+                f"expected {colluding + 2} sites at least",
+                rule="rules.colluding_sites",
+            )
+        # Either of a site's two masks takes t sites to uncover, and only those who collude answer for both:
+        # among 2t - c sites there are enough for each (Bonawitz et al. 2017, section 6).
+        least = (sites + colluding) // 2 + 1
+        if manifest.threshold < least:
+            raise PolicyError(
+                f"a coordinator that colludes with {colluding} of {sites} sites could read an update: "
+                f"expected aggregation.threshold={least} at least, got {manifest.threshold}",
+                rule="rules.colluding_sites",
+            )
+
+    @staticmethod
+    def _check_signed(coordinator: str, manifest: Manifest, signature: bytes) -> None:
+        try:
+            verify(bytes.fromhex(coordinator), MANIFEST_PURPOSE, manifest.content, signature)
+        except SignatureError as error:
+            raise PolicyError(
+                f"the coordinator {coordinator[:16]}… did not sign this manifest", rule="rules.coordinator"
+            ) from error
+
+
+def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
+    if allowed is not None and asked not in allowed:
+        options = ", ".join(allowed) or "nothing"
+        raise PolicyError(f"expected one of {options}, got {asked}", rule=f"rules.{rule}")
+
+
+def read_policy(path: Path) -> Policy:
+    """Read the policy in ``site.toml``. Raises PolicyFileError with one line per wrong key."""
+    table = read_toml(path)
+    return checked(Policy, {name: section for name, section in table.items() if name not in OTHER_SECTIONS})
+
+
+def read_toml(path: Path, *, what: str = "policy") -> dict[str, Any]:
+    """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PolicyFileError(f"no {what} at {path}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyFileError(f"cannot read the {what} {path}: {error}") from error
+
+
+def checked(model: type[Checked], table: dict[str, Any]) -> Checked:
+    """Tables as what they must be. Raises PolicyFileError with one line per wrong key."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise PolicyFileError(explain(error, shown_by="that docs/policy.md lists", model=model)) from None
+
+
+def policy_toml(policy: Policy) -> str:
+    """A policy as TOML, every key filled in but those that are unset."""
+    return tomli_w.dumps(policy.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,150 @@
+"""``site.toml`` of a site that an agent answers for: who it is, its data, and its policy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from client.custody.policy import FILE, Policy, Section, checked, read_toml
+from privacy.errors import PolicyFileError
+from protocol.plain_text import MOST_LABELS, Label, Place, Word
+from protocol.site_name import SiteName
+
+PACKAGE, HUB = "package:", "hub:"
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def _address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"expected host:port, got {value!r}")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class SiteSection(Section):
+    """Which site this is, and where its coordinator is reached."""
+
+    name: SiteName
+    coordinator: Address
+
+
+class AgentSection(Section):
+    """How the relay reaches the agent: over a unix socket, or over TLS with a certificate on both sides.
+
+    ``group`` owns the socket beside the agent's user. ``queue`` is how many envelopes may wait.
+    ``metrics`` is where the agent tells how it fares.
+    """
+
+    socket: Annotated[str, Field(min_length=1)] | None = None
+    listen: Address | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
+    metrics: Address | None = None
+    queue: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @model_validator(mode="after")
+    def _one_way(self) -> AgentSection:
+        if self.socket is not None and self.listen is not None:
+            raise ValueError("socket: expected either agent.socket or agent.listen, got both")
+        if self.group is not None and self.listen is not None:
+            raise ValueError("group: expected none with agent.listen: it is for a socket")
+        return self
+
+
+class RelaySection(Section):
+    """The SuperNode beside the agent.
+
+    ``user`` runs it when it is started as root. ``agent`` is where it finds an agent on another machine,
+    if not under ``agent.listen``. ``port`` is for its own processes, on loopback; any free one if unset.
+    """
+
+    user: Annotated[str, Field(min_length=1)] | None = None
+    agent: Address | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
+class LimitsSection(Section):
+    """What planning one run may take: ``planning_seconds``, and ``planning_mib`` of memory.
+
+    The process that plans takes 400 MiB of address space before it begins.
+    """
+
+    planning_seconds: Annotated[float, Field(ge=5, le=3600)] = 30.0
+    planning_mib: Annotated[int, Field(ge=640, le=65536)] = 1024
+
+
+class DataSource(Section):
+    """One data set, by the name that jobs know it by. ``labels`` are in the order of the head's outputs."""
+
+    source: Place
+    text: Word = "text"
+    label: Word | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
+    encoding: Word = "utf-8"
+
+    @model_validator(mode="after")
+    def _labelled(self) -> DataSource:
+        if (self.label is None) != (self.labels is None):
+            raise ValueError("labels: expected both label and labels, or neither")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels: expected each once, got {', '.join(self.labels)}")
+        return self
+
+
+class SiteFile(Policy):
+    """``site.toml``, whole. Paths in it are absolute once it is read."""
+
+    site: SiteSection
+    agent: AgentSection = AgentSection()
+    relay: RelaySection = RelaySection()
+    limits: LimitsSection = LimitsSection()
+    data: dict[Word, DataSource] = Field(default_factory=dict)
+    models: dict[Place, Place] = Field(default_factory=dict)
+
+    @property
+    def agent_address(self) -> str:
+        """Where the relay finds the agent: ``unix:`` and a path, or ``host:port``."""
+        return self.relay.agent or self.agent.listen or f"unix:{self.agent.socket}"
+
+
+def find_site_file(place: Path) -> Path:
+    """The ``site.toml`` that a person means by naming it, or the home that it is in."""
+    return place / FILE if place.is_dir() else place
+
+
+def find_home(place: Path) -> Path:
+    """The home that a person means by naming it, or the ``site.toml`` in it."""
+    return place.parent if place.is_file() else place
+
+
+def read_site_file(path: Path) -> SiteFile:
+    """Read ``site.toml``: what is relative in it is beside it.
+
+    Raises PolicyFileError with one line per wrong key.
+    """
+    found = checked(SiteFile, read_toml(path))
+    home = path.resolve().parent
+    agent = found.agent
+    if agent.listen is None:
+        agent = agent.model_copy(update={"socket": str(home / (agent.socket or "agent.sock"))})
+    if any(letter in str(home) for letter in "\"'\\\n"):
+        raise PolicyFileError(f"the home {str(home)!r}: expected a path without quotes and backslashes")
+    return found.model_copy(
+        update={
+            "agent": agent,
+            "data": {
+                alias: data.model_copy(update={"source": _beside(home, data.source)})
+                for alias, data in found.data.items()
+            },
+            "models": {name: _beside(home, place) for name, place in found.models.items()},
+        }
+    )
+
+
+def _beside(home: Path, source: str) -> str:
+    return source if source.startswith((PACKAGE, HUB)) else str(home / source)

@@ -1,0 +1,63 @@
+"""What a site's parts in sums of either kind have in common: who it is, whom it knows, what it keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Generic
+
+from client.sums.run_secrets import RunSecrets
+from privacy.identity import Identity
+from privacy.secagg.kept_secrets import State
+from privacy.secagg.roster import Member, Rules
+
+
+class SumSession(Generic[State]):
+    """The secrets of one run at one site, in ``path``, or in memory alone where it is None.
+
+    Kept in memory they are lost with the process, and the site joins again. ``peers`` are the identities
+    of all sites that are known here. Whatever a method gives back may leave: the state that goes with it is
+    durable then. A state that was put back from a copy could give away single updates: nothing may copy
+    the file.
+    """
+
+    _kind: ClassVar[type]
+    _begin: ClassVar[Callable[..., tuple]]
+    _advertise: ClassVar[Callable[..., Member]]
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        rules: Rules,
+        identity: Identity,
+        peers: Mapping[str, bytes],
+        path: Path | None,
+    ) -> None:
+        self._site = site
+        self._rules = rules
+        self._identity = identity
+        self._peers = peers
+        self._secrets: RunSecrets[State] = RunSecrets(
+            self._kind, site=site, manifest=rules.manifest, path=path
+        )
+
+    def join(self) -> Member:
+        """The session's public key, signed; a session that is there already stays."""
+        state = self._secrets.find()
+        if state is None:
+            state, member = self._begin(
+                self._site, self._rules.manifest, identity=self._identity, random=os.urandom
+            )
+            self._secrets.keep(state)
+            return member
+        return self._advertise(state, identity=self._identity)
+
+    def know(self, peers: Mapping[str, bytes]) -> None:
+        """Take these identities for the sites' from here on: the custodian may have changed them."""
+        self._peers = peers
+
+    def forget(self) -> None:
+        """Forget everything: no sum of this run is to come. What was recorded of it stays closed."""
+        self._secrets.forget()

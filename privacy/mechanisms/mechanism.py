@@ -1,0 +1,191 @@
+"""Additive noise, calibrated from a value that knows how much one unit can add to it.
+
+Values and noise are integers on a grid that no value chooses, so every output can occur whoever is in the
+value, with the probabilities that the guarantee counts on. Only the noisy sum becomes a float.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import dp_accounting as dp
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import PlanError, PrivacyUnitError
+from privacy.mechanisms.clipping import ClippedIntegers
+from privacy.mechanisms.rng import NoiseSource
+
+MechanismName = Literal["gaussian", "laplace", "skellam", "none"]
+IntegerMechanismName = Literal["skellam", "discrete_gaussian"]
+
+# Noise is drawn as int64.
+_STEPS_MAX = 2.0**54 - 16.0
+
+ReleasedT_co = TypeVar("ReleasedT_co", covariant=True)
+
+
+class Bounded(Protocol[ReleasedT_co]):
+    """Integers in which one unit weighs at most ``steps`` in the L1 or L2 ``norm``.
+
+    ``Clipped`` and ``ClippedSum`` are such values; with noise added they become what may be released.
+    """
+
+    @property
+    def steps(self) -> float: ...
+
+    @property
+    def norm(self) -> int: ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    def plus(self, noise: Sequence[NDArray[np.int64]]) -> ReleasedT_co: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """Noise in units of the clipping norm.
+
+    ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
+    norm, which is the sum's sensitivity to one example's being there or not: L2 for Gaussian, L1 for
+    Laplace. ``skellam`` is noise on integers that the sites of a sum draw in shares: its multiplier is σ
+    in the whole sum over the L2 bound of one site's integers, and an ``IntegerMechanism`` draws it.
+    ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves with and
+    without noise.
+
+    Guarantee: what is released is at least as private as the same sum with Gaussian or Laplace noise of
+    this multiplier on real numbers, which is what accountants know. The noise is discrete, drawn exactly,
+    and larger by what that takes; docs/mechanisms.md has the proofs.
+
+    - Gaussian: with a standard deviation of √(m² + 36) steps or more, where m = multiplier · steps, the
+      discrete Gaussian is a randomised rounding of N(0, m²), which does not look at the sum: up to a factor
+      of 1 ± 2^-1000 in each probability.
+    - Laplace: with a scale of m + 1 steps or more, in each coordinate and for each shift by whole steps,
+      the hockey-stick divergences are no larger than those of Laplace noise of scale m.
+    """
+
+    name: MechanismName
+    multiplier: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.multiplier) and self.multiplier >= 0):
+            raise PlanError(f"expected a noise multiplier >= 0, got multiplier={self.multiplier}")
+        if (self.multiplier == 0) != (self.name == "none"):
+            raise PlanError(
+                f"mechanism={self.name!r} with multiplier={self.multiplier}: only 'none' adds no noise"
+            )
+
+    @property
+    def norm(self) -> int:
+        """The norm that clipping must bound: 1 or 2."""
+        return 1 if self.name == "laplace" else 2
+
+    @property
+    def event(self) -> dp.DpEvent:
+        """One release of the whole data set's sum, as dp-accounting sees it (it knows no Skellam noise)."""
+        if self.name == "gaussian":
+            return dp.GaussianDpEvent(self.multiplier)
+        if self.name == "laplace":
+            return dp.LaplaceDpEvent(self.multiplier)
+        return dp.UnsupportedDpEvent() if self.name == "skellam" else dp.NonPrivateDpEvent()
+
+    def noise(self, size: int, *, steps: float, source: NoiseSource) -> NDArray[np.int64]:
+        """Draw int64[size] noise for integers in which one unit weighs at most ``steps``.
+
+        Raises PlanError for ``skellam``, which an ``IntegerMechanism`` draws, and for noise that an int64
+        would not hold.
+        """
+        planned = self.multiplier * steps
+        if planned > _STEPS_MAX:
+            raise PlanError(
+                f"expected noise of at most 2^54 steps of the grid, got multiplier={self.multiplier} and "
+                f"steps={steps}"
+            )
+        whole = math.ceil(planned)
+        if self.name == "gaussian":
+            return source.discrete_gaussian(size, std=_at_least(math.isqrt(whole * whole + 36) + 1))
+        if self.name == "laplace":
+            return source.discrete_laplace(size, scale=whole + 1)
+        if self.name == "skellam":
+            raise PlanError(
+                "mechanism='skellam' adds integers: encode the update and let an IntegerMechanism draw them"
+            )
+        return np.zeros(size, np.int64)
+
+    def release(self, clipped: Bounded[ReleasedT_co], source: NoiseSource) -> ReleasedT_co:
+        """Add noise of the size that the value's own bound asks for.
+
+        Raises PrivacyUnitError if the value is bounded in another norm than this noise hides; ``none``
+        hides nothing and takes either.
+        """
+        if self.name != "none" and clipped.norm != self.norm:
+            raise PrivacyUnitError(
+                f"{self.name} noise hides what is bounded in norm={self.norm}, got a value bounded in "
+                f"norm={clipped.norm}: clip it to norm={self.norm}"
+            )
+        return clipped.plus(
+            [self.noise(size, steps=clipped.steps, source=source) for size in clipped.sizes]
+        )
+
+
+def _at_least(number: int) -> float:
+    """The least float that is not under a whole number; from 2^53 on floats do not hold all of them."""
+    found = float(number)
+    return found if found >= number else math.nextafter(found, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerMechanism:
+    """Integer noise for a sum that is read only as a whole, modulo 2^bits, under masks.
+
+    ``multiplier`` is the noise's σ in that sum over the L2 bound of one unit's integers. The noise of n
+    sites is one mechanism's only for ``skellam``: n shares of variance v/n add up to exactly the one of
+    variance v. A sum of discrete Gaussians is no discrete Gaussian, so that noise comes from one hand.
+
+    Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995); Canonne, Kamath and Steinke 2020
+    (arXiv:2004.00010).
+    """
+
+    name: IntegerMechanismName
+    multiplier: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.multiplier) and self.multiplier > 0):
+            raise PlanError(f"expected a noise multiplier > 0, got multiplier={self.multiplier}")
+
+    def variance(self, bound: float) -> float:
+        """σ² of the noise in the whole sum, in squared integer steps.
+
+        It is Skellam noise's variance; a discrete Gaussian's is a little smaller where σ is below 1.
+        """
+        return (self.multiplier * bound) ** 2
+
+    def noise(self, size: int, *, bound: float, source: NoiseSource, shares: int = 1) -> NDArray[np.int64]:
+        """Draw one of ``shares`` shares, int64[size], of the noise for an L2 ``bound``.
+
+        Raises PlanError for shares of discrete Gaussian noise, ValueError for a variance that is not in
+        [1e-9, 2^52].
+        """
+        if shares < 1 or (shares > 1 and self.name != "skellam"):
+            raise PlanError(
+                f"mechanism={self.name!r} in shares={shares}: expected 1, or more of 'skellam', whose "
+                "shares add up"
+            )
+        if self.name == "skellam":
+            return source.skellam(size, variance=self.variance(bound) / shares)
+        return source.discrete_gaussian(size, std=self.multiplier * bound)
+
+    def release(
+        self, clipped: ClippedIntegers, source: NoiseSource, *, shares: int = 1
+    ) -> NDArray[np.int64]:
+        """Add one share of the noise to one unit's integers: int64[d], private in the sum alone.
+
+        Raises what ``noise`` raises.
+        """
+        return clipped.value + self.noise(
+            len(clipped.value), bound=clipped.bound, source=source, shares=shares
+        )

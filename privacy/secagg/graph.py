@@ -1,0 +1,209 @@
+"""Who masks with whom: every site with every other, or, among many, with some drawn at random.
+
+Up to 100 sites, and wherever less would not spare a quarter of the masks, the graph is complete: what it
+promises holds for certain. Else the sites sit around a circle in an order that the seed shuffles, and each
+is a neighbour of the ``degree / 2`` next ones on either side. What that promises fails with a probability.
+
+*Privacy.* Say that no honest site has ``threshold - degree/2 - 1`` or more colluding ones among the next
+``degree / 2`` on either side. Then, whoever is said to have dropped out:
+
+- Fewer than ``2 · threshold - (degree + 1)`` of a site's ``degree + 1`` holders collude. So not both of its
+  secrets can be had, even if every honest holder were told of other survivors. It is more than what one
+  signed list of survivors asks for: that fewer than ``threshold`` collude.
+- The sum of the honest survivors that signed falls into no smaller sums. Sites whose pair masks cancel
+  out among themselves would be a stretch of the circle, and none of the others would be among the
+  ``degree / 2`` places after its end. Then at most ``degree / 2`` holders on the other side, the site at
+  the end, and those that collude on this side reveal its seed: fewer than ``threshold``. Its self mask
+  stays on.
+
+The second needs two things of a site: that it masks for no cohort with fewer than ``threshold`` of its own
+holders, itself among them, and that it reveals for a list of survivors that was signed. A seed fails with
+probability 2^-104 at most: a coordinator chooses what the seed is a digest of, and may try 2^64 of them,
+of which then one fails with 2^-40. As many as ``colluding`` may collude, or a tenth of the sites where
+that is more: a complete graph withstands many whom ``colluding = 0`` does not ask for, a sparse one only
+those that it was made for. Who colludes is settled before the seed is.
+
+*Sums.* ``size - threshold`` sites may drop out, at any time, chosen without regard to the graph. Then some
+site's secret cannot be had with probability 2^-20 at most. A coordinator that chooses them can only spoil
+its own sum.
+
+Source: Bell et al. 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (eprint
+2020/704), for the shuffled circle and its union bounds; the argument on stretches is our own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from privacy.errors import AggregationError
+from privacy.mechanisms.rng import ChaCha20Source
+
+COMPLETE_UP_TO = 100
+# A complete graph of more sites takes hundreds of megabytes at each of them, and gigabytes at 10,000.
+COMPLETE_MAX = 2500
+# In bits: a probability of 2^-40 that privacy fails, over 2^64 seeds; and of 2^-20 that a sum does.
+PRIVACY_BITS = 40 + 64
+SUM_BITS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """``neighbours`` of each place, in order and without the place itself.
+
+    A site's secrets are shared among its neighbours and itself; ``threshold`` of these give them back.
+    """
+
+    neighbours: tuple[tuple[int, ...], ...]
+    threshold: int
+
+    def holders(self, place: int) -> tuple[int, ...]:
+        """Who holds shares of a place's secrets: its neighbours and itself, in order."""
+        return tuple(sorted((*self.neighbours[place], place)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    """How many neighbours a site has on a circle, an even number; ``threshold`` as in ``Graph``."""
+
+    degree: int
+    threshold: int
+
+
+def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Graph:
+    """The graph of a sum of ``size`` sites, the same for whoever knows the same 32 bytes of seed.
+
+    ``threshold`` is that of the whole sum: all but so many may drop out. ``colluding`` sites may work
+    with the coordinator. Raises AggregationError for more of either than there are sites.
+    """
+    if not 1 <= threshold <= size or not 0 <= colluding < size:
+        raise AggregationError(
+            f"expected a threshold from 1 to size={size}, and colluding from 0 to less than it, got "
+            f"threshold={threshold}, colluding={colluding}",
+            rule="threshold",
+        )
+    circle = None
+    if size > COMPLETE_UP_TO:
+        circle = find_circle(
+            size,
+            dropping=size - threshold,
+            colluding=max(colluding, size // 10),
+            privacy_bits=PRIVACY_BITS,
+            sum_bits=SUM_BITS,
+        )
+    if circle is None:
+        return complete_graph(size, threshold=threshold)
+    return join_around(shuffle(size, seed=seed), circle)
+
+
+def complete_graph(size: int, *, threshold: int) -> Graph:
+    """The graph in which every site masks with every other. Raises AggregationError above 2,500 sites."""
+    if size > COMPLETE_MAX:
+        raise AggregationError(
+            f"expected {COMPLETE_MAX} sites at most where each masks with every other, got {size}: ask for "
+            "fewer colluding sites, or for fewer sites",
+            rule="cohort",
+        )
+    everyone = tuple(range(size))
+    return Graph(
+        neighbours=tuple(everyone[:place] + everyone[place + 1 :] for place in everyone),
+        threshold=threshold,
+    )
+
+
+@lru_cache(maxsize=64)
+def find_circle(
+    size: int, *, dropping: int, colluding: int, privacy_bits: int, sum_bits: int
+) -> Circle | None:
+    """The circle of the least degree that fails as rarely as asked; None if it saves less than a quarter.
+
+    Of ``size`` sites ``colluding`` collude and ``dropping`` drop out; privacy fails with a probability of
+    ``2^-privacy_bits`` at most, a sum with ``2^-sum_bits``. In integers, so that every site finds the same.
+    """
+
+    def fitting(half: int) -> Circle | None:
+        circle = _private_circle(size, half=half, colluding=colluding, bits=privacy_bits)
+        fits = circle and _is_summable(size, circle, dropping=dropping, bits=sum_bits)
+        return circle if fits else None
+
+    low, high = 0, 3 * (size - 1) // 8
+    best = fitting(high) if high else None
+    # Nearly always more neighbours fail less. Where rounding makes it otherwise, this finds a circle that
+    # fits all the same, and is not the least by a few.
+    while best and high - low > 1:
+        half = (low + high) // 2
+        found = fitting(half)
+        if found:
+            best, high = found, half
+        else:
+            low = half
+    return best
+
+
+def shuffle(size: int, *, seed: bytes) -> list[int]:
+    """The places from 0 to ``size - 1`` in an order drawn from the seed, each as likely as the others.
+
+    Fisher and Yates's shuffle as in Durstenfeld 1964, from a ChaCha20 stream under a digest of the seed.
+    """
+    source = ChaCha20Source(hashlib.sha256(b"confide graph" + seed).digest())
+    order = list(range(size))
+    for last in range(size - 1, 0, -1):
+        other = source.below(last + 1)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def join_around(order: Sequence[int], circle: Circle) -> Graph:
+    """The graph in which each place in ``order`` is joined to the next on either side of it."""
+    size, half = len(order), circle.degree // 2
+    twice = [*order, *order]
+    neighbours: list[tuple[int, ...]] = [()] * size
+    for position, place in enumerate(order):
+        after = twice[position + 1 : position + 1 + half]
+        before = twice[size + position - half : size + position]
+        neighbours[place] = tuple(sorted(before + after))
+    return Graph(neighbours=tuple(neighbours), threshold=circle.threshold)
+
+
+def _private_circle(size: int, *, half: int, colluding: int, bits: int) -> Circle | None:
+    """The least threshold at which colluding sites crowd next to an honest one with at most ``2^-bits``."""
+    honest = size - colluding
+    drawn = math.comb(size - 1, half)
+    crowd, ways = min(colluding, half) + 1, 0
+    # The least crowd that is rare enough, for two sides of each honest site.
+    for count, found in _from_most(size - 1, marked=colluding, draws=half):
+        ways += found
+        if 2 * honest * ways << bits > drawn:
+            break
+        crowd = count
+    threshold = half + 1 + crowd
+    return Circle(degree=2 * half, threshold=threshold) if threshold <= 2 * half else None
+
+
+def _is_summable(size: int, circle: Circle, *, dropping: int, bits: int) -> bool:
+    """Whether too few holders are left of some site's secrets with probability ``2^-bits`` at most."""
+    spare = circle.degree - circle.threshold
+    # One that has dropped out does not reveal its own share, and is one of those that have.
+    gone = _ways(size - 1, marked=dropping - 1, draws=circle.degree, least=spare + 1) if dropping else 0
+    alive = _ways(size - 1, marked=dropping, draws=circle.degree, least=spare + 2)
+    ways = dropping * gone + (size - dropping) * alive
+    return ways << bits <= math.comb(size - 1, circle.degree)
+
+
+def _ways(size: int, *, marked: int, draws: int, least: int) -> int:
+    """In how many of all ways ``draws`` of ``size`` sites hold ``least`` or more of the marked ones."""
+    return sum(ways for count, ways in _from_most(size, marked=marked, draws=draws) if count >= least)
+
+
+def _from_most(size: int, *, marked: int, draws: int) -> Iterator[tuple[int, int]]:
+    """How many marked ones may be drawn, from the most down, and in how many ways each: hypergeometric."""
+    most, fewest = min(marked, draws), max(0, draws - (size - marked))
+    ways = math.comb(marked, most) * math.comb(size - marked, draws - most)
+    for count in range(most, fewest - 1, -1):
+        yield count, ways
+        # The next term, by the ratio of two neighbouring ones.
+        ways = ways * count * (size - marked - draws + count)
+        ways //= (marked - count + 1) * (draws - count + 1)

@@ -1,0 +1,193 @@
+"""Sums under masks as they travel: what a manifest says of them, and messages to values and back."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+
+from privacy.errors import AggregationError, JobError
+from privacy.secagg.ring import Ring
+from privacy.secagg.roster import Cohort, Dealing, Dealt, Member, Roster, Rules
+from privacy.secagg.sealing import KEY_BYTES, TAG_BYTES
+from privacy.secagg.shamir import SHARE_BYTES
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.sized import SIGNATURE_BYTES, sized
+from protocol.sums.ciphertext_messages import check_homomorphic
+
+# A count of right answers, and of examples: two words.
+METRICS_RING = Ring(64)
+_SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+
+
+def make_rules(manifest: Manifest) -> Rules:
+    """What a manifest says of its sums. Raises AggregationError where they would not be safe."""
+    aggregation = manifest.job.aggregation
+    return Rules(
+        manifest=manifest.digest,
+        cohort=manifest.cohort,
+        threshold=manifest.threshold,
+        fewest=manifest.fewest,
+        colluding=aggregation.colluding,
+        confirm=aggregation.confirm,
+    )
+
+
+def check_sums(manifest: Manifest) -> None:
+    """Raises JobError, saying which key to change, for a manifest whose sums would not be safe."""
+    kind = manifest.job.secure_aggregation
+    if kind == "none":
+        return
+    if manifest.cohort < 2:
+        raise JobError(
+            f'secure_aggregation="{kind}": expected two sites or more, got one, whose sum is its own '
+            'update; set secure_aggregation="none"'
+        )
+    if manifest.threshold > manifest.cohort:
+        raise JobError(
+            f"aggregation.threshold={manifest.threshold}: expected at most {manifest.cohort}, the number "
+            "of sites"
+        )
+    if manifest.fewest < manifest.threshold:
+        how, lower = "in homomorphic sums", ""
+        if kind == "masks":
+            how, lower = "under masks", f", or set a lower threshold, {manifest.cohort // 2 + 1} at least"
+        raise JobError(
+            f"federation.min_sites={manifest.fewest}: {how} a round needs aggregation.threshold="
+            f"{manifest.threshold} of {manifest.cohort} sites; raise min_sites{lower}"
+        )
+    try:
+        make_rules(manifest)
+    except AggregationError as error:
+        raise JobError(f"[aggregation] {error}") from error
+    if kind == "homomorphic":
+        check_homomorphic(manifest)
+
+
+def read_joined(site: str, joined: pb.Joined, manifest: Manifest) -> Member:
+    """The member that a site is in this run. Raises AggregationError unless it signed its session key."""
+    member = Member(
+        site=site,
+        identity=joined.public_key,
+        # With a key of another size the others would refuse every list that the site is in.
+        key=sized(joined.session_key, KEY_BYTES, f"the session key of {site}"),
+        signature=joined.session_signature,
+    )
+    member.check(manifest.digest, pinned=joined.public_key)
+    return member
+
+
+def write_member(member: Member) -> pb.Member:
+    """A member as it travels."""
+    return pb.Member(site=member.site, identity=member.identity, key=member.key, signature=member.signature)
+
+
+def write_roster(roster: Roster) -> pb.Roster:
+    """A roster as it travels: the rules stay with the manifest."""
+    return pb.Roster(number=roster.number, members=map(write_member, roster.members))
+
+
+def read_roster(message: pb.Roster, rules: Rules) -> Roster:
+    """Raises AggregationError for what is no roster under these rules."""
+    if len(message.members) > rules.cohort:
+        raise AggregationError(
+            f"expected at most {rules.cohort} sites, got {len(message.members)}", rule="cohort"
+        )
+    members = tuple(
+        Member(
+            site=member.site,
+            identity=sized(member.identity, KEY_BYTES, "an identity"),
+            key=sized(member.key, KEY_BYTES, "a session key"),
+            signature=sized(member.signature, SIGNATURE_BYTES, "a signature"),
+        )
+        for member in message.members
+    )
+    return Roster(rules=rules, number=message.number, members=members)
+
+
+def write_dealing(dealing: Dealing) -> pb.Dealing:
+    """A dealing as it travels; the reply that it is in names its site."""
+    return pb.Dealing(key=dealing.key, commitment=dealing.commitment, sealed=dealing.sealed)
+
+
+def read_dealing(site: str, message: pb.Dealing) -> Dealing:
+    """Raises AggregationError for shares or keys of another size."""
+    return Dealing(
+        site=site,
+        key=sized(message.key, KEY_BYTES, f"the key of {site}"),
+        commitment=sized(message.commitment, KEY_BYTES, f"the commitment of {site}"),
+        sealed=tuple(sized(one, _SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
+    )
+
+
+def write_cohort(cohort: Cohort, *, number: int) -> pb.Cohort:
+    """A cohort as it travels, with the number of its sum."""
+    dealt = [
+        pb.Dealt(site=one.site, key=one.key, commitment=one.commitment, sealed=one.sealed)
+        for one in cohort.dealt
+    ]
+    return pb.Cohort(number=number, dealt=dealt)
+
+
+def asked_to_train(request: pb.Train) -> bytes:
+    """A digest of all in a request that an update depends on: its round, adapter and grid. 32 bytes."""
+    adapter = hashlib.sha256(request.adapter).digest()
+    what = struct.pack("<Qd", request.round, request.noise_std)
+    return hashlib.sha256(b"confide train\0" + what + adapter).digest()
+
+
+def asked_to_evaluate(request: pb.Evaluate) -> bytes:
+    """The same for metrics. 32 bytes."""
+    return hashlib.sha256(b"confide evaluate\0" + hashlib.sha256(request.adapter).digest()).digest()
+
+
+def read_cohort(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
+    """A cohort that contributes what is ``asked``, as this site was asked for it.
+
+    Raises AggregationError for what is no cohort under these rules.
+    """
+    if len(message.dealt) > rules.cohort:
+        raise AggregationError(
+            f"expected at most {rules.cohort} sites, got {len(message.dealt)}", rule="cohort"
+        )
+    return Cohort(
+        dealt=tuple(
+            Dealt(
+                site=one.site,
+                key=sized(one.key, KEY_BYTES, f"the key of {one.site}"),
+                commitment=sized(one.commitment, KEY_BYTES, f"the commitment of {one.site}"),
+                sealed=sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}") if one.sealed else b"",
+            )
+            for one in message.dealt
+        ),
+        asked=asked,
+    )
+
+
+def read_signatures(message: pb.Unmask | pb.Open) -> dict[str, bytes]:
+    """Signatures by site. Raises AggregationError for two of one site."""
+    signatures = {
+        one.site: sized(one.signature, SIGNATURE_BYTES, f"the signature of {one.site}")
+        for one in message.signatures
+    }
+    if len(signatures) != len(message.signatures):
+        raise AggregationError("expected one signature a site", rule="survivors")
+    return signatures
+
+
+def write_shares(shares: Mapping[str, bytes], roster: Roster) -> pb.Unmasked:
+    """Shares as they travel, by the place of the site that they are of."""
+    return pb.Unmasked(
+        shares=[pb.Share(place=roster.place(site), share=share) for site, share in shares.items()]
+    )
+
+
+def read_shares(message: pb.Unmasked, roster: Roster) -> dict[str, bytes]:
+    """Shares by whose they are. Raises AggregationError for places that there are not, or twice."""
+    found: dict[str, bytes] = {}
+    for one in message.shares:
+        if one.place >= len(roster.members) or roster.members[one.place].site in found:
+            raise AggregationError(f"expected one share a place, got place={one.place}", rule="share")
+        found[roster.members[one.place].site] = sized(one.share, SHARE_BYTES, "a share")
+    return found

@@ -1,0 +1,154 @@
+"""How updates of a run become integers that can be summed: the same grid at every site and the coordinator.
+
+Everything here follows from the manifest, but for the noise that sites of different sizes add: each tells
+its own when it joins, and a round's request repeats the largest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+from privacy.accounting.plan import Plan
+from privacy.accounting.site_plan import make_central_site_plan, make_site_plan
+from privacy.errors import JobError, PlanError, ProtocolError
+from privacy.secagg.encoding import Encoding, example_encoding, site_encoding
+from protocol.job.job import Job
+from protocol.job.manifest import Manifest
+from protocol.sums.ciphertext_messages import check_sum_size
+from protocol.sums.sparsification import Support, draw_support, kept_count, support_seed
+
+# What a coordinate may be of what one step's clipping and learning rate allow the whole update to be. Noise
+# is in it: with 32 bits there is room for 64 norms of it, and cutting off more costs accuracy alone.
+_ROOM = 64.0
+# Adam moves no coordinate by more than a few learning rates a step (Kingma and Ba 2015, section 2.1).
+_ADAM = 4.0
+
+
+def vector_size(job: Job, update_size: int) -> int:
+    """How many numbers of an update travel in a sum."""
+    if job.compression.kind == "random":
+        return kept_count(update_size, job.compression.share)
+    return update_size
+
+
+def round_support(manifest: Manifest, *, update_size: int, number: int) -> Support | None:
+    """Which of an update's numbers travel in a round; None where all do."""
+    compression = manifest.job.compression
+    if compression.kind != "random":
+        return None
+    seed = support_seed(manifest.digest, number)
+    return draw_support(seed, size=update_size, share=compression.share)
+
+
+def update_noise_std(job: Job, plan: Plan) -> float:
+    """The deviation of a coordinate's noise in one site's update under a plan, as far as it is known."""
+    if plan.mechanism.name == "none" or plan.unit == "site":
+        return 0.0
+    training = job.training
+    if training.optimizer == "adam":
+        return training.learning_rate * math.sqrt(training.local_steps)
+    return training.learning_rate * math.sqrt(training.local_steps) * plan.noise_std / training.batch_size
+
+
+def update_reach(job: Job) -> float:
+    """How far a coordinate of one site's update may reach; what goes beyond it is cut off."""
+    if job.training.optimizer == "adam":
+        return _ADAM * _steps(job)
+    return _ROOM * _steps(job) * job.privacy.clipping_norm
+
+
+def make_encoding(
+    manifest: Manifest, *, update_size: int, number: int, noise_std: float = 0.0, plan: Plan | None = None
+) -> Encoding:
+    """The grid of one sum. ``plan`` is a site's, for ``unit="site"``.
+
+    Raises PlanError where the modulus is too small, ProtocolError for a noise that is no deviation.
+    """
+    job = manifest.job
+    size = vector_size(job, update_size)
+    seed = hashlib.sha256(b"confide rotation" + manifest.digest + number.to_bytes(8, "little")).digest()
+    if plan is not None and plan.unit == "site":
+        return _site_encoding(manifest, size, seed, multiplier=plan.mechanism.multiplier)
+    if not (math.isfinite(noise_std) and noise_std >= 0.0):
+        raise ProtocolError(f"expected noise_std >= 0 and finite, got noise_std={noise_std}")
+    steps = _steps(job)
+    # What is not sent waits, on average 1/share rounds: client.residual says how much longer that makes it.
+    share = job.compression.share if job.compression.kind == "random" else 1.0
+    longer = math.sqrt((2.0 - share) / share)
+    if job.training.optimizer == "adam":
+        signal = _ADAM * steps * math.sqrt(size)
+    else:
+        signal = steps * job.privacy.clipping_norm
+    return example_encoding(
+        bits=job.aggregation.modulus_bits,
+        sites=manifest.cohort,
+        dimension=size,
+        # A Poisson batch may be larger than expected; twice that is beyond chance but for tiny ones.
+        signal_l2=2.0 * signal * longer,
+        noise_std=noise_std / math.sqrt(share),
+        largest=update_reach(job) * longer,
+        rotation_seed=seed,
+    )
+
+
+def plan_for_site(manifest: Manifest, *, update_size: int) -> Plan:
+    """The plan of a run that hides whole sites: the same for every site, and for the coordinator.
+
+    Raises PlanError where no noise, or no modulus, is enough.
+    """
+    job = manifest.job
+    size, colluding = vector_size(job, update_size), job.aggregation.colluding
+    if job.privacy.mechanism in ("gaussian", "none"):
+        return make_central_site_plan(
+            mechanism="gaussian" if job.privacy.mechanism == "gaussian" else "none",
+            epsilon=job.privacy.epsilon,
+            delta=job.privacy.delta,
+            clipping_norm=job.privacy.clipping_norm,
+            releases=job.training.rounds,
+        )
+    return make_site_plan(
+        epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        clipping_norm=job.privacy.clipping_norm,
+        releases=job.training.rounds,
+        sensitivity_of=lambda multiplier: _site_encoding(
+            manifest, size, bytes(32), multiplier=multiplier
+        ).sensitivity(job.privacy.clipping_norm),
+        fewest=manifest.fewest,
+        colluding=colluding,
+    )
+
+
+def _steps(job: Job) -> float:
+    """How far a round's local steps of length one may go."""
+    return job.training.learning_rate * job.training.local_steps
+
+
+def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: float) -> Encoding:
+    job = manifest.job
+    shared = job.privacy.mechanism == "skellam"
+    # All shares may be in the sum, and fewer of them are counted on.
+    honest = manifest.fewest - job.aggregation.colluding
+    whole = multiplier * math.sqrt(manifest.cohort / honest) if shared else 0.0
+    return site_encoding(
+        bits=job.aggregation.modulus_bits,
+        sites=manifest.cohort,
+        dimension=size,
+        clipping_norm=job.privacy.clipping_norm,
+        noise_multiplier=whole,
+        rotation_seed=seed,
+    )
+
+
+def check_encoding(manifest: Manifest, *, update_size: int) -> None:
+    """Raises JobError where a job's modulus or noise cannot be, before a run is made of it."""
+    job = manifest.job
+    try:
+        plan = plan_for_site(manifest, update_size=update_size) if job.privacy.unit == "site" else None
+        if job.secure_aggregation == "masks":
+            make_encoding(manifest, update_size=update_size, number=1, plan=plan)
+        elif job.secure_aggregation == "homomorphic":
+            check_sum_size(manifest, update_size=update_size)
+    except PlanError as error:
+        raise JobError(f"privacy, aggregation: {error}") from error

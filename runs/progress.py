@@ -1,0 +1,66 @@
+"""Where a simulation tells how it goes on."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from protocol.plain_text import escaped
+from runs.formats import format_bytes, format_epsilon, format_percent
+from runs.run_folder import RoundRecord, RunFolder
+
+
+class Progress(Protocol):
+    """A listener to one or more runs; what it does not override, it does not show."""
+
+    def stage(self, text: str) -> None:
+        """Something slow begins."""
+        ...
+
+    def started(self, folder: RunFolder, title: str) -> None:
+        """A run has its folder; its rounds follow."""
+        ...
+
+    def doing(self, text: str) -> None:
+        """What the run waits for has changed; empty if it waits for nobody."""
+        ...
+
+    def round(self, record: RoundRecord) -> None:
+        """A round is finished and on disk."""
+        ...
+
+
+class Silence(Progress):
+    """A listener that shows nothing."""
+
+
+class PrintedProgress(Progress):
+    """A listener that prints a line a round, for logs that others collect."""
+
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._budget = 0.0
+
+    def stage(self, text: str) -> None:
+        print(escaped(text), flush=True)
+
+    def started(self, folder: RunFolder, title: str) -> None:
+        job = folder.manifest.job
+        self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
+        print(escaped(f"{title}: {folder.path}"), flush=True)
+        for record in folder.records():
+            self.round(record)
+
+    def round(self, record: RoundRecord) -> None:
+        print(
+            f"round {record.round}/{self._rounds}  loss {record.loss:.4f}  "
+            f"accuracy {format_percent(record.accuracy)}  ε {describe_spent(record, self._budget)}  "
+            f"up {format_bytes(record.bytes_up)}  down {format_bytes(record.bytes_down)}  "
+            f"{record.seconds:.1f} s",
+            flush=True,
+        )
+
+
+def describe_spent(record: RoundRecord, budget: float) -> str:
+    """The largest ε among the sites, of the budget; ∞ without privacy."""
+    highest = record.highest_epsilon
+    return "∞ (no privacy)" if highest is None else f"{format_epsilon(highest)} of {budget:g}"

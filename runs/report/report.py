@@ -1,0 +1,267 @@
+"""The report: one page that says what a run did, what it cost, and what privacy it gave.
+
+It is self-contained: no script, nothing fetched. The text that people have to trust, the result and
+the notices, is made in Python; ``report.html.j2`` only lays it out.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from privacy.durable import BY_UMASK, write_durably
+from protocol.job.job import Job
+from protocol.plain_text import escaped
+from runs.formats import (
+    format_bytes,
+    format_count,
+    format_delta,
+    format_epsilon,
+    format_percent,
+    format_points,
+    format_seconds,
+)
+from runs.metrics import Metrics
+from runs.report import charts
+from runs.report.comparison import Compared, list_findings, read_comparison
+from runs.report.measures import format_measure, main_measure
+from runs.report.notices import find_notices
+from runs.run_folder import RoundRecord, RunFolder, job_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendingRow:
+    """A row of the ε table: one site, or the minimum, median or maximum of many.
+
+    ``epsilon`` is None for a site whose ε has no bound.
+    """
+
+    name: str
+    epsilon: float | None
+    budget: float
+    examples: float | None
+
+    @property
+    def share(self) -> float:
+        """How much of the budget is spent, from 0 to 1."""
+        return 1.0 if self.epsilon is None else min(1.0, self.epsilon / self.budget)
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write ``report.html`` into a run's folder, whatever it has finished, and return its path."""
+    path = folder.path / "report.html"
+    write_durably(path, render_report(folder).encode(), mode=BY_UMASK)
+    return path
+
+
+def render_report(folder: RunFolder) -> str:
+    """A run's report as HTML; the same folder gives the same bytes.
+
+    Whatever names a folder holds, the page has no character that a reader could not see.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    manifest, records, facts = folder.manifest, folder.records(), folder.facts
+    job = manifest.job
+    compared = read_comparison(folder) if records else ()
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {
+        "bytes": format_bytes,
+        "seconds": format_seconds,
+        "epsilon": format_epsilon,
+        "percent": format_percent,
+        "measure": format_measure,
+        "delta": format_delta,
+    }
+    template = page.from_string(files("runs.report").joinpath("report.html.j2").read_text("utf-8"))
+    page_text = template.render(
+        run=manifest.run,
+        job=job,
+        job_toml=job_toml(job),
+        records=records,
+        cohort=manifest.cohort,
+        absences=any(len(record.present) < manifest.cohort for record in records),
+        facts=facts,
+        result=result_sentence(job, records, facts),
+        notices=find_notices(manifest, records, federation=facts.get("federation")),
+        federation=facts.get("federation"),
+        spending=list_spending(job, records, facts),
+        metrics=metrics_sentence(job, folder.metrics, records),
+        traffic=traffic_sentence(records, facts),
+        quality=main_measure(job.task),
+        uncertainty=_uncertainty(job, records, facts),
+        sites_shown=charts.SITES_SHOWN,
+        factor=_factor(job.privacy.epsilon),
+        charts=_draw_charts(job, records, facts, compared),
+        compared=compared,
+        findings=list_findings(compared) if compared else (),
+    )
+    return escaped(page_text, lines=True)
+
+
+def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str:
+    """What came out, in one sentence."""
+    if not records:
+        return "No round has finished yet, so there is nothing to report but what was asked for."
+    last = records[-1]
+    trained = f"{format_count(len(last.epsilon), 'site')} trained for {format_count(len(records), 'round')}"
+    if job.task == "causal-lm":
+        reached = (
+            f"held-out perplexity {format_measure(last, 'perplexity')}, "
+            f"next-token accuracy {format_percent(last.accuracy)}"
+        )
+    else:
+        reached = f"held-out accuracy {format_percent(last.accuracy)}"
+        majority = facts.get("majority")
+        if majority is not None:
+            side = "over" if last.accuracy >= majority else "under"
+            apart = format_points(last.accuracy - majority)
+            reached += f", {apart} {side} always answering the most frequent label"
+    return f"{trained}; {reached}; {_spent(job, last)}."
+
+
+def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
+    """What the sites told of their own examples; None if the job asks for nothing."""
+    if metrics is None:
+        if not job.metrics.epsilon > 0:
+            return None
+        if len(records) < job.training.rounds:
+            return "The job asks for the accuracy on the sites’ own examples, after the last round."
+        return (
+            "The job asked for the accuracy on the sites’ own examples, and it is not known: run.log says "
+            "why. A site that had answered before was charged for it and did not answer again."
+        )
+    shares = [site.mean for site in metrics.sites.values()]  # none under masks
+    apart = (
+        f", {format_percent(min(shares))} to {format_percent(max(shares))} by site" if shares[1:] else ""
+    )
+    measured = "next-token accuracy by text" if job.task == "causal-lm" else "accuracy"
+    return (
+        f"On the sites’ own {metrics.examples:,} examples, which they trained on, the last adapter’s "
+        f"{measured} is {format_percent(metrics.mean)}{apart}. Each site counted once, under Laplace noise "
+        f"for ε = {format_epsilon(metrics.epsilon)}, which moves the whole by about "
+        f"±{format_points(metrics.deviation)} (one standard deviation)."
+    )
+
+
+def traffic_sentence(records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str | None:
+    """What the sites sent, against the same updates as plain float32; None if there are none."""
+    trained, whole = facts.get("trained_parameters"), facts.get("adapter_parameters")
+    updates = sum(len(record.present) for record in records)
+    if not trained or not updates:
+        return None
+    sent = sum(record.bytes_up for record in records)
+    text = (
+        f"The sites sent {format_bytes(sent)} in all for {format_count(updates, 'update')}: "
+        f"{_ratio(sent, 4 * updates * trained)} that these take as plain float32 numbers"
+    )
+    if whole and whole > trained:
+        text += (
+            f", and {_ratio(sent, 4 * updates * whole)} that they would take if LoRA’s A, which is frozen, "
+            "were trained and sent as well"
+        )
+    return f"{text}."
+
+
+def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> list[SpendingRow]:
+    """The ε table: every site, or minimum, median and maximum above twelve sites.
+
+    Empty without privacy or before the first round. A site without a bound counts as the maximum.
+    """
+    if not records or job.privacy.mechanism == "none":
+        return []
+    budget, spent = job.privacy.epsilon, records[-1].epsilon
+    examples = dict(facts.get("examples_by_site", {}))
+    if len(spent) <= charts.SITES_SHOWN:
+        return [
+            SpendingRow(name=name, epsilon=value, budget=budget, examples=examples.get(name))
+            for name, value in spent.items()
+        ]
+    values = [math.inf if value is None else value for value in spent.values()]
+    counts = [examples[name] for name in spent if name in examples]
+    rows = {"minimum": min, "median": statistics.median, "maximum": max}
+    found = {name: float(reduce(values)) for name, reduce in rows.items()}
+    return [
+        SpendingRow(
+            name=name,
+            epsilon=found[name] if math.isfinite(found[name]) else None,
+            budget=budget,
+            examples=reduce(counts) if counts else None,
+        )
+        for name, reduce in rows.items()
+    ]
+
+
+def _draw_charts(
+    job: Job,
+    records: Sequence[RoundRecord],
+    facts: Mapping[str, Any],
+    compared: Sequence[Compared],
+) -> dict[str, str]:
+    """Inline SVG by name; a chart with nothing to show is not there."""
+    if not records:
+        return {}
+    language = job.task == "causal-lm"
+    drawn = {
+        "loss": charts.measure_chart(records, "perplexity" if language else "loss"),
+        "accuracy": charts.measure_chart(records, "accuracy", majority=facts.get("majority")),
+        "bytes": charts.bytes_chart(records),
+        "seconds": charts.seconds_chart(records),
+    }
+    if job.privacy.mechanism != "none":
+        drawn["epsilon"] = charts.epsilon_chart(records, budget=job.privacy.epsilon)
+    if compared:
+        curves = {run.title: run.records for run in compared}
+        drawn["comparison"] = charts.comparison_chart(curves, main_measure(job.task))
+    return drawn
+
+
+def _spent(job: Job, last: RoundRecord) -> str:
+    if job.privacy.mechanism == "none":
+        return "nothing protected the examples"
+    values = list(last.epsilon.values())
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "the ε of at least one site has no bound"
+    low, high = format_epsilon(min(known)), format_epsilon(max(known))
+    who = "each site" if len(values) > 1 else "the site"
+    if low != high:
+        who, high = "the sites", f"{low} to {high}"
+    did = "spent" if job.seeds.noise is None else "would have spent"
+    given = "" if job.seeds.noise is None else "with fresh noise "
+    budget = format_epsilon(job.privacy.epsilon)
+    more = f", and at most {format_epsilon(job.metrics.epsilon)} more on metrics" * (
+        job.metrics.epsilon > 0
+    )
+    return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}{more}"
+
+
+def _ratio(sent: int, plain: int) -> str:
+    """What was sent as a share of so many bytes, or as a multiple of them: 21.1 % of the 117 kB."""
+    if sent < 10 * plain:
+        return f"{format_percent(sent / plain)} of the {format_bytes(plain)}"
+    return f"{sent / plain:,.0f} times the {format_bytes(plain)}"
+
+
+def _factor(epsilon: float) -> str:
+    """e^ε, the bound on how much likelier an outcome becomes."""
+    if epsilon > math.log(1e6):
+        return "more than a million"
+    return f"{math.exp(epsilon):.1f}" if epsilon < math.log(10) else f"{math.exp(epsilon):,.0f}"
+
+
+def _uncertainty(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> float | None:
+    """Half the 95 % interval of the accuracy, in points; None if predictions aren't independent.
+
+    Agresti and Coull 1998: two successes and two failures more than were seen.
+    """
+    counted = facts.get("held_out_examples")
+    if job.task == "causal-lm" or not records or not counted:
+        return None
+    share = (records[-1].accuracy * counted + 2) / (counted + 4)
+    return 196 * math.sqrt(share * (1 - share) / (counted + 4))

@@ -1,0 +1,56 @@
+"""A finished run, as commands and Python callers see it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.errors import RunError
+from protocol.job.job import Job
+from runs.metrics import Metrics
+from runs.run_folder import RoundRecord, RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: where it is, and what came out; ``metrics`` if the job asked for them."""
+
+    folder: Path
+    rounds: tuple[RoundRecord, ...]
+    seconds: float
+    metrics: Metrics | None = None
+
+    @property
+    def adapter(self) -> Path:
+        """The last adapter, in PEFT's own format."""
+        return self.folder / "adapter"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder / "report.html"
+
+    @property
+    def accuracy(self) -> float:
+        """Held-out accuracy after the last round."""
+        return self.rounds[-1].accuracy
+
+    @property
+    def epsilon(self) -> dict[str, float | None]:
+        """ε spent by site; None where the run had no privacy."""
+        return self.rounds[-1].epsilon
+
+
+def finished(folder: RunFolder, *, seconds: float) -> Run:
+    """What a run left. Raises RunError if it finished no round."""
+    records = folder.records()
+    if not records:
+        raise RunError(f"{folder.path}: no round was finished; see its run.log")
+    return Run(folder=folder.path, rounds=tuple(records), seconds=seconds, metrics=folder.metrics)
+
+
+def new_name(job: Job) -> str:
+    """A run's name: the job's, the time, and four random hex digits."""
+    return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

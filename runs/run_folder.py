@@ -1,0 +1,292 @@
+"""A run's folder: what a run leaves behind, never half written.
+
+::
+
+    job.toml             the job, every key filled in
+    manifest.json        what the sites agreed to
+    facts.json           versions, device, sizes, what the report says beside the rounds
+    adapter_config.json  PEFT's description of the adapter
+    coordinator.key      what the coordinator signed the manifest with; in a federation, a link to its key
+    counter              the last number that a sum, or a sealed request of a federation, was given
+    state.json           how far a run in a federation has come, and who is at it
+    sites.json           the sites' public keys, as they joined
+    receipts/001.json …  what each site signed that the round cost it
+    receipts/metrics.json  and that the metrics did
+    rounds.jsonl         one JSON object a finished round
+    metrics.json         the last adapter on the sites' own examples, if the job asks for that
+    rounds/000/          the adapter before the first round, in PEFT's own format
+    rounds/001/ …        the adapter after each round
+    adapter              a link to the last one
+    sites/<name>/        a simulated site's home
+    compare/             baselines of the run, each a run folder
+    run.log              what happened when
+    run.jsonl            the same for machines, one JSON object a line, in a federation
+    report.html          the report
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from privacy.durable import BY_UMASK, sync_file, sync_folder, write_durably
+from privacy.errors import ProtocolError, RunError
+from privacy.identity import Identity
+from privacy.ledger.receipt import SignedReceipt
+from protocol.job.job import Job
+from protocol.job.layout import AdapterLayout
+from protocol.job.manifest import Manifest, read_manifest
+from runs.metrics import Metrics, read_metrics
+
+# The number of a round, or the metrics after the last one.
+ReceiptsOf: TypeAlias = int | Literal["metrics"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One finished round. ``loss`` and ``accuracy`` are held-out; ``epsilon`` is by site.
+
+    A site that is ``absent`` joined the run and its update is not in this round: its ε is that of the last
+    round that it took part in, if there is one.
+    """
+
+    round: int
+    loss: float
+    accuracy: float
+    epsilon: dict[str, float | None]
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    training_seconds: float
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def present(self) -> set[str]:
+        """The sites whose updates are in the round."""
+        return self.epsilon.keys() - set(self.absent)
+
+    @property
+    def highest_epsilon(self) -> float | None:
+        """The largest ε among the sites; None if one of them has no bound."""
+        spent = [value for value in self.epsilon.values() if value is not None]
+        return max(spent) if len(spent) == len(self.epsilon) else None
+
+
+class RunFolder:
+    """One run on disk. Whatever is read back was whole when it was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        manifest: Manifest,
+        facts: Mapping[str, Any],
+        layout: AdapterLayout,
+        adapter: NDArray[np.float32],
+        adapter_config: Mapping[str, Any],
+        coordinator_key: Path | None = None,
+    ) -> RunFolder:
+        """Make a folder with everything that a run starts from. It appears whole or not at all.
+
+        ``coordinator_key`` is linked to, not copied; without it the run gets a key of its own.
+        """
+        if path.exists():
+            raise RunError(f"the run folder {path} exists already: choose another --run-name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            partial.mkdir()
+            write_durably(partial / "manifest.json", manifest.content, mode=BY_UMASK)
+            write_durably(partial / "job.toml", job_toml(manifest.job).encode(), mode=BY_UMASK)
+            write_durably(partial / "facts.json", json.dumps(facts, indent=1).encode(), mode=BY_UMASK)
+            write_durably(partial / "rounds.jsonl", b"", mode=BY_UMASK)
+            write_durably(
+                partial / "adapter_config.json", json.dumps(adapter_config).encode(), mode=BY_UMASK
+            )
+            folder = cls(partial)
+            if coordinator_key is not None:
+                folder.key_path.symlink_to(coordinator_key.resolve())
+            folder.save_adapter(0, layout, adapter)
+            sync_folder(partial)
+            partial.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run. Raises RunError if the folder is none."""
+        if not (path / "manifest.json").exists():
+            raise RunError(f"{path} is not a run folder: it has no manifest.json")
+        return cls(path)
+
+    @property
+    def manifest(self) -> Manifest:
+        return read_manifest((self.path / "manifest.json").read_bytes())
+
+    @property
+    def identity(self) -> Identity:
+        """The coordinator's key in this run."""
+        return Identity.load_or_create(self.key_path)
+
+    @property
+    def key_path(self) -> Path:
+        return self.path / "coordinator.key"
+
+    def take_counter(self) -> int:
+        """A number that no envelope of this run has had, on disk before it is used. Raises RunError."""
+        path = self.path / "counter"
+        try:
+            taken = int(path.read_text()) + 1 if path.exists() else 1
+        except ValueError as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        write_durably(path, str(taken).encode(), mode=BY_UMASK)
+        return taken
+
+    @property
+    def public_keys(self) -> dict[str, bytes]:
+        """The sites' keys by name; none before they joined. Raises RunError if they cannot be read."""
+        path = self.path / "sites.json"
+        try:
+            table = json.loads(path.read_text()) if path.exists() else {}
+            return {name: bytes.fromhex(key) for name, key in table.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+
+    def keep_public_keys(self, keys: Mapping[str, bytes]) -> None:
+        """Remember the sites' keys. Raises ProtocolError if a site comes back with another one."""
+        known = self.public_keys
+        changed = sorted(name for name in known if keys.get(name, known[name]) != known[name])
+        if changed:
+            raise ProtocolError(f"{changed[0]} answers under another key than the one it joined with")
+        table = {name: key.hex() for name, key in sorted((known | dict(keys)).items())}
+        write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode(), mode=BY_UMASK)
+
+    def receipts_path(self, of: ReceiptsOf) -> Path:
+        """Where a round's receipts are, or those for the metrics."""
+        return self.path / "receipts" / (f"{of}.json" if of == "metrics" else f"{of:03d}.json")
+
+    def receipts(self, of: ReceiptsOf) -> dict[str, SignedReceipt]:
+        """Receipts by site. Raises RunError if they are not there or cannot be read."""
+        path = self.receipts_path(of)
+        try:
+            table = json.loads(path.read_text())
+            return {
+                name: SignedReceipt(
+                    content=kept["content"].encode(), signature=bytes.fromhex(kept["signature"])
+                )
+                for name, kept in table.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            where = of if of == "metrics" else f"round {of}"
+            raise RunError(f"{where}: {path} cannot be read: {error}") from error
+
+    def save_receipts(self, of: ReceiptsOf, receipts: Mapping[str, SignedReceipt]) -> None:
+        table = {
+            name: {"content": receipt.content.decode(), "signature": receipt.signature.hex()}
+            for name, receipt in receipts.items()
+        }
+        path = self.receipts_path(of)
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, json.dumps(table, indent=1).encode(), mode=BY_UMASK)
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What the sites told of their own examples, if they did. Raises RunError if it cannot be read."""
+        path = self.path / "metrics.json"
+        return read_metrics(path.read_bytes()) if path.exists() else None
+
+    def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
+        """Write metrics after their receipts: where there are metrics, there are receipts for them."""
+        self.save_receipts("metrics", receipts)
+        write_durably(self.path / "metrics.json", metrics.content, mode=BY_UMASK)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / "facts.json").read_text()))
+
+    @property
+    def adapter_path(self) -> Path:
+        """The newest adapter, as a PEFT folder."""
+        return self.path / "adapter"
+
+    def records(self) -> list[RoundRecord]:
+        """The finished rounds. A last line that a kill cut off does not count.
+
+        Raises RunError if another one cannot be read.
+        """
+        path = self.path / "rounds.jsonl"
+        try:
+            whole = path.read_text().rpartition("\n")[0]
+            records = [RoundRecord(**json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        if not all(isinstance(record.epsilon, dict) for record in records):
+            raise RunError(f"{path} cannot be read: expected each epsilon by site")
+        absent = [record.absent for record in records]
+        if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in absent):
+            raise RunError(f"{path} cannot be read: expected the names of those absent")
+        return records
+
+    def finish_round(
+        self, record: RoundRecord, layout: AdapterLayout, adapter: NDArray[np.float32]
+    ) -> None:
+        """Write a round's adapter, then its line: a line in rounds.jsonl has its adapter on disk."""
+        self.save_adapter(record.round, layout, adapter)
+        path = self.path / "rounds.jsonl"
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        line = json.dumps(asdict(record)).encode() + b"\n"
+        write_durably(path, whole + line, mode=BY_UMASK)
+
+    def save_adapter(self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]) -> None:
+        """Write an adapter in PEFT's format under ``rounds/`` and make ``adapter`` point to it."""
+        rounds = self.path / "rounds"
+        rounds.mkdir(exist_ok=True)
+        final = rounds / f"{number:03d}"
+        partial = rounds / f".{number:03d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            shutil.copy(self.path / "adapter_config.json", partial / "adapter_config.json")
+            tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(adapter).items()}
+            weights = partial / "adapter_model.safetensors"
+            save_file(tensors, weights, metadata={"format": "pt"})
+            for file in partial.iterdir():
+                sync_file(file)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        sync_folder(rounds)
+        link = self.path / ".adapter.partial"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("rounds") / f"{number:03d}")
+        link.rename(self.path / "adapter")
+
+    def load_adapter(self, number: int, layout: AdapterLayout) -> NDArray[np.float32]:
+        """The adapter after a round: float32[adapter_size]."""
+        weights = self.path / "rounds" / f"{number:03d}" / "adapter_model.safetensors"
+        if not weights.exists():
+            raise RunError(f"{self.path} lost the adapter of round {number}")
+        return layout.join(load_file(weights))
+
+
+def job_toml(job: Job) -> str:
+    """A job as TOML, every key filled in but those that are unset."""
+    return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))

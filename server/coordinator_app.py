@@ -1,0 +1,31 @@
+"""The coordinator as a Flower app: one run, in the process that Flower starts for it.
+
+The run's configuration names the run. Where its folder is, and the key that signs for it, follows from
+whose server this is and not from whoever submitted the run: Flower's Control API asks nobody who they are.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privacy.errors import RunError
+from runs.run_folder import RunFolder
+from server.coordinated_run import coordinate
+from server.provisioning.coordinator_folder import CoordinatorFolder
+from server.service.superlink import SERVED
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds that the run folder lacks."""
+    place = os.environ.get(SERVED)
+    if place is None:
+        raise RunError("this process was not started by `confide server start`")
+    coordinator = CoordinatorFolder.open(Path(place))
+    coordinate(grid, RunFolder.open(coordinator.run(str(context.run_config["run"]))), coordinator)

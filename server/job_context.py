@@ -1,0 +1,135 @@
+"""The coordinator's workplace: a job's model and held-out examples, and the run folders made from them."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocol.job.job import Job
+from protocol.job.manifest import VERSION, Manifest
+from protocol.sums.mask_messages import check_sums
+from protocol.sums.update_encoding import check_encoding
+from runs.run_folder import RunFolder
+from server.evaluation import Evaluator
+from tasks.data.examples import Examples
+from tasks.data.table import label_names, read_table
+from tasks.data.tokenization import tokenize_rows
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.base_model import load_base_model
+from tasks.model.device import choose_device
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
+
+_PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
+
+
+class Workplace:
+    """A job's model, resident, and the examples that the coordinator evaluates on."""
+
+    def __init__(
+        self, job: Job, *, adapted: AdaptedModel, labels: tuple[str, ...], held_out: Examples
+    ) -> None:
+        self.job = job
+        self.adapted = adapted
+        self.labels = labels
+        self.held_out = held_out
+        self.initial_adapter = adapted.initial_adapter(job.seeds.adapter)
+        self.prefix = FrozenPrefix(adapted)
+        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out))
+
+    @classmethod
+    def load(cls, job: Job) -> Workplace:
+        """The workplace of a real run: all that ``data.source`` holds here is held out, no site has it.
+
+        ``data.limit`` takes that many of them, drawn by ``seeds.data``. Raises the UserErrors of what it
+        reads.
+        """
+        device = choose_device(job.device)
+        table = read_table(job)
+        labels = label_names(job, table)
+        base = load_base_model(job, labels=labels, device=device)
+        adapted = AdaptedModel(base, job=job, device=device)
+        rows = np.arange(len(table))
+        if job.data.limit is not None and job.data.limit < len(table):
+            rows = np.random.default_rng(job.seeds.data).choice(rows, job.data.limit, replace=False)
+        held_out = tokenize_rows(adapted, table, rows, labels=labels)
+        return cls(job, adapted=adapted, labels=labels, held_out=held_out)
+
+    def variant(self, job: Job) -> Workplace:
+        """The same model and examples under another job, which must want the same of both."""
+        other = copy.copy(self)
+        other.job = job
+        return other
+
+    def manifest(self, run: str, *, cohort: int) -> Manifest:
+        """The job made exact, for a run of this name."""
+        return Manifest(
+            run=run,
+            job=self.job,
+            cohort=cohort,
+            labels=self.labels,
+            model_digest=self.adapted.model_digest,
+            layout_digest=self.adapted.layout.digest,
+        )
+
+    def create_folder(
+        self,
+        path: Path,
+        *,
+        manifest: Manifest,
+        examples_by_site: Mapping[str, int] | None = None,
+        coordinator_key: Path | None = None,
+        federation: str | None = None,
+    ) -> RunFolder:
+        """The folder of a new run, whole from the start.
+
+        ``coordinator_key`` is where the coordinator keeps its key; without it the run gets one of its own.
+        ``federation`` is the name of a real one; without it the run is simulated. Raises JobError for a job
+        whose updates could not be summed as it asks.
+        """
+        check_sums(manifest)
+        check_encoding(manifest, update_size=self.adapted.layout.update_size)
+        before = self.evaluator.score(self.initial_adapter)
+        facts = self.facts() | {
+            "examples_by_site": dict(examples_by_site or {}),
+            "federation": federation,
+            "majority": self.evaluator.majority,
+            "loss_before": before.loss,
+            "accuracy_before": before.accuracy,
+        }
+        return RunFolder.create(
+            path,
+            manifest=manifest,
+            facts=facts,
+            layout=self.adapted.layout,
+            adapter=self.initial_adapter,
+            adapter_config=self.adapter_config(),
+            coordinator_key=coordinator_key,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the report wants to know beyond the job."""
+        from importlib.metadata import version
+
+        layout = self.adapted.layout
+        return {
+            "versions": {"confide": VERSION, "python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
+            "device": str(self.adapted.device),
+            "model_digest": self.adapted.model_digest,
+            "trained_parameters": layout.update_size,
+            "adapter_parameters": layout.adapter_size,
+            "frozen_layers_below": self.prefix.depth,
+            "labels": list(self.labels),
+            "held_out_examples": len(self.held_out),
+        }
+
+    def adapter_config(self) -> dict[str, Any]:
+        """PEFT's own description of the adapter."""
+        config = self.adapted.peft.peft_config["default"].to_dict()
+        config["inference_mode"] = True
+        return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}

@@ -1,0 +1,290 @@
+"""The post of a real federation: signed envelopes over Flower, to sites that come and go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from privacy.errors import ConfideError, ProtocolError
+from privacy.identity import Identity
+from protocol.messages.confide_pb2 import Reply, Request
+from protocol.messages.envelope import COORDINATOR, TURNED_AWAY, open_envelope, seal
+from protocol.messages.flower import unwrap, wrap
+from server.post.post import Exchange, check_answers, read_reply, refusal
+
+_POLL = 0.1  # seconds between two looks for answers; the SuperLink is on the same machine
+_ROLL_CALL = 2.0  # seconds between two looks at who is connected
+_GRACE = 30.0  # seconds that Flower keeps a message beyond its deadline: else it reports it as a failure
+_LONGEST_PAUSE = 15.0  # seconds before a request that failed is sent again, at most
+_MOST_TURNED_AWAY = 3  # times that a site's agent may turn a request away, for its clock say
+_MOST_FAILURES = 40  # in a row; then a site is not waited for any longer
+
+log = logging.getLogger("confide.post")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What the coordinator knows a site by: its Ed25519 ``identity``, and its SuperNode's ``node`` key.
+
+    Both are public. ``identity`` is bytes[32]; ``node`` is in DER (SubjectPublicKeyInfo, RFC 5280).
+    """
+
+    identity: bytes
+    node: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Where time comes from: seconds that only grow, seconds since 1970, and a pause."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    pause: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class _Letter:
+    """A request on its way to one site, until there is an answer."""
+
+    kind: str  # of the request; what is in it is in the content alone
+    expires: float
+    content: bytes
+    message: str | None = None  # Flower's id of it, while an answer is awaited
+    activation: str = ""  # which life of the SuperNode it went to
+    asked: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+    why: str = "it is not connected"
+    answer: Reply | None = None
+    error: ConfideError | None = None
+    received: int = 0
+    sent: int = 0
+
+    @property
+    def open(self) -> bool:
+        return self.answer is None and self.error is None and self.failures < _MOST_FAILURES
+
+    def fail(self, why: str, now: float) -> None:
+        self.message, self.why = None, why
+        self.failures += 1
+        if TURNED_AWAY in why and self.failures >= _MOST_TURNED_AWAY:
+            self.failures = _MOST_FAILURES
+        self.due = now + min(2.0 ** (self.failures - 1), _LONGEST_PAUSE)
+
+
+@dataclass
+class _Round:
+    """One exchange: the letters by site, and what every header in it says."""
+
+    counter: int
+    number: int
+    letters: dict[str, _Letter] = field(default_factory=dict)
+
+
+class SealedPost:
+    """Reaches sites by name over Flower's Grid, each by its pinned keys.
+
+    A request is sealed once. It is sent again, as it is, when Flower says that it failed, and when the
+    site's SuperNode was started anew, which loses what the old one had taken: a site that has the
+    request already answers it once. ``take_counter`` gives a number that no request of the run had before;
+    ``tell`` hears who is waited for, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        run: str,
+        identity: Identity,
+        members: Mapping[str, Member],
+        take_counter: Callable[[], int],
+        tell: Callable[[str], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._grid = grid
+        self._run = run
+        self._identity = identity
+        self._members = members
+        self._take_counter = take_counter
+        self._tell = tell
+        self._told = ""
+        self._clock = clock or Clock()
+        self._nodes: dict[str, tuple[int, str]] = {}
+        self._next_roll_call = 0.0
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted(self._members))
+
+    def ask(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        round_number: int,
+        fewest: int,
+        seconds: float,
+        enough: int | None = None,
+        aside: Mapping[str, Request] | None = None,
+    ) -> Exchange:
+        end = self._clock.monotonic() + seconds
+        exchange = _Round(counter=self._take_counter(), number=round_number)
+        for site, request in chain(requests.items(), (aside or {}).items()):
+            exchange.letters[site] = self._letter(exchange, site, request, seconds)
+        while True:
+            now = self._clock.monotonic()
+            self._call_the_roll(now)
+            self._send(exchange.letters, now, seconds=end - now)
+            self._collect(exchange)
+            self._say(exchange, requests)
+            if now >= end or self._settled(exchange, requests, fewest=fewest, enough=enough):
+                return _outcome(exchange.letters, awaited=set(requests))
+            self._clock.pause(_POLL)
+
+    def _letter(self, exchange: _Round, site: str, request: Request, seconds: float) -> _Letter:
+        sent = self._clock.now()
+        content = seal(
+            self._identity,
+            request.SerializeToString(),
+            run=self._run,
+            round_number=exchange.number,
+            sender=COORDINATOR,
+            receiver=site,
+            counter=exchange.counter,
+            sent=sent,
+            expires=sent + seconds,
+        )
+        kind = str(request.WhichOneof("kind"))
+        return _Letter(kind=kind, expires=sent + seconds, content=content)
+
+    def _call_the_roll(self, now: float) -> None:
+        """See which sites are connected, and since when."""
+        if now < self._next_roll_call:
+            return
+        self._next_roll_call = now + _ROLL_CALL
+        keys = {member.node: site for site, member in self._members.items()}
+        self._nodes = {}
+        for node in self._grid.get_nodes():
+            site = keys.get(_der(node.public_key))
+            if site is not None:
+                self._nodes[site] = (node.node_id, node.last_activated_at)
+
+    def _send(self, letters: Mapping[str, _Letter], now: float, *, seconds: float) -> None:
+        for site, letter in letters.items():
+            if not letter.open or site not in self._nodes:
+                continue
+            node, activation = self._nodes[site]
+            lost = letter.message is not None and letter.activation != activation
+            if (letter.message is not None and not lost) or now < letter.due:
+                continue
+            if lost:
+                log.warning("%s connected anew: its request is sent again", site)
+            message = Message(wrap(letter.content), node, MessageType.TRAIN, ttl=seconds + _GRACE)
+            identifiers = [identifier for identifier in self._grid.push_messages([message]) if identifier]
+            if not identifiers:
+                letter.fail("Flower did not take the message", now)
+                continue
+            letter.message, letter.activation, letter.asked = identifiers[0], activation, now
+            letter.sent += len(letter.content)
+            letter.why = "it is connected and has not answered"
+
+    def _collect(self, exchange: _Round) -> None:
+        waiting = {letter.message: site for site, letter in exchange.letters.items() if letter.message}
+        if not waiting:
+            return
+        for answer in self._grid.pull_messages(list(waiting)):
+            message = answer.metadata.reply_to_message_id
+            site = waiting.get(message)
+            if site is None or exchange.letters[site].message != message:  # nobody's, or a second one
+                continue
+            letter = exchange.letters[site]
+            letter.message = None
+            try:
+                self._read(exchange, site, letter, answer)
+            except ConfideError as error:
+                log.warning("%s: %s", site, error)
+                letter.fail(str(error), self._clock.monotonic())
+            else:
+                seconds = self._clock.monotonic() - letter.asked
+                text = "round %d: %s answered request %d after %.2f s"
+                log.info(text, exchange.number, site, exchange.counter, seconds)
+
+    def _read(self, exchange: _Round, site: str, letter: _Letter, answer: Message) -> None:
+        """Take an answer. Raises ProtocolError for anything that the site did not sign as this answer."""
+        if answer.has_error():
+            raise ProtocolError(f"its relay failed: {answer.error.reason or 'no reason given'}")
+        if not answer.has_content():
+            raise ProtocolError("its relay sent nothing")
+        content = unwrap(answer.content)
+        letter.received += len(content)
+        member = self._members.get(site)
+        if member is None:
+            raise ProtocolError("it was revoked")
+        key = member.identity
+        opened = open_envelope(content, public_key=key, sender=site, receiver=COORDINATOR)
+        header = opened.header
+        if (header.run, header.round, header.counter) != (self._run, exchange.number, exchange.counter):
+            raise ProtocolError(
+                f"it answered request {header.counter} of round {header.round} of run {header.run} instead "
+                f"of request {exchange.counter} of round {exchange.number}"
+            )
+        if header.expires != letter.expires:
+            raise ProtocolError("it answered a request of this number that was made another time")
+        reply = read_reply(opened.payload)
+        if reply.site != site:
+            raise ProtocolError(f"it calls itself {reply.site}")
+        if reply.HasField("joined") and reply.joined.public_key != key:
+            raise ProtocolError("it means to sign its receipts with another key than the one pinned for it")
+        letter.error = refusal(reply)
+        if letter.error is None:
+            check_answers(letter.kind, reply)
+            letter.answer = reply
+
+    def _say(self, exchange: _Round, requests: Iterable[str]) -> None:
+        missing = [site for site in requests if exchange.letters[site].open]
+        away = [site for site in missing if site not in self._nodes]
+        waited = ", ".join(f"{site} (not connected)" if site in away else site for site in sorted(missing))
+        text = f"waiting for {waited}" if waited else ""
+        if text != self._told:
+            self._tell(text)
+            self._told = text
+
+    def _settled(
+        self, exchange: _Round, requests: Iterable[str], *, fewest: int, enough: int | None
+    ) -> bool:
+        """Whether there is nobody left to wait for."""
+        open_sites = [site for site in requests if exchange.letters[site].open]
+        answered = sum(exchange.letters[site].answer is not None for site in requests)
+        if not open_sites or (enough is not None and answered >= enough):
+            return True
+        return answered >= fewest and not any(site in self._nodes for site in open_sites)
+
+
+def _outcome(letters: Mapping[str, _Letter], *, awaited: set[str]) -> Exchange:
+    ordered = dict(sorted(letters.items()))
+    return Exchange(
+        replies={site: letter.answer for site, letter in ordered.items() if letter.answer is not None},
+        refused={site: letter.error for site, letter in ordered.items() if letter.error is not None},
+        silent={
+            site: letter.why
+            for site, letter in ordered.items()
+            if site in awaited and letter.answer is None and letter.error is None
+        },
+        bytes_down=sum(letter.sent for letter in ordered.values()),
+        bytes_up=sum(letter.received for letter in ordered.values()),
+    )
+
+
+def _der(pem: bytes) -> bytes | None:
+    """A public key as Flower keeps it, PEM, in DER; None for something else."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,53 @@
+"""Noise that a trusted coordinator adds to the sum, so that its adapter hides each site as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.accounting.plan import Plan
+from privacy.mechanisms.clipping import Clipped, clip
+from privacy.mechanisms.rng import NoiseSource, fresh_source, keyed_source
+from privacy.secagg.encoding import Encoding
+from privacy.secagg.ring import Words
+from protocol.job.manifest import Manifest
+
+# Where a round's noise comes from.
+Entropy = Callable[[int], NoiseSource]
+
+
+def central_entropy(manifest: Manifest) -> Entropy:
+    """Fresh noise for every round; in a simulation that asks for it, noise that repeats."""
+    seed = manifest.job.seeds.noise
+    if seed is None:
+        return lambda _number: fresh_source()
+    return lambda number: keyed_source(seed, "coordinator", number)
+
+
+def noisy_mean(
+    updates: Iterable[NDArray[np.float32]], *, plan: Plan, source: NoiseSource
+) -> NDArray[np.float32]:
+    """The mean of one site's update or more, float32[d] each, with the plan's noise in their sum.
+
+    Each is clipped to ``plan.clipping_norm`` here, whatever its site did, and added up on a grid: see
+    ``privacy.mechanisms.clipping``. The noise hides one site in the sum, so it is as many times
+    smaller in the mean as there are sites.
+    """
+    parts = [clip(update, bound=plan.clipping_norm, norm=2) for update in updates]
+    released = plan.mechanism.release(reduce(Clipped.joined, parts), source)
+    return (released / len(parts)).astype(np.float32)
+
+
+def noisy_decoded_mean(
+    words_of_sum: Words, *, encoding: Encoding, plan: Plan, count: int, source: NoiseSource
+) -> NDArray[np.float32]:
+    """The same of a sum that was taken under masks: its integers get the noise, before they are decoded.
+
+    Raises ProtocolError for words of another length.
+    """
+    longest = encoding.sensitivity(plan.clipping_norm).l2
+    summed = Clipped(value=encoding.centred(words_of_sum), bound=longest, norm=2, steps=longest)
+    return encoding.decode(plan.mechanism.release(summed, source), count=count)

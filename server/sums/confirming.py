@@ -1,0 +1,45 @@
+"""Whose sum it is: survivors sign the same list, before anyone helps to open it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from privacy.errors import RunError, SignatureError
+from privacy.identity import verify
+from protocol.messages.confide_pb2 import Confirm, Request
+from server.sums.sums import Asking
+
+log = logging.getLogger("confide.sums")
+
+
+def ask_to_confirm(
+    ask: Asking,
+    confirm: Confirm,
+    *,
+    identities: Mapping[str, bytes],
+    purpose: str,
+    content: bytes,
+    threshold: int,
+    number: int,
+) -> dict[str, bytes]:
+    """The survivors' signatures under a sum's list, ``threshold`` of them at least, by site.
+
+    ``content`` is what each must have signed, for a ``purpose``, under its identity. Raises RunError, or
+    what the first site refused with, for too few.
+    """
+    answers = ask(dict.fromkeys(confirm.survivors, Request(confirm=confirm)), number, enough=threshold)
+    signatures = {}
+    for site, reply in answers.of("confirmed").items():
+        try:
+            verify(identities[site], purpose, content, reply.confirmed.signature)
+        except SignatureError as error:
+            log.warning("%s confirmed something else: %s", site, error)
+        else:
+            signatures[site] = reply.confirmed.signature
+    if len(signatures) < threshold:
+        answers.require(threshold, "confirmed", what="confirming the sum")
+        raise RunError(
+            f"round {number}: expected {threshold} sites to confirm the sum, got {len(signatures)}"
+        )
+    return signatures

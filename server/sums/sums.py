@@ -1,0 +1,162 @@
+"""How the sites' answers to one request become one vector, and what the coordinator reads on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.accounting.plan import Plan
+from privacy.errors import ProtocolError, RunError
+from protocol.job.manifest import Manifest
+from protocol.messages.confide_pb2 import Evaluate, Evaluated, Joined, Reply, Request, Train, Trained
+from protocol.messages.vector import from_bytes
+from protocol.sums.sparsification import decode_top
+from protocol.sums.update_encoding import round_support, vector_size
+from runs.formats import format_count
+from runs.metrics import Metrics, SiteMetrics
+from server.post.post import Exchange
+from server.sums.central_noise import central_entropy, noisy_mean
+from strategies.averaging import mean_update
+
+
+class Asking(Protocol):
+    """Sends requests, checks and takes the answers, as the round loop does."""
+
+    def __call__(
+        self,
+        requests: Mapping[str, Request],
+        number: int,
+        *,
+        enough: int | None = None,
+        aside: Mapping[str, Request] | None = None,
+    ) -> Exchange: ...
+
+
+class Sums(Protocol):
+    """What the round loop asks of a way to sum. Errors are those of the answers that it reads."""
+
+    def join(self, site: str, joined: Joined) -> None:
+        """Take a site in that has joined. Raises ProtocolError if it cannot be."""
+        ...
+
+    def prepare(self, members: Collection[str], number: int) -> list[str]:
+        """See that round ``number`` can be asked for: the sites that can contribute to it."""
+        ...
+
+    def train(self, request: Train, *, last: bool) -> dict[str, Request]:
+        """The request of a round for each site that can contribute."""
+        ...
+
+    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        """The same for metrics."""
+        ...
+
+    def aside(self) -> dict[str, Request]:
+        """What other members are asked meanwhile, so that they can contribute to the next round."""
+        ...
+
+    def check(self, site: str, reply: Reply) -> None:
+        """Raises ProtocolError for an answer that cannot be read."""
+        ...
+
+    def mean(
+        self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
+    ) -> NDArray[np.float32]:
+        """The mean of the updates that arrived, float32[update_size].
+
+        ``dealt`` answers what was asked aside.
+        """
+        ...
+
+    def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:
+        """What the sites counted."""
+        ...
+
+
+class PlainSums:
+    """The coordinator reads every update, and adds them up itself.
+
+    ``plan`` is that of a run that hides whole sites, by noise that is added here.
+    """
+
+    def __init__(self, manifest: Manifest, *, update_size: int, plan: Plan | None) -> None:
+        self._manifest = manifest
+        self._size = update_size
+        self._plan = plan
+        self._entropy = central_entropy(manifest)
+        self._ready: list[str] = []
+
+    def join(self, site: str, joined: Joined) -> None:
+        """Nothing is agreed on beforehand."""
+
+    def prepare(self, members: Collection[str], number: int) -> list[str]:  # noqa: ARG002 - any round will do
+        self._ready = sorted(members)
+        return self._ready
+
+    def train(self, request: Train, *, last: bool) -> dict[str, Request]:  # noqa: ARG002
+        return dict.fromkeys(self._ready, Request(train=request))
+
+    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        return dict.fromkeys(self._ready, Request(evaluate=request))
+
+    def aside(self) -> dict[str, Request]:
+        return {}
+
+    def check(self, site: str, reply: Reply) -> None:
+        if reply.HasField("trained"):
+            self._read(reply.trained)
+        elif reply.HasField("evaluated"):
+            site_metrics(site, reply.evaluated)
+
+    def mean(
+        self,
+        trained: Mapping[str, Trained],
+        dealt: Mapping[str, Reply],  # noqa: ARG002 - nothing is dealt
+        number: int,
+    ) -> NDArray[np.float32]:
+        updates = {site: self._read(answer) for site, answer in trained.items()}
+        if self._plan is None:
+            found = mean_update(updates)
+        else:
+            found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number))
+        return spread(self._manifest, found, self._size, number)
+
+    def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002
+        return Metrics.told(
+            self._manifest.job.metrics.epsilon,
+            {site: site_metrics(site, answer) for site, answer in evaluated.items()},
+        )
+
+    def _read(self, trained: Trained) -> NDArray[np.float32]:
+        compression = self._manifest.job.compression
+        if compression.kind == "top-k":
+            return decode_top(trained.update, size=self._size, share=compression.share)
+        return from_bytes(trained.update, size=vector_size(self._manifest.job, self._size))
+
+
+def spread(
+    manifest: Manifest, values: NDArray[np.float32], update_size: int, number: int
+) -> NDArray[np.float32]:
+    """A round's mean in the places that it is of: float32[update_size], zero where nothing was sent."""
+    support = round_support(manifest, update_size=update_size, number=number)
+    return values if support is None else support.spread(values)
+
+
+def check_enough(members: Collection[str], fewest: int, number: int) -> None:
+    """Raises RunError if there are too few sites for a round's sum."""
+    if len(members) < fewest:
+        raise RunError(
+            f"round {number}: expected at least {format_count(fewest, 'site')} for a sum, "
+            f"{len(members)} take part"
+        )
+
+
+def site_metrics(site: str, evaluated: Evaluated) -> SiteMetrics:
+    """One site's count. Raises ProtocolError for one that cannot be."""
+    try:
+        return SiteMetrics(right=evaluated.right, examples=evaluated.examples)
+    except ValueError as error:
+        raise ProtocolError(f"{site} sent metrics that cannot be: {error}") from error

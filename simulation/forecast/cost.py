@@ -1,0 +1,158 @@
+"""Time and memory of a simulated run, estimated from a few batches tried on this machine."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from privacy.accounting.plan import Plan
+from privacy.mechanisms.rng import fresh_source
+from simulation.simulated_federation import World
+from tasks.data.examples import Batch, Examples
+from tasks.data.shapes import Shapes
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.frozen_prefix import MEMORY_LIMIT_BYTES, Activations
+from tasks.task import outcome
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """An estimate for sites that train in turn on this machine.
+
+    ``seconds`` leaves out loading; ``memory_bytes`` is the process's peak, ``disk_bytes`` what is kept in
+    temporary files. Memory of an accelerator is not in it.
+    """
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Seconds: an example kept, trained on and evaluated, and a step's noise; bytes kept a token."""
+
+    keep: float
+    train: float
+    evaluate: float
+    step: float
+    bytes_per_token: int
+
+
+def estimate_effort(
+    world: World, *, examples: Sequence[int], plans: Sequence[Plan], clock: Clock
+) -> Effort:
+    """Try one physical batch and scale it to a run of sites with so many ``examples`` and these ``plans``.
+
+    The batch is of the coordinator's own held-out examples: nothing of a site is used. ``clock`` gives
+    seconds. The adapter that was loaded is lost.
+    """
+    lengths, shapes = world.held_out.lengths, _shapes(world)
+    # The longest first: that shows the most memory, and pays for what a second pass finds ready.
+    _try_batch(world, plans[0], shapes, clock, length=float(lengths.max()))
+    measured = _try_batch(world, plans[0], shapes, clock, length=float(lengths.mean()))
+    training, held_out = world.job.training, len(world.held_out)
+    keeps = measured.bytes_per_token > 0
+    drawn = [
+        size * -math.expm1(plan.steps * math.log1p(-min(plan.sampling_rate, 1 - 1e-12)))
+        for size, plan in zip(examples, plans, strict=True)
+    ]
+    steps = len(examples) * training.total_steps
+    seconds = steps * (_rows_a_step(world, shapes) * measured.train + measured.step)
+    seconds += (training.rounds + 1) * held_out * measured.evaluate
+    seconds += (sum(drawn) + held_out) * measured.keep if keeps else 0.0
+    token_bytes = measured.bytes_per_token * float(lengths.mean())
+    stores = [size * token_bytes for size in (*examples, held_out)]
+    in_memory = sum(size for size in stores if size <= MEMORY_LIMIT_BYTES)
+    on_disk = sum(stores) - in_memory
+    return Effort(
+        seconds=seconds, memory_bytes=round(_peak_memory() + in_memory), disk_bytes=round(on_disk)
+    )
+
+
+def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length: float) -> _Measured:
+    trainer, adapted = world.trainer, world.adapted
+    width = int(shapes.widths_of(np.array([math.ceil(length)]))[0])
+    examples = _about_as_long(length, world.held_out, count=shapes.rows_at(width))
+    rows = np.arange(len(examples))
+    activations = Activations(world.prefix, examples)
+    kept = activations if activations.work else None
+    adapted.load(world.initial_adapter)
+    began = clock()
+    if kept is not None:
+        kept.fill(rows)
+    filled = clock()
+    adapted.peft.train()
+    optimizer = trainer.optimizer(world.job.training, plan)
+    optimizer.source = fresh_source()
+    batch = examples.batch(rows, width=max(width, int(examples.lengths.max())))
+    # As in training: all physical batches of a step but the last are clipped and added up only.
+    optimizer.signal_skip_step(do_skip=True)
+    trainer.backward(batch, kept)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    trained = clock()
+    optimizer.signal_skip_step(do_skip=False)
+    trainer.backward(batch, kept)
+    before_step = clock()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    stepped = clock()
+    _evaluate(adapted, batch, kept)
+    return _Measured(
+        keep=(filled - began) / len(rows),
+        train=(trained - filled) / len(rows),
+        evaluate=(clock() - stepped) / len(rows),
+        step=stepped - before_step,
+        bytes_per_token=_bytes_per_token(world, batch) if kept is not None else 0,
+    )
+
+
+def _shapes(world: World) -> Shapes:
+    """As in training, found with kept activations if those work."""
+    kept = Activations(world.prefix, world.held_out)
+    return world.trainer.shapes(world.job.training, kept if kept.work else None)
+
+
+def _rows_a_step(world: World, shapes: Shapes) -> float:
+    """Examples and blank rows: a row of each batch is blank, and half of the last one at each width."""
+    widths, counts = np.unique(shapes.widths_of(world.held_out.lengths), return_counts=True)
+    rows = 0.0
+    for width, share in zip(widths, counts / counts.sum(), strict=True):
+        height, expected = shapes.rows_at(int(width)), share * world.job.training.batch_size
+        rows += expected if height == 1 else expected * height / (height - 1) + height / 2
+    return rows
+
+
+def _about_as_long(length: float, examples: Examples, *, count: int) -> Examples:
+    """``count`` examples about so many tokens long, some of them several times if there are too few."""
+    order = np.argsort(np.abs(examples.lengths - length), kind="stable")
+    return examples.take(np.resize(order[:count], count))
+
+
+def _evaluate(adapted: AdaptedModel, batch: Batch, kept: Activations | None) -> None:
+    adapted.peft.eval()
+    batch = batch.to(adapted.device.torch)
+    with torch.no_grad(), kept.replay(batch) if kept else nullcontext():
+        outcome(adapted, batch).correct.sum().item()
+
+
+def _bytes_per_token(world: World, batch: Batch) -> int:
+    """What the input of the first adapted layer takes for one token."""
+    hidden = world.prefix.compute(batch.to(world.adapted.device.torch))
+    return int(hidden.shape[-1]) * hidden.dtype.itemsize
+
+
+def _peak_memory() -> int:
+    """The largest that this process has been, in bytes; Linux counts it in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,161 @@
+"""The forecast: what a job would cost and whether it can learn, before anything is spent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from client.custody.budgets import BudgetLeft
+from client.session import plan_training
+from privacy.accounting.plan import Accountant, Plan
+from privacy.errors import PlanError
+from protocol.job.job import Job
+from protocol.sums.mask_messages import check_sums
+from protocol.sums.update_encoding import check_encoding
+from simulation.forecast.cost import Clock, Effort, estimate_effort
+from simulation.forecast.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
+from simulation.forecast.suggestions import Suggestion, suggest
+from simulation.forecast.traffic import Traffic, traffic
+from simulation.quiet import quiet
+from simulation.simulated_federation import World
+
+ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "rdp", "prv")
+# Who knows which noise; all know Gaussian noise.
+_KNOWING: Mapping[str, tuple[Accountant, ...]] = {"laplace": ("pld", "rdp"), "skellam": ("rdp",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteForecast:
+    """One site's part in a job; ``epsilon`` by accountant, None where that has no answer.
+
+    ``noise_multiplier`` is in clipping norms, ``noise_std`` a coordinate's standard deviation in the sum.
+    """
+
+    name: str
+    examples: int
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    noise_std: float
+    epsilon: Mapping[str, float | None]
+    delta: float
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What is known of a job before it runs. ``effort`` is an estimate, the rest is computed.
+
+    ``budgets`` are those of the ledgers that were read; None if none was asked for.
+    """
+
+    job: Job
+    parameters: int
+    sites: tuple[SiteForecast, ...]
+    noise: NoiseLevel
+    traffic: Traffic
+    effort: Effort
+    suggestions: tuple[Suggestion, ...]
+    budgets: tuple[BudgetLeft, ...] | None
+
+    def refuse_if_hopeless(self) -> None:
+        """Raise PlanError, with what would help, if noise is likely to swamp what the job could learn."""
+        if self.noise.verdict != "hopeless":
+            return
+        raise PlanError(
+            f"noise swamps the signal: over the run it is {format_ratio(self.noise.run)} times the largest "
+            f"possible signal, and above {HOPELESS:g} a job learns nothing; {_advice(self.suggestions)}, "
+            "or pass --force"
+        )
+
+    def as_table(self) -> dict[str, Any]:
+        """All of it as nested tables of plain values, for JSON."""
+        table = asdict(self) | {"job": self.job.name}
+        table["noise"] |= {"verdict": self.noise.verdict, "hopeless_above": HOPELESS}
+        return table
+
+
+def forecast(
+    job: Job, *, budgets: tuple[BudgetLeft, ...] | None = None, clock: Clock = time.perf_counter
+) -> Forecast:
+    """Load what a job needs, without training, and say what it would cost and whether it can learn.
+
+    ``budgets`` come from ``read_budgets``, where there are ledgers to read; ``clock`` gives seconds.
+    Raises the UserErrors of what it reads, and PlanError, naming the site, where there can be no plan.
+    """
+    began = clock()
+    world = World(job)
+    sizes = world.sizes
+    setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))
+    plans = _plans(setup, sizes)
+    manifest = world.manifest("plan")
+    check_sums(manifest)
+    check_encoding(manifest, update_size=setup.layout.update_size)
+    loading = clock() - began
+    noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
+    # Noise for whole sites takes none of the training's time.
+    steps = [plan_training(job, size) for size in sizes.values()] if job.privacy.unit == "site" else plans
+    effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
+    return Forecast(
+        job=job,
+        parameters=setup.layout.update_size,
+        sites=_sites(sizes, plans),
+        noise=noise,
+        traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True))),
+        effort=replace(effort, seconds=effort.seconds + loading),
+        suggestions=suggest(setup, run=noise.run),
+        budgets=budgets,
+    )
+
+
+def _plans(setup: Setup, sizes: Mapping[str, int]) -> list[Plan]:
+    plans: dict[int, Plan] = {}
+    for name, size in sizes.items():
+        try:
+            plans[size] = plans.get(size) or setup.plan(size)
+        except PlanError as error:
+            raise PlanError(f"{name}: {error}") from error
+    return [plans[size] for size in sizes.values()]
+
+
+def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecast, ...]:
+    epsilon = {plan: _epsilons(plan) for plan in set(plans)}
+    return tuple(
+        SiteForecast(
+            name=name,
+            examples=size,
+            sampling_rate=plan.sampling_rate,
+            steps=plan.steps,
+            noise_multiplier=plan.mechanism.multiplier,
+            noise_std=plan.noise_std,
+            epsilon=epsilon[plan],
+            delta=plan.delta,
+            cautions=plan.cautions(size),
+        )
+        for (name, size), plan in zip(sizes.items(), plans, strict=True)
+    )
+
+
+def _epsilons(plan: Plan) -> dict[Accountant, float | None]:
+    """ε by each accountant; None where it is infinite, and for an accountant that has no answer."""
+    known = _KNOWING.get(plan.mechanism.name, ACCOUNTANTS)
+    # dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is.
+    with quiet("absl", below=logging.ERROR):
+        found = {name: plan.epsilon_by(name) for name in known}
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    return {name: finite.get(name) for name in ACCOUNTANTS}
+
+
+def _advice(suggestions: Sequence[Suggestion]) -> str:
+    """What would help most, for one sentence."""
+    if not suggestions:
+        return "no change to this job lowers it"
+    best = suggestions[0]
+    how = f" ({', '.join(best.settings)})" if best.settings else ""
+    short = "" if best.after <= HOPELESS else ", which is not enough by itself"
+    change = f"{format_ratio(best.before)} -> {format_ratio(best.after)}{short}"
+    return f"what would help most: {best.text}{how}, {change}"

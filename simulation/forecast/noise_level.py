@@ -1,0 +1,139 @@
+"""Noise against signal: how far noise can drown what a job learns, known before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from client.session import plan_training
+from privacy.accounting.plan import Plan
+from privacy.errors import PlanError
+from protocol.job.job import Job, TrainingSection
+from protocol.job.layout import AdapterLayout
+from protocol.job.manifest import Manifest
+from protocol.sums.update_encoding import plan_for_site
+
+# Over a run, in units of the largest possible signal. Above the first accuracy suffers, above the second
+# nothing was learned at any learning rate: docs/plan.md has the runs that these come from.
+HIGH = 0.2
+HOPELESS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseLevel:
+    """The noise's norm over the largest norm that the signal can have; no units, 0 without noise.
+
+    ``site_step`` is of one step of a site (the noisiest), ``step`` of the mean over the sites, and ``run``
+    of all steps' sum. The signal is largest if all clipped gradients of all sites and steps point one way,
+    so in truth the noise is more against it than these say. Derivation: docs/plan.md.
+    """
+
+    site_step: float
+    step: float
+    run: float
+
+    @property
+    def verdict(self) -> str:
+        """``low``, ``high``, or ``hopeless``: noise is likely to drown everything."""
+        if self.run > HOPELESS:
+            return "hopeless"
+        return "high" if self.run > HIGH else "low"
+
+    def bearable(self, learning_rate: float) -> float:
+        """The learning rate for this much noise, if ``learning_rate`` suits a job with little.
+
+        Noise moves the weights by the product of both: above ``HIGH`` it is kept where it is there.
+        """
+        return learning_rate * min(1.0, HIGH / self.run) if self.run else learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the noise of a run depends on: the job, what it trains, and ``examples``, one number a site."""
+
+    job: Job
+    layout: AdapterLayout
+    examples: tuple[int, ...]
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Each site's plan, in the order of ``examples``. Raises PlanError where there can be none."""
+        by_size = {size: self.plan(size) for size in set(self.examples)}
+        return tuple(by_size[size] for size in self.examples)
+
+    def plan(self, examples: int) -> Plan:
+        """The plan of a site with so many examples."""
+        if self.job.privacy.unit == "example":
+            return plan_training(self.job, examples)
+        # No name and no model's digest is in a plan.
+        manifest = Manifest(
+            run="plan",
+            job=self.job,
+            cohort=len(self.examples),
+            labels=(),
+            model_digest="",
+            layout_digest=self.layout.digest,
+        )
+        return plan_for_site(manifest, update_size=self.layout.update_size)
+
+    def noise_level(self) -> NoiseLevel:
+        """Noise against signal. Raises PlanError where there can be no plan."""
+        return noise_level(self.plans(), training=self.job.training, parameters=self.layout.update_size)
+
+
+def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters: int) -> NoiseLevel:
+    """Noise against signal of sites with these plans that train ``parameters`` numbers.
+
+    A site's step is (sum of clipped gradients + noise) / batch. The noise has norm std · √parameters, the
+    sum at most batch times a clipped gradient's. Independent noises add up in squares: over the sites,
+    whose mean is taken, and over the steps, each weighed by its learning rate. Raises PlanError without a
+    plan.
+    """
+    plans = tuple(plans)
+    if plans and plans[0].unit == "site":
+        return _of_sites(plans[0], sites=len(plans), rounds=training.rounds, parameters=parameters)
+    ratios = [
+        plan.noise_std * math.sqrt(parameters) / (training.batch_size * _clipped_length(plan, parameters))
+        for plan in plans
+    ]
+    if not ratios:
+        raise PlanError("expected the plan of at least one site, got none")
+    step = math.sqrt(math.fsum(ratio**2 for ratio in ratios)) / len(ratios)
+    return NoiseLevel(site_step=max(ratios), step=step, run=step / math.sqrt(steps_in_effect(training)))
+
+
+def _of_sites(plan: Plan, *, sites: int, rounds: int, parameters: int) -> NoiseLevel:
+    """Noise for whole sites is in the sum of a round, and at most ``sites`` clipped updates are."""
+    # Where it is drawn in shares, all of them are in a sum, and fewer were counted on.
+    std = plan.noise_std * math.sqrt(plan.shared.excess(sites) if plan.shared else 1.0)
+    step = std * math.sqrt(parameters) / (sites * plan.clipping_norm)
+    return NoiseLevel(site_step=sites * step, step=step, run=step / math.sqrt(rounds))
+
+
+def _clipped_length(plan: Plan, parameters: int) -> float:
+    """The L2 norm of a clipped gradient.
+
+    Clipped in L1, a gradient keeps its L2 norm only if it has a single coordinate: one whose coordinates
+    are like normal numbers has √(π / (2 · parameters)) of it.
+    """
+    if plan.mechanism.norm == 2:
+        return plan.clipping_norm
+    return plan.clipping_norm * min(1.0, math.sqrt(math.pi / (2 * parameters)))
+
+
+def steps_in_effect(training: TrainingSection) -> float:
+    """How many steps of one learning rate average noise as well as these: (Σ η)² / Σ η².
+
+    All of them with a constant rate, about three quarters with ``decay = "linear"``.
+    """
+    total = training.total_steps
+    if training.decay == "none":
+        return float(total)
+    # Rates fall from 1 in steps of 1 / total: sums of the first whole numbers and of their squares.
+    plain, squares = total * (total + 1) / 2, total * (total + 1) * (2 * total + 1) / 6
+    return plain**2 / squares
+
+
+def format_ratio(value: float) -> str:
+    """A noise level as people read it: two digits, as 0.029, 0.42 or 11."""
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"

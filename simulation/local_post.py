@@ -1,0 +1,84 @@
+"""The post of a simulation: requests go to every node as they are, with nobody in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from privacy.errors import ConfideError, SiteError
+from protocol.messages.confide_pb2 import Reply, Request
+from protocol.messages.flower import unwrap, wrap
+from server.post.post import Exchange, check_answers, read_reply, refusal
+
+
+class OpenPost:
+    """Reaches simulated sites over Flower's Grid. A node has no name before its first reply."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._names: dict[int, str] = {}
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted(self._name(node) for node in self._grid.get_node_ids()))
+
+    def ask(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        round_number: int,  # noqa: ARG002 - nobody could mix rounds up
+        fewest: int,  # noqa: ARG002 - all are waited for: they are functions
+        seconds: float,  # noqa: ARG002
+        enough: int | None = None,  # noqa: ARG002
+        aside: Mapping[str, Request] | None = None,
+    ) -> Exchange:
+        """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
+        nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
+        asked: dict[int, str] = {}
+        sent = 0
+
+        def messages() -> Iterator[Message]:
+            """One at a time: each has an adapter in it."""
+            nonlocal sent
+            for node, name in nodes.items():
+                request = (aside or {}).get(name) or requests.get(name)
+                if request is not None:
+                    content = request.SerializeToString()
+                    asked[node] = str(request.WhichOneof("kind"))
+                    sent += len(content)
+                    yield Message(wrap(content), node, MessageType.TRAIN)
+
+        replies: dict[str, Reply] = {}
+        refused: dict[str, ConfideError] = {}
+        received = 0
+        for answer in self._grid.send_and_receive(messages()):
+            node = answer.metadata.src_node_id
+            if answer.has_error():
+                raise SiteError(f"node {node} failed: {answer.error.reason or 'no reason given'}")
+            data = unwrap(answer.content)
+            received += len(data)
+            reply = read_reply(data)
+            self._learn(node, reply.site)
+            error = refusal(reply)
+            if error is not None:
+                refused[reply.site] = error
+            else:
+                check_answers(asked[node], reply)
+                replies[reply.site] = reply
+        if len(replies) + len(refused) != len(asked):
+            raise SiteError(f"expected replies from {len(asked)} sites, got {len(replies) + len(refused)}")
+        return Exchange(
+            replies={name: replies[name] for name in sorted(replies)},
+            refused=refused,
+            bytes_down=sent,
+            bytes_up=received,
+        )
+
+    def _name(self, node: int) -> str:
+        return self._names.get(node, f"node {node}")
+
+    def _learn(self, node: int, name: str) -> None:
+        if any(known == name and other != node for other, known in self._names.items()):
+            raise SiteError(f"two nodes call themselves {name}: give each site its own name")
+        self._names[node] = name

@@ -1,0 +1,173 @@
+"""A simulated federation: one data set dealt out to sites that share one resident model."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.custody.home import Home
+from client.custody.policy import BudgetSection, Policy, RulesSection
+from client.site import Entropy, Site
+from client.training.digests import example_digest
+from client.training.training import Trainer
+from privacy.mechanisms.rng import keyed_source
+from protocol.job.job import ByColumn, Job
+from protocol.job.manifest import Manifest
+from protocol.sums.update_encoding import plan_for_site
+from runs.run_folder import RunFolder
+from server.job_context import Workplace
+from simulation.partition import partition
+from tasks.data.examples import Examples
+from tasks.data.table import label_names, read_table
+from tasks.data.tokenization import tokenize_rows
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.base_model import load_base_model
+from tasks.model.device import choose_device
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
+
+
+class World:
+    """Everything that a job makes on one machine: data, model, sites and held-out examples.
+
+    Two processes that build it from one job build the same. Raises the UserErrors of what it reads.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.device = choose_device(job.device)
+        kind = job.federation.partition
+        table = read_table(job, group=kind.column if isinstance(kind, ByColumn) else None)
+        self.labels = label_names(job, table)
+        parts = partition(job, table)
+        base = load_base_model(job, labels=self.labels, device=self.device)
+        adapted = AdaptedModel(base, job=job, device=self.device)
+        held_out = tokenize_rows(adapted, table, parts.held_out, labels=self.labels)
+        self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
+        self.trainer = Trainer(adapted)
+        self._activations: dict[str, Activations] = {}
+        self._table = table
+        self._rows = parts.sites
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        return self.workplace.adapted
+
+    @property
+    def prefix(self) -> FrozenPrefix:
+        return self.workplace.prefix
+
+    @property
+    def initial_adapter(self) -> NDArray[np.float32]:
+        return self.workplace.initial_adapter
+
+    @property
+    def held_out(self) -> Examples:
+        return self.workplace.held_out
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each site has."""
+        return {name: len(rows) for name, rows in self._rows.items()}
+
+    def site(
+        self, name: str, *, home: Path, coordinator: bytes | None = None, forgetful: bool = False
+    ) -> Site:
+        """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
+
+        ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
+        one. A ``forgetful`` site keeps its secrets of sums in memory.
+        """
+        examples = self.examples(name)
+        place = Home(home)
+        if not place.has_policy:
+            place.write_policy(self.policy(coordinator))
+        return Site(
+            name=name,
+            examples=examples,
+            digests=[example_digest(self._table.texts[row]) for row in self._rows[name]],
+            labels=self.labels,
+            trainer=self.trainer,
+            activations=self._kept(name, examples),
+            home=place,
+            peers=cache(lambda: self._peers(home.parent)),
+            forgetful=forgetful,
+            keyed_entropy=_keyed_entropy(self.job, name),
+        )
+
+    def policy(self, coordinator: bytes | None) -> Policy:
+        """What a simulated site allows if nobody says otherwise: this job, once."""
+        job = self.job
+        epsilon = job.privacy.epsilon + job.metrics.epsilon
+        if job.privacy.unit == "site" and job.privacy.mechanism != "none":
+            # An example may turn a site's update into any other, which noise for the site hides less well.
+            plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
+            epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
+        return simulated_policy(job, coordinator, epsilon=epsilon)
+
+    def _peers(self, homes: Path) -> dict[str, bytes]:
+        """All sites' identities, whose homes lie side by side."""
+        return {name: Home(homes / name).identity().public for name in self._rows}
+
+    def examples(self, name: str) -> Examples:
+        """One simulated site's examples, tokenized."""
+        return tokenize_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
+
+    def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
+        """The same data and resident model under another job, or with fewer of its sites.
+
+        Only ``training``, ``privacy``, ``metrics`` and ``seeds.noise`` may differ: the rest is built.
+        """
+        other = copy.copy(self)
+        other.job = job
+        other.workplace = self.workplace.variant(job)
+        other._rows = {name: self._rows[name] for name in sites or self.site_names}
+        return other
+
+    def manifest(self, run: str) -> Manifest:
+        """The job made exact, for a run of this name."""
+        return self.workplace.manifest(run, cohort=len(self._rows))
+
+    def create_folder(self, path: Path) -> RunFolder:
+        """The folder of a new run, whole from the start."""
+        return self.workplace.create_folder(
+            path,
+            manifest=self.manifest(path.name),
+            examples_by_site=self.sizes,
+        )
+
+    def _kept(self, name: str, examples: Examples) -> Activations:
+        """A site's activations. A variant of a run starts with what the first one computed."""
+        if name not in self._activations:
+            self._activations[name] = Activations(self.prefix, examples)
+        return self._activations[name]
+
+
+def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
+    """What a simulated site allows: this job once, and nothing more.
+
+    ``epsilon`` is what the job costs an example. Half of a budget's δ is for the runs' own, so it is twice
+    the job's.
+    """
+    budget = BudgetSection(epsilon=epsilon, delta=2 * job.privacy.delta)
+    rules = RulesSection(
+        mechanisms=[job.privacy.mechanism],
+        coordinator=coordinator.hex() if coordinator else None,
+        metrics_epsilon=job.metrics.epsilon,
+        central_noise="allowed",
+    )
+    return Policy(budget=budget, rules=rules)
+
+
+def _keyed_entropy(job: Job, name: str) -> Entropy | None:
+    seed = job.seeds.noise
+    if seed is None:
+        return None
+    return lambda round_number, step: keyed_source(seed, name, round_number, step)

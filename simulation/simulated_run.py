@@ -1,0 +1,77 @@
+"""One run with simulated sites: from a world and a folder to finished rounds."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from flwr.serverapp import Grid
+
+from privacy.errors import JobError
+from runs.progress import Progress
+from runs.run import Run, finished
+from runs.run_folder import RunFolder
+from runs.run_log import logged
+from server.rounds import run_rounds
+from simulation.grid import InProcessGrid
+from simulation.local_post import OpenPost
+from simulation.simulated_federation import World
+
+Engine = Literal["inprocess", "ray"]
+
+
+def reopen_world(folder: RunFolder) -> World:
+    """The world of an existing run. Raises JobError if what it loads is not what the run began with."""
+    manifest = folder.manifest
+    world = World(manifest.job)
+    if world.manifest(manifest.run) != manifest:
+        raise JobError(
+            f"{folder.path} was started with another model, label set or layout: bring those back, or "
+            "start a new run"
+        )
+    return world
+
+
+def run_in_folder(
+    world: World,
+    folder: RunFolder,
+    *,
+    engine: Engine = "inprocess",
+    progress: Progress,
+    title: str = "Run",
+) -> Run:
+    """Run the rounds that a folder lacks."""
+    began = time.perf_counter()
+    progress.started(folder, title)
+    with logged(folder):
+        if engine == "ray":
+            from simulation.ray_engine import run_on_ray
+
+            run_on_ray(
+                world.job,
+                sites=len(world.site_names),
+                home=folder.path / "sites",
+                coordinate=lambda grid: coordinate(grid, world, folder, progress),
+            )
+        else:
+            coordinator = folder.identity.public
+            homes = {name: folder.path / "sites" / name for name in world.site_names}
+            # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
+            sites = [
+                world.site(name, home=home, coordinator=coordinator, forgetful=True)
+                for name, home in homes.items()
+            ]
+            grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
+            coordinate(grid, world, folder, progress)
+    return finished(folder, seconds=time.perf_counter() - began)
+
+
+def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:
+    """The coordinator's part, over whichever grid reaches the sites."""
+    run_rounds(
+        OpenPost(grid),
+        folder,
+        layout=world.adapted.layout,
+        evaluator=world.workplace.evaluator,
+        listener=progress.round,
+    )

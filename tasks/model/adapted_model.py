@@ -1,0 +1,276 @@
+"""The base model with its LoRA adapter, and the adapter as a vector."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from privacy.errors import ModelError, PrivacyUnitError
+from protocol.job.job import AdapterSection, Job, ModelSection, StrategySection, Task, top_share
+from protocol.job.layout import AdapterLayout, TensorSlot
+from tasks.model.base_model import BaseModel, head_names
+from tasks.model.device import Device
+from tasks.model.model_limits import count_tokens, longest_text
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What of a job makes its model, and all that an adapted model knows of a job.
+
+    Models stay in memory over jobs: what may differ between jobs that share one is told at each call.
+    """
+
+    task: Task
+    model: ModelSection
+    adapter: AdapterSection
+    strategy: StrategySection
+    max_length: int
+
+    @classmethod
+    def of(cls, job: Job) -> ModelSpec:
+        """The parts of a job that its model is made from."""
+        return cls(
+            task=job.task,
+            model=job.model,
+            adapter=job.adapter,
+            strategy=job.strategy,
+            max_length=job.data.max_length,
+        )
+
+    def as_table(self) -> dict[str, Any]:
+        """All of it, as JSON has it: models made for equal tables are the same."""
+        return {
+            name: value.model_dump(mode="json") if isinstance(value, pydantic.BaseModel) else value
+            for name, value in vars(self).items()
+        }
+
+
+class AdaptedModel:
+    """One resident model whose adapter can be swapped: ``load`` a vector, train, read it back.
+
+    Attributes:
+        spec: what it was made for.
+        peft: the PeftModel; its trainable parameters are the layout's trained slots.
+        layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
+        longest: how many tokens a text may have, None if the model sets no limit.
+        tokens: how many tokens the model knows.
+
+    Raises ModelError for a job that the model cannot carry.
+    """
+
+    def __init__(self, base: BaseModel, *, job: Job, device: Device) -> None:
+        self.model_digest = base.digest
+        self.tokenizer = base.tokenizer
+        self.device = device
+        self.spec = spec = ModelSpec.of(job)
+        # Before it moves: a lookup out of range would leave an accelerator unusable.
+        self.longest = longest_text(base.model)
+        self.tokens = count_tokens(base.model)
+        if self.longest is not None and spec.max_length > self.longest:
+            raise ModelError(
+                f"data.max_length={spec.max_length}: expected {self.longest} at most, which is what "
+                "this model can take"
+            )
+        base.model.to(device.torch)
+        layers = adapted_layers(spec, base.model)
+        expected = _expected_targets(base.model, spec, layers)
+        self.peft: Any = _attach(base.model, spec, layers, expected)
+        _check_targets(self.peft, expected)
+        self._parameters = self._collect(freeze_a=spec.strategy.name != "lora")
+        self.layout = AdapterLayout(
+            slots=tuple(
+                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
+                for name, p in sorted(self._parameters.items())
+            )
+        )
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that sites train, by their name in the layout, in its order."""
+        return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
+
+    def initial_adapter(self, seed: int) -> NDArray[np.float32]:
+        """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
+        generator = np.random.Generator(np.random.PCG64(seed))
+        tensors = {}
+        for slot in self.layout.slots:
+            if ".lora_A." in slot.name:
+                rows, columns = slot.shape
+                if rows > columns:
+                    raise ModelError(
+                        f"adapter.rank={rows}: expected at most {columns}, the input size of "
+                        f"{slot.name.partition('.lora_A.')[0]}"
+                    )
+                gaussian = generator.standard_normal((columns, rows))
+                tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
+            elif ".lora_B." in slot.name:
+                tensors[slot.name] = np.zeros(slot.shape, np.float32)
+            else:
+                tensors[slot.name] = self._parameters[slot.name].detach().cpu().numpy()
+        return self.layout.join(tensors)
+
+    def load(self, adapter: NDArray[np.float32]) -> None:
+        """Put an adapter vector, float32[adapter_size], into the model."""
+        with torch.no_grad():
+            for name, tensor in self.layout.split(adapter).items():
+                self._parameters[name].copy_(torch.from_numpy(tensor.copy()))
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Within this block the adapter is zero; after it there is again what was loaded."""
+        held = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        with torch.no_grad():
+            for parameter in self._parameters.values():
+                parameter.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(held[name])
+
+    def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far the trained tensors moved from ``adapter``: float32[update_size]."""
+        before = self.layout.split(adapter)
+        moved = [(p.detach().cpu().numpy() - before[name]).ravel() for name, p in self.trained.items()]
+        return np.concatenate(moved).astype(np.float32)
+
+    def _collect(self, *, freeze_a: bool) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by the name that PEFT saves them under."""
+        from peft import get_peft_model_state_dict
+
+        found = {}
+        for name, parameter in self.peft.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if freeze_a and ".lora_A." in name:
+                parameter.requires_grad_(False)
+            saved = name.replace(f".modules_to_save.{_ADAPTER}.", ".").replace(f".{_ADAPTER}.", ".")
+            found[saved] = parameter
+        # Told that no embedding is trained: PEFT would ask the Hub for the model that the job names.
+        saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
+        if saved_names != set(found):
+            odd = sorted(saved_names ^ set(found))
+            raise ModelError(f"PEFT saves other tensors than it trains: {', '.join(odd[:5])}")
+        return found
+
+
+def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
+    """The layers that carry adapters, or None for all. Raises ModelError if one does not exist."""
+    asked = spec.adapter.layers_to_transform
+    if asked is None:
+        return None
+    count = int(model.config.num_hidden_layers)
+    if isinstance(asked, str):
+        share = top_share(asked) or 1.0
+        # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
+        return list(range(count - math.ceil(round(share * count, 6)), count))
+    if max(asked) >= count:
+        raise ModelError(f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}")
+    return sorted(set(asked))
+
+
+def _attach(model: nn.Module, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    kind = TaskType.CAUSAL_LM
+    if spec.task == "sequence-classification":
+        kind = TaskType.TOKEN_CLS if spec.model.pooling == "mean" else TaskType.SEQ_CLS
+    targets = spec.adapter.target_modules
+    config = LoraConfig(
+        task_type=kind,
+        r=spec.adapter.rank,
+        lora_alpha=spec.adapter.alpha,
+        lora_dropout=spec.adapter.dropout,
+        # PEFT's own "all-linear" cannot be had with layers_to_transform.
+        target_modules=sorted(expected) if targets == ["all-linear"] else targets,
+        layers_to_transform=layers,
+        modules_to_save=list(head_names(model)) or None,
+        base_model_name_or_path=spec.model.source,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
+        try:
+            return get_peft_model(model, config, adapter_name=_ADAPTER)
+        except (ValueError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(model)}") from error
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # GPT-2 calls its linear layers Conv1D; PEFT treats them alike.
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _linear_names(model: Any) -> list[str]:
+    heads = head_names(model)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module) and module is not output and name.split(".")[0] not in heads
+    ]
+
+
+def _call_names(model: nn.Module) -> str:
+    names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(model)})
+    return f"This model's linear layers are called: {', '.join(names)}"
+
+
+def _expected_targets(model: nn.Module, spec: ModelSpec, layers: list[int] | None) -> set[str]:
+    """Names of the linear layers that the job's targets name, found without PEFT.
+
+    Raises ModelError if a target names none: PEFT is content when any of them names one.
+    """
+    targets = spec.adapter.target_modules
+    names = set(_linear_names(model))
+    if targets != ["all-linear"]:
+        named = {t: {n for n in names if n == t or n.endswith(f".{t}")} for t in targets}
+        unknown = [target for target, found in named.items() if not found]
+        if unknown:
+            raise ModelError(
+                f"adapter.target_modules={unknown}: expected the names of linear layers under the "
+                f"head. {_call_names(model)}"
+            )
+        names = set().union(*named.values())
+    if layers is not None:
+        names = {n for n in names if _layer_number(n) in layers}
+    return names
+
+
+def _layer_number(name: str) -> int | None:
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def _check_targets(peft_model: Any, expected: set[str]) -> None:
+    """Refuse if PEFT put LoRA anywhere else than on the linear layers that were asked for.
+
+    PEFT moves names that match parts of a fused mixture-of-experts layer onto its routed experts
+    without a word, where per-example gradients do not exist.
+    """
+    prefix = "base_model.model."
+    carrying = {
+        name.removeprefix(prefix)
+        for name, module in peft_model.named_modules()
+        if hasattr(module, "lora_A") and len(module.lora_A)
+    }
+    odd = sorted(carrying ^ expected)
+    if odd:
+        raise PrivacyUnitError(
+            "LoRA is not where adapter.target_modules asks for it; it differs at "
+            f"{', '.join(odd[:4])}. Name linear layers by their full suffix, such as q_proj"
+        )

@@ -1,0 +1,77 @@
+"""The device: where tensors live, in which precision, on how many threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from privacy.errors import UserError
+from protocol.job.job import DeviceSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where the model runs. Parameters are float32 and clipped sums integers, whatever the precision."""
+
+    torch: torch.device
+    bfloat16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision for forward passes, or nothing."""
+        return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.bfloat16)
+
+    @property
+    def attention(self) -> str:
+        """transformers' attention: on CPU and short texts the plain one has the faster backward."""
+        return "eager" if self.torch.type == "cpu" else "sdpa"
+
+    def __str__(self) -> str:
+        return f"{self.torch.type}, {'bfloat16' if self.bfloat16 else 'float32'}"
+
+
+def choose_device(section: DeviceSection) -> Device:
+    """Resolve ``auto``: CUDA, then MPS, then CPU; bfloat16 where the hardware multiplies it.
+
+    Also sets how many threads torch uses in this process. Raises UserError if the device is absent.
+    """
+    name = section.name
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    elif not available[name]:
+        raise UserError(f"device.name={name!r}: this machine has no such device; use auto or cpu")
+    torch.set_num_threads(section.threads or len(os.sched_getaffinity(0)))
+    native = _has_bfloat16(name)
+    return Device(
+        torch=torch.device(name),
+        bfloat16=native if section.precision == "auto" else section.precision == "bfloat16",
+    )
+
+
+@contextmanager
+def without_subnormals() -> Iterator[None]:
+    """Within this block this thread takes subnormal numbers for zero, where the processor can.
+
+    Products with them may take 300 times as long, and whoever chooses a model or an adapter could have
+    texts make them. Threads of torch's that begin within the block do so for good; a pool is made at its
+    first use, so the block must be around that.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _has_bfloat16(name: str) -> bool:
+    if name == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return name == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,277 @@
+"""Activations below the lowest adapter: computed once per example and kept.
+
+Layers under the lowest adapter never change and run without dropout, so the input of the first
+adapted layer is a function of the example alone. It is stored without padding. A forward pass then
+starts at that layer, with the same result to rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from privacy.errors import RunError
+from tasks.data.examples import Batch, Examples, token_positions
+from tasks.data.shapes import Shapes
+from tasks.model.adapted_model import AdaptedModel
+from tasks.task import outcome, probe_examples
+
+log = logging.getLogger("confide.activations")
+
+# Beyond this an example store is a memory-mapped file, which the system may drop from memory.
+MEMORY_LIMIT_BYTES = 1 << 30
+_TOLERANCE = 1e-4
+_FILL_BATCH = 64
+
+
+class _CapturedError(Exception):
+    """Ends a forward pass once the hidden states are known; never leaves this module."""
+
+
+class FrozenPrefix:
+    """The frozen layers of one model, and how to start a forward pass above them.
+
+    ``depth`` layers lie under the lowest adapter; 0 means there is nothing to keep.
+    """
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self._adapted = adapted
+        self._owner, self._name, blocks = _find_blocks(adapted.peft)
+        self.depth = _frozen_depth(blocks)
+        self._blocks = blocks
+        self._upper = nn.ModuleList(blocks[self.depth :])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers compute."""
+        return self._adapted.device.torch
+
+    def probe(self) -> Batch:
+        """A batch to try the model on that says nothing about anyone's data."""
+        examples = probe_examples(self._adapted)
+        return examples.batch(np.arange(len(examples)))
+
+    def compute(self, batch: Batch) -> torch.Tensor:
+        """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
+        held: list[torch.Tensor] = []
+
+        def capture(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            held.append(args[0] if args else kwargs["hidden_states"])
+            raise _CapturedError
+
+        handle = self._blocks[self.depth].register_forward_pre_hook(capture, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                outcome(self._adapted, batch)
+        except _CapturedError:
+            return held[0].detach()
+        finally:
+            handle.remove()
+        raise RunError("the model's forward pass did not reach its first adapted layer")
+
+    @contextmanager
+    def replay(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Within this block a forward pass starts from ``hidden`` at the first adapted layer."""
+
+        def substitute(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if args:
+                return (hidden, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": hidden}
+
+        handle = self._upper[0].register_forward_pre_hook(substitute, with_kwargs=True)
+        setattr(self._owner, self._name, self._upper)
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._name, self._blocks)
+            handle.remove()
+
+    def works(self, batch: Batch) -> bool:
+        """Whether replay gives the outputs of this model's own last layer on ``batch``.
+
+        Models that look layers up by number compute something else when lower ones are left out.
+        Losses would not show it: under a head that starts at zero they are all the same. The adapter is
+        at rest, so that what was loaded last does not decide; its dropout is off, which would draw another
+        mask for each pass.
+        """
+        if self.depth == 0:
+            return False
+        batch = batch.to(self._adapted.device.torch)
+        peft, training = self._adapted.peft, self._adapted.peft.training
+        peft.eval()
+        try:
+            with torch.no_grad(), self._adapted.at_rest():
+                expected = self._last_output(batch)
+                with self.replay(self.compute(batch)):
+                    replayed = self._last_output(batch)
+        except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
+            return False
+        finally:
+            peft.train(training)
+        return float((expected - replayed).norm()) <= _TOLERANCE * float(expected.norm())
+
+    def _last_output(self, batch: Batch) -> torch.Tensor:
+        """What the last layer gives for a batch on the device: [b, t, hidden]."""
+        held: list[torch.Tensor] = []
+
+        def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            held.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        handle = self._blocks[-1].register_forward_hook(capture)
+        try:
+            outcome(self._adapted, batch)
+        finally:
+            handle.remove()
+        return held[0].float()
+
+
+class Activations:
+    """The kept activations of one set of examples, filled as examples are first seen."""
+
+    def __init__(self, prefix: FrozenPrefix, examples: Examples, *, folder: Path | None = None) -> None:
+        self._prefix = prefix
+        self._examples = examples
+        self._folder = folder
+        self._works: bool | None = None
+        self._shapes: Shapes | None = None
+        self._known = examples.lengths == 0  # of a blank one there is nothing to keep
+        self._store = torch.empty(0, 0)
+
+    @property
+    def work(self) -> bool:
+        """Whether keeping activations is right for this model, and there is room: tried once.
+
+        The model is tried on made-up examples. How much room it takes depends on how long the examples are:
+        where there is too little, everything is computed each time, and nothing fails.
+        """
+        if self._works is None:
+            self._works = self._prefix.works(self._prefix.probe()) and self._has_room()
+        return self._works
+
+    def _has_room(self) -> bool:
+        hidden = self._prefix.compute(self._prefix.probe().to(self._prefix.device))
+        try:
+            self._store = self._allocate(len(self._examples.tokens), hidden.shape[-1], hidden.dtype)
+        except (OSError, RuntimeError, RunError) as error:
+            log.warning("activations are not kept, which takes longer: %s", error)
+            return False
+        return True
+
+    @contextmanager
+    def replay(self, batch: Batch) -> Iterator[None]:
+        """Run the adapted layers on ``batch`` (on the device) from kept activations."""
+        with self._prefix.replay(self._fetch(batch)):
+            yield
+
+    def of(self, examples: Examples) -> Activations:
+        """An empty store of other examples for the same model."""
+        return Activations(self._prefix, examples)
+
+    def fill(self, indices: NDArray[np.int64], shapes: Shapes | None = None) -> None:
+        """Compute what is not yet kept of the examples at ``indices``, in batches of ``shapes``.
+
+        What was computed in other shapes is forgotten first: it may differ in its last bits, and which
+        examples it is of may depend on who was drawn then. Of those that the model fails on nothing is
+        kept, and to replay them raises RunError. Without shapes, batches are cut to the examples: for those
+        whose privacy nobody promised.
+        """
+        if shapes is not None and shapes != self._shapes:
+            self._shapes, self._known = shapes, self._examples.lengths == 0
+        missing = indices[~self._known[indices]]
+        if shapes is None:
+            batches = self._examples.batches(missing, size=_FILL_BATCH)
+        else:
+            known = self._known.copy()
+            known[missing] = True
+            # What would be a blank row may as well be of use later.
+            whole = shapes.filled_up(self._examples, missing, np.flatnonzero(~known))
+            batches = shapes.batches(self._examples, whole)
+        for batch in batches:
+            for part, hidden in self._computed(batch):
+                rows = hidden.cpu()[: len(part.indices)][_real(part)]
+                if len(self._store) == 0:
+                    self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
+                self._store[self._positions(part)] = rows
+                self._known[part.indices] = True
+
+    def _computed(self, batch: Batch) -> list[tuple[Batch, torch.Tensor]]:
+        """What goes into the first adapted layer, for the examples that the model does not fail on.
+
+        One must not decide about the others: where a batch fails, each is computed in its shape alone.
+        """
+        try:
+            return [(batch, self._prefix.compute(batch.to(self._prefix.device)))]
+        except Exception as error:
+            log.warning("the model fails below its first adapted layer: %s", type(error).__name__)
+            parts = batch.apart() if len(batch.indices) > 1 else ()
+            return [found for alone in parts for found in self._computed(alone)]
+
+    def _fetch(self, batch: Batch) -> torch.Tensor:
+        self.fill(batch.indices, self._shapes)
+        if not self._known[batch.indices].all():
+            raise RunError("the model fails on an example before its first adapted layer")
+        hidden = torch.zeros((*batch.mask.shape, self._store.shape[1]), dtype=self._store.dtype)
+        hidden[: len(batch.indices)][_real(batch)] = self._store[self._positions(batch)]
+        return hidden.to(batch.tokens.device)
+
+    def _positions(self, batch: Batch) -> torch.Tensor:
+        return torch.from_numpy(token_positions(self._examples.offsets, batch.indices))
+
+    def _allocate(self, tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        size = tokens * width * dtype.itemsize
+        if size <= MEMORY_LIMIT_BYTES:
+            return torch.empty((tokens, width), dtype=dtype)
+        folder = self._folder or Path(tempfile.gettempdir())
+        if shutil.disk_usage(folder).free < size:
+            raise RunError(
+                f"the kept activations need more disk than {folder} has: free some, or lower "
+                "data.max_length or data.limit"
+            )
+        handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
+        try:
+            # Reserve the blocks now: a disk that fills up later would kill the process by signal.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)
+            else:
+                os.ftruncate(handle, size)
+            flat = torch.from_file(name, shared=True, size=tokens * width, dtype=dtype)
+        finally:
+            os.close(handle)
+            os.unlink(name)  # the mapping keeps the data; no file of it outlives the process
+        return flat.view(tokens, width)
+
+
+def _real(batch: Batch) -> torch.Tensor:
+    """Where the batch has its examples' tokens, without its blank rows."""
+    return batch.mask[: len(batch.indices)].bool().cpu()
+
+
+def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
+    """The model's list of layers and where it hangs; an empty list if it has none that is known."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, name, child
+    return model, "", nn.ModuleList()
+
+
+def _frozen_depth(blocks: nn.ModuleList) -> int:
+    """How many layers lie under the first one with a LoRA tensor, whether trained or not."""
+    for depth, block in enumerate(blocks):
+        if any("lora_" in name for name, _ in block.named_parameters()):
+            return depth
+    return 0

@@ -1,0 +1,22 @@
+"""An example is known by its text."""
+
+from __future__ import annotations
+
+import pytest
+
+from client.training.digests import example_digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Fever and chills", " fever  AND\tchills\n", "ｆｅｖｅｒ and chills", "FEVER and chills\u00a0"],
+    ids=["case", "spacing", "wide letters", "a space that does not break"],
+)
+def test_the_same_text_is_the_same_example_however_it_is_written(text: str) -> None:
+    """Else the same example would have another budget for each way to write it."""
+    assert example_digest(text) == example_digest("fever and chills")
+
+
+def test_texts_of_other_words_are_other_examples() -> None:
+    texts = ["fever and chills", "fever and chill", "chills and fever", "feverand chills", "\ud800"]
+    assert len({example_digest(text) for text in texts}) == len(texts)

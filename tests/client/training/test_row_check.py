@@ -1,0 +1,236 @@
+"""An example's gradient is its own to the last bit, so no adapter can turn rounding into influence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.training.row_check import rows_are_apart
+from client.training.sum_check import make_optimizer
+from client.training.training import Trainer
+from privacy.mechanisms.mechanism import Mechanism
+from protocol.job.job import TrainingSection
+from tasks.data.examples import Batch, Examples
+from tasks.data.shapes import Shapes
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.task import outcome
+from tests.models import CASES, adapt, bert, make_examples, make_job, random_adapter
+
+TRAINING = TrainingSection(batch_size=64, physical_batch_size=8)
+BERT = CASES["bert-qv-head"]
+LENGTHS = tuple(3 + index % 8 for index in range(13))
+EXAMPLES = make_examples(LENGTHS, labelled=True)
+Grouping = Callable[[Examples, NDArray[np.int64]], Iterable[Batch]]
+
+
+def clipped_sum(
+    trainer: Trainer,
+    examples: Examples,
+    indices: list[int],
+    grouping: Grouping,
+) -> torch.Tensor:
+    """The sum of a step, by the trainer's own optimizer, in clipping norms."""
+    optimizer = make_optimizer(trainer, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0)
+    trainer.accumulate(optimizer, list(grouping(examples, np.array(indices))), None)
+    optimizer.step()
+    size = TrainingSection().batch_size
+    parts = [p.grad.flatten() * size for p in trainer.adapted.trained.values()]
+    optimizer.zero_grad(set_to_none=True)
+    return torch.cat(parts)
+
+
+def mean_hidden(trainer: Trainer, examples: Examples) -> NDArray[np.float64]:
+    """What the head sees of each example."""
+    held: list[torch.Tensor] = []
+    (head,) = [m for name, m in trainer.adapted.peft.named_modules() if name.endswith("classifier")]
+    handle = head.register_forward_pre_hook(lambda _module, args: held.append(args[0].detach()))
+    rows = []
+    for index in range(len(examples)):
+        batch = examples.batch(np.array([index]))
+        with torch.no_grad():
+            outcome(trainer.adapted, batch)
+        rows.append(held.pop()[0][: int(batch.mask.sum())].double().mean(0).numpy())
+    handle.remove()
+    return np.stack(rows)
+
+
+def crafted_adapters(trainer: Trainer, examples: Examples) -> Iterable[NDArray[np.float32]]:
+    """Heads that see next to nothing of the examples but rounding, and make much of that."""
+    adapted = trainer.adapted
+    start = random_adapter(adapted)
+    adapted.load(start)
+    blind = np.linalg.svd(mean_hidden(trainer, examples))[2][len(examples) :]
+    generator = np.random.default_rng(0)
+    for size in (1e7, 1e8, 1e9, 1e10):
+        for _ in range(6):
+            direction = size * (generator.standard_normal(len(blind)) @ blind)
+            tensors = {name: tensor.copy() for name, tensor in adapted.layout.split(start).items()}
+            for name, tensor in tensors.items():
+                if "classifier" in name:
+                    tensor[:] = 0.0
+                    if tensor.ndim == 2:
+                        tensor[0], tensor[1] = direction, -direction
+            yield adapted.layout.join(tensors)
+
+
+def influence(trainer: Trainer, examples: Examples, grouping: Grouping) -> float:
+    """The most that leaving one example out moves the sum, under the worst of the crafted adapters."""
+    everyone, found = list(range(len(examples))), 0.0
+    for adapter in crafted_adapters(trainer, examples):
+        trainer.adapted.load(adapter)
+        whole = clipped_sum(trainer, examples, everyone, grouping)
+        for left_out in everyone[:3]:
+            rest = [index for index in everyone if index != left_out]
+            moved = whole - clipped_sum(trainer, examples, rest, grouping)
+            found = max(found, float(moved.norm()))
+    return found
+
+
+def case(*, longest: int = 16, bfloat16: bool = False, build: Any = None) -> Trainer:
+    data = {"source": "none", "label": "label", "labels": ["a", "b", "c"], "max_length": longest}
+    job = make_job(targets=BERT.targets, task=BERT.task, pooling="mean", data=data)
+    trainer = Trainer(adapt((build or bert)(pooling="mean"), job, bfloat16=bfloat16))
+    trainer.adapted.peft.train()
+    return trainer
+
+
+# Under crafted adapters.
+
+
+def by_length(examples: Examples, indices: NDArray[np.int64]) -> Iterable[Batch]:
+    """Similar lengths together, as wide as the longest among them: the others set an example's shape."""
+    return examples.batches(indices, size=2)
+
+
+def test_regrouping_gives_a_crafted_adapter_more_than_a_clipping_norm() -> None:
+    trainer = case()
+    assert influence(trainer, EXAMPLES, by_length) > 1.2
+
+
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("physical_batch_size", [1, 8])
+def test_no_crafted_adapter_gets_more_from_training(physical_batch_size: int, bfloat16: bool) -> None:
+    trainer = case(bfloat16=bfloat16)
+    training = TRAINING.model_copy(update={"physical_batch_size": physical_batch_size})
+    shapes = trainer.shapes(training, None)
+    assert shapes.rows == physical_batch_size
+    assert not shapes.alone
+    assert influence(trainer, EXAMPLES, shapes.batches) <= 1 + 1e-3
+
+
+# What is kept.
+
+
+def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
+    adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
+    prefix = FrozenPrefix(adapted)
+    shapes = Shapes.of(longest=16, batch_size=64, physical_batch_size=4)
+
+    def hidden(*parts: list[int]) -> torch.Tensor:
+        kept = Activations(prefix, EXAMPLES)
+        for part in parts:
+            kept.fill(np.array(part), shapes)
+        return kept._fetch(EXAMPLES.batch(np.arange(len(EXAMPLES))))
+
+    everyone = list(range(len(EXAMPLES)))
+    expected = hidden(everyone)
+    assert torch.equal(hidden(everyone[::-1]), expected)
+    assert torch.equal(hidden(everyone[3:], everyone[:3]), expected)
+    assert torch.equal(hidden(*([index] for index in everyone)), expected)
+
+
+# The check.
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("name", ["bert-qv-head", "bert-qv-mean", "llama-qv", "gpt2-c_attn"])
+@pytest.mark.parametrize("width", [8, 16])
+def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int) -> None:
+    trainer = Trainer(CASES[name].adapted(bfloat16=bfloat16))
+    assert rows_are_apart(trainer, width=width, rows=5, activations=None)
+
+
+def test_passes_kept_activations() -> None:
+    adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
+    activations = Activations(FrozenPrefix(adapted), EXAMPLES)
+    assert activations.work
+    assert rows_are_apart(Trainer(adapted), width=8, rows=5, activations=activations)
+
+
+class ByPlace(nn.Module):
+    """Adds next to nothing to one row of a batch."""
+
+    def __init__(self, inner: nn.Module, row: int) -> None:
+        super().__init__()
+        self.inner, self.row = inner, row
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        moved = output.clone()
+        if len(output) > self.row:
+            moved[self.row] *= 1 + 2.0**-20
+        return moved
+
+
+class ByNeighbours(nn.Module):
+    """Adds next to nothing to all rows, depending on what is in all of them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        return output * (1 + 2.0**-14 * torch.tanh(output.detach().mean()))
+
+
+def disturbed(wrap: Callable[[nn.Module], nn.Module]) -> Trainer:
+    def build(**kind: Any) -> nn.Module:
+        model = bert(**kind)
+        layer = model.bert.encoder.layer[0]
+        layer.output.dense = wrap(layer.output.dense)
+        return model
+
+    return case(build=build)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda m: ByPlace(m, 0), lambda m: ByPlace(m, 2), ByNeighbours], ids=["first", "third", "mean"]
+)
+def test_examples_are_alone_where_rounding_depends_on_the_batch(
+    wrap: Callable[[nn.Module], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = disturbed(wrap)
+    shapes = trainer.shapes(TRAINING, None)
+    assert shapes.alone == {8, 16}
+    assert {len(batch) for batch in shapes.batches(EXAMPLES, np.arange(len(EXAMPLES)))} == {1}
+    assert "alone" in caplog.text
+
+
+def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, calls = case(), []
+    backward = trainer.backward
+    monkeypatch.setattr(trainer, "backward", lambda *args: (calls.append(1), backward(*args)))
+    first = trainer.shapes(TRAINING, None)
+    made = len(calls)
+    assert made > 0
+    assert trainer.shapes(TRAINING, None) == first
+    assert len(calls) == made
+    for parameter in trainer.adapted.trained.values():
+        assert parameter.grad is None
+        assert parameter.grad_sample is None
+    assert all(module.training for module in trainer.adapted.peft.modules())
+
+
+def test_an_example_alone_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = case()
+    monkeypatch.setattr(trainer, "backward", lambda *_: pytest.fail("computed"))
+    training = TRAINING.model_copy(update={"physical_batch_size": 1})
+    assert trainer.shapes(training, None).rows == 1

@@ -1,0 +1,304 @@
+"""Jobs: what is read, and what is refused with the key named."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from privacy.errors import JobError
+from protocol.job.job import top_share
+from protocol.job.job_file import parse_job, read_job
+from runs.run_folder import job_toml
+from tests import tiny
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.toml"))
+
+
+def refused(table: dict[str, Any]) -> str:
+    with pytest.raises(JobError) as caught:
+        parse_job(table)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_jobs(path: Path) -> None:
+    assert read_job(path).name == path.stem
+
+
+def test_the_template_is_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(files("confide").joinpath("job_template.toml").read_text())
+    assert read_job(path).privacy.epsilon == 3.0
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("training", "round", 3, ["training.round", "unknown key"]),
+        ("training", "rounds", "three", ["training.rounds", "integer", "'three'"]),
+        ("training", "rounds", 0, ["training.rounds", "greater than or equal to 1", "0"]),
+        ("training", "rounds", 2.5, ["training.rounds", "2.5"]),
+        ("training", "rounds", 10**9, ["training.rounds", "less than or equal to 100000", "1000000000"]),
+        ("training", "rounds", 600_000, ["training.rounds"]),
+        ("seeds", "data", 2**63, ["seeds.data"]),
+        ("metrics", "epsilon", 1e-300, ["metrics", "expected 0, or 1e-06 at least"]),
+        ("training", "rounds", True, ["training.rounds", "True"]),
+        ("training", "learning_rate", float("inf"), ["training.learning_rate"]),
+        ("training", "learning_rate", float("nan"), ["training.learning_rate"]),
+        ("privacy", "epsilon", 0.0, ["privacy.epsilon", "greater than or equal to 0.000001"]),
+        ("privacy", "delta", 0.5, ["privacy.delta", "less than 0.5"]),
+        ("privacy", "unit", "record", ["privacy.unit", "'example'", "'site'"]),
+        ("privacy", "noise", "local", ["privacy.noise", "'distributed'", "'central'"]),
+        ("aggregation", "threshold", 1, ["aggregation.threshold", "greater than or equal to 2"]),
+        ("aggregation", "threshold", 2.0, ["aggregation.threshold", "integer"]),
+        ("aggregation", "colluding", -1, ["aggregation.colluding", "greater than or equal to 0"]),
+        ("aggregation", "confirm", 1, ["aggregation.confirm", "boolean"]),
+        ("aggregation", "modulus_bits", 24, ["aggregation.modulus_bits", "16, 20 or 32", "24"]),
+        ("aggregation", "modulus_bits", 64, ["aggregation.modulus_bits", "64"]),
+        ("compression", "kind", "top", ["compression.kind", "'top-k'"]),
+        ("compression", "share", 0.0, ["compression.share", "greater than or equal to 0.000001"]),
+        ("compression", "share", 1.01, ["compression.share", "less than or equal to 1"]),
+        ("privacy", "mechanism", "none at all", ["privacy.mechanism", "gaussian"]),
+        ("federation", "partition", "random", ["federation.partition", "iid"]),
+        ("federation", "partition", {"dirichlet": 0.0}, ["federation.partition.dirichlet"]),
+        ("adapter", "layers_to_transform", "lower 80%", ["adapter.layers_to_transform", "top 20%"]),
+        ("adapter", "layers_to_transform", [], ["adapter.layers_to_transform", "at least one"]),
+        ("adapter", "target_modules", [], ["adapter.target_modules"]),
+        ("adapter", "dropout", 0.1, ["adapter.dropout", "expected 0 where noise hides an example"]),
+        ("data", "labels", ["one"], ["data.labels"]),
+        ("training", "physical_batch_size", 99, ["training.physical_batch_size", "99", "16"]),
+        ("data", "label", None, ["data.label", "column"]),
+        ("data", "labels", None, ["data.labels", "private data"]),
+    ],
+)
+def test_wrong_keys_are_named(
+    tiny_folder: Path, section: str, key: str, value: object, words: list[str]
+) -> None:
+    table = tiny.table(tiny_folder)
+    table[section] = {**table.get(section, {}), key: value}
+    message = refused(table)
+    assert [word for word in words if word not in message] == [], message
+
+
+MASKS: dict[str, Any] = {"secure_aggregation": "masks"}
+HOMOMORPHIC: dict[str, Any] = {"secure_aggregation": "homomorphic"}
+FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
+SHARED: dict[str, Any] = {"unit": "site", "mechanism": "skellam"}
+CENTRAL: dict[str, Any] = {"unit": "site", "mechanism": "gaussian", "noise": "central"}
+# What is one key away from a job, and that job.
+PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    (MASKS | {"privacy": SHARED}, {"privacy": {"unit": "example"}}, ["privacy.unit", "own site's noise"]),
+    (MASKS | {"privacy": CENTRAL}, {"privacy": {"unit": "example"}}, ["privacy.unit", '"central"']),
+    (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "gaussian"}}, ["mechanism", '"skellam"']),
+    (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "laplace"}}, ["mechanism", '"laplace"']),
+    (MASKS | {"privacy": CENTRAL}, {"privacy": {"mechanism": "skellam"}}, ["mechanism", '"gaussian"']),
+    (MASKS | {"privacy": SHARED}, {"secure_aggregation": "none"}, ["secure_aggregation", "hides nothing"]),
+    (
+        MASKS | {"privacy": CENTRAL},
+        {"aggregation": {"modulus_bits": 20}},
+        ["aggregation.modulus_bits", "expected 32"],
+    ),
+    (MASKS | {"privacy": SHARED}, {"metrics": {"epsilon": 0.5}}, ["metrics.epsilon", "expected 0"]),
+    (
+        FFA | {"compression": {"kind": "random"}},
+        {"strategy": {"name": "fedsvd"}},
+        ["compression.kind", "basis"],
+    ),
+    (FFA | {"compression": {"kind": "top-k"}}, MASKS, ["compression.kind", "cannot be summed unread"]),
+    (
+        FFA | {"compression": {"kind": "top-k"}},
+        {"privacy": CENTRAL},
+        ["compression.kind", "cannot be summed unread"],
+    ),
+    (
+        MASKS | {"aggregation": {"threshold": 3}},
+        {"secure_aggregation": "none"},
+        ['aggregation.threshold: it is for secure_aggregation="masks", got "none": leave it out'],
+    ),
+    (
+        MASKS | {"aggregation": {"confirm": False}},
+        {"secure_aggregation": "homomorphic"},
+        ['aggregation.confirm: it is for secure_aggregation="masks", got "homomorphic": leave it out'],
+    ),
+    (
+        FFA | {"compression": {"kind": "random"}},
+        {"secure_aggregation": "homomorphic"},
+        ["compression.kind", "homomorphic"],
+    ),
+    (
+        MASKS | {"privacy": SHARED},
+        {"secure_aggregation": "homomorphic"},
+        ["secure_aggregation", "until it is in the sum"],
+    ),
+    ({"secure_aggregation": "homomorphic"}, {"privacy": CENTRAL}, ["privacy.unit", "homomorphic"]),
+    (
+        {"secure_aggregation": "homomorphic"},
+        {"metrics": {"epsilon": 0.5}},
+        ["metrics.epsilon", "homomorphic"],
+    ),
+]
+
+
+def changed(table: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    return table | {
+        name: {**table.get(name, {}), **section} if isinstance(section, dict) else section
+        for name, section in sections.items()
+    }
+
+
+@pytest.mark.parametrize(("job", "change", "words"), PAIRS)
+def test_what_contradicts_itself_about_sums_is_refused(
+    tiny_folder: Path, job: dict[str, Any], change: dict[str, Any], words: list[str]
+) -> None:
+    whole = changed(tiny.table(tiny_folder), job)
+    parse_job(whole)
+    message = refused(changed(whole, change))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_updates_are_summed_under_masks_unless_a_job_says_otherwise(tiny_folder: Path) -> None:
+    table = tiny.table(tiny_folder)
+    del table["secure_aggregation"]
+    job = parse_job(table)
+    assert job.secure_aggregation == "masks"
+    assert (job.aggregation.threshold, job.aggregation.colluding, job.aggregation.confirm) == (
+        None,
+        0,
+        True,
+    )
+    assert (job.aggregation.modulus_bits, job.compression.kind, job.privacy.unit) == (32, "none", "example")
+
+
+def test_a_round_that_hides_sites_is_one_release(tiny_folder: Path) -> None:
+    training = {"rounds": 5, "local_steps": 3}
+    table = changed(tiny.table(tiny_folder), {"training": training})
+    assert (parse_job(table).steps_a_round, parse_job(table).planned_steps) == (3, 15)
+    site = parse_job(changed(table, MASKS | {"privacy": SHARED}))
+    assert (site.steps_a_round, site.planned_steps, site.training.total_steps) == (1, 5, 15)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "mechanism", "words"),
+    [
+        (-0.1, "gaussian", ["metrics.epsilon", "greater than or equal to 0"]),
+        (101.0, "gaussian", ["metrics.epsilon", "less than or equal to 100"]),
+        (0.5, "none", ["metrics.epsilon", "expected 0", 'privacy.mechanism="none"']),
+    ],
+)
+def test_metrics_that_protect_nothing_are_refused(
+    tiny_folder: Path, epsilon: float, mechanism: str, words: list[str]
+) -> None:
+    table = tiny.table(tiny_folder) | {"metrics": {"epsilon": epsilon}}
+    table["privacy"]["mechanism"] = mechanism
+    message = refused(table)
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_all_wrong_keys_are_named_at_once(tiny_folder: Path) -> None:
+    table = tiny.table(tiny_folder) | {"nonsense": 1}
+    table["training"]["rounds"] = -1
+    lines = refused(table).splitlines()
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"data": {"label": "label"}}, "data.label"),
+        ({"model": {"source": "x", "pooling": "mean"}}, "model.pooling"),
+        ({"federation": {"partition": {"dirichlet": 1.0}}}, "federation.partition"),
+    ],
+)
+def test_what_a_language_model_has_no_use_for_is_refused(
+    tiny_folder: Path, changes: dict[str, Any], word: str
+) -> None:
+    table = tiny.table(tiny_folder) | {"task": "causal-lm", "model": {"source": "x"}}
+    del table["data"]["label"], table["data"]["labels"]
+    parse_job(table)
+    for section, values in changes.items():
+        table[section] = {**table[section], **values}
+    assert word in refused(table)
+
+
+def test_a_missing_section_is_named() -> None:
+    message = refused({})
+    for section in ("model", "adapter", "data"):
+        assert f"{section}: missing" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("training.rounds=2", lambda job: job.training.rounds == 2),
+        ("data.text=note", lambda job: job.data.text == "note"),
+        ('data.text="a=b"', lambda job: job.data.text == "a=b"),
+        ("adapter.target_modules=['query']", lambda job: job.adapter.target_modules == ["query"]),
+        ("federation.partition={ dirichlet = 0.5 }", lambda job: job.federation.partition != "iid"),
+        ("seeds.noise=7", lambda job: job.seeds.noise == 7),
+    ],
+)
+def test_keys_are_set_on_the_command_line(
+    tiny_folder: Path, tmp_path: Path, setting: str, found: Any
+) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(tomli_w.dumps(tiny.table(tiny_folder)))
+    assert not found(read_job(path))
+    assert found(read_job(path, settings=[setting]))
+
+
+@pytest.mark.parametrize("setting", ["rounds", "=3", "training..rounds=2", "name.x=1"])
+def test_odd_settings_are_refused(tiny_folder: Path, tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(tomli_w.dumps(tiny.table(tiny_folder)))
+    with pytest.raises(JobError):
+        read_job(path, settings=[setting])
+
+
+def test_files_that_are_no_jobs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="confide init"):
+        read_job(tmp_path / "missing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(JobError, match="not TOML"):
+        read_job(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(JobError, match="cannot read"):
+        read_job(broken)
+    with pytest.raises(JobError, match="cannot read"):
+        read_job(tmp_path)
+
+
+def test_paths_beside_the_job_file_are_found(tiny_folder: Path, tmp_path: Path) -> None:
+    table = tiny.table(tiny_folder)
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    table["data"]["source"] = "mine.csv"
+    path = tmp_path / "job.toml"
+    path.write_text(tomli_w.dumps(table))
+    assert read_job(path).data.source == str(tmp_path / "mine.csv")
+
+
+def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: Path) -> None:
+    job = tiny.job(tiny_folder, federation={"partition": {"column": "town"}}, seeds={"noise": 3})
+    path = tmp_path / "job.toml"
+    path.write_text(job_toml(job))
+    assert read_job(path) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("top 20%", 0.2),
+        ("top 100%", 1.0),
+        ("top 0%", None),
+        ("top 101%", None),
+        ("20%", None),
+        ("top x%", None),
+    ],
+)
+def test_top_share(text: str, share: float | None) -> None:
+    assert top_share(text) == share

@@ -1,0 +1,143 @@
+"""Run folders: whole or absent."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privacy.errors import RunError
+from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.manifest import Manifest
+from runs.run_folder import RoundRecord, RunFolder
+from tests import tiny
+
+LAYOUT = AdapterLayout(slots=(TensorSlot(name="b", shape=(3,), trained=True),))
+
+
+def record(number: int) -> RoundRecord:
+    return RoundRecord(
+        round=number,
+        loss=1.0,
+        accuracy=0.5,
+        epsilon={"a": 1.0},
+        bytes_up=1,
+        bytes_down=1,
+        seconds=1.0,
+        training_seconds=0.5,
+    )
+
+
+def adapter(number: int) -> np.ndarray:
+    return np.full(3, number, np.float32)
+
+
+def create(path: Path, tiny_folder: Path) -> RunFolder:
+    manifest = Manifest(
+        run="r",
+        job=tiny.job(tiny_folder),
+        cohort=1,
+        labels=(),
+        model_digest="",
+        layout_digest=LAYOUT.digest,
+    )
+    return RunFolder.create(
+        path, manifest=manifest, facts={}, layout=LAYOUT, adapter=adapter(0), adapter_config={"r": 1}
+    )
+
+
+def test_what_was_finished_is_there(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = create(tmp_path / "run", tiny_folder)
+    for number in (1, 2):
+        folder.finish_round(record(number), LAYOUT, adapter(number))
+    again = RunFolder.open(tmp_path / "run")
+    assert again.records() == [record(1), record(2)]
+    assert [again.load_adapter(n, LAYOUT)[0] for n in range(3)] == [0, 1, 2]
+    assert (again.adapter_path / "adapter_config.json").exists()
+    assert again.adapter_path.resolve().name == "002"
+
+
+def test_an_existing_folder_is_not_written_over(tmp_path: Path, tiny_folder: Path) -> None:
+    create(tmp_path / "run", tiny_folder)
+    with pytest.raises(RunError, match="exists already"):
+        create(tmp_path / "run", tiny_folder)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+class FullError(OSError):
+    """The disk is full, from some write on."""
+
+
+def fail_from(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let ``count`` flushes to the disk succeed; every later one fails."""
+    left = [count]
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise FullError(28, "No space left on device")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("count", range(12))
+def test_a_disk_that_fills_up_leaves_no_half_folder(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_from(patch, count)
+        try:
+            create(tmp_path / "run", tiny_folder)
+            failed = False
+        except FullError:
+            failed = True
+    names = [path.name for path in tmp_path.iterdir()]
+    assert [name for name in names if name.startswith(".")] == []
+    if failed and not names:
+        return
+    # What stands under the name is whole.
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.manifest.run == "r"
+    assert folder.load_adapter(0, LAYOUT)[0] == 0
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_round_that_cannot_be_written_never_counts(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    folder = create(tmp_path / "run", tiny_folder)
+    folder.finish_round(record(1), LAYOUT, adapter(1))
+    with monkeypatch.context() as patch:
+        fail_from(patch, count)
+        with suppress(FullError):
+            folder.finish_round(record(2), LAYOUT, adapter(2))
+    done = len(folder.records())
+    assert done in {1, 2}
+    assert folder.load_adapter(done, LAYOUT)[0] == done
+    folder.finish_round(record(done + 1), LAYOUT, adapter(done + 1))
+    assert len(folder.records()) == done + 1
+
+
+def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = create(tmp_path / "run", tiny_folder)
+    folder.finish_round(record(1), LAYOUT, adapter(1))
+    path = folder.path / "rounds.jsonl"
+    path.write_text(path.read_text() + '{"round": 2, "lo')
+    assert folder.records() == [record(1)]
+    folder.finish_round(record(2), LAYOUT, adapter(2))
+    assert folder.records() == [record(1), record(2)]
+
+
+def test_a_lost_adapter_is_said(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = create(tmp_path / "run", tiny_folder)
+    with pytest.raises(RunError, match="lost the adapter of round 5"):
+        folder.load_adapter(5, LAYOUT)
