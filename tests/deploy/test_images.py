@@ -108,7 +108,8 @@ def test_only_what_is_named_goes_in(image: str) -> None:
     assert next(line for line in ignore if line and not line.startswith("#")) == "*"
     assert copied == allowed
     assert all((ROOT / path).exists() for path in copied)
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) <= copied
+    packaged = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {pattern.rstrip("*") for pattern in packaged} <= copied
     assert not any(word == "ADD" for word, _ in instructions(image))
 
 

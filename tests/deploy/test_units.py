@@ -99,7 +99,7 @@ def test_users_are_the_containers() -> None:
 
 def test_the_relays_command_is_the_one_that_confide_starts(tmp_path: Path) -> None:
     """The same options in all three places; only the places of keys and socket differ."""
-    source = (DEPLOY.parent / "client" / "supernode.py").read_text()
+    source = (DEPLOY.parent / "client" / "relay" / "supernode.py").read_text()
     assert re.findall(r'"(--[a-z-]+)"', source) == RELAY_OPTIONS
 
     unit = settings("relay")["ExecStart"][0]
