@@ -26,6 +26,7 @@ from tests.server.coordinators import change_sites, free_port, make_coordinator,
 from tests.server.runs import make_job, make_record, make_run
 
 needs_nginx = needs("nginx")
+IN_ITS_COMMAND = {"nginx": "nginx: master", "embedded": "embedded_proxy.py"}
 
 
 def until(condition: Callable[[], object], what: Callable[[], str], patience: float = 150) -> None:
@@ -124,12 +125,13 @@ def test_a_folder_that_is_none_is_refused(call: Terminal, tmp_path: Path) -> Non
         assert "no coordinator's folder" in errors
 
 
-def test_other_machines_need_nginx(call: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.server.find_nginx", lambda: None)
-    folder = make_coordinator(tmp_path, host="fl.example.org", port=8443)
-    code, _, errors = call("start", folder.path)
+def test_an_nginx_that_is_not_there_is_refused(
+    call: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.service.proxy.find_nginx", lambda: None)
+    code, _, errors = call("start", make_coordinator(tmp_path).path, "--proxy", "nginx")
     assert code == 2
-    assert "install nginx, or bring a proxy of your own with --proxy none" in errors
+    assert "nginx is not installed" in errors
 
 
 def test_a_superlink_that_cannot_start_says_why(call: Terminal, tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_status_without_a_server(call: Terminal, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_without_nginx_the_superlink_takes_the_address_itself(
+def test_without_a_proxy_the_superlink_takes_the_address_itself(
     call: Terminal, started: list[Server], tmp_path: Path
 ) -> None:
     folder = make_coordinator(tmp_path, "north")
@@ -204,12 +206,12 @@ def test_without_nginx_the_superlink_takes_the_address_itself(
 
 
 @pytest.mark.process
-@needs_nginx
+@pytest.mark.parametrize("proxy", [pytest.param("nginx", marks=needs_nginx), "embedded"])
 @needs_linux
-def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -> None:
+def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, proxy: str) -> None:
     """Sites come, processes die, sites are revoked and added, and all of it ends together."""
     folder = make_coordinator(tmp_path, "north", "south", days=20)
-    server = Server(folder, tmp_path / "log")
+    server = Server(folder, tmp_path / "log", "--proxy", proxy)
     started.append(server)
     server.wait_for("ready")
     assert "caution: the server's certificate expires on" in server.said
@@ -238,7 +240,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -
 
         os.kill(server.pid_of("flower-superlink"), signal.SIGKILL)
         server.wait_for("SuperLink ended by signal 9")
-        os.kill(server.pid_of("nginx: master"), signal.SIGKILL)
+        os.kill(server.pid_of(IN_ITS_COMMAND[proxy]), signal.SIGKILL)
         server.wait_for("proxy was started again")
         server.wait_for("SuperLink answers again")
         assert {node.site: node.id for node in read_nodes(folder.flower_home)} == ids

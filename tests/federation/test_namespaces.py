@@ -94,7 +94,6 @@ def _refused() -> str:
 
 @pytest.mark.process
 @needs("ip")
-@needs("nginx")
 def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path / "f", address=f"{ADDRESS}:8443", inside=hosts.inside)
     try:
