@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+
+from tests.strategies.installing import install
 
 
 @pytest.fixture
@@ -14,11 +14,3 @@ def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     install(folder, "momentum", "tests.strategies.momentum:Momentum")
     install(folder, "median", "tests.strategies.median:Median")
     monkeypatch.syspath_prepend(folder)
-
-
-def install(folder: Path, name: str, value: str) -> None:
-    """Write what pip does of a package that offers one strategy."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[confide.strategies]\n{name} = {value}\n")

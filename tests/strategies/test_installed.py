@@ -17,7 +17,7 @@ from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
 from strategies.fedsvd import FedSVD
 from tests import tiny
-from tests.strategies.conftest import install
+from tests.strategies.installing import install
 from tests.strategies.median import Median
 from tests.strategies.momentum import Momentum
 
