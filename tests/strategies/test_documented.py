@@ -26,7 +26,7 @@ def test_the_table_says_what_the_rules_do() -> None:
 def test_the_one_that_is_shown_works() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     found: dict[str, Any] = {}
-    exec(compile(code, "strategies.md", "exec"), found)  # noqa: S102 - our own document
+    exec(compile(code, "strategies.md", "exec", dont_inherit=True), found)  # noqa: S102 - our own document
     layout = AdapterLayout(slots=(TensorSlot(name="head", shape=(3,), trained=True),))
     adapters = []
     for strategy in (found["Momentum"](momentum=0.5), Momentum(momentum=0.5)):
