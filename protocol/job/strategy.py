@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ModelWrapValidatorHandler, model_validator
 
 from protocol.job.section import Section
-from protocol.plain_text import quoted
+from protocol.plain_text import Word, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ class Strategy(Section):
             for a later round.
     """
 
-    name: str
+    name: Word
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
