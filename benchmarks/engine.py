@@ -70,7 +70,7 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
     ledger = Ledger.open(place / name, site=name, identity=identity, epsilon=3.0, delta=2e-5)
     dataset = ledger.register([b"%d" % number for number in range(9000)])
     masked = None
-    if manifest.job.secure_aggregation == "masks":
+    if manifest.job.aggregation.kind == "masks":
         rules = make_rules(manifest)
         masked = MaskedSession(site=name, rules=rules, identity=identity, peers=peers, path=None)
     sender = Sender(
@@ -125,10 +125,10 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
     return answer
 
 
-def milliseconds(secure_aggregation: str) -> list[float]:
+def milliseconds(kind: str) -> list[float]:
     """Milliseconds of each round but the first, which holds the sites' joining too; in order of length."""
     layout = AdapterLayout(slots=tuple(sorted(SLOTS, key=lambda slot: slot.name)))
-    settings = [f"training.rounds={ROUNDS}", f"secure_aggregation={secure_aggregation}"]
+    settings = [f"training.rounds={ROUNDS}", f"aggregation.kind={kind}"]
     job = read_job(Path("examples/tweets.toml"), settings=settings)
     manifest = Manifest(
         run="r", job=job, labels=(), model_digest="", layout_digest=layout.digest, cohort=SITES

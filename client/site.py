@@ -170,7 +170,7 @@ class Site:
         planned = self._planner(manifest, len(self._examples), size)
         plan, training = planned.plan, planned.training
         self._home.policy.check_cost(plan)
-        sums = self._secrets(manifest) if job.secure_aggregation != "none" else None
+        sums = self._secrets(manifest) if job.aggregation.kind != "none" else None
         residual = Residual(size) if job.compression.kind != "none" else None
         session = Session(
             manifest=manifest,

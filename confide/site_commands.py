@@ -130,7 +130,7 @@ def _described(manifest: Manifest) -> Iterator[str]:
     yield f"  {job.task} on {job.model.source}"
     yield f"  model {manifest.model_digest}"  # whole: rules.models takes it
     sites = format_count(manifest.cohort, "site")
-    yield f"  {rounds} with {sites}, secure_aggregation={job.secure_aggregation}"
+    yield f"  {rounds} with {sites}, aggregation.kind={job.aggregation.kind}"
     yield f"  {_read_of_updates(manifest)}"
     if privacy.mechanism == "none":
         yield "  without noise: nothing would bound what leaves"
@@ -147,7 +147,7 @@ def _described(manifest: Manifest) -> Iterator[str]:
 
 def _read_of_updates(manifest: Manifest) -> str:
     """What a coordinator would read of this site's updates."""
-    how, fewest = manifest.job.secure_aggregation, manifest.fewest
+    how, fewest = manifest.job.aggregation.kind, manifest.fewest
     if how == "none":
         return "the coordinator reads each of this site's updates"
     if how == "homomorphic":

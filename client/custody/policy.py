@@ -127,15 +127,15 @@ class Policy(Section):
 
     def _check_aggregation(self, manifest: Manifest) -> None:
         job, rules = manifest.job, self.rules
-        if rules.secure_aggregation != "optional" and job.secure_aggregation == "none":
+        if rules.secure_aggregation != "optional" and job.aggregation.kind == "none":
             raise PolicyError(
                 "the coordinator would read this site's updates one by one: expected secure "
-                'aggregation, got secure_aggregation="none"',
+                'aggregation, got aggregation.kind="none"',
                 rule="rules.secure_aggregation",
             )
-        if rules.secure_aggregation == "required" and job.secure_aggregation != "masks":
+        if rules.secure_aggregation == "required" and job.aggregation.kind != "masks":
             raise PolicyError(
-                f'expected secure_aggregation="masks", got "{job.secure_aggregation}"',
+                f'expected aggregation.kind="masks", got "{job.aggregation.kind}"',
                 rule="rules.secure_aggregation",
             )
         if rules.secure_aggregation == "required" and not job.aggregation.confirm:
@@ -144,12 +144,12 @@ class Policy(Section):
                 "aggregation.confirm=true, got false",
                 rule="rules.secure_aggregation",
             )
-        if job.secure_aggregation == "masks":
+        if job.aggregation.kind == "masks":
             self._check_masks(manifest)
-        if job.secure_aggregation == "homomorphic" and rules.colluding_sites > 0:
+        if job.aggregation.kind == "homomorphic" and rules.colluding_sites > 0:
             raise PolicyError(
                 'one site that works with the coordinator reads every update: expected "masks", got '
-                'secure_aggregation="homomorphic"',
+                'aggregation.kind="homomorphic"',
                 rule="rules.colluding_sites",
             )
 

@@ -44,7 +44,7 @@ def open_sum_session(
             "federation's new peers.toml in its home"
         )
     kind: type[MaskedSession] | type[HomomorphicSession] = MaskedSession
-    if manifest.job.secure_aggregation == "homomorphic":
+    if manifest.job.aggregation.kind == "homomorphic":
         load_tenseal()
         kind = HomomorphicSession
     return kind(site=site, rules=make_rules(manifest), identity=identity, peers=peers, path=path)
@@ -66,7 +66,7 @@ def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.
         reach, size = update_reach(session.manifest.job), session.sender.update_size
         return pb.Reply(site=site, opened=sums.open(request.open, update_size=size, reach=reach))
     raise ProtocolError(
-        f"asked to {kind} in a run of secure_aggregation={session.manifest.job.secure_aggregation!r}: its "
+        f"asked to {kind} in a run of aggregation.kind={session.manifest.job.aggregation.kind!r}: its "
         "sums have no such step"
     )
 

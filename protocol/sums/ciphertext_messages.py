@@ -36,7 +36,7 @@ def check_homomorphic(manifest: Manifest) -> None:
     try:
         Parameters(sites=manifest.cohort)
     except ProtocolError as error:
-        raise JobError(f'secure_aggregation="homomorphic": {error}; use "masks"') from error
+        raise JobError(f'aggregation.kind="homomorphic": {error}; use "masks"') from error
 
 
 def check_sum_size(manifest: Manifest, *, update_size: int) -> None:
@@ -44,7 +44,7 @@ def check_sum_size(manifest: Manifest, *, update_size: int) -> None:
     needed = manifest.cohort * longest_content(update_size)
     if needed > OPEN_MAX:
         raise JobError(
-            f'secure_aggregation="homomorphic": to open a sum, one site gets the ciphertexts of all: '
+            f'aggregation.kind="homomorphic": to open a sum, one site gets the ciphertexts of all: '
             f"expected at most {OPEN_MAX} bytes, got {needed} for {manifest.cohort} sites and "
             f'{update_size} trained numbers; lower adapter.rank, train fewer layers, or use "masks"'
         )

@@ -36,13 +36,13 @@ def make_rules(manifest: Manifest) -> Rules:
 
 def check_sums(manifest: Manifest) -> None:
     """Raises JobError, saying which key to change, for a manifest whose sums would not be safe."""
-    kind = manifest.job.secure_aggregation
+    kind = manifest.job.aggregation.kind
     if kind == "none":
         return
     if manifest.cohort < 2:
         raise JobError(
-            f'secure_aggregation="{kind}": expected two sites or more, got one, whose sum is its own '
-            'update; set secure_aggregation="none"'
+            f'aggregation.kind="{kind}": expected two sites or more, got one, whose sum is its own '
+            'update; set aggregation.kind="none"'
         )
     if manifest.threshold > manifest.cohort:
         raise JobError(

@@ -81,7 +81,7 @@ def make_encoding(
     else:
         signal = steps * job.privacy.clipping_norm
     return example_encoding(
-        bits=job.aggregation.modulus_bits,
+        bits=job.masks.modulus_bits,
         sites=manifest.cohort,
         dimension=size,
         # A Poisson batch may be larger than expected; twice that is beyond chance but for tiny ones.
@@ -132,7 +132,7 @@ def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: fl
     honest = manifest.fewest - job.aggregation.colluding
     whole = multiplier * math.sqrt(manifest.cohort / honest) if shared else 0.0
     return site_encoding(
-        bits=job.aggregation.modulus_bits,
+        bits=job.masks.modulus_bits,
         sites=manifest.cohort,
         dimension=size,
         clipping_norm=job.privacy.clipping_norm,
@@ -146,9 +146,9 @@ def check_encoding(manifest: Manifest, *, update_size: int) -> None:
     job = manifest.job
     try:
         plan = plan_for_site(manifest, update_size=update_size) if job.privacy.unit == "site" else None
-        if job.secure_aggregation == "masks":
+        if job.aggregation.kind == "masks":
             make_encoding(manifest, update_size=update_size, number=1, plan=plan)
-        elif job.secure_aggregation == "homomorphic":
+        elif job.aggregation.kind == "homomorphic":
             check_sum_size(manifest, update_size=update_size)
     except PlanError as error:
         raise JobError(f"privacy, aggregation: {error}") from error

@@ -57,7 +57,7 @@ def find_notices(
         )
         notices.append(Notice(title="Unfinished", text=text))
     if protected and job.privacy.unit == "site" and job.privacy.noise == "central":
-        read = "every update" if job.secure_aggregation == "none" else "every sum"
+        read = "every update" if job.aggregation.kind == "none" else "every sum"
         text = (
             'privacy.noise = "central": the coordinator itself adds the noise that hides a site, and so '
             f"must be trusted with {read} before that. ε holds against everyone else."
@@ -75,9 +75,9 @@ def find_notices(
 def _who_reads_updates(manifest: Manifest) -> str:
     """What the run's secure aggregation hides, and from whom."""
     job = manifest.job
-    if job.secure_aggregation == "masks":
+    if job.aggregation.kind == "masks":
         return _what_masks_hide(manifest)
-    if job.secure_aggregation == "homomorphic":
+    if job.aggregation.kind == "homomorphic":
         return (
             "Updates are encrypted: the coordinator passes on what it cannot read, and a site adds it up "
             "and decrypts the sum. The sites share one key, which no threshold protects: any one of them, "

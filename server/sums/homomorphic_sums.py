@@ -230,4 +230,4 @@ class HomomorphicSums:
 
 
 def _no_metrics() -> ProtocolError:
-    return ProtocolError('expected no metrics with secure_aggregation="homomorphic": metrics.epsilon=0')
+    return ProtocolError('expected no metrics with aggregation.kind="homomorphic": metrics.epsilon=0')

@@ -18,8 +18,8 @@ def make_sums(
     """Raises AggregationError or PlanError for a manifest that no site would agree to."""
     size = layout.update_size
     plan = plan_for_site(manifest, update_size=size) if manifest.job.privacy.unit == "site" else None
-    if manifest.job.secure_aggregation == "masks":
+    if manifest.job.aggregation.kind == "masks":
         return MaskedSums(manifest, update_size=size, plan=plan, take_number=take_number, ask=ask)
-    if manifest.job.secure_aggregation == "homomorphic":
+    if manifest.job.aggregation.kind == "homomorphic":
         return HomomorphicSums(manifest, update_size=size, take_number=take_number, ask=ask)
     return PlainSums(manifest, update_size=size, plan=plan)

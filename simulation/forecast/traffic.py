@@ -46,7 +46,7 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
     adapter = bytes(4 * layout.adapter_size)
     train = pb.Train(manifest_digest=bytes(_HASH_BYTES), round=number, adapter=adapter)
     down = 0
-    if job.secure_aggregation == "masks":
+    if job.aggregation.kind == "masks":
         _add_sum(train, sites)
         down = _asked_of_masks(job, sites)
     down += _asked(train=train)
@@ -56,12 +56,12 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
         receipt = asdict(SignedReceipt(content=content, signature=bytes(_SIGNATURE_BYTES)))
         trained = pb.Trained(round=number, update=bytes(_update_bytes(job, layout)), receipt=receipt)
         up = 0
-        if job.secure_aggregation == "masks":
+        if job.aggregation.kind == "masks":
             trained.next.CopyFrom(_dealing(len(sites)))
             up = _told_of_masks(job, name, len(sites))
         ups.append(up + pb.Reply(site=name, trained=trained).ByteSize())
     opening = 0
-    if job.secure_aggregation == "homomorphic":
+    if job.aggregation.kind == "homomorphic":
         opening = len(sites) * longest_content(layout.update_size) + 4 * layout.update_size
     total = number * (sum(ups) + len(ups) * down + opening) - len(ups) * _HEAD_BYTES
     return Traffic(up=max(ups), down=down, total=total)
@@ -69,9 +69,9 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
 
 def _update_bytes(job: Job, layout: AdapterLayout) -> int:
     size = vector_size(job, layout.update_size)
-    if job.secure_aggregation == "masks":
-        return Ring(job.aggregation.modulus_bits).packed_size(size)
-    if job.secure_aggregation == "homomorphic":
+    if job.aggregation.kind == "masks":
+        return Ring(job.masks.modulus_bits).packed_size(size)
+    if job.aggregation.kind == "homomorphic":
         return longest_content(size)
     if job.compression.kind == "top-k":
         return min(4 * size, round(_GAP_BYTES * job.compression.share * size))

@@ -76,7 +76,7 @@ def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp
         assert code == 0
         assert output.startswith("Run run, manifest ")
         assert (
-            "  2 rounds with 3 sites, secure_aggregation=none\n"
+            "  2 rounds with 3 sites, aggregation.kind=none\n"
             "  the coordinator reads each of this site's updates\n  gaussian, epsilon=8 at delta=0.001\n"
             in output
         )

@@ -34,7 +34,6 @@ def masked_folder(
 ) -> RunFolder:
     job = run_job(
         min_sites=min_sites,
-        secure_aggregation="masks",
         aggregation={"threshold": THRESHOLD} | (aggregation or {}),
         **how,
     )

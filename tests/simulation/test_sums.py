@@ -27,9 +27,10 @@ from simulation.simulated_federation import World
 from tests import tiny
 from tests.server.evidence import edit_json, found, receipt, resign
 
-MASKS: dict[str, Any] = {"secure_aggregation": "masks", "training": {"rounds": 2}}
+MASKS: dict[str, Any] = {"aggregation": {"kind": "masks"}, "training": {"rounds": 2}}
 KEYED: dict[str, Any] = {"seeds": {"noise": 5}}
 FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
+NONE: dict[str, Any] = {"aggregation": {"kind": "none"}}
 SITE: dict[str, Any] = {
     **MASKS,
     **FFA,
@@ -65,7 +66,7 @@ def check_audits(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    changes = MASKS | KEYED | FFA | {"secure_aggregation": "none"}
+    changes = MASKS | KEYED | FFA | {"aggregation": {"kind": "none"}}
     return simulate(job(tiny_folder, **changes), runs=tmp_path_factory.mktemp("plain"))
 
 
@@ -213,7 +214,7 @@ def test_a_comparison_masks_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     run = simulate(job(tiny_folder, **MASKS), runs=tmp_path, compare=True)
     for name, sites in ((WITHOUT_PRIVACY, 3), (ONE_SITE, 1)):
         there = RunFolder.open(run.folder / "compare" / name)
-        assert there.manifest.job.secure_aggregation == "none"
+        assert there.manifest.job.aggregation.kind == "none"
         assert len(there.records()) == 2
         assert len(there.public_keys) == sites
         audit_run(there)
@@ -291,7 +292,7 @@ def test_a_trusted_coordinator_adds_the_noise(
     """Under masks it is on another grid, which is turned: drawn otherwise there, and of the same size."""
     found = {}
     for how in ("masks", "none"):
-        changes = CENTRAL | KEYED | {"secure_aggregation": how}
+        changes = CENTRAL | KEYED | {"aggregation": {"kind": how}}
         run = simulate(job(tiny_folder, **changes), runs=tmp_path, name=how)
         check_audits(run)
         found[how] = float(np.linalg.norm(adapter(run, layout)))
@@ -318,7 +319,7 @@ def test_noise_for_whole_sites_is_compared(
 def test_random_numbers_are_sent(
     tiny_folder: Path, tmp_path: Path, layout: AdapterLayout, how: str
 ) -> None:
-    changes = MASKS | FFA | {"secure_aggregation": how, "compression": {"kind": "random", "share": 0.25}}
+    changes = MASKS | FFA | {"aggregation": {"kind": how}, "compression": {"kind": "random", "share": 0.25}}
     run = simulate(job(tiny_folder, **changes), runs=tmp_path)
     check_audits(run)
     sent = kept_count(layout.update_size, 0.25)
@@ -330,7 +331,9 @@ def test_random_numbers_are_sent(
 
 
 def test_the_largest_numbers_are_sent(tiny_folder: Path, tmp_path: Path, layout: AdapterLayout) -> None:
-    changes = MASKS | FFA | {"secure_aggregation": "none", "compression": {"kind": "top-k", "share": 0.1}}
+    changes = (
+        MASKS | FFA | {"aggregation": {"kind": "none"}, "compression": {"kind": "top-k", "share": 0.1}}
+    )
     run = simulate(job(tiny_folder, **changes), runs=tmp_path)
     check_audits(run)
     folder = RunFolder.open(run.folder)
@@ -349,7 +352,7 @@ def test_a_whole_site_sends_random_numbers(tiny_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"federation": {"sites": 1}}, 'set secure_aggregation="none"'),
+        ({"federation": {"sites": 1}}, 'set aggregation.kind="none"'),
         ({"federation": {"sites": 3, "min_sites": 2}}, "needs aggregation.threshold=3 of 3 sites"),
         ({"aggregation": {"threshold": 4}}, "aggregation.threshold=4: expected at most 3"),
         ({"federation": {"sites": 4}, "aggregation": {"threshold": 2}}, r"threshold above 2"),

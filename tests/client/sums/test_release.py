@@ -32,13 +32,14 @@ from tests.server.runs import make_job
 
 SIZE, SITES, EXAMPLES = 300, 3, 5000
 FFA = {"strategy": {"name": "ffa"}}
+NONE = {"aggregation": {"kind": "none"}}
 SHARED = {"unit": "site", "mechanism": "skellam", "epsilon": 8.0, "delta": 1e-3}
 
 
 def make_manifest(**sections: Any) -> Manifest:
     return Manifest(
         run="run",
-        job=make_job(**({"secure_aggregation": "masks"} | sections)),
+        job=make_job(**({"aggregation": {"kind": "masks"}} | sections)),
         cohort=SITES,
         labels=("bad", "good"),
         model_digest="a" * 64,
@@ -271,7 +272,7 @@ def test_with_central_noise_a_site_adds_none() -> None:
     manifest = make_manifest(privacy=privacy)
     sender = make_sender(manifest, Bare())
     assert not sent(sender, np.zeros(SIZE, np.float32), keyed_source(0)).any()
-    plain = make_manifest(privacy=privacy, secure_aggregation="none")
+    plain = make_manifest(privacy=privacy, aggregation={"kind": "none"})
     content, _ = make_sender(plain, None).send(
         draw_update(0, norm=70.0), pb.Train(round=1), keyed_source(0)
     )
@@ -287,7 +288,7 @@ def test_under_a_random_support_everything_arrives_in_the_end(masked: bool) -> N
     manifest = make_manifest(
         **FFA,
         compression={"kind": "random", "share": 0.25},
-        secure_aggregation="masks" if masked else "none",
+        aggregation={"kind": "masks"} if masked else "none",
     )
     plan, rounds = plan_of(manifest), 80
     sender = make_sender(manifest, Bare() if masked else None, plan)
@@ -312,7 +313,7 @@ def test_under_a_random_support_everything_arrives_in_the_end(masked: bool) -> N
 
 
 def test_the_largest_coordinates_go_first_and_the_others_follow() -> None:
-    manifest = make_manifest(**FFA, compression={"kind": "top-k", "share": 0.1}, secure_aggregation="none")
+    manifest = make_manifest(**FFA, **NONE, compression={"kind": "top-k", "share": 0.1})
     sender, update = make_sender(manifest, None), draw_update(7, norm=1.0)
     arrived, zero = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     for number in range(1, 11):
@@ -329,7 +330,7 @@ def test_the_largest_coordinates_go_first_and_the_others_follow() -> None:
 
 
 def test_what_is_asked_again_sends_nothing_twice() -> None:
-    manifest = make_manifest(**FFA, compression={"kind": "random", "share": 0.5}, secure_aggregation="none")
+    manifest = make_manifest(**FFA, **NONE, compression={"kind": "random", "share": 0.5})
     sender = make_sender(manifest, None)
     update = draw_update(8, norm=1.0)
     first, again = (sender.send(update, pb.Train(round=1), keyed_source(0))[0] for _ in range(2))

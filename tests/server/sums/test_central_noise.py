@@ -191,7 +191,7 @@ def test_under_masks_the_rounding_is_hidden_too(tmp_path: Path, monkeypatch: pyt
 
 
 def test_under_masks_the_noise_is_for_the_longest_integers_of_a_site() -> None:
-    made = manifest(make_job(privacy=CENTRAL, strategy={"name": "ffa"}, secure_aggregation="masks"))
+    made = manifest(make_job(privacy=CENTRAL, strategy={"name": "ffa"}, aggregation={"kind": "masks"}))
     plan = plan_for_site(made, update_size=LAYOUT.update_size)
     encoding = make_encoding(made, update_size=LAYOUT.update_size, number=1, plan=plan)
     longest = encoding.sensitivity(0.5).l2

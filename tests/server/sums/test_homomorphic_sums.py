@@ -377,9 +377,9 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.usefixtures("needs_tenseal")
 def test_a_whole_run_has_the_plain_mean(tiny_folder: Path, tmp_path: Path) -> None:
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic", **CHANGES)
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"}, **CHANGES)
     simulate(job, runs=tmp_path, name="summed")
-    simulate(tiny.job(tiny_folder, secure_aggregation="none", **CHANGES), runs=tmp_path, name="plain")
+    simulate(tiny.job(tiny_folder, aggregation={"kind": "none"}, **CHANGES), runs=tmp_path, name="plain")
     layout = World(job).adapted.layout
     summed, plain = (RunFolder.open(tmp_path / name) for name in ("summed", "plain"))
     one, other = (folder.load_adapter(1, layout) for folder in (summed, plain))
@@ -394,7 +394,7 @@ def test_a_whole_run_has_the_plain_mean(tiny_folder: Path, tmp_path: Path) -> No
 @pytest.mark.usefixtures("needs_tenseal")
 def test_a_run_is_resumed(tiny_folder: Path, tmp_path: Path) -> None:
     """Between two rounds all that the coordinator and the simulated sites had in memory is gone."""
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic", **CHANGES)
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"}, **CHANGES)
 
     with pytest.raises(KeyboardInterrupt):
         simulate(job, runs=tmp_path, name="run", progress=Interrupting())
@@ -415,7 +415,7 @@ def test_without_tenseal_no_run_is_made(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tenseal", None)
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic")
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"})
     with pytest.raises(UserError, match="need TenSEAL"):
         simulate(job, runs=tmp_path, name="run")
     assert not (tmp_path / "run").exists()
@@ -424,26 +424,26 @@ def test_without_tenseal_no_run_is_made(
 JOBS: dict[str, tuple[dict[str, Any], str]] = {
     "compressed": (
         {"compression": {"kind": "random", "share": 0.5}, "strategy": {"name": "ffa"}},
-        'compression.kind: expected "none" with secure_aggregation="homomorphic"',
+        'compression.kind: expected "none" with aggregation.kind="homomorphic"',
     ),
     "whole sites": (
         {"privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central"}},
-        'privacy.unit: expected "example" with secure_aggregation="homomorphic"',
+        'privacy.unit: expected "example" with aggregation.kind="homomorphic"',
     ),
     "metrics": (
         {"metrics": {"epsilon": 1.0}},
-        'metrics.epsilon: expected 0 with secure_aggregation="homomorphic"',
+        'metrics.epsilon: expected 0 with aggregation.kind="homomorphic"',
     ),
-    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "it is for secure_aggregation="),
-    "colluding sites": ({"aggregation": {"colluding": 1}}, "it is for secure_aggregation="),
-    "nobody confirms": ({"aggregation": {"confirm": False}}, "it is for secure_aggregation="),
+    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "unknown key of kind='homomorphic'"),
+    "colluding sites": ({"aggregation": {"colluding": 1}}, "unknown key of kind='homomorphic'"),
+    "nobody confirms": ({"aggregation": {"confirm": False}}, "unknown key of kind='homomorphic'"),
 }
 
 
 @pytest.mark.parametrize("what", JOBS)
 def test_jobs_that_cannot_be(tmp_path: Path, what: str) -> None:
     changes, said = JOBS[what]
-    table = tiny.table(tmp_path) | {"secure_aggregation": "homomorphic"}
+    table = tiny.table(tmp_path) | {"aggregation": {"kind": "homomorphic"}}
     for section, values in changes.items():
         table[section] = {**table.get(section, {}), **values}
     with pytest.raises(JobError, match=said):
@@ -451,7 +451,7 @@ def test_jobs_that_cannot_be(tmp_path: Path, what: str) -> None:
 
 
 def manifest_of(cohort: int, **federation: int) -> Manifest:
-    job = make_job(secure_aggregation="homomorphic", federation=federation)
+    job = make_job(aggregation={"kind": "homomorphic"}, federation=federation)
     return Manifest(
         run="run",
         job=job,
@@ -466,7 +466,7 @@ def manifest_of(cohort: int, **federation: int) -> Manifest:
 @pytest.mark.parametrize(
     ("cohort", "min_sites", "said"),
     [
-        (1, 1, 'secure_aggregation="homomorphic": expected two sites or more'),
+        (1, 1, 'aggregation.kind="homomorphic": expected two sites or more'),
         (9, 6, "min_sites=6: in homomorphic sums a round needs aggregation.threshold=7 of 9"),
         (1025, 1025, "expected 2 to 1024 sites"),
     ],
