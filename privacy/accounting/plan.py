@@ -79,6 +79,16 @@ class Plan:
                 raise PlanError(f"expected {expected}, got {name}={getattr(self, name)!r}")
 
     @property
+    def protects(self) -> bool:
+        """Whether there is any noise."""
+        return self.mechanism.name != "none"
+
+    @property
+    def hides_sites(self) -> bool:
+        """Whether the guarantee is for a whole site, in the sum of all, and not for one example."""
+        return self.unit == "site"
+
+    @property
     def event(self) -> dp.DpEvent:
         """All steps, as dp-accounting's accountants see them; they know no Skellam noise."""
         return training_event(mechanism=self.mechanism, sampling_rate=self.sampling_rate, steps=self.steps)

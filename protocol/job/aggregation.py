@@ -1,4 +1,8 @@
-"""The job's ``[aggregation]``: how updates are summed. Each kind has keys of its own."""
+"""The job's ``[aggregation]``: how updates are summed. Each kind has keys of its own.
+
+What follows from the kind is no key: ``hidden`` is whether the coordinator reads sums alone, and
+``threshold_protects`` whether it takes more than one site beside the coordinator to read an update.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ class MasksSection(Section):
     # Whether sites sign who has answered before they uncover a sum; if not, the coordinator must be honest.
     confirm: bool = True
     modulus_bits: Literal[16, 20, 32] = 32
+    hidden: ClassVar[bool] = True
+    threshold_protects: ClassVar[bool] = True
 
     def check(self, job: Job) -> None:
         """Raises ValueError for a job that cannot be summed under masks."""
@@ -49,6 +55,8 @@ class HomomorphicSection(Section):
     # Any site that works with the coordinator has the key; and sites confirm every list.
     colluding: ClassVar[int] = 0
     confirm: ClassVar[bool] = True
+    hidden: ClassVar[bool] = True
+    threshold_protects: ClassVar[bool] = False
 
     def check(self, job: Job) -> None:
         """Raises ValueError for a job whose updates cannot be summed as ciphertexts."""
@@ -77,6 +85,8 @@ class PlainSection(Section):
     threshold: ClassVar[None] = None
     colluding: ClassVar[int] = 0
     confirm: ClassVar[bool] = False
+    hidden: ClassVar[bool] = False
+    threshold_protects: ClassVar[bool] = False
 
     def check(self, job: Job) -> None:
         """Raises ValueError for a job that promises what only a sum that nobody reads can keep."""

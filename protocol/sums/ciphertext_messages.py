@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from privacy.errors import AggregationError, JobError, ProtocolError
-from privacy.secagg.ckks.ciphertexts import DEGREE, Parameters, load_tenseal
+from privacy.errors import AggregationError, JobError
+from privacy.secagg.ckks.ciphertexts import DEGREE
 from privacy.secagg.ckks.homomorphic import VALUES
 from privacy.secagg.ckks.homomorphic_sum import Contribution
 from privacy.secagg.ckks.shared_key import KEY_MAX
@@ -28,15 +28,6 @@ def longest_content(size: int) -> int:
 def ciphertext_count(size: int) -> int:
     """How many ciphertexts hold ``size`` numbers."""
     return -(-size // VALUES)
-
-
-def check_homomorphic(manifest: Manifest) -> None:
-    """Raises JobError for more sites than a sum can be of, and UserError without TenSEAL."""
-    load_tenseal()
-    try:
-        Parameters(sites=manifest.cohort)
-    except ProtocolError as error:
-        raise JobError(f'aggregation.kind="homomorphic": {error}; use "masks"') from error
 
 
 def check_sum_size(manifest: Manifest, *, update_size: int) -> None:

@@ -11,11 +11,10 @@ import math
 
 from privacy.accounting.plan import Plan
 from privacy.accounting.site_plan import make_central_site_plan, make_site_plan
-from privacy.errors import JobError, PlanError, ProtocolError
+from privacy.errors import ProtocolError
 from privacy.secagg.encoding import Encoding, example_encoding, site_encoding
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
-from protocol.sums.ciphertext_messages import check_sum_size
 from protocol.sums.sparsification import Support, draw_support, kept_count, support_seed
 
 # What a coordinate may be of what one step's clipping and learning rate allow the whole update to be. Noise
@@ -139,16 +138,3 @@ def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: fl
         noise_multiplier=whole,
         rotation_seed=seed,
     )
-
-
-def check_encoding(manifest: Manifest, *, update_size: int) -> None:
-    """Raises JobError where a job's modulus or noise cannot be, before a run is made of it."""
-    job = manifest.job
-    try:
-        plan = plan_for_site(manifest, update_size=update_size) if job.privacy.unit == "site" else None
-        if job.aggregation.kind == "masks":
-            make_encoding(manifest, update_size=update_size, number=1, plan=plan)
-        elif job.aggregation.kind == "homomorphic":
-            check_sum_size(manifest, update_size=update_size)
-    except PlanError as error:
-        raise JobError(f"privacy, aggregation: {error}") from error

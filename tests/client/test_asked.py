@@ -29,7 +29,7 @@ from protocol.sums.mask_messages import (
     write_cohort,
 )
 from tests.client.masked import Federation, asked_for, listed, make_session, unbind
-from tests.client.sums.test_release import (
+from tests.client.sums.test_site_sums import (
     draw_update,
     grid,
     make_manifest,

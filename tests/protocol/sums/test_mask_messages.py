@@ -17,10 +17,10 @@ from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort, Dealing, Dealt, Member, Roster
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.sums.kinds import check_sums
 from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
-    check_sums,
     make_rules,
     read_cohort,
     read_dealing,

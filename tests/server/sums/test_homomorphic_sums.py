@@ -26,7 +26,7 @@ from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import Confirmed, Evaluate, Joined, Opened, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.sums.ciphertext_messages import OPEN_MAX, check_sum_size, longest_content
-from protocol.sums.mask_messages import check_sums
+from protocol.sums.kinds import check_sums
 from protocol.sums.update_encoding import update_reach
 from runs.progress import Silence
 from runs.run_folder import RoundRecord, RunFolder
@@ -61,7 +61,9 @@ class Federation:
         self.asked: list[tuple[str, str]] = []
         self.number = 0
         self.requests: list[Request] = []
-        self.sums = HomomorphicSums(MANIFEST, update_size=SIZE, take_number=self.take_number, ask=self.ask)
+        self.sums = HomomorphicSums(
+            MANIFEST, update_size=SIZE, plan=None, take_number=self.take_number, ask=self.ask
+        )
 
     def take_number(self) -> int:
         self.number += 1

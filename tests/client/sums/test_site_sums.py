@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from client.session import plan_training
 from client.sums.masked_session import MaskedSession
-from client.sums.release import Sender
-from client.sums.residual import Residual
+from client.sums.masked_site import MaskedSite
+from client.sums.plain_site import PlainSite
+from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
 from privacy.errors import AggregationError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
@@ -69,15 +71,35 @@ def plan_of(manifest: Manifest, size: int = SIZE) -> Plan:
     return plan_training(manifest.job, EXAMPLES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """A site's part in a run's sums, and what its grid follows from."""
+
+    manifest: Manifest
+    plan: Plan
+    update_size: int
+    sums: SiteSums
+
+    def check(self, request: pb.Train) -> None:
+        self.sums.check(request)
+
+    def send(
+        self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource
+    ) -> tuple[bytes, pb.Dealing | None]:
+        """What leaves, and the dealing for the next sum where there is one."""
+        trained = self.sums.contribute(update, request, source)
+        assert trained.round == request.round
+        return trained.update, trained.next if trained.HasField("next") else None
+
+
 def make_sender(manifest: Manifest, masked: Any, plan: Plan | None = None, *, size: int = SIZE) -> Sender:
-    compressed = manifest.job.compression.kind != "none"
-    return Sender(
-        manifest=manifest,
-        update_size=size,
-        plan=plan or plan_of(manifest, size),
-        sums=masked,
-        residual=Residual(size) if compressed else None,
-    )
+    """With a session, or something in its place, or none where the coordinator reads each update."""
+    plan = plan or plan_of(manifest, size)
+    sums: SiteSums = PlainSite(manifest, update_size=size, plan=plan)
+    if masked is not None:
+        ledger: Any = None  # nothing is uncovered here
+        sums = MaskedSite(manifest, update_size=size, plan=plan, session=masked, ledger=ledger)
+    return Sender(manifest=manifest, plan=plan, update_size=size, sums=sums)
 
 
 def grid(manifest: Manifest, plan: Plan, *, number: int = 1, size: int = SIZE) -> Encoding:
@@ -288,7 +310,7 @@ def test_under_a_random_support_everything_arrives_in_the_end(masked: bool) -> N
     manifest = make_manifest(
         **FFA,
         compression={"kind": "random", "share": 0.25},
-        aggregation={"kind": "masks"} if masked else "none",
+        aggregation={"kind": "masks" if masked else "none"},
     )
     plan, rounds = plan_of(manifest), 80
     sender = make_sender(manifest, Bare() if masked else None, plan)
