@@ -25,6 +25,7 @@ from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
 from tests import tiny
+from tests.privacy.grids import rounding_std
 from tests.server.evidence import edit_json, found, receipt, resign
 
 MASKS: dict[str, Any] = {"aggregation": {"kind": "masks"}, "training": {"rounds": 2}}
@@ -99,7 +100,7 @@ def tolerance(run: Run, layout: AdapterLayout, *, rounds: int = 1) -> float:
         # Sites of other sizes add other noise: by far less than half as much again.
         noise_std=1.5 * update_noise_std(manifest.job, receipt.plan),
     )
-    step = 1.0 / encoding.scale if encoding.rotation is None else 6 * encoding.rounding_std(count=3)
+    step = 1.0 / encoding.scale if encoding.rotation is None else 6 * rounding_std(encoding, count=3)
     return (step + 2.0**-22) * (1 if rounds == 1 else 2 * rounds)
 
 

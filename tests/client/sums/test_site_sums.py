@@ -30,6 +30,7 @@ from protocol.sums.sparsification import decode_top, draw_support, support_seed
 from protocol.sums.update_encoding import make_encoding, plan_for_site, update_noise_std
 from tests.client.masked import Federation, listed, make_session, unmask_request
 from tests.privacy.exchanges import names
+from tests.privacy.grids import rounding_std
 from tests.server.runs import make_job
 
 SIZE, SITES, EXAMPLES = 300, 3, 5000
@@ -203,10 +204,10 @@ def test_a_masked_sum_is_the_mean_within_the_stated_rounding(bits: int) -> None:
     error = encoding.mean(words, count=SITES) - np.mean(list(updates.values()), axis=0)
     # Rounding is subgaussian with this deviation: 6 of it are passed once in 2·e^-18, 3e-8, for each of 300
     # coordinates. Besides, the mean is a float32.
-    limit = 6 * encoding.rounding_std(count=SITES) + 1e-6 * np.abs(error + longest).max()
+    limit = 6 * rounding_std(encoding, count=SITES) + 1e-6 * np.abs(error + longest).max()
     assert np.abs(error).max() < limit
     # And the grid is fine enough to be of use: far below the noise.
-    assert encoding.rounding_std(count=SITES) < 0.05 * noise
+    assert rounding_std(encoding, count=SITES) < 0.05 * noise
     assert (masked[sites[0]] != encoding.words(np.zeros(SIZE, np.int64))).mean() > 0.9
 
 
@@ -241,7 +242,7 @@ def test_without_noise_what_leaves_is_clipped_and_says_what_the_update_said(bits
         found = encoding.mean(encoding.words(moved), count=1)
         expected = clip(update, bound=plan.clipping_norm, norm=2).reals
         # Subgaussian rounding, 6 deviations; and roundings of float32.
-        limit = 6 * encoding.rounding_std(count=1) + 1e-6
+        limit = 6 * rounding_std(encoding, count=1) + 1e-6
         assert np.abs(found - expected).max() < limit
     assert plan.shared is not None
     assert plan.shared.sensitivity.l2 == encoding.sensitivity(plan.clipping_norm).l2
