@@ -47,7 +47,7 @@ class HomomorphicSite:
         ledger: Ledger,  # noqa: ARG003 - no sum of a run that hides sites is made so
     ) -> Self:
         load_tenseal()
-        session = HomomorphicSession.open(manifest, party)
+        session = HomomorphicSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session)
 
     def join(self, joined: pb.Joined) -> None:

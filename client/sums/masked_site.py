@@ -45,7 +45,7 @@ class MaskedSite:
     def open(
         cls, manifest: Manifest, *, update_size: int, plan: Plan, party: Party, ledger: Ledger
     ) -> Self:
-        session = MaskedSession.open(manifest, party)
+        session = MaskedSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session, ledger=ledger)
 
     def join(self, joined: pb.Joined) -> None:

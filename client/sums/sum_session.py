@@ -62,7 +62,7 @@ class SumSession(Generic[State]):
         )
 
     @classmethod
-    def open(cls, manifest: Manifest, party: Party) -> Self:
+    def for_party(cls, manifest: Manifest, party: Party) -> Self:
         """A party's session of a run.
 
         Raises ProtocolError if the site is not known among its peers, or by another identity.

@@ -141,7 +141,9 @@ def test_only_a_run_that_began_is_closed(call: Terminal, job_file: Path, tmp_pat
     code, _, errors = call("site", "close", "run", "--home", tmp_path / "nowhere")
     assert code == 1
     assert "no ledger at" in errors
-    shutil.copy(tmp_path / "confide-runs" / "run" / "sites" / "site-2" / "identity.key", home / "identity.key")
+    shutil.copy(
+        tmp_path / "confide-runs" / "run" / "sites" / "site-2" / "identity.key", home / "identity.key"
+    )
     code, _, errors = call("site", "close", "run", "--home", home)
     assert code == 1
     assert "this site's key did not sign it" in errors

@@ -125,7 +125,7 @@ def test_fewer_bits_cost_accuracy_and_no_more(
     tiny_folder: Path, tmp_path: Path, plain: Run, layout: AdapterLayout, bits: int
 ) -> None:
     aggregation = {"aggregation": {"modulus_bits": bits}}
-    run = simulate(job(tiny_folder, **MASKS, **KEYED, **FFA, **aggregation), runs=tmp_path)
+    run = simulate(job(tiny_folder, **(MASKS | KEYED | FFA | aggregation)), runs=tmp_path)
     for number in (1, 2):
         assert apart(plain, run, layout, after=number) <= tolerance(run, layout, rounds=number)
     check_audits(run)
@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish_round", finish_round)
         with pytest.raises(Killed):
-            simulate(job(tiny_folder, **MASKS, **KEYED, **FFA, **changes), runs=tmp_path, name="run")
+            simulate(job(tiny_folder, **(MASKS | KEYED | FFA | changes)), runs=tmp_path, name="run")
     taken = int((tmp_path / "run" / "counter").read_text())
     run = resume(tmp_path / "run")
     assert int((tmp_path / "run" / "counter").read_text()) > taken
