@@ -20,11 +20,12 @@ from runs.run_state import RunState, write_state
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import read_address
 from server.service.nodes import read_nodes
-from server.service.proxy import find_nginx
+from tests import children
+from tests.needs import needs, needs_linux
 from tests.server.coordinators import change_sites, free_port, make_coordinator, make_site, revoke
 from tests.server.runs import make_job, make_record, make_run
 
-needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed")
+needs_nginx = needs("nginx")
 
 
 def until(condition: Callable[[], object], what: Callable[[], str], patience: float = 150) -> None:
@@ -41,7 +42,7 @@ class Server:
     def __init__(self, folder: CoordinatorFolder, log: Path, *options: str) -> None:
         self.folder, self.log = folder, log
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
+            self.process = children.start(
                 [sys.executable, "-m", "confide", "server", "start", str(folder.path), *options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -185,6 +186,7 @@ def test_status_without_a_server(call: Terminal, tmp_path: Path) -> None:
     assert max(len(line) for line in output.splitlines()) <= 100
 
 
+@pytest.mark.process
 def test_without_nginx_the_superlink_takes_the_address_itself(
     call: Terminal, started: list[Server], tmp_path: Path
 ) -> None:
@@ -201,8 +203,9 @@ def test_without_nginx_the_superlink_takes_the_address_itself(
     assert server.end(signal.SIGINT) == 130
 
 
+@pytest.mark.process
 @needs_nginx
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes in /proc")
+@needs_linux
 def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -> None:
     """Sites come, processes die, sites are revoked and added, and all of it ends together."""
     folder = make_coordinator(tmp_path, "north", "south", days=20)
@@ -219,7 +222,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -
         return {site["site"]: site["state"] for site in table["sites"]}
 
     (tmp_path / "relay").mkdir()
-    node = subprocess.Popen(
+    node = children.start(
         [
             flower_program("flower-supernode"),
             *("--root-certificates", str(folder.authority_certificate)),

@@ -43,6 +43,8 @@ from tests.federation.canaries import (
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.recorder import Recorder
 
+pytestmark = pytest.mark.process
+
 WORDS = {"north": "Qwyvorblexamint", "south": "Dzathunkmivorel", "west": "Żmorfuglakteśnic"}
 OWN_KEYS = ("identity", "agent", "relay/node", "relay/relay")
 LONG = 400.0  # seconds: patience, on a machine that does much else
