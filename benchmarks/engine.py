@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.sums.masked_session import MaskedSession
-from client.sums.release import Sender
+from client.sums.open_sums import open_sums
+from client.sums.sum_session import Party
 from privacy.accounting.plan import make_plan
 from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
@@ -31,7 +31,6 @@ from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Joined, Reply, Request, Trained
-from protocol.sums.mask_messages import make_rules
 from runs.run_folder import RunFolder
 from server.evaluation import Score
 from server.rounds import run_rounds
@@ -69,23 +68,16 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
     identity = Identity.load(place / name / "identity.key")
     ledger = Ledger.open(place / name, site=name, identity=identity, epsilon=3.0, delta=2e-5)
     dataset = ledger.register([b"%d" % number for number in range(9000)])
-    masked = None
-    if manifest.job.secure_aggregation == "masks":
-        rules = make_rules(manifest)
-        masked = MaskedSession(site=name, rules=rules, identity=identity, peers=peers, path=None)
-    sender = Sender(
-        manifest=manifest, update_size=layout.update_size, plan=plan, sums=masked, residual=None
-    )
+    party = Party(site=name, identity=identity, peers=lambda: peers, secrets=None)
+    sums = open_sums(manifest, update_size=layout.update_size, plan=plan, party=party, ledger=ledger)
 
     def join() -> Joined:
         joined = Joined(manifest_digest=manifest.digest, public_key=identity.public)
-        if masked is not None:
-            member = masked.join()
-            joined.session_key, joined.session_signature = member.key, member.signature
+        sums.join(joined)
         return joined
 
     def train(request: pb.Train) -> Trained:
-        sender.check(request)
+        sums.check(request)
         digest = manifest.digest.hex()
         charge = Charge(dataset=dataset, run="r", manifest=digest, plan=plan, round=request.round, steps=3)
         reserved = ledger.reserve(charge)
@@ -103,8 +95,9 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
         )
         signed = sign_receipt(identity, receipt)
         kept = pb.Receipt(content=signed.content, signature=signed.signature)
-        sent, dealing = sender.send(update, request, fresh_source())
-        return Trained(round=request.round, update=sent, receipt=kept, next=dealing)
+        trained = sums.contribute(update, request, fresh_source())
+        trained.receipt.CopyFrom(kept)
+        return trained
 
     def answer(content: bytes) -> bytes:
         request = Request.FromString(content)
@@ -113,22 +106,18 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
             reply = Reply(site=name, joined=join())
         elif kind == "train":
             reply = Reply(site=name, trained=train(request.train))
-        elif kind == "deal":
-            reply = Reply(site=name, dealing=masked.deal(request.deal.roster))
-        elif kind == "confirm":
-            signature = masked.confirm(request.confirm)
-            reply = Reply(site=name, confirmed=pb.Confirmed(signature=signature))
         else:
-            reply = Reply(site=name, unmasked=masked.reveal(request.unmask)[0])
+            reply = sums.answer(request)
+            reply.site = name
         return reply.SerializeToString()
 
     return answer
 
 
-def milliseconds(secure_aggregation: str) -> list[float]:
+def milliseconds(kind: str) -> list[float]:
     """Milliseconds of each round but the first, which holds the sites' joining too; in order of length."""
     layout = AdapterLayout(slots=tuple(sorted(SLOTS, key=lambda slot: slot.name)))
-    settings = [f"training.rounds={ROUNDS}", f"secure_aggregation={secure_aggregation}"]
+    settings = [f"training.rounds={ROUNDS}", f"aggregation.kind={kind}"]
     job = read_job(Path("examples/tweets.toml"), settings=settings)
     manifest = Manifest(
         run="r", job=job, labels=(), model_digest="", layout_digest=layout.digest, cohort=SITES

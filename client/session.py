@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.sums.release import Sender
+from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan, make_count_plan, make_plan
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
@@ -28,7 +28,7 @@ class Session:
     signature: bytes
     plan: Plan
     training: Plan
-    sender: Sender
+    sums: SiteSums
     metrics: Plan | None
     ledger: Ledger
     dataset: int
@@ -40,8 +40,7 @@ class Session:
         Whether one is finite is for nobody to know then. Where each is read as it is, an error tells no
         more than the update.
         """
-        silent = self.training.mechanism.name == "none"
-        return silent and (self.plan.unit == "site" or self.sender.sums is not None)
+        return not self.training.protects and (self.plan.hides_sites or self.sums.hidden)
 
     @property
     def digest(self) -> str:

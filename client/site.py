@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.refusal import answer_or_refuse, log_refusal
 from client.planning import Planner, plan_here
 from client.session import Session, check_manifest, plan_metrics
-from client.sums.homomorphic_session import HomomorphicSession
-from client.sums.masked_session import MaskedSession
-from client.sums.release import Sender
-from client.sums.residual import Residual
-from client.sums.summing import KINDS, answer_about_sum, open_sum_session
+from client.sums.open_sums import open_sums
+from client.sums.site_sums import STEPS
+from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
 from client.training.counted import count_right
 from client.training.training import Trainer
@@ -32,7 +28,6 @@ from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import from_bytes
-from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate
 from protocol.sums.update_encoding import update_noise_std
 from tasks.data.examples import Examples
 from tasks.model.frozen_prefix import Activations
@@ -100,7 +95,7 @@ class Site:
         kind = request.WhichOneof("kind")
         if kind == "join":
             return pb.Reply(site=self.name, joined=self._join(request.join))
-        if kind not in KINDS | {"train", "evaluate"}:
+        if kind not in STEPS | {"train", "evaluate"}:
             raise ProtocolError("the request is of a kind that this version does not know")
         session = self._session_of(getattr(request, kind).manifest_digest)
         # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
@@ -110,7 +105,9 @@ class Site:
             return pb.Reply(site=self.name, trained=self._train(session, request.train))
         if kind == "evaluate":
             return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
-        return answer_about_sum(session, request, site=self.name)
+        reply = session.sums.answer(request)
+        reply.site = self.name
+        return reply
 
     def _join(self, request: pb.Join) -> pb.Joined:
         manifest = read_manifest(request.manifest)
@@ -128,10 +125,7 @@ class Site:
             public_key=self._signer().public,
             noise_std=update_noise_std(manifest.job, session.plan),
         )
-        sums = session.sender.sums
-        if sums is not None:
-            member = sums.join()
-            joined.session_key, joined.session_signature = member.key, member.signature
+        session.sums.join(joined)
         return joined
 
     def _ledger(self) -> Ledger:
@@ -170,19 +164,13 @@ class Site:
         planned = self._planner(manifest, len(self._examples), size)
         plan, training = planned.plan, planned.training
         self._home.policy.check_cost(plan)
-        sums = self._secrets(manifest) if job.secure_aggregation != "none" else None
-        residual = Residual(size) if job.compression.kind != "none" else None
         session = Session(
             manifest=manifest,
             signature=signature,
             plan=plan,
             training=training,
-            sender=Sender(
-                manifest=manifest,
-                update_size=size,
-                plan=plan,
-                sums=sums,
-                residual=residual,
+            sums=open_sums(
+                manifest, update_size=size, plan=plan, party=self._party(manifest), ledger=ledger
             ),
             metrics=plan_metrics(job),
             ledger=ledger,
@@ -199,13 +187,12 @@ class Site:
         check_privacy_unit(self._trainer, probe_examples(adapted))
         return session
 
-    def _secrets(self, manifest: Manifest) -> MaskedSession | HomomorphicSession:
-        return open_sum_session(
-            manifest,
+    def _party(self, manifest: Manifest) -> Party:
+        return Party(
             site=self.name,
             identity=self._signer(),
-            peers=self._peers(),
-            path=None if self._forgetful else self._home.secrets_path(manifest),
+            peers=self._peers,
+            secrets=None if self._forgetful else self._home.secrets_path(manifest),
         )
 
     def _train(self, session: Session, request: pb.Train) -> pb.Trained:
@@ -214,7 +201,7 @@ class Site:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
-        session.sender.check(request)
+        session.sums.check(request)
         self._between(0, job.training.local_steps)
         receipt = self._reserve(session, session.plan, request.round)
         update = self._trainer.train(
@@ -230,7 +217,7 @@ class Site:
         )
         # Steps count from 0: none has this number, nor the metrics'.
         source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)
-        trained = session.sender.reply(update, request, source)
+        trained = session.sums.contribute(update, request, source)
         trained.receipt.CopyFrom(receipt)
         return trained
 
@@ -240,25 +227,15 @@ class Site:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
-        sums = session.sender.sums
-        if isinstance(sums, MaskedSession):
-            sums.check(request.cohort, asked=asked_to_evaluate(request), round_number=last + 1)
+        session.sums.check_metrics(request)
         receipt = self._reserve(session, plan, last, purpose="metrics")
         right = count_right(adapted, adapter, self._examples)
         # Steps count from 0: none of the training has this number.
         source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
         released = right.release(plan.mechanism, source)
-        if not isinstance(sums, MaskedSession):
-            return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
-        words = METRICS_RING.words(np.array([released, len(self._examples)], np.int64))
-        masked, _ = sums.contribute(
-            request.cohort,
-            words,
-            asked=asked_to_evaluate(request),
-            ring=METRICS_RING,
-            round_number=last + 1,
-        )
-        return pb.Evaluated(masked=masked, receipt=receipt)
+        evaluated = session.sums.contribute_count(released, len(self._examples), request)
+        evaluated.receipt.CopyFrom(receipt)
+        return evaluated
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""
@@ -316,8 +293,7 @@ class Site:
         session = self._session
         if session is not None and session.manifest.digest == digest:
             self._allowed(session.manifest, session.signature, session.ledger)
-            if session.sender.sums is not None:
-                session.sender.sums.know(self._peers())
+            session.sums.know(self._peers())
         else:
             kept = self._home.manifest(digest)
             if kept is None:

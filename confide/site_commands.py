@@ -122,6 +122,7 @@ def approve(
 
 def _described(manifest: Manifest) -> Iterator[str]:
     """What a custodian must know of a manifest before approving it."""
+    from protocol.sums.kinds import sum_kind
     from runs.formats import format_count
 
     job, privacy = manifest.job, manifest.job.privacy
@@ -130,8 +131,8 @@ def _described(manifest: Manifest) -> Iterator[str]:
     yield f"  {job.task} on {job.model.source}"
     yield f"  model {manifest.model_digest}"  # whole: rules.models takes it
     sites = format_count(manifest.cohort, "site")
-    yield f"  {rounds} with {sites}, secure_aggregation={job.secure_aggregation}"
-    yield f"  {_read_of_updates(manifest)}"
+    yield f"  {rounds} with {sites}, aggregation.kind={job.aggregation.kind}"
+    yield f"  {sum_kind(job).who_reads(manifest)}"
     if privacy.mechanism == "none":
         yield "  without noise: nothing would bound what leaves"
     else:
@@ -143,22 +144,6 @@ def _described(manifest: Manifest) -> Iterator[str]:
         yield f"  and epsilon={job.metrics.epsilon:g} for metrics on this site's examples"
     if job.seeds.noise is not None:
         yield "  seeds.noise is set: its noise can be drawn again, and so protects nobody"
-
-
-def _read_of_updates(manifest: Manifest) -> str:
-    """What a coordinator would read of this site's updates."""
-    how, fewest = manifest.job.secure_aggregation, manifest.fewest
-    if how == "none":
-        return "the coordinator reads each of this site's updates"
-    if how == "homomorphic":
-        return (
-            f"the coordinator reads sums of {fewest} sites or more; together with any one site it could "
-            "read each update"
-        )
-    helped = min(max(1, 2 * manifest.threshold - manifest.cohort), fewest - 1)
-    confirmed = manifest.job.aggregation.confirm
-    could = f"with {helped} of the sites" if confirmed else "breaking the protocol"
-    return f"the coordinator reads sums of {fewest} sites or more; {could} it could read each update"
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from protocol.job.job import AggregationSection, Job, MetricsSection
+from protocol.job.aggregation import PlainSection
+from protocol.job.job import Job, MetricsSection
 from runs.progress import Progress
 from runs.report.comparison import BASELINES, ONE_SITE, WITHOUT_PRIVACY
 from runs.run_folder import RunFolder
@@ -21,8 +22,7 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     job = folder.manifest.job.model_copy(
         update={
             "metrics": MetricsSection(),
-            "secure_aggregation": "none",
-            "aggregation": AggregationSection(),
+            "aggregation": PlainSection(),
         }
     )
     variants = {

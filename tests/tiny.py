@@ -87,7 +87,7 @@ def table(folder: Path) -> dict[str, Any]:
         },
         "privacy": {"epsilon": 8.0, "delta": 1e-3},
         # Tests of one site alone have no other to mask with; those of sums say so.
-        "secure_aggregation": "none",
+        "aggregation": {"kind": "none"},
         "device": {"name": "cpu", "precision": "float32", "threads": 1},
     }
 
@@ -96,5 +96,7 @@ def job(folder: Path, **changes: Any) -> Job:
     """The tiny job, each section changed as given: ``job(folder, training={"rounds": 1})``."""
     whole = table(folder)
     for section, values in changes.items():
-        whole[section] = {**whole.get(section, {}), **values} if isinstance(values, dict) else values
+        # What a kind of aggregation has, no other has.
+        known = {} if section == "aggregation" else whole.get(section, {})
+        whole[section] = {**known, **values} if isinstance(values, dict) else values
     return parse_job(whole)

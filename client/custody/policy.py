@@ -15,6 +15,7 @@ from privacy.identity import verify
 from protocol.job.job import Task
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.sums.kinds import sum_kind
 
 FILE = "site.toml"
 # What stands beside the policy in the file of a site that an agent answers for: see site_file.py.
@@ -126,57 +127,27 @@ class Policy(Section):
             )
 
     def _check_aggregation(self, manifest: Manifest) -> None:
-        job, rules = manifest.job, self.rules
-        if rules.secure_aggregation != "optional" and job.secure_aggregation == "none":
+        aggregation, rules = manifest.job.aggregation, self.rules
+        if rules.secure_aggregation != "optional" and not aggregation.hidden:
             raise PolicyError(
                 "the coordinator would read this site's updates one by one: expected secure "
-                'aggregation, got secure_aggregation="none"',
+                f'aggregation, got aggregation.kind="{aggregation.kind}"',
                 rule="rules.secure_aggregation",
             )
-        if rules.secure_aggregation == "required" and job.secure_aggregation != "masks":
+        if rules.secure_aggregation == "required" and not aggregation.threshold_protects:
             raise PolicyError(
-                f'expected secure_aggregation="masks", got "{job.secure_aggregation}"',
+                f'expected aggregation.kind="masks", got "{aggregation.kind}"',
                 rule="rules.secure_aggregation",
             )
-        if rules.secure_aggregation == "required" and not job.aggregation.confirm:
+        if rules.secure_aggregation == "required" and not aggregation.confirm:
             raise PolicyError(
                 "the sites would believe the coordinator about who has answered: expected "
                 "aggregation.confirm=true, got false",
                 rule="rules.secure_aggregation",
             )
-        if job.secure_aggregation == "masks":
-            self._check_masks(manifest)
-        if job.secure_aggregation == "homomorphic" and rules.colluding_sites > 0:
-            raise PolicyError(
-                'one site that works with the coordinator reads every update: expected "masks", got '
-                'secure_aggregation="homomorphic"',
-                rule="rules.colluding_sites",
-            )
-
-    def _check_masks(self, manifest: Manifest) -> None:
-        asked = manifest.job.aggregation.colluding
-        if asked < self.rules.colluding_sites:
-            # Noise in shares, and whom a site masks with among many, are planned for those in the job.
-            raise PolicyError(
-                f"expected aggregation.colluding={self.rules.colluding_sites} at least, got {asked}",
-                rule="rules.colluding_sites",
-            )
-        sites, colluding = manifest.cohort, self.rules.colluding_sites
-        if sites < colluding + 2:
-            raise PolicyError(
-                f"a sum of {sites} sites hides no update from the coordinator and {colluding} of them: "
-                f"expected {colluding + 2} sites at least",
-                rule="rules.colluding_sites",
-            )
-        # Either of a site's two masks takes t sites to uncover, and only those who collude answer for both:
-        # among 2t - c sites there are enough for each (Bonawitz et al. 2017, section 6).
-        least = (sites + colluding) // 2 + 1
-        if manifest.threshold < least:
-            raise PolicyError(
-                f"a coordinator that colludes with {colluding} of {sites} sites could read an update: "
-                f"expected aggregation.threshold={least} at least, got {manifest.threshold}",
-                rule="rules.colluding_sites",
-            )
+        refusal = sum_kind(manifest.job).refusal(manifest, colluding=rules.colluding_sites)
+        if refusal is not None:
+            raise PolicyError(refusal, rule="rules.colluding_sites")
 
     @staticmethod
     def _check_signed(coordinator: str, manifest: Manifest, signature: bytes) -> None:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic
+from typing import ClassVar, Generic, Self
 
 from client.sums.run_secrets import RunSecrets
+from privacy.errors import ProtocolError
 from privacy.identity import Identity
 from privacy.secagg.kept_secrets import State
 from privacy.secagg.roster import Member, Rules
+from protocol.job.manifest import Manifest
+from protocol.sums.mask_messages import make_rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Party:
+    """Who a site is among those that it sums with.
+
+    ``peers`` gives the identities of all sites by name, this one's among them; ``secrets`` is the file for
+    the run's secrets, None to keep them in memory alone.
+    """
+
+    site: str
+    identity: Identity
+    peers: Callable[[], Mapping[str, bytes]]
+    secrets: Path | None
 
 
 class SumSession(Generic[State]):
@@ -41,6 +59,31 @@ class SumSession(Generic[State]):
         self._peers = peers
         self._secrets: RunSecrets[State] = RunSecrets(
             self._kind, site=site, manifest=rules.manifest, path=path
+        )
+
+    @classmethod
+    def for_party(cls, manifest: Manifest, party: Party) -> Self:
+        """A party's session of a run.
+
+        Raises ProtocolError if the site is not known among its peers, or by another identity.
+        """
+        peers = party.peers()
+        if party.site not in peers:
+            raise ProtocolError(
+                "this site is not among those in its own peers.toml: its custodian puts the federation's "
+                "new one in its home"
+            )
+        if peers[party.site] != party.identity.public:
+            raise ProtocolError(
+                "peers.toml has another key for this site than its own identity.key: its custodian puts "
+                "the federation's new peers.toml in its home"
+            )
+        return cls(
+            site=party.site,
+            rules=make_rules(manifest),
+            identity=party.identity,
+            peers=peers,
+            path=party.secrets,
         )
 
     def join(self) -> Member:

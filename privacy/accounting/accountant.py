@@ -83,7 +83,7 @@ def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, de
     """ε at ``delta`` by Rényi differential privacy: an upper bound, looser than by PLD.
 
     For Laplace noise it is at most ``epsilon_pure``, which needs no order. Raises PlanError without noise,
-    and for Skellam noise, whose ε depends on a grid: ``privacy.mechanisms.skellam`` has it.
+    and for Skellam noise, whose ε depends on a grid: ``privacy.accounting.skellam_loss`` has it.
 
     Source: Mironov, Talwar and Zhang 2019 (arXiv:1908.10530), Theorem 4 for Gaussian noise.
     """

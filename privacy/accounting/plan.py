@@ -19,9 +19,10 @@ from privacy.accounting.accountant import (
     renyi,
     training_event,
 )
+from privacy.accounting.skellam_loss import skellam_renyi, summed_epsilon
 from privacy.errors import PlanError
-from privacy.mechanisms.mechanism import IntegerMechanism, Mechanism, MechanismName
-from privacy.mechanisms.skellam import SharedNoise, skellam_renyi, summed_epsilon
+from privacy.mechanisms.mechanism import Mechanism, MechanismName
+from privacy.mechanisms.skellam import SharedNoise, SkellamMechanism
 
 # The search for a multiplier has a floor, a ceiling and a count: 14 doublings or 8 halvings from 1, and
 # then so many halvings of an octave's logarithm, which leave one part in a thousand. Above the ceiling
@@ -77,6 +78,16 @@ class Plan:
         ):
             if not holds:
                 raise PlanError(f"expected {expected}, got {name}={getattr(self, name)!r}")
+
+    @property
+    def protects(self) -> bool:
+        """Whether there is any noise."""
+        return self.mechanism.name != "none"
+
+    @property
+    def hides_sites(self) -> bool:
+        """Whether the guarantee is for a whole site, in the sum of all, and not for one example."""
+        return self.unit == "site"
 
     @property
     def event(self) -> dp.DpEvent:
@@ -188,9 +199,7 @@ class Plan:
 
     def _variance(self, shared: SharedNoise) -> float:
         """Of the planned noise in a coordinate of the sum, in squared integers."""
-        return IntegerMechanism(name="skellam", multiplier=self.mechanism.multiplier).variance(
-            shared.sensitivity.l2
-        )
+        return SkellamMechanism(multiplier=self.mechanism.multiplier).variance(shared.sensitivity.l2)
 
     def cautions(self, examples: int) -> tuple[str, ...]:
         """What a person should know before they rely on this plan for ``examples`` examples."""

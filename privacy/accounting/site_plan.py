@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from privacy.accounting.plan import SILENT, Plan, check_epsilon, with_least_noise, with_noise
 from privacy.errors import PlanError, PrivacyUnitError
 from privacy.mechanisms.clipping import ClippedIntegers
-from privacy.mechanisms.mechanism import IntegerMechanism, Mechanism
+from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import NoiseSource
-from privacy.mechanisms.skellam import IntegerSensitivity, SharedNoise
+from privacy.mechanisms.skellam import IntegerSensitivity, SharedNoise, SkellamMechanism
 
 
 def make_site_plan(
@@ -87,5 +87,5 @@ def release_share(plan: Plan, clipped: ClippedIntegers, source: NoiseSource) -> 
             f"expected integers bounded as in the plan, l2={planned.l2} and l1={planned.l1}, got "
             f"l2={clipped.bound} and l1={clipped.l1_bound}: encode for the plan's own noise multiplier"
         )
-    noise = IntegerMechanism(name="skellam", multiplier=plan.mechanism.multiplier)
+    noise = SkellamMechanism(multiplier=plan.mechanism.multiplier)
     return noise.release(clipped, source, shares=plan.shared.honest)

@@ -1,6 +1,6 @@
 """A second accountant for Skellam noise, by its probabilities alone: the first one is checked against it.
 
-It shares nothing with ``privacy.mechanisms.skellam``: no bound on a divergence, only the noise's
+It shares nothing with ``privacy.accounting.skellam_loss``: no bound on a divergence, only the noise's
 distribution on the integers, and changes of the sum that a site can really make. What it finds is a lower
 bound on any Rényi divergence that may be claimed, so an account that claims less is wrong: a round that was
 forgotten, too little noise, a sensitivity that was not doubled.

@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError, PrivacyUnitError
-from privacy.mechanisms.clipping import ClippedIntegers
 from privacy.mechanisms.rng import NoiseSource
 
 MechanismName = Literal["gaussian", "laplace", "skellam", "none"]
-IntegerMechanismName = Literal["skellam", "discrete_gaussian"]
 
 # Noise is drawn as int64.
 _STEPS_MAX = 2.0**54 - 16.0
@@ -53,7 +51,7 @@ class Mechanism:
     ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
     norm, which is the sum's sensitivity to one example's being there or not: L2 for Gaussian, L1 for
     Laplace. ``skellam`` is noise on integers that the sites of a sum draw in shares: its multiplier is σ
-    in the whole sum over the L2 bound of one site's integers, and an ``IntegerMechanism`` draws it.
+    in the whole sum over the L2 bound of one site's integers, and a ``SkellamMechanism`` draws it.
     ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves with and
     without noise.
 
@@ -96,7 +94,7 @@ class Mechanism:
     def noise(self, size: int, *, steps: float, source: NoiseSource) -> NDArray[np.int64]:
         """Draw int64[size] noise for integers in which one unit weighs at most ``steps``.
 
-        Raises PlanError for ``skellam``, which an ``IntegerMechanism`` draws, and for noise that an int64
+        Raises PlanError for ``skellam``, which a ``SkellamMechanism`` draws, and for noise that an int64
         would not hold.
         """
         planned = self.multiplier * steps
@@ -112,7 +110,7 @@ class Mechanism:
             return source.discrete_laplace(size, scale=whole + 1)
         if self.name == "skellam":
             raise PlanError(
-                "mechanism='skellam' adds integers: encode the update and let an IntegerMechanism draw them"
+                "mechanism='skellam' adds integers: encode the update and let a SkellamMechanism draw them"
             )
         return np.zeros(size, np.int64)
 
@@ -136,56 +134,3 @@ def _at_least(number: int) -> float:
     """The least float that is not under a whole number; from 2^53 on floats do not hold all of them."""
     found = float(number)
     return found if found >= number else math.nextafter(found, math.inf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntegerMechanism:
-    """Integer noise for a sum that is read only as a whole, modulo 2^bits, under masks.
-
-    ``multiplier`` is the noise's σ in that sum over the L2 bound of one unit's integers. The noise of n
-    sites is one mechanism's only for ``skellam``: n shares of variance v/n add up to exactly the one of
-    variance v. A sum of discrete Gaussians is no discrete Gaussian, so that noise comes from one hand.
-
-    Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995); Canonne, Kamath and Steinke 2020
-    (arXiv:2004.00010).
-    """
-
-    name: IntegerMechanismName
-    multiplier: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.multiplier) and self.multiplier > 0):
-            raise PlanError(f"expected a noise multiplier > 0, got multiplier={self.multiplier}")
-
-    def variance(self, bound: float) -> float:
-        """σ² of the noise in the whole sum, in squared integer steps.
-
-        It is Skellam noise's variance; a discrete Gaussian's is a little smaller where σ is below 1.
-        """
-        return (self.multiplier * bound) ** 2
-
-    def noise(self, size: int, *, bound: float, source: NoiseSource, shares: int = 1) -> NDArray[np.int64]:
-        """Draw one of ``shares`` shares, int64[size], of the noise for an L2 ``bound``.
-
-        Raises PlanError for shares of discrete Gaussian noise, ValueError for a variance that is not in
-        [1e-9, 2^52].
-        """
-        if shares < 1 or (shares > 1 and self.name != "skellam"):
-            raise PlanError(
-                f"mechanism={self.name!r} in shares={shares}: expected 1, or more of 'skellam', whose "
-                "shares add up"
-            )
-        if self.name == "skellam":
-            return source.skellam(size, variance=self.variance(bound) / shares)
-        return source.discrete_gaussian(size, std=self.multiplier * bound)
-
-    def release(
-        self, clipped: ClippedIntegers, source: NoiseSource, *, shares: int = 1
-    ) -> NDArray[np.int64]:
-        """Add one share of the noise to one unit's integers: int64[d], private in the sum alone.
-
-        Raises what ``noise`` raises.
-        """
-        return clipped.value + self.noise(
-            len(clipped.value), bound=clipped.bound, source=source, shares=shares
-        )

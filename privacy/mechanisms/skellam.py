@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privacy.accounting.accountant import RENYI_ORDERS, epsilon_from_renyi
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.errors import PlanError
+from privacy.mechanisms.clipping import ClippedIntegers
+from privacy.mechanisms.rng import NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,48 @@ class IntegerSensitivity:
     def doubled(self) -> IntegerSensitivity:
         """How far a sum moves if one unit's integers change from some to any others."""
         return IntegerSensitivity(l1=2 * self.l1, l2=2 * self.l2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkellamMechanism:
+    """Integer noise for a sum that is read only as a whole, modulo 2^bits, under masks.
+
+    ``multiplier`` is the noise's σ in that sum over the L2 bound of one unit's integers. It is drawn in
+    shares: n of variance v/n add up to exactly one of variance v, which no other noise here does. Raises
+    PlanError for a multiplier that is not positive.
+
+    Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995).
+    """
+
+    multiplier: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.multiplier) and self.multiplier > 0):
+            raise PlanError(f"expected a noise multiplier > 0, got multiplier={self.multiplier}")
+
+    def variance(self, bound: float) -> float:
+        """σ² of the noise in the whole sum, in squared integer steps."""
+        return (self.multiplier * bound) ** 2
+
+    def noise(self, size: int, *, bound: float, source: NoiseSource, shares: int = 1) -> NDArray[np.int64]:
+        """Draw one of ``shares`` shares, int64[size], of the noise for an L2 ``bound``.
+
+        Raises PlanError for less than one share, ValueError for a variance that is not in [1e-9, 2^52].
+        """
+        if shares < 1:
+            raise PlanError(f"expected Skellam noise in one share or more, got shares={shares}")
+        return source.skellam(size, variance=self.variance(bound) / shares)
+
+    def release(
+        self, clipped: ClippedIntegers, source: NoiseSource, *, shares: int = 1
+    ) -> NDArray[np.int64]:
+        """Add one share of the noise to one unit's integers: int64[d], private in the sum alone.
+
+        Raises what ``noise`` raises.
+        """
+        return clipped.value + self.noise(
+            len(clipped.value), bound=clipped.bound, source=source, shares=shares
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,47 +153,3 @@ def scale_for_modulus(
     signal = (sites * clipping_norm) ** 2 / dimension
     noise = (noise_multiplier * clipping_norm) ** 2
     return math.sqrt(room / (signal + noise)) / (2.0 * deviations)
-
-
-def skellam_renyi(*, sensitivity: IntegerSensitivity, variance: float, order: int) -> float:
-    """Rényi divergence, in nats at an integer ``order`` >= 2, of one release of a sum: an upper bound.
-
-    ``variance`` is that of the noise in a coordinate of the sum, in grid units squared: the sum over those
-    whose shares of noise are in it. Raises PlanError for another order or a variance that is not positive.
-
-    Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995), Theorem 3.5.
-    """
-    if order != int(order) or order < 2 or not 0.0 < variance < math.inf:
-        raise PlanError(
-            f"expected an integer order >= 2 and a variance > 0, got order={order}, variance={variance}"
-        )
-    l1, squared = sensitivity.l1, sensitivity.l2**2
-    beyond_gaussian = min(
-        ((2 * order - 1) * squared + 6 * l1) / (4 * variance**2),
-        3 * l1 / (2 * variance),
-    )
-    return order * squared / (2 * variance) + beyond_gaussian
-
-
-def skellam_epsilon(
-    *, sensitivity: IntegerSensitivity, variance: float, releases: int, delta: float
-) -> float:
-    """ε at ``delta`` of ``releases`` sums, each with fresh noise of this ``variance``: an upper bound."""
-    return summed_epsilon(sensitivity=sensitivity, releases={variance: releases}, delta=delta)
-
-
-def summed_epsilon(
-    *, sensitivity: IntegerSensitivity, releases: Mapping[float, int], delta: float
-) -> float:
-    """ε at ``delta`` of sums with fresh noise, so many ``releases`` of each variance: an upper bound.
-
-    Divergences of one order add up (Mironov 2017, arXiv:1702.07476, Proposition 1).
-    """
-    spent = {
-        order: sum(
-            count * skellam_renyi(sensitivity=sensitivity, variance=variance, order=order)
-            for variance, count in releases.items()
-        )
-        for order in RENYI_ORDERS
-    }
-    return epsilon_from_renyi(spent, delta=delta)

@@ -128,14 +128,6 @@ class Encoding:
         back = found if self.rotation is None else rotate_back(found, self.rotation)
         return back.astype(np.float32)
 
-    def rounding_std(self, *, count: int) -> float:
-        """What rounding puts on a coordinate of a mean of ``count`` updates: its deviation is at most this.
-
-        In units of update: √count · ½ / scale / count, as one stochastic rounding has a variance of at
-        most ¼, and the rotation back is orthonormal. Cutting, wrapping around and float32 are not in it.
-        """
-        return 0.5 / (self.scale * math.sqrt(count))
-
     def _on_grid(self, update: NDArray[np.floating]) -> NDArray[np.float64]:
         """Rotated, cut and scaled, float64[d]: integers are missing."""
         turned = update.astype(np.float64) if self.rotation is None else rotate(update, self.rotation)

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from protocol.job.section import Section
+from privacy.errors import JobError
+from protocol.job.aggregation import AggregationSection, MasksSection
+from protocol.job.privacy import PrivacySection
+from protocol.job.section import SITES_MAX, Section
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.plain_text import MOST_LABELS, Label, Place, Word
 
@@ -18,8 +21,6 @@ Task = Literal["sequence-classification", "causal-lm"]
 ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
 # A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
 BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
-# With more sites a round's list of them, their keys and their graph take seconds at each of them.
-SITES_MAX = 10_000
 # What NumPy, torch and TOML take as one number.
 SEED_MAX = 2**63 - 1
 
@@ -126,18 +127,6 @@ class TrainingSection(Section):
         return self.rounds * self.local_steps
 
 
-class PrivacySection(Section):
-    """What is promised to whom."""
-
-    mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
-    unit: Literal["example", "site"] = "example"
-    # Who adds what hides a whole site: the sites, in shares, or the coordinator, which then knows the sum.
-    noise: Literal["distributed", "central"] = "distributed"
-    epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
-    delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
-    clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-
-
 class MetricsSection(Section):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
@@ -148,18 +137,6 @@ class MetricsSection(Section):
         if 0 < self.epsilon < 1e-6:
             raise ValueError(f"epsilon: expected 0, or 1e-06 at least, got {self.epsilon}")
         return self
-
-
-class AggregationSection(Section):
-    """How updates are summed where nobody may read a single one."""
-
-    # Sites whose answers uncover a sum, and without which nothing is uncovered; unset: ⌊2n/3⌋ + 1.
-    threshold: Annotated[int, Field(ge=2, le=SITES_MAX)] | None = None
-    # How many sites may work together with the coordinator without reading another's update.
-    colluding: Annotated[int, Field(ge=0, le=SITES_MAX)] = 0
-    # Whether sites sign who has answered before they uncover a sum; if not, the coordinator must be honest.
-    confirm: bool = True
-    modulus_bits: Literal[16, 20, 32] = 32
 
 
 class CompressionSection(Section):
@@ -197,8 +174,7 @@ class Job(Section):
     training: TrainingSection = TrainingSection()
     privacy: PrivacySection = PrivacySection()
     metrics: MetricsSection = MetricsSection()
-    secure_aggregation: Literal["masks", "homomorphic", "none"] = "masks"
-    aggregation: AggregationSection = AggregationSection()
+    aggregation: AggregationSection = MasksSection()
     compression: CompressionSection = CompressionSection()
     strategy: SerializeAsAny[Strategy] = Field(default_factory=default_strategy)
     seeds: SeedsSection = SeedsSection()
@@ -208,20 +184,14 @@ class Job(Section):
     def _combinations(self) -> Job:
         if self.task == "sequence-classification" and self.data.label is None:
             raise ValueError('data.label: expected a column name for task="sequence-classification"')
-        private = self.privacy.mechanism != "none"
-        if self.task == "sequence-classification" and self.data.labels is None and private:
+        if self.task == "sequence-classification" and self.data.labels is None and self.privacy.protects:
             raise ValueError(
                 "data.labels: expected the list of labels: reading it off private data would tell a label "
                 "that only one example has"
             )
         self.strategy.allows(self)
-        self._check_unit()
-        self._check_sums()
-        if self.metrics.epsilon > 0 and not private:
-            raise ValueError(
-                'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '
-                "nothing once the updates have left without any"
-            )
+        self.privacy.check(self)
+        self.aggregation.check(self)
         if self.task == "causal-lm":
             if self.data.label is not None or self.data.labels is not None:
                 raise ValueError('data.label: expected none for task="causal-lm", which learns text')
@@ -237,96 +207,21 @@ class Job(Section):
         return self
 
     @property
+    def masks(self) -> MasksSection:
+        """The keys of sums under masks. Raises JobError for a job that sums otherwise."""
+        if not isinstance(self.aggregation, MasksSection):
+            raise JobError(f'expected aggregation.kind="masks", got "{self.aggregation.kind}"')
+        return self.aggregation
+
+    @property
     def steps_a_round(self) -> int:
         """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
-        return 1 if self.privacy.unit == "site" else self.training.local_steps
+        return 1 if self.privacy.hides_sites else self.training.local_steps
 
     @property
     def planned_steps(self) -> int:
         """The releases of the whole run."""
         return self.training.rounds * self.steps_a_round
-
-    def _check_unit(self) -> None:
-        privacy = self.privacy
-        if privacy.unit == "example":
-            if self.adapter.dropout > 0 and privacy.mechanism != "none":
-                raise ValueError(
-                    "adapter.dropout: expected 0 where noise hides an example: masks are drawn along a "
-                    "batch, so that each example would change those of all after it"
-                )
-            if privacy.mechanism == "skellam" or privacy.noise == "central":
-                raise ValueError(
-                    'privacy.unit: expected "site" with privacy.mechanism="skellam" or '
-                    'privacy.noise="central": an example is hidden by its own site\'s noise'
-                )
-            return
-        mechanism = "gaussian" if privacy.noise == "central" else "skellam"
-        if privacy.mechanism not in (mechanism, "none"):
-            raise ValueError(
-                f'privacy.mechanism: expected "{mechanism}" with privacy.unit="site" and privacy.noise='
-                f'"{privacy.noise}", got "{privacy.mechanism}"'
-            )
-        if privacy.noise == "distributed" and self.secure_aggregation != "masks":
-            raise ValueError(
-                'secure_aggregation: expected "masks" with privacy.unit="site": a site\'s own share of the '
-                'noise hides nothing until it is in the sum; or privacy.noise="central" and a coordinator '
-                "that is trusted"
-            )
-        if privacy.noise == "distributed" and not self.aggregation.confirm:
-            raise ValueError(
-                'aggregation.confirm: expected true with privacy.unit="site": a site that is read alone '
-                "has no more noise than its own share"
-            )
-        if privacy.noise == "central" and self.aggregation.modulus_bits != 32:
-            raise ValueError(
-                'aggregation.modulus_bits: expected 32 with privacy.noise="central": a sum that wraps '
-                "around before its noise is added hides nobody"
-            )
-        if self.metrics.epsilon > 0:
-            raise ValueError(
-                'metrics.epsilon: expected 0 with privacy.unit="site": a site\'s count would be released '
-                "beside what hides it"
-            )
-
-    def _check_sums(self) -> None:
-        kind = self.compression.kind
-        if kind == "top-k" and (self.secure_aggregation != "none" or self.privacy.unit == "site"):
-            raise ValueError(
-                'compression.kind: "top-k" picks coordinates site by site, which cannot be summed unread: '
-                'expected "random", or secure_aggregation="none" and privacy.unit="example"'
-            )
-        if self.secure_aggregation == "homomorphic":
-            self._check_homomorphic()
-        self._check_aggregation()
-
-    def _check_aggregation(self) -> None:
-        if self.secure_aggregation == "masks":
-            return
-        kept = {"threshold"} if self.secure_aggregation == "homomorphic" else set()
-        default = AggregationSection().model_dump()
-        changed = {name for name, value in self.aggregation.model_dump().items() if value != default[name]}
-        for name in sorted(changed - kept):
-            raise ValueError(
-                f'aggregation.{name}: it is for secure_aggregation="masks", got '
-                f'"{self.secure_aggregation}": leave it out'
-            )
-
-    def _check_homomorphic(self) -> None:
-        wanted = 'with secure_aggregation="homomorphic"'
-        if self.compression.kind != "none":
-            raise ValueError(
-                f'compression.kind: expected "none" {wanted}, whose ciphertexts are of whole updates'
-            )
-        if self.privacy.unit == "site":
-            raise ValueError(
-                f'privacy.unit: expected "example" {wanted}: a single site opens the sum, which would have '
-                'no noise yet; use secure_aggregation="masks"'
-            )
-        if self.metrics.epsilon > 0:
-            raise ValueError(
-                f"metrics.epsilon: expected 0 {wanted}, which sums updates alone; use "
-                'secure_aggregation="masks"'
-            )
 
 
 def top_share(layers: str) -> float | None:

@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from privacy.errors import JobError
 from protocol.job.job import Job
@@ -49,22 +50,43 @@ def explain(error: ValidationError, *, shown_by: str, model: type[BaseModel] | N
 
     With the file's ``model``, a key that nobody knows is told together with the one that it is most like.
     """
-    lines = []
-    for item in error.errors():
-        like = _most_like(item["loc"], model) if item["type"] == "extra_forbidden" else None
-        lines.append(_explain(item, shown_by if like is None else f"{shown_by}; did you mean {like!r}?"))
+    lines = [_explain(item, shown_by, model) for item in error.errors()]
     mistakes = list(dict.fromkeys(lines))
     more = len(mistakes) - _MOST_MISTAKES
     return "\n".join(mistakes[:_MOST_MISTAKES] + [f"and {more} more"] * (more > 0))
 
 
-def _most_like(place: tuple[int | str, ...], model: type[BaseModel] | None) -> str | None:
-    """The key of the same section that an unknown one is most like, if it is like any."""
-    for name in place[:-1]:
-        field = model.model_fields.get(str(name)) if model is not None else None
-        inner = field.annotation if field is not None else None
-        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
-    return next(iter(get_close_matches(str(place[-1]), model.model_fields if model else (), n=1)), None)
+def _walk(
+    place: tuple[int | str, ...], model: type[BaseModel] | None
+) -> tuple[list[str], type[BaseModel] | None, object]:
+    """The keys that a person wrote on the way to a place, the section that the last is in, and its kind.
+
+    Branches of a union appear in the place too, under the name of their type or their kind: people wrote
+    no such key.
+    """
+    keys: list[str] = []
+    section, inner = None, model
+    kind: object = None
+    kinds: dict[object, type[BaseModel]] = {}
+    for part in place:
+        if part in kinds:
+            kind, inner, kinds = part, kinds[part], {}
+        elif not _is_branch(part):
+            keys.append(str(part))
+            section = inner
+            inner, kinds = _within(section.model_fields.get(str(part)) if section else None)
+    return keys, section, kind
+
+
+def _within(field: FieldInfo | None) -> tuple[type[BaseModel] | None, dict[object, type[BaseModel]]]:
+    """The section that a key holds, or its kinds by name where it has several."""
+    if field is None:
+        return None, {}
+    if isinstance(field.discriminator, str):
+        name = field.discriminator
+        return None, {one.model_fields[name].default: one for one in get_args(field.annotation)}
+    inner = field.annotation
+    return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None), {}
 
 
 def _beside(job: Job, folder: Path) -> Job:
@@ -97,15 +119,22 @@ def _set(table: dict[str, Any], setting: str) -> None:
         table[names[-1]] = value
 
 
-def _explain(item: Any, shown_by: str) -> str:
+def _explain(item: Any, shown_by: str, model: type[BaseModel] | None) -> str:
     """One pydantic error as ``key: expected …, got …``."""
-    # Branches of a union appear in the location under their type's name; people wrote no such key.
-    path = cut(escaped(".".join(str(part) for part in item["loc"] if not _is_branch(part))), _LONGEST_KEY)
+    keys, section, of_kind = _walk(item["loc"], model)
+    path = cut(escaped(".".join(keys)), _LONGEST_KEY)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        return f"{path}: unknown key (expected one {shown_by})"
+        known = section.model_fields if section is not None else ()
+        like = next(iter(get_close_matches(keys[-1], known, n=1)), None)
+        which = "" if of_kind is None else f" of kind={of_kind!r}"
+        hint = "" if like is None else f"; did you mean {like!r}?"
+        return f"{path}: unknown key{which} (expected one {shown_by}{hint})"
     if kind == "missing":
         return f"{path}: missing; it has no default"
+    if kind == "union_tag_invalid":
+        name, expected = item["ctx"]["discriminator"].strip("'"), item["ctx"]["expected_tags"]
+        return f"{path}.{name}: expected one of {expected}, got {quoted(item['ctx']['tag'])}"
     if kind == "value_error":
         message = str(item["ctx"]["error"])
         return message if not path else f"{path.split('.')[0]}.{message}"

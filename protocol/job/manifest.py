@@ -11,8 +11,9 @@ from typing import Any
 
 from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
-from protocol.job.job import SITES_MAX, Job
+from protocol.job.job import Job
 from protocol.job.job_file import parse_job
+from protocol.job.section import SITES_MAX
 from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 
 VERSION = "0.5.0"

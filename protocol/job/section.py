@@ -1,8 +1,11 @@
-"""What every section of a job has in common."""
+"""What every section of a job is, and the one limit that several share."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+
+# With more sites a round's list of them, their keys and their graph take seconds at each of them.
+SITES_MAX = 10_000
 
 
 class Section(BaseModel):

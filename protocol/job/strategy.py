@@ -75,10 +75,10 @@ class Strategy(Section):
 
     def allows(self, job: Job) -> None:
         """Raises ValueError that names the key to change, for a job that the rule does not go with."""
-        if not self.linear and (job.secure_aggregation != "none" or job.privacy.unit == "site"):
+        if not self.linear and (job.aggregation.hidden or job.privacy.hides_sites):
             raise ValueError(
                 f'strategy.name: "{self.name}" needs each site\'s update, and not their sum: expected '
-                'secure_aggregation="none" and privacy.unit="example", or another strategy'
+                'aggregation.kind="none" and privacy.unit="example", or another strategy'
             )
         if job.compression.kind != "none" and self.basis_turns:
             raise ValueError(

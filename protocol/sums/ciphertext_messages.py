@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from privacy.errors import AggregationError, JobError, ProtocolError
-from privacy.secagg.ckks.ciphertexts import DEGREE, Parameters, load_tenseal
+from privacy.errors import AggregationError, JobError
+from privacy.secagg.ckks.ciphertexts import DEGREE
 from privacy.secagg.ckks.homomorphic import VALUES
 from privacy.secagg.ckks.homomorphic_sum import Contribution
 from privacy.secagg.ckks.shared_key import KEY_MAX
@@ -30,21 +30,12 @@ def ciphertext_count(size: int) -> int:
     return -(-size // VALUES)
 
 
-def check_homomorphic(manifest: Manifest) -> None:
-    """Raises JobError for more sites than a sum can be of, and UserError without TenSEAL."""
-    load_tenseal()
-    try:
-        Parameters(sites=manifest.cohort)
-    except ProtocolError as error:
-        raise JobError(f'secure_aggregation="homomorphic": {error}; use "masks"') from error
-
-
 def check_sum_size(manifest: Manifest, *, update_size: int) -> None:
     """Raises JobError where all sites' ciphertexts together are more than one site can be sent."""
     needed = manifest.cohort * longest_content(update_size)
     if needed > OPEN_MAX:
         raise JobError(
-            f'secure_aggregation="homomorphic": to open a sum, one site gets the ciphertexts of all: '
+            f'aggregation.kind="homomorphic": to open a sum, one site gets the ciphertexts of all: '
             f"expected at most {OPEN_MAX} bytes, got {needed} for {manifest.cohort} sites and "
             f'{update_size} trained numbers; lower adapter.rank, train fewer layers, or use "masks"'
         )

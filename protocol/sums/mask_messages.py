@@ -14,11 +14,11 @@ from privacy.secagg.shamir import SHARE_BYTES
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.sized import SIGNATURE_BYTES, sized
-from protocol.sums.ciphertext_messages import check_homomorphic
 
 # A count of right answers, and of examples: two words.
 METRICS_RING = Ring(64)
-_SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+# What a site seals for each neighbour: shares of its two secrets.
+SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 
 
 def make_rules(manifest: Manifest) -> Rules:
@@ -34,35 +34,32 @@ def make_rules(manifest: Manifest) -> Rules:
     )
 
 
-def check_sums(manifest: Manifest) -> None:
-    """Raises JobError, saying which key to change, for a manifest whose sums would not be safe."""
-    kind = manifest.job.secure_aggregation
-    if kind == "none":
-        return
-    if manifest.cohort < 2:
+def check_threshold(manifest: Manifest, *, how: str, otherwise: str = "") -> None:
+    """Raises JobError unless a round has the sites that it takes to uncover its sum.
+
+    ``how`` says in which kind of sum, ``otherwise`` what else would help than more sites.
+    """
+    cohort, threshold, fewest = manifest.cohort, manifest.threshold, manifest.fewest
+    if cohort < 2:
         raise JobError(
-            f'secure_aggregation="{kind}": expected two sites or more, got one, whose sum is its own '
-            'update; set secure_aggregation="none"'
+            f'aggregation.kind="{manifest.job.aggregation.kind}": expected two sites or more, got one, '
+            'whose sum is its own update; set aggregation.kind="none"'
         )
-    if manifest.threshold > manifest.cohort:
+    if threshold > cohort:
+        raise JobError(f"aggregation.threshold={threshold}: expected at most {cohort}, the number of sites")
+    if fewest < threshold:
         raise JobError(
-            f"aggregation.threshold={manifest.threshold}: expected at most {manifest.cohort}, the number "
-            "of sites"
+            f"federation.min_sites={fewest}: {how} a round needs aggregation.threshold={threshold} of "
+            f"{cohort} sites; raise min_sites{otherwise}"
         )
-    if manifest.fewest < manifest.threshold:
-        how, lower = "in homomorphic sums", ""
-        if kind == "masks":
-            how, lower = "under masks", f", or set a lower threshold, {manifest.cohort // 2 + 1} at least"
-        raise JobError(
-            f"federation.min_sites={manifest.fewest}: {how} a round needs aggregation.threshold="
-            f"{manifest.threshold} of {manifest.cohort} sites; raise min_sites{lower}"
-        )
+
+
+def check_rules(manifest: Manifest) -> None:
+    """Raises JobError where ``make_rules`` finds that sums would not be safe."""
     try:
         make_rules(manifest)
     except AggregationError as error:
         raise JobError(f"[aggregation] {error}") from error
-    if kind == "homomorphic":
-        check_homomorphic(manifest)
 
 
 def read_joined(site: str, joined: pb.Joined, manifest: Manifest) -> Member:
@@ -117,7 +114,7 @@ def read_dealing(site: str, message: pb.Dealing) -> Dealing:
         site=site,
         key=sized(message.key, KEY_BYTES, f"the key of {site}"),
         commitment=sized(message.commitment, KEY_BYTES, f"the commitment of {site}"),
-        sealed=tuple(sized(one, _SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
+        sealed=tuple(sized(one, SEALED_BYTES, f"the shares of {site}") for one in message.sealed),
     )
 
 
@@ -157,7 +154,7 @@ def read_cohort(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:
                 site=one.site,
                 key=sized(one.key, KEY_BYTES, f"the key of {one.site}"),
                 commitment=sized(one.commitment, KEY_BYTES, f"the commitment of {one.site}"),
-                sealed=sized(one.sealed, _SEALED_BYTES, f"the shares of {one.site}") if one.sealed else b"",
+                sealed=sized(one.sealed, SEALED_BYTES, f"the shares of {one.site}") if one.sealed else b"",
             )
             for one in message.dealt
         ),

@@ -11,11 +11,10 @@ import math
 
 from privacy.accounting.plan import Plan
 from privacy.accounting.site_plan import make_central_site_plan, make_site_plan
-from privacy.errors import JobError, PlanError, ProtocolError
+from privacy.errors import ProtocolError
 from privacy.secagg.encoding import Encoding, example_encoding, site_encoding
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
-from protocol.sums.ciphertext_messages import check_sum_size
 from protocol.sums.sparsification import Support, draw_support, kept_count, support_seed
 
 # What a coordinate may be of what one step's clipping and learning rate allow the whole update to be. Noise
@@ -81,7 +80,7 @@ def make_encoding(
     else:
         signal = steps * job.privacy.clipping_norm
     return example_encoding(
-        bits=job.aggregation.modulus_bits,
+        bits=job.masks.modulus_bits,
         sites=manifest.cohort,
         dimension=size,
         # A Poisson batch may be larger than expected; twice that is beyond chance but for tiny ones.
@@ -132,23 +131,10 @@ def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: fl
     honest = manifest.fewest - job.aggregation.colluding
     whole = multiplier * math.sqrt(manifest.cohort / honest) if shared else 0.0
     return site_encoding(
-        bits=job.aggregation.modulus_bits,
+        bits=job.masks.modulus_bits,
         sites=manifest.cohort,
         dimension=size,
         clipping_norm=job.privacy.clipping_norm,
         noise_multiplier=whole,
         rotation_seed=seed,
     )
-
-
-def check_encoding(manifest: Manifest, *, update_size: int) -> None:
-    """Raises JobError where a job's modulus or noise cannot be, before a run is made of it."""
-    job = manifest.job
-    try:
-        plan = plan_for_site(manifest, update_size=update_size) if job.privacy.unit == "site" else None
-        if job.secure_aggregation == "masks":
-            make_encoding(manifest, update_size=update_size, number=1, plan=plan)
-        elif job.secure_aggregation == "homomorphic":
-            check_sum_size(manifest, update_size=update_size)
-    except PlanError as error:
-        raise JobError(f"privacy, aggregation: {error}") from error

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from runs.formats import byte_unit, format_epsilon, format_percent
 from runs.report.figures import (
     BLUE,
     GREEN,
@@ -19,7 +20,6 @@ from runs.report.figures import (
     round_axis,
     to_svg,
 )
-from runs.formats import byte_unit, format_epsilon, format_percent
 from runs.report.measures import Measure, format_measure, measure
 from runs.run_folder import RoundRecord
 

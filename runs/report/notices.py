@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
+from protocol.sums.kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
 
@@ -57,74 +58,19 @@ def find_notices(
         )
         notices.append(Notice(title="Unfinished", text=text))
     if protected and job.privacy.unit == "site" and job.privacy.noise == "central":
-        read = "every update" if job.secure_aggregation == "none" else "every sum"
+        read = "every sum" if job.aggregation.hidden else "every update"
         text = (
             'privacy.noise = "central": the coordinator itself adds the noise that hides a site, and so '
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
-    said.append(_who_reads_updates(manifest))
+    said.append(sum_kind(job).notice(manifest))
     if protected:
         said.append(_what_epsilon_counts(manifest))
     title = "What the coordinator sees" if federation else "A simulation"
     notices.append(Notice(title=title, text=" ".join(said), grave=False))
     return notices
-
-
-def _who_reads_updates(manifest: Manifest) -> str:
-    """What the run's secure aggregation hides, and from whom."""
-    job = manifest.job
-    if job.secure_aggregation == "masks":
-        return _what_masks_hide(manifest)
-    if job.secure_aggregation == "homomorphic":
-        return (
-            "Updates are encrypted: the coordinator passes on what it cannot read, and a site adds it up "
-            "and decrypts the sum. The sites share one key, which no threshold protects: any one of them, "
-            "working with the coordinator, could decrypt another’s update."
-        )
-    noisy = job.privacy.mechanism != "none" and job.privacy.unit == "example"
-    return (
-        "Updates are not masked by secure aggregation: the coordinator reads each site’s "
-        f"{'noisy ' * noisy}update."
-    )
-
-
-def _what_masks_hide(manifest: Manifest) -> str:
-    """How many sites could work with the coordinator before it reads a single update.
-
-    With fewer than t of them it cannot uncover masks by itself, and with fewer than 2t − n it cannot by
-    telling the others different things (Bonawitz et al. 2017, sections 6.2 and 6.3). Whatever masks do, the
-    colluding sites' own updates can be taken off a sum, which must leave two others.
-    """
-    n, t = manifest.cohort, manifest.threshold
-    fewest = max(t, manifest.fewest)
-    if fewest < 2:
-        return "Updates are masked, which hides nothing here: the sum over one site is that site’s update."
-    over = f"all {n} sites" if fewest == n else f"at least {fewest} of {n} sites"
-    text = f"Updates are masked: the coordinator reads only sums, each over {over}. "
-    text += "It learns no single update "
-    honest, other = min(t - 1, fewest - 2), min(2 * t - n - 1, t - 2)
-    if manifest.job.aggregation.confirm and other == honest:
-        return text + f"{_while_working(honest)}, whether it follows the protocol or not."
-    text += f"{_while_working(honest)} and it follows the protocol. "
-    if not manifest.job.aggregation.confirm:
-        return text + (
-            "One that does not could, because the sites do not confirm to each other whose updates are in "
-            "a sum: aggregation.confirm = false."
-        )
-    if other < 0:
-        return text + (
-            f"One that does not could, because {t} of {n} sites, no more than half, are enough to uncover "
-            f"a sum: aggregation.threshold = {t}."
-        )
-    return text + f"If it does not, that holds {_while_working(other)}."
-
-
-def _while_working(most: int) -> str:
-    if most == 0:
-        return "while no site works with it"
-    return f"while at most {format_count(most, 'site works', 'sites work')} with it"
 
 
 def _what_epsilon_counts(manifest: Manifest) -> str:

@@ -1,8 +1,8 @@
-"""The way to sum that a manifest asks for."""
+"""The way to sum that a manifest asks for, at the coordinator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest
@@ -11,15 +11,18 @@ from server.sums.homomorphic_sums import HomomorphicSums
 from server.sums.masked_sums import MaskedSums
 from server.sums.sums import Asking, PlainSums, Sums
 
+_KINDS: Mapping[str, type[Sums]] = {
+    "masks": MaskedSums,
+    "homomorphic": HomomorphicSums,
+    "none": PlainSums,
+}
+
 
 def make_sums(
     manifest: Manifest, *, layout: AdapterLayout, take_number: Callable[[], int], ask: Asking
 ) -> Sums:
     """Raises AggregationError or PlanError for a manifest that no site would agree to."""
     size = layout.update_size
-    plan = plan_for_site(manifest, update_size=size) if manifest.job.privacy.unit == "site" else None
-    if manifest.job.secure_aggregation == "masks":
-        return MaskedSums(manifest, update_size=size, plan=plan, take_number=take_number, ask=ask)
-    if manifest.job.secure_aggregation == "homomorphic":
-        return HomomorphicSums(manifest, update_size=size, take_number=take_number, ask=ask)
-    return PlainSums(manifest, update_size=size, plan=plan)
+    plan = plan_for_site(manifest, update_size=size) if manifest.job.privacy.hides_sites else None
+    kind = _KINDS[manifest.job.aggregation.kind]
+    return kind(manifest, update_size=size, plan=plan, take_number=take_number, ask=ask)

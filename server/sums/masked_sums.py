@@ -154,7 +154,7 @@ class MaskedSums:
         if reply.HasField("trained"):
             job = self._manifest.job
             size = vector_size(job, self._size)
-            Ring(job.aggregation.modulus_bits).unpack(reply.trained.update, size=size)
+            Ring(job.masks.modulus_bits).unpack(reply.trained.update, size=size)
             if self._next is not None:
                 check_dealing(self._next.roster, read_dealing(site, reply.trained.next))
         elif reply.HasField("evaluated"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +36,21 @@ class Asking(Protocol):
 
 
 class Sums(Protocol):
-    """What the round loop asks of a way to sum. Errors are those of the answers that it reads."""
+    """What the round loop asks of a way to sum. Errors are those of the answers that it reads.
+
+    ``plan`` is that of a run that hides whole sites. ``take_number`` gives a number that no sum of the run
+    had; ``ask`` reaches sites.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        update_size: int,
+        plan: Plan | None,
+        take_number: Callable[[], int],
+        ask: Asking,
+    ) -> None: ...
 
     def join(self, site: str, joined: Joined) -> None:
         """Take a site in that has joined. Raises ProtocolError if it cannot be."""
@@ -83,7 +97,15 @@ class PlainSums:
     ``plan`` is that of a run that hides whole sites, by noise that is added here.
     """
 
-    def __init__(self, manifest: Manifest, *, update_size: int, plan: Plan | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        update_size: int,
+        plan: Plan | None,
+        take_number: Callable[[], int],  # noqa: ARG002 - a round has its own number
+        ask: Asking,  # noqa: ARG002 - nothing is asked beside updates
+    ) -> None:
         self._manifest = manifest
         self._size = update_size
         self._plan = plan

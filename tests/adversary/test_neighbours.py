@@ -57,24 +57,24 @@ JOBS: dict[str, dict[str, Any]] = {
     },
 }
 MASKED: dict[str, dict[str, Any]] = {
-    "masks": {"secure_aggregation": "masks", "metrics": {"epsilon": 1.0}},
+    "masks": {"aggregation": {"kind": "masks"}, "metrics": {"epsilon": 1.0}},
     "hidden sites": {
-        "secure_aggregation": "masks",
+        "aggregation": {"kind": "masks"},
         "privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 50.0},
     },
     "hidden sites, steps far too long": {
-        "secure_aggregation": "masks",
+        "aggregation": {"kind": "masks"},
         "privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 50.0},
         "training": {"learning_rate": 1e30},
     },
     # Nothing but the masks hides an update here: its being NaN, too.
-    "masks without noise": {"secure_aggregation": "masks", "privacy": {"mechanism": "none"}},
+    "masks without noise": {"aggregation": {"kind": "masks"}, "privacy": {"mechanism": "none"}},
     "whole sites without noise": {
-        "secure_aggregation": "masks",
+        "aggregation": {"kind": "masks"},
         "privacy": {"unit": "site", "mechanism": "none"},
     },
     "some numbers without noise": {
-        "secure_aggregation": "masks",
+        "aggregation": {"kind": "masks"},
         "privacy": {"mechanism": "none"},
         "compression": {"kind": "random", "share": 0.5},
         "strategy": {"name": "ffa"},

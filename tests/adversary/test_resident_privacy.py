@@ -18,7 +18,7 @@ from tests.adversary.neighbours import Federation, same_noise, write_rows
 from tests.adversary.test_neighbours import Bench, poisoned
 
 HIDDEN = {
-    "secure_aggregation": "masks",
+    "aggregation": {"kind": "masks"},
     "privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 50.0},
     "training": {"batch_size": 20, "physical_batch_size": 20},
 }

@@ -106,7 +106,7 @@ def test_a_home_that_was_set_back_takes_no_further_part(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, sums: str, deed: Deed
 ) -> None:
     """At the site itself, which is honest and does not know: nothing is released, and nothing charged."""
-    federation = Federation(tmp_path, tiny_folder, secure_aggregation=sums)
+    federation = Federation(tmp_path, tiny_folder, aggregation={"kind": sums})
     with caplog.at_level(logging.WARNING):
         federation.run(copied=1, put_back=2, deed=deed)
     assert federation.absent == [[], [], *[[VICTIM]] * 4]
@@ -133,7 +133,7 @@ def test_a_site_that_does_not_look_is_found_by_its_receipt(
     Where its secrets of sums were set back too, it has to join again first.
     """
     ignore_heads(monkeypatch)
-    federation = Federation(tmp_path, tiny_folder, secure_aggregation=sums)
+    federation = Federation(tmp_path, tiny_folder, aggregation={"kind": sums})
     with caplog.at_level(logging.WARNING):
         federation.run(copied=1, put_back=2, deed=deed)
     assert federation.absent == [[], [], *[[VICTIM]] * 4]
@@ -174,7 +174,7 @@ def test_while_the_coordinator_is_away(
     sums: str,
 ) -> None:
     """A run that is resumed knows from its folder what its sites have signed, and all may join again."""
-    federation = Federation(tmp_path, tiny_folder, secure_aggregation=sums)
+    federation = Federation(tmp_path, tiny_folder, aggregation={"kind": sums})
 
     def kill(home: Path, copy: Path) -> None:
         deed(home, copy)
@@ -194,7 +194,7 @@ def test_while_the_coordinator_is_away(
 @pytest.mark.exhaustive
 def test_homes_that_are_whole_go_on(tiny_folder: Path, tmp_path: Path) -> None:
     """The control: a copy of the newest home is as good as the home."""
-    federation = Federation(tmp_path, tiny_folder, secure_aggregation="masks", metrics={"epsilon": 1.0})
+    federation = Federation(tmp_path, tiny_folder, aggregation={"kind": "masks"}, metrics={"epsilon": 1.0})
     federation.run(copied=2, put_back=2, deed=set_back)
     assert federation.absent == [[]] * 6
     assert federation.folder.metrics is not None

@@ -35,7 +35,9 @@ PEERS = {site: identity(site).public for site in SITES}
 # Four sites, of which three make a sum, and three sign for one.
 MANIFEST = Manifest(
     run="run",
-    job=make_job(secure_aggregation="homomorphic", federation={"min_sites": 3}, strategy={"name": "ffa"}),
+    job=make_job(
+        aggregation={"kind": "homomorphic"}, federation={"min_sites": 3}, strategy={"name": "ffa"}
+    ),
     cohort=4,
     labels=("bad", "good"),
     model_digest="ab" * 32,

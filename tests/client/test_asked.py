@@ -29,7 +29,7 @@ from protocol.sums.mask_messages import (
     write_cohort,
 )
 from tests.client.masked import Federation, asked_for, listed, make_session, unbind
-from tests.client.sums.test_release import (
+from tests.client.sums.test_site_sums import (
     draw_update,
     grid,
     make_manifest,
@@ -38,6 +38,7 @@ from tests.client.sums.test_release import (
     request_of,
 )
 from tests.privacy.exchanges import Adversary, looks_uniform, names
+from tests.privacy.grids import rounding_std
 
 # Enough words for looks_uniform's cells; three of four sites uncover a sum.
 SIZE, COUNT = 6000, 4
@@ -232,6 +233,6 @@ def test_sites_that_are_asked_for_one_thing_make_their_sum(bits: int) -> None:
     found = encoding.mean(lie.uncover(), count=COUNT)
     updates = [lie.update, *(lie.others_update(site) for site in OTHERS)]
     # As in test_sending.py: six deviations of the rounding, and float32.
-    limit = 6 * encoding.rounding_std(count=COUNT) + 1e-6 * np.abs(updates).max()
+    limit = 6 * rounding_std(encoding, count=COUNT) + 1e-6 * np.abs(updates).max()
     assert np.abs(found - np.mean(updates, axis=0)).max() < limit
     assert set(lie.reveal(TARGET, signatures)) == set(ALL)

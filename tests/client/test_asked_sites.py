@@ -87,7 +87,7 @@ def test_others_on_a_grid_too_coarse_for_their_updates(
     """``bound=False`` is the control: the coordinator reads what that site would have sent unmasked."""
     if not bound:
         unbind(monkeypatch)
-    world = make_world(tiny_folder, secure_aggregation="masks", aggregation={"modulus_bits": 16})
+    world = make_world(tiny_folder, aggregation={"modulus_bits": 16})
     sites = MaskedSites(world, tmp_path / "masked")
 
     def coarse(cohort: Cohort) -> pb.Train:
@@ -118,7 +118,7 @@ def test_others_that_are_asked_for_metrics(
     """In the control one number of the update is the sum's, less examples that the coordinator knows."""
     if not bound:
         unbind(monkeypatch)
-    world = make_world(tiny_folder, secure_aggregation="masks", metrics={"epsilon": 1.0})
+    world = make_world(tiny_folder, aggregation={"kind": "masks"}, metrics={"epsilon": 1.0})
     sites = MaskedSites(world, tmp_path / "masked")
     lie = Lie(sites, sites.evaluate_request, bound=bound)
     residues = lie.residues()

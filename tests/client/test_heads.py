@@ -119,7 +119,7 @@ def test_without_noise_too(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_no_step_of_a_sum_is_answered_from_an_older_home(tiny_folder: Path, tmp_path: Path) -> None:
     """Put back between training and uncovering, a site would confirm and reveal what it has forgotten."""
-    world = World(tiny.job(tiny_folder, secure_aggregation="masks", federation={"sites": 3}))
+    world = World(tiny.job(tiny_folder, aggregation={"kind": "masks"}, federation={"sites": 3}))
     sites = MaskedSites(world, tmp_path)
     roster = sites.roster()
     victim, *_ = cohorts = sites.deal(roster)

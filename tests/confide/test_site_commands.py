@@ -61,7 +61,7 @@ def write_policy(folder: Path, *, epsilon: float = 24.0, **rules: object) -> Pat
 
 
 def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp_path: Path) -> None:
-    policy, run = write_policy(tmp_path, approval="manual"), tmp_path / "runs" / "run"
+    policy, run = write_policy(tmp_path, approval="manual"), tmp_path / "confide-runs" / "run"
     start = ["simulate", job_file, "--policy", policy, "--run-name", "run"]
     code, _, errors = call(*start)
     assert code == 1
@@ -76,7 +76,7 @@ def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp
         assert code == 0
         assert output.startswith("Run run, manifest ")
         assert (
-            "  2 rounds with 3 sites, secure_aggregation=none\n"
+            "  2 rounds with 3 sites, aggregation.kind=none\n"
             "  the coordinator reads each of this site's updates\n  gaussian, epsilon=8 at delta=0.001\n"
             in output
         )
@@ -107,7 +107,7 @@ def test_from_refusal_by_approval_to_the_end(call: Terminal, job_file: Path, tmp
 
 
 def test_only_what_waits_is_approved(call: Terminal, job_file: Path, tmp_path: Path) -> None:
-    policy, run = write_policy(tmp_path, approval="manual"), tmp_path / "runs" / "run"
+    policy, run = write_policy(tmp_path, approval="manual"), tmp_path / "confide-runs" / "run"
     call("simulate", job_file, "--policy", policy, "--run-name", "run")
     home = run / "sites" / "site-1"
     code, output, errors = call("site", "approve", "other", "--home", home)
@@ -134,14 +134,16 @@ def test_only_what_waits_is_approved(call: Terminal, job_file: Path, tmp_path: P
 
 def test_only_a_run_that_began_is_closed(call: Terminal, job_file: Path, tmp_path: Path) -> None:
     call("simulate", job_file, "--run-name", "run", "--set", "training.rounds=1")
-    home = tmp_path / "runs" / "run" / "sites" / "site-1"
+    home = tmp_path / "confide-runs" / "run" / "sites" / "site-1"
     code, output, errors = call("site", "close", "other", "--home", home)
     assert (code, output) == (2, "")
     assert "run other began no plan that could end; run did" in errors
     code, _, errors = call("site", "close", "run", "--home", tmp_path / "nowhere")
     assert code == 1
     assert "no ledger at" in errors
-    shutil.copy(tmp_path / "runs" / "run" / "sites" / "site-2" / "identity.key", home / "identity.key")
+    shutil.copy(
+        tmp_path / "confide-runs" / "run" / "sites" / "site-2" / "identity.key", home / "identity.key"
+    )
     code, _, errors = call("site", "close", "run", "--home", home)
     assert code == 1
     assert "this site's key did not sign it" in errors
@@ -164,7 +166,7 @@ def test_a_policy_that_forbids_the_job_is_named(
     code, output, errors = call("simulate", job_file, "--policy", policy, "--run-name", "run", "--json")
     assert (code, output) == (1, "")
     assert errors.startswith(f"confide: site-1 refused: the site's policy refuses, by {rule}: ")
-    home = tmp_path / "runs" / "run" / "sites" / "site-1"
+    home = tmp_path / "confide-runs" / "run" / "sites" / "site-1"
     assert not Home(home).has_released("run")
     ledger = json.loads(call("audit", "ledger", home, "--json")[1])
     assert [refusal["rule"] for refusal in ledger["refusals"]] == [rule]

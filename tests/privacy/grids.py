@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,15 @@ def site(**changed: object) -> Encoding:
 
 def plain(*, scale: float = 1024.0, dimension: int = 100, **changed: object) -> Encoding:
     return Encoding(ring=Ring(32), dimension=dimension, scale=scale, **changed)
+
+
+def rounding_std(grid: Encoding, *, count: int) -> float:
+    """What rounding puts on a coordinate of a mean of ``count`` updates: its deviation is at most this.
+
+    In units of update: √count · ½ / scale / count, as one stochastic rounding has a variance of at most ¼,
+    and the rotation back is orthonormal. Cutting, wrapping around and float32 are not in it.
+    """
+    return 0.5 / (grid.scale * math.sqrt(count))
 
 
 def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import pytest
 
 from client.custody.refusal import answer_or_refuse
 from client.sums.masked_session import MaskedSession
-from client.sums.release import Sender
+from client.sums.masked_site import MaskedSite
 from privacy.errors import ConfideError
 from privacy.mechanisms.rng import fresh_source
 from privacy.secagg.masks.site import SURVIVORS_PURPOSE
@@ -34,7 +34,6 @@ def masked_folder(
 ) -> RunFolder:
     job = run_job(
         min_sites=min_sites,
-        secure_aggregation="masks",
         aggregation={"threshold": THRESHOLD} | (aggregation or {}),
         **how,
     )
@@ -138,16 +137,15 @@ class MaskedPost(ScriptedPost):
     def mask(
         self, trained: pb.Trained, request: pb.Train, session: MaskedSession, update: np.ndarray
     ) -> None:
-        sender = Sender(
-            manifest=self.manifest,
+        ledger: Any = None  # what is uncovered is not told here
+        sums = MaskedSite(
+            self.manifest,
             update_size=LAYOUT.update_size,
             plan=self.plan(),
-            sums=session,
-            residual=None,
+            session=session,
+            ledger=ledger,
         )
-        trained.update, dealing = sender.send(update, request, fresh_source())
-        if dealing is not None:
-            trained.next.CopyFrom(dealing)
+        trained.MergeFrom(sums.contribute(update, request, fresh_source()))
 
     def update(self, site: str, number: int) -> np.ndarray:
         """Another one in each round, of norm 1."""

@@ -26,10 +26,12 @@ def make_job(**sections: dict[str, Any]) -> Job:
         "data": {"source": "tweets.csv", "label": "mood", "labels": ["bad", "good"]},
         "training": {"rounds": 2},
         # What reads a run reads one that was summed without masks; tests of sums say so.
-        "secure_aggregation": "none",
+        "aggregation": {"kind": "none"},
     }
     for name, section in sections.items():
-        table[name] = section if not isinstance(section, dict) else table.get(name, {}) | section
+        # What a kind of aggregation has, no other has.
+        known = {} if name == "aggregation" else table.get(name, {})
+        table[name] = section if not isinstance(section, dict) else known | section
     return parse_job(table)
 
 

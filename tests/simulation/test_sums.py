@@ -25,11 +25,13 @@ from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
 from tests import tiny
+from tests.privacy.grids import rounding_std
 from tests.server.evidence import edit_json, found, receipt, resign
 
-MASKS: dict[str, Any] = {"secure_aggregation": "masks", "training": {"rounds": 2}}
+MASKS: dict[str, Any] = {"aggregation": {"kind": "masks"}, "training": {"rounds": 2}}
 KEYED: dict[str, Any] = {"seeds": {"noise": 5}}
 FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
+NONE: dict[str, Any] = {"aggregation": {"kind": "none"}}
 SITE: dict[str, Any] = {
     **MASKS,
     **FFA,
@@ -65,7 +67,7 @@ def check_audits(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    changes = MASKS | KEYED | FFA | {"secure_aggregation": "none"}
+    changes = MASKS | KEYED | FFA | {"aggregation": {"kind": "none"}}
     return simulate(job(tiny_folder, **changes), runs=tmp_path_factory.mktemp("plain"))
 
 
@@ -98,7 +100,7 @@ def tolerance(run: Run, layout: AdapterLayout, *, rounds: int = 1) -> float:
         # Sites of other sizes add other noise: by far less than half as much again.
         noise_std=1.5 * update_noise_std(manifest.job, receipt.plan),
     )
-    step = 1.0 / encoding.scale if encoding.rotation is None else 6 * encoding.rounding_std(count=3)
+    step = 1.0 / encoding.scale if encoding.rotation is None else 6 * rounding_std(encoding, count=3)
     return (step + 2.0**-22) * (1 if rounds == 1 else 2 * rounds)
 
 
@@ -123,7 +125,7 @@ def test_fewer_bits_cost_accuracy_and_no_more(
     tiny_folder: Path, tmp_path: Path, plain: Run, layout: AdapterLayout, bits: int
 ) -> None:
     aggregation = {"aggregation": {"modulus_bits": bits}}
-    run = simulate(job(tiny_folder, **MASKS, **KEYED, **FFA, **aggregation), runs=tmp_path)
+    run = simulate(job(tiny_folder, **(MASKS | KEYED | FFA | aggregation)), runs=tmp_path)
     for number in (1, 2):
         assert apart(plain, run, layout, after=number) <= tolerance(run, layout, rounds=number)
     check_audits(run)
@@ -190,7 +192,7 @@ def test_a_killed_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish_round", finish_round)
         with pytest.raises(Killed):
-            simulate(job(tiny_folder, **MASKS, **KEYED, **FFA, **changes), runs=tmp_path, name="run")
+            simulate(job(tiny_folder, **(MASKS | KEYED | FFA | changes)), runs=tmp_path, name="run")
     taken = int((tmp_path / "run" / "counter").read_text())
     run = resume(tmp_path / "run")
     assert int((tmp_path / "run" / "counter").read_text()) > taken
@@ -213,7 +215,7 @@ def test_a_comparison_masks_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     run = simulate(job(tiny_folder, **MASKS), runs=tmp_path, compare=True)
     for name, sites in ((WITHOUT_PRIVACY, 3), (ONE_SITE, 1)):
         there = RunFolder.open(run.folder / "compare" / name)
-        assert there.manifest.job.secure_aggregation == "none"
+        assert there.manifest.job.aggregation.kind == "none"
         assert len(there.records()) == 2
         assert len(there.public_keys) == sites
         audit_run(there)
@@ -291,7 +293,7 @@ def test_a_trusted_coordinator_adds_the_noise(
     """Under masks it is on another grid, which is turned: drawn otherwise there, and of the same size."""
     found = {}
     for how in ("masks", "none"):
-        changes = CENTRAL | KEYED | {"secure_aggregation": how}
+        changes = CENTRAL | KEYED | {"aggregation": {"kind": how}}
         run = simulate(job(tiny_folder, **changes), runs=tmp_path, name=how)
         check_audits(run)
         found[how] = float(np.linalg.norm(adapter(run, layout)))
@@ -318,7 +320,7 @@ def test_noise_for_whole_sites_is_compared(
 def test_random_numbers_are_sent(
     tiny_folder: Path, tmp_path: Path, layout: AdapterLayout, how: str
 ) -> None:
-    changes = MASKS | FFA | {"secure_aggregation": how, "compression": {"kind": "random", "share": 0.25}}
+    changes = MASKS | FFA | {"aggregation": {"kind": how}, "compression": {"kind": "random", "share": 0.25}}
     run = simulate(job(tiny_folder, **changes), runs=tmp_path)
     check_audits(run)
     sent = kept_count(layout.update_size, 0.25)
@@ -330,7 +332,9 @@ def test_random_numbers_are_sent(
 
 
 def test_the_largest_numbers_are_sent(tiny_folder: Path, tmp_path: Path, layout: AdapterLayout) -> None:
-    changes = MASKS | FFA | {"secure_aggregation": "none", "compression": {"kind": "top-k", "share": 0.1}}
+    changes = (
+        MASKS | FFA | {"aggregation": {"kind": "none"}, "compression": {"kind": "top-k", "share": 0.1}}
+    )
     run = simulate(job(tiny_folder, **changes), runs=tmp_path)
     check_audits(run)
     folder = RunFolder.open(run.folder)
@@ -349,7 +353,7 @@ def test_a_whole_site_sends_random_numbers(tiny_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"federation": {"sites": 1}}, 'set secure_aggregation="none"'),
+        ({"federation": {"sites": 1}}, 'set aggregation.kind="none"'),
         ({"federation": {"sites": 3, "min_sites": 2}}, "needs aggregation.threshold=3 of 3 sites"),
         ({"aggregation": {"threshold": 4}}, "aggregation.threshold=4: expected at most 3"),
         ({"federation": {"sites": 4}, "aggregation": {"threshold": 2}}, r"threshold above 2"),

@@ -55,8 +55,8 @@ def test_an_installed_one_does_not_take_the_place_of_ours(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"secure_aggregation": "masks"},
-        {"secure_aggregation": "homomorphic"},
+        {"aggregation": {"kind": "masks"}},
+        {"aggregation": {"kind": "homomorphic"}},
         {"privacy": {"unit": "site", "noise": "central", "epsilon": 50.0}},
     ],
 )
@@ -91,7 +91,7 @@ def test_a_stopped_run_remembers(
     kind: str,
 ) -> None:
     """Its velocity is there again: the run ends as one that nothing stopped."""
-    changes = {"strategy": {"name": "momentum"}, "secure_aggregation": kind}
+    changes = {"strategy": {"name": "momentum"}, "aggregation": {"kind": kind}}
     whole = run_job(tiny_folder, tmp_path, "whole", **changes)
     finish = RunFolder.finish_round
 

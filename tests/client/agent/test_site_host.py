@@ -383,7 +383,7 @@ def test_a_round_that_will_not_be_begun_is_not_charged(
 
 
 def masked(tiny_folder: Path) -> Manifest:
-    return World(tiny.job(tiny_folder, secure_aggregation="masks")).manifest("run")
+    return World(tiny.job(tiny_folder, aggregation={"kind": "masks"})).manifest("run")
 
 
 def write_peers(home: Path, own: bytes) -> dict[str, Identity]:

@@ -82,7 +82,7 @@ def test_all_that_a_home_holds_is_its_owners_alone(
         home.write_policy(home.policy.model_copy(update={"rules": RulesSection(approval="manual")}))
         assert join(site, replace(manifest, run="waits")).HasField("refused")
         # Under masks, so that it has secrets and other sites.
-        masked = World(tiny.job(tiny_folder, secure_aggregation="masks"))
+        masked = World(tiny.job(tiny_folder, aggregation={"kind": "masks"}))
         other = masked.site("site-2", home=path.with_name("site-2"))
         assert join(other, masked.manifest("run")).HasField("joined")
     finally:

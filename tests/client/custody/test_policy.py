@@ -22,14 +22,14 @@ COORDINATOR, STRANGER = Identity.generate(), Identity.generate()
 BUDGET = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
 
 
-MASKS = {"secure_aggregation": "masks"}
+MASKS = {"aggregation": {"kind": "masks"}}
 SITE_UNIT = MASKS | {"privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 3.0}}
 CENTRAL = MASKS | {"privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central", "epsilon": 3.0}}
-UNCONFIRMED = MASKS | {"aggregation": {"confirm": False}}
+UNCONFIRMED = {"aggregation": {"confirm": False}}
 
 
 def masked(*, threshold: int, colluding: int) -> dict[str, Any]:
-    return MASKS | {"aggregation": {"threshold": threshold, "colluding": colluding}}
+    return {"aggregation": {"threshold": threshold, "colluding": colluding}}
 
 
 def make_policy(*, budget: dict[str, Any] | None = None, **rules: Any) -> Policy:
@@ -87,11 +87,11 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     *(
         ("rules.secure_aggregation", {"secure_aggregation": rule}, kept, broken)
         for rule, kept, broken in [
-            ("required", MASKS, {"secure_aggregation": "none"}),
-            ("required", MASKS, {"secure_aggregation": "homomorphic"}),
+            ("required", MASKS, {"aggregation": {"kind": "none"}}),
+            ("required", MASKS, {"aggregation": {"kind": "homomorphic"}}),
             ("required", MASKS, UNCONFIRMED),
-            ("encrypted", UNCONFIRMED, {"secure_aggregation": "none"}),
-            ("encrypted", {"secure_aggregation": "homomorphic"}, {"secure_aggregation": "none"}),
+            ("encrypted", UNCONFIRMED, {"aggregation": {"kind": "none"}}),
+            ("encrypted", {"aggregation": {"kind": "homomorphic"}}, {"aggregation": {"kind": "none"}}),
         ]
     ),
     *(
@@ -115,7 +115,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         "rules.colluding_sites",
         {"colluding_sites": 1},
         {"cohort": 5} | masked(threshold=4, colluding=1),
-        {"cohort": 5, "secure_aggregation": "homomorphic"},
+        {"cohort": 5, "aggregation": {"kind": "homomorphic"}},
     ),
     # Noise in shares, and who masks with whom, are planned for as many as the job says.
     *(
@@ -182,8 +182,8 @@ def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
 
 def test_where_secure_aggregation_is_optional_anything_goes_that_keeps_its_own_promise() -> None:
     policy = make_policy(secure_aggregation="optional", colluding_sites=2)
-    policy.check(make_manifest(cohort=3, secure_aggregation="none"), b"")
-    unconfirmed = MASKS | {"aggregation": {"confirm": False, "colluding": 2}}
+    policy.check(make_manifest(cohort=3, aggregation={"kind": "none"}), b"")
+    unconfirmed = {"aggregation": {"confirm": False, "colluding": 2}}
     policy.check(make_manifest(cohort=9, **unconfirmed), b"")
     assert refused_by(policy, make_manifest(cohort=3, **unconfirmed)) == "rules.colluding_sites"
 
@@ -240,7 +240,7 @@ def test_unset_lists_allow_anything() -> None:
         make_manifest(),
         make_manifest(base=OTHER_BASE),
         make_manifest(task="causal-lm", data={"label": None, "labels": None}),
-        make_manifest(cohort=1, secure_aggregation="none"),
+        make_manifest(cohort=1, aggregation={"kind": "none"}),
         make_manifest(**SITE_UNIT),
     ):
         policy.check(manifest, b"signed by nobody")
@@ -264,7 +264,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
     broken: dict[str, Any] = {
         "privacy": {"epsilon": 9.0},
         "cohort": 2,
-        "secure_aggregation": "none",
+        "aggregation": {"kind": "none"},
         "base": OTHER_BASE,
         "task": "causal-lm",
         "data": {"label": None, "labels": None},
@@ -288,7 +288,7 @@ def test_of_several_broken_rules_the_first_is_named() -> None:
             broken["privacy"] = {"epsilon": 1.0}
             manifest = make_manifest(**broken)
         elif rule == "rules.secure_aggregation":
-            broken |= {"secure_aggregation": "masks", "aggregation": {"threshold": 2}}
+            broken |= {"aggregation": {"threshold": 2}}
             rules["colluding_sites"] = 2
             manifest = make_manifest(**broken)
         elif rule != "rules.metrics_epsilon":

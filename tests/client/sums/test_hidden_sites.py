@@ -22,7 +22,7 @@ PRIVACY = {"unit": "site", "mechanism": "skellam", "epsilon": 8.0, "delta": 1e-3
 
 @pytest.fixture
 def hidden(tiny_folder: Path, tmp_path: Path) -> MaskedSites:
-    world = World(tiny.job(tiny_folder, secure_aggregation="masks", privacy=PRIVACY))
+    world = World(tiny.job(tiny_folder, aggregation={"kind": "masks"}, privacy=PRIVACY))
     return MaskedSites(world, tmp_path)
 
 
@@ -52,7 +52,7 @@ def test_what_was_summed_is_in_every_ledger_once_it_is_uncovered(hidden: MaskedS
 def test_noise_that_is_drawn_again_bounds_nothing_and_is_not_recorded(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    job = tiny.job(tiny_folder, secure_aggregation="masks", privacy=PRIVACY, seeds={"noise": 5})
+    job = tiny.job(tiny_folder, aggregation={"kind": "masks"}, privacy=PRIVACY, seeds={"noise": 5})
     keyed = MaskedSites(World(job), tmp_path)
     roster = keyed.roster()
     cohorts = keyed.deal(roster)

@@ -25,7 +25,7 @@ from tests.client.sites import ask, charges, join
 
 
 def make_world(folder: Path, **changes: Any) -> World:
-    return World(tiny.job(folder, **({"secure_aggregation": "masks"} | changes)))
+    return World(tiny.job(folder, **({"aggregation": {"kind": "masks"}} | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_run_without_masks_has_none_of_their_steps(tiny_folder: Path, tmp_path
     assert "send Join first" in ask(site, **asked).refused.reason
     joined = join(site, manifest).joined
     assert not joined.session_key
-    assert "secure_aggregation='none'" in ask(site, **asked).refused.reason
+    assert "aggregation.kind='none'" in ask(site, **asked).refused.reason
 
 
 # What is summed.

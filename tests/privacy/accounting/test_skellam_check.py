@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import skellam
 
 from privacy.accounting.skellam_check import skellam_epsilon_by_sum, skellam_renyi_by_sum
+from privacy.accounting.skellam_loss import skellam_renyi, summed_epsilon
 from privacy.errors import PlanError
 from privacy.mechanisms.skellam import (
     IntegerSensitivity,
     rounded_sensitivity,
-    skellam_renyi,
-    summed_epsilon,
 )
 
 DELTA = 1e-5

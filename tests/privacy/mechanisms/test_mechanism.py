@@ -15,8 +15,9 @@ from scipy import stats
 
 from privacy.errors import PlanError, PrivacyUnitError
 from privacy.mechanisms.clipping import Clipped, ClippedIntegers, clip, clip_gradients, clip_rows
-from privacy.mechanisms.mechanism import IntegerMechanism, Mechanism
+from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.skellam import SkellamMechanism
 
 DRAWS = 20_000
 # The Kolmogorov-Smirnov distance of n draws from their own distribution exceeds
@@ -26,7 +27,6 @@ DISTANCE = sqrt(np.log(2 / 1e-6) / (2 * DRAWS))
 
 NORM = {"gaussian": 2, "laplace": 1}
 LAWS = {"gaussian": stats.norm, "laplace": stats.laplace}
-INTEGER = ["skellam", "discrete_gaussian"]
 
 
 class DiscreteGaussian:
@@ -84,20 +84,15 @@ def test_noise_for_one_norm_does_not_hide_what_another_bounds() -> None:
                 release(clipped, source)
 
 
-def test_shares_of_noise_that_do_not_add_up_are_refused() -> None:
-    mechanism = IntegerMechanism(name="discrete_gaussian", multiplier=1.0)
-    with pytest.raises(PlanError, match="shares=2"):
-        mechanism.noise(3, bound=1.0, source=keyed_source(0), shares=2)
+def test_less_than_one_share_is_refused() -> None:
     with pytest.raises(PlanError, match="shares=0"):
-        IntegerMechanism(name="skellam", multiplier=1.0).noise(
-            3, bound=1.0, source=keyed_source(0), shares=0
-        )
+        SkellamMechanism(multiplier=1.0).noise(3, bound=1.0, source=keyed_source(0), shares=0)
 
 
 @pytest.mark.parametrize("multiplier", [0.0, -1.0, float("inf"), float("nan")])
 def test_integer_mechanisms_without_noise_are_refused(multiplier: float) -> None:
     with pytest.raises(PlanError, match="multiplier > 0"):
-        IntegerMechanism(name="skellam", multiplier=multiplier)
+        SkellamMechanism(multiplier=multiplier)
 
 
 # Sizes.
@@ -120,30 +115,27 @@ def test_noise_has_the_size_that_the_bound_asks_for(name: str, multiplier: float
         assert is_noise(released(1.0, clipped=other), name, scale=planned * factor)
 
 
-@pytest.mark.parametrize("name", INTEGER)
 # Variances of 1.0, where every integer is its own block, and of 10^6, where it shares one.
 @pytest.mark.parametrize(("multiplier", "bound"), [(0.5, 2.0), (2.0, 500.0)])
-def test_integer_noise_has_the_size_that_the_bound_asks_for(
-    name: str, multiplier: float, bound: float
-) -> None:
+def test_integer_noise_has_the_size_that_the_bound_asks_for(multiplier: float, bound: float) -> None:
     nothing = ClippedIntegers(value=np.zeros(DRAWS, np.int64), bound=bound)
 
     def released(factor: float) -> NDArray[np.int64]:
-        mechanism = IntegerMechanism(name=name, multiplier=multiplier * factor)
-        return mechanism.release(nothing, keyed_source(2, name))
+        mechanism = SkellamMechanism(multiplier=multiplier * factor)
+        return mechanism.release(nothing, keyed_source(2, "skellam"))
 
     planned = multiplier * bound
     assert released(1.0).dtype == np.int64
-    assert is_noise(released(1.0), name, scale=planned)
-    assert not is_noise(released(2 / 3), name, scale=planned)
-    assert not is_noise(released(3 / 2), name, scale=planned)
+    assert is_noise(released(1.0), "skellam", scale=planned)
+    assert not is_noise(released(2 / 3), "skellam", scale=planned)
+    assert not is_noise(released(3 / 2), "skellam", scale=planned)
 
 
-@pytest.mark.parametrize("name", [*LAWS, *INTEGER])
+@pytest.mark.parametrize("name", [*LAWS, "skellam"])
 def test_noise_is_added_to_the_value(name: str) -> None:
     """With the same key, what is released for a value differs from that for nothing by the value."""
-    if name in INTEGER:
-        mechanism = IntegerMechanism(name=name, multiplier=1.0)
+    if name == "skellam":
+        mechanism = SkellamMechanism(multiplier=1.0)
         value = ClippedIntegers(value=np.array([3, -4, 0]), bound=5.0)
         nothing = ClippedIntegers(value=np.zeros(3, np.int64), bound=5.0)
     else:
@@ -152,7 +144,7 @@ def test_noise_is_added_to_the_value(name: str) -> None:
         nothing = clip(np.zeros(3), bound=5.0, norm=NORM[name])
     moved = mechanism.release(value, keyed_source(3)) - mechanism.release(nothing, keyed_source(3))
     # Reals are of integers under 2^47, with steps of 5 · 2^-40: float64 has room for both.
-    np.testing.assert_allclose(moved, value.value if name in INTEGER else value.reals, atol=1e-14)
+    np.testing.assert_allclose(moved, value.value if name == "skellam" else value.reals, atol=1e-14)
 
 
 def test_no_mechanism_adds_nothing() -> None:
@@ -170,13 +162,12 @@ def test_no_mechanism_adds_nothing() -> None:
         ("gaussian", "laplace", 1 / sqrt(2)),
         ("laplace", "gaussian", sqrt(2)),
         ("skellam", "discrete_gaussian", 1.0),
-        ("discrete_gaussian", "skellam", 1.0),
     ],
 )
 def test_noise_has_its_own_shape(name: str, other: str, scale_of_other: float) -> None:
     source = keyed_source(4, name)
-    if name in INTEGER:
-        draws = IntegerMechanism(name=name, multiplier=1.0).noise(DRAWS, bound=1.0, source=source)
+    if name == "skellam":
+        draws = SkellamMechanism(multiplier=1.0).noise(DRAWS, bound=1.0, source=source)
     else:
         draws = Mechanism(name=name, multiplier=1.0).release(zeros(name, bound=1.0), source)
     assert is_noise(draws, name, scale=1.0)
@@ -191,7 +182,7 @@ def test_noise_has_its_own_shape(name: str, other: str, scale_of_other: float) -
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 @pytest.mark.parametrize("shares", [2, 7])
 def test_shares_of_skellam_noise_add_up_to_it(scale: float, shares: int) -> None:
-    mechanism = IntegerMechanism(name="skellam", multiplier=scale)
+    mechanism = SkellamMechanism(multiplier=scale)
 
     def total(of: int) -> NDArray[np.int64]:
         return sum(
@@ -206,7 +197,7 @@ def test_shares_of_skellam_noise_add_up_to_it(scale: float, shares: int) -> None
 
 
 def test_discrete_gaussian_shares_would_not_add_up() -> None:
-    """Why they are refused: five of variance parameter 1/5 are no discrete Gaussian of 1."""
+    """Why sites draw Skellam noise: five of variance parameter 1/5 are no discrete Gaussian of 1."""
     total = sum(keyed_source(6, site).discrete_gaussian(DRAWS, std=sqrt(1 / 5)) for site in range(5))
     assert not is_noise(total, "discrete_gaussian", scale=1.0)
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import skellam
 
 from privacy.accounting.accountant import RENYI_ORDERS, epsilon_from_renyi, renyi
+from privacy.accounting.skellam_loss import skellam_renyi, summed_epsilon
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.skellam import (
     IntegerSensitivity,
     rounded_sensitivity,
     scale_for_modulus,
-    skellam_epsilon,
-    skellam_renyi,
 )
 
 DELTA = 1e-5
@@ -39,10 +38,9 @@ def epsilon(*, bits: int, deviations: float = 4.0) -> float:
         noise_multiplier=1.0,
         deviations=deviations,
     )
-    return skellam_epsilon(
+    return summed_epsilon(
         sensitivity=rounded_sensitivity(l2_bound=scale, dimension=DIMENSION),
-        variance=scale**2,
-        releases=1,
+        releases={scale**2: 1},
         delta=DELTA,
     )
 

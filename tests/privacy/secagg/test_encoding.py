@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from privacy.errors import PlanError, PrivacyUnitError, ProtocolError
 from privacy.mechanisms.clipping import ClippedIntegers
-from privacy.mechanisms.mechanism import IntegerMechanism
 from privacy.mechanisms.rng import keyed_source
-from privacy.mechanisms.skellam import rounded_sensitivity
+from privacy.mechanisms.skellam import SkellamMechanism, rounded_sensitivity
 from privacy.secagg import encoding
 from privacy.secagg.encoding import Encoding
 from privacy.secagg.ring import Ring
-from tests.privacy.grids import SEED, example, normal, plain, site, squares, summed
+from tests.privacy.grids import SEED, example, normal, plain, rounding_std, site, squares, summed
 
 # Refused.
 
@@ -156,7 +155,7 @@ def test_rounding_adds_the_deviation_that_is_promised(rotation: bytes | None, co
     updates = [
         (np.round(normal(size, seed=n) * 1000) + 0.5).astype(np.float32) / 1024 for n in range(count)
     ]
-    expected = grid.rounding_std(count=count) * (1.0 if rotation is None else math.sqrt(4 / 6))
+    expected = rounding_std(grid, count=count) * (1.0 if rotation is None else math.sqrt(4 / 6))
     source = keyed_source(0, count)
     words = summed(grid, [grid.integers(update, source) for update in updates])
     error = grid.mean(words, count=count) - np.mean(np.array(updates, np.float64), axis=0)
@@ -256,7 +255,7 @@ def test_rounding_that_never_fits_still_keeps_the_bound(monkeypatch: pytest.Monk
 def test_a_sum_holds_the_mean_and_the_noise_that_was_planned(bits: int) -> None:
     size, sites, multiplier = 20_000, 5, 2.0
     grid = site(bits=bits, sites=sites, dimension=size, noise_multiplier=multiplier, clipping_norm=0.5)
-    mechanism = IntegerMechanism(name="skellam", multiplier=multiplier)
+    mechanism = SkellamMechanism(multiplier=multiplier)
     source = keyed_source(0, bits)
     updates = [normal(size, seed=n) for n in range(sites)]
     shares = [
@@ -269,7 +268,7 @@ def test_a_sum_holds_the_mean_and_the_noise_that_was_planned(bits: int) -> None:
     clipped = [0.5 * update / np.linalg.norm(update.astype(np.float64)) for update in updates]
     error = mean - np.mean(clipped, axis=0)
     noise = multiplier * grid.sensitivity(0.5).l2 / grid.scale / sites
-    expected = math.hypot(noise, grid.rounding_std(count=sites) * math.sqrt(4 / 6))
+    expected = math.hypot(noise, rounding_std(grid, count=sites) * math.sqrt(4 / 6))
     # The mean of 20,000 squares of normals has a deviation of √(2/20,000) = 1 %.
     found = float(np.mean(error**2))
     assert abs(found / expected**2 - 1) <= 5 * math.sqrt(2 / size)

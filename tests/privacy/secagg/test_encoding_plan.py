@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.errors import PlanError
-from privacy.mechanisms.mechanism import IntegerMechanism
 from privacy.mechanisms.rng import keyed_source
-from privacy.mechanisms.skellam import scale_for_modulus
+from privacy.mechanisms.skellam import SkellamMechanism, scale_for_modulus
 from privacy.secagg.encoding import DEVIATIONS, Encoding
 from privacy.secagg.hadamard import block_size
-from tests.privacy.grids import SEED, example, normal, site, summed
+from tests.privacy.grids import SEED, example, normal, rounding_std, site, summed
 
 # Refused.
 
@@ -113,7 +112,7 @@ def test_a_site_plan_fits_its_modulus(
         assert sites * bound <= 2**31 - 1
     if noise_multiplier:
         # Drawable by all, and by the one site that draws all of it.
-        noise = IntegerMechanism(name="skellam", multiplier=noise_multiplier)
+        noise = SkellamMechanism(multiplier=noise_multiplier)
         assert noise.variance(bound) <= 2.0**52
         noise.noise(1, bound=bound, source=keyed_source(0))
 
@@ -166,5 +165,5 @@ def test_as_planned_nothing_wraps_around(bits: int) -> None:
     words = summed(grid, [grid.integers(update, source) for update in truth])
     error = grid.mean(words, count=sites) - np.mean(truth, axis=0)
     # A single one would show as 2^bits steps; rounding is a few deviations, √20,000 of them together.
-    assert np.linalg.norm(error) < 2.0 * math.sqrt(size) * grid.rounding_std(count=sites)
+    assert np.linalg.norm(error) < 2.0 * math.sqrt(size) * rounding_std(grid, count=sites)
     assert np.linalg.norm(error) < 0.1 * 2.0**bits / (grid.scale * sites)

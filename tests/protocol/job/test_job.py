@@ -54,6 +54,8 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("privacy", "delta", 0.5, ["privacy.delta", "less than 0.5"]),
         ("privacy", "unit", "record", ["privacy.unit", "'example'", "'site'"]),
         ("privacy", "noise", "local", ["privacy.noise", "'distributed'", "'central'"]),
+        ("aggregation", "kind", "mask", ["aggregation.kind", "'masks', 'homomorphic', 'none'", "'mask'"]),
+        ("aggregation", "treshold", 3, ["aggregation.treshold", "did you mean 'threshold'?"]),
         ("aggregation", "threshold", 1, ["aggregation.threshold", "greater than or equal to 2"]),
         ("aggregation", "threshold", 2.0, ["aggregation.threshold", "integer"]),
         ("aggregation", "colluding", -1, ["aggregation.colluding", "greater than or equal to 0"]),
@@ -79,14 +81,14 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
 def test_wrong_keys_are_named(
     tiny_folder: Path, section: str, key: str, value: object, words: list[str]
 ) -> None:
-    table = tiny.table(tiny_folder)
+    table = tiny.table(tiny_folder) | {"aggregation": {"kind": "masks"}}
     table[section] = {**table.get(section, {}), key: value}
     message = refused(table)
     assert [word for word in words if word not in message] == [], message
 
 
-MASKS: dict[str, Any] = {"secure_aggregation": "masks"}
-HOMOMORPHIC: dict[str, Any] = {"secure_aggregation": "homomorphic"}
+MASKS: dict[str, Any] = {"aggregation": {"kind": "masks"}}
+HOMOMORPHIC: dict[str, Any] = {"aggregation": {"kind": "homomorphic"}}
 FFA: dict[str, Any] = {"strategy": {"name": "ffa"}}
 SHARED: dict[str, Any] = {"unit": "site", "mechanism": "skellam"}
 CENTRAL: dict[str, Any] = {"unit": "site", "mechanism": "gaussian", "noise": "central"}
@@ -97,7 +99,7 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "gaussian"}}, ["mechanism", '"skellam"']),
     (MASKS | {"privacy": SHARED}, {"privacy": {"mechanism": "laplace"}}, ["mechanism", '"laplace"']),
     (MASKS | {"privacy": CENTRAL}, {"privacy": {"mechanism": "skellam"}}, ["mechanism", '"gaussian"']),
-    (MASKS | {"privacy": SHARED}, {"secure_aggregation": "none"}, ["secure_aggregation", "hides nothing"]),
+    (MASKS | {"privacy": SHARED}, {"aggregation": {"kind": "none"}}, ["aggregation.kind", "hides nothing"]),
     (
         MASKS | {"privacy": CENTRAL},
         {"aggregation": {"modulus_bits": 20}},
@@ -116,28 +118,28 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         ["compression.kind", "cannot be summed unread"],
     ),
     (
-        MASKS | {"aggregation": {"threshold": 3}},
-        {"secure_aggregation": "none"},
-        ['aggregation.threshold: it is for secure_aggregation="masks", got "none": leave it out'],
+        {"aggregation": {"kind": "masks", "threshold": 3}},
+        {"aggregation": {"kind": "none"}},
+        ["aggregation.threshold: unknown key of kind='none'"],
     ),
     (
-        MASKS | {"aggregation": {"confirm": False}},
-        {"secure_aggregation": "homomorphic"},
-        ['aggregation.confirm: it is for secure_aggregation="masks", got "homomorphic": leave it out'],
+        {"aggregation": {"kind": "masks", "confirm": False}},
+        {"aggregation": {"kind": "homomorphic"}},
+        ["aggregation.confirm: unknown key of kind='homomorphic'"],
     ),
     (
         FFA | {"compression": {"kind": "random"}},
-        {"secure_aggregation": "homomorphic"},
+        {"aggregation": {"kind": "homomorphic"}},
         ["compression.kind", "homomorphic"],
     ),
     (
         MASKS | {"privacy": SHARED},
-        {"secure_aggregation": "homomorphic"},
-        ["secure_aggregation", "until it is in the sum"],
+        {"aggregation": {"kind": "homomorphic"}},
+        ["privacy.unit", "homomorphic"],
     ),
-    ({"secure_aggregation": "homomorphic"}, {"privacy": CENTRAL}, ["privacy.unit", "homomorphic"]),
+    ({"aggregation": {"kind": "homomorphic"}}, {"privacy": CENTRAL}, ["privacy.unit", "homomorphic"]),
     (
-        {"secure_aggregation": "homomorphic"},
+        {"aggregation": {"kind": "homomorphic"}},
         {"metrics": {"epsilon": 0.5}},
         ["metrics.epsilon", "homomorphic"],
     ),
@@ -163,9 +165,9 @@ def test_what_contradicts_itself_about_sums_is_refused(
 
 def test_updates_are_summed_under_masks_unless_a_job_says_otherwise(tiny_folder: Path) -> None:
     table = tiny.table(tiny_folder)
-    del table["secure_aggregation"]
+    del table["aggregation"]
     job = parse_job(table)
-    assert job.secure_aggregation == "masks"
+    assert job.aggregation.kind == "masks"
     assert (job.aggregation.threshold, job.aggregation.colluding, job.aggregation.confirm) == (
         None,
         0,

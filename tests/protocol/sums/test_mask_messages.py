@@ -17,10 +17,10 @@ from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort, Dealing, Dealt, Member, Roster
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.sums.kinds import check_sums
 from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
-    check_sums,
     make_rules,
     read_cohort,
     read_dealing,
@@ -53,7 +53,7 @@ def refused(act: Callable[[], object], rule: str, words: str = "") -> None:
 def make_manifest(cohort: int = 3, **sections: Any) -> Manifest:
     return Manifest(
         run="run",
-        job=make_job(**({"secure_aggregation": "masks"} | sections)),
+        job=make_job(**({"aggregation": {"kind": "masks"}} | sections)),
         cohort=cohort,
         labels=("bad", "good"),
         model_digest="a" * 64,
@@ -142,7 +142,7 @@ def test_shares_of_another_size_are_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("cohort", "sections", "words"),
     [
-        (1, {}, ["expected two sites or more, got one", 'secure_aggregation="none"']),
+        (1, {}, ["expected two sites or more, got one", 'aggregation.kind="none"']),
         (5, {"federation": {"min_sites": 3}}, ["federation.min_sites=3", "aggregation.threshold=4 of 5"]),
         (5, {"federation": {"min_sites": 3}}, ["raise min_sites", "lower threshold, 3 at least"]),
         (4, {"aggregation": {"threshold": 2}}, ["[aggregation]", "threshold above 2", "threshold=2"]),
@@ -163,7 +163,7 @@ def test_sums_that_are_not_safe_are_refused_before_a_run_is_made(
         check_sums(manifest)
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
     # A run whose updates are read one by one has no such rules.
-    check_sums(make_manifest(cohort, secure_aggregation="none"))
+    check_sums(make_manifest(cohort, aggregation={"kind": "none"}))
 
 
 @pytest.mark.parametrize("field", ["public_key", "session_key", "session_signature", "site", "run"])

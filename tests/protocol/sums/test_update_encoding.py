@@ -15,8 +15,8 @@ from privacy.errors import JobError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.manifest import Manifest, read_manifest
+from protocol.sums.kinds import check_encoding
 from protocol.sums.update_encoding import (
-    check_encoding,
     make_encoding,
     plan_for_site,
     update_noise_std,
@@ -33,7 +33,7 @@ CENTRAL: dict[str, Any] = SHARED | {"mechanism": "gaussian", "noise": "central"}
 def make_manifest(cohort: int = 5, **sections: Any) -> Manifest:
     return Manifest(
         run="run",
-        job=make_job(**({"secure_aggregation": "masks", "strategy": {"name": "ffa"}} | sections)),
+        job=make_job(**({"aggregation": {"kind": "masks"}, "strategy": {"name": "ffa"}} | sections)),
         cohort=cohort,
         labels=("bad", "good"),
         model_digest="a" * 64,
@@ -61,7 +61,7 @@ def test_a_noise_that_is_no_deviation_is_refused(bits: int, noise_std: float) ->
         (5, {"privacy": CENTRAL | {"epsilon": 1e-6, "delta": 1e-9}}, "epsilon=1e-06"),
         (
             5,
-            {"privacy": CENTRAL | {"epsilon": 1e-6, "delta": 1e-9}, "secure_aggregation": "none"},
+            {"privacy": CENTRAL | {"epsilon": 1e-6, "delta": 1e-9}, "aggregation": {"kind": "none"}},
             "epsilon=1e-06",
         ),
     ],

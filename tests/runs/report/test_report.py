@@ -35,7 +35,7 @@ def titles(job: Job, records: list[RoundRecord]) -> list[str]:
 def told(cohort: int = 10, **sections: dict[str, object] | str) -> str:
     """What the last notice says of a finished run of a federation."""
     records = [make_record(1), make_record(2)]
-    job = make_job(**{"secure_aggregation": "masks", **sections})
+    job = make_job(**{"aggregation": {"kind": "masks"}, **sections})
     last = notices(job, records, cohort=cohort, federation="five-hospitals")[-1]
     assert last.title == "What the coordinator sees"
     assert not last.grave
@@ -216,21 +216,21 @@ def test_nothing_is_promised_against_a_lying_coordinator_that_masks_do_not_stop(
 
 
 def test_what_the_coordinator_reads_without_masks() -> None:
-    assert "reads each site’s noisy update" in told(secure_aggregation="none")
-    text = told(secure_aggregation="none", privacy={"mechanism": "none"})
+    assert "reads each site’s noisy update" in told(aggregation={"kind": "none"})
+    text = told(aggregation={"kind": "none"}, privacy={"mechanism": "none"})
     assert "reads each site’s update" in text
     assert "ε" not in text
 
 
 def test_homomorphic_sums_are_said_to_hold_against_no_site_at_all() -> None:
-    text = told(secure_aggregation="homomorphic")
+    text = told(aggregation={"kind": "homomorphic"})
     assert "any one of them, working with the coordinator, could decrypt another’s update" in text
     assert "masked" not in text
 
 
 def test_a_whole_site_is_not_called_an_example(tmp_path: Path) -> None:
     privacy: dict[str, object] = {"unit": "site", "mechanism": "skellam"}
-    job = make_job(secure_aggregation="masks", privacy=privacy)
+    job = make_job(aggregation={"kind": "masks"}, privacy=privacy)
     text = told(privacy=privacy)
     assert "ε is for all of a site’s examples together" in text
     assert "while no site tells the coordinator its own" in text
@@ -243,14 +243,14 @@ def test_a_whole_site_is_not_called_an_example(tmp_path: Path) -> None:
 
 
 def test_an_update_without_noise_of_its_own_is_not_called_noisy() -> None:
-    text = told(secure_aggregation="none", privacy={"unit": "site", "noise": "central"})
+    text = told(aggregation={"kind": "none"}, privacy={"unit": "site", "noise": "central"})
     assert "reads each site’s update" in text
     assert "noisy" not in text
 
 
 @pytest.mark.parametrize(("how", "what"), [("masks", "every sum"), ("none", "every update")])
 def test_a_coordinator_that_adds_the_noise_is_said_to_be_trusted(how: str, what: str) -> None:
-    job = make_job(secure_aggregation=how, privacy={"unit": "site", "noise": "central"})
+    job = make_job(aggregation={"kind": how}, privacy={"unit": "site", "noise": "central"})
     records = [make_record(1), make_record(2)]
     assert titles(job, records) == ["The coordinator adds the noise", "A simulation"]
     assert f"trusted with {what} before that" in notices(job, records)[0].text

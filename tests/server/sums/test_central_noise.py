@@ -19,6 +19,7 @@ from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import to_bytes
 from protocol.sums.update_encoding import make_encoding, plan_for_site
+from server.post.post import Exchange
 from server.sums import masked_sums
 from server.sums.central_noise import central_entropy, noisy_decoded_mean, noisy_mean
 from server.sums.sums import PlainSums
@@ -50,10 +51,16 @@ def is_std(values: np.ndarray, expected: float) -> bool:
     return abs(float(np.std(values)) / expected - 1) < 6 / math.sqrt(2 * len(values))
 
 
+def unasked(*_: Any, **__: Any) -> Exchange:
+    raise AssertionError("sums that anyone can read ask for nothing")
+
+
 def noise_of_plain_sums(job: Job, *, count: int, number: int = 1) -> np.ndarray:
     """What sums of updates that are zero release."""
     made = manifest(job)
-    sums = PlainSums(made, update_size=SIZE, plan=plan_for_site(made, update_size=SIZE))
+    sums = PlainSums(
+        made, update_size=SIZE, plan=plan_for_site(made, update_size=SIZE), take_number=int, ask=unasked
+    )
     zero = pb.Trained(update=to_bytes(np.zeros(SIZE, np.float32)))
     return sums.aggregate({f"site-{n}": zero for n in range(count)}, {}, number)
 
@@ -191,7 +198,7 @@ def test_under_masks_the_rounding_is_hidden_too(tmp_path: Path, monkeypatch: pyt
 
 
 def test_under_masks_the_noise_is_for_the_longest_integers_of_a_site() -> None:
-    made = manifest(make_job(privacy=CENTRAL, strategy={"name": "ffa"}, secure_aggregation="masks"))
+    made = manifest(make_job(privacy=CENTRAL, strategy={"name": "ffa"}, aggregation={"kind": "masks"}))
     plan = plan_for_site(made, update_size=LAYOUT.update_size)
     encoding = make_encoding(made, update_size=LAYOUT.update_size, number=1, plan=plan)
     longest = encoding.sensitivity(0.5).l2

@@ -26,7 +26,7 @@ from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import Confirmed, Evaluate, Joined, Opened, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.sums.ciphertext_messages import OPEN_MAX, check_sum_size, longest_content
-from protocol.sums.mask_messages import check_sums
+from protocol.sums.kinds import check_sums
 from protocol.sums.update_encoding import update_reach
 from runs.progress import Silence
 from runs.run_folder import RoundRecord, RunFolder
@@ -61,7 +61,9 @@ class Federation:
         self.asked: list[tuple[str, str]] = []
         self.number = 0
         self.requests: list[Request] = []
-        self.sums = HomomorphicSums(MANIFEST, update_size=SIZE, take_number=self.take_number, ask=self.ask)
+        self.sums = HomomorphicSums(
+            MANIFEST, update_size=SIZE, plan=None, take_number=self.take_number, ask=self.ask
+        )
 
     def take_number(self) -> int:
         self.number += 1
@@ -377,9 +379,9 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.usefixtures("needs_tenseal")
 def test_a_whole_run_has_the_plain_mean(tiny_folder: Path, tmp_path: Path) -> None:
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic", **CHANGES)
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"}, **CHANGES)
     simulate(job, runs=tmp_path, name="summed")
-    simulate(tiny.job(tiny_folder, secure_aggregation="none", **CHANGES), runs=tmp_path, name="plain")
+    simulate(tiny.job(tiny_folder, aggregation={"kind": "none"}, **CHANGES), runs=tmp_path, name="plain")
     layout = World(job).adapted.layout
     summed, plain = (RunFolder.open(tmp_path / name) for name in ("summed", "plain"))
     one, other = (folder.load_adapter(1, layout) for folder in (summed, plain))
@@ -394,7 +396,7 @@ def test_a_whole_run_has_the_plain_mean(tiny_folder: Path, tmp_path: Path) -> No
 @pytest.mark.usefixtures("needs_tenseal")
 def test_a_run_is_resumed(tiny_folder: Path, tmp_path: Path) -> None:
     """Between two rounds all that the coordinator and the simulated sites had in memory is gone."""
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic", **CHANGES)
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"}, **CHANGES)
 
     with pytest.raises(KeyboardInterrupt):
         simulate(job, runs=tmp_path, name="run", progress=Interrupting())
@@ -415,7 +417,7 @@ def test_without_tenseal_no_run_is_made(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tenseal", None)
-    job = tiny.job(tiny_folder, secure_aggregation="homomorphic")
+    job = tiny.job(tiny_folder, aggregation={"kind": "homomorphic"})
     with pytest.raises(UserError, match="need TenSEAL"):
         simulate(job, runs=tmp_path, name="run")
     assert not (tmp_path / "run").exists()
@@ -424,26 +426,26 @@ def test_without_tenseal_no_run_is_made(
 JOBS: dict[str, tuple[dict[str, Any], str]] = {
     "compressed": (
         {"compression": {"kind": "random", "share": 0.5}, "strategy": {"name": "ffa"}},
-        'compression.kind: expected "none" with secure_aggregation="homomorphic"',
+        'compression.kind: expected "none" with aggregation.kind="homomorphic"',
     ),
     "whole sites": (
         {"privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central"}},
-        'privacy.unit: expected "example" with secure_aggregation="homomorphic"',
+        'privacy.unit: expected "example" with aggregation.kind="homomorphic"',
     ),
     "metrics": (
         {"metrics": {"epsilon": 1.0}},
-        'metrics.epsilon: expected 0 with secure_aggregation="homomorphic"',
+        'metrics.epsilon: expected 0 with aggregation.kind="homomorphic"',
     ),
-    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "it is for secure_aggregation="),
-    "colluding sites": ({"aggregation": {"colluding": 1}}, "it is for secure_aggregation="),
-    "nobody confirms": ({"aggregation": {"confirm": False}}, "it is for secure_aggregation="),
+    "a threshold": ({"aggregation": {"modulus_bits": 16}}, "unknown key of kind='homomorphic'"),
+    "colluding sites": ({"aggregation": {"colluding": 1}}, "unknown key of kind='homomorphic'"),
+    "nobody confirms": ({"aggregation": {"confirm": False}}, "unknown key of kind='homomorphic'"),
 }
 
 
 @pytest.mark.parametrize("what", JOBS)
 def test_jobs_that_cannot_be(tmp_path: Path, what: str) -> None:
     changes, said = JOBS[what]
-    table = tiny.table(tmp_path) | {"secure_aggregation": "homomorphic"}
+    table = tiny.table(tmp_path) | {"aggregation": {"kind": "homomorphic"}}
     for section, values in changes.items():
         table[section] = {**table.get(section, {}), **values}
     with pytest.raises(JobError, match=said):
@@ -451,7 +453,7 @@ def test_jobs_that_cannot_be(tmp_path: Path, what: str) -> None:
 
 
 def manifest_of(cohort: int, **federation: int) -> Manifest:
-    job = make_job(secure_aggregation="homomorphic", federation=federation)
+    job = make_job(aggregation={"kind": "homomorphic"}, federation=federation)
     return Manifest(
         run="run",
         job=job,
@@ -466,7 +468,7 @@ def manifest_of(cohort: int, **federation: int) -> Manifest:
 @pytest.mark.parametrize(
     ("cohort", "min_sites", "said"),
     [
-        (1, 1, 'secure_aggregation="homomorphic": expected two sites or more'),
+        (1, 1, 'aggregation.kind="homomorphic": expected two sites or more'),
         (9, 6, "min_sites=6: in homomorphic sums a round needs aggregation.threshold=7 of 9"),
         (1025, 1025, "expected 2 to 1024 sites"),
     ],

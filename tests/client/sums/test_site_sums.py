@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from client.session import plan_training
 from client.sums.masked_session import MaskedSession
-from client.sums.release import Sender
-from client.sums.residual import Residual
+from client.sums.masked_site import MaskedSite
+from client.sums.plain_site import PlainSite
+from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
 from privacy.errors import AggregationError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
@@ -28,17 +30,19 @@ from protocol.sums.sparsification import decode_top, draw_support, support_seed
 from protocol.sums.update_encoding import make_encoding, plan_for_site, update_noise_std
 from tests.client.masked import Federation, listed, make_session, unmask_request
 from tests.privacy.exchanges import names
+from tests.privacy.grids import rounding_std
 from tests.server.runs import make_job
 
 SIZE, SITES, EXAMPLES = 300, 3, 5000
 FFA = {"strategy": {"name": "ffa"}}
+NONE = {"aggregation": {"kind": "none"}}
 SHARED = {"unit": "site", "mechanism": "skellam", "epsilon": 8.0, "delta": 1e-3}
 
 
 def make_manifest(**sections: Any) -> Manifest:
     return Manifest(
         run="run",
-        job=make_job(**({"secure_aggregation": "masks"} | sections)),
+        job=make_job(**({"aggregation": {"kind": "masks"}} | sections)),
         cohort=SITES,
         labels=("bad", "good"),
         model_digest="a" * 64,
@@ -68,15 +72,35 @@ def plan_of(manifest: Manifest, size: int = SIZE) -> Plan:
     return plan_training(manifest.job, EXAMPLES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """A site's part in a run's sums, and what its grid follows from."""
+
+    manifest: Manifest
+    plan: Plan
+    update_size: int
+    sums: SiteSums
+
+    def check(self, request: pb.Train) -> None:
+        self.sums.check(request)
+
+    def send(
+        self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource
+    ) -> tuple[bytes, pb.Dealing | None]:
+        """What leaves, and the dealing for the next sum where there is one."""
+        trained = self.sums.contribute(update, request, source)
+        assert trained.round == request.round
+        return trained.update, trained.next if trained.HasField("next") else None
+
+
 def make_sender(manifest: Manifest, masked: Any, plan: Plan | None = None, *, size: int = SIZE) -> Sender:
-    compressed = manifest.job.compression.kind != "none"
-    return Sender(
-        manifest=manifest,
-        update_size=size,
-        plan=plan or plan_of(manifest, size),
-        sums=masked,
-        residual=Residual(size) if compressed else None,
-    )
+    """With a session, or something in its place, or none where the coordinator reads each update."""
+    plan = plan or plan_of(manifest, size)
+    sums: SiteSums = PlainSite(manifest, update_size=size, plan=plan)
+    if masked is not None:
+        ledger: Any = None  # nothing is uncovered here
+        sums = MaskedSite(manifest, update_size=size, plan=plan, session=masked, ledger=ledger)
+    return Sender(manifest=manifest, plan=plan, update_size=size, sums=sums)
 
 
 def grid(manifest: Manifest, plan: Plan, *, number: int = 1, size: int = SIZE) -> Encoding:
@@ -180,10 +204,10 @@ def test_a_masked_sum_is_the_mean_within_the_stated_rounding(bits: int) -> None:
     error = encoding.mean(words, count=SITES) - np.mean(list(updates.values()), axis=0)
     # Rounding is subgaussian with this deviation: 6 of it are passed once in 2·e^-18, 3e-8, for each of 300
     # coordinates. Besides, the mean is a float32.
-    limit = 6 * encoding.rounding_std(count=SITES) + 1e-6 * np.abs(error + longest).max()
+    limit = 6 * rounding_std(encoding, count=SITES) + 1e-6 * np.abs(error + longest).max()
     assert np.abs(error).max() < limit
     # And the grid is fine enough to be of use: far below the noise.
-    assert encoding.rounding_std(count=SITES) < 0.05 * noise
+    assert rounding_std(encoding, count=SITES) < 0.05 * noise
     assert (masked[sites[0]] != encoding.words(np.zeros(SIZE, np.int64))).mean() > 0.9
 
 
@@ -218,7 +242,7 @@ def test_without_noise_what_leaves_is_clipped_and_says_what_the_update_said(bits
         found = encoding.mean(encoding.words(moved), count=1)
         expected = clip(update, bound=plan.clipping_norm, norm=2).reals
         # Subgaussian rounding, 6 deviations; and roundings of float32.
-        limit = 6 * encoding.rounding_std(count=1) + 1e-6
+        limit = 6 * rounding_std(encoding, count=1) + 1e-6
         assert np.abs(found - expected).max() < limit
     assert plan.shared is not None
     assert plan.shared.sensitivity.l2 == encoding.sensitivity(plan.clipping_norm).l2
@@ -271,7 +295,7 @@ def test_with_central_noise_a_site_adds_none() -> None:
     manifest = make_manifest(privacy=privacy)
     sender = make_sender(manifest, Bare())
     assert not sent(sender, np.zeros(SIZE, np.float32), keyed_source(0)).any()
-    plain = make_manifest(privacy=privacy, secure_aggregation="none")
+    plain = make_manifest(privacy=privacy, aggregation={"kind": "none"})
     content, _ = make_sender(plain, None).send(
         draw_update(0, norm=70.0), pb.Train(round=1), keyed_source(0)
     )
@@ -287,7 +311,7 @@ def test_under_a_random_support_everything_arrives_in_the_end(masked: bool) -> N
     manifest = make_manifest(
         **FFA,
         compression={"kind": "random", "share": 0.25},
-        secure_aggregation="masks" if masked else "none",
+        aggregation={"kind": "masks" if masked else "none"},
     )
     plan, rounds = plan_of(manifest), 80
     sender = make_sender(manifest, Bare() if masked else None, plan)
@@ -312,7 +336,7 @@ def test_under_a_random_support_everything_arrives_in_the_end(masked: bool) -> N
 
 
 def test_the_largest_coordinates_go_first_and_the_others_follow() -> None:
-    manifest = make_manifest(**FFA, compression={"kind": "top-k", "share": 0.1}, secure_aggregation="none")
+    manifest = make_manifest(**FFA, **NONE, compression={"kind": "top-k", "share": 0.1})
     sender, update = make_sender(manifest, None), draw_update(7, norm=1.0)
     arrived, zero = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     for number in range(1, 11):
@@ -329,7 +353,7 @@ def test_the_largest_coordinates_go_first_and_the_others_follow() -> None:
 
 
 def test_what_is_asked_again_sends_nothing_twice() -> None:
-    manifest = make_manifest(**FFA, compression={"kind": "random", "share": 0.5}, secure_aggregation="none")
+    manifest = make_manifest(**FFA, **NONE, compression={"kind": "random", "share": 0.5})
     sender = make_sender(manifest, None)
     update = draw_update(8, norm=1.0)
     first, again = (sender.send(update, pb.Train(round=1), keyed_source(0))[0] for _ in range(2))

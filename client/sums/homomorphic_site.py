@@ -1,0 +1,90 @@
+"""A site's updates as ciphertexts, which are opened only together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.sums.compression import finite_or_zero
+from client.sums.homomorphic_session import HomomorphicSession
+from client.sums.site_sums import no_such_step
+from client.sums.sum_session import Party
+from privacy.accounting.plan import Plan
+from privacy.errors import ProtocolError
+from privacy.ledger.ledger import Ledger
+from privacy.mechanisms.rng import NoiseSource
+from privacy.secagg.ckks.ciphertexts import load_tenseal
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.sums.update_encoding import update_reach
+
+
+class HomomorphicSite:
+    """One run's homomorphic sums, as a site takes part in them."""
+
+    hidden = True
+
+    def __init__(
+        self, manifest: Manifest, *, update_size: int, plan: Plan, session: HomomorphicSession
+    ) -> None:
+        self._manifest = manifest
+        self._size = update_size
+        self._plan = plan
+        self._session = session
+        self._reach = update_reach(manifest.job)
+
+    @classmethod
+    def open(
+        cls,
+        manifest: Manifest,
+        *,
+        update_size: int,
+        plan: Plan,
+        party: Party,
+        ledger: Ledger,  # noqa: ARG003 - no sum of a run that hides sites is made so
+    ) -> Self:
+        load_tenseal()
+        session = HomomorphicSession.for_party(manifest, party)
+        return cls(manifest, update_size=update_size, plan=plan, session=session)
+
+    def join(self, joined: pb.Joined) -> None:
+        member = self._session.join()
+        joined.session_key, joined.session_signature = member.key, member.signature
+
+    def know(self, peers: Mapping[str, bytes]) -> None:
+        self._session.know(peers)
+
+    def check(self, request: pb.Train) -> None:
+        self._session.check(request)
+
+    def contribute(
+        self,
+        update: NDArray[np.float32],
+        request: pb.Train,
+        source: NoiseSource,  # noqa: ARG002 - rounding is not random here
+    ) -> pb.Trained:
+        sent = update if self._plan.protects else finite_or_zero(update)
+        return self._session.contribute(sent, request, reach=self._reach)
+
+    def check_metrics(self, request: pb.Evaluate) -> None:  # noqa: ARG002
+        raise _no_metrics()
+
+    def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:  # noqa: ARG002
+        raise _no_metrics()
+
+    def answer(self, request: pb.Request) -> pb.Reply:
+        if request.HasField("deal"):
+            return pb.Reply(dealing=self._session.deal(request.deal.roster))
+        if request.HasField("confirm"):
+            return pb.Reply(confirmed=pb.Confirmed(signature=self._session.confirm(request.confirm)))
+        if request.HasField("open"):
+            opened = self._session.open(request.open, update_size=self._size, reach=self._reach)
+            return pb.Reply(opened=opened)
+        raise no_such_step(request, self._manifest.job.aggregation.kind)
+
+
+def _no_metrics() -> ProtocolError:
+    return ProtocolError('expected no metrics with aggregation.kind="homomorphic": metrics.epsilon=0')

@@ -1,0 +1,76 @@
+"""The job's ``[privacy]``: what is promised to whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from protocol.job.section import Section
+
+if TYPE_CHECKING:
+    from protocol.job.job import Job
+
+
+class PrivacySection(Section):
+    """What is promised to whom."""
+
+    mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
+    unit: Literal["example", "site"] = "example"
+    # Who adds what hides a whole site: the sites, in shares, or the coordinator, which then knows the sum.
+    noise: Literal["distributed", "central"] = "distributed"
+    epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
+    delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
+    clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+
+    @property
+    def protects(self) -> bool:
+        """Whether there is any noise; clipping stays without it."""
+        return self.mechanism != "none"
+
+    @property
+    def hides_sites(self) -> bool:
+        """Whether one guarantee is for a whole site, and not for one example."""
+        return self.unit == "site"
+
+    @property
+    def in_shares(self) -> bool:
+        """Whether what hides a whole site comes from the sites, in shares."""
+        return self.hides_sites and self.noise == "distributed"
+
+    def check(self, job: Job) -> None:
+        """Raises ValueError for a promise that the job's mechanism, or another section, does not keep."""
+        if self.hides_sites:
+            self._check_sites(job)
+        else:
+            self._check_examples(job)
+        if job.metrics.epsilon > 0 and not self.protects:
+            raise ValueError(
+                'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '
+                "nothing once the updates have left without any"
+            )
+
+    def _check_examples(self, job: Job) -> None:
+        if job.adapter.dropout > 0 and self.protects:
+            raise ValueError(
+                "adapter.dropout: expected 0 where noise hides an example: masks are drawn along a "
+                "batch, so that each example would change those of all after it"
+            )
+        if self.mechanism == "skellam" or self.noise == "central":
+            raise ValueError(
+                'privacy.unit: expected "site" with privacy.mechanism="skellam" or '
+                'privacy.noise="central": an example is hidden by its own site\'s noise'
+            )
+
+    def _check_sites(self, job: Job) -> None:
+        wanted = "skellam" if self.in_shares else "gaussian"
+        if self.protects and self.mechanism != wanted:
+            raise ValueError(
+                f'privacy.mechanism: expected "{wanted}" with privacy.unit="site" and privacy.noise='
+                f'"{self.noise}", got "{self.mechanism}"'
+            )
+        if job.metrics.epsilon > 0:
+            raise ValueError(
+                'metrics.epsilon: expected 0 with privacy.unit="site": a site\'s count would be released '
+                "beside what hides it"
+            )
