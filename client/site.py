@@ -27,7 +27,7 @@ from privacy.identity import Identity
 from privacy.ledger.entries import Purpose
 from privacy.ledger.ledger import Charge, Ledger
 from privacy.ledger.receipt import Receipt, sign_receipt
-from privacy.mechanisms.rng import NoiseSource, fresh_source
+from privacy.mechanisms.rng import Entropy, fresh_entropy
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
@@ -37,9 +37,6 @@ from protocol.sums.update_encoding import update_noise_std
 from tasks.data.examples import Examples
 from tasks.model.frozen_prefix import Activations
 from tasks.task import probe_examples
-
-# Where the noise of (round, step) comes from.
-Entropy = Callable[[int, int], NoiseSource]
 
 
 class Site:
@@ -224,13 +221,11 @@ class Site:
             plan=session.training,
             hidden=session.hidden,
             round_number=request.round,
-            entropy=self._keyed(job) or _fresh,
+            entropy=self._entropy(job),
             activations=self._activations if self._activations.work else None,
             between=within(self._home.policy.rules.longest_round, self._between, clock=self._clock),
         )
-        # Steps count from 0: none has this number, nor the metrics'.
-        source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)
-        trained = session.sender.reply(update, request, source)
+        trained = session.sender.reply(update, request, self._entropy(job)(request.round, 0, "update"))
         trained.receipt.CopyFrom(receipt)
         return trained
 
@@ -245,9 +240,7 @@ class Site:
             sums.check(request.cohort, asked=asked_to_evaluate(request), round_number=last + 1)
         receipt = self._reserve(session, plan, last, purpose="metrics")
         right = count_right(adapted, adapter, self._examples)
-        # Steps count from 0: none of the training has this number.
-        source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
-        released = right.release(plan.mechanism, source)
+        released = right.release(plan.mechanism, self._entropy(job)(last, 0, "metrics"))
         if not isinstance(sums, MaskedSession):
             return pb.Evaluated(right=released, examples=len(self._examples), receipt=receipt)
         words = METRICS_RING.words(np.array([released, len(self._examples)], np.int64))
@@ -263,6 +256,9 @@ class Site:
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""
         return self._keyed_entropy if job.seeds.noise is not None else None
+
+    def _entropy(self, job: Job) -> Entropy:
+        return self._keyed(job) or fresh_entropy
 
     def _reserve(
         self, session: Session, plan: Plan, number: int, *, purpose: Purpose = "training"
@@ -325,7 +321,3 @@ class Site:
             self._session = None
             session = self._session = self._open_session(*kept, self._ledger())
         return session
-
-
-def _fresh(_round: int, _step: int) -> NoiseSource:
-    return fresh_source()

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
-from client.site import Entropy, Site
+from client.site import Site
 from client.training.digests import example_digest
 from client.training.training import Trainer
-from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import ByColumn, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
@@ -85,7 +85,7 @@ class World:
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
         one. A ``forgetful`` site keeps its secrets of sums in memory.
         """
-        examples = self.examples(name)
+        examples, seed = self.examples(name), self.job.seeds.noise
         place = Home(home)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
@@ -99,7 +99,7 @@ class World:
             home=place,
             peers=cache(lambda: self._peers(home.parent)),
             forgetful=forgetful,
-            keyed_entropy=_keyed_entropy(self.job, name),
+            keyed_entropy=None if seed is None else keyed_entropy(seed, name),
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
@@ -164,10 +164,3 @@ def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> 
         central_noise="allowed",
     )
     return Policy(budget=budget, rules=rules)
-
-
-def _keyed_entropy(job: Job, name: str) -> Entropy | None:
-    seed = job.seeds.noise
-    if seed is None:
-        return None
-    return lambda round_number, step: keyed_source(seed, name, round_number, step)

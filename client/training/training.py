@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from client.training.optimizer import PrivateOptimizer
 from client.training.row_check import rows_are_apart
 from privacy.accounting.plan import Plan
 from privacy.errors import PrivacyUnitError, RunError
-from privacy.mechanisms.rng import NoiseSource
+from privacy.mechanisms.rng import Entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
@@ -53,14 +53,14 @@ class Trainer:
         plan: Plan,
         hidden: bool = False,
         round_number: int,
-        entropy: Callable[[int, int], NoiseSource],
+        entropy: Entropy,
         activations: Activations | None,
         between: Between = no_pause,
     ) -> NDArray[np.float32]:
         """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
 
-        ``entropy(round, step)`` gives each step its own source for sampling and noise; ``between`` is
-        called before each, and what it raises ends the round. A blank example that is drawn contributes
+        ``entropy`` gives each step sources of its own for who is drawn, for dropout and for the noise;
+        ``between`` is called before each, and what it raises ends the round. A blank example that is drawn contributes
         nothing, and so does one that the model fails on. With ``hidden``, the steps have no noise, and
         something after them hides the update: then nothing is said of it. Raises PrivacyUnitError if a step
         would not be what the plan accounts for, RunError if the adapter became NaN or, without a mechanism,
@@ -72,12 +72,13 @@ class Trainer:
         optimizer = self.optimizer(training, plan)
         for step in range(training.local_steps):
             between(step, training.local_steps)
-            source = optimizer.source = entropy(round_number, step)
+            optimizer.source = entropy(round_number, step, "gradients")
             if self.adapted.spec.adapter.dropout:
-                torch.manual_seed(source.seed())
+                torch.manual_seed(entropy(round_number, step, "dropout").seed())
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(training, round_number, step)
-            drawn = source.poisson_sample(len(examples), rate=plan.sampling_rate)
+            sampling = entropy(round_number, step, "sampling")
+            drawn = sampling.poisson_sample(len(examples), rate=plan.sampling_rate)
             indices = examples.without_blanks(drawn)
             if activations is not None:
                 activations.fill(indices, shapes)  # whole batches of new ones, not their few in each

@@ -178,7 +178,9 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within this block each site draws the same noise and the same samples as the last one did."""
     numbers = count()
     with monkeypatch.context() as patched:
-        patched.setattr(client.site, "fresh_source", lambda: keyed_source(7, "neighbours", next(numbers)))
+        patched.setattr(
+            client.site, "fresh_entropy", lambda *_: keyed_source(7, "neighbours", next(numbers))
+        )
         yield
 
 

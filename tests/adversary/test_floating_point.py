@@ -18,7 +18,7 @@ from scipy import stats
 from client.training.training import Trainer
 from privacy.accounting.plan import SILENT, Plan, make_plan, with_noise
 from privacy.mechanisms.mechanism import MechanismName
-from privacy.mechanisms.rng import fresh_source
+from privacy.mechanisms.rng import fresh_entropy, fresh_source
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
 from tests.client.optimizers import make_optimizer, released, step
@@ -122,7 +122,7 @@ def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.fl
         training=TrainingSection(batch_size=8, physical_batch_size=8, learning_rate=1.0),
         plan=plan,
         round_number=1,
-        entropy=lambda _round, _step: fresh_source(),
+        entropy=fresh_entropy,
         activations=None,
     )
     ends = np.cumsum([p.numel() for p in trainer.adapted.trained.values()])

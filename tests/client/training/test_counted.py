@@ -212,11 +212,11 @@ def test_the_charge_is_on_disk_before_noise_is_drawn(
 ) -> None:
     seen = []
 
-    def source() -> NoiseSource:
+    def source(*_what: object) -> NoiseSource:
         seen.append([charge.purpose for charge in charges(tmp_path)])
         return keyed_source(0, "test")
 
-    monkeypatch.setattr("client.site.fresh_source", source)
+    monkeypatch.setattr("client.site.fresh_entropy", source)
     manifest = world.manifest("run")
     join(site, manifest)
     assert evaluate(site, manifest, world.initial_adapter).HasField("evaluated")
@@ -257,7 +257,7 @@ def test_keyed_noise_repeats_and_differs_from_the_trainings(tiny_folder: Path, t
     site, manifest = world.site("site-1", home=tmp_path), world.manifest("run")
     used = []
     keyed = site._keyed_entropy
-    site._keyed_entropy = lambda number, step: used.append((number, step)) or keyed(number, step)
+    site._keyed_entropy = lambda *what: used.append(what) or keyed(*what)
     join(site, manifest)
     fields = {"manifest_digest": manifest.digest, "adapter": to_bytes(world.initial_adapter)}
     for number in (1, 2, 3):

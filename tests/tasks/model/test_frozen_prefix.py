@@ -16,7 +16,7 @@ from client.training.training import Trainer
 from privacy.accounting.plan import Plan
 from privacy.errors import RunError
 from privacy.mechanisms.mechanism import Mechanism
-from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
@@ -81,7 +81,7 @@ def train(
         ),
         plan=plan,
         round_number=1,
-        entropy=lambda round_number, step: keyed_source(0, round_number, step),
+        entropy=keyed_entropy(0, "site"),
         activations=activations,
     )
 
