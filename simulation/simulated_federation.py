@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
+from client.host import LocalData, Materials
 from client.site import Site
 from client.training.digests import example_digest
+from client.training.gradient_check import choose_gradients
 from client.training.training import Trainer
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import ByColumn, Job
@@ -47,7 +50,7 @@ class World:
         adapted = AdaptedModel(base, job=job, device=self.device)
         held_out = tokenize_rows(adapted, table, parts.held_out, labels=self.labels)
         self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
-        self.trainer = Trainer(adapted)
+        self.trainer = Trainer(choose_gradients(adapted))
         self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
@@ -89,13 +92,16 @@ class World:
         place = Home(home)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
-        return Site(
-            name=name,
+        materials = Materials(
             examples=examples,
-            digests=[example_digest(self._table.texts[row]) for row in self._rows[name]],
             labels=self.labels,
             trainer=self.trainer,
             activations=self._kept(name, examples),
+        )
+        digests = tuple(example_digest(self._table.texts[row]) for row in self._rows[name])
+        return Site(
+            name=name,
+            host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
             home=place,
             peers=cache(lambda: self._peers(home.parent)),
             forgetful=forgetful,
@@ -164,3 +170,18 @@ def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> 
         central_noise="allowed",
     )
     return Policy(budget=budget, rules=rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Memory:
+    """A simulated site's host: its data and its model are there before it is asked."""
+
+    alias: str
+    digests: tuple[bytes, ...]
+    materials: Materials
+
+    def find_data(self, _manifest: Manifest) -> LocalData:
+        return self
+
+    def load(self, _manifest: Manifest, _data: LocalData) -> Materials:
+        return self.materials

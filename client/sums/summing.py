@@ -16,9 +16,6 @@ from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import make_rules
 from protocol.sums.update_encoding import update_reach
 
-# The kinds of requests that are answered here.
-KINDS = frozenset({"deal", "confirm", "unmask", "open"})
-
 
 def open_sum_session(
     manifest: Manifest,
@@ -51,7 +48,7 @@ def open_sum_session(
 
 
 def answer_about_sum(session: Session, request: pb.Request, *, site: str) -> pb.Reply:
-    """Answer a request of one of ``KINDS``.
+    """Answer a request that is a step of a sum (``MessageKind.of_sum``).
 
     Raises AggregationError, and ProtocolError for a step that the run's sums do not have.
     """

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from client.training.gradients import HookedGradients
 from client.training.training import Trainer
 from privacy.accounting.plan import SILENT, Plan, make_plan, with_noise
 from privacy.mechanisms.mechanism import MechanismName
@@ -132,7 +133,7 @@ def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.fl
 
 @pytest.mark.parametrize("epsilon", [8.0, 1.0])
 def test_a_crafted_adapter_makes_no_output_exclude_an_example(epsilon: float) -> None:
-    trainer = Trainer(CASE.adapted(strategy={"name": "ffa"}))
+    trainer = Trainer(HookedGradients(CASE.adapted(strategy={"name": "ffa"})))
     examples = CASE.examples([6] * 8)
     sure = replace(examples, labels=np.zeros(8, np.int64))
     target = replace(examples, labels=np.array([1, *[0] * 7]))

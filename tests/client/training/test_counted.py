@@ -327,8 +327,8 @@ def test_a_policy_that_allows_less_refuses_at_joining(
     world: World, site: Site, tmp_path: Path, allowed: float
 ) -> None:
     home = Home(tmp_path)
-    rules = home.policy.rules.model_copy(update={"metrics_epsilon": allowed})
-    home.write_policy(home.policy.model_copy(update={"rules": rules}))
+    rules = home.read_policy().rules.model_copy(update={"metrics_epsilon": allowed})
+    home.write_policy(home.read_policy().model_copy(update={"rules": rules}))
     manifest = world.manifest("run")
     assert f"rules.metrics_epsilon: expected metrics.epsilon={allowed:g} at most" in (
         join(site, manifest).refused.reason
@@ -341,8 +341,8 @@ def test_a_budget_for_the_training_alone_refuses_at_joining(
 ) -> None:
     """Otherwise the run would train, and have nothing left for what it asked for."""
     home = Home(tmp_path)
-    budget = home.policy.budget.model_copy(update={"epsilon": 8.0})
-    home.write_policy(home.policy.model_copy(update={"budget": budget}))
+    budget = home.read_policy().budget.model_copy(update={"epsilon": 8.0})
+    home.write_policy(home.read_policy().model_copy(update={"budget": budget}))
     assert "budget.epsilon_per_run" in join(site, world.manifest("run")).refused.reason
     # The ledger says so too, where earlier runs left too little for both.
     monkeypatch.setattr(Policy, "check", lambda *_arguments: None)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import client.training.training
+import client.training.step
+from client.training.gradients import HookedGradients
 from client.training.optimizer import PrivateOptimizer
 from client.training.training import Trainer
 from privacy.accounting.plan import Plan
@@ -20,6 +21,7 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import fresh_entropy, keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
+from tasks.task import outcome
 from tests.models import CASES, adapt, bert, gpt2, llama, make_job, random_adapter
 
 LLAMA = CASES["llama-qv"]
@@ -72,7 +74,7 @@ def train(
 
 
 def llama_trainer(**sections: Any) -> Trainer:
-    return Trainer(LLAMA.adapted(**sections))
+    return Trainer(HookedGradients(LLAMA.adapted(**sections)))
 
 
 # What an update is.
@@ -80,7 +82,7 @@ def llama_trainer(**sections: Any) -> Trainer:
 
 @pytest.mark.parametrize("strategy", ["lora", "ffa", "fedsvd"])
 def test_an_update_is_over_trained_tensors_only(strategy: str) -> None:
-    trainer = Trainer(BERT.adapted(strategy={"name": strategy}))
+    trainer = Trainer(HookedGradients(BERT.adapted(strategy={"name": strategy})))
     layout = trainer.adapted.layout
 
     moved = layout.split_update(train(trainer))
@@ -121,7 +123,7 @@ def test_plain_training_is_gradient_descent() -> None:
     start = random_adapter(reference)
     reference.load(start)
     examples = LLAMA.examples(LENGTHS)
-    loss = client.training.training.outcome(reference, examples.batch(np.arange(8))).losses.mean()
+    loss = outcome(reference, examples.batch(np.arange(8))).losses.mean()
     gradients = torch.autograd.grad(loss, list(reference.trained.values()))
 
     update = train(trainer, plan=PLAIN, learning_rate=0.1)
@@ -138,7 +140,7 @@ def test_training_lowers_the_loss() -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(client.training.training.outcome(trainer.adapted, batch).losses.mean())
+            return float(outcome(trainer.adapted, batch).losses.mean())
 
     trainer.adapted.load(start)
     before = loss()
@@ -157,7 +159,7 @@ def test_a_model_left_in_eval_mode_still_trains() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "none"])
 def test_mechanisms_and_optimizers_train_in_bfloat16(mechanism: str, optimizer: str) -> None:
-    trainer = Trainer(BERT.adapted(bfloat16=True))
+    trainer = Trainer(HookedGradients(BERT.adapted(bfloat16=True)))
     multiplier = 0.0 if mechanism == "none" else 1.0
     plan = replace(PRIVATE, mechanism=Mechanism(name=mechanism, multiplier=multiplier))
 
@@ -359,7 +361,7 @@ def test_an_optimizer_that_moves_nothing_is_noticed(monkeypatch: pytest.MonkeyPa
         def step(self, closure: Any = None) -> None:
             self.pre_step()
 
-    monkeypatch.setattr(client.training.training, "PrivateOptimizer", Idle)
+    monkeypatch.setattr(client.training.step, "PrivateOptimizer", Idle)
 
     with pytest.raises(PrivacyUnitError, match="no weight changed"):
         train(llama_trainer())

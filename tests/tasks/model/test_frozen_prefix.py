@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.training.gradients import HookedGradients
 from client.training.training import Trainer
 from privacy.accounting.plan import Plan
 from privacy.errors import RunError
@@ -73,7 +74,7 @@ def train(
         steps=4,
         delta=1e-5,
     )
-    return Trainer(adapted).train(
+    return Trainer(HookedGradients(adapted)).train(
         random_adapter(adapted),
         examples,
         training=TrainingSection(
