@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types proto clean
+.PHONY: demo test lint types proto lock clean
 
 demo: $(READY)
 	$(BIN)/confide simulate examples/tweets.toml
@@ -20,6 +20,10 @@ types: $(READY)
 
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protocol/messages/confide.proto
+
+# The newest versions that pyproject.toml allows, of all packages or of some: make lock ONLY="flwr uv".
+lock: $(READY)
+	$(BIN)/python tools/lock.py $(ONLY)
 
 # Exactly the versions that were tested. Nothing is resolved anew: packages that only carry weights
 # or data come without the run-time dependencies that they declare.

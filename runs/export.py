@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import UserError
-from runs.run_folder import RunFolder
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
+from runs.run_folder import RunFolder
 
 
 def export_adapter(folder: RunFolder, to: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from privacy.errors import RunError
 from privacy.mechanisms.counting import LEAST, MOST, ONE
+from privacy.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from privacy.accounting.plan import Plan, make_count_plan
-from privacy.errors import ProtocolError
 from privacy.ledger.entries import Purpose
+from privacy.errors import ProtocolError
+from privacy.accounting.plan import Plan, make_count_plan
 from privacy.ledger.receipt import Receipt, SignedReceipt
-from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Request
+from protocol.job.manifest import Manifest
 from runs.run_folder import RoundRecord, RunFolder
 
 

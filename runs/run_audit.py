@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.errors import AuditError, ProtocolError, RunError
 from privacy.ledger.entries import Released, Unprotected
+from privacy.errors import AuditError, ProtocolError, RunError
 from privacy.ledger.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
 from privacy.ledger.receipt import Receipt
 from protocol.job.manifest import Manifest

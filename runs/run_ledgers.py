@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from privacy.errors import AuditError, LedgerError
 from privacy.ledger.entries import Begun, Released, Summed, Unprotected
+from privacy.errors import AuditError, LedgerError
 from privacy.ledger.ledger_audit import LedgerAudit, audit_ledger
 from privacy.ledger.receipt import Receipt
 

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from flwr.app import DEFAULT_TTL, Message, RecordDict
 from flwr.serverapp import Grid
 
-# Flower stamps messages with the identity of the process's task, which an engine must provide.
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
-
 from protocol.messages.flower import unwrap, wrap
+from protocol.processes.flower_internals import Run, identify_process, make_run
 
 Handler = Callable[[bytes], bytes]
 
@@ -25,10 +22,8 @@ class InProcessGrid(Grid):
         self._handlers = dict(handlers)
         self._replies: dict[str, Message] = {}
         self._counter = itertools.count(1)
-        self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(7), "big"))
-        TaskIdentity.run_id = self._run.run_id
-        TaskIdentity.node_id = 0
-        TaskIdentity.task_id = 1
+        self._run = make_run(int.from_bytes(os.urandom(7), "big"))
+        identify_process(run_id=self._run.run_id, node_id=0, task_id=1)
 
     def set_run(self, run: Run) -> None:
         self._run = run

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import ConfideError, RunError, UserError
 from protocol.job.job import Job
+from protocol.processes.flower_internals import run_simulation
 from simulation.flower_client import make_client_app
 from simulation.quiet import quiet
 
@@ -26,8 +27,6 @@ def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid],
     Raises UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if
     the engine failed.
     """
-    from flwr.simulation import run_simulation
-
     if find_spec("ray") is None:
         raise UserError("--engine ray needs Ray: pip install 'confide[ray]'")
     app = ServerApp()

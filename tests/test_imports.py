@@ -56,6 +56,22 @@ def test_a_breach_is_seen(tmp_path: Path) -> None:
     assert breaches("privacy", imported_packages(path)) == {"server", "flwr"}
 
 
+# Flower's own secure aggregation is what this one measures.
+FLOWERS_INTERNALS = {ROOT / "protocol/processes/flower_internals.py", ROOT / "benchmarks/flower_secagg.py"}
+DOCUMENTED = {"flwr.app", "flwr.clientapp", "flwr.serverapp"}
+
+
+def test_flower_is_used_as_documented_but_in_one_file() -> None:
+    found = set()
+    for path in {*ROOT.glob("*/**/*.py")} - FLOWERS_INTERNALS - {*ROOT.glob(".venv/**/*.py")}:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found |= {(path.name, name) for name in modules if name.startswith("flwr.")}
+    undocumented = {(name, module) for name, module in found if module not in DOCUMENTED}
+    assert undocumented == {("test_flower_contract.py", "flwr.simulation")}
+
+
 def test_init_files_are_empty() -> None:
     for package in OURS - {"confide"}:
         assert (ROOT / package / "__init__.py").read_text() == "", package

@@ -52,6 +52,20 @@ _HARMLESS = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "S
 _PROXIES = {"no_proxy", "http_proxy", "https_proxy", "all_proxy"}
 
 
+# Nobody sits in front of these processes: what they write is as wide as any message, without colour.
+_UNDECORATED = {
+    "COLUMNS": "10000",
+    "TERMINAL_WIDTH": "10000",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "FORCE_COLOR": "",
+    "PY_COLORS": "",
+    "GITHUB_ACTIONS": "",
+    "TTY_COMPATIBLE": "0",
+    "PYTHONUTF8": "1",
+}
+
+
 def relay_environment(home: Path) -> dict[str, str]:
     """The environment of a SuperNode: as Flower's others, without what this process may hold in its own.
 
@@ -61,7 +75,7 @@ def relay_environment(home: Path) -> dict[str, str]:
     def harmless(name: str, value: str) -> bool:
         if name.lower() in _PROXIES:
             return "@" not in value  # else a password is in it
-        return name in _HARMLESS or name.startswith(("LC_", "FLWR_", "RAY_USAGE"))
+        return name in _HARMLESS or name in _UNDECORATED or name.startswith(("LC_", "FLWR_", "RAY_USAGE"))
 
     return {name: value for name, value in flower_environment(home).items() if harmless(name, value)}
 
@@ -86,6 +100,7 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **_UNDECORATED,
         "NO_PROXY": direct,
         "no_proxy": direct,
     }

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runs.formats import byte_unit, format_epsilon, format_percent
 from runs.report.figures import (
     BLUE,
     GREEN,
@@ -20,6 +19,7 @@ from runs.report.figures import (
     round_axis,
     to_svg,
 )
+from runs.formats import byte_unit, format_epsilon, format_percent
 from runs.report.measures import Measure, format_measure, measure
 from runs.run_folder import RoundRecord
 

@@ -17,6 +17,8 @@ from typing import Any
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
 from protocol.plain_text import escaped
+from runs.report import charts
+from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.formats import (
     format_bytes,
     format_count,
@@ -26,10 +28,8 @@ from runs.formats import (
     format_points,
     format_seconds,
 )
-from runs.metrics import Metrics
-from runs.report import charts
-from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.measures import format_measure, main_measure
+from runs.metrics import Metrics
 from runs.report.notices import find_notices
 from runs.run_folder import RoundRecord, RunFolder, job_toml
 

@@ -22,20 +22,6 @@ from protocol.processes.flower_process import flower_environment, flower_program
 
 CONNECTION = "coordinator"
 
-# What a mistake is answered with is drawn for people: a box as wide as their terminal, in colour if they
-# ask for it. Here nobody looks, so it is as wide as any message, and plain.
-_PLAIN = {
-    "COLUMNS": "10000",
-    "TERMINAL_WIDTH": "10000",
-    "NO_COLOR": "1",
-    "FORCE_COLOR": "",
-    "PY_COLORS": "",
-    "GITHUB_ACTIONS": "",
-    "TTY_COMPATIBLE": "0",
-    "PYTHONUTF8": "1",
-}
-_DRAWN = "".join(map(chr, range(0x2500, 0x2580)))  # lines and corners
-
 # Flower's code for a public key that is registered, or was once: it takes none twice.
 _KEY_IN_USE = "[code: 23]"
 
@@ -110,6 +96,8 @@ class FlowerCli:
 
     def register(self, public_key: Path, *, name: str) -> int | None:
         """Register a SuperNode: its id, or None if Flower knows the key already, or did once."""
+        if not public_key.exists():
+            raise RunError(f"the public key file {public_key} does not exist")
         words = ("supernode", "register", str(public_key.resolve()), CONNECTION, "--name", name)
         answer = self._answer(*words)
         if not answer.get("success") and _KEY_IN_USE in str(answer.get("error-message")):
@@ -144,7 +132,7 @@ class FlowerCli:
         try:
             done = subprocess.run(  # noqa: S603  # no shell
                 [flower_program("flwr"), *words, "--format", "json"],
-                env=flower_environment(self._home) | _PLAIN,
+                env=flower_environment(self._home),
                 cwd=self._home,  # elsewhere Flower looks for a pyproject.toml to migrate
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -161,29 +149,34 @@ class FlowerCli:
         except FileNotFoundError as error:
             raise RunError(f"{self._home} does not exist: start the server first") from error
         try:
-            answer = json.loads(done.stdout[done.stdout.index("{") :])
-        except ValueError:  # a mistake in its arguments is answered in words
-            answer = {"error-message": done.stderr or done.stdout}
-        return answer if isinstance(answer, dict) else {"error-message": done.stdout}
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict):
+            return answer
+        # Its parser of arguments knows no JSON: it draws, and only what are words matters.
+        said = (done.stderr or done.stdout).split()
+        words_alone = " ".join(word for word in said if any(letter.isalnum() for letter in word))
+        raise RunError(
+            f"{_command(words)}: no JSON, exit code {done.returncode}, and: {words_alone[-1000:]}"
+        )
 
 
 def _successful(answer: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
     if not answer.get("success"):
         said = _sentence(str(answer.get("error-message", "")))
-        command = " ".join(words[:2] if words[0] == "supernode" else words[:1])
-        raise RunError(f"flwr {command}: {said or 'no answer'}")
+        raise RunError(f"{_command(words)}: {said or 'no answer'}")
     return answer
 
 
+def _command(words: tuple[str, ...]) -> str:
+    return " ".join(("flwr", *(words[:2] if words[0] == "supernode" else words[:1])))
+
+
 def _sentence(message: str) -> str:
-    """A message of Flower's in one line, without its box and what Flower says before it."""
-    said = []
-    for line in message.splitlines():
-        words = line.strip(_DRAWN + " ")
-        frame = line.startswith(("╭", "╰"))  # it holds a title at most
-        if words and not frame and not words.startswith(("Using SuperLink", "Usage: ", "Try '")):
-            said.append(words)
-    return " ".join(said)
+    """A message of Flower's in one line, without the notice that it begins with."""
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("Using SuperLink"))
 
 
 def _time(text: str) -> str | None:

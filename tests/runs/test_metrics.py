@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from privacy.errors import RunError
 from privacy.mechanisms.counting import MOST, ONE
+from privacy.errors import RunError
 from runs.metrics import Metrics, SiteMetrics, read_metrics
 from runs.report.report import render_report
 from tests.server.runs import make_job, make_record, make_run

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from privacy.errors import ProtocolError
-from privacy.ledger.receipt import Receipt, sign_receipt
 from privacy.mechanisms.mechanism import Mechanism
+from privacy.ledger.receipt import Receipt, sign_receipt
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Reply, Request, Train
+from server.post.post import Exchange
 from runs.receipts import Receipts, signed
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
-from server.post.post import Exchange
 from tests.server.masked import SITES as MASKED_SITES
 from tests.server.masked import MaskedPost, masked_folder
 from tests.server.scripted import (

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from client.agent.agent import Agent
 from client.agent.health import ask_health
@@ -30,6 +29,7 @@ from protocol.messages.confide_pb2 import HealthRequest, Reply
 from protocol.messages.confide_pb2_grpc import AgentStub
 from protocol.messages.flower import unwrap, wrap
 from protocol.messages.site_keys import make_site_keys
+from protocol.processes.flower_internals import identify_process
 from tests.client.agents import NOW, SITE, Coordinator, Echo, Served, serving, write_site
 
 FORBIDDEN = ["torch", "transformers", "peft", "opacus", "pyarrow", "scipy", "pydantic", "client.site"]
@@ -53,7 +53,7 @@ def served(tmp_path: Path, coordinator: Coordinator, echo: Echo) -> Iterator[Ser
 
 def through_flower(envelope: bytes, **node_config: Any) -> bytes:
     """Hand an envelope to the app as Flower does."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 2, 3
+    identify_process(run_id=1, node_id=2, task_id=3)
     message = Message(wrap(envelope), 2, MessageType.TRAIN)
     context = Context(run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config={})
     return unwrap(app(message, context).content)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privacy.mechanisms import discrete_laplace as exact_laplace
+from privacy.mechanisms import discrete_laplace
 from privacy.mechanisms.discrete_laplace import _attempt, _bernoulli_exp, draw_integer_laplace
 from privacy.mechanisms.rng import keyed_source
 
@@ -86,7 +86,7 @@ def attempts(scale: Fraction, monkeypatch: pytest.MonkeyPatch, *, deep: int = 12
         heads = Fraction(1, 2) ** int(gamma * scale.numerator)
         return tree.choose([1 - heads, heads]) == 1
 
-    monkeypatch.setattr(exact_laplace, "_bernoulli_exp", coin)
+    monkeypatch.setattr(discrete_laplace, "_bernoulli_exp", coin)
     return Tree(deep).law(lambda tree: _attempt(scale, tree))
 
 

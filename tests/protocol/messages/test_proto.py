@@ -14,5 +14,5 @@ def test_generated_code_is_not_stale(tmp_path: Path) -> None:
     command += [f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}", "protocol/messages/confide.proto"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     for name in ("confide_pb2.py", "confide_pb2.pyi", "confide_pb2_grpc.py"):
-        made = (tmp_path / "protocol" / name).read_text()
-        assert made == (ROOT / "protocol" / name).read_text(), "run: make proto"
+        made = (tmp_path / "protocol" / "messages" / name).read_text()
+        assert made == (ROOT / "protocol" / "messages" / name).read_text(), "run: make proto"

@@ -161,7 +161,7 @@ def test_one_that_does_not_listen_is_ended_by_force(bench: Bench) -> None:
 def test_a_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
     keeper = (
         "import os, sys, time; from pathlib import Path;"
-        "from protocol.flower_process import Child, Program;"
+        "from protocol.processes.flower_process import Child, Program;"
         f"c = Child(Program(name='x', command=(sys.executable, '-c', {SLEEP!r}), environment=os.environ,"
         f" folder=Path('/'), log=Path({str(tmp_path / 'log')!r})), say=print); c.start();"
         "print(c.pid, flush=True); time.sleep(60)"

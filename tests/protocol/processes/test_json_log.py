@@ -72,7 +72,7 @@ def leads_round() -> None:
 def test_an_error_quotes_nobody(formatter: logging.Formatter, act: Any) -> None:
     line = formatter.format(record("failed", error=raised(act)))
     assert "zorvaximal" not in line
-    assert "tests/protocol" in line or "protocol/test_json_log.py" in line
+    assert "processes/test_json_log.py" in line
 
 
 def test_what_another_formatter_kept_is_not_used() -> None:

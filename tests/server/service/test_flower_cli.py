@@ -90,16 +90,19 @@ def test_without_a_superlink_it_says_so(tmp_path: Path) -> None:
     "terminal",
     [
         {},
+        {"COLUMNS": "40"},
+        {"COLUMNS": "80"},
         {"COLUMNS": "20", "TERMINAL_WIDTH": "20", "LINES": "5"},
         {"FORCE_COLOR": "1", "GITHUB_ACTIONS": "true", "PY_COLORS": "1", "TTY_COMPATIBLE": "1"},
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"},
     ],
-    ids=["none", "narrow", "colourful", "poor"],
+    ids=["none", "40", "80", "narrow", "colourful", "poor"],
 )
 def test_a_mistake_is_told_in_one_sentence_whatever_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: dict[str, str]
 ) -> None:
-    """Flower draws a box around some of its messages, and writes others as JSON, in colour if it may."""
+    """Flower answers in JSON, in colour if it may; its parser of arguments draws a box."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     for name, value in terminal.items():
         monkeypatch.setenv(name, value)
     write_connection(tmp_path, address="127.0.0.1:9", authority=tmp_path / "none.crt")
@@ -107,10 +110,17 @@ def test_a_mistake_is_told_in_one_sentence_whatever_the_terminal(
     key = tmp_path / "a long name so that no narrow terminal has room for it in one line.pub"
     with pytest.raises(RunError) as caught:
         flower.register(key, name="none")
-    assert str(caught.value) == f"flwr supernode register: Public key file '{key}' does not exist."
+    assert str(caught.value) == f"the public key file {key} does not exist"
+    key.write_text("no key")
+    with pytest.raises(RunError) as caught:
+        flower.register(key, name="none")
+    assert str(caught.value).startswith("flwr supernode register: ")
+    assert "\n" not in str(caught.value)
     with pytest.raises(RunError) as caught:
         flower._call("list", "coordinator", "--run-id", "seven")  # one that Flower's own parser refuses
-    assert str(caught.value) == "flwr list: Invalid value for '--run-id': 'seven' is not a valid integer."
+    said = str(caught.value)
+    assert said.startswith("flwr list: no JSON, exit code 2, and: ")
+    assert said.endswith("Invalid value for '--run-id': 'seven' is not a valid integer.")
     (tmp_path / "none.crt").touch()
     with pytest.raises(RunError) as caught:
         flower.nodes()
