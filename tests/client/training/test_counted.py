@@ -179,7 +179,8 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     exact = 17 * ONE
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
     monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=exact))
-    monkeypatch.setattr(Site, "_reserve", lambda *_, **__: None)
+    monkeypatch.setattr("client.site.reserve", lambda *_, **__: None)
+    monkeypatch.setattr(Site, "_signed", lambda *_: None)
     sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
     draws = (np.array(sent) - exact) / ONE
     scale = np.abs(draws).mean()
