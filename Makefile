@@ -1,15 +1,33 @@
-# Two commands set everything up by themselves: make demo, make test.
+# Two commands set everything up by themselves: make demo, make test. CI runs make parts test-all.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types proto lock clean
+# A worker a core, each with whole files: their fixtures are built once.
+PYTEST := $(BIN)/python -m pytest --doctest-modules --numprocesses auto --maxprocesses 8 --dist loadfile
+TESTED := confide privacy protocol runs strategies tasks tests
+SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
+
+.PHONY: demo test test-all parts lint types proto lock clean
 
 demo: $(READY)
 	$(BIN)/confide simulate examples/tweets.toml
 
 test: lint types
-	$(BIN)/python -m pytest --doctest-modules confide privacy protocol runs strategies tasks tests
+	$(PYTEST) -m "not process and not statistics and not exhaustive" $(TESTED)
+
+test-all: lint types
+	$(PYTEST) --all-parts --durations 10 $(TESTED)
+
+# The programs that some tests run. Python's come from parts.lock, the system's from apt.
+parts: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r parts.lock
+ifeq ($(shell id -u),0)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-upgrade --no-install-recommends $(SYSTEM_PARTS)
+else
+	@echo "parts: ask an administrator to run: apt-get install $(SYSTEM_PARTS)"
+endif
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -137,7 +137,12 @@ def milliseconds(secure_aggregation: str) -> list[float]:
         place = Path(folder)
         adapter = np.random.default_rng(1).standard_normal(layout.adapter_size).astype(np.float32)
         run = RunFolder.create(
-            place / "run", manifest=manifest, facts={}, layout=layout, adapter=adapter, adapter_config={}
+            place / "run",
+            manifest=manifest,
+            facts={},
+            layout=layout,
+            state=job.strategy.start(layout, adapter),
+            adapter_config={},
         )
         names = {number: f"site-{number}" for number in range(1, SITES + 1)}
         peers = {

@@ -18,6 +18,7 @@ from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
 from confide.site_commands import app as site_app
+from confide.strategies_command import strategies
 from privacy.errors import ConfideError, JobError, UserError
 
 app = typer.Typer(
@@ -203,6 +204,7 @@ def budget(
 
 app.command()(run)
 app.command()(provision)
+app.command()(strategies)
 app.add_typer(audit_app, name="audit")
 app.add_typer(server_app, name="server")
 app.add_typer(site_app, name="site")

@@ -28,6 +28,7 @@ class Proxy(StrEnum):
     """What stands before the SuperLink."""
 
     nginx = "nginx"
+    embedded = "embedded"
     none = "none"
 
 
@@ -35,8 +36,12 @@ class Proxy(StrEnum):
 def start(
     folder: Folder = FOLDER,
     proxy: Annotated[
-        Proxy, typer.Option(help="nginx, or none if a proxy of your own stands before the server.")
-    ] = Proxy.nginx,
+        Proxy | None,
+        typer.Option(
+            help="What stands before the server; none if it is a proxy of your own.",
+            show_default="nginx if it is installed, else embedded",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Show metrics for Prometheus there.")
     ] = None,
@@ -47,7 +52,7 @@ def start(
 
     opened = CoordinatorFolder.open(folder)
     with _told_to_stop() as told, _metrics(opened, metrics):
-        Service(opened, own_proxy=proxy is Proxy.none, say=_say).run(told.stop)
+        Service(opened, proxy=_proxy(proxy), say=_say).run(told.stop)
     if told.by_keyboard:
         raise typer.Exit(130)
 
@@ -79,6 +84,18 @@ def proxy_config(folder: Folder = FOLDER) -> None:
     if read_address(opened.flower_home) is None:  # the server takes the port that is printed here
         write_connection(opened.flower_home, address=endpoint.address, authority=endpoint.authority)
     print(proxy_configuration(opened, endpoint), end="")
+
+
+def _proxy(asked: Proxy | None) -> str | None:
+    """What to run before the SuperLink, or None. Raises UserError for an nginx that is not there."""
+    from privacy.errors import UserError
+    from server.service.proxy import choose_proxy, find_nginx
+
+    if asked is Proxy.nginx and find_nginx() is None:
+        raise UserError("nginx is not installed: install it, or leave --proxy out for the embedded proxy")
+    if asked is None:
+        return choose_proxy()
+    return None if asked is Proxy.none else asked.value
 
 
 @contextmanager

@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import UserError
+from runs.run_folder import MEMORY, RunFolder
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
-from runs.run_folder import RunFolder
 
 
 def export_adapter(folder: RunFolder, to: Path) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads."""
 
     def write(partial: Path) -> None:
-        shutil.copytree(folder.adapter_path.resolve(), partial, dirs_exist_ok=True)
+        shutil.copytree(
+            folder.adapter_path.resolve(),
+            partial,
+            ignore=shutil.ignore_patterns(MEMORY),
+            dirs_exist_ok=True,
+        )
 
     _write_whole(to, write)
 

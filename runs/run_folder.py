@@ -16,6 +16,7 @@
     metrics.json         the last adapter on the sites' own examples, if the job asks for that
     rounds/000/          the adapter before the first round, in PEFT's own format
     rounds/001/ …        the adapter after each round
+    rounds/001/memory.safetensors …  and what the strategy remembers, if it does
     adapter              a link to the last one
     sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder
@@ -46,7 +47,10 @@ from privacy.ledger.receipt import SignedReceipt
 from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest, read_manifest
+from protocol.job.strategy import State
 from runs.metrics import Metrics, read_metrics
+
+MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
 
 # The number of a round, or the metrics after the last one.
 ReceiptsOf: TypeAlias = int | Literal["metrics"]
@@ -96,7 +100,7 @@ class RunFolder:
         manifest: Manifest,
         facts: Mapping[str, Any],
         layout: AdapterLayout,
-        adapter: NDArray[np.float32],
+        state: State,
         adapter_config: Mapping[str, Any],
         coordinator_key: Path | None = None,
     ) -> RunFolder:
@@ -120,7 +124,7 @@ class RunFolder:
             folder = cls(partial)
             if coordinator_key is not None:
                 folder.key_path.symlink_to(coordinator_key.resolve())
-            folder.save_adapter(0, layout, adapter)
+            folder.save_state(0, layout, state)
             sync_folder(partial)
             partial.rename(path)
             sync_folder(path.parent)
@@ -243,19 +247,17 @@ class RunFolder:
             raise RunError(f"{path} cannot be read: expected the names of those absent")
         return records
 
-    def finish_round(
-        self, record: RoundRecord, layout: AdapterLayout, adapter: NDArray[np.float32]
-    ) -> None:
-        """Write a round's adapter, then its line: a line in rounds.jsonl has its adapter on disk."""
-        self.save_adapter(record.round, layout, adapter)
+    def finish_round(self, record: RoundRecord, layout: AdapterLayout, state: State) -> None:
+        """Write a round's state, then its line: a line in rounds.jsonl has its adapter on disk."""
+        self.save_state(record.round, layout, state)
         path = self.path / "rounds.jsonl"
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         line = json.dumps(asdict(record)).encode() + b"\n"
         write_durably(path, whole + line, mode=BY_UMASK)
 
-    def save_adapter(self, number: int, layout: AdapterLayout, adapter: NDArray[np.float32]) -> None:
-        """Write an adapter in PEFT's format under ``rounds/`` and make ``adapter`` point to it."""
+    def save_state(self, number: int, layout: AdapterLayout, state: State) -> None:
+        """Write the state after a round, its adapter in PEFT's format, and make ``adapter`` point to it."""
         rounds = self.path / "rounds"
         rounds.mkdir(exist_ok=True)
         final = rounds / f"{number:03d}"
@@ -264,9 +266,11 @@ class RunFolder:
         partial.mkdir()
         try:
             shutil.copy(self.path / "adapter_config.json", partial / "adapter_config.json")
-            tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(adapter).items()}
+            tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(state.adapter).items()}
             weights = partial / "adapter_model.safetensors"
             save_file(tensors, weights, metadata={"format": "pt"})
+            if state.memory:
+                save_file(dict(state.memory), partial / MEMORY)
             for file in partial.iterdir():
                 sync_file(file)
             shutil.rmtree(final, ignore_errors=True)
@@ -278,6 +282,12 @@ class RunFolder:
         link.unlink(missing_ok=True)
         link.symlink_to(Path("rounds") / f"{number:03d}")
         link.rename(self.path / "adapter")
+
+    def load_state(self, number: int, layout: AdapterLayout) -> State:
+        """The state after a round, as it was saved."""
+        path = self.path / "rounds" / f"{number:03d}" / MEMORY
+        memory = load_file(path) if path.exists() else {}
+        return State(adapter=self.load_adapter(number, layout), memory=memory)
 
     def load_adapter(self, number: int, layout: AdapterLayout) -> NDArray[np.float32]:
         """The adapter after a round: float32[adapter_size]."""

@@ -106,7 +106,7 @@ class Workplace:
             manifest=manifest,
             facts=facts,
             layout=self.adapted.layout,
-            adapter=self.initial_adapter,
+            state=self.job.strategy.start(self.adapted.layout, self.initial_adapter),
             adapter_config=self.adapter_config(),
             coordinator_key=coordinator_key,
         )

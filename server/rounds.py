@@ -19,7 +19,6 @@ from runs.run_folder import RoundRecord, RunFolder
 from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
 from server.sums.make_sums import make_sums
-from strategies.strategy import next_adapter
 
 Listener = Callable[[RoundRecord], None]
 
@@ -48,7 +47,7 @@ def run_rounds(
 
 
 class _Run:
-    """A run as it goes on: who takes part, and the newest adapter."""
+    """A run as it goes on: who takes part, and the newest state of the strategy."""
 
     def __init__(
         self, post: Post, folder: RunFolder, layout: AdapterLayout, evaluator: Evaluator, listener: Listener
@@ -69,7 +68,7 @@ class _Run:
         self.done = len(records)
         self.receipts = Receipts(folder, manifest, records)
         self.epsilon = dict(records[-1].epsilon) if records else {}
-        self.adapter = folder.load_adapter(self.done, layout)
+        self.state = folder.load_state(self.done, layout)
 
     def go(self) -> None:
         job = self.manifest.job
@@ -187,7 +186,7 @@ class _Run:
             # Sites that lost their secrets of the run are needed now, not in a later round.
             self._welcome(self._ask(dict.fromkeys(missing, self.join), number))
         self.sums.prepare(self.members, number)
-        train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.adapter))
+        train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         answers = self._ask(
             self.sums.train(train, last=last),
@@ -197,11 +196,11 @@ class _Run:
         trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
         self._welcome(answers)
-        mean = self.sums.mean(
+        aggregate = self.sums.aggregate(
             {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
         )
-        self.adapter = next_adapter(manifest.job, self.layout, self.adapter, mean)
-        score = self.evaluator.score(self.adapter)
+        self.state = manifest.job.strategy.merge(self.state, aggregate, self.layout, number)
+        score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
         receipts = {name: signed(reply.trained.receipt) for name, reply in trained.items()}
@@ -218,7 +217,7 @@ class _Run:
             training_seconds=training_seconds,
             absent=sorted(folder.public_keys.keys() - trained.keys()),
         )
-        folder.finish_round(record, self.layout, self.adapter)
+        folder.finish_round(record, self.layout, self.state)
         log.info("round %d: loss %.4f, accuracy %.4f", number, score.loss, score.accuracy)
         self.listener(record)
 
@@ -230,7 +229,7 @@ class _Run:
         """Ask the sites how the last adapter does on their own examples, and write down what they say."""
         manifest, folder = self.manifest, self.folder
         job = manifest.job
-        evaluate = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(self.adapter))
+        evaluate = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(self.state.adapter))
         # Metrics are of what was trained on: a site that joined too late to train has none.
         trained = sorted(self.members & self.epsilon.keys())
         try:

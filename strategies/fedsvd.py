@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.job.layout import AdapterLayout
+from protocol.job.strategy import State, Strategy
+
+
+class FedSVD(Strategy):
+    """FFA-LoRA with pairs that are refactored after each round; their products stay.
+
+    Source: Lee et al. 2025 (arXiv:2505.12805), section 3.
+    """
+
+    name: Literal["fedsvd"] = "fedsvd"
+    paper: ClassVar[str] = "Lee et al. 2025, FedSVD (arXiv:2505.12805)"
+    exact: ClassVar[bool] = True
+    basis_turns: ClassVar[bool] = True
+
+    def trains(self, name: str) -> bool:
+        return ".lora_A." not in name
+
+    def merge(
+        self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
+    ) -> State:
+        merged = super().merge(state, aggregate, layout, round_number)
+        return replace(merged, adapter=refactor(merged.adapter, layout))
 
 
 def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.float32]:

@@ -1,4 +1,7 @@
-"""What holds for every test: no network, few threads, one kind of terminal. What is skipped is told."""
+"""What holds for every test: no network, few threads, one kind of terminal.
+
+The last line of every run says which tests were left out or skipped, and why.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +32,11 @@ _DRAWING = (
     "TTY_COMPATIBLE",
     "TTY_INTERACTIVE",
 )
+
+
+# Marks of slow tests (pyproject.toml says what each means), which `make test` leaves out.
+_SLOW = ("process", "statistics", "exhaustive")
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,11 +57,67 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was skipped for which reason: it may be a program that is missing here."""
-    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"{count} skipped: {reason}")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-parts", action="store_true", help="a skipped test is a failure, unless it needs a GPU"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEFT_OUT] = Counter()
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """A slow mark with ``but=2`` does not hold for the first two parameter sets of its test."""
+    seen = Counter[str]()
+    for item in items:
+        for mark in [mark for mark in item.own_markers if mark.name in _SLOW and "but" in mark.kwargs]:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] <= mark.kwargs["but"]:
+                item.own_markers.remove(mark)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        mark = next((name for name in _SLOW if item.get_closest_marker(name)), "not asked for")
+        item.config.stash[_LEFT_OUT][mark] += 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of pytest-xdist left out: each of them selects among all tests."""
+    told = getattr(node, "workeroutput", {})
+    node.config.stash[_LEFT_OUT] = Counter(told.get("left out", {}))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Say last what was left out and what was skipped. With ``--all-parts``, fail if anything was."""
+    left_out = session.config.stash[_LEFT_OUT]
+    if hasattr(session.config, "workeroutput"):  # a worker prints nothing
+        session.config.workeroutput["left out"] = dict(left_out)
+        return (yield)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = Counter(_reason(report) for report in reporter.stats.get("skipped", []))
+    lacking = sum(count for reason, count in skipped.items() if "GPU" not in reason)
+    failed = session.config.getoption("all_parts") and lacking > 0
+    if failed and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    yield
+    told = []
+    if left_out:
+        told.append(f"left out: {_counted(left_out)}; `make test-all` runs them")
+    if skipped:
+        told.append(f"skipped: {_counted(skipped)}; `make parts` installs what can be installed")
+    if failed:
+        told.append("with --all-parts nothing may be skipped")
+    if told:
+        reporter.write_line("; ".join(told), red=bool(failed), yellow=not failed)
+
+
+def _counted(what: Counter[str]) -> str:
+    return f"{what.total()} tests ({', '.join(f'{name} {count}' for name, count in sorted(what.items()))})"
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

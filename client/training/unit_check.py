@@ -69,20 +69,19 @@ def _few(names: set[str]) -> str:
 
 
 def _asked_for(adapted: AdaptedModel) -> set[str]:
-    """Names of LoRA's tensors on each linear layer that the targets name, and of the head's."""
+    """Of LoRA's tensors on each linear layer that the targets name, and the head's, what sites train."""
     spec, model = adapted.spec, adapted.peft.get_base_model()
     layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
-    halves = ("lora_A", "lora_B") if spec.strategy.name == "lora" else ("lora_B",)
     asked = set()
     for name in _linear_layers(model):
         number = next((int(part) for part in name.split(".") if part.isdigit()), None)
         named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
         if named and (layers is None or number in layers):
-            asked |= {f"{name}.{half}.weight" for half in halves}
+            asked |= {f"{name}.{half}.weight" for half in ("lora_A", "lora_B")}
     for head in head_names(model):
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
-    return {f"base_model.model.{name}" for name in asked}
+    return {name for name in (f"base_model.model.{n}" for n in asked) if spec.strategy.trains(name)}
 
 
 def _linear_layers(model: Any) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from protocol.job.section import Section
+from protocol.job.strategy import Strategy, default_strategy
 from protocol.plain_text import MOST_LABELS, Label, Place, Word
 
 Task = Literal["sequence-classification", "causal-lm"]
@@ -22,11 +24,7 @@ SITES_MAX = 10_000
 SEED_MAX = 2**63 - 1
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The frozen base model."""
 
     source: Place = Field(description="Hugging Face id, folder, or package:NAME/PATH")
@@ -39,7 +37,7 @@ class ModelSection(_Section):
 _Layers = Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000)]
 
 
-class AdapterSection(_Section):
+class AdapterSection(Section):
     """The LoRA adapter."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
@@ -60,7 +58,7 @@ class AdapterSection(_Section):
         return self
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where the examples are and how to read them."""
 
     alias: Word = Field("data", description="the name that sites know the data by")
@@ -76,19 +74,19 @@ class DataSection(_Section):
     )
 
 
-class Dirichlet(_Section):
+class Dirichlet(Section):
     """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
 
     dirichlet: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
-class ByColumn(_Section):
+class ByColumn(Section):
     """Each value of a column is a site."""
 
     column: Word
 
 
-class FederationSection(_Section):
+class FederationSection(Section):
     """The sites that a simulation makes, and how many of a real run's must answer how soon."""
 
     sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
@@ -99,7 +97,7 @@ class FederationSection(_Section):
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """What each site does in a round."""
 
     rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 10
@@ -128,7 +126,7 @@ class TrainingSection(_Section):
         return self.rounds * self.local_steps
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """What is promised to whom."""
 
     mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
@@ -140,7 +138,7 @@ class PrivacySection(_Section):
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
 
 
-class MetricsSection(_Section):
+class MetricsSection(Section):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
     epsilon: Annotated[float, Field(ge=0, le=100, description="0: no metrics leave a site")] = 0.0
@@ -152,7 +150,7 @@ class MetricsSection(_Section):
         return self
 
 
-class AggregationSection(_Section):
+class AggregationSection(Section):
     """How updates are summed where nobody may read a single one."""
 
     # Sites whose answers uncover a sum, and without which nothing is uncovered; unset: ⌊2n/3⌋ + 1.
@@ -164,20 +162,14 @@ class AggregationSection(_Section):
     modulus_bits: Literal[16, 20, 32] = 32
 
 
-class CompressionSection(_Section):
+class CompressionSection(Section):
     """Sending fewer numbers; what is not sent waits at the site."""
 
     kind: Literal["none", "random", "top-k"] = "none"
     share: Annotated[float, Field(ge=1e-6, le=1)] = 0.1
 
 
-class StrategySection(_Section):
-    """How the sites' updates become the next adapter."""
-
-    name: Literal["fedsvd", "ffa", "lora"] = "fedsvd"
-
-
-class SeedsSection(_Section):
+class SeedsSection(Section):
     """What is fixed. ``noise`` makes a simulation reproducible and therefore not private."""
 
     adapter: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
@@ -185,7 +177,7 @@ class SeedsSection(_Section):
     noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
-class DeviceSection(_Section):
+class DeviceSection(Section):
     """Where tensors live and in which precision the frozen layers compute."""
 
     name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -193,7 +185,7 @@ class DeviceSection(_Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class Job(_Section):
+class Job(Section):
     """A job, whole. Every section but three has a default."""
 
     name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -208,7 +200,7 @@ class Job(_Section):
     secure_aggregation: Literal["masks", "homomorphic", "none"] = "masks"
     aggregation: AggregationSection = AggregationSection()
     compression: CompressionSection = CompressionSection()
-    strategy: StrategySection = StrategySection()
+    strategy: SerializeAsAny[Strategy] = Field(default_factory=default_strategy)
     seeds: SeedsSection = SeedsSection()
     device: DeviceSection = DeviceSection()
 
@@ -222,6 +214,7 @@ class Job(_Section):
                 "data.labels: expected the list of labels: reading it off private data would tell a label "
                 "that only one example has"
             )
+        self.strategy.allows(self)
         self._check_unit()
         self._check_sums()
         if self.metrics.epsilon > 0 and not private:
@@ -297,12 +290,6 @@ class Job(_Section):
 
     def _check_sums(self) -> None:
         kind = self.compression.kind
-        if kind != "none" and self.strategy.name == "fedsvd":
-            raise ValueError(
-                'compression.kind: expected "none" with strategy.name="fedsvd", which turns the adapter\'s '
-                "basis after each round: what waits at a site would be added to other directions than it "
-                'belongs to; use strategy.name="ffa"'
-            )
         if kind == "top-k" and (self.secure_aggregation != "none" or self.privacy.unit == "site"):
             raise ValueError(
                 'compression.kind: "top-k" picks coordinates site by site, which cannot be summed unread: '

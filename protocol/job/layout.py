@@ -17,7 +17,7 @@ from privacy.errors import ProtocolError
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSlot:
-    """One tensor of the adapter; ``trained`` is false for the frozen half of FFA (LoRA's A)."""
+    """One tensor of the adapter; ``trained`` is false where the strategy keeps it frozen."""
 
     name: str
     shape: tuple[int, ...]
@@ -84,6 +84,12 @@ class AdapterLayout:
         for name, change in self.split_update(update).items():
             tensors[name] += change
         return self.join(tensors)
+
+    def change(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far the trained tensors are from one adapter to another: the update for ``apply``."""
+        start, end = self.split(before), self.split(after)
+        moved = [(end[slot.name] - start[slot.name]).ravel() for slot in self.slots if slot.trained]
+        return np.concatenate(moved) if moved else np.zeros(0, np.float32)
 
     @staticmethod
     def _cut(

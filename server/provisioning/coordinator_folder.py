@@ -6,7 +6,7 @@
     ca.crt server.crt .key   how sites know this server
     identity.key             signs what the coordinator says to sites
     nodes/<site>.pub         the node keys of the sites that are not revoked
-    superlink.db flower/ nginx/ logs/ runs/     made when they are needed
+    superlink.db flower/ proxy/ logs/ runs/     made when they are needed
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class CoordinatorFolder:
         return self.path / "flower"
 
     @property
-    def nginx(self) -> Path:
-        return self.path / "nginx"
+    def proxy(self) -> Path:
+        return self.path / "proxy"
 
     @property
     def logs(self) -> Path:

@@ -1,21 +1,26 @@
-"""The nginx that stands in front of the SuperLink and lets through what sites need, and nothing else.
+"""The proxy that stands before the SuperLink and lets through what sites need, and nothing else.
 
-A request is judged by its path as it came, byte by byte, before anything is decoded or tidied up: only
-``POST /v1/fleet/NAME`` passes, with nothing after the name. What passes is sent on under a path written
-down here, so that nginx and the SuperLink cannot read it differently.
+It is nginx where that is installed, and otherwise ``server/service/embedded_proxy.py``. A request is judged
+by its path as it came, byte by byte, before anything is decoded or tidied up: only ``POST /v1/fleet/NAME``
+passes, with nothing after the name. What passes is sent on under a path written down by the proxy, so that
+it and the SuperLink cannot read it differently.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 from privacy.errors import UserError
 from protocol.processes.flower_process import Program
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.superlink import Endpoint, is_loopback, join_address
+
+_EMBEDDED = Path(__file__).with_name("embedded_proxy.py")
 
 # Flower sends arrays in pieces of 5 MiB. A body is held in memory until it is whole: nginx's workers, who
 # are nobody where root starts them, could not write it into the coordinator's folder.
@@ -125,33 +130,52 @@ def find_nginx() -> str | None:
 
 def proxy_configuration(folder: CoordinatorFolder, superlink: Endpoint) -> str:
     """A whole nginx.conf for the federation's address. Raises UserError for a path unfit for one."""
-    federation = folder.federation
-    listen = _listen(federation.host, federation.port)
+    listen = _listen(folder)
     return _CONFIGURATION.format(
-        folder=_quoted(folder.nginx),
+        folder=_quoted(folder.proxy),
         logs=_quoted(folder.logs),
         largest=_LARGEST_BODY,
         superlink=superlink.address,
-        listen="\n".join(f"        listen {address} ssl default_server;" for address in listen),
+        listen="\n".join(f"        listen {join_address(*place)} ssl default_server;" for place in listen),
         certificate=_quoted(folder.server_certificate),
         key=_quoted(folder.server_key),
         authority=_quoted(superlink.authority),
     )
 
 
-def proxy_program(folder: CoordinatorFolder, superlink: Endpoint, nginx: str) -> Program:
-    """nginx in the foreground, its configuration written anew."""
-    place = folder.nginx.resolve()
-    place.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    (place / "nginx.conf").write_text(proxy_configuration(folder, superlink))
-    return Program(
-        name="proxy",
-        command=(nginx, "-p", f"{place}/", "-e", "stderr", "-c", str(place / "nginx.conf")),
-        environment={"PATH": os.defpath},
-        folder=place,
-        log=folder.logs / "proxy.log",
-    )
+def nginx_program(folder: CoordinatorFolder, superlink: Endpoint) -> Program:
+    """nginx in the foreground, its configuration written anew. Raises UserError if there is none."""
+    nginx = find_nginx()
+    if nginx is None:
+        raise UserError("nginx is not installed: install it, or use the embedded proxy")
+    place = _place(folder)
+    configuration = place / "nginx.conf"
+    configuration.write_text(proxy_configuration(folder, superlink))
+    return _program(folder, nginx, "-p", f"{place}/", "-e", "stderr", "-c", str(configuration))
+
+
+def embedded_program(folder: CoordinatorFolder, superlink: Endpoint) -> Program:
+    """The embedded proxy, its settings written anew: where and for whom. It knows its limits itself."""
+    settings = {
+        "listen": _listen(folder),
+        "certificate": str(folder.server_certificate.resolve()),
+        "key": str(folder.server_key.resolve()),
+        "superlink": superlink.address,
+        "authority": str(superlink.authority.resolve()),
+        "log": str((folder.logs / "proxy-access.log").resolve()),
+    }
+    configuration = _place(folder) / "embedded.json"
+    configuration.write_text(json.dumps(settings, indent=2) + "\n")
+    # Isolated: no PYTHONPATH, and none of the modules beside it.
+    return _program(folder, sys.executable, "-I", str(_EMBEDDED), str(configuration))
+
+
+PROXIES = {"nginx": nginx_program, "embedded": embedded_program}
+
+
+def choose_proxy() -> str:
+    """nginx where it is installed, the embedded proxy where it is not."""
+    return "embedded" if find_nginx() is None else "nginx"
 
 
 def proxy_listens(folder: CoordinatorFolder) -> bool:
@@ -165,15 +189,34 @@ def proxy_listens(folder: CoordinatorFolder) -> bool:
     return True
 
 
-def _listen(host: str, port: int) -> list[str]:
-    """What nginx listens on: loopback if the address is, and everything otherwise."""
+def _place(folder: CoordinatorFolder) -> Path:
+    """A folder for the proxy's own files, beside one for its logs."""
+    place = folder.proxy.resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _program(folder: CoordinatorFolder, *command: str) -> Program:
+    return Program(
+        name="proxy",
+        command=command,
+        environment={"PATH": os.defpath},
+        folder=_place(folder),
+        log=folder.logs / "proxy.log",
+    )
+
+
+def _listen(folder: CoordinatorFolder) -> list[tuple[str, int]]:
+    """Where the proxy listens: on loopback if the address is, and on everything otherwise."""
+    host, port = folder.federation.host, folder.federation.port
     if host not in ("localhost", "::1") and is_loopback(host):
-        return [join_address(host, port)]
+        return [(host, port)]
     local = is_loopback(host)
     four, six = ("127.0.0.1", "::1") if local else ("0.0.0.0", "::")  # noqa: S104  # sites are elsewhere
     if host == "::1":
-        return [join_address(six, port)]
-    return [join_address(four, port), *([join_address(six, port)] if _has_ipv6() else [])]
+        return [(six, port)]
+    return [(four, port), *([(six, port)] if _has_ipv6() else [])]
 
 
 def _has_ipv6() -> bool:

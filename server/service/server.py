@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from privacy.errors import ConfideError, RunError, UserError
+from privacy.errors import ConfideError, RunError
 from protocol.processes.flower_process import POLL, Child, Program, shorten
 from server.provisioning.authority import format_day
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, write_connection
 from server.service.nodes import NodeList
-from server.service.proxy import find_nginx, proxy_listens, proxy_program
+from server.service.proxy import PROXIES, proxy_listens
 from server.service.superlink import (
     Endpoint,
     hidden_endpoint,
@@ -41,23 +41,12 @@ _BETWEEN_TRIES = 0.02  # seconds
 class Service:
     """One server of one folder. ``say`` gets a line for people whenever something happens.
 
-    ``own_proxy`` leaves the proxy to whoever runs this. Raises UserError if the address needs a proxy that
-    is not there.
+    ``proxy`` is one of server.proxy.PROXIES, or None to leave it to whoever runs this.
     """
 
-    def __init__(
-        self, folder: CoordinatorFolder, *, own_proxy: bool = False, say: Callable[[str], None]
-    ) -> None:
-        self._folder, self._say = folder, say
-        self._nginx = None if own_proxy else find_nginx()
-        local = is_loopback(folder.federation.host)
-        if self._nginx is None and not local and not own_proxy:
-            raise UserError(
-                f"sites reach {folder.federation.address} from other machines, so nginx must stand before "
-                "the SuperLink: install nginx, or bring a proxy of your own with --proxy none and what "
-                "confide server proxy-config prints"
-            )
-        self._direct = self._nginx is None and local
+    def __init__(self, folder: CoordinatorFolder, *, proxy: str | None, say: Callable[[str], None]) -> None:
+        self._folder, self._proxy, self._say = folder, proxy, say
+        self._direct = proxy is None and is_loopback(folder.federation.host)
         self._children: list[Child] = []
         self._seen = 0
         self._problems: list[str] = []
@@ -73,8 +62,8 @@ class Service:
             try:
                 self._start(superlink_program(folder, endpoint), endpoint.answers, stop)
                 self._apply(nodes, stop)
-                if self._nginx is not None and not stop.is_set():
-                    program = proxy_program(folder, endpoint, self._nginx)
+                if self._proxy is not None and not stop.is_set():
+                    program = PROXIES[self._proxy](folder, endpoint)
                     self._start(program, lambda: proxy_listens(folder), stop)
                 if not stop.is_set():
                     self._say("ready; Ctrl-C ends it")
@@ -87,7 +76,7 @@ class Service:
     def _endpoint(self) -> Endpoint:
         if self._direct:
             return open_endpoint(self._folder)
-        return hidden_endpoint(self._folder, movable=self._nginx is not None)
+        return hidden_endpoint(self._folder, movable=self._proxy is not None)
 
     def _start(self, program: Program, ready: Callable[[], bool], stop: threading.Event) -> None:
         child = Child(program, say=self._say)
@@ -136,10 +125,11 @@ class Service:
 
     def _introduce(self, endpoint: Endpoint) -> None:
         federation = self._folder.federation
-        if self._nginx is not None:
-            how = "nginx passes on the Fleet API and nothing else"
+        if self._proxy is not None:
+            name = "nginx" if self._proxy == "nginx" else "the embedded proxy"
+            how = f"{name} passes on the Fleet API and nothing else"
         elif self._direct:
-            how = "without a proxy: install nginx for one"
+            how = "without a proxy"
         else:
             how = f"by your own proxy, to https://{endpoint.address}"
         self._say(f"federation {federation.name}: sites connect to {federation.address}, {how}")

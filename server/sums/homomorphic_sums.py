@@ -128,7 +128,7 @@ class HomomorphicSums:
         elif reply.HasField("opened"):
             from_bytes(reply.opened.sum, size=self._size)
 
-    def mean(
+    def aggregate(
         self,
         trained: Mapping[str, Trained],
         dealt: Mapping[str, Reply],  # noqa: ARG002 - the key is dealt before the round

@@ -164,7 +164,7 @@ class MaskedSums:
         elif reply.HasField("unmasked"):
             read_shares(reply.unmasked, self._now.roster)
 
-    def mean(
+    def aggregate(
         self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
     ) -> NDArray[np.float32]:
         if self._next is not None:

@@ -62,12 +62,13 @@ class Sums(Protocol):
         """Raises ProtocolError for an answer that cannot be read."""
         ...
 
-    def mean(
+    def aggregate(
         self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
     ) -> NDArray[np.float32]:
-        """The mean of the updates that arrived, float32[update_size].
+        """What the strategy makes the next adapter of: the mean of the updates, float32[update_size].
 
-        ``dealt`` answers what was asked aside.
+        For a strategy that is not linear it is the updates, float32[sites, update_size], in order of the
+        sites' names. ``dealt`` answers what was asked aside.
         """
         ...
 
@@ -111,13 +112,16 @@ class PlainSums:
         elif reply.HasField("evaluated"):
             site_metrics(site, reply.evaluated)
 
-    def mean(
+    def aggregate(
         self,
         trained: Mapping[str, Trained],
         dealt: Mapping[str, Reply],  # noqa: ARG002 - nothing is dealt
         number: int,
     ) -> NDArray[np.float32]:
         updates = {site: self._read(answer) for site, answer in trained.items()}
+        if not self._manifest.job.strategy.linear:
+            whole = [spread(self._manifest, updates[s], self._size, number) for s in sorted(updates)]
+            return np.stack(whole)
         if self._plan is None:
             found = mean_update(updates)
         else:

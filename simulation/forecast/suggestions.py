@@ -10,6 +10,7 @@ import numpy as np
 
 from privacy.errors import PlanError
 from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.strategy import default_strategy
 from simulation.forecast.noise_level import Setup
 
 # A change that lowers the noise by less is not worth a line.
@@ -90,13 +91,20 @@ def _with(setup: Setup, section: str, **values: object) -> Setup:
 
 
 def _frozen_a(setup: Setup) -> _Change | None:
-    if setup.job.strategy.name != "lora":
+    """The default strategy, where it goes with the job and trains less than the job's own."""
+    strategy = default_strategy()
+    slots = [replace(s, trained=s.trained and strategy.trains(s.name)) for s in setup.layout.slots]
+    try:
+        strategy.allows(setup.job)
+    except ValueError:
         return None
-    slots = [replace(s, trained=s.trained and ".lora_A." not in s.name) for s in setup.layout.slots]
+    if slots == list(setup.layout.slots):
+        return None
+    job = setup.job.model_copy(update={"strategy": strategy})
     return _Change(
         text="LoRA's A frozen",
-        settings=("strategy.name=fedsvd",),
-        setup=_relaid(_with(setup, "strategy", name="fedsvd"), slots),
+        settings=(f"strategy.name={strategy.name}",),
+        setup=_relaid(replace(setup, job=job), slots),
     )
 
 

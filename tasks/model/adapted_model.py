@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
-from protocol.job.job import AdapterSection, Job, ModelSection, StrategySection, Task, top_share
+from protocol.job.job import AdapterSection, Job, ModelSection, Task, top_share
 from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.strategy import Strategy
 from tasks.model.base_model import BaseModel, head_names
 from tasks.model.device import Device
 from tasks.model.model_limits import count_tokens, longest_text
@@ -36,7 +37,7 @@ class ModelSpec:
     task: Task
     model: ModelSection
     adapter: AdapterSection
-    strategy: StrategySection
+    strategy: Strategy
     max_length: int
 
     @classmethod
@@ -89,7 +90,7 @@ class AdaptedModel:
         expected = _expected_targets(base.model, spec, layers)
         self.peft: Any = _attach(base.model, spec, layers, expected)
         _check_targets(self.peft, expected)
-        self._parameters = self._collect(freeze_a=spec.strategy.name != "lora")
+        self._parameters = self._collect(spec.strategy)
         self.layout = AdapterLayout(
             slots=tuple(
                 TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
@@ -143,12 +144,11 @@ class AdaptedModel:
                     parameter.copy_(held[name])
 
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far the trained tensors moved from ``adapter``: float32[update_size]."""
-        before = self.layout.split(adapter)
-        moved = [(p.detach().cpu().numpy() - before[name]).ravel() for name, p in self.trained.items()]
-        return np.concatenate(moved).astype(np.float32)
+        """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
+        tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
+        return self.spec.strategy.encode(self.layout, adapter, self.layout.join(tensors))
 
-    def _collect(self, *, freeze_a: bool) -> dict[str, nn.Parameter]:
+    def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """The adapter's parameters by the name that PEFT saves them under."""
         from peft import get_peft_model_state_dict
 
@@ -156,10 +156,8 @@ class AdaptedModel:
         for name, parameter in self.peft.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if freeze_a and ".lora_A." in name:
-                parameter.requires_grad_(False)
             saved = name.replace(f".modules_to_save.{_ADAPTER}.", ".").replace(f".{_ADAPTER}.", ".")
-            found[saved] = parameter
+            found[saved] = parameter.requires_grad_(strategy.trains(saved))
         # Told that no embedding is trained: PEFT would ask the Hub for the model that the job names.
         saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
         if saved_names != set(found):

@@ -176,6 +176,7 @@ def test_manifests_that_wait_make_room_for_later_ones(make: Any) -> None:
     assert "run-00" in [manifest.run for manifest in Home(attack.home).manifests(pending=True)]
 
 
+@pytest.mark.exhaustive
 def test_runs_that_join_and_never_train_make_room_for_later_ones(make: Any, world: World) -> None:
     attack = make()
     charged = attack.manifest

@@ -202,6 +202,7 @@ def baseline(bench: Bench, poison: Path) -> tuple[World, Party]:
     )
 
 
+@pytest.mark.exhaustive(but=3)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_example_shows(bench: Bench, poison: Path, baseline: tuple[World, Party], example: str) -> None:
     world, plain = baseline
@@ -219,6 +220,7 @@ def test_no_example_shows(bench: Bench, poison: Path, baseline: tuple[World, Par
 # Every job, and every adapter, with the examples that are most likely to make a difference.
 
 
+@pytest.mark.exhaustive(but=3)
 @pytest.mark.parametrize("name", JOBS)
 def test_no_job_makes_an_example_show(bench: Bench, poison: Path, name: str) -> None:
     world = World(bench.job(poison, **JOBS[name]))
@@ -232,6 +234,7 @@ def test_no_job_makes_an_example_show(bench: Bench, poison: Path, name: str) -> 
         check_alike(plain, other, bound=largest_move(world.job))
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_no_adapter_makes_an_example_show(bench: Bench, poison: Path, name: str) -> None:
     world = World(bench.job(poison, **JOBS["metrics"]))
@@ -271,6 +274,7 @@ def test_no_tokenizer_makes_an_example_show(bench: Bench, named: bool) -> None:
 # Sums: all their steps.
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("name", MASKED)
 def test_no_step_of_a_sum_shows_an_example(bench: Bench, poison: Path, name: str) -> None:
     world = World(bench.job(poison, **MASKED[name]))

@@ -104,6 +104,7 @@ def unharmed(site: Site, world: World, home: Path) -> None:
     assert train(site, manifest, world).HasField("trained")
 
 
+@pytest.mark.exhaustive
 def test_hostile_numbers_are_answered_within_limits(
     make: Callable[..., Site], world: World, tmp_path: Path
 ) -> None:

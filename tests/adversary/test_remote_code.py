@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,7 @@ from protocol.messages.envelope import COORDINATOR, open_envelope
 from simulation.simulated_federation import World
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
-from tests import tiny
+from tests import children, tiny
 from tests.adversary.hostile_models import carry_code, carry_pickle, change_json, publish
 from tests.client.agents import SITE, Coordinator, write_site
 
@@ -72,11 +71,12 @@ def test_the_trap_is_one(trap: Trap) -> None:
     assert trap.ran
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("known", [True, False])
 def test_confide_plan_runs_nothing_and_asks_nothing(trap: Trap, tiny_folder: Path, known: bool) -> None:
     job = tiny.table(tiny_folder) | {"model": {"source": str(trap.code(known=known)), "pooling": "mean"}}
     (trap.place / "job.toml").write_text(tomli_w.dumps(job))
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-m", "confide", "plan", str(trap.place / "job.toml"), "--force"],
         input="y\ny\ny\ny\n",
         cwd=ROOT,

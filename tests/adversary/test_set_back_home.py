@@ -98,6 +98,7 @@ def ignore_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "check_holds", lambda _self, _head: None, raising=False)
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     ("sums", "deed"), [("none", set_back), ("none", set_back_ledger), ("masks", set_back)]
 )
@@ -117,6 +118,7 @@ def test_a_home_that_was_set_back_takes_no_further_part(
     assert "an older copy of the site's home was put back" in caplog.text
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("sums", "deed"), [("none", set_back), ("masks", set_back_ledger)])
 def test_a_site_that_does_not_look_is_found_by_its_receipt(
     tiny_folder: Path,
@@ -139,6 +141,7 @@ def test_a_site_that_does_not_look_is_found_by_its_receipt(
     assert "after 4 of 12 steps, and 2 more, it counts 4; an older copy of the site's home" in caplog.text
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("deed", [set_back])
 def test_before_the_metrics(tiny_folder: Path, tmp_path: Path, deed: Deed) -> None:
     """What the last rounds cost is gone, and the metrics would be paid from it."""
@@ -151,6 +154,7 @@ def test_before_the_metrics(tiny_folder: Path, tmp_path: Path, deed: Deed) -> No
     assert [charge.purpose for charge in charges(federation.home)] == ["training"] * 5
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     ("deed", "looks", "sums"),
     [
@@ -187,6 +191,7 @@ def test_while_the_coordinator_is_away(
     assert f"{LEFT_OUT}{VICTIM} {reason}" in caplog.text
 
 
+@pytest.mark.exhaustive
 def test_homes_that_are_whole_go_on(tiny_folder: Path, tmp_path: Path) -> None:
     """The control: a copy of the newest home is as good as the home."""
     federation = Federation(tmp_path, tiny_folder, secure_aggregation="masks", metrics={"epsilon": 1.0})

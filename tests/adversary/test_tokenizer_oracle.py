@@ -182,6 +182,7 @@ def stand_around(number: int) -> Callable[[dict[str, Any]], None]:
     return lambda table: table["post_processor"]["special_tokens"]["[CLS]"].update(ids=[number])
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("number", [17, 1_000, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("change", [make_token, stand_around])
 def test_a_word_without_a_row_is_found_before_it_is_read(

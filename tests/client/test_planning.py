@@ -15,6 +15,7 @@ from client.planning import PLANNING, PlanningProcess, plan_here
 from privacy.errors import PlanError, RunError
 from protocol.job.job import AdapterSection, DataSection, Job, ModelSection
 from protocol.job.manifest import Manifest
+from tests.needs import needs_linux
 
 EXAMPLES, SIZE = 2000, 5000
 CONSTANT = (
@@ -60,6 +61,7 @@ def counted(tmp_path: Path) -> Callable[..., tuple[PlanningProcess, Path]]:
     return make
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     "asked",
     [
@@ -119,7 +121,7 @@ def test_a_process_that_is_not_there_is_the_same_sentence(tmp_path: Path) -> Non
     assert str(error.value) == CONSTANT
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit of address space")
+@needs_linux
 def test_memory_is_limited() -> None:
     with pytest.raises(RunError) as error:
         PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE)
@@ -175,6 +177,7 @@ def test_few_plans_are_kept(tmp_path: Path) -> None:
     assert len(json.loads(kept.read_bytes())) == 64
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("content", [b"", b"[", b"[1]", b'{"a": 1}', b"\xff", b"[" * 100_000])
 def test_a_damaged_file_costs_a_plan_and_nothing_else(tmp_path: Path, content: bytes) -> None:
     kept = tmp_path / "plans.json"

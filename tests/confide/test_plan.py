@@ -103,6 +103,7 @@ def test_nothing_is_cut_off(tiny_folder: Path, width: int, mechanism: str) -> No
     assert ("What would lower the noise" in text) == (mechanism != "none")
 
 
+@pytest.mark.exhaustive
 def test_many_sites_are_not_all_listed(tiny_folder: Path) -> None:
     job = tiny.job(
         tiny_folder,

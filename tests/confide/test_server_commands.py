@@ -20,11 +20,13 @@ from runs.run_state import RunState, write_state
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import read_address
 from server.service.nodes import read_nodes
-from server.service.proxy import find_nginx
+from tests import children
+from tests.needs import needs, needs_linux
 from tests.server.coordinators import change_sites, free_port, make_coordinator, make_site, revoke
 from tests.server.runs import make_job, make_record, make_run
 
-needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed")
+needs_nginx = needs("nginx")
+IN_ITS_COMMAND = {"nginx": "nginx: master", "embedded": "embedded_proxy.py"}
 
 
 def until(condition: Callable[[], object], what: Callable[[], str], patience: float = 150) -> None:
@@ -41,7 +43,7 @@ class Server:
     def __init__(self, folder: CoordinatorFolder, log: Path, *options: str) -> None:
         self.folder, self.log = folder, log
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
+            self.process = children.start(
                 [sys.executable, "-m", "confide", "server", "start", str(folder.path), *options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -123,12 +125,13 @@ def test_a_folder_that_is_none_is_refused(call: Terminal, tmp_path: Path) -> Non
         assert "no coordinator's folder" in errors
 
 
-def test_other_machines_need_nginx(call: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.server.find_nginx", lambda: None)
-    folder = make_coordinator(tmp_path, host="fl.example.org", port=8443)
-    code, _, errors = call("start", folder.path)
+def test_an_nginx_that_is_not_there_is_refused(
+    call: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.service.proxy.find_nginx", lambda: None)
+    code, _, errors = call("start", make_coordinator(tmp_path).path, "--proxy", "nginx")
     assert code == 2
-    assert "install nginx, or bring a proxy of your own with --proxy none" in errors
+    assert "nginx is not installed" in errors
 
 
 def test_a_superlink_that_cannot_start_says_why(call: Terminal, tmp_path: Path) -> None:
@@ -185,7 +188,8 @@ def test_status_without_a_server(call: Terminal, tmp_path: Path) -> None:
     assert max(len(line) for line in output.splitlines()) <= 100
 
 
-def test_without_nginx_the_superlink_takes_the_address_itself(
+@pytest.mark.process
+def test_without_a_proxy_the_superlink_takes_the_address_itself(
     call: Terminal, started: list[Server], tmp_path: Path
 ) -> None:
     folder = make_coordinator(tmp_path, "north")
@@ -201,12 +205,13 @@ def test_without_nginx_the_superlink_takes_the_address_itself(
     assert server.end(signal.SIGINT) == 130
 
 
-@needs_nginx
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes in /proc")
-def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -> None:
+@pytest.mark.process
+@pytest.mark.parametrize("proxy", [pytest.param("nginx", marks=needs_nginx), "embedded"])
+@needs_linux
+def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, proxy: str) -> None:
     """Sites come, processes die, sites are revoked and added, and all of it ends together."""
     folder = make_coordinator(tmp_path, "north", "south", days=20)
-    server = Server(folder, tmp_path / "log")
+    server = Server(folder, tmp_path / "log", "--proxy", proxy)
     started.append(server)
     server.wait_for("ready")
     assert "caution: the server's certificate expires on" in server.said
@@ -219,7 +224,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -
         return {site["site"]: site["state"] for site in table["sites"]}
 
     (tmp_path / "relay").mkdir()
-    node = subprocess.Popen(
+    node = children.start(
         [
             flower_program("flower-supernode"),
             *("--root-certificates", str(folder.authority_certificate)),
@@ -235,7 +240,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path) -
 
         os.kill(server.pid_of("flower-superlink"), signal.SIGKILL)
         server.wait_for("SuperLink ended by signal 9")
-        os.kill(server.pid_of("nginx: master"), signal.SIGKILL)
+        os.kill(server.pid_of(IN_ITS_COMMAND[proxy]), signal.SIGKILL)
         server.wait_for("proxy was started again")
         server.wait_for("SuperLink answers again")
         assert {node.site: node.id for node in read_nodes(folder.flower_home)} == ids

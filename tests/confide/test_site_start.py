@@ -32,9 +32,10 @@ from protocol.messages.confide_pb2_grpc import AgentStub
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from protocol.messages.site_keys import make_site_keys
 from simulation.simulated_federation import World
-from tests import tiny
+from tests import children, tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import charges
+from tests.needs import needs_root
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def start(home: Path) -> Iterator[Start]:
             str(home / "site.toml"),
             "--agent-only",
         ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = children.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         started.append(process)
         assert f"{SITE} answers at {home / 'agent.sock'}" in process.stdout.readline()
         return process
@@ -148,6 +149,7 @@ def test_what_cannot_be_started_is_said(
     assert words in done.errors
 
 
+@pytest.mark.process
 def test_a_round_that_is_stopped_or_killed_goes_on_in_the_next_life(
     confide: Callable[..., Done], home: Path, start: Start, world: World, coordinator: Coordinator
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_round_that_is_stopped_or_killed_goes_on_in_the_next_life(
     assert len(charges(home)) == 3
 
 
+@pytest.mark.process
 def test_status_tells_of_a_site_whether_its_agent_runs_or_not(
     confide: Callable[..., Done],
     home: Path,
@@ -245,8 +248,6 @@ def test_the_relay_is_started_with_tls_and_its_own_keys_alone(home: Path) -> Non
 
 # Another user for the relay.
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-
 
 def other_user() -> RelayUser:
     account = pwd.getpwnam("nobody")
@@ -269,7 +270,7 @@ def test_a_user_that_is_not_here_starts_no_relay(
     assert relay_user(read_site_file(path)) is None
 
 
-@AS_ROOT
+@needs_root
 def test_the_relays_user_reaches_its_keys_and_nothing_else(
     home: Path, tmp_path: Path, tiny_folder: Path, coordinator: Coordinator
 ) -> None:

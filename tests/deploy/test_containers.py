@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.deploy.containers import (
     pod_templates,
 )
 from tests.deploy.users import AGENT, RELAY, SERVER, SOCKET_GROUP
+from tests.needs import find, needs
 
 USERS = {
     "confide-agent": (AGENT, AGENT),
@@ -147,8 +147,8 @@ def test_kubernetes_keeps_one_of_each() -> None:
                 assert document["spec"]["replicas"] == 1
 
 
-@pytest.mark.skipif(not shutil.which("kubernetes-validate"), reason="kubernetes-validate is not installed")
+@needs("kubernetes-validate")
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
 def test_kubernetes_schemas_are_kept(path: Path) -> None:
-    command = [str(shutil.which("kubernetes-validate")), "--strict", str(path)]
+    command = [str(find("kubernetes-validate")), "--strict", str(path)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from tests.deploy.containers import DEPLOY, all_containers
 from tests.deploy.users import AGENT, RELAY, SERVER, SOCKET_GROUP
+from tests.needs import find, needs
 from tests.test_docs import COMMANDS
 
 ROOT = DEPLOY.parent
@@ -108,7 +108,8 @@ def test_only_what_is_named_goes_in(image: str) -> None:
     assert next(line for line in ignore if line and not line.startswith("#")) == "*"
     assert copied == allowed
     assert all((ROOT / path).exists() for path in copied)
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) <= copied
+    packaged = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {pattern.rstrip("*") for pattern in packaged} <= copied
     assert not any(word == "ADD" for word, _ in instructions(image))
 
 
@@ -161,8 +162,8 @@ def test_commands_exist() -> None:
         assert {word for word in words if word.startswith("--")} <= known, words
 
 
-@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+@needs("hadolint")
 @pytest.mark.parametrize("image", IMAGES)
 def test_hadolint_has_nothing_to_say(image: str) -> None:
-    command = [str(shutil.which("hadolint")), "--ignore", "DL3059", str(DOCKER / f"Dockerfile.{image}")]
+    command = [str(find("hadolint")), "--ignore", "DL3059", str(DOCKER / f"Dockerfile.{image}")]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from client.relay.supernode import node_config
 from protocol.processes.flower_process import flower_environment
 from tests.deploy.containers import DEPLOY, Container, all_containers
 from tests.deploy.users import AGENT, RELAY, SERVER, SOCKET_GROUP
+from tests.needs import find, needs
 
 SYSTEMD = DEPLOY / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
@@ -21,7 +21,7 @@ RELAY_OPTIONS = [
     *("--superlink", "--root-certificates", "--auth-supernode-private-key", "--isolation"),
     *("--host", "--port", "--node-config"),
 ]
-ANALYZE = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+ANALYZE = needs("systemd-analyze")
 
 
 def settings(name: str) -> dict[str, list[str]]:
@@ -99,7 +99,7 @@ def test_users_are_the_containers() -> None:
 
 def test_the_relays_command_is_the_one_that_confide_starts(tmp_path: Path) -> None:
     """The same options in all three places; only the places of keys and socket differ."""
-    source = (DEPLOY.parent / "client" / "supernode.py").read_text()
+    source = (DEPLOY.parent / "client" / "relay" / "supernode.py").read_text()
     assert re.findall(r'"(--[a-z-]+)"', source) == RELAY_OPTIONS
 
     unit = settings("relay")["ExecStart"][0]
@@ -148,7 +148,7 @@ def test_the_relays_environment_is_the_one_that_confide_sets(
 @ANALYZE
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_systemd_finds_no_mistake(path: Path) -> None:
-    command = [str(shutil.which("systemd-analyze")), "verify", str(path)]
+    command = [str(find("systemd-analyze")), "verify", str(path)]
     said = subprocess.run(command, check=False, capture_output=True, text=True).stderr
     # What it starts is not installed here.
     assert [
@@ -161,7 +161,7 @@ def test_systemd_finds_no_mistake(path: Path) -> None:
 def test_little_is_exposed(path: Path) -> None:
     """By systemd's own measure, from 0 to 10: 2 is among the best of a distribution's services."""
     command = [
-        str(shutil.which("systemd-analyze")),
+        str(find("systemd-analyze")),
         "security",
         "--offline=true",
         "--threshold=20",

@@ -23,7 +23,7 @@ from privacy.identity import Identity
 from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from simulation.simulated_federation import World
-from tests import tiny
+from tests import children, tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.deploy.users import AGENT, RELAY, SOCKET_GROUP
 
@@ -59,8 +59,9 @@ def start(
     module: str, *arguments: str, user: int, groups: list[int], **options: Any
 ) -> subprocess.Popen[str]:
     """A module of these tests as a program of another user, who has nothing of this one's."""
-    return subprocess.Popen(
+    return children.start(
         [str(interpreter()), "-m", module, *arguments],
+        python=str(interpreter()),
         user=user,
         group=user,
         extra_groups=groups,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import children
+
 SITES = ("north", "south", "west")
 PATIENCE = 300.0  # seconds for anything to happen on a busy machine; nothing is measured by it
 
@@ -49,7 +51,7 @@ class LocalFederation:
 
     def confide(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        done = subprocess.run(
+        done = children.run(
             [*self._inside("command"), sys.executable, "-m", "confide", *words],
             cwd=self.folder,
             env=_environment(),
@@ -65,7 +67,7 @@ class LocalFederation:
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """Start a command that goes on; what it says goes to ``logs/<name>.log``."""
         with (self.log / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = children.start(
                 [*self._inside(name), sys.executable, "-m", "confide", *words],
                 cwd=self.folder,
                 env=_environment(),

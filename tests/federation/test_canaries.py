@@ -28,7 +28,6 @@ from privacy.errors import DataError
 from privacy.ledger.entries import Released
 from privacy.ledger.ledger_audit import audit_ledger
 from protocol.messages.confide_pb2 import Reply
-from server.service.proxy import find_nginx
 from tests.federation.canaries import (
     Needles,
     files_under,
@@ -42,6 +41,8 @@ from tests.federation.canaries import (
 )
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.recorder import Recorder
+
+pytestmark = pytest.mark.process
 
 WORDS = {"north": "Qwyvorblexamint", "south": "Dzathunkmivorel", "west": "Żmorfuglakteśnic"}
 OWN_KEYS = ("identity", "agent", "relay/node", "relay/relay")
@@ -302,8 +303,8 @@ def test_no_private_key_is_anywhere_but_in_its_file(searched: Searched) -> None:
         "federation/ca/ca.key",
         "federation/coordinator/identity.key",
         "federation/coordinator/server.key",
-        # Between nginx and the SuperLink behind it.
-        *(["federation/coordinator/flower/loopback.key"] if find_nginx() else []),
+        # Between the proxy and the SuperLink behind it.
+        "federation/coordinator/flower/loopback.key",
         *(f"federation/kits/{site}/{own}.key" for site in SITES for own in OWN_KEYS),
     }
     for own, path in keys.items():

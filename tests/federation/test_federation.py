@@ -47,6 +47,7 @@ def test_two_rounds(federation: LocalFederation) -> None:
     assert [(site.site, site.charged) for site in audit.sites] == [(site, 2) for site in sorted(SITES)]
 
 
+@pytest.mark.process
 def test_a_killed_agent_comes_back_into_its_round(federation: LocalFederation) -> None:
     """Its relay goes on asking, so the round is finished with it.
 
@@ -114,6 +115,7 @@ def main(grid, context):
 '''
 
 
+@pytest.mark.process
 def test_a_rogue_run_trains_nothing(federation: LocalFederation, tmp_path: Path) -> None:
     """Whoever reaches the Control API can start a run; agents refuse what the coordinator did not sign."""
     before = [path.read_bytes() for path in ledgers(federation)]

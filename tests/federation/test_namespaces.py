@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from runs.run_folder import RunFolder
-from server.service.proxy import find_nginx
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.test_federation import charged
+from tests.needs import find, needs
 
 ADDRESS = "10.213.0.1"
 REMOTE = ("north", "south")  # west stands beside the coordinator
@@ -72,10 +71,6 @@ class Hosts:
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    if shutil.which("ip") is None:
-        pytest.skip("ip (iproute2) is not installed")
-    if find_nginx() is None:
-        pytest.skip("nginx is not installed")
     refused = _refused()
     if refused:
         pytest.skip(f"network namespaces are not allowed here: {refused}")
@@ -97,6 +92,8 @@ def _refused() -> str:
     return ""
 
 
+@pytest.mark.process
+@needs("ip")
 def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: Path) -> None:
     federation = LocalFederation(tmp_path / "f", address=f"{ADDRESS}:8443", inside=hosts.inside)
     try:
@@ -131,4 +128,4 @@ def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: P
 
 
 def _ip(*words: str) -> None:
-    subprocess.run([shutil.which("ip") or "ip", *words], check=True, capture_output=True, timeout=10)
+    subprocess.run([find("ip") or "ip", *words], check=True, capture_output=True, timeout=10)

@@ -121,6 +121,7 @@ def _pem(key: object, encryption: object = None) -> bytes:
         (_pem(ec.generate_private_key(ec.SECP256R1())), "another kind"),
         (_pem(x25519.X25519PrivateKey.generate()), "another kind"),
     ],
+    ids=["empty", "no-key", "cut-off", "encrypted", "p-256", "x25519"],
 )
 def test_what_is_no_key_is_refused_and_left_there(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "identity.key"

@@ -12,6 +12,7 @@ import pytest
 from privacy.errors import RunError
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
+from protocol.job.strategy import State
 from runs.run_folder import RoundRecord, RunFolder
 from tests import tiny
 
@@ -31,8 +32,8 @@ def record(number: int) -> RoundRecord:
     )
 
 
-def adapter(number: int) -> np.ndarray:
-    return np.full(3, number, np.float32)
+def state(number: int) -> State:
+    return State(adapter=np.full(3, number, np.float32), memory={"v": np.full(2, -number, np.float64)})
 
 
 def create(path: Path, tiny_folder: Path) -> RunFolder:
@@ -45,17 +46,20 @@ def create(path: Path, tiny_folder: Path) -> RunFolder:
         layout_digest=LAYOUT.digest,
     )
     return RunFolder.create(
-        path, manifest=manifest, facts={}, layout=LAYOUT, adapter=adapter(0), adapter_config={"r": 1}
+        path, manifest=manifest, facts={}, layout=LAYOUT, state=state(0), adapter_config={"r": 1}
     )
 
 
 def test_what_was_finished_is_there(tmp_path: Path, tiny_folder: Path) -> None:
     folder = create(tmp_path / "run", tiny_folder)
     for number in (1, 2):
-        folder.finish_round(record(number), LAYOUT, adapter(number))
+        folder.finish_round(record(number), LAYOUT, state(number))
     again = RunFolder.open(tmp_path / "run")
     assert again.records() == [record(1), record(2)]
-    assert [again.load_adapter(n, LAYOUT)[0] for n in range(3)] == [0, 1, 2]
+    for number in range(3):
+        found = again.load_state(number, LAYOUT)
+        assert found.adapter.tolist() == [number] * 3
+        assert {name: array.tolist() for name, array in found.memory.items()} == {"v": [-number] * 2}
     assert (again.adapter_path / "adapter_config.json").exists()
     assert again.adapter_path.resolve().name == "002"
 
@@ -115,25 +119,25 @@ def test_a_round_that_cannot_be_written_never_counts(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     folder = create(tmp_path / "run", tiny_folder)
-    folder.finish_round(record(1), LAYOUT, adapter(1))
+    folder.finish_round(record(1), LAYOUT, state(1))
     with monkeypatch.context() as patch:
         fail_from(patch, count)
         with suppress(FullError):
-            folder.finish_round(record(2), LAYOUT, adapter(2))
+            folder.finish_round(record(2), LAYOUT, state(2))
     done = len(folder.records())
     assert done in {1, 2}
     assert folder.load_adapter(done, LAYOUT)[0] == done
-    folder.finish_round(record(done + 1), LAYOUT, adapter(done + 1))
+    folder.finish_round(record(done + 1), LAYOUT, state(done + 1))
     assert len(folder.records()) == done + 1
 
 
 def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path, tiny_folder: Path) -> None:
     folder = create(tmp_path / "run", tiny_folder)
-    folder.finish_round(record(1), LAYOUT, adapter(1))
+    folder.finish_round(record(1), LAYOUT, state(1))
     path = folder.path / "rounds.jsonl"
     path.write_text(path.read_text() + '{"round": 2, "lo')
     assert folder.records() == [record(1)]
-    folder.finish_round(record(2), LAYOUT, adapter(2))
+    folder.finish_round(record(2), LAYOUT, state(2))
     assert folder.records() == [record(1), record(2)]
 
 

@@ -23,6 +23,7 @@ from runs.run_state import (
     read_state,
     write_state,
 )
+from tests import children
 
 HOLD = """
 import sys
@@ -129,7 +130,7 @@ def test_who_looks_does_not_stop_who_begins(folder: RunFolder, monkeypatch: pyte
 
 @pytest.mark.usefixtures("impatient")
 def test_the_systems_kill_lets_go(folder: RunFolder) -> None:
-    holder = subprocess.Popen(
+    holder = children.start(
         [sys.executable, "-c", HOLD, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:

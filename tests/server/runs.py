@@ -11,10 +11,11 @@ from protocol.job.job import Job
 from protocol.job.job_file import parse_job
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
+from protocol.job.strategy import State
 from runs.run_folder import RoundRecord, RunFolder
 
 LAYOUT = AdapterLayout(slots=(TensorSlot(name="b", shape=(2, 2), trained=True),))
-ADAPTER = np.zeros(4, np.float32)
+STATE = State(adapter=np.zeros(4, np.float32))
 
 
 def make_job(**sections: dict[str, Any]) -> Job:
@@ -74,11 +75,11 @@ def make_run(
         manifest=manifest,
         facts=known | facts,
         layout=LAYOUT,
-        adapter=ADAPTER,
+        state=STATE,
         adapter_config={},
     )
     for record in [make_record(1), make_record(2)] if records is None else records:
-        folder.finish_round(record, LAYOUT, ADAPTER)
+        folder.finish_round(record, LAYOUT, STATE)
     return folder
 
 

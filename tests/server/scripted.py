@@ -24,7 +24,7 @@ from runs.run_folder import RoundRecord, RunFolder
 from server.evaluation import Score
 from server.post.post import Exchange, refusal
 from server.rounds import run_rounds
-from tests.server.runs import ADAPTER, LAYOUT, make_job
+from tests.server.runs import LAYOUT, STATE, make_job
 
 # What a site does instead of answering: say nothing, refuse with an error, or change its answer.
 Act = None | ConfideError | Callable[[Reply], Reply]
@@ -97,7 +97,7 @@ def make_folder(path: Path, job: Job | None = None, *, cohort: int = 3) -> RunFo
         "held_out_examples": 100,
     }
     return RunFolder.create(
-        path, manifest=manifest, facts=facts, layout=LAYOUT, adapter=ADAPTER, adapter_config={}
+        path, manifest=manifest, facts=facts, layout=LAYOUT, state=STATE, adapter_config={}
     )
 
 

@@ -29,6 +29,7 @@ def handler(reply: Reply):
     return lambda content: reply.SerializeToString()
 
 
+@pytest.mark.process
 def test_ray_gives_the_same_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job = tiny.job(tiny_folder, seeds={"noise": 3}, training={"rounds": 2})
@@ -40,6 +41,7 @@ def test_ray_gives_the_same_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     assert content[0] == content[1]
 
 
+@pytest.mark.process
 def test_ray_passes_a_sites_refusal_on(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job = tiny.job(tiny_folder, training={"batch_size": 500})

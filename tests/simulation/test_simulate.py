@@ -22,7 +22,7 @@ from runs.run import Run
 from runs.run_folder import RunFolder, job_toml
 from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
-from tests import tiny
+from tests import children, tiny
 
 KEYED = {"seeds": {"noise": 5}}
 
@@ -61,6 +61,7 @@ def test_bytes_are_those_of_the_vectors(undisturbed: Run, layout: AdapterLayout)
         assert 0 < record.bytes_down - 3 * 4 * layout.adapter_size < 3 * 200
 
 
+@pytest.mark.statistics
 def test_the_task_is_learned(tiny_folder: Path, tmp_path: Path) -> None:
     """Without noise the tiny model tells the labels apart far better than the majority does."""
     training = {"rounds": 25, "local_steps": 4, "batch_size": 32, "learning_rate": 4.0}
@@ -88,6 +89,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.mark.exhaustive(but=2)
 @pytest.mark.parametrize("flushes", range(15, 59, 4))
 def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     tiny_folder: Path,
@@ -116,6 +118,7 @@ def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     assert run.epsilon == undisturbed.epsilon
 
 
+@pytest.mark.process
 def test_a_run_killed_by_signal_goes_on(
     tiny_folder: Path, tmp_path: Path, undisturbed: Run, layout: AdapterLayout
 ) -> None:
@@ -124,7 +127,7 @@ def test_a_run_killed_by_signal_goes_on(
     job.write_text(job_toml(tiny.job(tiny_folder, **KEYED)))
     command = [sys.executable, "-m", "confide", "simulate", str(job), "--json"]
     command += ["--runs", str(tmp_path), "--run-name", "run"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with children.start(command, stdout=subprocess.PIPE, text=True) as process:
         first = json.loads(process.stdout.readline())
         os.kill(process.pid, signal.SIGKILL)
     assert first["round"] == 1

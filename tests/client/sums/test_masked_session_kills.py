@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from privacy.secagg.masks.coordinator import add_up, hand_on
 from privacy.secagg.ring import Words
 from privacy.secagg.roster import Cohort, Roster, Rules
 from protocol.sums.mask_messages import read_dealing, read_shares, write_cohort, write_roster
+from tests import children
 from tests.client.masked import (
     ASKED,
     COUNT,
@@ -221,9 +221,10 @@ class Sums:
         left.revealed(SITE, cohort, survivors, read_shares(answer, roster))
 
 
+@pytest.mark.process(but=1)
 @pytest.mark.parametrize("confirm", [True, False])
 def test_whenever_a_site_is_killed_no_update_is_uncovered(tmp_path: Path, confirm: bool) -> None:
-    done = subprocess.run(
+    done = children.run(
         [
             sys.executable,
             "-m",

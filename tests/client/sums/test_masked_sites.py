@@ -46,6 +46,7 @@ def ledger(home: Path) -> bytes:
 # What is refused.
 
 
+@pytest.mark.exhaustive(but=2)
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -57,6 +57,7 @@ def test_no_numbers_give_less_than_the_exact_loss(sigma: float, steps: int, delt
         assert found <= 1.05 * exact
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     ("name", "multiplier", "rate", "steps", "delta"),
     [
@@ -105,6 +106,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.exhaustive(but=4)
 @pytest.mark.parametrize("name", ["gaussian", "laplace"])
 @pytest.mark.parametrize("rate", [1.0, 0.999, 0.3, 1e-3, 1e-7])
 @pytest.mark.parametrize("steps", [1, 1000, 10**6, 10**9])

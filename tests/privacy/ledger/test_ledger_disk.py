@@ -22,6 +22,8 @@ from privacy.ledger.budget import make_budget
 from privacy.ledger.entries import PURPOSE, Approved, Created, Entry
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.ledger_file import LedgerFile, Row
+from tests import children
+from tests.needs import needs
 from tests.privacy.ledgers import (
     DATA,
     DELTA,
@@ -350,6 +352,7 @@ print("well")
 """
 
 
+@needs("unshare")
 def test_other_disks(tmp_path: Path) -> None:
     """A disk that is read-only and one that is full, each in a mount namespace of its own."""
     home, small = tmp_path / "home", tmp_path / "small"
@@ -357,11 +360,9 @@ def test_other_disks(tmp_path: Path) -> None:
     ledger = open_ledger(home)
     _spend(ledger, range(2))
     _copy(home, tmp_path / "killed")  # with its log, as a killed process leaves it
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare (util-linux) is not installed")
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0:
         pytest.skip("this system lets nobody mount in a namespace of their own")
-    done = subprocess.run(
+    done = children.run(
         ["unshare", "-rm", sys.executable, "-c", OTHER_DISKS, tmp_path / "killed", small],
         capture_output=True,
         text=True,

@@ -199,6 +199,7 @@ def missing(graph: Graph, dropped: set[int]) -> int:
     )
 
 
+@pytest.mark.statistics
 def test_failures_are_as_rare_as_said_and_not_much_rarer() -> None:
     size, marked, bits, trials = 120, 24, 5, 1000
     circle = find_circle(size, dropping=marked, colluding=marked, privacy_bits=bits, sum_bits=bits)
@@ -307,6 +308,7 @@ def test_control_a_threshold_of_one_less_lets_drops_split_the_sum(colluders: int
 # Whole exchanges
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("size", "threshold"), [(150, 135)])
 def test_sums_over_a_sparse_graph_are_exact(size: int, threshold: int) -> None:
     generator, ring, dimension = np.random.default_rng(7), Ring(20), 33

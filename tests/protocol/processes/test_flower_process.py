@@ -22,6 +22,8 @@ from protocol.processes.flower_process import (
     relay_environment,
     shorten,
 )
+from tests import children
+from tests.needs import needs_linux
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
@@ -157,7 +159,7 @@ def test_one_that_does_not_listen_is_ended_by_force(bench: Bench) -> None:
     assert not runs(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+@needs_linux
 def test_a_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
     keeper = (
         "import os, sys, time; from pathlib import Path;"
@@ -166,7 +168,7 @@ def test_a_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
         f" folder=Path('/'), log=Path({str(tmp_path / 'log')!r})), say=print); c.start();"
         "print(c.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", keeper], stdout=subprocess.PIPE, text=True) as process:
+    with children.start([sys.executable, "-c", keeper], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         inner = int(process.stdout.readline())
         until(lambda: (tmp_path / "log").exists() and "up" in (tmp_path / "log").read_text())
@@ -215,9 +217,8 @@ def test_a_long_log_is_moved_aside_while_it_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "log.1").read_bytes() == b"a" * 100
 
 
+@needs_linux
 def test_a_tether_whose_parent_is_gone_runs_nothing(tmp_path: Path) -> None:
-    if sys.platform != "linux":
-        pytest.skip("only Linux ends children with their parent")
     tether = Path(flower_process.__file__).with_name("tether.py")
     mark = tmp_path / "mark"
     command = [sys.executable, str(tether), "1", "/usr/bin/touch", str(mark)]

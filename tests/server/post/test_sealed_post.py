@@ -22,6 +22,7 @@ from protocol.messages.envelope import TURNED_AWAY
 from protocol.messages.flower import wrap
 from runs.run_folder import RunFolder
 from server.post.post import Exchange
+from tests import children
 from tests.server.mail import Mail, identity, joined, node_pem, opened, reply_to, sealed
 
 JOIN = Request(join=pb.Join(manifest=b"m"))
@@ -503,7 +504,7 @@ while True:
 
 def test_counters_never_repeat_over_processes(tmp_path: Path) -> None:
     taken = [RunFolder(tmp_path).take_counter()]
-    process = subprocess.Popen([sys.executable, "-c", TAKE, str(tmp_path)], stdout=subprocess.PIPE)
+    process = children.start([sys.executable, "-c", TAKE, str(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         taken += [int(process.stdout.readline()) for _ in range(5)]

@@ -56,9 +56,9 @@ def test_a_revocation_is_seen_without_opening_anew(folder: CoordinatorFolder) ->
 
 
 def test_places_are_inside(folder: CoordinatorFolder) -> None:
-    places = [folder.database, folder.flower_home, folder.nginx, folder.logs, folder.runs, folder.nodes]
+    places = [folder.database, folder.flower_home, folder.proxy, folder.logs, folder.runs, folder.nodes]
     assert {place.parent for place in places} == {folder.path}
-    assert [place.name for place in places] == ["superlink.db", "flower", "nginx", "logs", "runs", "nodes"]
+    assert [place.name for place in places] == ["superlink.db", "flower", "proxy", "logs", "runs", "nodes"]
 
 
 def test_no_folder_says_which_command_makes_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from client.custody.site_file import LimitsSection, read_site_file
 from privacy.errors import UserError
 from protocol.messages.site_keys import read_site_keys
 from server.provisioning.provision import provision
+from tests.needs import needs
 from tests.server.federations import NOW, check_whole, contents, federation_file, federation_of, states
 
 
@@ -104,7 +105,7 @@ def test_node_keys_are_what_flower_reads(out: Path) -> None:
     assert isinstance(private.curve, ec.SECP384R1)
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+@needs("ssh-keygen")
 def test_node_keys_are_what_ssh_keygen_reads(out: Path) -> None:
     provision(federation_file(), out, now=NOW)
     key = out / "kits" / "north" / "relay" / "node.key"

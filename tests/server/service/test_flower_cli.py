@@ -86,6 +86,7 @@ def test_without_a_superlink_it_says_so(tmp_path: Path) -> None:
         FlowerCli(tmp_path / "nowhere").nodes()
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     "terminal",
     [
@@ -145,6 +146,7 @@ def test_what_does_not_exist_is_refused_in_flowers_words(flower: FlowerCli, tmp_
         flower.run(tmp_path)
 
 
+@pytest.mark.process
 def test_sites_come_and_go(folder: CoordinatorFolder, flower: FlowerCli) -> None:
     said: list[str] = []
     nodes = NodeList(folder, flower, say=said.append)
@@ -161,6 +163,7 @@ def test_sites_come_and_go(folder: CoordinatorFolder, flower: FlowerCli) -> None
     ]
 
 
+@pytest.mark.process
 def test_a_run_is_started_found_and_stopped(flower: FlowerCli, tmp_path: Path) -> None:
     app, mark = tmp_path / "app", tmp_path / 'a "mark"'
     (app / "waits").mkdir(parents=True)

@@ -11,7 +11,7 @@ from privacy.errors import RunError, UserError
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, FlowerNode, read_address, write_connection
 from server.service.nodes import NodeList, read_nodes
-from server.service.server import Service, is_running, lock
+from server.service.server import is_running, lock
 from server.service.superlink import (
     hidden_endpoint,
     is_loopback,
@@ -206,15 +206,6 @@ def test_the_hidden_port_stays_and_is_never_the_open_one(tmp_path: Path) -> None
     own = folder.federation.address
     write_connection(folder.flower_home, address=own, authority=folder.authority_certificate)
     assert hidden_endpoint(folder, movable=False).address != own
-
-
-def test_other_machines_need_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.service.server.find_nginx", lambda: None)
-    folder = make_coordinator(tmp_path, host="fl.example.org", port=8443)
-    with pytest.raises(UserError, match="install nginx"):
-        Service(folder, say=print)
-    Service(folder, own_proxy=True, say=print)
-    Service(make_coordinator(tmp_path / "near"), say=print)
 
 
 def test_one_server_a_folder(tmp_path: Path) -> None:

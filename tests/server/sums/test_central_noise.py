@@ -55,7 +55,7 @@ def noise_of_plain_sums(job: Job, *, count: int, number: int = 1) -> np.ndarray:
     made = manifest(job)
     sums = PlainSums(made, update_size=SIZE, plan=plan_for_site(made, update_size=SIZE))
     zero = pb.Trained(update=to_bytes(np.zeros(SIZE, np.float32)))
-    return sums.mean({f"site-{n}": zero for n in range(count)}, {}, number)
+    return sums.aggregate({f"site-{n}": zero for n in range(count)}, {}, number)
 
 
 def std_of(plan: Plan, *, count: int) -> float:

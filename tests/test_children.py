@@ -1,0 +1,94 @@
+"""No program that a test starts outlives the test runner."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import children
+from tests.needs import needs_linux
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+# Runners of tests: each starts something with its argument in the command line, says so, and is killed.
+ONE_CHILD = """
+import sys
+from tests import children
+from tests.needs import needs_linux
+child = children.start([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])
+print("started", flush=True)
+child.wait()
+"""
+FEDERATION = """
+import sys
+from pathlib import Path
+from tests.federation.local import local_federation
+with local_federation(Path(sys.argv[1]), sites=("north",)) as federation:
+    print("started", flush=True)
+    federation.processes["server"].wait()
+"""
+
+
+def killed_runner(code: str, mark: str) -> int:
+    """Kill a runner once it has started what it starts; how many processes there were beside it."""
+    command = [sys.executable, "-c", code, mark]
+    with children.start(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as runner:
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == "started\n"
+        beside = len(running(mark)) - 1
+        runner.kill()
+    return beside
+
+
+def wait_until_gone(what: str, *, seconds: float = 60) -> None:
+    """Wait until no process has ``what`` in its command line."""
+    end = time.monotonic() + seconds
+    while still := running(what):
+        assert time.monotonic() < end, still
+        time.sleep(0.05)
+
+
+def running(what: str) -> list[str]:
+    """The command lines of all processes that have ``what`` in theirs; one that has ended has none."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if what in words:
+            found.append(words)
+    return found
+
+
+@needs_linux
+def test_a_program_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
+    mark = f"a-mark-{tmp_path.name}-{os.getpid()}"
+    assert killed_runner(ONE_CHILD, mark) == 1
+    wait_until_gone(mark)
+
+
+@needs_linux
+@pytest.mark.process
+def test_a_federation_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
+    """SuperLink, front and SuperNode too, which its server, relay and agent started."""
+    folder = str(tmp_path / "f")
+    assert killed_runner(FEDERATION, folder) >= 5
+    wait_until_gone(folder)
+
+
+def test_programs_that_go_on_are_started_in_one_way() -> None:
+    calls = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Popen")
+    ]
+    assert [call.partition(":")[0] for call in calls] == ["tests/children.py"], calls
