@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from privacy.accounting.plan import make_plan
-from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job_file import read_job
 from simulation.simulated_federation import World
 from tasks.model.frozen_prefix import Activations
@@ -51,7 +51,7 @@ def main() -> None:
             training=job.training,
             plan=plan,
             round_number=1,
-            entropy=lambda _round, _step: keyed_source(1, number),
+            entropy=keyed_entropy(1, f"run {number}"),
             activations=activations,
         )
         return time.perf_counter() - began, update

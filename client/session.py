@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from client.host import Materials
 from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan, make_count_plan, make_plan
 from privacy.errors import DataError, ProtocolError
@@ -26,6 +27,7 @@ class Session:
 
     manifest: Manifest
     signature: bytes
+    materials: Materials
     plan: Plan
     training: Plan
     sums: SiteSums

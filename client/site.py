@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.custody.admission import admit
 from client.custody.home import Home
+from client.custody.policy import Policy
 from client.custody.refusal import answer_or_refuse, log_refusal
+from client.host import Host, LocalData, Materials
 from client.planning import Planner, plan_here
+from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
-from client.sums.site_sums import STEPS
 from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
 from client.training.counted import count_right
-from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
-from privacy.accounting.plan import Plan
+from client.work import Work
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
-from privacy.ledger.entries import Purpose
-from privacy.ledger.ledger import Charge, Ledger
+from privacy.ledger.ledger import Ledger
 from privacy.ledger.receipt import Receipt, sign_receipt
-from privacy.mechanisms.rng import NoiseSource, fresh_source
+from privacy.mechanisms.rng import Entropy, fresh_entropy
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.messages.envelope import Header
+from protocol.messages.kinds import kind_of
 from protocol.messages.vector import from_bytes
 from protocol.sums.update_encoding import update_noise_std
-from tasks.data.examples import Examples
-from tasks.model.frozen_prefix import Activations
 from tasks.task import probe_examples
-
-# Where the noise of (round, step) comes from.
-Entropy = Callable[[int, int], NoiseSource]
 
 
 class Site:
@@ -42,96 +42,110 @@ class Site:
 
     ``answer`` is its whole interface. It refuses, with the reason, whatever it cannot stand for: a
     manifest that its custodian's policy does not allow, a model or layout that differs from the
-    manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for.
-    ``digests`` name its examples, bytes[32] each; ``home`` is where it keeps its policy, its key and its
-    ledger, which may be open already. ``peers`` are the identity keys of all sites, by name, that it would
-    mask with. ``between`` is called between steps, ``planner`` finds a run's noise, and ``clock`` gives
-    seconds. What it keeps secret of sums outlives the process
-    unless ``forgetful``.
+    manifest's, a model that fails the privacy-unit check, a step that its ledger has no room for. The
+    policy is read once a request, and holds for all of it.
+
+    ``host`` finds its data and models; ``home`` is where it keeps its policy, its key and its ledger.
+    ``peers`` are the identity keys of all sites, by name, that it would mask with. ``between`` is called
+    between steps, ``planner`` finds a run's noise, and ``clock`` gives seconds. What it keeps secret of
+    sums outlives the process unless ``forgetful``.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        examples: Examples,
-        digests: Sequence[bytes],
-        labels: tuple[str, ...],
-        trainer: Trainer,
-        activations: Activations,
+        host: Host,
         home: Home,
         peers: Callable[[], Mapping[str, bytes]],
         keyed_entropy: Entropy | None = None,
-        ledger: Ledger | None = None,
         between: Between = no_pause,
         planner: Planner = plan_here,
         clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
     ) -> None:
         self.name = name
-        self._examples = examples
-        self._digests = digests
-        self._labels = labels
-        self._trainer = trainer
+        self._host = host
         self._home = home
         self._peers = peers
         self._forgetful = forgetful
         self._keyed_entropy = keyed_entropy
-        self._activations = activations
-        self._identity: Identity | None = None
-        self._opened = ledger
         self._between = between
         self._planner = planner
         self._clock = clock
-        self._registered: int | None = None
+        self._identity: Identity | None = None
+        self._opened: Ledger | None = None
+        self._registered: dict[str, int] = {}
         self._session: Session | None = None
+
+    def spent(self) -> Iterator[tuple[str, float, float]]:
+        """Of each data set that a run asked for: its alias, the ε that it has lost, and its budget."""
+        for alias, number in self._registered.items():
+            ledger = self._opened
+            if ledger is not None:
+                yield alias, ledger.epsilon(number), ledger.budget.epsilon
 
     def answer(self, content: bytes) -> bytes:
         """Answer one serialized Request with one serialized Reply; raises StoppedError alone."""
         return answer_or_refuse(self.name, lambda: self.reply(pb.Request.FromString(content)))
 
-    def reply(self, request: pb.Request) -> pb.Reply:
-        """Answer one Request. Raises the ConfideError that it is refused with."""
-        kind = request.WhichOneof("kind")
-        if kind == "join":
-            return pb.Reply(site=self.name, joined=self._join(request.join))
-        if kind not in STEPS | {"train", "evaluate"}:
-            raise ProtocolError("the request is of a kind that this version does not know")
-        session = self._session_of(getattr(request, kind).manifest_digest)
-        # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
-        if request.head:
-            session.ledger.check_holds(request.head.hex())
-        if kind == "train":
-            return pb.Reply(site=self.name, trained=self._train(session, request.train))
-        if kind == "evaluate":
-            return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
-        reply = session.sums.answer(request)
-        reply.site = self.name
-        return reply
+    def reply(self, request: pb.Request, *, header: Header | None = None) -> pb.Reply:
+        """Answer one Request. Raises the ConfideError that it is refused with.
 
-    def _join(self, request: pb.Join) -> pb.Joined:
-        manifest = read_manifest(request.manifest)
-        ledger = self._ledger()
+        ``header`` is that of the envelope it came in, None for who asks in this very process.
+        """
+        if request.HasField("train"):
+            work = self.prepare(request, header=header)
+            return pb.Reply(site=self.name, trained=self.complete(work, work.train()))
+        kind = kind_of(request)
+        session, _ = self._admit(request, header)
+        if kind.of_sum:
+            reply = session.sums.answer(request)
+            reply.site = self.name
+            return reply
+        if kind.request == "evaluate":
+            return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
+        return pb.Reply(site=self.name, joined=self._join(session))
+
+    def _admit(self, request: pb.Request, header: Header | None) -> tuple[Session, Policy]:
+        """The session that a request is about, and the policy, as it was read for this request, once."""
+        manifest, signature = self._manifest_of(request)
+        if header is not None:
+            _check_header(header, request, manifest)
+        policy = self._home.read_policy()
+        ledger = self._ledger(policy, header)
+        joins = request.HasField("join")
         try:
-            session = self._open_session(manifest, request.signature, ledger)
+            session = self._admitted(manifest, signature, policy, ledger, joins=joins)
         except ConfideError as error:
             log_refusal(ledger, manifest, error)
             raise
-        self._home.keep(manifest, request.signature, charged=ledger.charged())
-        # Last: a site that refused to join has no session to train in.
-        self._session = session
-        joined = pb.Joined(
-            manifest_digest=manifest.digest,
-            public_key=self._signer().public,
-            noise_std=update_noise_std(manifest.job, session.plan),
-        )
-        session.sums.join(joined)
-        return joined
+        # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
+        if request.head and not joins:
+            ledger.check_holds(request.head.hex())
+        return session, policy
 
-    def _ledger(self) -> Ledger:
+    def _manifest_of(self, request: pb.Request) -> tuple[Manifest, bytes]:
+        """The manifest that a request is about, and its signature. Raises ProtocolError."""
+        kind = kind_of(request).request
+        if kind == "join":
+            return read_manifest(request.join.manifest), request.join.signature
+        digest, session = getattr(request, kind).manifest_digest, self._session
+        if session is not None and session.manifest.digest == digest:
+            return session.manifest, session.signature
+        kept = self._home.manifest(digest)
+        if kept is None:
+            raise ProtocolError("the site has not joined this run: send Join first")
+        return kept
+
+    def _ledger(self, policy: Policy, header: Header | None) -> Ledger:
+        """The site's ledger, which hears when the coordinator signed its last request."""
         if self._opened is None:
             # Whoever asks without an envelope is in this very process, and has no other clock.
-            self._opened = self._home.open_ledger(self.name, self._signer(), seen=time.time())
+            seen = time.time() if header is None else header.sent
+            self._opened = self._home.open_ledger(self.name, self._signer(), policy=policy, seen=seen)
+        if header is not None:
+            self._opened.has_seen(header.sent)
         return self._opened
 
     def _signer(self) -> Identity:
@@ -140,43 +154,83 @@ class Site:
             self._identity = self._home.identity()
         return self._identity
 
-    def _allowed(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> int:
-        """Ask the policy and the custodian: the data set's number."""
+    def _admitted(
+        self, manifest: Manifest, signature: bytes, policy: Policy, ledger: Ledger, *, joins: bool
+    ) -> Session:
+        """The session of a run that policy and custodian allow now, whether this process has one or not."""
+        data: list[LocalData] = []
 
         def register() -> int:
-            self._registered = self._registered or ledger.register(self._digests)
-            return self._registered
+            data.append(found := self._host.find_data(manifest))
+            if found.alias not in self._registered:
+                self._registered[found.alias] = ledger.register(found.digests)
+            return self._registered[found.alias]
 
-        return admit(manifest, signature, home=self._home, ledger=ledger, register=register)
+        dataset = admit(
+            manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
+        )
+        if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
+            self._session.sums.know(self._peers())
+            return self._session
+        # Not before: a run that is refused leaves the others their model. It is not held here while another
+        # one is loaded: memory may have room for one.
+        self._session = None
+        materials = self._host.load(manifest, data[0])
+        session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
+        if joins:
+            self._home.keep(manifest, signature, charged=ledger.charged())
+        # Last: a site that refused has no session to train in.
+        self._session = session
+        return session
 
-    def _open_session(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> Session:
-        """Check a manifest against the policy and what is here, plan its noise, see that it fits."""
-        dataset = self._allowed(manifest, signature, ledger)
-        job, adapted = manifest.job, self._trainer.adapted
+    def _join(self, session: Session) -> pb.Joined:
+        joined = pb.Joined(
+            manifest_digest=session.manifest.digest,
+            public_key=self._signer().public,
+            noise_std=update_noise_std(session.manifest.job, session.plan),
+        )
+        session.sums.join(joined)
+        return joined
+
+    def _open_session(
+        self,
+        manifest: Manifest,
+        signature: bytes,
+        policy: Policy,
+        ledger: Ledger,
+        dataset: int,
+        materials: Materials,
+    ) -> Session:
+        """Check a manifest against what is here, plan its noise, see that it fits."""
+        job, trainer, examples = manifest.job, materials.trainer, len(materials.examples)
         check_manifest(
             manifest,
-            adapted,
-            labels=self._labels,
-            examples=len(self._examples),
+            trainer.adapted,
+            labels=materials.labels,
+            examples=examples,
             simulated=self._keyed_entropy is not None,
         )
-        size = adapted.layout.update_size
-        planned = self._planner(manifest, len(self._examples), size)
-        plan, training = planned.plan, planned.training
-        self._home.policy.check_cost(plan)
+        size = trainer.adapted.layout.update_size
+        planned = self._planner(manifest, examples, size)
+        policy.check_cost(planned.plan)
         session = Session(
             manifest=manifest,
             signature=signature,
-            plan=plan,
-            training=training,
+            materials=materials,
+            plan=planned.plan,
+            training=planned.training,
             sums=open_sums(
-                manifest, update_size=size, plan=plan, party=self._party(manifest), ledger=ledger
+                manifest,
+                update_size=size,
+                plan=planned.plan,
+                party=self._party(manifest),
+                ledger=ledger,
             ),
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
         )
-        if session.plan.mechanism.name != "none" and self._keyed(job) is None:
+        if session.plan.protects and self._keyed(job) is None:
             ledger.check_fits(
                 dataset,
                 run=manifest.run,
@@ -184,7 +238,7 @@ class Site:
                 plan=session.plan,
                 metrics=session.metrics,
             )
-        check_privacy_unit(self._trainer, probe_examples(adapted))
+        check_privacy_unit(trainer.gradients, probe_examples(trainer.adapted))
         return session
 
     def _party(self, manifest: Manifest) -> Party:
@@ -195,113 +249,68 @@ class Site:
             secrets=None if self._forgetful else self._home.secrets_path(manifest),
         )
 
-    def _train(self, session: Session, request: pb.Train) -> pb.Trained:
-        job, layout = session.manifest.job, self._trainer.adapted.layout
+    def prepare(self, asked: pb.Request, *, header: Header | None = None) -> Work:
+        """The first half of a round: admit it, see that it can be trained and sent, reserve what it costs.
+
+        Raises as ``reply`` does.
+        """
+        session, policy = self._admit(asked, header)
+        request = asked.train
+        job, layout = session.manifest.job, session.materials.trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
-        receipt = self._reserve(session, session.plan, request.round)
-        update = self._trainer.train(
-            adapter,
-            self._examples,
-            training=job.training,
-            plan=session.training,
-            hidden=session.hidden,
-            round_number=request.round,
-            entropy=self._keyed(job) or _fresh,
-            activations=self._activations if self._activations.work else None,
-            between=within(self._home.policy.rules.longest_round, self._between, clock=self._clock),
+        keyed = self._keyed(job) is not None
+        return Work(
+            session=session,
+            request=request,
+            adapter=adapter,
+            receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
+            entropy=self._entropy(job),
+            between=within(policy.rules.longest_round, self._between, clock=self._clock),
         )
-        # Steps count from 0: none has this number, nor the metrics'.
-        source = (self._keyed(job) or _fresh)(request.round, job.training.local_steps + 1)
-        trained = session.sums.contribute(update, request, source)
-        trained.receipt.CopyFrom(receipt)
+
+    def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:
+        """The last half of a round: what leaves of an update, float32[update_size], with its receipt."""
+        source = work.entropy(work.request.round, 0, "update")
+        trained = work.session.sums.contribute(update, work.request, source)
+        trained.receipt.CopyFrom(self._signed(work.receipt))
         return trained
 
     def _evaluate(self, session: Session, request: pb.Evaluate) -> pb.Evaluated:
-        job, adapted, plan = session.manifest.job, self._trainer.adapted, session.metrics
+        job, examples, plan = session.manifest.job, session.materials.examples, session.metrics
+        adapted = session.materials.trainer.adapted
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
         session.sums.check_metrics(request)
-        receipt = self._reserve(session, plan, last, purpose="metrics")
-        right = count_right(adapted, adapter, self._examples)
-        # Steps count from 0: none of the training has this number.
-        source = (self._keyed(job) or _fresh)(last, job.training.local_steps)
-        released = right.release(plan.mechanism, source)
-        evaluated = session.sums.contribute_count(released, len(self._examples), request)
-        evaluated.receipt.CopyFrom(receipt)
+        keyed = self._keyed(job) is not None
+        reserved = reserve(session, plan, last, site=self.name, keyed=keyed, purpose="metrics")
+        right = count_right(adapted, adapter, examples)
+        released = right.release(plan.mechanism, self._entropy(job)(last, 0, "metrics"))
+        evaluated = session.sums.contribute_count(released, len(examples), request)
+        evaluated.receipt.CopyFrom(self._signed(reserved))
         return evaluated
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""
         return self._keyed_entropy if job.seeds.noise is not None else None
 
-    def _reserve(
-        self, session: Session, plan: Plan, number: int, *, purpose: Purpose = "training"
-    ) -> pb.Receipt:
-        """Write a round's steps, or the metrics, into the ledger, and a receipt for them."""
-        manifest, job = session.manifest, session.manifest.job
-        run, digest = manifest.run, session.digest
-        training = purpose == "training"
-        steps = job.steps_a_round if training else 1
-        if plan.mechanism.name == "none":
-            taken, epsilon = number * steps, None
-            head = session.ledger.record_unprotected(
-                dataset=session.dataset, run=run, manifest=digest, round_number=number
-            )
-        else:
-            charge = Charge(
-                dataset=session.dataset,
-                run=run,
-                manifest=digest,
-                plan=plan,
-                round=number,
-                steps=steps,
-                purpose=purpose,
-                keyed=self._keyed(job) is not None,
-            )
-            reserved = session.ledger.reserve(charge)
-            taken, head = reserved.taken, reserved.head
-            # One release of Laplace noise has this ε at δ = 0, and so it is charged.
-            epsilon = plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier
-        receipt = Receipt(
-            site=self.name,
-            run=run,
-            manifest=digest,
-            round=number,
-            plan=plan,
-            steps=steps,
-            taken=taken,
-            epsilon=epsilon,
-            budget=job.privacy.epsilon if training else job.metrics.epsilon,
-            head=head,
-            purpose=purpose,
-        )
+    def _entropy(self, job: Job) -> Entropy:
+        return self._keyed(job) or fresh_entropy
+
+    def _signed(self, receipt: Receipt) -> pb.Receipt:
         signed = sign_receipt(self._signer(), receipt)
         return pb.Receipt(content=signed.content, signature=signed.signature)
 
-    def _session_of(self, digest: bytes) -> Session:
-        """The session of a run that was joined, by this process or by an earlier one.
 
-        The custodian may have changed the policy since: it is asked again each time.
-        """
-        session = self._session
-        if session is not None and session.manifest.digest == digest:
-            self._allowed(session.manifest, session.signature, session.ledger)
-            session.sums.know(self._peers())
-        else:
-            kept = self._home.manifest(digest)
-            if kept is None:
-                raise ProtocolError("the site has not joined this run: send Join first")
-            self._session = None
-            session = self._session = self._open_session(*kept, self._ledger())
-        return session
-
-
-def _fresh(_round: int, _step: int) -> NoiseSource:
-    return fresh_source()
+def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
+    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
+    if header.run != manifest.run:
+        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
+    if request.HasField("train") and header.round != request.train.round:
+        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
-from client.site import Entropy, Site
+from client.host import LocalData, Materials
+from client.site import Site
 from client.training.digests import example_digest
+from client.training.gradient_check import choose_gradients
 from client.training.training import Trainer
-from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import ByColumn, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
@@ -47,7 +50,7 @@ class World:
         adapted = AdaptedModel(base, job=job, device=self.device)
         held_out = tokenize_rows(adapted, table, parts.held_out, labels=self.labels)
         self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
-        self.trainer = Trainer(adapted)
+        self.trainer = Trainer(choose_gradients(adapted))
         self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
@@ -85,21 +88,24 @@ class World:
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
         one. A ``forgetful`` site keeps its secrets of sums in memory.
         """
-        examples = self.examples(name)
+        examples, seed = self.examples(name), self.job.seeds.noise
         place = Home(home)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
-        return Site(
-            name=name,
+        materials = Materials(
             examples=examples,
-            digests=[example_digest(self._table.texts[row]) for row in self._rows[name]],
             labels=self.labels,
             trainer=self.trainer,
             activations=self._kept(name, examples),
+        )
+        digests = tuple(example_digest(self._table.texts[row]) for row in self._rows[name])
+        return Site(
+            name=name,
+            host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
             home=place,
             peers=cache(lambda: self._peers(home.parent)),
             forgetful=forgetful,
-            keyed_entropy=_keyed_entropy(self.job, name),
+            keyed_entropy=None if seed is None else keyed_entropy(seed, name),
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
@@ -166,8 +172,16 @@ def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> 
     return Policy(budget=budget, rules=rules)
 
 
-def _keyed_entropy(job: Job, name: str) -> Entropy | None:
-    seed = job.seeds.noise
-    if seed is None:
-        return None
-    return lambda round_number, step: keyed_source(seed, name, round_number, step)
+@dataclass(frozen=True, kw_only=True)
+class _Memory:
+    """A simulated site's host: its data and its model are there before it is asked."""
+
+    alias: str
+    digests: tuple[bytes, ...]
+    materials: Materials
+
+    def find_data(self, _manifest: Manifest) -> LocalData:
+        return self
+
+    def load(self, _manifest: Manifest, _data: LocalData) -> Materials:
+        return self.materials

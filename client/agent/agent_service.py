@@ -20,7 +20,7 @@ from client.agent.listening import (
     relay_certificate,
 )
 from client.agent.mailbox import Mailbox
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.agent.worker import Worker
 from client.custody.home import Home
 from client.custody.site_file import SiteFile
@@ -85,7 +85,7 @@ class Service:
         )
         telemetry = Telemetry()
         worker = Worker(mailbox, queue=agent.queue, telemetry=telemetry)
-        resident = Resident(home, site_file, between=worker.between, telemetry=telemetry)
+        resident = SiteHost(home, site_file, between=worker.between, telemetry=telemetry)
         resident.check_ledger()
         pinned = relay_certificate(home) if agent.listen is not None else None
         server = Agent(mailbox, worker, site=site_file.site.name, pinned=pinned).make_server()

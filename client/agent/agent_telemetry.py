@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from client.agent.status import Status
 from client.training.cancellation import StoppedError
 from privacy.errors import PolicyError
+from protocol.messages.kinds import KINDS
 
-if TYPE_CHECKING:
-    from client.agent.worker import Status
-
-_STAGES = {"joined": "join", "trained": "train", "evaluated": "evaluate"}
+# Steps of a sum take no time to speak of: their kinds are not counted one by one.
+_STAGES = {kind.reply: kind.request for kind in KINDS if not kind.of_sum}
 _KINDS = (*_STAGES, "refused")
 _BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0)
 _MOST_LABELS = 50  # far more than there are rules and kinds of errors

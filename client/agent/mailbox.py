@@ -10,16 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
 from privacy.canonical import canonical_json
 from privacy.durable import make_private_folder, open_private, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
-from privacy.secagg.ckks.shared_key import KEY_MAX
-from protocol.messages.confide_pb2 import Request
 from protocol.messages.envelope import COORDINATOR, Header, Opened, open_envelope, seal
-from protocol.sums.ciphertext_messages import longest_content
 
 _MOST = 2**31 - 1
 _MORE = 65_536  # bytes: a receipt and a few names
@@ -165,21 +160,6 @@ def forget_run(outbox: Path, run: str) -> None:
     """Forget all that was answered in a run that was charged nothing: the site is asked anew."""
     for path in outbox.glob(f"{_stem(run)}.*"):
         path.unlink(missing_ok=True)
-
-
-def longest_answer(payload: bytes) -> int:
-    """How many bytes an answer to a request has at most, but for a receipt and a few names.
-
-    It is no longer than the request, unless it is ciphertexts or their key.
-    """
-    try:
-        request = Request.FromString(payload)
-    except DecodeError:
-        return 0  # it is refused
-    if request.HasField("train") and request.train.HasField("roster"):
-        # An update has no more numbers than the adapter, which has four bytes for each.
-        return longest_content(len(request.train.adapter) // 4)
-    return len(payload) + (KEY_MAX if request.HasField("deal") else 0)
 
 
 def _stem(run: str) -> str:

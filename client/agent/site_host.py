@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.agent.agent_telemetry import Telemetry
-from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.model_sources import check_models, local_source
-from client.custody.refusal import answer_or_refuse, log_refusal
+from client.custody.refusal import answer_or_refuse
 from client.custody.site_file import SiteFile
+from client.host import LocalData, Materials
 from client.planning import FILE as PLANS_FILE
 from client.planning import Planner, PlanningProcess
 from client.session import check_labels, check_model
 from client.site import Site
 from client.training.cancellation import Between, no_pause
 from client.training.data_set import DataSet, read_data_set
+from client.training.gradient_check import choose_gradients
 from client.training.training import Trainer
 from privacy.canonical import canonical_json
 from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
-from privacy.ledger.ledger import Ledger
 from protocol.job.job import Job
-from protocol.job.manifest import Manifest, read_manifest
+from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
-from protocol.messages.envelope import Header, Opened
+from protocol.messages.envelope import Opened
 from tasks.model.adapted_model import AdaptedModel, ModelSpec
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, without_subnormals
@@ -45,7 +45,7 @@ class _Model:
     prefix: FrozenPrefix
 
 
-class Resident:
+class SiteHost:
     """Answers requests with the site's own data, whatever the job says of where they are.
 
     It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
@@ -69,17 +69,22 @@ class Resident:
         self._file = site_file
         self._between = between
         self._telemetry = telemetry or Telemetry()
-        self._planner = planner or PlanningProcess(
-            seconds=site_file.limits.planning_seconds,
-            mib=site_file.limits.planning_mib,
-            kept=home / PLANS_FILE,
-        )
         self._data = {alias: read_data_set(alias, source) for alias, source in site_file.data.items()}
-        self._registered: dict[str, int] = {}
-        self._opened: Ledger | None = None
-        self._seen: float | None = None  # when the coordinator signed its last request
         self._model: _Model | None = None
-        self._site: tuple[str, Site] | None = None
+        self._materials: tuple[str, Materials] | None = None
+        self._site = Site(
+            name=site_file.site.name,
+            host=self,
+            home=self._home,
+            peers=self._home.peers,
+            between=self._pass,
+            planner=planner
+            or PlanningProcess(
+                seconds=site_file.limits.planning_seconds,
+                mib=site_file.limits.planning_mib,
+                kept=home / PLANS_FILE,
+            ),
+        )
 
     @property
     def examples(self) -> dict[str, int]:
@@ -90,7 +95,9 @@ class Resident:
         """Open the ledger and verify it whole; begin it if the home is new. Raises LedgerError."""
         ledger = self._home.open_ledger(self._file.site.name, self._home.identity())
         for alias, data in self._data.items():
-            self._tell_spent(alias, ledger.find(data.digests), ledger)
+            number = ledger.find(data.digests)
+            spent = 0.0 if number is None else ledger.epsilon(number)
+            self._telemetry.has_spent(alias, spent=spent, budget=ledger.budget.epsilon)
         ledger.close()
 
     def answer(self, opened: Opened) -> bytes:
@@ -102,7 +109,7 @@ class Resident:
 
     def _counted(self, opened: Opened) -> pb.Reply:
         with self._telemetry.counting_refusals():
-            return self._reply(opened)
+            return self._site.reply(pb.Request.FromString(opened.payload), header=opened.header)
 
     def _pass(self, step: int, steps: int) -> None:
         """Between steps. Before the first one the round is charged for."""
@@ -113,58 +120,13 @@ class Resident:
     def _tell_all_spent(self) -> None:
         """Tell the custodian's monitoring what the data have left."""
         try:
-            for alias, number in self._registered.items():
-                self._tell_spent(alias, number, self._ledger())
+            for alias, spent, budget in self._site.spent():
+                self._telemetry.has_spent(alias, spent=spent, budget=budget)
         except (ConfideError, OSError) as error:
             log.warning("what is spent cannot be told: %s", error)
 
-    def _tell_spent(self, alias: str, number: int | None, ledger: Ledger) -> None:
-        spent = 0.0 if number is None else ledger.epsilon(number)
-        self._telemetry.has_spent(alias, spent=spent, budget=ledger.budget.epsilon)
-
-    def _reply(self, opened: Opened) -> pb.Reply:
-        self._seen = opened.header.sent
-        request = pb.Request.FromString(opened.payload)
-        manifest, signature = self._manifest_of(request)
-        _check_header(opened.header, request, manifest)
-        return self._site_for(manifest, signature).reply(request)
-
-    def _manifest_of(self, request: pb.Request) -> tuple[Manifest, bytes]:
-        kind = request.WhichOneof("kind")
-        if kind == "join":
-            return read_manifest(request.join.manifest), request.join.signature
-        if kind not in {"train", "evaluate", "deal", "confirm", "unmask", "open"}:
-            raise ProtocolError("the request is of a kind that this version does not know")
-        kept = self._home.manifest(getattr(request, kind).manifest_digest)
-        if kept is None:
-            raise ProtocolError("the site has not joined this run: send Join first")
-        return kept
-
-    def _site_for(self, manifest: Manifest, signature: bytes) -> Site:
-        """The site with the data and the model that a manifest names.
-
-        Raises what it refuses with. The policy is asked before a model is loaded.
-        """
-        alias, key = manifest.job.data.alias, _model_key(manifest)
-        known = self._model is not None and self._model.key == key
-        if known and self._site is not None and self._site[0] == alias:
-            return self._site[1]
-        ledger = self._ledger()
-        try:
-            data = self._admitted(manifest, signature, ledger)
-            self._site = None
-            model = self._model if known and self._model is not None else self._load(manifest, key)
-            site = self._build(data, model, manifest.job, ledger)
-        except ConfideError as error:
-            log_refusal(ledger, manifest, error)
-            raise
-        self._site = alias, site
-        return site
-
-    def _admitted(self, manifest: Manifest, signature: bytes, ledger: Ledger) -> DataSet:
-        """The data that a manifest names, if the policy and the custodian allow it."""
-        # First: whom the coordinator's key did not sign for learns of no alias.
-        self._home.policy.check(manifest, signature)
+    def find_data(self, manifest: Manifest) -> DataSet:
+        """The data that a manifest names. Raises ProtocolError for a model or data that are not here."""
         job = manifest.job
         local_source(job.model, self._file.models)
         alias, data = job.data.alias, self._data.get(job.data.alias)
@@ -173,14 +135,26 @@ class Resident:
         if job.task == "sequence-classification" and not data.labels:
             raise ProtocolError(f"data.alias={alias!r}: these data have no labels here; task={job.task!r}")
         check_labels(manifest, _labels(data, job))
-
-        def register() -> int:
-            if alias not in self._registered:
-                self._registered[alias] = ledger.register(data.digests)
-            return self._registered[alias]
-
-        admit(manifest, signature, home=self._home, ledger=ledger, register=register)
         return data
+
+    def load(self, manifest: Manifest, data: LocalData) -> Materials:
+        """The model that a manifest names, in the place of another, and the data as it reads them."""
+        alias, key = data.alias, _model_key(manifest)
+        known = self._model is not None and self._model.key == key
+        if known and self._materials is not None and self._materials[0] == alias:
+            return self._materials[1]
+        self._materials = None
+        model = self._model if known and self._model is not None else self._load(manifest, key)
+        found = self._data[alias]
+        examples = found.examples(model.trainer.adapted)
+        materials = Materials(
+            examples=examples,
+            labels=_labels(found, manifest.job),
+            trainer=model.trainer,
+            activations=Activations(model.prefix, examples),
+        )
+        self._materials = alias, materials
+        return materials
 
     def _load(self, manifest: Manifest, key: bytes) -> _Model:
         """Load the model that a manifest names, in the place of the one that is here.
@@ -204,32 +178,10 @@ class Resident:
         check_model(manifest, base.digest)
         adapted = AdaptedModel(base, job=local, device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
-        self._model = _Model(key=key, trainer=Trainer(adapted), prefix=FrozenPrefix(adapted))
-        return self._model
-
-    def _build(self, data: DataSet, model: _Model, job: Job, ledger: Ledger) -> Site:
-        examples = data.examples(model.trainer.adapted)
-        return Site(
-            name=self._file.site.name,
-            examples=examples,
-            digests=data.digests,
-            labels=_labels(data, job),
-            trainer=model.trainer,
-            activations=Activations(model.prefix, examples),
-            home=self._home,
-            peers=self._home.peers,
-            ledger=ledger,
-            between=self._pass,
-            planner=self._planner,
+        self._model = _Model(
+            key=key, trainer=Trainer(choose_gradients(adapted)), prefix=FrozenPrefix(adapted)
         )
-
-    def _ledger(self) -> Ledger:
-        if self._opened is None:
-            self._opened = self._home.open_ledger(
-                self._file.site.name, self._home.identity(), seen=self._seen
-            )
-        self._opened.has_seen(self._seen)
-        return self._opened
+        return self._model
 
 
 def _check_file(site_file: SiteFile) -> None:
@@ -241,14 +193,6 @@ def _check_file(site_file: SiteFile) -> None:
     if not site_file.data:
         raise PolicyFileError("data: expected one section [data.ALIAS] or more, got none")
     check_models(site_file.models)
-
-
-def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
-    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
-    if header.run != manifest.run:
-        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
-    if request.HasField("train") and header.round != request.train.round:
-        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")
 
 
 def _model_key(manifest: Manifest) -> bytes:

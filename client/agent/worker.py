@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from client.agent.agent_telemetry import Telemetry
-from client.agent.mailbox import Mailbox, longest_answer
+from client.agent.mailbox import Mailbox
 from client.agent.patience import Patience
+from client.agent.status import Status
 from client.training.cancellation import StoppedError
 from privacy.errors import ConfideError, ProtocolError
 from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import Header, Opened
+from protocol.messages.kinds import longest_answer
 from protocol.processes.json_log import about
 
 log = logging.getLogger("confide.agent")
@@ -33,18 +35,6 @@ class Answerer(Protocol):
     def answer(self, opened: Opened) -> bytes:
         """Raises StoppedError alone."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What the worker is at. ``state`` is "idle", "working" or "stopping"."""
-
-    state: str
-    run: str = ""
-    round: int = 0
-    step: int = 0
-    steps: int = 0
-    queued: int = 0
 
 
 @dataclass(kw_only=True)

@@ -45,8 +45,8 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @property
-    def policy(self) -> Policy:
+    def read_policy(self) -> Policy:
+        """The policy as it is now; whoever asks reads the file. Raises PolicyFileError."""
         return read_policy(self.path / FILE)
 
     @property
@@ -67,18 +67,25 @@ class Home:
         return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
 
     def open_ledger(
-        self, site: str, identity: Identity, *, seen: float | None = None, accept_clock: bool = False
+        self,
+        site: str,
+        identity: Identity,
+        *,
+        policy: Policy | None = None,
+        seen: float | None = None,
+        accept_clock: bool = False,
     ) -> Ledger:
         """The site's ledger, begun with the policy's budget if the home is new.
 
-        ``seen`` and ``accept_clock`` are as ``Ledger.open`` takes them. Raises LedgerError if the home has
-        manifests and no ledger: what they spent is unknown.
+        ``policy`` is the home's, if it was read already; ``seen`` and ``accept_clock`` are as
+        ``Ledger.open`` takes them. Raises LedgerError if the home has manifests and no ledger: what they
+        spent is unknown.
         """
         if not self.ledger_path.exists() and any(self.manifests()):
             raise LedgerError(
                 f"the ledger is lost: {self.path} has manifests and no {DATABASE}; bring it back"
             )
-        budget = self.policy.budget
+        budget = (policy or self.read_policy()).budget
         return Ledger.open(
             self.path,
             site=site,

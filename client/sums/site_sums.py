@@ -65,12 +65,8 @@ class SiteSums(Protocol):
         ...
 
     def answer(self, request: pb.Request) -> pb.Reply:
-        """Answer a request of one of ``STEPS``. Raises ProtocolError for a step that there is not."""
+        """Answer a step of sums (``MessageKind.of_sum``). Raises ProtocolError where there is no such step."""
         ...
-
-
-# The kinds of requests that belong to sums alone.
-STEPS = frozenset({"deal", "confirm", "unmask", "open"})
 
 
 def no_such_step(request: pb.Request, kind: str) -> ProtocolError:

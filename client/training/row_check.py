@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.training.gradients import PerExampleGradients, losses
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
+from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
 from tasks.task import token_choices
 
-if TYPE_CHECKING:
-    from client.training.training import Trainer
 
-
-def rows_are_apart(trainer: Trainer, *, width: int, rows: int, activations: Activations | None) -> bool:
+def rows_are_apart(
+    method: PerExampleGradients, *, width: int, rows: int, activations: Activations | None
+) -> bool:
     """Compare gradients of made-up examples in other rows, next to other examples and to blank rows.
 
     As in training: in its precision, with kept activations if there are any, but without dropout. What
     is found says nothing of anyone's data. The adapter that was loaded is lost.
     """
-    with _random_adapter(trainer):
-        return _same(trainer, Shapes(rows=rows, widths=(width,)), activations)
+    with _random_adapter(method.adapted):
+        return _same(method, Shapes(rows=rows, widths=(width,)), activations)
 
 
-def _same(trainer: Trainer, shapes: Shapes, activations: Activations | None) -> bool:
+def _same(method: PerExampleGradients, shapes: Shapes, activations: Activations | None) -> bool:
     rows = shapes.rows - 1  # the last row is always blank
-    examples = _made_up(trainer, shapes)
+    examples = _made_up(method.adapted, shapes)
     first, others = np.arange(rows), np.arange(rows, 2 * rows)
-    expected = _gradients(trainer, examples, first, shapes, activations)
+    expected = _gradients(method, examples, first, shapes, activations)
     if not torch.isfinite(expected).all():
         return False
     half, rest = first[::2], first[1::2]
@@ -46,16 +46,16 @@ def _same(trainer: Trainer, shapes: Shapes, activations: Activations | None) -> 
         rest[::-1],
     )
     for order in orders:
-        found = _gradients(trainer, examples, order, shapes, activations)
+        found = _gradients(method, examples, order, shapes, activations)
         known = order < rows
         if not torch.equal(found[torch.from_numpy(known)], expected[torch.from_numpy(order[known])]):
             return False
     return True
 
 
-def _made_up(trainer: Trainer, shapes: Shapes) -> Examples:
+def _made_up(adapted: AdaptedModel, shapes: Shapes) -> Examples:
     """Twice as many examples as rows: of all lengths up to the width, the second half at full length."""
-    adapted, generator = trainer.adapted, np.random.Generator(np.random.PCG64(0))
+    generator = np.random.Generator(np.random.PCG64(0))
     width, count = shapes.widths[0], 2 * (shapes.rows - 1)
     lengths = np.full(count, width, np.int64)
     varied = lengths[: count // 2]
@@ -72,7 +72,7 @@ def _made_up(trainer: Trainer, shapes: Shapes) -> Examples:
 
 
 def _gradients(
-    trainer: Trainer,
+    method: PerExampleGradients,
     examples: Examples,
     order: NDArray[np.int64],
     shapes: Shapes,
@@ -84,18 +84,13 @@ def _gradients(
     if activations is not None:
         kept = activations.of(examples)
         kept.fill(order, shapes)
-    trainer.backward(batch, kept)
-    rows = [p.grad_sample.detach().flatten(1) for p in trainer.adapted.trained.values()]
-    gradients = torch.cat(rows, dim=1).clone()
-    for parameter in trainer.adapted.trained.values():
-        parameter.grad = parameter.grad_sample = None
-    return gradients
+    found = method.backward(batch, losses(method.adapted, kept))
+    return torch.cat([gradients.flatten(1) for gradients in found.values()], dim=1)
 
 
 @contextmanager
-def _random_adapter(trainer: Trainer) -> Iterator[None]:
+def _random_adapter(adapted: AdaptedModel) -> Iterator[None]:
     """Within this block no gradient is zero by construction, and dropout is off."""
-    adapted = trainer.adapted
     random = np.random.Generator(np.random.PCG64(0)).standard_normal(adapted.layout.adapter_size)
     adapted.load((0.05 * random).astype(np.float32))
     adapted.peft.train()

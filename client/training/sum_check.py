@@ -8,23 +8,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.training.gradients import Gradients, PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
-from client.training.training import Trainer
+from client.training.step import add_batch, make_optimizer, take_step
 from privacy.accounting.plan import Plan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
-
-# By a tensor's name in the layout: one gradient an example, or what became of them in a sum.
-Gradients = dict[str, torch.Tensor]
+from tasks.model.adapted_model import AdaptedModel
 
 # Sums of float32 in another order agree to about 1e-6 of a clipping norm.
 _TOLERANCE = 1e-3
 _TRAINING = TrainingSection()
 
 
-def check_clipped_sum(trainer: Trainer, gradients: Gradients, mechanism: Mechanism) -> None:
+def check_clipped_sum(adapted: AdaptedModel, gradients: Gradients, mechanism: Mechanism) -> None:
     """Leave each example out of the clipped sum in turn, and put another in its place.
 
     The sum without it is what all is measured from. Whatever comes in adds the clipping norm at most,
@@ -34,7 +33,7 @@ def check_clipped_sum(trainer: Trainer, gradients: Gradients, mechanism: Mechani
     bound = _bound(gradients, mechanism)
 
     def summed(rows: Gradients) -> Gradients:
-        return _clipped_sum(trainer, rows, mechanism, bound)
+        return _clipped_sum(adapted, rows, mechanism, bound)
 
     def require(first: Gradients, second: Gradients, limit: int, when: str) -> None:
         _require(first, second, norm=mechanism.norm, limit=limit, when=when)
@@ -58,13 +57,16 @@ def check_clipped_sum(trainer: Trainer, gradients: Gradients, mechanism: Mechani
             require(poisoned, rest, 0, f"an example that is not finite ({poison}) comes in")
 
 
-def check_steps(trainer: Trainer, examples: Examples, gradients: Gradients, mechanism: Mechanism) -> None:
+def check_steps(
+    method: PerExampleGradients, examples: Examples, gradients: Gradients, mechanism: Mechanism
+) -> None:
     """Take steps as training does: each releases the sum of its own batch and nothing else.
 
     ``gradients`` are those of ``examples``, row by row. All steps are one optimizer's, so that what
     one leaves behind shows in the next. Raises PrivacyUnitError naming the layer.
     """
-    bound, everyone = _bound(gradients, mechanism), list(range(len(examples)))
+    adapted, bound = method.adapted, _bound(gradients, mechanism)
+    everyone = list(range(len(examples)))
     steps = {
         "all examples are drawn": [everyone],
         "nobody is drawn after others": [],
@@ -75,24 +77,27 @@ def check_steps(trainer: Trainer, examples: Examples, gradients: Gradients, mech
     # Before the steps: each of these sums takes a new optimizer, which clears what the last one left.
     drawn = {when: [index for batch in batches for index in batch] for when, batches in steps.items()}
     expected = {
-        when: _clipped_sum(trainer, _rows(gradients, rows), mechanism, bound)
+        when: _clipped_sum(adapted, _rows(gradients, rows), mechanism, bound)
         for when, rows in drawn.items()
     }
-    optimizer = make_optimizer(trainer, mechanism, clipping_norm=bound)
+    optimizer = silent_optimizer(adapted, mechanism, clipping_norm=bound)
     for when, batches in steps.items():
-        trainer.accumulate(optimizer, [examples.batch(np.array(batch)) for batch in batches], None)
-        released = _step(trainer, optimizer, bound=bound, drawn=len(drawn[when]))
+        physical = [examples.batch(np.array(batch)) for batch in batches]
+        take_step(optimizer, method, physical, losses(adapted))
+        released = _released(adapted, optimizer, bound=bound, drawn=len(drawn[when]))
         _require(released, expected[when], norm=mechanism.norm, limit=0, when=when)
 
 
-def make_optimizer(trainer: Trainer, mechanism: Mechanism, *, clipping_norm: float) -> PrivateOptimizer:
-    """The trainer's own optimizer under a made-up plan, without noise, and with an adapter at rest.
+def silent_optimizer(
+    adapted: AdaptedModel, mechanism: Mechanism, *, clipping_norm: float
+) -> PrivateOptimizer:
+    """Training's own optimizer under a made-up plan, without noise, and with an adapter at rest.
 
     What it releases is then the clipped sum over the expected batch size, step after step for the same
     adapter.
     """
     plan = Plan(mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=1.0, steps=1, delta=1e-5)
-    optimizer = trainer.optimizer(_TRAINING, plan)
+    optimizer = make_optimizer(adapted, _TRAINING, plan)
     optimizer.source = _Silence()
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -133,19 +138,19 @@ def _replaced(
     return replaced
 
 
-def _clipped_sum(trainer: Trainer, gradients: Gradients, mechanism: Mechanism, bound: float) -> Gradients:
+def _clipped_sum(
+    adapted: AdaptedModel, gradients: Gradients, mechanism: Mechanism, bound: float
+) -> Gradients:
     """What a step of a new optimizer makes of per-example gradients, in clipping norms."""
-    optimizer = make_optimizer(trainer, mechanism, clipping_norm=bound)
-    for name, parameter in trainer.adapted.trained.items():
-        parameter.grad_sample = gradients[name].clone()
-    return _step(trainer, optimizer, bound=bound, drawn=len(next(iter(gradients.values()))))
+    optimizer = silent_optimizer(adapted, mechanism, clipping_norm=bound)
+    add_batch(optimizer, {name: gradient.clone() for name, gradient in gradients.items()}, last=True)
+    return _released(adapted, optimizer, bound=bound, drawn=len(next(iter(gradients.values()))))
 
 
-def _step(trainer: Trainer, optimizer: PrivateOptimizer, *, bound: float, drawn: int) -> Gradients:
-    """Take the step that is prepared, and forget: what it released, in clipping norms."""
-    optimizer.step()
+def _released(adapted: AdaptedModel, optimizer: PrivateOptimizer, *, bound: float, drawn: int) -> Gradients:
+    """What the step that was taken released, in clipping norms; nothing of it stays."""
     released = {}
-    for name, parameter in trainer.adapted.trained.items():
+    for name, parameter in adapted.trained.items():
         if parameter.grad is None:
             raise PrivacyUnitError(
                 f"{name}: no step is taken for a batch of {drawn} examples; expected one for every batch, "
@@ -154,13 +159,13 @@ def _step(trainer: Trainer, optimizer: PrivateOptimizer, *, bound: float, drawn:
         # The plan's denominator is the expected batch size, whoever was drawn.
         released[name] = parameter.grad * (_TRAINING.batch_size / bound)
     optimizer.zero_grad(set_to_none=True)
-    _check_forgotten(trainer)
+    _check_forgotten(adapted)
     return released
 
 
-def _check_forgotten(trainer: Trainer) -> None:
+def _check_forgotten(adapted: AdaptedModel) -> None:
     """Refuse what stays after a step: a parameter that the next batch does not use would add it again."""
-    for name, parameter in trainer.adapted.trained.items():
+    for name, parameter in adapted.trained.items():
         kept = [k for k in ("grad_sample", "summed_grad", "grad") if getattr(parameter, k) is not None]
         if kept:
             raise PrivacyUnitError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,23 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.training.sum_check import Gradients, check_clipped_sum, check_steps, make_optimizer
-from client.training.training import Trainer
-from privacy.errors import ModelError, PrivacyUnitError
+from client.training.gradient_check import as_unit_error, check_gradients, comparable
+from client.training.gradients import PerExampleGradients, losses
+from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
+from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from tasks.data.examples import Examples
+from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel, adapted_layers
 from tasks.model.base_model import head_names
-from tasks.model.device import Device
-from tasks.task import outcome
 
-# float32 gradients of two orders of summation agree to about 1e-6 of their norm; a wrong unit is
-# off by its whole size.
-_RELATIVE = 1e-3
 _BATCH = 3
 
 
-def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
+def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     """Refuse to train a model whose per-example gradients are not those of single examples.
 
     Checks, in float32 and with a random adapter so that no gradient is zero by construction: what is
@@ -35,26 +31,23 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
     leaving one example out moves the clipped sum by what that example adds alone, which is at most
     the clipping norm, in L2 as in L1, and nothing for one that is not finite; a step releases the
     sum of its own batch, empty, whole or in parts; the widest batch that training may make can be
-    computed. Raises PrivacyUnitError naming the layer,
+    computed; and no buffer of the model changes. Raises PrivacyUnitError naming the layer,
     ModelError if a gradient is not finite. The adapter that was loaded is lost.
     """
-    _check_names(trainer.adapted)
-    _check_covered(trainer)
+    adapted = method.adapted
+    _check_names(adapted)
+    _check_covered(adapted)
     chosen = _varied_lengths(examples)
-    try:
-        with _comparable(trainer.adapted):
-            gradients = _check_gradients(trainer, chosen)
-            gaussian = Mechanism(name="gaussian", multiplier=1.0)
-            laplace = Mechanism(name="laplace", multiplier=1.0)
-            check_clipped_sum(trainer, gradients, gaussian)
-            check_clipped_sum(trainer, gradients, laplace)
-            check_steps(trainer, chosen, gradients, gaussian)
-            # Batches are a little wider than the longest text: what fails there must not do so in a round.
-            trainer.backward(chosen.batch(np.array([len(chosen) - 1]), width=trainer.widest))
-    except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
-        raise PrivacyUnitError(
-            f"per-example gradients failed on this model: {str(error).splitlines()[0]}"
-        ) from error
+    with as_unit_error(), _buffers_as_they_are(adapted), comparable(adapted):
+        gradients = check_gradients(method, chosen)
+        gaussian = Mechanism(name="gaussian", multiplier=1.0)
+        laplace = Mechanism(name="laplace", multiplier=1.0)
+        check_clipped_sum(adapted, gradients, gaussian)
+        check_clipped_sum(adapted, gradients, laplace)
+        check_steps(method, chosen, gradients, gaussian)
+        # Batches are a little wider than the longest text: what fails there must not do so in a round.
+        widest = chosen.batch(np.array([len(chosen) - 1]), width=_width_of_widest(adapted))
+        method.backward(widest, losses(adapted))
 
 
 # What is trained.
@@ -102,13 +95,13 @@ def _linear_layers(model: Any) -> Iterator[str]:
             yield name
 
 
-def _check_covered(trainer: Trainer) -> None:
+def _check_covered(adapted: AdaptedModel) -> None:
     """No parameter is trainable that the optimizer does not clip."""
-    optimizer = make_optimizer(trainer, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0)
+    optimizer = silent_optimizer(adapted, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0)
     clipped = {id(parameter) for parameter in optimizer.params}
     missed = [
         name
-        for name, parameter in trainer.adapted.peft.named_parameters()
+        for name, parameter in adapted.peft.named_parameters()
         if parameter.requires_grad and id(parameter) not in clipped
     ]
     if missed:
@@ -118,7 +111,20 @@ def _check_covered(trainer: Trainer) -> None:
         )
 
 
-# Each example's gradient.
+@contextmanager
+def _buffers_as_they_are(adapted: AdaptedModel) -> Iterator[None]:
+    """Refuse a model that keeps something of examples, as a running mean does: evaluation reads it."""
+    before = {name: buffer.clone() for name, buffer in adapted.peft.named_buffers()}
+    yield
+    for name, buffer in adapted.peft.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise PrivacyUnitError(
+                f"{name} changes while examples are computed: what one leaves there would be in what is "
+                "computed of others. Choose another model"
+            )
+
+
+# What it is tried on.
 
 
 def _varied_lengths(examples: Examples) -> Examples:
@@ -128,74 +134,8 @@ def _varied_lengths(examples: Examples) -> Examples:
     return examples.take(order[picks])
 
 
-@contextmanager
-def _comparable(adapted: AdaptedModel) -> Iterator[None]:
-    """Within this block two passes over one example give one gradient, and none that is zero."""
-    precision = adapted.device
-    adapted.device = Device(torch=precision.torch, bfloat16=False)
-    try:
-        random = np.random.default_rng(0).standard_normal(adapted.layout.adapter_size)
-        adapted.load((0.05 * random).astype(np.float32))
-        adapted.peft.train()
-        for module in adapted.peft.modules():
-            # Dropout draws another mask for each pass: no two passes could be compared with it on.
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
-        yield
-    finally:
-        adapted.peft.train()
-        adapted.device = precision
-        for parameter in adapted.trained.values():
-            parameter.grad = parameter.grad_sample = parameter.summed_grad = None
-
-
-def _check_gradients(trainer: Trainer, examples: Examples) -> Gradients:
-    """Compare batch after batch with autograd on each example alone; those of the last, all examples.
-
-    Batches differ in order and size, so that what one leaves behind would show in the next.
-    """
-    everyone = np.arange(len(examples))
-    alone = [_autograd(trainer, examples, index) for index in everyone]
-    for indices in (everyone[::-1], everyone[:1], everyone):
-        together = _per_example(trainer, examples, indices)
-        for row, index in enumerate(indices):
-            _compare(together, row, alone=alone[index])
-    return together
-
-
-def _per_example(trainer: Trainer, examples: Examples, indices: np.ndarray) -> Gradients:
-    trainer.backward(examples.batch(indices))
-    found = {}
-    for name, parameter in trainer.adapted.trained.items():
-        found[name] = parameter.grad_sample.detach().clone()
-        parameter.grad = parameter.grad_sample = None
-    return found
-
-
-def _autograd(trainer: Trainer, examples: Examples, index: int) -> Gradients:
-    """The gradient of one example alone, by plain autograd, without Opacus' hooks."""
-    batch = examples.batch(np.array([index])).to(trainer.adapted.device.torch)
-    trained = trainer.adapted.trained
-    with trainer.without_hooks():
-        loss = outcome(trainer.adapted, batch).losses.sum()
-        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(parameter) if gradient is None else gradient
-        for (name, parameter), gradient in zip(trained.items(), gradients, strict=True)
-    }
-
-
-def _compare(together: Gradients, row: int, *, alone: Gradients) -> None:
-    size = max(float(torch.stack([g.norm() for g in alone.values()]).norm()), 1e-12)
-    if not math.isfinite(size):
-        raise ModelError(
-            "the gradient of a single example is NaN or infinite: check the base model's weights"
-        )
-    for name, gradients in together.items():
-        off = float((gradients[row] - alone[name]).norm()) / size
-        if not off <= _RELATIVE:
-            raise PrivacyUnitError(
-                f"{name}: an example's gradient in a batch differs from its gradient alone by "
-                f"{off:.2g} of its norm. The layer mixes examples, counts something else as one or "
-                "remembers the batch before; choose other adapter.target_modules"
-            )
+def _width_of_widest(adapted: AdaptedModel) -> int:
+    """How many tokens wide the widest batch is that training may make."""
+    longest = adapted.spec.max_length
+    shapes = Shapes.of(longest=longest, possible=adapted.longest, batch_size=1, physical_batch_size=1)
+    return shapes.widths[-1]

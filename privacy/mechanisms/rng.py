@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -121,6 +121,28 @@ class ChaCha20Source:
 
     def seed(self) -> int:
         return int.from_bytes(self._stream.update(bytes(8)), "little") >> 1
+
+
+# What noise is drawn for: each purpose has a stream of its own, in each step of each round.
+NoisePurpose = Literal["sampling", "dropout", "gradients", "update", "metrics", "sum"]
+
+
+class Entropy(Protocol):
+    """Where the randomness of a step of a round comes from, by what it is for."""
+
+    def __call__(self, round_number: int, step: int, purpose: NoisePurpose) -> NoiseSource:
+        """A source for one purpose. ``step`` counts from 0; it is 0 for what is drawn once a round."""
+        ...
+
+
+def fresh_entropy(_round_number: int, _step: int, _purpose: NoisePurpose) -> NoiseSource:
+    """A fresh source each time it is asked: nothing repeats."""
+    return fresh_source()
+
+
+def keyed_entropy(seed: int, party: str) -> Entropy:
+    """Randomness of one party of a simulation, which repeats: see ``keyed_source``."""
+    return lambda round_number, step, purpose: keyed_source(seed, party, purpose, round_number, step)
 
 
 def fresh_source() -> ChaCha20Source:

@@ -18,6 +18,7 @@ from privacy.errors import (
     UserError,
 )
 from protocol.messages.confide_pb2 import Reply, Request
+from protocol.messages.kinds import BY_REQUEST
 from protocol.plain_text import told
 from runs.formats import format_count
 
@@ -112,15 +113,6 @@ def refusal(reply: Reply) -> ConfideError | None:
 
 def check_answers(asked: str, reply: Reply) -> None:
     """Raises ProtocolError if a reply that is no refusal answers another kind of request than ``asked``."""
-    answer = {
-        "join": "joined",
-        "train": "trained",
-        "evaluate": "evaluated",
-        "deal": "dealing",
-        "confirm": "confirmed",
-        "unmask": "unmasked",
-        "open": "opened",
-    }
-    kind = reply.WhichOneof("kind")
-    if answer.get(asked) != kind:
+    known, kind = BY_REQUEST.get(asked), reply.WhichOneof("kind")
+    if known is None or kind != known.reply:
         raise ProtocolError(f"{reply.site} answered {asked} with {kind or 'nothing'}")

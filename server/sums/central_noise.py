@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import reduce
 
 import numpy as np
@@ -10,21 +10,16 @@ from numpy.typing import NDArray
 
 from privacy.accounting.plan import Plan
 from privacy.mechanisms.clipping import Clipped, clip
-from privacy.mechanisms.rng import NoiseSource, fresh_source, keyed_source
+from privacy.mechanisms.rng import Entropy, NoiseSource, fresh_entropy, keyed_entropy
 from privacy.secagg.encoding import Encoding
 from privacy.secagg.ring import Words
 from protocol.job.manifest import Manifest
-
-# Where a round's noise comes from.
-Entropy = Callable[[int], NoiseSource]
 
 
 def central_entropy(manifest: Manifest) -> Entropy:
     """Fresh noise for every round; in a simulation that asks for it, noise that repeats."""
     seed = manifest.job.seeds.noise
-    if seed is None:
-        return lambda _number: fresh_source()
-    return lambda number: keyed_source(seed, "coordinator", number)
+    return fresh_entropy if seed is None else keyed_entropy(seed, "coordinator")
 
 
 def noisy_mean(

@@ -187,7 +187,7 @@ class MaskedSums:
                 encoding=encoding,
                 plan=self._plan,
                 count=len(masked),
-                source=self._entropy(number),
+                source=self._entropy(number, 0, "sum"),
             )
         else:
             mean = encoding.mean(total, count=len(masked))

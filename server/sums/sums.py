@@ -147,7 +147,7 @@ class PlainSums:
         if self._plan is None:
             found = mean_update(updates)
         else:
-            found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number))
+            found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number, 0, "sum"))
         return spread(self._manifest, found, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002

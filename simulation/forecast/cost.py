@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from client.training.gradients import losses
+from client.training.step import add_batch, make_optimizer
 from privacy.accounting.plan import Plan
 from privacy.mechanisms.rng import fresh_source
 from simulation.simulated_federation import World
@@ -92,19 +94,16 @@ def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length
         kept.fill(rows)
     filled = clock()
     adapted.peft.train()
-    optimizer = trainer.optimizer(world.job.training, plan)
+    optimizer, loss = make_optimizer(adapted, world.job.training, plan), losses(adapted, kept)
     optimizer.source = fresh_source()
     batch = examples.batch(rows, width=max(width, int(examples.lengths.max())))
     # As in training: all physical batches of a step but the last are clipped and added up only.
-    optimizer.signal_skip_step(do_skip=True)
-    trainer.backward(batch, kept)
-    optimizer.step()
+    add_batch(optimizer, trainer.gradients.backward(batch, loss), last=False)
     optimizer.zero_grad(set_to_none=True)
     trained = clock()
-    optimizer.signal_skip_step(do_skip=False)
-    trainer.backward(batch, kept)
+    gradients = trainer.gradients.backward(batch, loss)
     before_step = clock()
-    optimizer.step()
+    add_batch(optimizer, gradients, last=True)
     optimizer.zero_grad(set_to_none=True)
     stepped = clock()
     _evaluate(adapted, batch, kept)

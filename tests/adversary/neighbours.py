@@ -18,7 +18,7 @@ import pytest
 import tomli_w
 
 import client.site
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.home import Home
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -77,7 +77,7 @@ class Party:
     name: str
     home: Path
     coordinator: Coordinator
-    resident: Resident
+    resident: SiteHost
     run: str = "run"
     # What a reader of the wire sees, reply by reply.
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Party:
         table["rules"]["mechanisms"] = ["gaussian", "laplace", "skellam", "none"]
         home.mkdir(parents=True, exist_ok=True)
         (home / "site.toml").write_text(tomli_w.dumps(table))
-        resident = Resident(home, read_site_file(home / "site.toml"), planner=plan_here)
+        resident = SiteHost(home, read_site_file(home / "site.toml"), planner=plan_here)
         return cls(name=name, home=home, coordinator=coordinator, resident=resident)
 
     def answer(self, content: bytes) -> bytes:
@@ -178,7 +178,9 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within this block each site draws the same noise and the same samples as the last one did."""
     numbers = count()
     with monkeypatch.context() as patched:
-        patched.setattr(client.site, "fresh_source", lambda: keyed_source(7, "neighbours", next(numbers)))
+        patched.setattr(
+            client.site, "fresh_entropy", lambda *_: keyed_source(7, "neighbours", next(numbers))
+        )
         yield
 
 

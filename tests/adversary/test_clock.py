@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.home import Home
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -196,7 +196,7 @@ class Federation:
         self.world = world
         self.manifest = world.manifest("run")
         self.site_toml = write_site(home, folder, self.coordinator.identity)
-        self.resident = Resident(home, read_site_file(self.site_toml), planner=plan_here)
+        self.resident = SiteHost(home, read_site_file(self.site_toml), planner=plan_here)
         self.resident.check_ledger()
 
     def ask(self, envelope: bytes) -> Reply:

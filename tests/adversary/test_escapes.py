@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.agent.site_status import SiteStatus, Waiting
 from client.custody.home import Home
 from client.custody.site_file import read_site_file
@@ -70,7 +70,7 @@ class Site:
         self.home = home
         self.manifest = world.manifest("run")
         path = write_site(home, folder, self.coordinator.identity)
-        self.resident = Resident(home, read_site_file(path), planner=plan_here)
+        self.resident = SiteHost(home, read_site_file(path), planner=plan_here)
 
     def join(self, change: Any) -> Reply:
         """Ask to join with a manifest that is changed as JSON."""

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from client.training.gradients import HookedGradients
 from client.training.training import Trainer
 from privacy.accounting.plan import SILENT, Plan, make_plan, with_noise
 from privacy.mechanisms.mechanism import MechanismName
-from privacy.mechanisms.rng import fresh_source
+from privacy.mechanisms.rng import fresh_entropy, fresh_source
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
 from tests.client.optimizers import make_optimizer, released, step
@@ -122,7 +123,7 @@ def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.fl
         training=TrainingSection(batch_size=8, physical_batch_size=8, learning_rate=1.0),
         plan=plan,
         round_number=1,
-        entropy=lambda _round, _step: fresh_source(),
+        entropy=fresh_entropy,
         activations=None,
     )
     ends = np.cumsum([p.numel() for p in trainer.adapted.trained.values()])
@@ -132,7 +133,7 @@ def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.fl
 
 @pytest.mark.parametrize("epsilon", [8.0, 1.0])
 def test_a_crafted_adapter_makes_no_output_exclude_an_example(epsilon: float) -> None:
-    trainer = Trainer(CASE.adapted(strategy={"name": "ffa"}))
+    trainer = Trainer(HookedGradients(CASE.adapted(strategy={"name": "ffa"})))
     examples = CASE.examples([6] * 8)
     sure = replace(examples, labels=np.zeros(8, np.int64))
     target = replace(examples, labels=np.array([1, *[0] * 7]))

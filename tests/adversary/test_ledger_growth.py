@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.home import Home
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -47,7 +47,7 @@ class Attack:
         path = write_site(home, folder, self.coordinator.identity, **changes)
         self.home = home
         self.manifest = manifest
-        self.resident = Resident(home, read_site_file(path), planner=plan_here)
+        self.resident = SiteHost(home, read_site_file(path), planner=plan_here)
         self.resident.check_ledger()
 
     def ask(self, envelope: bytes) -> bytes:

@@ -13,9 +13,10 @@ import pytest
 import torch
 import transformers
 
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
+from client.training.gradients import HookedGradients
 from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
@@ -75,7 +76,7 @@ class Place:
         source = {"source": str(data), "label": "label", "labels": ["no", "yes"]}
         home = self.folder / f"home-{self.sites}"
         path = write_site(home, self.folder, coordinator.identity, data={"data": source})
-        resident = Resident(home, read_site_file(path), planner=plan_here)
+        resident = SiteHost(home, read_site_file(path), planner=plan_here)
         world = World(tiny.job(self.folder))
 
         def answer(envelope: bytes) -> Reply:
@@ -149,7 +150,7 @@ def test_the_probe_is_as_long_as_any_text(max_length: int) -> None:
     assert probe.lengths.max() == max_length
     assert probe.lengths.min() == 2
     assert probe.tokens.max() < models.VOCABULARY
-    check_privacy_unit(Trainer(adapted), probe)
+    check_privacy_unit(HookedGradients(adapted), probe)
 
 
 class Fussy(torch.nn.Module):
@@ -173,7 +174,7 @@ def test_what_fails_at_full_length_or_width_fails_at_joining(widest: int, passes
     adapted.longest = None  # as for a model that sets no limit
     base = adapted.peft.get_base_model()
     base.set_input_embeddings(Fussy(base.get_input_embeddings(), widest=widest))
-    trainer = Trainer(adapted)
+    trainer = Trainer(HookedGradients(adapted))
     assert trainer.widest == 40
     if passes:
         check_privacy_unit(trainer, probe_examples(adapted))
@@ -187,7 +188,7 @@ def test_no_batch_is_wider_than_the_model_can_take() -> None:
         case = models.CASES["llama-qv"]
         adapted = case.adapted(data={"source": "none", "max_length": max_length})
         adapted.longest = limit
-        trainer = Trainer(adapted)
+        trainer = Trainer(HookedGradients(adapted))
         assert trainer.widest == widest
         examples = models.make_examples([max_length, 2])
         shapes = trainer.shapes(TrainingSection(), None)

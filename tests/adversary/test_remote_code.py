@@ -17,7 +17,7 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from privacy.errors import ModelError
@@ -249,7 +249,7 @@ def join(trap: Trap, tiny_folder: Path, model: Path | str) -> Reply:
     envelope = coordinator.join(replace(manifest, job=job))
     public = coordinator.identity.public
     opened = open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE)
-    return Reply.FromString(Resident(path.parent, read_site_file(path), planner=plan_here).answer(opened))
+    return Reply.FromString(SiteHost(path.parent, read_site_file(path), planner=plan_here).answer(opened))
 
 
 @pytest.mark.parametrize("kind", ["code", "pickle"])

@@ -16,7 +16,7 @@ import huggingface_hub.constants
 import pytest
 
 import client.training.data_set
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from privacy.ledger.ledger_audit import audit_ledger
@@ -78,7 +78,7 @@ class Asking:
         coordinator = Coordinator()
         home = self.place / f"home-{letter}"
         path = write_site(home, self.folder, coordinator.identity, **site)
-        resident = Resident(home, read_site_file(path), planner=plan_here)
+        resident = SiteHost(home, read_site_file(path), planner=plan_here)
         manifest = replace(self.honest, job=self._job(source), model_digest=digest)
         public = coordinator.identity.public
         envelope = coordinator.join(manifest)

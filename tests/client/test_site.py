@@ -183,10 +183,12 @@ def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: Worl
     manifest = world.manifest("run")
     plain = world.site("site-1", home=tmp_path / "plain")
     odd = world.site("site-1", home=tmp_path / "odd")
-    odd._examples = odd._examples.take(np.zeros(len(odd._examples), np.int64))
+    examples = odd._host.materials.examples
+    alike = examples.take(np.zeros(len(examples), np.int64))
     content = Request(join=Join(manifest=manifest.content)).SerializeToString()
     # The digests are those of the examples that each has; the labels too.
-    odd._digests = odd._digests[:1]
+    host = odd._host
+    odd._host = replace(host, digests=host.digests[:1], materials=replace(host.materials, examples=alike))
     answers = [Reply.FromString(site.answer(content)) for site in (plain, odd)]
     for answer in answers:
         answer.joined.public_key = b""  # each home has its own

@@ -81,7 +81,7 @@ def test_a_coordinator_is_not_told_what_is_left(world: World, site: Site) -> Non
 def test_two_runs_share_one_budget(world: World, tmp_path: Path) -> None:
     """Three times the budget of one run holds several, and the ledger counts them together."""
     site = world.site("site-1", home=tmp_path)
-    policy = Home(tmp_path).policy
+    policy = Home(tmp_path).read_policy()
     budget = policy.budget.model_copy(update={"epsilon": 24.0, "delta": 0.01})
     Home(tmp_path).write_policy(policy.model_copy(update={"budget": budget}))
     accepted = 0
@@ -100,7 +100,7 @@ def test_two_runs_share_one_budget(world: World, tmp_path: Path) -> None:
 
 def test_a_run_waits_for_its_approval(world: World, tmp_path: Path) -> None:
     site, home = world.site("site-1", home=tmp_path), Home(tmp_path)
-    policy = home.policy
+    policy = home.read_policy()
     rules = policy.rules.model_copy(update={"approval": "manual"})
     home.write_policy(policy.model_copy(update={"rules": rules}))
     manifest = world.manifest("run")
@@ -119,8 +119,8 @@ def test_a_run_waits_for_its_approval(world: World, tmp_path: Path) -> None:
 def test_a_policy_that_tightens_holds_for_the_next_process(world: World, tmp_path: Path) -> None:
     site, home, manifest = world.site("site-1", home=tmp_path), Home(tmp_path), world.manifest("run")
     join(site, manifest)
-    rules = home.policy.rules.model_copy(update={"least_cohort": 4})
-    home.write_policy(home.policy.model_copy(update={"rules": rules}))
+    rules = home.read_policy().rules.model_copy(update={"least_cohort": 4})
+    home.write_policy(home.read_policy().model_copy(update={"rules": rules}))
     again = world.site("site-1", home=tmp_path)
     assert "rules.least_cohort: expected at least 4" in train(again, manifest, world).refused.reason
     assert not charges(tmp_path)
@@ -129,7 +129,7 @@ def test_a_policy_that_tightens_holds_for_the_next_process(world: World, tmp_pat
 def test_a_changed_policy_holds_from_the_next_round_on(world: World, tmp_path: Path) -> None:
     """The custodian edits site.toml while the site runs: nothing has to be started again."""
     site, home = world.site("site-1", home=tmp_path), Home(tmp_path)
-    policy, manifest = home.policy, world.manifest("run")
+    policy, manifest = home.read_policy(), world.manifest("run")
     join(site, manifest)
     train(site, manifest, world, 1)
 

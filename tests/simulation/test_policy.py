@@ -38,7 +38,7 @@ def test_each_site_gets_the_policy_and_holds_it(tiny_folder: Path, tmp_path: Pat
     run = simulate(job, runs=tmp_path, name="run", policy=policy)
     homes = [Home(path) for path in sorted((run.folder / "sites").iterdir())]
     assert len(homes) == 3
-    assert all(home.policy.rules.least_cohort == 3 for home in homes)
+    assert all(home.read_policy().rules.least_cohort == 3 for home in homes)
     assert all(audit_ledger(home.ledger_path).budget.epsilon == 24.0 for home in homes)
     assert len({home.identity().public for home in homes}) == 3
 
@@ -68,18 +68,18 @@ def test_without_a_policy_a_site_allows_just_its_job_and_coordinator(
     coordinator = RunFolder.open(run.folder).identity.public
     for site in ("site-1", "site-2", "site-3"):
         home = Home(run.folder / "sites" / site)
-        assert home.policy == simulated_policy(job, coordinator, epsilon=job.privacy.epsilon)
-        assert home.policy.rules.coordinator == coordinator.hex()
+        assert home.read_policy() == simulated_policy(job, coordinator, epsilon=job.privacy.epsilon)
+        assert home.read_policy().rules.coordinator == coordinator.hex()
         # All of it is spent: there is no second run on this data.
         (dataset,) = audit_ledger(home.ledger_path).datasets
-        assert 7.5 < dataset.epsilon <= home.policy.budget.epsilon == 8.0
+        assert 7.5 < dataset.epsilon <= home.read_policy().budget.epsilon == 8.0
 
 
 def test_a_policy_that_is_there_is_not_replaced(tiny_folder: Path, tmp_path: Path) -> None:
     write_policy(tmp_path / "site.toml", least_cohort=9)
     World(tiny.job(tiny_folder)).site("site-1", home=tmp_path, coordinator=Identity.generate().public)
-    assert Home(tmp_path).policy.rules.least_cohort == 9
-    assert Home(tmp_path).policy.rules.coordinator is None
+    assert Home(tmp_path).read_policy().rules.least_cohort == 9
+    assert Home(tmp_path).read_policy().rules.coordinator is None
 
 
 def test_runs_on_the_same_homes_add_up(tiny_folder: Path, tmp_path: Path) -> None:

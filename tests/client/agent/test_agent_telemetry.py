@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.agent.agent_telemetry import Telemetry
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from client.training.cancellation import StoppedError
@@ -171,23 +171,23 @@ def test_what_has_no_bound_has_nothing_left() -> None:
 
 
 @pytest.fixture
-def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[[], Resident]:
-    def resident() -> Resident:
+def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[[], SiteHost]:
+    def resident() -> SiteHost:
         path = write_site(
             tmp_path / "home", tiny_folder, coordinator.identity, rules={"approval": "automatic"}
         )
-        return Resident(path.parent, read_site_file(path), telemetry=Telemetry(), planner=plan_here)
+        return SiteHost(path.parent, read_site_file(path), telemetry=Telemetry(), planner=plan_here)
 
     return resident
 
 
-def ask(resident: Resident, coordinator: Coordinator, envelope: bytes) -> None:
+def ask(resident: SiteHost, coordinator: Coordinator, envelope: bytes) -> None:
     public = coordinator.identity.public
     resident.answer(open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE))
 
 
 def test_what_is_spent_is_told_from_the_start_and_after_each_charge(
-    make: Callable[[], Resident], world: World, coordinator: Coordinator, tmp_path: Path
+    make: Callable[[], SiteHost], world: World, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     resident = make()
     telemetry = resident._telemetry
@@ -209,7 +209,7 @@ def test_what_is_spent_is_told_from_the_start_and_after_each_charge(
 
 
 def test_a_charge_is_told_before_the_round_ends(
-    make: Callable[[], Resident], world: World, coordinator: Coordinator
+    make: Callable[[], SiteHost], world: World, coordinator: Coordinator
 ) -> None:
     resident = make()
     manifest = world.manifest("run")
@@ -229,7 +229,7 @@ def test_a_charge_is_told_before_the_round_ends(
 
 
 def test_metrics_never_stand_in_an_answers_way(
-    make: Callable[[], Resident],
+    make: Callable[[], SiteHost],
     world: World,
     coordinator: Coordinator,
     monkeypatch: pytest.MonkeyPatch,

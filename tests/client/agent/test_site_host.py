@@ -14,9 +14,11 @@ import tomli_w
 import torch
 
 import client.agent.site_host
+import client.custody.home
 import client.training.data_set
-from client.agent.site_host import Resident
+from client.agent.site_host import SiteHost
 from client.custody.home import Home
+from client.custody.policy import Policy
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from client.training.cancellation import StoppedError
@@ -47,11 +49,11 @@ def coordinator() -> Coordinator:
 
 
 @pytest.fixture
-def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[..., Resident]:
-    def resident(between: Any = None, **changes: Any) -> Resident:
+def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Callable[..., SiteHost]:
+    def resident(between: Any = None, **changes: Any) -> SiteHost:
         path = write_site(tmp_path / "home", tiny_folder, coordinator.identity, **changes)
         options: dict[str, Any] = {"planner": plan_here} | ({} if between is None else {"between": between})
-        return Resident(path.parent, read_site_file(path), **options)
+        return SiteHost(path.parent, read_site_file(path), **options)
 
     return resident
 
@@ -70,13 +72,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def ask(resident: Resident, coordinator: Coordinator, envelope: bytes) -> Reply:
+def ask(resident: SiteHost, coordinator: Coordinator, envelope: bytes) -> Reply:
     public = coordinator.identity.public
     opened = open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE)
     return Reply.FromString(resident.answer(opened))
 
 
-def join(resident: Resident, coordinator: Coordinator, manifest: Manifest, **changes: Any) -> Reply:
+def join(resident: SiteHost, coordinator: Coordinator, manifest: Manifest, **changes: Any) -> Reply:
     return ask(resident, coordinator, coordinator.join(manifest, **changes))
 
 
@@ -102,7 +104,7 @@ def other(manifest: Manifest, folder: Path, run: str = "run", **changes: Any) ->
     ],
 )
 def test_what_the_custodian_got_wrong_is_said_at_the_start(
-    make: Callable[..., Resident], tiny_folder: Path, changes: Any, error: type[Exception], words: str
+    make: Callable[..., SiteHost], tiny_folder: Path, changes: Any, error: type[Exception], words: str
 ) -> None:
     for source in changes.get("data", {}).values():
         source["source"] = source["source"].format(data=tiny_folder / "data.csv")
@@ -114,17 +116,17 @@ def test_what_the_custodian_got_wrong_is_said_at_the_start(
         make(**changes)
 
 
-def make_without_coordinator(make: Callable[..., Resident], error: type[Exception], words: str) -> None:
+def make_without_coordinator(make: Callable[..., SiteHost], error: type[Exception], words: str) -> None:
     resident = make()
     rules = resident._file.rules.model_copy(update={"coordinator": None})
     with pytest.raises(error, match=words):
-        Resident(resident._home.path, resident._file.model_copy(update={"rules": rules}))
+        SiteHost(resident._home.path, resident._file.model_copy(update={"rules": rules}))
 
 
-def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., Resident]) -> None:
+def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., SiteHost]) -> None:
     resident = make()
     with pytest.raises(PolicyFileError, match=r"\[data.ALIAS\]"):
-        Resident(resident._home.path, resident._file.model_copy(update={"data": {}}))
+        SiteHost(resident._home.path, resident._file.model_copy(update={"data": {}}))
 
 
 # What it refuses before it computes anything.
@@ -166,7 +168,7 @@ def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., Resi
     ],
 )
 def test_nothing_is_loaded_for_a_job_that_is_refused(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     tiny_folder: Path,
@@ -189,7 +191,7 @@ def test_nothing_is_loaded_for_a_job_that_is_refused(
 
 
 def test_a_coordinator_reads_no_path_and_no_alias_of_the_site(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "secret-place"
     broken.mkdir()
@@ -203,7 +205,7 @@ def test_a_coordinator_reads_no_path_and_no_alias_of_the_site(
 
 
 def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     tiny_folder: Path,
@@ -225,7 +227,7 @@ def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
 
 
 def test_an_answer_is_computed_without_subnormal_numbers(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,7 +252,7 @@ def test_an_answer_is_computed_without_subnormal_numbers(
 
 
 def test_an_envelope_of_one_run_carries_no_request_of_another(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator
 ) -> None:
     resident, manifest = make(), world.manifest("run")
     assert "got one of run run" in join(resident, coordinator, manifest, run="other").refused.reason
@@ -264,7 +266,7 @@ def test_an_envelope_of_one_run_carries_no_request_of_another(
 
 
 def test_the_custodian_is_asked_before_a_model_is_loaded(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator, loads: list[str]
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator, loads: list[str]
 ) -> None:
     resident, manifest = make(rules={"approval": "manual"}), world.manifest("run")
     assert "waits for the custodian" in join(resident, coordinator, manifest).refused.reason
@@ -275,7 +277,7 @@ def test_the_custodian_is_asked_before_a_model_is_loaded(
 
 
 def test_a_job_asks_for_no_more_threads_than_there_are(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     tiny_folder: Path,
@@ -293,11 +295,40 @@ def test_a_job_asks_for_no_more_threads_than_there_are(
     assert asked[0] == min(1024, len(os.sched_getaffinity(0)))
 
 
+def test_each_request_reads_the_policy_once(
+    make: Callable[..., SiteHost],
+    world: World,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it says holds for all of a request: in the middle of one the custodian changes nothing."""
+    reads, read = [], client.custody.home.read_policy
+
+    def counted(path: Path) -> Policy:
+        reads.append(path)
+        return read(path)
+
+    resident, manifest = make(), world.manifest("run")
+    monkeypatch.setattr(client.custody.home, "read_policy", counted)
+    asked = {
+        "join": coordinator.join(manifest),
+        "join again": coordinator.join(manifest),
+        "train": coordinator.train(manifest, world),
+        "evaluate": coordinator.evaluate(manifest, world),
+        "another run": coordinator.join(world.manifest("other")),
+        "back to the first": coordinator.train(manifest, world, 2),
+    }
+    for what, envelope in asked.items():
+        assert not ask(resident, coordinator, envelope).HasField("refused"), what
+        assert len(reads) == 1, what
+        reads.clear()
+
+
 # What it keeps.
 
 
 def test_a_run_needs_one_model_and_uses_the_sites_own_data(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     tiny_folder: Path,
@@ -317,7 +348,7 @@ def test_a_run_needs_one_model_and_uses_the_sites_own_data(
 
 
 def test_only_the_latest_model_is_kept(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     world: World,
     coordinator: Coordinator,
     tiny_folder: Path,
@@ -338,7 +369,7 @@ def test_only_the_latest_model_is_kept(
 
 
 def test_a_later_process_goes_on(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator
 ) -> None:
     manifest = world.manifest("run")
     join(make(), coordinator, manifest)
@@ -346,7 +377,7 @@ def test_a_later_process_goes_on(
 
 
 def test_a_site_that_is_told_to_stop_ends_after_its_step(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator
 ) -> None:
     steps = []
 
@@ -367,7 +398,7 @@ def test_a_site_that_is_told_to_stop_ends_after_its_step(
 
 
 def test_a_round_that_will_not_be_begun_is_not_charged(
-    make: Callable[..., Resident], world: World, coordinator: Coordinator
+    make: Callable[..., SiteHost], world: World, coordinator: Coordinator
 ) -> None:
     def stop(_step: int, _of: int) -> None:
         raise StoppedError
@@ -395,7 +426,7 @@ def write_peers(home: Path, own: bytes) -> dict[str, Identity]:
 
 
 def test_under_masks_a_site_without_the_others_keys_does_not_join(
-    make: Callable[..., Resident],
+    make: Callable[..., SiteHost],
     coordinator: Coordinator,
     tiny_folder: Path,
     tmp_path: Path,
@@ -413,7 +444,7 @@ def test_under_masks_a_site_without_the_others_keys_does_not_join(
 
 
 def test_what_is_dealt_for_is_there_in_the_next_process(
-    make: Callable[..., Resident], coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
+    make: Callable[..., SiteHost], coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
 ) -> None:
     manifest, home = masked(tiny_folder), Home(tmp_path / "home")
     resident = make()

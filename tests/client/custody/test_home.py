@@ -79,7 +79,7 @@ def test_all_that_a_home_holds_is_its_owners_alone(
     try:
         path = tmp_path / "sites" / "site-1"
         home, site, manifest = trained_home(path, world)
-        home.write_policy(home.policy.model_copy(update={"rules": RulesSection(approval="manual")}))
+        home.write_policy(home.read_policy().model_copy(update={"rules": RulesSection(approval="manual")}))
         assert join(site, replace(manifest, run="waits")).HasField("refused")
         # Under masks, so that it has secrets and other sites.
         masked = World(tiny.job(tiny_folder, aggregation={"kind": "masks"}))

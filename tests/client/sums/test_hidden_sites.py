@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from privacy.secagg.masks.coordinator import hand_on
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.update_encoding import plan_for_site
 from simulation.simulated_federation import World
+from tasks.model.frozen_prefix import Activations
 from tests import tiny
 from tests.client.masked_sites import MaskedSites
 from tests.client.sites import ask, charges
@@ -111,7 +113,9 @@ def test_examples_that_are_not_finite_do_not_stop_a_site_that_noise_hides(hidden
     try:
         embedding.weight.data[5:] = float("nan")
         for site in hidden.sites.values():
-            site._activations = type(site._activations)(hidden.world.prefix, site._examples)
+            session = site._session
+            again = Activations(hidden.world.prefix, session.materials.examples)
+            site._session = replace(session, materials=replace(session.materials, activations=again))
         masked, _ = hidden.train(cohorts)
     finally:
         embedding.weight.data[:] = kept

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.agent.mailbox import longest_answer
 from privacy.errors import AggregationError, LostError, ProtocolError
 from privacy.identity import Identity
 from privacy.secagg.ckks.homomorphic_sum import LIST_PURPOSE
 from privacy.secagg.ckks.shared_key import told_of_key
 from privacy.secagg.roster import Dealing, Member, Roster
 from protocol.messages import confide_pb2 as pb
+from protocol.messages.kinds import longest_answer
 from protocol.sums.mask_messages import write_dealing, write_roster
 from tests.client.encrypting import (
     ERROR,

@@ -191,11 +191,11 @@ def test_the_round_is_charged_before_its_noise_is_drawn(
     charged = []
     cohorts = sites.deal(sites.roster())
 
-    def source() -> NoiseSource:
+    def source(*_what: object) -> NoiseSource:
         charged.append(len(charges(sites.homes / "site-1")))
         return keyed_source(0, len(charged))
 
-    monkeypatch.setattr("client.site.fresh_source", source)
+    monkeypatch.setattr("client.site.fresh_entropy", source)
     sites.ask("site-1", "trained", train=sites.train_request(cohorts["site-1"]))
     assert charged
     assert set(charged) == {1}

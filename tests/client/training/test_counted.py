@@ -179,7 +179,8 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     exact = 17 * ONE
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
     monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=exact))
-    monkeypatch.setattr(Site, "_reserve", lambda *_, **__: None)
+    monkeypatch.setattr("client.site.reserve", lambda *_, **__: None)
+    monkeypatch.setattr(Site, "_signed", lambda *_: None)
     sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
     draws = (np.array(sent) - exact) / ONE
     scale = np.abs(draws).mean()
@@ -212,11 +213,11 @@ def test_the_charge_is_on_disk_before_noise_is_drawn(
 ) -> None:
     seen = []
 
-    def source() -> NoiseSource:
+    def source(*_what: object) -> NoiseSource:
         seen.append([charge.purpose for charge in charges(tmp_path)])
         return keyed_source(0, "test")
 
-    monkeypatch.setattr("client.site.fresh_source", source)
+    monkeypatch.setattr("client.site.fresh_entropy", source)
     manifest = world.manifest("run")
     join(site, manifest)
     assert evaluate(site, manifest, world.initial_adapter).HasField("evaluated")
@@ -257,7 +258,7 @@ def test_keyed_noise_repeats_and_differs_from_the_trainings(tiny_folder: Path, t
     site, manifest = world.site("site-1", home=tmp_path), world.manifest("run")
     used = []
     keyed = site._keyed_entropy
-    site._keyed_entropy = lambda number, step: used.append((number, step)) or keyed(number, step)
+    site._keyed_entropy = lambda *what: used.append(what) or keyed(*what)
     join(site, manifest)
     fields = {"manifest_digest": manifest.digest, "adapter": to_bytes(world.initial_adapter)}
     for number in (1, 2, 3):
@@ -327,8 +328,8 @@ def test_a_policy_that_allows_less_refuses_at_joining(
     world: World, site: Site, tmp_path: Path, allowed: float
 ) -> None:
     home = Home(tmp_path)
-    rules = home.policy.rules.model_copy(update={"metrics_epsilon": allowed})
-    home.write_policy(home.policy.model_copy(update={"rules": rules}))
+    rules = home.read_policy().rules.model_copy(update={"metrics_epsilon": allowed})
+    home.write_policy(home.read_policy().model_copy(update={"rules": rules}))
     manifest = world.manifest("run")
     assert f"rules.metrics_epsilon: expected metrics.epsilon={allowed:g} at most" in (
         join(site, manifest).refused.reason
@@ -341,8 +342,8 @@ def test_a_budget_for_the_training_alone_refuses_at_joining(
 ) -> None:
     """Otherwise the run would train, and have nothing left for what it asked for."""
     home = Home(tmp_path)
-    budget = home.policy.budget.model_copy(update={"epsilon": 8.0})
-    home.write_policy(home.policy.model_copy(update={"budget": budget}))
+    budget = home.read_policy().budget.model_copy(update={"epsilon": 8.0})
+    home.write_policy(home.read_policy().model_copy(update={"budget": budget}))
     assert "budget.epsilon_per_run" in join(site, world.manifest("run")).refused.reason
     # The ledger says so too, where earlier runs left too little for both.
     monkeypatch.setattr(Policy, "check", lambda *_arguments: None)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.training.training import Trainer
+from client.training.gradients import HookedGradients
 from tests.models import CASES
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ def test_its_default_accountant_and_its_ghost_clipping_are_not_used() -> None:
 def test_its_hooks_leave_the_methods_of_peft_in_reach() -> None:
     adapted = CASES["llama-qv"].adapted()
 
-    Trainer(adapted)
+    HookedGradients(adapted)
 
     assert adapted.peft.peft_config["default"].r == 2
     assert callable(adapted.peft.save_pretrained)

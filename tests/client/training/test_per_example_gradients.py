@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.training.training import Trainer
+from client.training.gradients import Gradients, HookedGradients, OneByOne, PerExampleGradients, losses
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
@@ -17,8 +17,6 @@ from tests.models import CASES, Case, random_adapter
 # sums under 1,000 terms in a model this small stay under a hundred times 2^-24 = 6e-8.
 RELATIVE = 1e-5
 
-Gradients = dict[str, torch.Tensor]
-
 
 def alone(adapted: AdaptedModel, examples: Examples, index: int) -> Gradients:
     """Autograd's gradient for one example, on a model that Opacus never touched."""
@@ -27,13 +25,12 @@ def alone(adapted: AdaptedModel, examples: Examples, index: int) -> Gradients:
     return dict(zip(adapted.trained, gradients, strict=True))
 
 
-def together(trainer: Trainer, examples: Examples, activations: Activations | None) -> Gradients:
-    """What training takes for the gradients of all examples, which it forgets afterwards."""
-    trainer.backward(examples.batch(np.arange(len(examples))), activations)
-    found = {name: p.grad_sample for name, p in trainer.adapted.trained.items()}
-    for parameter in trainer.adapted.trained.values():
-        parameter.grad = parameter.grad_sample = None
-    return found
+def together(
+    method: PerExampleGradients, examples: Examples, activations: Activations | None = None
+) -> Gradients:
+    """What training takes for the gradients of all examples."""
+    batch = examples.batch(np.arange(len(examples)))
+    return method.backward(batch, losses(method.adapted, activations))
 
 
 def furthest(found: Gradients, adapted: AdaptedModel, examples: Examples) -> float:
@@ -48,16 +45,17 @@ def furthest(found: Gradients, adapted: AdaptedModel, examples: Examples) -> flo
     return worst
 
 
+@pytest.mark.parametrize("kind", [HookedGradients, OneByOne])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_equal_those_of_a_batch_of_one(case: Case) -> None:
+def test_equal_those_of_a_batch_of_one(case: Case, kind: type[HookedGradients] | type[OneByOne]) -> None:
     adapted, reference = case.adapted(), case.adapted()
     adapter = random_adapter(adapted)
     adapted.load(adapter)
     reference.load(adapter)
-    trainer = Trainer(adapted)
+    method = kind(adapted)
     adapted.peft.train()
 
-    found = together(trainer, case.examples(), None)
+    found = together(method, case.examples())
 
     assert furthest(found, reference, case.examples()) < RELATIVE
 
@@ -69,14 +67,14 @@ def test_equal_them_when_frozen_layers_are_replayed(case: Case) -> None:
     adapter = random_adapter(adapted)
     adapted.load(adapter)
     reference.load(adapter)
-    trainer = Trainer(adapted)
+    method = HookedGradients(adapted)
     adapted.peft.train()
     prefix = FrozenPrefix(adapted)
     activations = Activations(prefix, case.examples())
     assert prefix.depth == 2
 
-    computed = together(trainer, case.examples(), activations)
-    kept = together(trainer, case.examples(), activations)
+    computed = together(method, case.examples(), activations)
+    kept = together(method, case.examples(), activations)
 
     assert furthest(computed, reference, case.examples()) < RELATIVE
     assert furthest(kept, reference, case.examples()) < RELATIVE
@@ -89,10 +87,10 @@ def test_are_close_to_them_in_bfloat16(name: str) -> None:
     adapter = random_adapter(adapted)
     adapted.load(adapter)
     reference.load(adapter)
-    trainer = Trainer(adapted)
+    method = HookedGradients(adapted)
     adapted.peft.train()
 
-    found = together(trainer, case.examples(), None)
+    found = together(method, case.examples())
 
     # bfloat16 keeps 8 bits, 0.4 % a rounding; some dozens of roundings in a row stay under 10 %.
     # A gradient of another example is off by its whole size.
@@ -102,11 +100,11 @@ def test_are_close_to_them_in_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("strategy", ["ffa", "fedsvd"])
 def test_leave_the_frozen_half_of_a_pair_alone(strategy: str) -> None:
     adapted = CASES["llama-qv"].adapted(strategy={"name": strategy})
-    trainer = Trainer(adapted)
+    method = HookedGradients(adapted)
     adapted.load(random_adapter(adapted))
     adapted.peft.train()
 
-    found = together(trainer, CASES["llama-qv"].examples(), None)
+    found = together(method, CASES["llama-qv"].examples())
 
     assert found
     assert all(".lora_B." in name for name in found)
@@ -114,9 +112,9 @@ def test_leave_the_frozen_half_of_a_pair_alone(strategy: str) -> None:
 
 def test_a_model_left_in_eval_mode_is_not_trained_by_accident() -> None:
     case = CASES["llama-qv"]
-    trainer = Trainer(case.adapted())
-    trainer.adapted.peft.eval()
+    method = HookedGradients(case.adapted())
+    method.adapted.peft.eval()
 
     # Opacus' hooks record nothing in this mode.
     with pytest.raises(ValueError, match="No activations detected"):
-        together(trainer, case.examples(), None)
+        together(method, case.examples())

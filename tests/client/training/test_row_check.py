@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.training.gradients import HookedGradients, losses
 from client.training.row_check import rows_are_apart
-from client.training.sum_check import make_optimizer
+from client.training.step import take_step
+from client.training.sum_check import silent_optimizer
 from client.training.training import Trainer
 from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job import TrainingSection
@@ -36,9 +38,11 @@ def clipped_sum(
     grouping: Grouping,
 ) -> torch.Tensor:
     """The sum of a step, by the trainer's own optimizer, in clipping norms."""
-    optimizer = make_optimizer(trainer, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0)
-    trainer.accumulate(optimizer, list(grouping(examples, np.array(indices))), None)
-    optimizer.step()
+    optimizer = silent_optimizer(
+        trainer.adapted, Mechanism(name="gaussian", multiplier=1.0), clipping_norm=1.0
+    )
+    batches = list(grouping(examples, np.array(indices)))
+    take_step(optimizer, trainer.gradients, batches, losses(trainer.adapted))
     size = TrainingSection().batch_size
     parts = [p.grad.flatten() * size for p in trainer.adapted.trained.values()]
     optimizer.zero_grad(set_to_none=True)
@@ -95,7 +99,7 @@ def influence(trainer: Trainer, examples: Examples, grouping: Grouping) -> float
 def case(*, longest: int = 16, bfloat16: bool = False, build: Any = None) -> Trainer:
     data = {"source": "none", "label": "label", "labels": ["a", "b", "c"], "max_length": longest}
     job = make_job(targets=BERT.targets, task=BERT.task, pooling="mean", data=data)
-    trainer = Trainer(adapt((build or bert)(pooling="mean"), job, bfloat16=bfloat16))
+    trainer = Trainer(HookedGradients(adapt((build or bert)(pooling="mean"), job, bfloat16=bfloat16)))
     trainer.adapted.peft.train()
     return trainer
 
@@ -153,15 +157,15 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @pytest.mark.parametrize("name", ["bert-qv-head", "bert-qv-mean", "llama-qv", "gpt2-c_attn"])
 @pytest.mark.parametrize("width", [8, 16])
 def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int) -> None:
-    trainer = Trainer(CASES[name].adapted(bfloat16=bfloat16))
-    assert rows_are_apart(trainer, width=width, rows=5, activations=None)
+    method = HookedGradients(CASES[name].adapted(bfloat16=bfloat16))
+    assert rows_are_apart(method, width=width, rows=5, activations=None)
 
 
 def test_passes_kept_activations() -> None:
     adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
     activations = Activations(FrozenPrefix(adapted), EXAMPLES)
     assert activations.work
-    assert rows_are_apart(Trainer(adapted), width=8, rows=5, activations=activations)
+    assert rows_are_apart(HookedGradients(adapted), width=8, rows=5, activations=activations)
 
 
 class ByPlace(nn.Module):
@@ -216,8 +220,9 @@ def test_examples_are_alone_where_rounding_depends_on_the_batch(
 
 def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, calls = case(), []
-    backward = trainer.backward
-    monkeypatch.setattr(trainer, "backward", lambda *args: (calls.append(1), backward(*args)))
+    backward = trainer.gradients.backward
+    noted: Callable[..., Any] = lambda *args: calls.append(1) or backward(*args)  # noqa: E731
+    monkeypatch.setattr(trainer.gradients, "backward", noted)
     first = trainer.shapes(TRAINING, None)
     made = len(calls)
     assert made > 0
@@ -231,6 +236,6 @@ def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_example_alone_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = case()
-    monkeypatch.setattr(trainer, "backward", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(trainer.gradients, "backward", lambda *_: pytest.fail("computed"))
     training = TRAINING.model_copy(update={"physical_batch_size": 1})
     assert trainer.shapes(training, None).rows == 1

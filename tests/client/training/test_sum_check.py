@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import client.training.optimizer
-import client.training.training
+import client.training.step
+import client.training.sum_check
+from client.training.gradients import HookedGradients
 from client.training.optimizer import PrivateOptimizer
-from client.training.training import Trainer
+from client.training.step import take_step
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms import clipping
@@ -25,7 +27,7 @@ BERT = CASES["bert-qv-head"]
 
 
 def check(case: Case) -> None:
-    check_privacy_unit(Trainer(case.adapted()), case.examples())
+    check_privacy_unit(HookedGradients(case.adapted()), case.examples())
 
 
 # Clippers broken on purpose: whoever changes the optimizer may make one of these mistakes.
@@ -143,7 +145,7 @@ CLIPPERS = {
 def test_refuses_examples_clipped(
     clipped: Callable[..., ClippedSum], case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.training.training.optimizer, "clip_gradients", clipped)
+    monkeypatch.setattr(client.training.optimizer, "clip_gradients", clipped)
 
     moves = rf"^base_model\..*: the clipped sum moves .*{CLIPPERS[clipped]}"
     with pytest.raises(PrivacyUnitError, match=moves):
@@ -157,7 +159,7 @@ def test_refuses_a_replacement_that_only_shows_on_outliers(monkeypatch: pytest.M
         trusted = torch.where(norms(gradients, norm) > 100 * bound, 1.0, factors)
         return weighted(gradients, trusted, bound=bound, norm=norm)
 
-    monkeypatch.setattr(client.training.training.optimizer, "clip_gradients", trusting)
+    monkeypatch.setattr(client.training.optimizer, "clip_gradients", trusting)
 
     with pytest.raises(PrivacyUnitError, match="opposite comes in, a thousand times as long"):
         check(LLAMA)
@@ -245,7 +247,7 @@ STEPS = {
 def test_refuses_a_broken_step(
     broken: type[PrivateOptimizer], case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.training.training, "PrivateOptimizer", broken)
+    monkeypatch.setattr(client.training.step, "PrivateOptimizer", broken)
 
     with pytest.raises(PrivacyUnitError, match=rf"^base_model\..*: .*{STEPS[broken]}"):
         check(case)
@@ -258,28 +260,24 @@ def test_refuses_a_sum_of_the_last_physical_batch_alone(monkeypatch: pytest.Monk
         check(LLAMA)
 
 
-def test_refuses_a_trainer_that_leaves_physical_batches_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = Trainer.accumulate
+def test_refuses_a_step_that_leaves_physical_batches_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_only(optimizer: Any, method: Any, batches: list[Batch], loss: Any) -> None:
+        take_step(optimizer, method, batches[-1:], loss)
 
-    def last_only(self: Trainer, optimizer: PrivateOptimizer, batches: list[Batch], *args: Any) -> None:
-        accumulate(self, optimizer, batches[-1:], *args)
-
-    monkeypatch.setattr(Trainer, "accumulate", last_only)
+    monkeypatch.setattr(client.training.sum_check, "take_step", last_only)
 
     with pytest.raises(PrivacyUnitError, match=r"layers\..* cut into physical batches"):
         check(LLAMA)
 
 
-def test_refuses_a_trainer_that_skips_an_empty_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = Trainer.accumulate
-
-    def skipping(self: Trainer, optimizer: PrivateOptimizer, batches: list[Batch], *args: Any) -> None:
+def test_refuses_a_step_that_skips_an_empty_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def skipping(optimizer: Any, method: Any, batches: list[Batch], loss: Any) -> None:
         if batches:
-            accumulate(self, optimizer, batches, *args)
+            take_step(optimizer, method, batches, loss)
 
-    monkeypatch.setattr(Trainer, "accumulate", skipping)
+    monkeypatch.setattr(client.training.sum_check, "take_step", skipping)
 
-    with pytest.raises(PrivacyUnitError, match=r"gradients failed .* not initialized"):
+    with pytest.raises(PrivacyUnitError, match="no step is taken for a batch of 0 examples"):
         check(LLAMA)
 
 
@@ -289,7 +287,7 @@ def test_refuses_an_optimizer_that_lacks_a_parameter(monkeypatch: pytest.MonkeyP
             optimizer.param_groups[0]["params"].pop()
             super().__init__(optimizer, **kwargs)
 
-    monkeypatch.setattr(client.training.training, "PrivateOptimizer", Lacking)
+    monkeypatch.setattr(client.training.step, "PrivateOptimizer", Lacking)
 
     with pytest.raises(PrivacyUnitError, match=r"outside the optimizer: .*layers\.1\.self_attn\.v_proj"):
         check(LLAMA)

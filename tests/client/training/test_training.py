@@ -10,16 +10,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import client.training.training
+import client.training.step
+from client.training.gradients import HookedGradients
 from client.training.optimizer import PrivateOptimizer
 from client.training.training import Trainer
 from privacy.accounting.plan import Plan
 from privacy.errors import JobError, ModelError, PrivacyUnitError, RunError
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
-from privacy.mechanisms.rng import fresh_source, keyed_source
+from privacy.mechanisms.rng import fresh_entropy, keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
+from tasks.task import outcome
 from tests.models import CASES, adapt, bert, gpt2, llama, make_job, random_adapter
 
 LLAMA = CASES["llama-qv"]
@@ -39,12 +41,7 @@ PRIVATE = replace(
 )
 
 
-def keyed(round_number: int, step: int) -> Any:
-    return keyed_source(7, "site", round_number, step)
-
-
-def fresh(_round_number: int, _step: int) -> Any:
-    return fresh_source()
+keyed = keyed_entropy(7, "site")
 
 
 def section(**changes: Any) -> TrainingSection:
@@ -77,7 +74,7 @@ def train(
 
 
 def llama_trainer(**sections: Any) -> Trainer:
-    return Trainer(LLAMA.adapted(**sections))
+    return Trainer(HookedGradients(LLAMA.adapted(**sections)))
 
 
 # What an update is.
@@ -85,7 +82,7 @@ def llama_trainer(**sections: Any) -> Trainer:
 
 @pytest.mark.parametrize("strategy", ["lora", "ffa", "fedsvd"])
 def test_an_update_is_over_trained_tensors_only(strategy: str) -> None:
-    trainer = Trainer(BERT.adapted(strategy={"name": strategy}))
+    trainer = Trainer(HookedGradients(BERT.adapted(strategy={"name": strategy})))
     layout = trainer.adapted.layout
 
     moved = layout.split_update(train(trainer))
@@ -126,7 +123,7 @@ def test_plain_training_is_gradient_descent() -> None:
     start = random_adapter(reference)
     reference.load(start)
     examples = LLAMA.examples(LENGTHS)
-    loss = client.training.training.outcome(reference, examples.batch(np.arange(8))).losses.mean()
+    loss = outcome(reference, examples.batch(np.arange(8))).losses.mean()
     gradients = torch.autograd.grad(loss, list(reference.trained.values()))
 
     update = train(trainer, plan=PLAIN, learning_rate=0.1)
@@ -143,7 +140,7 @@ def test_training_lowers_the_loss() -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(client.training.training.outcome(trainer.adapted, batch).losses.mean())
+            return float(outcome(trainer.adapted, batch).losses.mean())
 
     trainer.adapted.load(start)
     before = loss()
@@ -162,7 +159,7 @@ def test_a_model_left_in_eval_mode_still_trains() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "none"])
 def test_mechanisms_and_optimizers_train_in_bfloat16(mechanism: str, optimizer: str) -> None:
-    trainer = Trainer(BERT.adapted(bfloat16=True))
+    trainer = Trainer(HookedGradients(BERT.adapted(bfloat16=True)))
     multiplier = 0.0 if mechanism == "none" else 1.0
     plan = replace(PRIVATE, mechanism=Mechanism(name=mechanism, multiplier=multiplier))
 
@@ -190,8 +187,8 @@ def test_an_empty_poisson_batch_still_takes_a_noisy_step() -> None:
 
     update = train(trainer, plan=nobody, learning_rate=1.0)
 
-    source = keyed(1, 0)
-    assert not len(source.poisson_sample(len(LENGTHS), rate=1e-12))
+    assert not len(keyed(1, 0, "sampling").poisson_sample(len(LENGTHS), rate=1e-12))
+    source = keyed(1, 0, "gradients")
     drawn = [
         nobody.mechanism.noise(p.numel(), steps=STEPS, source=source)
         for p in trainer.adapted.trained.values()
@@ -204,13 +201,27 @@ def test_an_empty_poisson_batch_still_takes_a_noisy_step() -> None:
 def test_each_step_draws_its_own_sample_and_noise() -> None:
     asked = []
 
-    def noted(round_number: int, step: int) -> Any:
-        asked.append((round_number, step))
-        return keyed(round_number, step)
+    def noted(*what: Any) -> Any:
+        asked.append(what)
+        return keyed(*what)
 
     train(llama_trainer(), entropy=noted, round_number=3, local_steps=4)
 
-    assert asked == [(3, 0), (3, 1), (3, 2), (3, 3)]
+    expected = {(3, step, purpose) for step in range(4) for purpose in ("sampling", "gradients")}
+    assert len(asked) == len(expected)
+    assert set(asked) == expected
+
+
+def test_dropout_moves_neither_who_is_drawn_nor_the_noise() -> None:
+    """Each purpose has a stream of its own: what one of them takes shifts no other."""
+    drawn = {}
+    for dropout in (0.0, 0.3):
+        sources = [keyed(1, 0, purpose) for purpose in ("sampling", "gradients")]
+        job = {"adapter": {"dropout": dropout}, "privacy": {"mechanism": "none"}}
+        asked = dict(zip(("sampling", "gradients"), sources, strict=True))
+        train(llama_trainer(**job), entropy=lambda r, s, p, a=asked: a.get(p) or keyed(r, s, p))
+        drawn[dropout] = [source.seed() for source in sources]  # what comes next in each stream
+    assert drawn[0.0] == drawn[0.3]
 
 
 def test_the_denominator_is_the_expected_batch_size() -> None:
@@ -266,7 +277,9 @@ def test_rounds_differ_under_keyed_entropy() -> None:
 
 
 def test_fresh_entropy_does_not_repeat() -> None:
-    assert not np.array_equal(train(llama_trainer(), entropy=fresh), train(llama_trainer(), entropy=fresh))
+    assert not np.array_equal(
+        train(llama_trainer(), entropy=fresh_entropy), train(llama_trainer(), entropy=fresh_entropy)
+    )
 
 
 def test_dropout_takes_part_in_training() -> None:
@@ -348,7 +361,7 @@ def test_an_optimizer_that_moves_nothing_is_noticed(monkeypatch: pytest.MonkeyPa
         def step(self, closure: Any = None) -> None:
             self.pre_step()
 
-    monkeypatch.setattr(client.training.training, "PrivateOptimizer", Idle)
+    monkeypatch.setattr(client.training.step, "PrivateOptimizer", Idle)
 
     with pytest.raises(PrivacyUnitError, match="no weight changed"):
         train(llama_trainer())

@@ -12,9 +12,10 @@ from torch import nn
 
 import client.training.unit_check
 import tasks.model.adapted_model
-from client.training.training import Trainer
+from client.training.gradients import Gradients, HookedGradients, Loss
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
+from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel, ModelSpec
 from tasks.task import probe_examples
 from tests.models import CASES, Case, adapt, bert, deepseek, llama, make_examples, make_job, qwen2_moe
@@ -26,15 +27,15 @@ BERT = CASES["bert-qv-head"]
 
 
 def check(adapted: AdaptedModel, case: Case = LLAMA) -> None:
-    check_privacy_unit(Trainer(adapted), case.examples())
+    check_privacy_unit(HookedGradients(adapted), case.examples())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_passes_models_that_keep_examples_apart(case: Case) -> None:
-    trainer = Trainer(case.adapted())
+    method = HookedGradients(case.adapted())
 
-    check_privacy_unit(trainer, case.examples())
-    check_privacy_unit(trainer, probe_examples(trainer.adapted))
+    check_privacy_unit(method, case.examples())
+    check_privacy_unit(method, probe_examples(method.adapted))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -57,19 +58,19 @@ def test_passes_in_bfloat16_and_with_dropout_and_leaves_both_on() -> None:
 
 
 def test_passes_a_site_with_a_single_example() -> None:
-    check_privacy_unit(Trainer(LLAMA.adapted()), LLAMA.examples((4,)))
+    check_privacy_unit(HookedGradients(LLAMA.adapted()), LLAMA.examples((4,)))
 
 
 def test_compares_in_float32_whatever_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(LLAMA.adapted(bfloat16=True))
-    backward, halved = Trainer.backward, []
+    method = HookedGradients(LLAMA.adapted(bfloat16=True))
+    backward, halved = HookedGradients.backward, []
 
-    def noted(self: Trainer, *args: object) -> None:
+    def noted(self: HookedGradients, *args: Any) -> Gradients:
         halved.append(self.adapted.device.bfloat16)
-        backward(self, *args)
+        return backward(self, *args)
 
-    monkeypatch.setattr(Trainer, "backward", noted)
-    check_privacy_unit(trainer, LLAMA.examples())
+    monkeypatch.setattr(HookedGradients, "backward", noted)
+    check_privacy_unit(method, LLAMA.examples())
 
     assert halved
     assert not any(halved)
@@ -268,31 +269,30 @@ def test_refuses_wrong_gradients_of_one_tensor(
     wrong: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapted = LLAMA.adapted()
-    name, parameter = list(adapted.trained.items())[-1]
+    name = list(adapted.trained)[-1]
     assert "v_proj" in name
-    trainer = Trainer(adapted)
-    backward = Trainer.backward
+    method, backward = HookedGradients(adapted), HookedGradients.backward
 
-    def tampered(self: Trainer, *args: object) -> None:
-        backward(self, *args)
-        parameter.grad_sample = wrong(parameter.grad_sample)
+    def tampered(self: HookedGradients, *args: Any) -> Gradients:
+        found = backward(self, *args)
+        return {**found, name: wrong(found[name])}
 
-    monkeypatch.setattr(Trainer, "backward", tampered)
+    monkeypatch.setattr(HookedGradients, "backward", tampered)
 
     with pytest.raises(PrivacyUnitError, match=r"v_proj.* differs from its gradient"):
-        check_privacy_unit(trainer, LLAMA.examples())
+        check_privacy_unit(method, LLAMA.examples())
 
 
 def test_checks_the_shortest_and_the_longest_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(LLAMA.adapted())
-    backward, masks = Trainer.backward, []
+    method = HookedGradients(LLAMA.adapted())
+    backward, masks = HookedGradients.backward, []
 
-    def seen(self: Trainer, batch, *args: object) -> None:
+    def seen(self: HookedGradients, batch: Batch, loss: Loss) -> Gradients:
         masks.append(batch.mask.numpy())
-        backward(self, batch, *args)
+        return backward(self, batch, loss)
 
-    monkeypatch.setattr(Trainer, "backward", seen)
-    check_privacy_unit(trainer, make_examples((9, 4, 12, 6, 2, 5)))
+    monkeypatch.setattr(HookedGradients, "backward", seen)
+    check_privacy_unit(method, make_examples((9, 4, 12, 6, 2, 5)))
 
     lengths = np.concatenate([mask.sum(1) for mask in masks])
     assert {2, 12} <= set(lengths)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
+from typing import get_args
 
 import mpmath
 import numpy as np
@@ -15,11 +17,14 @@ from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import (
     ChaCha20Source,
+    NoisePurpose,
     _blocks,
     _Law,
     _log_poisson,
     _poisson,
+    fresh_entropy,
     fresh_source,
+    keyed_entropy,
     keyed_source,
 )
 
@@ -240,6 +245,16 @@ def test_keyed_noise_is_a_function_of_its_whole_path() -> None:
     # A path must not be read in two ways: ("a", 12) is not ("a", 1, 2), nor ("a1", 2).
     others += [draw("a", 12), draw("a", 1, 2), draw("a1", 2), draw("site-1", 2, 3)]
     assert len(set(others)) == len(others)
+
+
+def test_each_purpose_of_each_step_and_party_has_a_stream_of_its_own() -> None:
+    purposes = get_args(NoisePurpose)
+    asked = list(itertools.product(("site-1", "coordinator"), (1, 2), (0, 1), purposes))
+    seeds = {keyed_entropy(1, party)(*what).seed() for party, *what in asked}
+    # Seeds have 63 bits: two of so few are the same once in 10^15 times.
+    assert len(seeds) == len(asked)
+    assert all(keyed_entropy(1, "site-1")(1, 0, p).seed() in seeds for p in purposes)
+    assert len({fresh_entropy(1, 0, p).seed() for p in purposes * 2}) == 2 * len(purposes)
 
 
 def test_fresh_noise_never_repeats() -> None:

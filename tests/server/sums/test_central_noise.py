@@ -13,7 +13,7 @@ from privacy.accounting.plan import Plan
 from privacy.accounting.site_plan import make_central_site_plan
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
-from privacy.mechanisms.rng import ChaCha20Source, keyed_source
+from privacy.mechanisms.rng import ChaCha20Source, keyed_entropy
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
@@ -150,7 +150,7 @@ def test_without_noise_there_is_none() -> None:
 def test_the_noise_is_drawn_anew_for_each_sum() -> None:
     """Of a round that is repeated too: the first sum may have been read."""
     entropy = central_entropy(manifest(central_job()))
-    seeds = {entropy(number).seed() for number in (1, 1, 2, 2)}
+    seeds = {entropy(number, 0, "sum").seed() for number in (1, 1, 2, 2)}
     assert len(seeds) == 4
     same = [noise_of_plain_sums(central_job(), count=3) for _ in range(2)]
     assert not (same[0] == same[1]).all()
@@ -158,10 +158,11 @@ def test_the_noise_is_drawn_anew_for_each_sum() -> None:
 
 def test_a_simulation_may_repeat_it() -> None:
     keyed = [central_entropy(manifest(central_job(seeds={"noise": seed}))) for seed in (5, 6)]
-    first = keyed[0](1).seed()
-    assert keyed[0](1).seed() == first
+    first = keyed[0](1, 0, "sum").seed()
+    assert keyed[0](1, 0, "sum").seed() == first
     # Other rounds, other seeds and the sites themselves draw something else.
-    others = [keyed[0](2), keyed[1](1), *(keyed_source(5, site, 1) for site in ("site-1", "north"))]
+    others = [keyed[0](2, 0, "sum"), keyed[1](1, 0, "sum")]
+    others += [keyed_entropy(5, site)(1, 0, "update") for site in ("site-1", "north")]
     assert first not in {source.seed() for source in others}
     job = central_job(seeds={"noise": 5})
     repeated = [noise_of_plain_sums(job, count=3, number=number) for number in (1, 1, 2)]

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.training.gradients import HookedGradients
 from client.training.training import Trainer
 from privacy.accounting.plan import Plan
 from privacy.errors import RunError
 from privacy.mechanisms.mechanism import Mechanism
-from privacy.mechanisms.rng import keyed_source
+from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
@@ -73,7 +74,7 @@ def train(
         steps=4,
         delta=1e-5,
     )
-    return Trainer(adapted).train(
+    return Trainer(HookedGradients(adapted)).train(
         random_adapter(adapted),
         examples,
         training=TrainingSection(
@@ -81,7 +82,7 @@ def train(
         ),
         plan=plan,
         round_number=1,
-        entropy=lambda round_number, step: keyed_source(0, round_number, step),
+        entropy=keyed_entropy(0, "site"),
         activations=activations,
     )
 

@@ -1,0 +1,49 @@
+"""What a site finds for a manifest: data by their name, and the model that it is to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from protocol.job.manifest import Manifest
+
+if TYPE_CHECKING:
+    from client.training.training import Trainer
+    from tasks.data.examples import Examples
+    from tasks.model.frozen_prefix import Activations
+
+
+class LocalData(Protocol):
+    """Data that a site has: their name there, and bytes[32] an example that it is known by."""
+
+    @property
+    def alias(self) -> str: ...
+
+    @property
+    def digests(self) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What a run is computed with at a site; ``labels`` are those that it declares, if the task has any."""
+
+    examples: Examples
+    labels: tuple[str, ...]
+    trainer: Trainer
+    activations: Activations
+
+
+class Host(Protocol):
+    """Where data and models come from: files that a custodian lists, or a simulation's memory."""
+
+    def find_data(self, manifest: Manifest) -> LocalData:
+        """The data that a manifest names. Raises ProtocolError if the site has none that fit."""
+        ...
+
+    def load(self, manifest: Manifest, data: LocalData) -> Materials:
+        """The model that an admitted manifest names, and the data as examples for it.
+
+        Asked again for the same, it may give what it holds. Raises DataError, ModelError, ProtocolError.
+        """
+        ...

@@ -1,0 +1,57 @@
+"""Reservation: what a release will cost is in the ledger before the release is computed."""
+
+from __future__ import annotations
+
+from client.session import Session
+from privacy.accounting.plan import Plan
+from privacy.ledger.entries import Purpose
+from privacy.ledger.ledger import Charge
+from privacy.ledger.receipt import Receipt
+
+
+def reserve(
+    session: Session, plan: Plan, number: int, *, site: str, keyed: bool, purpose: Purpose = "training"
+) -> Receipt:
+    """Write a round's steps, or the metrics, into the ledger; the receipt says what was written.
+
+    ``number`` is the round's, and ``keyed`` whether its noise repeats. Raises BudgetError, LedgerError or
+    OverdrawnError where there is no room: then nothing may be computed.
+    """
+    job, training = session.manifest.job, purpose == "training"
+    steps = job.steps_a_round if training else 1
+    if not plan.protects:
+        taken, epsilon = number * steps, None
+        head = session.ledger.record_unprotected(
+            dataset=session.dataset,
+            run=session.manifest.run,
+            manifest=session.digest,
+            round_number=number,
+        )
+    else:
+        charge = Charge(
+            dataset=session.dataset,
+            run=session.manifest.run,
+            manifest=session.digest,
+            plan=plan,
+            round=number,
+            steps=steps,
+            purpose=purpose,
+            keyed=keyed,
+        )
+        reserved = session.ledger.reserve(charge)
+        taken, head = reserved.taken, reserved.head
+        # One release of Laplace noise has this ε at δ = 0, and so it is charged.
+        epsilon = plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier
+    return Receipt(
+        site=site,
+        run=session.manifest.run,
+        manifest=session.digest,
+        round=number,
+        plan=plan,
+        steps=steps,
+        taken=taken,
+        epsilon=epsilon,
+        budget=job.privacy.epsilon if training else job.metrics.epsilon,
+        head=head,
+        purpose=purpose,
+    )

@@ -1,0 +1,143 @@
+"""Per-example gradients: what each example of a batch says of the adapter, by itself.
+
+Two methods find them. ``HookedGradients`` takes a whole batch at once, by Opacus' hooks on each layer: a
+sampler turns a layer's inputs and the gradients of its outputs into one gradient an example. A module class
+that Opacus has no sampler for is computed by ``torch.func.vmap``, or by a sampler of its own, registered
+with ``opacus.grad_sample.register_grad_sampler``. ``OneByOne`` needs nothing of a model but autograd: it is
+what the other one is compared with, and what serves where layers hide which example a row is of.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+
+from privacy.errors import PrivacyUnitError
+from tasks.data.examples import Batch
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.frozen_prefix import Activations
+from tasks.task import outcome
+
+# By a tensor's name in the layout: [b, *shape], one gradient an example, or what became of them in a sum.
+Gradients = Mapping[str, torch.Tensor]
+# From a batch, wherever it lies, to one loss a row, on the model's device.
+Loss = Callable[[Batch], torch.Tensor]
+
+# Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+
+
+class PerExampleGradients(Protocol):
+    """One way to find the gradients of single examples, for the adapter of one model."""
+
+    adapted: AdaptedModel
+    batched: bool  # whether several examples take less time together than apart
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        """One gradient an example, [b, *shape] by a trained tensor's name, and none for blank rows.
+
+        Between two calls the model is plain PyTorch, and nothing of a batch stays with it. Raises
+        PrivacyUnitError if a tensor got no gradient, or gradients of something else than examples.
+        """
+        ...
+
+
+class HookedGradients:
+    """A batch at once, by Opacus' hooks, which leave PEFT's methods in place; in train mode alone."""
+
+    batched = True
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self.adapted = adapted
+        self._hooks = GradSampleHooks(adapted.peft, loss_reduction="sum")
+        self._hooks.disable_hooks()
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        self._hooks.enable_hooks()
+        try:
+            loss(batch).sum().backward()
+            return {
+                name: _of_examples(name, parameter.grad_sample, batch)
+                for name, parameter in self.adapted.trained.items()
+            }
+        finally:
+            self._hooks.disable_hooks()
+            self._forget()
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._hooks.cleanup()
+
+    def _forget(self) -> None:
+        """Drop what a pass left, one that failed half-way too: the next would find it."""
+        for module in self.adapted.peft.modules():
+            for left in ("activations", "max_batch_len"):
+                module.__dict__.pop(left, None)
+        for parameter in self.adapted.trained.values():
+            parameter.grad = parameter.grad_sample = None
+            parameter.__dict__.pop("_current_grad_sample", None)
+            parameter._forward_counter = 0
+
+
+class OneByOne:
+    """An example at a time, by autograd alone: right for any model, and as many times slower."""
+
+    batched = False
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self.adapted = adapted
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        rows = [alone(self.adapted, one, loss) for one in batch.apart()]
+        found = {}
+        for name, parameter in self.adapted.trained.items():
+            gradients = [row[name] for row in rows]
+            if all(gradient is None for gradient in gradients):
+                raise _without_gradient(name)
+            # A layer that one example does not use has nothing of it.
+            zero = torch.zeros_like(parameter)
+            found[name] = torch.stack([zero if g is None else g for g in gradients])
+        return found
+
+
+def alone(adapted: AdaptedModel, batch: Batch, loss: Loss) -> dict[str, torch.Tensor | None]:
+    """Autograd's gradient of a batch's first example; None where a tensor takes no part in its loss."""
+    found = torch.autograd.grad(loss(batch)[0], list(adapted.trained.values()), allow_unused=True)
+    return dict(zip(adapted.trained, found, strict=True))
+
+
+def losses(adapted: AdaptedModel, activations: Activations | None = None) -> Loss:
+    """The loss that training lowers; ``activations`` are what the frozen layers made of the examples."""
+
+    def loss(batch: Batch) -> torch.Tensor:
+        batch = batch.to(adapted.device.torch)
+        with activations.replay(batch) if activations else nullcontext():
+            return outcome(adapted, batch).losses
+
+    return loss
+
+
+def _of_examples(name: str, gradients: object, batch: Batch) -> torch.Tensor:
+    """The rows of a parameter's ``grad_sample`` that are of examples."""
+    if gradients is None:
+        raise _without_gradient(name)
+    if not isinstance(gradients, torch.Tensor) or len(gradients) != len(batch):
+        rows = len(gradients) if isinstance(gradients, torch.Tensor) else "several"
+        raise PrivacyUnitError(
+            f"{name} got gradients for {rows} rows in a batch of {len(batch)} examples: its "
+            "layer counts something else, such as tokens, as examples. "
+            "Choose other adapter.target_modules"
+        )
+    return gradients[: len(batch.indices)].detach()
+
+
+def _without_gradient(name: str) -> PrivacyUnitError:
+    return PrivacyUnitError(
+        f"{name} got no per-example gradients: it took no part in the loss, or its layer "
+        "hides its activations. Choose other adapter.target_modules"
+    )

@@ -1,0 +1,89 @@
+"""One private step: physical batches in, their clipped sum and its noise out, whatever the model does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from client.training.gradients import Gradients, Loss, PerExampleGradients
+from client.training.optimizer import PrivateOptimizer
+from privacy.accounting.plan import Plan
+from privacy.errors import PrivacyUnitError
+from protocol.job.job import TrainingSection
+from tasks.data.examples import Batch
+from tasks.model.adapted_model import AdaptedModel
+
+log = logging.getLogger("confide.training")
+
+
+def make_optimizer(adapted: AdaptedModel, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
+    """A fresh optimizer over exactly the layout's trained tensors.
+
+    Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be
+    neither clipped nor noised.
+    """
+    parameters = list(adapted.trained.values())
+    known = {id(parameter) for parameter in parameters}
+    stray = [name for name, p in adapted.peft.named_parameters() if p.requires_grad and id(p) not in known]
+    if stray:
+        raise PrivacyUnitError(
+            f"trainable but not in the adapter's layout: {', '.join(stray[:4])}; "
+            "their gradients would be neither clipped nor noised"
+        )
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
+    return PrivateOptimizer(
+        kind(parameters, lr=training.learning_rate), plan=plan, expected_batch_size=training.batch_size
+    )
+
+
+def take_step(
+    optimizer: PrivateOptimizer, method: PerExampleGradients, batches: Sequence[Batch], loss: Loss
+) -> None:
+    """Clip and add up the examples of all physical batches, add the noise once, and move the adapter.
+
+    A Poisson sample may be empty. The step is taken all the same, with noise alone: skipping it would
+    tell that nobody was drawn.
+    """
+    for batch in batches[:-1]:
+        add_batch(optimizer, _whatever_fails(method, batch, loss), last=False)
+        optimizer.zero_grad(set_to_none=True)
+    last = _whatever_fails(method, batches[-1], loss) if batches else _nobody(method.adapted)
+    add_batch(optimizer, last, last=True)
+
+
+def add_batch(optimizer: PrivateOptimizer, gradients: Gradients, *, last: bool) -> None:
+    """Clip one physical batch and add it to the step's sum; with the ``last`` one the step is taken."""
+    for parameter, of_examples in zip(optimizer.params, gradients.values(), strict=True):
+        parameter.grad_sample = of_examples
+    optimizer.signal_skip_step(do_skip=not last)
+    optimizer.step()
+
+
+def _whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
+    """A batch's gradients, whatever the model does with a text: one that it fails on adds nothing.
+
+    To stop would tell that such a text was drawn. When a batch fails, each of its examples is computed
+    among blank rows, in the same shape: the gradients of the others are what they would have been.
+    """
+    try:
+        return method.backward(batch, loss)
+    except Exception:
+        log.warning("the model fails on a batch: each of its examples is tried alone", exc_info=True)
+    found = [_alone(method, one, loss) for one in batch.apart()]
+    return {name: torch.cat([gradients[name] for gradients in found]) for name in method.adapted.trained}
+
+
+def _alone(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
+    """The gradients of a batch's one example, [1, *shape] each; zero if the model fails on it."""
+    try:
+        return method.backward(batch, loss)
+    except Exception as error:
+        log.warning("the model fails on an example, which counts as blank: %s", type(error).__name__)
+        return _nobody(method.adapted, rows=1)
+
+
+def _nobody(adapted: AdaptedModel, *, rows: int = 0) -> Gradients:
+    """Gradients of so many blank examples."""
+    return {name: p.new_zeros((rows, *p.shape)) for name, p in adapted.trained.items()}

@@ -1,0 +1,48 @@
+"""A round's work at a site: what was checked and charged, and is not yet computed.
+
+``Site.prepare`` checks a request and reserves what the round will cost; ``Work.train`` takes the steps, and
+draws their noise; ``Site.complete`` hides the update and signs for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.session import Session
+from client.training.cancellation import Between
+from privacy.ledger.receipt import Receipt
+from privacy.mechanisms.rng import Entropy
+from protocol.messages import confide_pb2 as pb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One round of one run at one site. That there is one means that the ledger has reserved its cost.
+
+    ``adapter`` is float32[adapter_size], where the steps begin; ``receipt`` is not signed yet.
+    """
+
+    session: Session
+    request: pb.Train
+    adapter: NDArray[np.float32]
+    receipt: Receipt
+    entropy: Entropy
+    between: Between
+
+    def train(self) -> NDArray[np.float32]:
+        """Take the round's steps: the update, float32[update_size]. Raises what ``Trainer.train`` does."""
+        session, materials = self.session, self.session.materials
+        return materials.trainer.train(
+            self.adapter,
+            materials.examples,
+            training=session.manifest.job.training,
+            plan=session.training,
+            hidden=session.hidden,
+            round_number=self.request.round,
+            entropy=self.entropy,
+            activations=materials.activations if materials.activations.work else None,
+            between=self.between,
+        )
