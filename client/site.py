@@ -36,7 +36,6 @@ from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate
 from protocol.sums.update_encoding import update_noise_std
 from tasks.data.examples import Examples
 from tasks.model.frozen_prefix import Activations
-from tasks.task import probe_examples
 
 # Where the noise of (round, step) comes from.
 Entropy = Callable[[int, int], NoiseSource]
@@ -196,7 +195,7 @@ class Site:
                 plan=session.plan,
                 metrics=session.metrics,
             )
-        check_privacy_unit(self._trainer, probe_examples(adapted))
+        check_privacy_unit(self._trainer, adapted.probe())
         return session
 
     def _secrets(self, manifest: Manifest) -> MaskedSession | HomomorphicSession:

@@ -104,9 +104,9 @@ def simulate(
 
     display = choose_display(json=json)
     with display:
-        from protocol.job.job_file import read_job
         from simulation.simulate import resume as resume_run
         from simulation.simulate import simulate as simulate_job
+        from tasks.registry import read_job
 
         shared = {"engine": engine.value, "compare": compare, "progress": display}
         if resume is not None:
@@ -137,8 +137,8 @@ def plan(
     with console.status("Reading the data, loading the base model and planning"):
         from client.custody.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json
-        from protocol.job.job_file import read_job
         from simulation.forecast.forecast import forecast
+        from tasks.registry import read_job
 
         parsed = read_job(job, settings=settings or ())
         found = forecast(parsed, budgets=read_budgets(site, parsed) if site else None)
@@ -192,7 +192,7 @@ def budget(
     """Show what a site's data has left, and what a job would cost it."""
     from client.custody.budgets import read_budgets
     from confide.budget_view import print_budgets, print_budgets_json
-    from protocol.job.job_file import read_job
+    from tasks.registry import read_job
 
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")

@@ -32,6 +32,7 @@ from tasks.model.adapted_model import AdaptedModel, ModelSpec
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.registry import find_task, section_of
 
 log = logging.getLogger("confide.agent")
 
@@ -49,7 +50,7 @@ class Resident:
     """Answers requests with the site's own data, whatever the job says of where they are.
 
     It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
-    that cannot be used is a blank example (see ``tasks.data.tokenization``). One model is in memory at a
+    that cannot be used is a blank example (see ``tasks.task``). One model is in memory at a
     time, and it knows nothing of the job that it was loaded for but what is in its key. Plans are
     made by ``planner``, a process with the limits that ``site_file`` sets if it is None. Used on one
     thread. Raises DataError and PolicyFileError when it is made.
@@ -170,9 +171,13 @@ class Resident:
         alias, data = job.data.alias, self._data.get(job.data.alias)
         if data is None:
             raise ProtocolError(f"data.alias={alias!r}: this site knows no data by that name")
-        if job.task == "sequence-classification" and not data.labels:
+        task = find_task(job.task)
+        if not data.serves(task):
+            raise ProtocolError(f"data.alias={alias!r}: these data are not for task={job.task!r} here")
+        if task.labelled and not data.labels:
             raise ProtocolError(f"data.alias={alias!r}: these data have no labels here; task={job.task!r}")
-        check_labels(manifest, _labels(data, job))
+        section_of(job)
+        check_labels(manifest, data.labels_for(task))
 
         def register() -> int:
             if alias not in self._registered:
@@ -208,12 +213,13 @@ class Resident:
         return self._model
 
     def _build(self, data: DataSet, model: _Model, job: Job, ledger: Ledger) -> Site:
-        examples = data.examples(model.trainer.adapted)
+        labels = data.labels_for(find_task(job.task))
+        examples = data.examples(model.trainer.adapted, labels=labels)
         return Site(
             name=self._file.site.name,
             examples=examples,
             digests=data.digests,
-            labels=_labels(data, job),
+            labels=labels,
             trainer=model.trainer,
             activations=Activations(model.prefix, examples),
             home=self._home,
@@ -270,8 +276,3 @@ def _within_machine(job: Job) -> Job:
         return job
     here = min(threads, len(os.sched_getaffinity(0)))
     return job.model_copy(update={"device": job.device.model_copy(update={"threads": here})})
-
-
-def _labels(data: DataSet, job: Job) -> tuple[str, ...]:
-    """What a job's model tells apart."""
-    return data.labels if job.task == "sequence-classification" else ()

@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.frozen_prefix import Activations
-from tasks.task import token_choices
 
 if TYPE_CHECKING:
     from client.training.training import Trainer
 
 
-def rows_are_apart(trainer: Trainer, *, width: int, rows: int, activations: Activations | None) -> bool:
+def rows_are_apart(trainer: Trainer, *, size: int, rows: int, activations: Activations | None) -> bool:
     """Compare gradients of made-up examples in other rows, next to other examples and to blank rows.
 
     As in training: in its precision, with kept activations if there are any, but without dropout. What
     is found says nothing of anyone's data. The adapter that was loaded is lost.
     """
     with _random_adapter(trainer):
-        return _same(trainer, Shapes(rows=rows, widths=(width,)), activations)
+        return _same(trainer, Shapes(rows=rows, sizes=(size,)), activations)
 
 
 def _same(trainer: Trainer, shapes: Shapes, activations: Activations | None) -> bool:
@@ -54,21 +53,14 @@ def _same(trainer: Trainer, shapes: Shapes, activations: Activations | None) -> 
 
 
 def _made_up(trainer: Trainer, shapes: Shapes) -> Examples:
-    """Twice as many examples as rows: of all lengths up to the width, the second half at full length."""
-    adapted, generator = trainer.adapted, np.random.Generator(np.random.PCG64(0))
-    width, count = shapes.widths[0], 2 * (shapes.rows - 1)
-    lengths = np.full(count, width, np.int64)
-    varied = lengths[: count // 2]
-    varied[:] = generator.integers(min(2, width), width + 1, len(varied))
-    lengths[0] = width
-    choices, padding = token_choices(adapted)
-    classifies = adapted.spec.task == "sequence-classification"
-    return Examples(
-        tokens=generator.choice(choices, int(lengths.sum())).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=generator.integers(0, adapted.peft.config.num_labels, count) if classifies else None,
-        padding=padding,
-    )
+    """Twice as many examples as rows: of all sizes up to the largest, which the second half have."""
+    adapted, random = trainer.adapted, np.random.Generator(np.random.PCG64(0))
+    size, count = shapes.sizes[0], 2 * (shapes.rows - 1)
+    sizes = np.full(count, size, np.int64)
+    varied = sizes[: count // 2]
+    varied[:] = random.integers(min(adapted.sizes.least, size), size + 1, len(varied))
+    sizes[0] = size
+    return adapted.task.made_up(adapted, random, sizes)
 
 
 def _gradients(

@@ -25,7 +25,6 @@ from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
 from tasks.model.frozen_prefix import Activations
-from tasks.task import outcome
 
 log = logging.getLogger("confide.training")
 
@@ -94,37 +93,28 @@ class Trainer:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
         Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
-        is tried once for each width that may occur, on made-up examples: which widths do occur, and so
+        is tried once for each size that may occur, on made-up examples: which sizes do occur, and so
         whether one of them fails, is for nobody to know. The adapter that was loaded is lost.
         """
         shapes = Shapes.of(
-            longest=self.adapted.spec.max_length,
-            possible=self.adapted.longest,
+            self.adapted.sizes.public,
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size,
         )
-        alone = {
-            width for width in shapes.widths if not self._rows_are_apart(width, shapes.rows, activations)
-        }
+        alone = {size for size in shapes.sizes if not self._rows_are_apart(size, shapes.rows, activations)}
         return replace(shapes, alone=frozenset(alone))
 
-    @property
-    def widest(self) -> int:
-        """How many tokens wide the widest batch is that training may make."""
-        longest = self.adapted.spec.max_length
-        shapes = Shapes.of(
-            longest=longest, possible=self.adapted.longest, batch_size=1, physical_batch_size=1
-        )
-        return shapes.widths[-1]
-
-    def _rows_are_apart(self, width: int, rows: int, activations: Activations | None) -> bool:
+    def _rows_are_apart(self, size: int, rows: int, activations: Activations | None) -> bool:
         if rows == 1:
             return True
-        key = width, rows, activations is not None, self.adapted.device
+        key = size, rows, activations is not None, self.adapted.device
         if key not in self._apart:
-            self._apart[key] = rows_are_apart(self, width=width, rows=rows, activations=activations)
+            self._apart[key] = rows_are_apart(self, size=size, rows=rows, activations=activations)
             if not self._apart[key]:
-                log.warning("rounding depends on the batch at %d tokens: each example alone, slower", width)
+                unit = self.adapted.task.units.size
+                log.warning(
+                    "rounding depends on the batch at %d %s: each example alone, slower", size, unit
+                )
         return self._apart[key]
 
     def optimizer(self, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
@@ -159,7 +149,7 @@ class Trainer:
         """
         batch = batch.to(self.adapted.device.torch)
         with activations.replay(batch) if activations else nullcontext():
-            outcome(self.adapted, batch).losses.sum().backward()
+            self.adapted.forward(batch).losses.sum().backward()
         for name, parameter in self.adapted.trained.items():
             gradients = parameter.grad_sample
             if gradients is None:

@@ -16,9 +16,7 @@ from privacy.errors import ModelError, PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel, adapted_layers
-from tasks.model.base_model import head_names
 from tasks.model.device import Device
-from tasks.task import outcome
 
 # float32 gradients of two orders of summation agree to about 1e-6 of their norm; a wrong unit is
 # off by its whole size.
@@ -40,7 +38,7 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
     """
     _check_names(trainer.adapted)
     _check_covered(trainer)
-    chosen = _varied_lengths(examples)
+    chosen = _varied_sizes(examples)
     try:
         with _comparable(trainer.adapted):
             gradients = _check_gradients(trainer, chosen)
@@ -50,7 +48,8 @@ def check_privacy_unit(trainer: Trainer, examples: Examples) -> None:
             check_clipped_sum(trainer, gradients, laplace)
             check_steps(trainer, chosen, gradients, gaussian)
             # Batches are a little wider than the longest text: what fails there must not do so in a round.
-            trainer.backward(chosen.batch(np.array([len(chosen) - 1]), width=trainer.widest))
+            widest = trainer.adapted.sizes.public[-1]
+            trainer.backward(chosen.batch(np.array([len(chosen) - 1]), size=widest))
     except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
         raise PrivacyUnitError(
             f"per-example gradients failed on this model: {str(error).splitlines()[0]}"
@@ -81,25 +80,31 @@ def _asked_for(adapted: AdaptedModel) -> set[str]:
     layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
     halves = ("lora_A", "lora_B") if spec.strategy.name == "lora" else ("lora_B",)
     asked = set()
-    for name in _linear_layers(model):
+    for name in _linear_layers(adapted):
         number = next((int(part) for part in name.split(".") if part.isdigit()), None)
         named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
         if named and (layers is None or number in layers):
             asked |= {f"{name}.{half}.weight" for half in halves}
-    for head in head_names(model):
+    for head in adapted.base.head:
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
     return {f"base_model.model.{name}" for name in asked}
 
 
-def _linear_layers(model: Any) -> Iterator[str]:
+def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
     """The linear layers under the head, by their names before PEFT wrapped some of them."""
-    output, heads = model.get_output_embeddings(), head_names(model)
+    model: Any = adapted.peft.get_base_model()
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for inside, module in model.named_modules():
         name = inside.removesuffix(".base_layer")
         # GPT-2 calls its linear layers Conv1D.
         linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        if linear and module is not output and name.split(".")[0] not in heads and "lora_" not in name:
+        if (
+            linear
+            and module is not output
+            and name.split(".")[0] not in adapted.base.head
+            and "lora_" not in name
+        ):
             yield name
 
 
@@ -122,9 +127,9 @@ def _check_covered(trainer: Trainer) -> None:
 # Each example's gradient.
 
 
-def _varied_lengths(examples: Examples) -> Examples:
-    """The shortest, a middling and the longest example: padding is part of what is checked."""
-    order = np.argsort(examples.lengths, kind="stable")
+def _varied_sizes(examples: Examples) -> Examples:
+    """The smallest, a middling and the largest example: padding is part of what is checked."""
+    order = np.argsort(examples.sizes, kind="stable")
     picks = np.linspace(0, len(order) - 1, num=min(_BATCH, len(order))).astype(np.int64)
     return examples.take(order[picks])
 
@@ -178,7 +183,7 @@ def _autograd(trainer: Trainer, examples: Examples, index: int) -> Gradients:
     batch = examples.batch(np.array([index])).to(trainer.adapted.device.torch)
     trained = trainer.adapted.trained
     with trainer.without_hooks():
-        loss = outcome(trainer.adapted, batch).losses.sum()
+        loss = trainer.adapted.forward(batch).losses.sum()
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return {
         name: torch.zeros_like(parameter) if gradient is None else gradient

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from protocol.plain_text import MOST_LABELS, Label, Place, Word
-
-Task = Literal["sequence-classification", "causal-lm"]
+from protocol.job.data_section import DataSection
+from protocol.job.job_section import JobSection
+from protocol.plain_text import Place, Word
 
 # What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
 # asked by a stranger. A plan at these ends takes up to 5 seconds and 150 MiB: privacy.accounting bounds
@@ -22,11 +22,7 @@ SITES_MAX = 10_000
 SEED_MAX = 2**63 - 1
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSection(_Section):
+class ModelSection(JobSection):
     """The frozen base model."""
 
     source: Place = Field(description="Hugging Face id, folder, or package:NAME/PATH")
@@ -39,7 +35,7 @@ class ModelSection(_Section):
 _Layers = Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000)]
 
 
-class AdapterSection(_Section):
+class AdapterSection(JobSection):
     """The LoRA adapter."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4
@@ -60,35 +56,19 @@ class AdapterSection(_Section):
         return self
 
 
-class DataSection(_Section):
-    """Where the examples are and how to read them."""
-
-    alias: Word = Field("data", description="the name that sites know the data by")
-    source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
-    text: Word = "text"
-    label: Word | None = None
-    labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
-    encoding: Word = "utf-8"
-    max_length: Annotated[int, Field(ge=2, le=32768)] = 128
-    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
-    limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="use only this many examples, drawn by seeds.data"
-    )
-
-
-class Dirichlet(_Section):
+class Dirichlet(JobSection):
     """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
 
     dirichlet: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
-class ByColumn(_Section):
+class ByColumn(JobSection):
     """Each value of a column is a site."""
 
     column: Word
 
 
-class FederationSection(_Section):
+class FederationSection(JobSection):
     """The sites that a simulation makes, and how many of a real run's must answer how soon."""
 
     sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
@@ -99,7 +79,7 @@ class FederationSection(_Section):
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
 
-class TrainingSection(_Section):
+class TrainingSection(JobSection):
     """What each site does in a round."""
 
     rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 10
@@ -128,7 +108,7 @@ class TrainingSection(_Section):
         return self.rounds * self.local_steps
 
 
-class PrivacySection(_Section):
+class PrivacySection(JobSection):
     """What is promised to whom."""
 
     mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
@@ -140,7 +120,7 @@ class PrivacySection(_Section):
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
 
 
-class MetricsSection(_Section):
+class MetricsSection(JobSection):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
     epsilon: Annotated[float, Field(ge=0, le=100, description="0: no metrics leave a site")] = 0.0
@@ -152,7 +132,7 @@ class MetricsSection(_Section):
         return self
 
 
-class AggregationSection(_Section):
+class AggregationSection(JobSection):
     """How updates are summed where nobody may read a single one."""
 
     # Sites whose answers uncover a sum, and without which nothing is uncovered; unset: ⌊2n/3⌋ + 1.
@@ -164,20 +144,20 @@ class AggregationSection(_Section):
     modulus_bits: Literal[16, 20, 32] = 32
 
 
-class CompressionSection(_Section):
+class CompressionSection(JobSection):
     """Sending fewer numbers; what is not sent waits at the site."""
 
     kind: Literal["none", "random", "top-k"] = "none"
     share: Annotated[float, Field(ge=1e-6, le=1)] = 0.1
 
 
-class StrategySection(_Section):
+class StrategySection(JobSection):
     """How the sites' updates become the next adapter."""
 
     name: Literal["fedsvd", "ffa", "lora"] = "fedsvd"
 
 
-class SeedsSection(_Section):
+class SeedsSection(JobSection):
     """What is fixed. ``noise`` makes a simulation reproducible and therefore not private."""
 
     adapter: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
@@ -185,7 +165,7 @@ class SeedsSection(_Section):
     noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
-class DeviceSection(_Section):
+class DeviceSection(JobSection):
     """Where tensors live and in which precision the frozen layers compute."""
 
     name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -193,11 +173,11 @@ class DeviceSection(_Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class Job(_Section):
+class Job(JobSection):
     """A job, whole. Every section but three has a default."""
 
     name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: Task = "sequence-classification"
+    task: Word = Field("sequence-classification", description="one of those that `confide tasks` lists")
     model: ModelSection
     adapter: AdapterSection
     data: DataSection
@@ -214,28 +194,13 @@ class Job(_Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Job:
-        if self.task == "sequence-classification" and self.data.label is None:
-            raise ValueError('data.label: expected a column name for task="sequence-classification"')
-        private = self.privacy.mechanism != "none"
-        if self.task == "sequence-classification" and self.data.labels is None and private:
-            raise ValueError(
-                "data.labels: expected the list of labels: reading it off private data would tell a label "
-                "that only one example has"
-            )
         self._check_unit()
         self._check_sums()
-        if self.metrics.epsilon > 0 and not private:
+        if self.metrics.epsilon > 0 and self.privacy.mechanism == "none":
             raise ValueError(
                 'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '
                 "nothing once the updates have left without any"
             )
-        if self.task == "causal-lm":
-            if self.data.label is not None or self.data.labels is not None:
-                raise ValueError('data.label: expected none for task="causal-lm", which learns text')
-            if self.model.pooling == "mean":
-                raise ValueError('model.pooling: "mean" is for task="sequence-classification"')
-            if isinstance(self.federation.partition, Dirichlet):
-                raise ValueError('federation.partition: dirichlet needs labels; task="causal-lm" has none')
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="

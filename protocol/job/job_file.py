@@ -18,8 +18,11 @@ _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
 
 
-def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
-    """Read a job file and apply ``key=value`` settings. Raises JobError naming what is wrong."""
+def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
+    """Read a job file and apply ``key=value`` settings, its task's own keys unchecked.
+
+    Raises JobError naming what is wrong.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -44,14 +47,19 @@ def parse_job(table: Mapping[str, Any]) -> Job:
         raise JobError(explain(error, shown_by="that `confide init` shows", model=Job)) from None
 
 
-def explain(error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None) -> str:
+def explain(
+    error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None, under: str = ""
+) -> str:
     """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand.
 
     With the file's ``model``, a key that nobody knows is told together with the one that it is most like.
+    Keys that stand ``under`` a section are named with it.
     """
     lines = []
     for item in error.errors():
         like = _most_like(item["loc"], model) if item["type"] == "extra_forbidden" else None
+        if under:
+            item["loc"] = (under, *item["loc"])
         lines.append(_explain(item, shown_by if like is None else f"{shown_by}; did you mean {like!r}?"))
     mistakes = list(dict.fromkeys(lines))
     more = len(mistakes) - _MOST_MISTAKES

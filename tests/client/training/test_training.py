@@ -126,7 +126,7 @@ def test_plain_training_is_gradient_descent() -> None:
     start = random_adapter(reference)
     reference.load(start)
     examples = LLAMA.examples(LENGTHS)
-    loss = client.training.training.outcome(reference, examples.batch(np.arange(8))).losses.mean()
+    loss = reference.forward(examples.batch(np.arange(8))).losses.mean()
     gradients = torch.autograd.grad(loss, list(reference.trained.values()))
 
     update = train(trainer, plan=PLAIN, learning_rate=0.1)
@@ -143,7 +143,7 @@ def test_training_lowers_the_loss() -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(client.training.training.outcome(trainer.adapted, batch).losses.mean())
+            return float(trainer.adapted.forward(batch).losses.mean())
 
     trainer.adapted.load(start)
     before = loss()

@@ -16,7 +16,6 @@ from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
 from tasks.model.adapted_model import AdaptedModel, ModelSpec
-from tasks.task import probe_examples
 from tests.models import CASES, Case, adapt, bert, deepseek, llama, make_examples, make_job, qwen2_moe
 
 EXPERTS = tuple(f"shared_experts.{part}_proj" for part in ("gate", "up", "down"))
@@ -34,7 +33,7 @@ def test_passes_models_that_keep_examples_apart(case: Case) -> None:
     trainer = Trainer(case.adapted())
 
     check_privacy_unit(trainer, case.examples())
-    check_privacy_unit(trainer, probe_examples(trainer.adapted))
+    check_privacy_unit(trainer, trainer.adapted.probe())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -288,7 +287,7 @@ def test_checks_the_shortest_and_the_longest_example(monkeypatch: pytest.MonkeyP
     backward, masks = Trainer.backward, []
 
     def seen(self: Trainer, batch, *args: object) -> None:
-        masks.append(batch.mask.numpy())
+        masks.append(batch.inputs["attention_mask"].numpy())
         backward(self, batch, *args)
 
     monkeypatch.setattr(Trainer, "backward", seen)
