@@ -151,6 +151,16 @@ def plan(
 
 
 @app.command()
+def tasks(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List the tasks that a job can name here."""
+    from confide.tasks_view import print_tasks
+
+    print_tasks(json=json)
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write a run's report.html anew."""
     from runs.report.report import write_report

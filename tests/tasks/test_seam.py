@@ -13,10 +13,12 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from client.custody.site_file import DataSource
 from client.training.data_set import read_data_set
 from confide import audit_run
+from confide.cli import app
 from privacy.errors import JobError
 from protocol.job.job_file import parse_job
 from runs.export import export_adapter, export_merged
@@ -152,3 +154,13 @@ def test_tasks_are_those_that_are_listed_or_installed(monkeypatch: pytest.Monkey
     monkeypatch.undo()
     with pytest.raises(JobError, match=r"got 'tests\.tasks\.number_table'"):
         find_task("tests.tasks.number_table")
+
+
+def test_it_is_listed() -> None:
+    listed = CliRunner().invoke(app, ["tasks", "--json"], catch_exceptions=False)
+    found = {task["name"]: task for task in json.loads(listed.stdout)["tasks"]}
+    assert list(found) == list(task_names())
+    assert found["number-table"]["job_keys"] == ["columns", "label", "labels"]
+    assert found["causal-lm"]["measures"] == ["perplexity", "next-token accuracy"]
+    lines = CliRunner().invoke(app, ["tasks"], catch_exceptions=False).stdout
+    assert "number-table: which label a row of numbers has" in lines
