@@ -15,9 +15,9 @@ import numpy as np
 
 from privacy.accounting.plan import make_plan
 from privacy.mechanisms.rng import keyed_entropy
-from protocol.job.job_file import read_job
 from simulation.simulated_federation import World
 from tasks.model.frozen_prefix import Activations
+from tasks.registry import read_job
 
 SETTINGS = ["data.limit=3000", "federation.sites=1", "training.local_steps=1"]
 PAIRS = 7

@@ -228,7 +228,7 @@ def _ended(federation: LocalFederation, run: str) -> dict[str, object]:
         audit = str(error)
     return {
         "rounds": len(records),
-        "accuracy": records[-1].accuracy,
+        "accuracy": records[-1].measures["accuracy"],
         "absent": sum(len(record.absent) for record in records),
         "charged_again": {
             site: sum(count - 1 for count in rounds.values()) for site, rounds in charges.items()

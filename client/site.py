@@ -34,7 +34,6 @@ from protocol.messages.envelope import Header
 from protocol.messages.kinds import kind_of
 from protocol.messages.vector import from_bytes
 from protocol.sums.update_encoding import update_noise_std
-from tasks.task import probe_examples
 
 
 class Site:
@@ -238,7 +237,7 @@ class Site:
                 plan=session.plan,
                 metrics=session.metrics,
             )
-        check_privacy_unit(trainer.gradients, probe_examples(trainer.adapted))
+        check_privacy_unit(trainer.gradients, trainer.adapted.probe())
         return session
 
     def _party(self, manifest: Manifest) -> Party:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from privacy.ledger.ledger_audit import LedgerAudit
     from protocol.job.job import Job
-    from protocol.job.job_file import read_job
     from runs.run import Run
     from runs.run_audit import RunAudit
     from simulation.simulate import resume
+    from tasks.registry import read_job
 
 __version__ = "0.5.0"
 __all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
-_HOMES = {"Run": "runs.run", "resume": "simulation.simulate", "read_job": "protocol.job.job_file"}
+_HOMES = {"Run": "runs.run", "resume": "simulation.simulate", "read_job": "tasks.registry"}
 
 
 def simulate(job: Job | Path | str, **options: Any) -> Run:
@@ -32,8 +32,8 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
 
     Raises UserError for what the job's author can mend, RunError or SiteError for failures.
     """
-    from protocol.job.job_file import read_job
     from simulation.simulate import simulate as simulate_job
+    from tasks.registry import read_job
 
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
@@ -43,8 +43,8 @@ def run(job: Job | Path | str, **options: Any) -> Run:
 
     Raises UserError for what the job's author can mend, RunError or SiteError for failures.
     """
-    from protocol.job.job_file import read_job
     from server.federated_run import run as run_job
+    from tasks.registry import read_job
 
     return run_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 

@@ -32,7 +32,7 @@ def print_data_checks(checks: Sequence[DataCheck]) -> None:
             counts = ", ".join(f"{shown(label)} {count}" for label, count in check.labels.items())
             console.print(f"  labels: {counts}")
         if check.repeated:
-            console.print(f"  {_rows(check.repeated)} with an earlier text: each is an example of its own")
+            console.print(f"  {_rows(check.repeated)} as an earlier one: each is an example of its own")
         _print_blank(check.blank, indent="  ")
         for model in check.models:
             _print_model(model)
@@ -44,8 +44,8 @@ def _print_model(model: ModelCheck) -> None:
     if model.failure is not None:
         console.print(f"  with {shown(model.model)}: not tried: {shown(model.failure)}")
         return
-    least, median, most = model.lengths or (0, 0, 0)
-    console.print(f"  with {shown(model.model)}: {least} to {most} tokens, half up to {median}")
+    least, median, most = model.sizes or (0, 0, 0)
+    console.print(f"  with {shown(model.model)}: {least} to {most} {model.unit}, half up to {median}")
     _print_blank(model.blank, indent="    ")
 
 

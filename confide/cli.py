@@ -105,9 +105,9 @@ def simulate(
 
     display = choose_display(json=json)
     with display:
-        from protocol.job.job_file import read_job
         from simulation.simulate import resume as resume_run
         from simulation.simulate import simulate as simulate_job
+        from tasks.registry import read_job
 
         shared = {"engine": engine.value, "compare": compare, "progress": display}
         if resume is not None:
@@ -138,8 +138,8 @@ def plan(
     with console.status("Reading the data, loading the base model and planning"):
         from client.custody.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json
-        from protocol.job.job_file import read_job
         from simulation.forecast.forecast import forecast
+        from tasks.registry import read_job
 
         parsed = read_job(job, settings=settings or ())
         found = forecast(parsed, budgets=read_budgets(site, parsed) if site else None)
@@ -149,6 +149,16 @@ def plan(
         print_forecast(found, console)
     if not force:
         found.refuse_if_hopeless()
+
+
+@app.command()
+def tasks(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List the tasks that a job can name here."""
+    from confide.tasks_view import print_tasks
+
+    print_tasks(json=json)
 
 
 @app.command()
@@ -193,7 +203,7 @@ def budget(
     """Show what a site's data has left, and what a job would cost it."""
     from client.custody.budgets import read_budgets
     from confide.budget_view import print_budgets, print_budgets_json
-    from protocol.job.job_file import read_job
+    from tasks.registry import read_job
 
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")

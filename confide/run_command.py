@@ -40,10 +40,10 @@ def run(
     if resume is not None and (settings or run_name):
         raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
     from confide.terminal import choose_display
-    from protocol.job.job_file import read_job
     from runs.run_folder import RunFolder
     from server.federated_run import create, follow
     from server.provisioning.coordinator_folder import CoordinatorFolder
+    from tasks.registry import read_job
 
     place = CoordinatorFolder.open(coordinator)
     if resume is not None:

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from confide.console import printable
-from runs.formats import format_bytes, format_count, format_epsilon, format_percent, format_seconds
-from runs.progress import PrintedProgress, Progress, describe_spent
+from runs.formats import (
+    format_bytes,
+    format_count,
+    format_epsilon,
+    format_measure,
+    format_percent,
+    format_seconds,
+)
+from runs.progress import PrintedProgress, Progress, beside_loss, describe_spent
+from tasks.registry import find_task
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 
     from runs.run import Run
     from runs.run_folder import RoundRecord, RunFolder
+    from tasks.measures import Measure
 
 _RECENT = 3
 
@@ -57,8 +66,9 @@ class JsonLines(Display):
     def round(self, record: RoundRecord) -> None:
         if self._current != self._main:
             return
-        keys = ("round", "loss", "accuracy", "epsilon", "bytes_up", "bytes_down", "seconds")
-        self._print({"event": "round"} | {key: getattr(record, key) for key in keys})
+        keys = ("epsilon", "bytes_up", "bytes_down", "seconds")
+        told = {"event": "round", "round": record.round, "loss": record.loss} | record.measures
+        self._print(told | {key: getattr(record, key) for key in keys})
 
     def finished(self, run: Run) -> None:
         self._print(
@@ -66,7 +76,7 @@ class JsonLines(Display):
                 "event": "done",
                 "run": str(run.folder),
                 "adapter": str(run.adapter),
-                "accuracy": run.accuracy,
+                **run.measures,
                 "epsilon": run.epsilon,
                 "seconds": run.seconds,
             }
@@ -96,6 +106,7 @@ class LiveTable(Display):
         self._live: Live | None = None
         self._status = self._console.status("Starting")
         self._records: list[RoundRecord] = []
+        self._measures: list[Measure] = []
         self._rounds = 0
         self._budget = 0.0
         self._title = ""
@@ -122,6 +133,7 @@ class LiveTable(Display):
         job = folder.manifest.job
         self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
         self._records = folder.records()
+        self._measures = beside_loss(job)
         self._title = printable(f"{title}: {folder.path}")
         self._live = Live(self._table(), console=self._console, refresh_per_second=2)
         self._live.start()
@@ -159,14 +171,15 @@ class LiveTable(Display):
 
         table = Table(title=self._title, title_justify="left", caption=self._caption())
         table.caption_justify = "left"
-        for heading in ("round", "loss", "accuracy", "ε of budget", "up", "down", "seconds"):
+        measures = [measure.name for measure in self._measures]
+        for heading in ("round", "loss", *measures, "ε of budget", "up", "down", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
         height = max(3, self._console.size.height - 9)
         for record in self._records[-height:]:
             table.add_row(
                 f"{record.round}/{self._rounds}",
                 f"{record.loss:.4f}",
-                format_percent(record.accuracy),
+                *(format_measure(record.measures, measure) for measure in self._measures),
                 describe_spent(record, self._budget),
                 format_bytes(record.bytes_up),
                 format_bytes(record.bytes_down),
@@ -193,8 +206,10 @@ def closing_lines(run: Run) -> list[str]:
     if run.metrics is not None:
         share, epsilon = format_percent(run.metrics.mean), format_epsilon(run.metrics.epsilon)
         own = [f"accuracy {share} on the sites' own examples, under noise for ε = {epsilon}"]
+    main = find_task(run.task).measures[0]
+    rounds = format_count(len(run.rounds), "round")
     return [
-        f"accuracy {format_percent(run.accuracy)} after {format_count(len(run.rounds), 'round')}, "
+        f"{main.name} {format_measure(run.measures, main)} after {rounds}, "
         f"in {format_seconds(run.seconds)}",
         *own,
         f"report  {run.report}",

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 LONGEST_LABEL, MOST_LABELS = 500, 10_000
+LONGEST_TEXT = 4096  # of any value that people write
 LONGEST_REASON = 500  # of a refusal, in characters
 _LONGEST_QUOTE = 200  # of a value, in a message about it
 
@@ -122,5 +123,5 @@ def _is_visible(letter: str) -> bool:
 
 # What people write in a job, a site.toml or a federation.toml.
 Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_plain)]
-Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(check_plain)]
+Place = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(check_plain)]
 Label = Annotated[str, Field(max_length=LONGEST_LABEL), AfterValidator(check_plain)]

@@ -10,6 +10,7 @@ from privacy.errors import UserError
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
+from tasks.registry import find_task
 
 
 def export_adapter(folder: RunFolder, to: Path) -> None:
@@ -27,7 +28,7 @@ def export_adapter(folder: RunFolder, to: Path) -> None:
 
 
 def export_merged(folder: RunFolder, to: Path) -> None:
-    """Write base model, adapter and tokenizer as one folder for transformers' ``from_pretrained``.
+    """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
     Raises ModelError if the base model cannot be loaded, UserError if it is not the run's own or if
     the folder exists.
@@ -45,8 +46,7 @@ def export_merged(folder: RunFolder, to: Path) -> None:
     merged = PeftModel.from_pretrained(base.model, folder.adapter_path.resolve()).merge_and_unload()
 
     def write(partial: Path) -> None:
-        merged.save_pretrained(partial)
-        base.tokenizer.save_pretrained(partial)
+        find_task(manifest.job.task).export(merged, base, partial)
 
     _write_whole(to, write)
 

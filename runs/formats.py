@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from tasks.measures import Measure
 
 
 def format_epsilon(value: float | None) -> str:
@@ -61,3 +64,11 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_measure(measures: Mapping[str, float], measure: Measure) -> str:
+    """One of a round's held-out measures: a percentage, or with as many digits as tell something."""
+    value = measures[measure.name]
+    if measure.share:
+        return format_percent(value)
+    return f"{value:.3f}" if value < 10 else f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from protocol.job.job import Job
 from protocol.plain_text import escaped
-from runs.formats import format_bytes, format_epsilon, format_percent
+from runs.formats import format_bytes, format_epsilon, format_measure
 from runs.run_folder import RoundRecord, RunFolder
+from tasks.measures import LOSS, Measure
+from tasks.registry import find_task
 
 
 class Progress(Protocol):
@@ -39,6 +42,7 @@ class PrintedProgress(Progress):
     def __init__(self) -> None:
         self._rounds = 0
         self._budget = 0.0
+        self._measures: list[Measure] = []
 
     def stage(self, text: str) -> None:
         print(escaped(text), flush=True)
@@ -46,18 +50,25 @@ class PrintedProgress(Progress):
     def started(self, folder: RunFolder, title: str) -> None:
         job = folder.manifest.job
         self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
+        self._measures = beside_loss(job)
         print(escaped(f"{title}: {folder.path}"), flush=True)
         for record in folder.records():
             self.round(record)
 
     def round(self, record: RoundRecord) -> None:
+        told = "  ".join(f"{m.name} {format_measure(record.measures, m)}" for m in self._measures)
         print(
-            f"round {record.round}/{self._rounds}  loss {record.loss:.4f}  "
-            f"accuracy {format_percent(record.accuracy)}  ε {describe_spent(record, self._budget)}  "
+            f"round {record.round}/{self._rounds}  loss {record.loss:.4f}  {told}  "
+            f"ε {describe_spent(record, self._budget)}  "
             f"up {format_bytes(record.bytes_up)}  down {format_bytes(record.bytes_down)}  "
             f"{record.seconds:.1f} s",
             flush=True,
         )
+
+
+def beside_loss(job: Job) -> list[Measure]:
+    """The measures that a round is told by, beside its loss."""
+    return [measure for measure in find_task(job.task).measures if measure is not LOSS]
 
 
 def describe_spent(record: RoundRecord, budget: float) -> str:

@@ -15,9 +15,10 @@ from runs.run_folder import RoundRecord, RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: where it is, and what came out; ``metrics`` if the job asked for them."""
+    """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them."""
 
     folder: Path
+    task: str
     rounds: tuple[RoundRecord, ...]
     seconds: float
     metrics: Metrics | None = None
@@ -33,9 +34,9 @@ class Run:
         return self.folder / "report.html"
 
     @property
-    def accuracy(self) -> float:
-        """Held-out accuracy after the last round."""
-        return self.rounds[-1].accuracy
+    def measures(self) -> dict[str, float]:
+        """What the last adapter does on held-out examples, by the measure's name, such as "accuracy"."""
+        return self.rounds[-1].measures
 
     @property
     def epsilon(self) -> dict[str, float | None]:
@@ -48,7 +49,13 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
     records = folder.records()
     if not records:
         raise RunError(f"{folder.path}: no round was finished; see its run.log")
-    return Run(folder=folder.path, rounds=tuple(records), seconds=seconds, metrics=folder.metrics)
+    return Run(
+        folder=folder.path,
+        task=folder.manifest.job.task,
+        rounds=tuple(records),
+        seconds=seconds,
+        metrics=folder.metrics,
+    )
 
 
 def new_name(job: Job) -> str:

@@ -58,7 +58,7 @@ ReceiptsOf: TypeAlias = int | Literal["metrics"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One finished round. ``loss`` and ``accuracy`` are held-out; ``epsilon`` is by site.
+    """One finished round. ``loss`` and the task's ``measures`` are held-out; ``epsilon`` is by site.
 
     A site that is ``absent`` joined the run and its update is not in this round: its ε is that of the last
     round that it took part in, if there is one.
@@ -66,7 +66,7 @@ class RoundRecord:
 
     round: int
     loss: float
-    accuracy: float
+    measures: dict[str, float]
     epsilon: dict[str, float | None]
     bytes_up: int
     bytes_down: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.data.examples import Examples
+from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
-from tasks.task import outcome
 
 _BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Held-out ``loss`` in nats a prediction, and ``accuracy`` as a share of predictions."""
+    """Held-out ``loss`` in nats a prediction, and the task's ``measures`` by name."""
 
     loss: float
-    accuracy: float
+    measures: Mapping[str, float]
 
 
 class Evaluator:
@@ -41,17 +43,15 @@ class Evaluator:
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def score(self, adapter: NDArray[np.float32]) -> Score:
-        """Loss and accuracy of an adapter, float32[adapter_size]."""
+        """The measures of an adapter, float32[adapter_size]."""
         adapted = self._adapted
         adapted.load(adapter)
         adapted.peft.eval()
-        nats = correct = counted = 0.0
+        sums: Counter[str] = Counter()
         with torch.no_grad():
-            for held in self._examples.batches(self._all, size=_BATCH):
+            for held in self._examples.batches(self._all, rows=_BATCH):
                 batch = held.to(adapted.device.torch)
                 with self._activations.replay(batch) if self._activations else nullcontext():
-                    found = outcome(adapted, batch)
-                nats += float((found.losses.double() * found.counted).sum())
-                correct += int(found.correct.sum())
-                counted += int(found.counted.sum())
-        return Score(loss=nats / counted, accuracy=correct / counted)
+                    sums.update(adapted.forward(batch).sums())
+        measures = {measure.name: measure.of(sums) for measure in adapted.task.measures}
+        return Score(loss=mean_loss(sums), measures=measures)

@@ -16,12 +16,12 @@ from protocol.sums.kinds import check_encoding, check_sums
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 from tasks.data.examples import Examples
-from tasks.data.table import label_names, read_table
-from tasks.data.tokenization import tokenize_rows
+from tasks.data.own_rows import encode_own_rows, label_names, read_own_rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.registry import checked_job, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
@@ -47,15 +47,16 @@ class Workplace:
         ``data.limit`` takes that many of them, drawn by ``seeds.data``. Raises the UserErrors of what it
         reads.
         """
+        job = checked_job(job)
         device = choose_device(job.device)
-        table = read_table(job)
-        labels = label_names(job, table)
+        table = read_own_rows(job)
+        labels = label_names(table, declared=section_of(job).classes)
         base = load_base_model(job, labels=labels, device=device)
         adapted = AdaptedModel(base, job=job, device=device)
         rows = np.arange(len(table))
         if job.data.limit is not None and job.data.limit < len(table):
             rows = np.random.default_rng(job.seeds.data).choice(rows, job.data.limit, replace=False)
-        held_out = tokenize_rows(adapted, table, rows, labels=labels)
+        held_out = encode_own_rows(adapted, table, rows, labels=labels)
         return cls(job, adapted=adapted, labels=labels, held_out=held_out)
 
     def variant(self, job: Job) -> Workplace:
@@ -98,7 +99,7 @@ class Workplace:
             "federation": federation,
             "majority": self.evaluator.majority,
             "loss_before": before.loss,
-            "accuracy_before": before.accuracy,
+            "measures_before": dict(before.measures),
         }
         return RunFolder.create(
             path,

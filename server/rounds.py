@@ -209,7 +209,7 @@ class _Run:
         record = RoundRecord(
             round=number,
             loss=score.loss,
-            accuracy=score.accuracy,
+            measures=dict(score.measures),
             epsilon=dict(sorted(self.epsilon.items())),
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
@@ -218,7 +218,10 @@ class _Run:
             absent=sorted(folder.public_keys.keys() - trained.keys()),
         )
         folder.finish_round(record, self.layout, self.state)
-        log.info("round %d: loss %.4f, accuracy %.4f", number, score.loss, score.accuracy)
+        told = ", ".join(
+            f"{name} {value:.4f}" for name, value in ({"loss": score.loss} | record.measures).items()
+        )
+        log.info("round %d: %s", number, told)
         self.listener(record)
 
     def _missing(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from privacy.errors import DataError
 from protocol.job.job import ByColumn, Dirichlet, Job
 from protocol.site_name import LONGEST_NAME
-from tasks.data.table import Table
+from tasks.data.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +24,27 @@ class Partition:
     sites: dict[str, NDArray[np.int64]]
 
 
-def partition(job: Job, table: Table) -> Partition:
+def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition:
     """Split by ``data.holdout`` and ``federation.partition``, drawn by ``seeds.data``.
 
-    Equal texts stay on one side of the held-out split: a retweet in training would otherwise be
+    ``groups`` has the values of the column that the partition names, if it names one.
+    Equal contents stay on one side of the held-out split: a retweet in training would otherwise be
     tested on. Raises DataError if the held-out part or a site is left without examples.
     """
     generator = np.random.Generator(np.random.PCG64(job.seeds.data))
     rows = np.arange(len(table))
     if job.data.limit is not None:
         rows = np.sort(generator.permutation(rows)[: job.data.limit])
-    held_out, rest = _hold_out(rows, table.texts, job.data.holdout, generator)
+    held_out, rest = _hold_out(rows, table.contents, job.data.holdout, generator)
     rest = generator.permutation(rest)
     kind = job.federation.partition
     if isinstance(kind, ByColumn):
-        sites = _by_column(rest, table.groups or ())
+        sites = _by_column(rest, groups)
     else:
         if isinstance(kind, Dirichlet):
-            parts = _by_dirichlet(rest, table.labels or (), kind.dirichlet, job, generator)
+            parts = _by_dirichlet(
+                rest, [label or "" for label in table.labels or ()], kind.dirichlet, job, generator
+            )
         else:
             parts = np.array_split(rest, job.federation.sites)
         sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
@@ -56,14 +60,14 @@ def partition(job: Job, table: Table) -> Partition:
 
 def _hold_out(
     rows: NDArray[np.int64],
-    texts: Sequence[str],
+    contents: Sequence[Any],
     share: float,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    distinct = sorted({texts[row] for row in rows})
+    distinct = sorted({contents[row] for row in rows})
     count = max(1, round(share * len(distinct)))
     chosen = {distinct[i] for i in generator.permutation(len(distinct))[:count]}
-    held = np.array([texts[row] in chosen for row in rows], bool)
+    held = np.array([contents[row] in chosen for row in rows], bool)
     return rows[held], rows[~held]
 
 

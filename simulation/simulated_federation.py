@@ -14,7 +14,6 @@ from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.host import LocalData, Materials
 from client.site import Site
-from client.training.digests import example_digest
 from client.training.gradient_check import choose_gradients
 from client.training.training import Trainer
 from privacy.mechanisms.rng import keyed_entropy
@@ -25,12 +24,12 @@ from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.partition import partition
 from tasks.data.examples import Examples
-from tasks.data.table import label_names, read_table
-from tasks.data.tokenization import tokenize_rows
+from tasks.data.own_rows import encode_own_rows, label_names, read_own_column, read_own_rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.registry import checked_job, section_of
 
 
 class World:
@@ -40,15 +39,18 @@ class World:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job = job = checked_job(job)
         self.device = choose_device(job.device)
+        table = read_own_rows(job)
+        self.labels = label_names(table, declared=section_of(job).classes)
         kind = job.federation.partition
-        table = read_table(job, group=kind.column if isinstance(kind, ByColumn) else None)
-        self.labels = label_names(job, table)
-        parts = partition(job, table)
+        groups: tuple[str, ...] = ()
+        if isinstance(kind, ByColumn):
+            groups = read_own_column(job, kind.column, key="federation.partition.column")
+        parts = partition(job, table, groups=groups)
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
-        held_out = tokenize_rows(adapted, table, parts.held_out, labels=self.labels)
+        held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
         self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
         self.trainer = Trainer(choose_gradients(adapted))
         self._activations: dict[str, Activations] = {}
@@ -98,7 +100,8 @@ class World:
             trainer=self.trainer,
             activations=self._kept(name, examples),
         )
-        digests = tuple(example_digest(self._table.texts[row]) for row in self._rows[name])
+        contents = (self._table.contents[row] for row in self._rows[name])
+        digests = tuple(self.adapted.task.digest(content) for content in contents)
         return Site(
             name=name,
             host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
@@ -123,8 +126,8 @@ class World:
         return {name: Home(homes / name).identity().public for name in self._rows}
 
     def examples(self, name: str) -> Examples:
-        """One simulated site's examples, tokenized."""
-        return tokenize_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
+        """One simulated site's examples."""
+        return encode_own_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
 
     def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
         """The same data and resident model under another job, or with fewer of its sites.

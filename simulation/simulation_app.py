@@ -14,13 +14,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import UserError
 from protocol.job.job import Job
-from protocol.job.job_file import read_job
 from runs.progress import PrintedProgress
 from runs.run_log import logged
 from simulation.flower_client import answer_as_site
 from simulation.ray_engine import wait_for_nodes
 from simulation.simulated_federation import World
 from simulation.simulated_run import coordinate
+from tasks.registry import read_job
 
 server = ServerApp()
 client = ClientApp()

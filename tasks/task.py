@@ -1,84 +1,141 @@
-"""The task: from a batch to one loss per example, and made-up examples to try a model on."""
+"""A task: all that depends on what an example is. Each is one file here, and exports it as ``TASK``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.nn import functional
+from pydantic import BaseModel, ConfigDict
 
-from privacy.errors import DataError
-from tasks.data.examples import Batch, Examples
-from tasks.model.adapted_model import AdaptedModel
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from protocol.job.data_section import DataSection
+    from protocol.job.job import Job
+    from tasks.data.examples import Batch, Examples
+    from tasks.data.rows import Rows
+    from tasks.data.shapes import Sizes
+    from tasks.measures import Measure
+    from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel as LoadedModel
+    from tasks.model.device import Device
+
+
+class TaskKeys(BaseModel):
+    """Keys that a task has in a file: unknown ones are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that are declared, in the order of the head's outputs; none for most tasks."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The field's words: what an ``example`` is ("text"), and what its size is counted in ("tokens")."""
+
+    example: str
+    size: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the model made of a batch.
+    """What the model made of a batch, row by row.
 
-    ``losses`` is float32[b], in nats: cross-entropy of the label, or the mean over the text's
-    tokens. ``correct`` and ``counted`` are int64[b]: predictions that hit, and how many were made
-    (one a text for a classifier, one a token for a language model).
+    ``losses`` is float32[b], in nats: a mean over the example's predictions. ``correct`` and ``counted``
+    are int64[b]: predictions that hit, and how many were made (one a text for a classifier, one a token
+    for a language model). Their ratio is what an example weighs in metrics, in [0, 1].
     """
 
     losses: torch.Tensor
     correct: torch.Tensor
     counted: torch.Tensor
 
+    def sums(self) -> dict[str, float]:
+        """What measures are made of, added up over the rows. A task with other measures adds its own."""
+        return {
+            "nats": float((self.losses.double() * self.counted).sum()),
+            "correct": float(self.correct.sum()),
+            "counted": float(self.counted.sum()),
+        }
 
-def probe_examples(adapted: AdaptedModel) -> Examples:
-    """Three made-up examples, short, middling and as long as any, the same for every data set.
 
-    What a model is tried on before it trains must say nothing about a site's own examples: whether it
-    passes is told to the coordinator. What fails on a long text must fail here, on one that nobody wrote.
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """n examples, and which rows are blank among them, by why; rows count from 0."""
+
+    examples: Examples
+    blank: Mapping[str, tuple[int, ...]]
+
+
+class Task(Protocol):
+    """What a job's ``task`` names.
+
+    Attributes:
+        name: what jobs call it.
+        about: what it learns, in a few words.
+        units: its words for an example and its size.
+        labelled: whether its examples have labels that a head tells apart.
+        measures: what it is judged by, the main one first.
+        Section: its keys in a job's ``[data]``, beside those that all tasks have.
+        Columns: its keys in a ``[data.ALIAS]`` of ``site.toml``. Data can serve all tasks that share them.
+
+    What a row holds decides about that row alone, and never raises: one that cannot be used becomes a blank
+    example of size 0, which counts, may be drawn and contributes nothing. Importing a task loads no torch.
     """
-    generator = np.random.Generator(np.random.PCG64(0))
-    config = adapted.peft.config
-    longest = adapted.spec.max_length
-    lengths = np.array([2, (longest + 2) // 2, longest], np.int64)
-    vocabulary, padding = token_choices(adapted)
-    classifies = adapted.spec.task == "sequence-classification"
-    return Examples(
-        tokens=generator.choice(vocabulary, int(lengths.sum())).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=generator.integers(0, config.num_labels, len(lengths)) if classifies else None,
-        padding=padding,
-    )
 
+    name: str
+    about: str
+    units: Units
+    labelled: bool
+    measures: tuple[Measure, ...]
+    Section: type[TaskKeys]
+    Columns: type[TaskKeys]
 
-def token_choices(adapted: AdaptedModel) -> tuple[NDArray[np.int64], int]:
-    """What made-up texts can hold, every token but padding, and the padding."""
-    padding = int(getattr(adapted.peft.config, "pad_token_id", None) or 0)
-    return np.array([token for token in range(adapted.tokens) if token != padding]), padding
+    def refuses(self, job: Job, section: Any) -> str | None:
+        """Why a job asks for what the task cannot do, naming the key; None if it can."""
 
+    def read(self, data: DataSection, columns: Any) -> Rows:
+        """A data set's rows, as they are. Raises DataError if the source or a column is missing."""
 
-def outcome(adapted: AdaptedModel, batch: Batch) -> Outcome:
-    """Run the model on a batch, on its device, in its precision."""
-    with adapted.device.autocast():
-        logits = adapted.peft(input_ids=batch.tokens, attention_mask=batch.mask).logits
-    logits = logits.float()
-    if adapted.spec.task == "causal-lm":
-        return _language_outcome(logits, batch)
-    if adapted.spec.model.pooling == "mean":
-        weight = batch.mask.unsqueeze(-1).to(logits.dtype)
-        logits = (logits * weight).sum(1) / weight.sum(1)
-    labels = batch.labels
-    if labels is None:
-        raise DataError("expected labelled examples for a classification task, got none")
-    return Outcome(
-        losses=functional.cross_entropy(logits, labels, reduction="none"),
-        correct=(logits.argmax(-1) == labels).long(),
-        counted=torch.ones_like(labels),
-    )
+    def digest(self, content: Any) -> bytes:
+        """What the ledger knows an example by, 32 bytes; of a row without content, None, too.
 
+        The same example, however it is written, has the same digest.
+        """
 
-def _language_outcome(logits: torch.Tensor, batch: Batch) -> Outcome:
-    """Each token but the first is predicted; padding counts for nothing."""
-    targets = batch.tokens[:, 1:]
-    real = batch.mask[:, 1:]
-    nats = functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
-    counted = real.sum(1)
-    hits = (logits[:, :-1].argmax(-1) == targets).long() * real
-    return Outcome(losses=(nats * real).sum(1) / counted, correct=hits.sum(1), counted=counted)
+    def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> LoadedModel:
+        """The job's base model, frozen. What it lacks, such as a head, is the same at every site.
+
+        Raises ModelError with the key to change.
+        """
+
+    def open_reader(self, source: str, columns: Any) -> Any:
+        """What ``encode`` needs of a model, without its weights and without a limit on sizes.
+
+        A custodian's check of data uses it. Raises ModelError where that cannot be had.
+        """
+
+    def sizes(self, base: LoadedModel, section: Any) -> Sizes:
+        """How large examples and batches are. Raises ModelError for more than the model takes."""
+
+    def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+        """As many examples as there are rows, with ``reader`` of the base model."""
+
+    def made_up(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> Examples:
+        """Examples of these sizes that nobody wrote, to try a model on before it trains."""
+
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
+        """Run the model on a batch, on its device, in its precision."""
+
+    def export(self, merged: Any, base: LoadedModel, folder: Path) -> None:
+        """Write a model that the adapter was merged into, for whoever uses it elsewhere."""

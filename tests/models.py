@@ -13,10 +13,12 @@ from torch import nn
 
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
-from tasks.data.examples import Examples
+from tasks.data.token_examples import TokenExamples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
+from tasks.registry import find_task, section_of
+from tasks.text import TextTask
 
 VOCABULARY = 50
 LABELS = 3
@@ -132,7 +134,7 @@ class Case:
         kind = {"pooling": self.pooling} if self.build is bert else {}
         return adapt(self.build(layers=layers, **kind), job, bfloat16=bfloat16)
 
-    def examples(self, lengths: Sequence[int] = (3, 5, 7, 9), *, seed: int = 0) -> Examples:
+    def examples(self, lengths: Sequence[int] = (3, 5, 7, 9), *, seed: int = 0) -> TokenExamples:
         """Examples of these lengths, with labels if the task has them."""
         return make_examples(lengths, seed=seed, labelled=self.task != "causal-lm")
 
@@ -175,15 +177,29 @@ def make_job(
 
 def adapt(model: nn.Module, job: Job, *, bfloat16: bool = False) -> AdaptedModel:
     """The model, frozen as ``load_base_model`` leaves it, with the job's adapter, on the CPU."""
-    base = BaseModel(model=model.requires_grad_(False), tokenizer=None, digest="0" * 64)
+    base = text_base(model.requires_grad_(False), job)
     device = Device(torch=torch.device("cpu"), bfloat16=bfloat16)
     return AdaptedModel(base, job=job, device=device)
 
 
-def make_examples(lengths: Sequence[int], *, seed: int = 0, labelled: bool = False) -> Examples:
+def text_base(model: nn.Module, job: Job) -> BaseModel:
+    """What the job's task makes of a model without a tokenizer."""
+    task = find_task(job.task)
+    assert isinstance(task, TextTask)
+    mean = "TOKEN_CLS" if job.model.pooling == "mean" else "SEQ_CLS"
+    return task.wrap(
+        model,
+        tokenizer=None,
+        digest="0" * 64,
+        section=section_of(job),
+        peft_type="CAUSAL_LM" if job.task == "causal-lm" else mean,
+    )
+
+
+def make_examples(lengths: Sequence[int], *, seed: int = 0, labelled: bool = False) -> TokenExamples:
     """Random tokens, none of them the padding, and labels if wanted."""
     random = np.random.default_rng(seed)
-    return Examples(
+    return TokenExamples(
         tokens=random.integers(1, VOCABULARY, sum(lengths)).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=random.integers(0, LABELS, len(lengths)) if labelled else None,

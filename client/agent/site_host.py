@@ -32,6 +32,7 @@ from tasks.model.adapted_model import AdaptedModel, ModelSpec
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.registry import find_task, section_of
 
 log = logging.getLogger("confide.agent")
 
@@ -49,7 +50,7 @@ class SiteHost:
     """Answers requests with the site's own data, whatever the job says of where they are.
 
     It reads all data sets when it is made, and what single rows hold is never a reason to refuse: a row
-    that cannot be used is a blank example (see ``tasks.data.tokenization``). One model is in memory at a
+    that cannot be used is a blank example (see ``tasks.task``). One model is in memory at a
     time, and it knows nothing of the job that it was loaded for but what is in its key. Plans are
     made by ``planner``, a process with the limits that ``site_file`` sets if it is None. Used on one
     thread. Raises DataError and PolicyFileError when it is made.
@@ -132,9 +133,13 @@ class SiteHost:
         alias, data = job.data.alias, self._data.get(job.data.alias)
         if data is None:
             raise ProtocolError(f"data.alias={alias!r}: this site knows no data by that name")
-        if job.task == "sequence-classification" and not data.labels:
+        task = find_task(job.task)
+        if not data.serves(task):
+            raise ProtocolError(f"data.alias={alias!r}: these data are not for task={job.task!r} here")
+        if task.labelled and not data.labels:
             raise ProtocolError(f"data.alias={alias!r}: these data have no labels here; task={job.task!r}")
-        check_labels(manifest, _labels(data, job))
+        section_of(job)
+        check_labels(manifest, data.labels_for(task))
         return data
 
     def load(self, manifest: Manifest, data: LocalData) -> Materials:
@@ -146,10 +151,11 @@ class SiteHost:
         self._materials = None
         model = self._model if known and self._model is not None else self._load(manifest, key)
         found = self._data[alias]
-        examples = found.examples(model.trainer.adapted)
+        labels = found.labels_for(find_task(manifest.job.task))
+        examples = found.examples(model.trainer.adapted, labels=labels)
         materials = Materials(
             examples=examples,
-            labels=_labels(found, manifest.job),
+            labels=labels,
             trainer=model.trainer,
             activations=Activations(model.prefix, examples),
         )
@@ -214,8 +220,3 @@ def _within_machine(job: Job) -> Job:
         return job
     here = min(threads, len(os.sched_getaffinity(0)))
     return job.model_copy(update={"device": job.device.model_copy(update={"threads": here})})
-
-
-def _labels(data: DataSet, job: Job) -> tuple[str, ...]:
-    """What a job's model tells apart."""
-    return data.labels if job.task == "sequence-classification" else ()

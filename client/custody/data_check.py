@@ -11,13 +11,8 @@ import numpy as np
 from client.custody.model_sources import check_models
 from client.custody.site_file import HUB, SiteFile
 from client.training.data_set import DataSet, read_data_set
-from client.training.digests import example_digest
 from privacy.errors import ModelError
-from tasks.data.tokenization import NO_TEXT, Reader, tokenize
-from tasks.model.base_model import load_tokenizer
-
-# Nothing is cut here: a custodian wants to know how long texts are.
-_UNCUT = 1_000_000
+from tasks.data.rows import NO_CONTENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +20,15 @@ class ModelCheck:
     """What one of the site's models makes of a data set.
 
     ``failure`` says why its tokenizer cannot be tried. ``blank`` has the rows, from 0, that it makes blank
-    beyond those that are for any model. ``lengths`` are the least, the median and the most tokens of a
-    text; None where no text has any.
+    beyond those that are for any model. ``sizes`` are the least, the median and the most of an example, in
+    ``unit``; None where none has any.
     """
 
     model: str
     failure: str | None = None
     blank: Mapping[str, tuple[int, ...]]
-    lengths: tuple[int, int, int] | None = None
+    sizes: tuple[int, int, int] | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,11 @@ def check_data(site_file: SiteFile) -> tuple[DataCheck, ...]:
 
 
 def _check(data: DataSet, models: Mapping[str, str]) -> DataCheck:
-    known = Counter(example_digest(text) for text in data.table.texts if text is not None)
+    known = Counter(
+        digest
+        for digest, content in zip(data.digests, data.rows.contents, strict=True)
+        if content is not None
+    )
     return DataCheck(
         alias=data.alias,
         rows=len(data),
@@ -71,17 +71,15 @@ def _check(data: DataSet, models: Mapping[str, str]) -> DataCheck:
 
 def _try(data: DataSet, name: str, place: str) -> ModelCheck:
     try:
-        tokenizer, tokens = load_tokenizer(place.removeprefix(HUB))
+        reader = data.task.open_reader(place.removeprefix(HUB), data.columns)
     except ModelError as error:
         return ModelCheck(model=name, failure=str(error), blank={})
-    # Data without labels are for language models, which predict from the second token on.
-    least = 1 if data.labels else 2
-    reader = Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens)
-    found = tokenize(reader, texts=data.table.texts, labels=None)
-    lengths = found.examples.lengths[found.examples.lengths > 0]
-    spread = (int(lengths.min()), int(np.median(lengths)), int(lengths.max())) if len(lengths) else None
+    found = data.task.encode(reader, data.rows, labels=())
+    sizes = found.examples.sizes[found.examples.sizes > 0]
+    spread = (int(sizes.min()), int(np.median(sizes)), int(sizes.max())) if len(sizes) else None
     return ModelCheck(
         model=name,
-        blank={why: rows for why, rows in found.blank.items() if why != NO_TEXT},
-        lengths=spread,
+        blank={why: rows for why, rows in found.blank.items() if why != NO_CONTENT},
+        sizes=spread,
+        unit=data.task.units.size,
     )

@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy.accounting.plan import Plan
 from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
-from protocol.job.job import Task
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
 from protocol.sums.kinds import sum_kind
+from tasks.registry import task_names
 
 FILE = "site.toml"
 # What stands beside the policy in the file of a site that an agent answers for: see site_file.py.
 OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models", "limits"})
 Checked = TypeVar("Checked", bound=BaseModel)
 _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _installed(task: str) -> str:
+    if task not in task_names():
+        raise ValueError(f"expected one of {', '.join(task_names())}, got {task!r}")
+    return task
 
 
 class Section(BaseModel):
@@ -61,7 +67,7 @@ class RulesSection(Section):
     secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
     colluding_sites: Annotated[int, Field(ge=0)] = 0
     models: list[_Hex32] | None = None
-    tasks: list[Task] | None = None
+    tasks: list[Annotated[str, AfterValidator(_installed)]] | None = None
     coordinator: _Hex32 | None = None
     metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     approval: Literal["automatic", "manual"] = "automatic"

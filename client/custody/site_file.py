@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from client.custody.policy import FILE, Policy, Section, checked, read_toml
-from privacy.errors import PolicyFileError
-from protocol.plain_text import MOST_LABELS, Label, Place, Word
+from privacy.errors import JobError, PolicyFileError
+from protocol.job.job_file import explain
+from protocol.plain_text import Place, Word
 from protocol.site_name import SiteName
+from tasks.registry import find_task
+from tasks.task import TaskKeys
 
 PACKAGE, HUB = "package:", "hub:"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -79,21 +82,21 @@ class LimitsSection(Section):
 
 
 class DataSource(Section):
-    """One data set, by the name that jobs know it by. ``labels`` are in the order of the head's outputs."""
+    """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
+
+    It serves every task that reads such rows, not only ``task``.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     source: Place
-    text: Word = "text"
-    label: Word | None = None
-    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
     encoding: Word = "utf-8"
+    task: Word = "sequence-classification"
 
-    @model_validator(mode="after")
-    def _labelled(self) -> DataSource:
-        if (self.label is None) != (self.labels is None):
-            raise ValueError("labels: expected both label and labels, or neither")
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels: expected each once, got {', '.join(self.labels)}")
-        return self
+    @property
+    def columns(self) -> TaskKeys:
+        """The task's keys. Raises JobError for a task that is not installed here, ValidationError."""
+        return find_task(self.task).Columns.model_validate(self.model_extra)
 
 
 class SiteFile(Policy):
@@ -128,6 +131,7 @@ def read_site_file(path: Path) -> SiteFile:
     Raises PolicyFileError with one line per wrong key.
     """
     found = checked(SiteFile, read_toml(path))
+    _check_columns(found)
     home = path.resolve().parent
     agent = found.agent
     if agent.listen is None:
@@ -144,6 +148,20 @@ def read_site_file(path: Path) -> SiteFile:
             "models": {name: _beside(home, place) for name, place in found.models.items()},
         }
     )
+
+
+def _check_columns(found: SiteFile) -> None:
+    for alias, data in found.data.items():
+        try:
+            data.columns  # noqa: B018 - read for what it raises
+        except ValidationError as error:
+            model = find_task(data.task).Columns
+            told = explain(
+                error, shown_by="that docs/federation.md lists", model=model, under=f"data.{alias}"
+            )
+            raise PolicyFileError(told) from None
+        except JobError as error:
+            raise PolicyFileError(f"data.{alias}.{error}") from None
 
 
 def _beside(home: Path, source: str) -> str:

@@ -65,7 +65,7 @@ class SiteSums(Protocol):
         ...
 
     def answer(self, request: pb.Request) -> pb.Reply:
-        """Answer a step of sums (``MessageKind.of_sum``). Raises ProtocolError where there is no such step."""
+        """Answer a step of sums (``MessageKind.of_sum``). Raises ProtocolError where there is none."""
         ...
 
 

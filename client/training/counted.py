@@ -12,7 +12,6 @@ from privacy.mechanisms.counting import Count, count_shares
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
-from tasks.task import outcome
 
 log = logging.getLogger("confide.metrics")
 
@@ -27,17 +26,15 @@ def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: E
     adapted.load(adapter)
     adapted.peft.eval()
     shares = np.zeros(len(examples))
-    # As wide as in training, where every width was tried on made-up examples.
-    shapes = Shapes.of(
-        longest=adapted.spec.max_length, possible=adapted.longest, batch_size=1, physical_batch_size=1
-    )
+    # As large as in training, where every size was tried on made-up examples.
+    shapes = Shapes.of(adapted.sizes.public, batch_size=1, physical_batch_size=1)
     with torch.no_grad():
         # One at a time, and without kept activations: in a batch, its shape and padding, which the other
         # examples set, move an answer by rounding. That can turn a close call, and then one example would
         # weigh more than its own share.
         for alone in shapes.batches(examples, examples.without_blanks(np.arange(len(examples)))):
             try:
-                found = outcome(adapted, alone.to(adapted.device.torch))
+                found = adapted.forward(alone.to(adapted.device.torch))
             except Exception as error:  # to stop would tell that there is such an example
                 log.warning("the model fails on an example, which counts as zero: %s", type(error).__name__)
                 continue

@@ -22,7 +22,6 @@ from privacy.errors import ModelError, PrivacyUnitError
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
-from tasks.task import probe_examples
 
 log = logging.getLogger("confide.training")
 
@@ -42,7 +41,7 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
     hooked = HookedGradients(adapted)
     try:
         with comparable(adapted), as_unit_error():
-            check_gradients(hooked, probe_examples(adapted))
+            check_gradients(hooked, adapted.probe())
     except PrivacyUnitError as error:
         log.warning("each example is computed by itself, which takes longer: %s", error)
         hooked.close()

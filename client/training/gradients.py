@@ -21,7 +21,6 @@ from privacy.errors import PrivacyUnitError
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
-from tasks.task import outcome
 
 # By a tensor's name in the layout: [b, *shape], one gradient an example, or what became of them in a sum.
 Gradients = Mapping[str, torch.Tensor]
@@ -117,7 +116,7 @@ def losses(adapted: AdaptedModel, activations: Activations | None = None) -> Los
     def loss(batch: Batch) -> torch.Tensor:
         batch = batch.to(adapted.device.torch)
         with activations.replay(batch) if activations else nullcontext():
-            return outcome(adapted, batch).losses
+            return adapted.forward(batch).losses
 
     return loss
 

@@ -14,11 +14,10 @@ from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
-from tasks.task import token_choices
 
 
 def rows_are_apart(
-    method: PerExampleGradients, *, width: int, rows: int, activations: Activations | None
+    method: PerExampleGradients, *, size: int, rows: int, activations: Activations | None
 ) -> bool:
     """Compare gradients of made-up examples in other rows, next to other examples and to blank rows.
 
@@ -26,7 +25,7 @@ def rows_are_apart(
     is found says nothing of anyone's data. The adapter that was loaded is lost.
     """
     with _random_adapter(method.adapted):
-        return _same(method, Shapes(rows=rows, widths=(width,)), activations)
+        return _same(method, Shapes(rows=rows, sizes=(size,)), activations)
 
 
 def _same(method: PerExampleGradients, shapes: Shapes, activations: Activations | None) -> bool:
@@ -54,21 +53,14 @@ def _same(method: PerExampleGradients, shapes: Shapes, activations: Activations 
 
 
 def _made_up(adapted: AdaptedModel, shapes: Shapes) -> Examples:
-    """Twice as many examples as rows: of all lengths up to the width, the second half at full length."""
-    generator = np.random.Generator(np.random.PCG64(0))
-    width, count = shapes.widths[0], 2 * (shapes.rows - 1)
-    lengths = np.full(count, width, np.int64)
-    varied = lengths[: count // 2]
-    varied[:] = generator.integers(min(2, width), width + 1, len(varied))
-    lengths[0] = width
-    choices, padding = token_choices(adapted)
-    classifies = adapted.spec.task == "sequence-classification"
-    return Examples(
-        tokens=generator.choice(choices, int(lengths.sum())).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=generator.integers(0, adapted.peft.config.num_labels, count) if classifies else None,
-        padding=padding,
-    )
+    """Twice as many examples as rows: of all sizes up to the largest, which the second half have."""
+    random = np.random.Generator(np.random.PCG64(0))
+    size, count = shapes.sizes[0], 2 * (shapes.rows - 1)
+    sizes = np.full(count, size, np.int64)
+    varied = sizes[: count // 2]
+    varied[:] = random.integers(min(adapted.sizes.least, size), size + 1, len(varied))
+    sizes[0] = size
+    return adapted.task.made_up(adapted, random, sizes)
 
 
 def _gradients(

@@ -83,30 +83,28 @@ class Trainer:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
         Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
-        is tried once for each width that may occur, on made-up examples: which widths do occur, and so
+        is tried once for each size that may occur, on made-up examples: which sizes do occur, and so
         whether one of them fails, is for nobody to know. The adapter that was loaded is lost.
         """
         shapes = Shapes.of(
-            longest=self.adapted.spec.max_length,
-            possible=self.adapted.longest,
+            self.adapted.sizes.public,
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size if self.gradients.batched else 1,
         )
-        alone = {
-            width for width in shapes.widths if not self._rows_are_apart(width, shapes.rows, activations)
-        }
+        alone = {size for size in shapes.sizes if not self._rows_are_apart(size, shapes.rows, activations)}
         return replace(shapes, alone=frozenset(alone))
 
-    def _rows_are_apart(self, width: int, rows: int, activations: Activations | None) -> bool:
+    def _rows_are_apart(self, size: int, rows: int, activations: Activations | None) -> bool:
         if rows == 1:
             return True
-        key = width, rows, activations is not None, self.adapted.device
+        key = size, rows, activations is not None, self.adapted.device
         if key not in self._apart:
-            self._apart[key] = rows_are_apart(
-                self.gradients, width=width, rows=rows, activations=activations
-            )
+            self._apart[key] = rows_are_apart(self.gradients, size=size, rows=rows, activations=activations)
             if not self._apart[key]:
-                log.warning("rounding depends on the batch at %d tokens: each example alone, slower", width)
+                unit = self.adapted.task.units.size
+                log.warning(
+                    "rounding depends on the batch at %d %s: each example alone, slower", size, unit
+                )
         return self._apart[key]
 
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:

@@ -15,9 +15,7 @@ from client.training.sum_check import check_clipped_sum, check_steps, silent_opt
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from tasks.data.examples import Examples
-from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel, adapted_layers
-from tasks.model.base_model import head_names
 
 _BATCH = 3
 
@@ -37,7 +35,7 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     adapted = method.adapted
     _check_names(adapted)
     _check_covered(adapted)
-    chosen = _varied_lengths(examples)
+    chosen = _varied_sizes(examples)
     with as_unit_error(), _buffers_as_they_are(adapted), comparable(adapted):
         gradients = check_gradients(method, chosen)
         gaussian = Mechanism(name="gaussian", multiplier=1.0)
@@ -46,7 +44,7 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
         check_clipped_sum(adapted, gradients, laplace)
         check_steps(method, chosen, gradients, gaussian)
         # Batches are a little wider than the longest text: what fails there must not do so in a round.
-        widest = chosen.batch(np.array([len(chosen) - 1]), width=_width_of_widest(adapted))
+        widest = chosen.batch(np.array([len(chosen) - 1]), size=adapted.sizes.public[-1])
         method.backward(widest, losses(adapted))
 
 
@@ -73,25 +71,31 @@ def _asked_for(adapted: AdaptedModel) -> set[str]:
     spec, model = adapted.spec, adapted.peft.get_base_model()
     layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
     asked = set()
-    for name in _linear_layers(model):
+    for name in _linear_layers(adapted):
         number = next((int(part) for part in name.split(".") if part.isdigit()), None)
         named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
         if named and (layers is None or number in layers):
             asked |= {f"{name}.{half}.weight" for half in ("lora_A", "lora_B")}
-    for head in head_names(model):
+    for head in adapted.base.head:
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
     return {name for name in (f"base_model.model.{n}" for n in asked) if spec.strategy.trains(name)}
 
 
-def _linear_layers(model: Any) -> Iterator[str]:
+def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
     """The linear layers under the head, by their names before PEFT wrapped some of them."""
-    output, heads = model.get_output_embeddings(), head_names(model)
+    model: Any = adapted.peft.get_base_model()
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for inside, module in model.named_modules():
         name = inside.removesuffix(".base_layer")
         # GPT-2 calls its linear layers Conv1D.
         linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        if linear and module is not output and name.split(".")[0] not in heads and "lora_" not in name:
+        if (
+            linear
+            and module is not output
+            and name.split(".")[0] not in adapted.base.head
+            and "lora_" not in name
+        ):
             yield name
 
 
@@ -127,15 +131,8 @@ def _buffers_as_they_are(adapted: AdaptedModel) -> Iterator[None]:
 # What it is tried on.
 
 
-def _varied_lengths(examples: Examples) -> Examples:
-    """The shortest, a middling and the longest example: padding is part of what is checked."""
-    order = np.argsort(examples.lengths, kind="stable")
+def _varied_sizes(examples: Examples) -> Examples:
+    """The smallest, a middling and the largest example: padding is part of what is checked."""
+    order = np.argsort(examples.sizes, kind="stable")
     picks = np.linspace(0, len(order) - 1, num=min(_BATCH, len(order))).astype(np.int64)
     return examples.take(order[picks])
-
-
-def _width_of_widest(adapted: AdaptedModel) -> int:
-    """How many tokens wide the widest batch is that training may make."""
-    longest = adapted.spec.max_length
-    shapes = Shapes.of(longest=longest, possible=adapted.longest, batch_size=1, physical_batch_size=1)
-    return shapes.widths[-1]

@@ -8,12 +8,11 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from privacy.errors import JobError
 from protocol.job.aggregation import AggregationSection, MasksSection
+from protocol.job.data_section import DataSection
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import SITES_MAX, Section
 from protocol.job.strategy import Strategy, default_strategy
-from protocol.plain_text import MOST_LABELS, Label, Place, Word
-
-Task = Literal["sequence-classification", "causal-lm"]
+from protocol.plain_text import Place, Word
 
 # What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
 # asked by a stranger. A plan at these ends takes up to 5 seconds and 150 MiB: privacy.accounting bounds
@@ -57,22 +56,6 @@ class AdapterSection(Section):
         if layers == []:
             raise ValueError("layers_to_transform: expected at least one layer, got []")
         return self
-
-
-class DataSection(Section):
-    """Where the examples are and how to read them."""
-
-    alias: Word = Field("data", description="the name that sites know the data by")
-    source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
-    text: Word = "text"
-    label: Word | None = None
-    labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
-    encoding: Word = "utf-8"
-    max_length: Annotated[int, Field(ge=2, le=32768)] = 128
-    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
-    limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="use only this many examples, drawn by seeds.data"
-    )
 
 
 class Dirichlet(Section):
@@ -166,7 +149,7 @@ class Job(Section):
     """A job, whole. Every section but three has a default."""
 
     name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: Task = "sequence-classification"
+    task: Word = Field("sequence-classification", description="one of those that `confide tasks` lists")
     model: ModelSection
     adapter: AdapterSection
     data: DataSection
@@ -182,23 +165,9 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Job:
-        if self.task == "sequence-classification" and self.data.label is None:
-            raise ValueError('data.label: expected a column name for task="sequence-classification"')
-        if self.task == "sequence-classification" and self.data.labels is None and self.privacy.protects:
-            raise ValueError(
-                "data.labels: expected the list of labels: reading it off private data would tell a label "
-                "that only one example has"
-            )
         self.strategy.allows(self)
         self.privacy.check(self)
         self.aggregation.check(self)
-        if self.task == "causal-lm":
-            if self.data.label is not None or self.data.labels is not None:
-                raise ValueError('data.label: expected none for task="causal-lm", which learns text')
-            if self.model.pooling == "mean":
-                raise ValueError('model.pooling: "mean" is for task="sequence-classification"')
-            if isinstance(self.federation.partition, Dirichlet):
-                raise ValueError('federation.partition: dirichlet needs labels; task="causal-lm" has none')
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="

@@ -19,8 +19,11 @@ _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
 
 
-def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
-    """Read a job file and apply ``key=value`` settings. Raises JobError naming what is wrong."""
+def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
+    """Read a job file and apply ``key=value`` settings, its task's own keys unchecked.
+
+    Raises JobError naming what is wrong.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -45,12 +48,15 @@ def parse_job(table: Mapping[str, Any]) -> Job:
         raise JobError(explain(error, shown_by="that `confide init` shows", model=Job)) from None
 
 
-def explain(error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None) -> str:
+def explain(
+    error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None, under: str = ""
+) -> str:
     """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand.
 
     With the file's ``model``, a key that nobody knows is told together with the one that it is most like.
+    Keys that stand ``under`` a section are named with it.
     """
-    lines = [_explain(item, shown_by, model) for item in error.errors()]
+    lines = [_explain(item, shown_by, model, under) for item in error.errors()]
     mistakes = list(dict.fromkeys(lines))
     more = len(mistakes) - _MOST_MISTAKES
     return "\n".join(mistakes[:_MOST_MISTAKES] + [f"and {more} more"] * (more > 0))
@@ -119,10 +125,10 @@ def _set(table: dict[str, Any], setting: str) -> None:
         table[names[-1]] = value
 
 
-def _explain(item: Any, shown_by: str, model: type[BaseModel] | None) -> str:
+def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str) -> str:
     """One pydantic error as ``key: expected …, got …``."""
     keys, section, of_kind = _walk(item["loc"], model)
-    path = cut(escaped(".".join(keys)), _LONGEST_KEY)
+    path = cut(escaped(".".join([under] * bool(under) + keys)), _LONGEST_KEY)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
         known = section.model_fields if section is not None else ()

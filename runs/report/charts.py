@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runs.formats import byte_unit, format_epsilon, format_percent
+from runs.formats import byte_unit, format_epsilon, format_measure, format_percent
 from runs.report.figures import (
     BLUE,
     GREEN,
@@ -20,8 +20,8 @@ from runs.report.figures import (
     round_axis,
     to_svg,
 )
-from runs.report.measures import Measure, format_measure, measure
 from runs.run_folder import RoundRecord
+from tasks.measures import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,34 +32,39 @@ _MARKED_ROUNDS = 30
 _SEPARATE_COLUMNS = 60
 
 
-def measure_chart(records: Sequence[RoundRecord], name: Measure, *, majority: float | None = None) -> str:
+def measure_chart(
+    records: Sequence[RoundRecord], measure: Measure, *, majority: float | None = None
+) -> str:
     """One held-out measure by round; ``majority`` draws the accuracy of a constant answer."""
-    first, last = format_measure(records[0], name), format_measure(records[-1], name)
-    said = f"Held-out {name} by round, from {first} to {last}"
+    first, last = (format_measure(record.measures, measure) for record in (records[0], records[-1]))
+    said = f"Held-out {measure.name} by round, from {first} to {last}"
     with new_figure() as (figure, axes):
-        values = _draw_curve(axes, records, name, _CURVES[0])
+        values = _draw_curve(axes, records, measure, _CURVES[0])
         round_axis(axes, [record.round for record in records])
-        _scale(axes, name, values)
+        _scale(axes, measure, values)
         if majority is not None:
             said += f"; the most frequent label alone gives {format_percent(majority)}"
             _draw_majority(axes, majority, below=statistics.fmean(values) >= majority)
         label_ends(axes, [(values[-1], last, BLUE)])
-        return to_svg(figure, name, said)
+        return to_svg(figure, measure.name, said)
 
 
-def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], name: Measure) -> str:
+def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], measure: Measure) -> str:
     """The same measure of up to three runs, labelled by the mapping's keys."""
-    ends = [f"{title} ends at {format_measure(records[-1], name)}" for title, records in curves.items()]
+    ends = [
+        f"{title} ends at {format_measure(records[-1].measures, measure)}"
+        for title, records in curves.items()
+    ]
     with new_figure() as (figure, axes):
         labels, everything = [], []
         for (title, records), look in zip(curves.items(), _CURVES, strict=False):
-            values = _draw_curve(axes, records, name, look)
+            values = _draw_curve(axes, records, measure, look)
             labels.append((values[-1], title.lower(), look[0]))
             everything += values
         round_axis(axes, [record.round for records in curves.values() for record in records])
-        _scale(axes, name, everything)
+        _scale(axes, measure, everything)
         label_ends(axes, labels)
-        return to_svg(figure, "comparison", f"Held-out {name} by round: {', '.join(ends)}")
+        return to_svg(figure, "comparison", f"Held-out {measure.name} by round: {', '.join(ends)}")
 
 
 def epsilon_chart(records: Sequence[RoundRecord], *, budget: float) -> str:
@@ -120,19 +125,19 @@ def seconds_chart(records: Sequence[RoundRecord]) -> str:
 
 
 def _draw_curve(
-    axes: Axes, records: Sequence[RoundRecord], name: Measure, look: tuple[str, str, str]
+    axes: Axes, records: Sequence[RoundRecord], measure: Measure, look: tuple[str, str, str]
 ) -> list[float]:
     color, dashes, marker = look
-    rounds, values = [r.round for r in records], [measure(r, name) for r in records]
+    rounds, values = [r.round for r in records], [r.measures[measure.name] for r in records]
     shape = marker if len(records) <= _MARKED_ROUNDS else "none"
     axes.plot(rounds, values, color=color, linestyle=dashes, marker=shape)
     return values
 
 
-def _scale(axes: Axes, name: Measure, values: Sequence[float]) -> None:
+def _scale(axes: Axes, measure: Measure, values: Sequence[float]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    if name == "perplexity" and max(values) > 10 * min(values):
+    if not measure.share and max(values) > 10 * min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
@@ -140,7 +145,7 @@ def _scale(axes: Axes, name: Measure, values: Sequence[float]) -> None:
         return
     axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    if name == "accuracy":
+    if measure.share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from privacy.errors import RunError
 from protocol.job.job import Job
-from runs.formats import format_points
-from runs.report.measures import Measure, format_measure, main_measure, measure
+from runs.formats import format_measure, format_points
 from runs.run_folder import RoundRecord, RunFolder
+from tasks.measures import Measure
+from tasks.registry import find_task
 
 # A baseline's folder under ``compare/``, and the title that people see.
 WITHOUT_PRIVACY = "without-privacy"
@@ -52,25 +53,27 @@ def list_findings(compared: Sequence[Compared]) -> list[str]:
     """What privacy costs and what federation gains, a sentence each."""
     by_title = {run.title: run for run in compared}
     this = by_title[_THIS_RUN]
-    name = main_measure(this.job.task)
-    now = format_measure(this.last, name)
+    measure = find_task(this.job.task).measures[0]
+    name, now = measure.name, format_measure(this.last.measures, measure)
     sentences = []
     free = by_title.get(BASELINES[WITHOUT_PRIVACY])
     if free is not None and this.job.privacy.mechanism != "none":
-        lost, then = _gap(free.last, this.last, name), format_measure(free.last, name)
+        lost, then = _gap(free.last, this.last, measure), format_measure(free.last.measures, measure)
         sentences.append(f"Privacy costs {lost}: {name} is {now} with it and {then} without.")
     alone = by_title.get(BASELINES[ONE_SITE])
     if alone is not None:
-        gained, then = _gap(this.last, alone.last, name), format_measure(alone.last, name)
+        gained, then = _gap(this.last, alone.last, measure), format_measure(alone.last.measures, measure)
         sentences.append(
             f"Federation gains {gained}: {name} is {now} together and {then} at one site alone."
         )
     return sentences
 
 
-def _gap(better: RoundRecord, worse: RoundRecord, name: Measure) -> str:
+def _gap(better: RoundRecord, worse: RoundRecord, measure: Measure) -> str:
     """By how much one is better than the other, or that it is not."""
-    gap = measure(better, name) - measure(worse, name)
-    if name == "perplexity":
-        return f"{-gap:.3g} of perplexity" if gap < 0 else "nothing here"
-    return f"{format_points(gap)} of accuracy" if gap > 0 else "nothing here"
+    gap = better.measures[measure.name] - worse.measures[measure.name]
+    if measure.lower_is_better:
+        gap = -gap
+    if gap <= 0:
+        return "nothing here"
+    return f"{format_points(gap) if measure.share else format(gap, '.3g')} of {measure.name}"

@@ -22,6 +22,7 @@ from runs.formats import (
     format_count,
     format_delta,
     format_epsilon,
+    format_measure,
     format_percent,
     format_points,
     format_seconds,
@@ -29,9 +30,11 @@ from runs.formats import (
 from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
-from runs.report.measures import format_measure, main_measure
 from runs.report.notices import find_notices
 from runs.run_folder import RoundRecord, RunFolder, job_toml
+from tasks.measures import ACCURACY, LOSS, Measure
+from tasks.registry import find_task
+from tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,8 @@ def render_report(folder: RunFolder) -> str:
         spending=list_spending(job, records, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
         traffic=traffic_sentence(records, facts),
-        quality=main_measure(job.task),
+        measures=find_task(job.task).measures,
+        shown=_shown(job),
         uncertainty=_uncertainty(job, records, facts),
         sites_shown=charts.SITES_SHOWN,
         factor=_factor(job.privacy.epsilon),
@@ -110,19 +114,17 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         return "No round has finished yet, so there is nothing to report but what was asked for."
     last = records[-1]
     trained = f"{format_count(len(last.epsilon), 'site')} trained for {format_count(len(records), 'round')}"
-    if job.task == "causal-lm":
-        reached = (
-            f"held-out perplexity {format_measure(last, 'perplexity')}, "
-            f"next-token accuracy {format_percent(last.accuracy)}"
-        )
-    else:
-        reached = f"held-out accuracy {format_percent(last.accuracy)}"
-        majority = facts.get("majority")
-        if majority is not None:
-            side = "over" if last.accuracy >= majority else "under"
-            apart = format_points(last.accuracy - majority)
-            reached += f", {apart} {side} always answering the most frequent label"
-    return f"{trained}; {reached}; {_spent(job, last)}."
+    told = [
+        f"{measure.title} {format_measure(last.measures, measure)}"
+        for measure in find_task(job.task).measures
+        if measure is not LOSS  # nats tell few people anything
+    ]
+    majority = facts.get("majority")
+    if majority is not None:
+        side = "over" if last.measures["accuracy"] >= majority else "under"
+        apart = format_points(last.measures["accuracy"] - majority)
+        told.append(f"{apart} {side} always answering the most frequent label")
+    return f"{trained}; held-out {', '.join(told)}; {_spent(job, last)}."
 
 
 def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
@@ -140,7 +142,7 @@ def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundR
     apart = (
         f", {format_percent(min(shares))} to {format_percent(max(shares))} by site" if shares[1:] else ""
     )
-    measured = "next-token accuracy by text" if job.task == "causal-lm" else "accuracy"
+    measured = _share_of_answers(find_task(job.task))
     return (
         f"On the sites’ own {metrics.examples:,} examples, which they trained on, the last adapter’s "
         f"{measured} is {format_percent(metrics.mean)}{apart}. Each site counted once, under Laplace noise "
@@ -206,10 +208,13 @@ def _draw_charts(
     """Inline SVG by name; a chart with nothing to show is not there."""
     if not records:
         return {}
-    language = job.task == "causal-lm"
+    majority = facts.get("majority")
     drawn = {
-        "loss": charts.measure_chart(records, "perplexity" if language else "loss"),
-        "accuracy": charts.measure_chart(records, "accuracy", majority=facts.get("majority")),
+        measure.name: charts.measure_chart(
+            records, measure, majority=majority if measure is ACCURACY else None
+        )
+        for measure in _shown(job)
+    } | {
         "bytes": charts.bytes_chart(records),
         "seconds": charts.seconds_chart(records),
     }
@@ -217,8 +222,19 @@ def _draw_charts(
         drawn["epsilon"] = charts.epsilon_chart(records, budget=job.privacy.epsilon)
     if compared:
         curves = {run.title: run.records for run in compared}
-        drawn["comparison"] = charts.comparison_chart(curves, main_measure(job.task))
+        drawn["comparison"] = charts.comparison_chart(curves, find_task(job.task).measures[0])
     return drawn
+
+
+def _shown(job: Job) -> list[Measure]:
+    """The measures that have a chart and a column, shares last."""
+    return sorted(find_task(job.task).measures, key=lambda measure: measure.share)
+
+
+def _share_of_answers(task: Task) -> str:
+    """What metrics of the sites' own examples add up, in the task's words."""
+    share = next((measure for measure in task.measures if measure.share), ACCURACY)
+    return share.title if share.by_example else f"{share.title} by {task.units.example}"
 
 
 def _spent(job: Job, last: RoundRecord) -> str:
@@ -261,7 +277,8 @@ def _uncertainty(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, A
     Agresti and Coull 1998: two successes and two failures more than were seen.
     """
     counted = facts.get("held_out_examples")
-    if job.task == "causal-lm" or not records or not counted:
+    main = find_task(job.task).measures[0]
+    if not main.by_example or not records or not counted:
         return None
-    share = (records[-1].accuracy * counted + 2) / (counted + 4)
+    share = (records[-1].measures[main.name] * counted + 2) / (counted + 4)
     return 196 * math.sqrt(share * (1 - share) / (counted + 4))

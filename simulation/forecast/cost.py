@@ -21,7 +21,6 @@ from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import MEMORY_LIMIT_BYTES, Activations
-from tasks.task import outcome
 
 Clock = Callable[[], float]
 
@@ -41,13 +40,13 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """Seconds: an example kept, trained on and evaluated, and a step's noise; bytes kept a token."""
+    """Seconds: an example kept, trained on and evaluated, and a step's noise; bytes kept by size."""
 
     keep: float
     train: float
     evaluate: float
     step: float
-    bytes_per_token: int
+    bytes_per_place: int
 
 
 def estimate_effort(
@@ -58,12 +57,12 @@ def estimate_effort(
     The batch is of the coordinator's own held-out examples: nothing of a site is used. ``clock`` gives
     seconds. The adapter that was loaded is lost.
     """
-    lengths, shapes = world.held_out.lengths, _shapes(world)
-    # The longest first: that shows the most memory, and pays for what a second pass finds ready.
-    _try_batch(world, plans[0], shapes, clock, length=float(lengths.max()))
-    measured = _try_batch(world, plans[0], shapes, clock, length=float(lengths.mean()))
+    sizes, shapes = world.held_out.sizes, _shapes(world)
+    # The largest first: that shows the most memory, and pays for what a second pass finds ready.
+    _try_batch(world, plans[0], shapes, clock, size=float(sizes.max()))
+    measured = _try_batch(world, plans[0], shapes, clock, size=float(sizes.mean()))
     training, held_out = world.job.training, len(world.held_out)
-    keeps = measured.bytes_per_token > 0
+    keeps = measured.bytes_per_place > 0
     drawn = [
         size * -math.expm1(plan.steps * math.log1p(-min(plan.sampling_rate, 1 - 1e-12)))
         for size, plan in zip(examples, plans, strict=True)
@@ -72,8 +71,8 @@ def estimate_effort(
     seconds = steps * (_rows_a_step(world, shapes) * measured.train + measured.step)
     seconds += (training.rounds + 1) * held_out * measured.evaluate
     seconds += (sum(drawn) + held_out) * measured.keep if keeps else 0.0
-    token_bytes = measured.bytes_per_token * float(lengths.mean())
-    stores = [size * token_bytes for size in (*examples, held_out)]
+    example_bytes = measured.bytes_per_place * float(sizes.mean())
+    stores = [size * example_bytes for size in (*examples, held_out)]
     in_memory = sum(size for size in stores if size <= MEMORY_LIMIT_BYTES)
     on_disk = sum(stores) - in_memory
     return Effort(
@@ -81,10 +80,10 @@ def estimate_effort(
     )
 
 
-def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length: float) -> _Measured:
+def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, size: float) -> _Measured:
     trainer, adapted = world.trainer, world.adapted
-    width = int(shapes.widths_of(np.array([math.ceil(length)]))[0])
-    examples = _about_as_long(length, world.held_out, count=shapes.rows_at(width))
+    padded = int(shapes.public_sizes(np.array([math.ceil(size)]))[0])
+    examples = _about_as_large(size, world.held_out, count=shapes.rows_at(padded))
     rows = np.arange(len(examples))
     activations = Activations(world.prefix, examples)
     kept = activations if activations.work else None
@@ -96,7 +95,7 @@ def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length
     adapted.peft.train()
     optimizer, loss = make_optimizer(adapted, world.job.training, plan), losses(adapted, kept)
     optimizer.source = fresh_source()
-    batch = examples.batch(rows, width=max(width, int(examples.lengths.max())))
+    batch = examples.batch(rows, size=max(padded, int(examples.sizes.max())))
     # As in training: all physical batches of a step but the last are clipped and added up only.
     add_batch(optimizer, trainer.gradients.backward(batch, loss), last=False)
     optimizer.zero_grad(set_to_none=True)
@@ -112,7 +111,7 @@ def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, length
         train=(trained - filled) / len(rows),
         evaluate=(clock() - stepped) / len(rows),
         step=stepped - before_step,
-        bytes_per_token=_bytes_per_token(world, batch) if kept is not None else 0,
+        bytes_per_place=_bytes_per_place(world, batch) if kept is not None else 0,
     )
 
 
@@ -123,18 +122,18 @@ def _shapes(world: World) -> Shapes:
 
 
 def _rows_a_step(world: World, shapes: Shapes) -> float:
-    """Examples and blank rows: a row of each batch is blank, and half of the last one at each width."""
-    widths, counts = np.unique(shapes.widths_of(world.held_out.lengths), return_counts=True)
+    """Examples and blank rows: a row of each batch is blank, and half of the last one of each size."""
+    sizes, counts = np.unique(shapes.public_sizes(world.held_out.sizes), return_counts=True)
     rows = 0.0
-    for width, share in zip(widths, counts / counts.sum(), strict=True):
-        height, expected = shapes.rows_at(int(width)), share * world.job.training.batch_size
+    for size, share in zip(sizes, counts / counts.sum(), strict=True):
+        height, expected = shapes.rows_at(int(size)), share * world.job.training.batch_size
         rows += expected if height == 1 else expected * height / (height - 1) + height / 2
     return rows
 
 
-def _about_as_long(length: float, examples: Examples, *, count: int) -> Examples:
-    """``count`` examples about so many tokens long, some of them several times if there are too few."""
-    order = np.argsort(np.abs(examples.lengths - length), kind="stable")
+def _about_as_large(size: float, examples: Examples, *, count: int) -> Examples:
+    """``count`` examples of about this size, some of them several times if there are too few."""
+    order = np.argsort(np.abs(examples.sizes - size), kind="stable")
     return examples.take(np.resize(order[:count], count))
 
 
@@ -142,11 +141,11 @@ def _evaluate(adapted: AdaptedModel, batch: Batch, kept: Activations | None) -> 
     adapted.peft.eval()
     batch = batch.to(adapted.device.torch)
     with torch.no_grad(), kept.replay(batch) if kept else nullcontext():
-        outcome(adapted, batch).correct.sum().item()
+        adapted.forward(batch).correct.sum().item()
 
 
-def _bytes_per_token(world: World, batch: Batch) -> int:
-    """What the input of the first adapted layer takes for one token."""
+def _bytes_per_place(world: World, batch: Batch) -> int:
+    """What the input of the first adapted layer takes for one unit of size."""
     hidden = world.prefix.compute(batch.to(world.adapted.device.torch))
     return int(hidden.shape[-1]) * hidden.dtype.itemsize
 

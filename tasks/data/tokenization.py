@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,26 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import DataError
-from tasks.data.examples import Examples
-from tasks.data.table import Table
-from tasks.model.adapted_model import AdaptedModel
+from tasks.data.examples import offsets_of
+from tasks.data.rows import NO_CONTENT, NO_LABEL
+from tasks.data.token_examples import TokenExamples
+from tasks.task import Encoded
 
 _Row = NDArray[np.int32]
 
-NO_TEXT = "no text, or one that cannot be decoded"
-NO_LABEL = "no label, or one that is not declared"
 FAILED = "the tokenizer fails on the text"
 OUT_OF_RANGE = "a token that the model does not know"
 TOO_SHORT = "too few tokens"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokenized:
-    """n examples, and which rows are blank among them, by why; rows count from 0."""
-
-    examples: Examples
-    blank: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +34,10 @@ class Reader:
     least: int
     tokens: int
 
-    @classmethod
-    def of(cls, adapted: AdaptedModel) -> Reader:
-        """That of a model with an adapter. A language model predicts from the second token on."""
-        return cls(
-            tokenizer=adapted.tokenizer,
-            max_length=adapted.spec.max_length,
-            least=2 if adapted.spec.task == "causal-lm" else 1,
-            tokens=adapted.tokens,
-        )
-
 
 def tokenize(
     reader: Reader, *, texts: Sequence[str | None], labels: Sequence[int | None] | None
-) -> Tokenized:
+) -> Encoded:
     """Tokenize texts, each cut to what a reader takes: as many examples as there are texts.
 
     A blank example has no tokens, and contributes nothing to anything. That is what becomes of a text or a
@@ -72,43 +52,21 @@ def tokenize(
         # what is asked again would take longer.
         reason, kept = _judged(_encode(reader, text or ""), reader)
         if text is None:
-            reason = NO_TEXT
+            reason = NO_CONTENT
         elif labels is not None and labels[place] is None:
             reason = NO_LABEL
         if reason is not None:
             why.setdefault(reason, []).append(place)
         rows.append(kept if reason is None else np.zeros(0, np.int32))
-    lengths = [len(row) for row in rows]
-    examples = Examples(
+    examples = TokenExamples(
         tokens=np.concatenate([np.zeros(0, np.int32), *rows]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets=offsets_of(np.array([len(row) for row in rows], np.int64)),
         labels=None if labels is None else np.array([label or 0 for label in labels], np.int64),
         padding=int(reader.tokenizer.pad_token_id or 0),
     )
-    return Tokenized(
+    return Encoded(
         examples=examples, blank=MappingProxyType({reason: tuple(found) for reason, found in why.items()})
     )
-
-
-def tokenize_rows(
-    adapted: AdaptedModel, table: Table, rows: NDArray[np.int64], *, labels: tuple[str, ...]
-) -> Examples:
-    """Some rows of a table as examples, for those who want to hear of a text that cannot be used.
-
-    Raises DataError where an example would be blank.
-    """
-    numbers = None
-    if table.labels is not None:
-        number = {label: index for index, label in enumerate(labels)}
-        numbers = [number[table.labels[row]] for row in rows]
-    texts = [table.texts[row] for row in rows]
-    found = tokenize(Reader.of(adapted), texts=texts, labels=numbers)
-    for reason, places in found.blank.items():
-        raise DataError(
-            f"data.text: {len(places)} texts cannot be used, the first in row {rows[places[0]] + 1}: "
-            f"{reason}; remove them from the data"
-        )
-    return found.examples
 
 
 def _encode(reader: Reader, text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
-from protocol.job.job import AdapterSection, Job, ModelSection, Task, top_share
+from protocol.job.job import AdapterSection, Job, ModelSection, top_share
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy
-from tasks.model.base_model import BaseModel, head_names
+from tasks.data.examples import Batch, Examples
+from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
-from tasks.model.model_limits import count_tokens, longest_text
+from tasks.registry import find_task, section_of
+from tasks.task import Outcome
 
 _ADAPTER = "default"
 
@@ -31,24 +33,25 @@ _ADAPTER = "default"
 class ModelSpec:
     """What of a job makes its model, and all that an adapted model knows of a job.
 
-    Models stay in memory over jobs: what may differ between jobs that share one is told at each call.
+    ``data`` are the task's own keys. Models stay in memory over jobs: what may differ between jobs that
+    share one is told at each call.
     """
 
-    task: Task
+    task: str
+    data: Mapping[str, Any]
     model: ModelSection
     adapter: AdapterSection
     strategy: Strategy
-    max_length: int
 
     @classmethod
     def of(cls, job: Job) -> ModelSpec:
         """The parts of a job that its model is made from."""
         return cls(
             task=job.task,
+            data=section_of(job).model_dump(mode="json"),
             model=job.model,
             adapter=job.adapter,
             strategy=job.strategy,
-            max_length=job.data.max_length,
         )
 
     def as_table(self) -> dict[str, Any]:
@@ -66,29 +69,22 @@ class AdaptedModel:
         spec: what it was made for.
         peft: the PeftModel; its trainable parameters are the layout's trained slots.
         layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
-        longest: how many tokens a text may have, None if the model sets no limit.
-        tokens: how many tokens the model knows.
+        base: the model as it was loaded, and what its task knows of it.
+        sizes: how large examples are, and what batches of them are padded to.
 
     Raises ModelError for a job that the model cannot carry.
     """
 
     def __init__(self, base: BaseModel, *, job: Job, device: Device) -> None:
-        self.model_digest = base.digest
-        self.tokenizer = base.tokenizer
+        self.base = base
         self.device = device
         self.spec = spec = ModelSpec.of(job)
-        # Before it moves: a lookup out of range would leave an accelerator unusable.
-        self.longest = longest_text(base.model)
-        self.tokens = count_tokens(base.model)
-        if self.longest is not None and spec.max_length > self.longest:
-            raise ModelError(
-                f"data.max_length={spec.max_length}: expected {self.longest} at most, which is what "
-                "this model can take"
-            )
+        self.task = find_task(job.task)
+        self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
         layers = adapted_layers(spec, base.model)
-        expected = _expected_targets(base.model, spec, layers)
-        self.peft: Any = _attach(base.model, spec, layers, expected)
+        expected = _expected_targets(base, spec, layers)
+        self.peft: Any = _attach(base, spec, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(spec.strategy)
         self.layout = AdapterLayout(
@@ -97,6 +93,26 @@ class AdaptedModel:
                 for name, p in sorted(self._parameters.items())
             )
         )
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256, as hex, of the base model."""
+        return self.base.digest
+
+    def forward(self, batch: Batch) -> Outcome:
+        """What the model makes of a batch on its device, in its precision."""
+        return self.task.forward(self, batch)
+
+    def probe(self) -> Examples:
+        """Three made-up examples, small, middling and as large as any, the same for every data set.
+
+        What a model is tried on before it trains must say nothing about a site's own examples: whether it
+        passes is told to the coordinator. What fails on a large one must fail here, on one that nobody
+        wrote.
+        """
+        least, most = self.sizes.least, self.sizes.most
+        sizes = np.array([least, (least + most) // 2, most], np.int64)
+        return self.task.made_up(self, np.random.Generator(np.random.PCG64(0)), sizes)
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -181,31 +197,28 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
     return sorted(set(asked))
 
 
-def _attach(model: nn.Module, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
+def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
+    from peft import LoraConfig, get_peft_model
 
-    kind = TaskType.CAUSAL_LM
-    if spec.task == "sequence-classification":
-        kind = TaskType.TOKEN_CLS if spec.model.pooling == "mean" else TaskType.SEQ_CLS
     targets = spec.adapter.target_modules
     config = LoraConfig(
-        task_type=kind,
+        task_type=base.peft_type,
         r=spec.adapter.rank,
         lora_alpha=spec.adapter.alpha,
         lora_dropout=spec.adapter.dropout,
         # PEFT's own "all-linear" cannot be had with layers_to_transform.
         target_modules=sorted(expected) if targets == ["all-linear"] else targets,
         layers_to_transform=layers,
-        modules_to_save=list(head_names(model)) or None,
+        modules_to_save=list(base.head) or None,
         base_model_name_or_path=spec.model.source,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
         try:
-            return get_peft_model(model, config, adapter_name=_ADAPTER)
+            return get_peft_model(base.model, config, adapter_name=_ADAPTER)
         except (ValueError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(model)}") from error
+            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(base)}") from error
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -213,35 +226,35 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _linear_names(model: Any) -> list[str]:
-    heads = head_names(model)
+def _linear_names(base: BaseModel) -> list[str]:
+    model: Any = base.model
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return [
         name
         for name, module in model.named_modules()
-        if _is_linear(module) and module is not output and name.split(".")[0] not in heads
+        if _is_linear(module) and module is not output and name.split(".")[0] not in base.head
     ]
 
 
-def _call_names(model: nn.Module) -> str:
-    names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(model)})
+def _call_names(base: BaseModel) -> str:
+    names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(base)})
     return f"This model's linear layers are called: {', '.join(names)}"
 
 
-def _expected_targets(model: nn.Module, spec: ModelSpec, layers: list[int] | None) -> set[str]:
+def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None) -> set[str]:
     """Names of the linear layers that the job's targets name, found without PEFT.
 
     Raises ModelError if a target names none: PEFT is content when any of them names one.
     """
     targets = spec.adapter.target_modules
-    names = set(_linear_names(model))
+    names = set(_linear_names(base))
     if targets != ["all-linear"]:
         named = {t: {n for n in names if n == t or n.endswith(f".{t}")} for t in targets}
         unknown = [target for target, found in named.items() if not found]
         if unknown:
             raise ModelError(
                 f"adapter.target_modules={unknown}: expected the names of linear layers under the "
-                f"head. {_call_names(model)}"
+                f"head. {_call_names(base)}"
             )
         names = set().union(*named.values())
     if layers is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,45 +17,56 @@ from protocol.job.job import Job
 from tasks.model.device import Device
 from tasks.model.model_digest import config_content, model_digest, tokenizer_content
 from tasks.model.model_limits import check_tokenizer, count_tokens
+from tasks.package_path import package_path
+from tasks.registry import find_task, section_of
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """Frozen weights, tokenizer and the SHA-256 digest (hex) of both with the config."""
+    """A model before it has an adapter.
+
+    ``digest`` is SHA-256 (hex) of all that decides what comes out. ``reader`` is what its task makes
+    examples of rows with. ``head`` names the modules that are trained whole, beside the adapter, and
+    ``peft_type`` the task as PEFT calls it, None for a model that is none of transformers'. An example may
+    be as large as ``limit``, None if the model sets none.
+    """
+
+    model: nn.Module
+    digest: str
+    reader: Any
+    head: tuple[str, ...]
+    peft_type: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What transformers loads: frozen weights, a tokenizer, and the digest of both with the config."""
 
     model: nn.Module
     tokenizer: Any
     digest: str
 
 
-def package_path(source: str) -> Path:
-    """The file or folder that ``package:NAME/PATH`` names inside an installed package.
-
-    The package is located, not imported: packages that carry weights often import a runtime that is
-    not needed here. Raises ModelError if it is not installed or holds no such path.
-    """
-    name, _, inside = source.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"source={source!r}: the package {name!r} is not installed; "
-            "install the demo's parts (see the README) or name a folder or a Hugging Face id"
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not path.exists():
-        raise ModelError(f"source={source!r}: the package {name!r} has no {inside!r}")
-    return path
-
-
 def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> BaseModel:
-    """Load, freeze and digest the base model that the job names.
+    """Load, freeze and digest the base model that the job names, as its task wants it.
 
-    A classifier is loaded as transformers' token classifier when ``model.pooling = "mean"``: a
-    linear head on the mean of the tokens is the mean of that head on the tokens, so the exported
-    model needs no class that transformers does not have. Raises ModelError with the key to change.
+    Raises ModelError with the key to change.
     """
+    return find_task(job.task).load(job, section_of(job), labels=labels, device=device)
+
+
+def load_pretrained(
+    job: Job,
+    *,
+    kind: str,
+    labels: tuple[str, ...],
+    device: Device,
+    prepare: Callable[[nn.Module], None] = lambda _model: None,
+) -> Pretrained:
+    """Load a model as transformers' class ``kind``, ``prepare`` and freeze it. Raises ModelError."""
     _be_quiet()
     import transformers
 
@@ -66,16 +77,16 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
     if job.model.gguf:
         options["gguf_file"] = job.model.gguf
     try:
-        _refuse_other_files(job, Path(where))
+        _refuse_other_files(job, Path(where), kind)
         config = transformers.AutoConfig.from_pretrained(where, **options)
-        _refuse_named_pickle(job, config)
+        _refuse_named_pickle(job, config, kind)
         told = config_content(config)
         _switch_dropout_off(config)
         if labels:
             config.num_labels = len(labels)
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: index for index, label in enumerate(labels)}
-        model = _auto_class(job, transformers).from_pretrained(
+        model = getattr(transformers, kind).from_pretrained(
             where,
             config=config,
             dtype=torch.float32,
@@ -93,7 +104,7 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
         raise
     except Exception as error:  # transformers, its hub and safetensors raise whatever they like
         if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
-            raise _pickled(job, "no safetensors") from error
+            raise _pickled(job, "no safetensors", kind) from error
         raise ModelError(
             f"model.source={source!r} could not be loaded: {_first_line(error)}. Expected a folder "
             "with config and weights in safetensors, a package:NAME/PATH, or a Hugging Face id that this "
@@ -102,10 +113,10 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
     model.config.use_cache = False  # nothing is generated here
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    _zero_head(model, job)
+    prepare(model)
     model.requires_grad_(False)
     digest = model_digest(model, config=told, tokenizer=content)
-    return BaseModel(model=model, tokenizer=tokenizer, digest=digest)
+    return Pretrained(model=model, tokenizer=tokenizer, digest=digest)
 
 
 def load_tokenizer(source: str) -> tuple[Any, int]:
@@ -133,15 +144,7 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in known if name in children)
 
 
-def _auto_class(job: Job, transformers: Any) -> Any:
-    if job.task == "causal-lm":
-        return transformers.AutoModelForCausalLM
-    if job.model.pooling == "mean":
-        return transformers.AutoModelForTokenClassification
-    return transformers.AutoModelForSequenceClassification
-
-
-def _refuse_other_files(job: Job, folder: Path) -> None:
+def _refuse_other_files(job: Job, folder: Path, kind: str) -> None:
     """Raises ModelError for a folder with pickled weights alone, or with an adapter in it."""
     _refuse_adapter(job, found=(folder / "adapter_config.json").exists())
     if job.model.gguf:
@@ -152,22 +155,21 @@ def _refuse_other_files(job: Job, folder: Path) -> None:
     pickled = {path.name for pattern in _PICKLED for path in folder.glob(pattern)}
     other = {name for name in files if not name.endswith(".safetensors")}
     if other or (pickled and not files):
-        raise _pickled(job, min(other or pickled))
+        raise _pickled(job, min(other or pickled), kind)
 
 
-def _refuse_named_pickle(job: Job, config: Any) -> None:
+def _refuse_named_pickle(job: Job, config: Any, kind: str) -> None:
     """Raises ModelError where a config names weights of another kind than safetensors."""
     named = getattr(config, "transformers_weights", None)
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
-        raise _pickled(job, str(named))
+        raise _pickled(job, str(named), kind)
 
 
-def _pickled(job: Job, file: str) -> ModelError:
-    name = "AutoModelForCausalLM" if job.task == "causal-lm" else "AutoModelForSequenceClassification"
+def _pickled(job: Job, file: str, kind: str) -> ModelError:
     return ModelError(
         f"model.source={job.model.source!r} has its weights in {file}, and reading a pickle can run code: "
         "expected safetensors. Where you trust it, convert it once, in Python: transformers."
-        f"{name}.from_pretrained(SOURCE).save_pretrained(FOLDER); then copy the tokenizer's files there"
+        f"{kind}.from_pretrained(SOURCE).save_pretrained(FOLDER); then copy the tokenizer's files there"
     )
 
 
@@ -185,21 +187,6 @@ def _switch_dropout_off(config: Any) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)
-
-
-def _zero_head(model: nn.Module, job: Job) -> None:
-    """A head that no checkpoint holds starts at zero, so that every site starts from the same one."""
-    if job.task == "causal-lm":
-        return
-    names = head_names(model)
-    if not names:
-        raise ModelError(
-            f"model.source={job.model.source!r} has no classification head named classifier or "
-            "score: choose another model or task"
-        )
-    for name in names:
-        for parameter in model.get_submodule(name).parameters():
-            nn.init.zeros_(parameter)
 
 
 def _be_quiet() -> None:

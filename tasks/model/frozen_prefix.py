@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privacy.errors import RunError
-from tasks.data.examples import Batch, Examples, token_positions
+from tasks.data.examples import Batch, Examples, offsets_of, positions
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
-from tasks.task import outcome, probe_examples
 
 log = logging.getLogger("confide.activations")
 
@@ -59,7 +58,7 @@ class FrozenPrefix:
 
     def probe(self) -> Batch:
         """A batch to try the model on that says nothing about anyone's data."""
-        examples = probe_examples(self._adapted)
+        examples = self._adapted.probe()
         return examples.batch(np.arange(len(examples)))
 
     def compute(self, batch: Batch) -> torch.Tensor:
@@ -73,7 +72,7 @@ class FrozenPrefix:
         handle = self._blocks[self.depth].register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with torch.no_grad():
-                outcome(self._adapted, batch)
+                self._adapted.forward(batch)
         except _CapturedError:
             return held[0].detach()
         finally:
@@ -132,7 +131,7 @@ class FrozenPrefix:
 
         handle = self._blocks[-1].register_forward_hook(capture)
         try:
-            outcome(self._adapted, batch)
+            self._adapted.forward(batch)
         finally:
             handle.remove()
         return held[0].float()
@@ -147,7 +146,8 @@ class Activations:
         self._folder = folder
         self._works: bool | None = None
         self._shapes: Shapes | None = None
-        self._known = examples.lengths == 0  # of a blank one there is nothing to keep
+        self._sizes, self._offsets = examples.sizes, offsets_of(examples.sizes)
+        self._known = self._sizes == 0  # of a blank one there is nothing to keep
         self._store = torch.empty(0, 0)
 
     @property
@@ -164,7 +164,7 @@ class Activations:
     def _has_room(self) -> bool:
         hidden = self._prefix.compute(self._prefix.probe().to(self._prefix.device))
         try:
-            self._store = self._allocate(len(self._examples.tokens), hidden.shape[-1], hidden.dtype)
+            self._store = self._allocate(int(self._offsets[-1]), hidden.shape[-1], hidden.dtype)
         except (OSError, RuntimeError, RunError) as error:
             log.warning("activations are not kept, which takes longer: %s", error)
             return False
@@ -189,10 +189,10 @@ class Activations:
         whose privacy nobody promised.
         """
         if shapes is not None and shapes != self._shapes:
-            self._shapes, self._known = shapes, self._examples.lengths == 0
+            self._shapes, self._known = shapes, self._sizes == 0
         missing = indices[~self._known[indices]]
         if shapes is None:
-            batches = self._examples.batches(missing, size=_FILL_BATCH)
+            batches = self._examples.batches(missing, rows=_FILL_BATCH)
         else:
             known = self._known.copy()
             known[missing] = True
@@ -201,9 +201,9 @@ class Activations:
             batches = shapes.batches(self._examples, whole)
         for batch in batches:
             for part, hidden in self._computed(batch):
-                rows = hidden.cpu()[: len(part.indices)][_real(part)]
+                rows = hidden.cpu()[: len(part.indices)][self._real(part)]
                 if len(self._store) == 0:
-                    self._store = self._allocate(len(self._examples.tokens), rows.shape[1], rows.dtype)
+                    self._store = self._allocate(int(self._offsets[-1]), rows.shape[1], rows.dtype)
                 self._store[self._positions(part)] = rows
                 self._known[part.indices] = True
 
@@ -223,22 +223,25 @@ class Activations:
         self.fill(batch.indices, self._shapes)
         if not self._known[batch.indices].all():
             raise RunError("the model fails on an example before its first adapted layer")
-        hidden = torch.zeros((*batch.mask.shape, self._store.shape[1]), dtype=self._store.dtype)
-        hidden[: len(batch.indices)][_real(batch)] = self._store[self._positions(batch)]
-        return hidden.to(batch.tokens.device)
+        hidden = torch.zeros((len(batch), batch.size, self._store.shape[1]), dtype=self._store.dtype)
+        hidden[: len(batch.indices)][self._real(batch)] = self._store[self._positions(batch)]
+        return hidden.to(self._prefix.device)
 
     def _positions(self, batch: Batch) -> torch.Tensor:
-        return torch.from_numpy(token_positions(self._examples.offsets, batch.indices))
+        return torch.from_numpy(positions(self._offsets, batch.indices))
 
-    def _allocate(self, tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        size = tokens * width * dtype.itemsize
+    def _real(self, batch: Batch) -> torch.Tensor:
+        """Where the batch has its examples, without padding and blank rows: bool[n, size]."""
+        return torch.from_numpy(np.arange(batch.size)[None, :] < self._sizes[batch.indices][:, None])
+
+    def _allocate(self, places: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        size = places * width * dtype.itemsize
         if size <= MEMORY_LIMIT_BYTES:
-            return torch.empty((tokens, width), dtype=dtype)
+            return torch.empty((places, width), dtype=dtype)
         folder = self._folder or Path(tempfile.gettempdir())
         if shutil.disk_usage(folder).free < size:
             raise RunError(
-                f"the kept activations need more disk than {folder} has: free some, or lower "
-                "data.max_length or data.limit"
+                f"the kept activations need more disk than {folder} has: free some, or lower data.limit"
             )
         handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
         try:
@@ -247,21 +250,16 @@ class Activations:
                 os.posix_fallocate(handle, 0, size)
             else:
                 os.ftruncate(handle, size)
-            flat = torch.from_file(name, shared=True, size=tokens * width, dtype=dtype)
+            flat = torch.from_file(name, shared=True, size=places * width, dtype=dtype)
         finally:
             os.close(handle)
             os.unlink(name)  # the mapping keeps the data; no file of it outlives the process
-        return flat.view(tokens, width)
-
-
-def _real(batch: Batch) -> torch.Tensor:
-    """Where the batch has its examples' tokens, without its blank rows."""
-    return batch.mask[: len(batch.indices)].bool().cpu()
+        return flat.view(places, width)
 
 
 def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
     """The model's list of layers and where it hangs; an empty list if it has none that is known."""
-    count = getattr(model.config, "num_hidden_layers", None)
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:

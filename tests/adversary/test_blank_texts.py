@@ -87,7 +87,12 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
             return self._tokenizer(texts, **options)
 
     def of(adapted: Any) -> Any:
-        return reader(tokenizer=Panicking(adapted.tokenizer), max_length=8, least=1, tokens=adapted.tokens)
+        return reader(
+            tokenizer=Panicking(adapted.base.reader.tokenizer),
+            max_length=8,
+            least=1,
+            tokens=adapted.base.reader.tokens,
+        )
 
     monkeypatch.setattr(client.training.data_set.Reader, "of", staticmethod(of))
     plain, unknown = two_sites(bench, world, model, "plain", "unknown")

@@ -26,7 +26,8 @@ from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from server.job_context import Workplace
 from simulation.simulated_federation import World
-from tasks.task import probe_examples
+from tasks.model.adapted_model import AdaptedModel
+from tasks.registry import section_of
 from tests import models, tiny
 from tests.adversary.hostile_models import change_json
 from tests.client.agents import SITE, Coordinator, write_site
@@ -146,9 +147,9 @@ def test_a_config_that_says_more_than_the_table_has_is_not_believed(tmp_path: Pa
 def test_the_probe_is_as_long_as_any_text(max_length: int) -> None:
     case = models.CASES["gpt2-c_attn"]
     adapted = case.adapted(data={"source": "none", "max_length": max_length})
-    probe = probe_examples(adapted)
-    assert probe.lengths.max() == max_length
-    assert probe.lengths.min() == 2
+    probe = adapted.probe()
+    assert probe.sizes.max() == max_length
+    assert probe.sizes.min() == 2
     assert probe.tokens.max() < models.VOCABULARY
     check_privacy_unit(HookedGradients(adapted), probe)
 
@@ -167,30 +168,38 @@ class Fussy(torch.nn.Module):
         return embedded
 
 
+def limited(adapted: AdaptedModel, limit: int | None) -> None:
+    """As if this were what the model says that it can take."""
+    section = section_of(
+        models.make_job(targets=["q_proj"], data=dict(adapted.spec.data) | {"source": "none"})
+    )
+    adapted.sizes = adapted.task.sizes(replace(adapted.base, limit=limit), section)
+
+
 @pytest.mark.parametrize(("widest", "passes"), [(40, True), (39, False), (37, False), (36, False)])
 def test_what_fails_at_full_length_or_width_fails_at_joining(widest: int, passes: bool) -> None:
     """Texts of 37 tokens are in batches 40 wide."""
     adapted = models.CASES["llama-qv"].adapted(data={"source": "none", "max_length": 37})
-    adapted.longest = None  # as for a model that sets no limit
+    limited(adapted, None)  # as for a model that sets no limit
     base = adapted.peft.get_base_model()
     base.set_input_embeddings(Fussy(base.get_input_embeddings(), widest=widest))
     trainer = Trainer(HookedGradients(adapted))
-    assert trainer.widest == 40
+    assert adapted.sizes.public[-1] == 40
     if passes:
-        check_privacy_unit(trainer, probe_examples(adapted))
+        check_privacy_unit(trainer.gradients, adapted.probe())
         return
     with pytest.raises(PrivacyUnitError, match=f"no more than {widest}"):
-        check_privacy_unit(trainer, probe_examples(adapted))
+        check_privacy_unit(trainer.gradients, adapted.probe())
 
 
 def test_no_batch_is_wider_than_the_model_can_take() -> None:
     for limit, max_length, widest in ((39, 37, 39), (64, 37, 40), (64, 64, 64), (None, 37, 40)):
         case = models.CASES["llama-qv"]
         adapted = case.adapted(data={"source": "none", "max_length": max_length})
-        adapted.longest = limit
+        limited(adapted, limit)
         trainer = Trainer(HookedGradients(adapted))
-        assert trainer.widest == widest
+        assert adapted.sizes.public[-1] == widest
         examples = models.make_examples([max_length, 2])
         shapes = trainer.shapes(TrainingSection(), None)
         batches = list(shapes.batches(examples, np.arange(2)))
-        assert max(batch.tokens.shape[1] for batch in batches) == widest
+        assert max(batch.inputs["input_ids"].shape[1] for batch in batches) == widest

@@ -17,9 +17,9 @@ from client.custody.site_file import read_site_file
 from confide.federation_sample import EXAMPLES, HELD_OUT, write_federation_sample
 from confide.provision_command import provision
 from privacy.errors import UserError
-from protocol.job.job_file import read_job
 from server.provisioning.federation_file import read_federation_file
-from tasks.data.table import read_table
+from tasks.data.own_rows import read_own_rows
+from tasks.registry import read_job, section_of
 
 APP = typer.Typer(pretty_exceptions_enable=False)
 APP.command()(provision)
@@ -117,9 +117,9 @@ def test_the_federation_to_try_can_be_provisioned_and_its_data_read(sample: Path
     arguments = [str(sample / "federation.toml"), "--out", str(tmp_path / "out")]
     assert CliRunner().invoke(APP, arguments, catch_exceptions=False).exit_code == 0
     job = read_job(sample / "job.toml")
-    held_out = read_table(job)
+    held_out = read_own_rows(job)
     assert len(held_out) == HELD_OUT
-    seen = set(held_out.texts)
+    seen = set(held_out.contents)
     assert job.federation.min_sites == 2
     for entry in read_federation_file(sample / "federation.toml").site:
         site = read_site_file(tmp_path / "out" / "kits" / entry.name / "site.toml")
@@ -128,14 +128,14 @@ def test_the_federation_to_try_can_be_provisioned_and_its_data_read(sample: Path
         check_models(site.models)
         source = site.data[job.data.alias].source
         data = job.data.model_copy(update={"source": source})
-        table = read_table(job.model_copy(update={"data": data}))
+        table = read_own_rows(job.model_copy(update={"data": data}))
         assert len(table) == EXAMPLES
-        assert set(table.labels or ()) == set(job.data.labels or ())
+        assert set(table.labels or ()) == set(section_of(job).classes)
         # No text is at two sites, or held out and trained on.
-        assert not seen & set(table.texts)
-        seen |= set(table.texts)
+        assert not seen & set(table.contents)
+        seen |= set(table.contents)
         with Path(source).open(newline="", encoding="utf-8") as file:
-            assert [row["text"] for row in csv.DictReader(file)] == list(table.texts)
+            assert [row["text"] for row in csv.DictReader(file)] == list(table.contents)
         assert job.privacy.epsilon <= (site.budget.epsilon_per_run or 0)
 
 

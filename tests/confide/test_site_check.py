@@ -38,20 +38,20 @@ def test_blank_rows_are_told_with_their_reasons(call: Terminal, tmp_path: Path, 
     assert (found["alias"], found["rows"], found["repeated"]) == ("data", 6, 1)
     assert found["labels"] == {"no": 3, "yes": 2}
     assert found["blank"] == {
-        "no text, or one that cannot be decoded": [2, 5],
+        "no content, or none that can be read": [2, 5],
         "no label, or one that is not declared": [3],
     }
     (model,) = found["models"]
     assert model["failure"] is None
     assert model["blank"] == {}
-    assert model["lengths"] == [4, 4, 5]  # with [CLS] and [SEP]
+    assert model["sizes"] == [4, 4, 5]  # with [CLS] and [SEP]
 
 
 def test_people_read_it_in_lines(call: Terminal, tmp_path: Path, tiny_folder: Path) -> None:
     code, output, _ = call("site", "check", site(tmp_path, tiny_folder, ROWS))
     assert code == 0
     assert "data.data: 6 rows\n  labels: no 3, yes 2\n" in output
-    assert "blank: 2 rows (2, 5): no text, or one that cannot be decoded" in output
+    assert "blank: 2 rows (2, 5): no content, or none that can be read" in output
     assert "4 to 5 tokens, half up to 4" in output
 
 

@@ -31,7 +31,7 @@ def expected(run: Run) -> torch.Tensor:
     adapted.load(folder.load_adapter(3, adapted.layout))
     adapted.peft.eval()
     with torch.no_grad():
-        return adapted.peft(**adapted.tokenizer(TEXT, return_tensors="pt")).logits
+        return adapted.peft(**adapted.base.reader.tokenizer(TEXT, return_tensors="pt")).logits
 
 
 def logits(model: torch.nn.Module, folder: Path) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_the_adapter_changes_the_model(run: Run, expected: torch.Tensor) -> None
     world.adapted.load(world.initial_adapter)
     world.adapted.peft.eval()
     with torch.no_grad():
-        before = world.adapted.peft(**world.adapted.tokenizer(TEXT, return_tensors="pt")).logits
+        before = world.adapted.peft(**world.adapted.base.reader.tokenizer(TEXT, return_tensors="pt")).logits
     assert not torch.allclose(before, expected, atol=1e-3)
 
 

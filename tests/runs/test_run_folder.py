@@ -23,7 +23,7 @@ def record(number: int) -> RoundRecord:
     return RoundRecord(
         round=number,
         loss=1.0,
-        accuracy=0.5,
+        measures={"accuracy": 0.5, "loss": 1.0},
         epsilon={"a": 1.0},
         bytes_up=1,
         bytes_down=1,

@@ -10,17 +10,20 @@ import pytest
 
 from privacy.errors import DataError
 from simulation.partition import Partition, partition
-from tasks.data.table import Table
+from tasks.data.rows import Rows
 from tests import tiny
 
 ROWS = tiny.rows()
 
 
-def deal(folder: Path, table: Table | None = None, **changes: dict[str, Any]) -> Partition:
-    if table is None:
-        texts, labels, groups = zip(*ROWS, strict=True)
-        table = Table(texts=texts, labels=labels, groups=groups)
-    return partition(tiny.job(folder, **changes), table)
+TEXTS, LABELS, TOWNS = zip(*ROWS, strict=True)
+
+
+def deal(
+    folder: Path, table: Rows | None = None, *, groups: tuple[str, ...] = TOWNS, **changes: dict[str, Any]
+) -> Partition:
+    table = table or Rows(contents=TEXTS, labels=LABELS)
+    return partition(tiny.job(folder, **changes), table, groups=groups)
 
 
 def test_every_row_goes_to_one_place(tiny_folder: Path) -> None:
@@ -39,7 +42,7 @@ def test_the_seed_decides(tiny_folder: Path) -> None:
 def test_equal_texts_stay_on_one_side(tiny_folder: Path) -> None:
     texts = tuple(f"text {number % 40}" for number in range(400))
     labels = tuple("yes" if number % 2 else "no" for number in range(400))
-    parts = deal(tiny_folder, Table(texts=texts, labels=labels, groups=None))
+    parts = deal(tiny_folder, Rows(contents=texts, labels=labels))
     held = {texts[row] for row in parts.held_out}
     trained = {texts[row] for rows in parts.sites.values() for row in rows}
     assert held
@@ -66,23 +69,20 @@ def test_a_column_names_the_sites(tiny_folder: Path) -> None:
 
 def test_a_value_cannot_name_a_folder_elsewhere(tiny_folder: Path) -> None:
     groups = tuple("../../etc" if number % 2 else "/tmp" for number in range(len(ROWS)))  # noqa: S108
-    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
-    parts = deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+    parts = deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
     assert all("/" not in name and "." not in name for name in parts.sites)
 
 
 def test_a_site_of_the_empty_value_has_a_name(tiny_folder: Path) -> None:
     groups = tuple("a" if number % 2 else "" for number in range(len(ROWS)))
-    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
-    parts = deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+    parts = deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
     assert sorted(parts.sites) == ["_", "a"]
 
 
 def test_two_values_for_one_name_are_refused(tiny_folder: Path) -> None:
     groups = tuple("a/b" if number % 2 else "a:b" for number in range(len(ROWS)))
-    table = Table(texts=tuple(r[0] for r in ROWS), labels=tuple(r[1] for r in ROWS), groups=groups)
     with pytest.raises(DataError, match="a_b"):
-        deal(tiny_folder, table, federation={"partition": {"column": "town"}})
+        deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
 
 
 def test_an_empty_site_is_named(tiny_folder: Path) -> None:

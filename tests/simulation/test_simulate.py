@@ -69,7 +69,7 @@ def test_the_task_is_learned(tiny_folder: Path, tmp_path: Path) -> None:
     job = tiny.job(tiny_folder, training=training, privacy={"mechanism": "none"}, seeds={"noise": 1})
     run = simulate(job, runs=tmp_path)
     majority = RunFolder.open(run.folder).facts["majority"]
-    assert run.accuracy > majority + 0.15
+    assert run.measures["accuracy"] > majority + 0.15
     assert run.rounds[-1].loss < run.rounds[0].loss
     assert run.epsilon == {"site-1": None, "site-2": None, "site-3": None}
 
@@ -204,7 +204,7 @@ def test_the_python_call_takes_a_path(tiny_folder: Path, tmp_path: Path) -> None
     path.write_text(job_toml(tiny.job(tiny_folder, training={"rounds": 1})))
     run = confide.simulate(path, runs=tmp_path)
     assert isinstance(run, confide.Run)
-    assert np.isfinite(run.accuracy)
+    assert np.isfinite(run.measures["accuracy"])
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
@@ -216,7 +216,7 @@ def test_both_tasks_run(tiny_folder: Path, tmp_path: Path, task: str) -> None:
         table["model"] = {"source": str(write_language_model(tmp_path))}
         table["adapter"]["target_modules"] = ["q_proj"]
     run = simulate(parse_job(table), runs=tmp_path / "runs")
-    assert 0 <= run.accuracy <= 1
+    assert 0 <= run.measures["accuracy"] <= 1
 
 
 def write_language_model(folder: Path) -> Path:

@@ -26,8 +26,7 @@ from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
-from tasks.model.adapted_model import AdaptedModel
-from tasks.task import Outcome, outcome
+from tasks.task import Outcome
 from tests import models, tiny
 
 EPSILON = 0.5
@@ -78,7 +77,7 @@ def test_the_count_is_that_of_the_predictions(world: World) -> None:
     examples, adapter = world.examples("site-1"), random_adapter(world)
     found = count_right(world.adapted, adapter, examples)
     with torch.no_grad():
-        whole = outcome(world.adapted, examples.batch(np.arange(len(examples))))
+        whole = world.adapted.forward(examples.batch(np.arange(len(examples))))
     assert found.bound == ONE
     assert 0 < found.value < len(examples) * ONE
     assert found.value == int(whole.correct.sum()) * ONE
@@ -115,12 +114,14 @@ def test_each_example_is_answered_alone(world: World, monkeypatch: pytest.Monkey
     """In a batch the others set shape and padding, and so move an answer by rounding."""
     shapes = {}
 
-    def seen(adapted: AdaptedModel, batch: Batch) -> Outcome:
-        assert len(batch) == len(batch.indices) == 1
-        shapes[int(batch.indices[0])] = batch.mask.shape[1]
-        return outcome(adapted, batch)
+    forward = world.adapted.forward
 
-    monkeypatch.setattr("client.training.counted.outcome", seen)
+    def seen(batch: Batch) -> Outcome:
+        assert len(batch) == len(batch.indices) == 1
+        shapes[int(batch.indices[0])] = batch.inputs["attention_mask"].shape[1]
+        return forward(batch)
+
+    monkeypatch.setattr(world.adapted, "forward", seen)
     examples = world.examples("site-1")
     count_right(world.adapted, world.initial_adapter, examples)
     # As wide as its own length asks for; texts of the tiny job have 8 tokens at most.
@@ -130,7 +131,7 @@ def test_each_example_is_answered_alone(world: World, monkeypatch: pytest.Monkey
 def test_blank_examples_are_right_about_nothing(world: World) -> None:
     examples = world.examples("site-1")
     whole = count_right(world.adapted, world.initial_adapter, examples)
-    lengths = examples.lengths.copy()
+    lengths = examples.sizes.copy()
     lengths[3] = 0
     kept = np.delete(np.arange(len(examples)), 3)
     rest = examples.take(kept)
@@ -155,7 +156,7 @@ def test_a_share_is_of_the_tokens_and_zero_if_not_finite(
     made = Outcome(
         losses=torch.tensor([loss]), correct=torch.tensor([correct]), counted=torch.tensor([counted])
     )
-    monkeypatch.setattr("client.training.counted.outcome", lambda *_: made)
+    monkeypatch.setattr(world.adapted, "forward", lambda _batch: made)
     examples = world.examples("site-1").take(np.arange(8))
     assert count_right(world.adapted, world.initial_adapter, examples).value == 8 * share * ONE
 
@@ -163,7 +164,7 @@ def test_a_share_is_of_the_tokens_and_zero_if_not_finite(
 def test_a_wrong_count_beyond_one_is_clipped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were a model to count more hits than tries, one example would still weigh one."""
     made = Outcome(losses=torch.ones(1), correct=torch.tensor([7]), counted=torch.tensor([1]))
-    monkeypatch.setattr("client.training.counted.outcome", lambda *_: made)
+    monkeypatch.setattr(world.adapted, "forward", lambda _batch: made)
     examples = world.examples("site-1").take(np.arange(8))
     assert count_right(world.adapted, world.initial_adapter, examples).value == 8 * ONE
 

@@ -17,7 +17,6 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.model.adapted_model import AdaptedModel
-from tasks.task import outcome, probe_examples
 from tests.models import CASES, adapt, bert, make_examples, make_job, qwen2_moe, random_adapter
 
 LLAMA = CASES["llama-qv"]
@@ -40,14 +39,14 @@ def test_a_model_that_hides_its_examples_from_hooks_is_trained_one_by_one(
     method = choose_gradients(mixture())
     assert isinstance(method, OneByOne)
     assert "shared_expert.gate_proj" in caplog.text
-    check_privacy_unit(method, probe_examples(method.adapted))
+    check_privacy_unit(method, method.adapted.probe())
 
 
 def test_one_by_one_is_gradient_descent_too() -> None:
     adapted, examples = mixture(), make_examples((3, 5, 7, 4))
     start = random_adapter(adapted)
     adapted.load(start)
-    loss = outcome(adapted, examples.batch(np.arange(4))).losses.mean()
+    loss = adapted.forward(examples.batch(np.arange(4))).losses.mean()
     gradients = torch.autograd.grad(loss, list(adapted.trained.values()))
     plan = Plan(
         mechanism=Mechanism(name="none", multiplier=0.0),

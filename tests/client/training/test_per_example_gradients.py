@@ -10,7 +10,6 @@ from client.training.gradients import Gradients, HookedGradients, OneByOne, PerE
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.task import outcome
 from tests.models import CASES, Case, random_adapter
 
 # A float32 sum of n terms in another order differs by about sqrt(n) · 2^-24 of its size; chains of
@@ -20,7 +19,7 @@ RELATIVE = 1e-5
 
 def alone(adapted: AdaptedModel, examples: Examples, index: int) -> Gradients:
     """Autograd's gradient for one example, on a model that Opacus never touched."""
-    loss = outcome(adapted, examples.batch(np.array([index]))).losses.sum()
+    loss = adapted.forward(examples.batch(np.array([index]))).losses.sum()
     gradients = torch.autograd.grad(loss, list(adapted.trained.values()))
     return dict(zip(adapted.trained, gradients, strict=True))
 

@@ -19,9 +19,8 @@ from client.training.training import Trainer
 from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
-from tasks.data.shapes import Shapes
+from tasks.data.shapes import Shapes, ladder
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.task import outcome
 from tests.models import CASES, adapt, bert, make_examples, make_job, random_adapter
 
 TRAINING = TrainingSection(batch_size=64, physical_batch_size=8)
@@ -58,8 +57,8 @@ def mean_hidden(trainer: Trainer, examples: Examples) -> NDArray[np.float64]:
     for index in range(len(examples)):
         batch = examples.batch(np.array([index]))
         with torch.no_grad():
-            outcome(trainer.adapted, batch)
-        rows.append(held.pop()[0][: int(batch.mask.sum())].double().mean(0).numpy())
+            trainer.adapted.forward(batch)
+        rows.append(held.pop()[0][: int(batch.inputs["attention_mask"].sum())].double().mean(0).numpy())
     handle.remove()
     return np.stack(rows)
 
@@ -109,7 +108,7 @@ def case(*, longest: int = 16, bfloat16: bool = False, build: Any = None) -> Tra
 
 def by_length(examples: Examples, indices: NDArray[np.int64]) -> Iterable[Batch]:
     """Similar lengths together, as wide as the longest among them: the others set an example's shape."""
-    return examples.batches(indices, size=2)
+    return examples.batches(indices, rows=2)
 
 
 def test_regrouping_gives_a_crafted_adapter_more_than_a_clipping_norm() -> None:
@@ -135,7 +134,7 @@ def test_no_crafted_adapter_gets_more_from_training(physical_batch_size: int, bf
 def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
     adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
     prefix = FrozenPrefix(adapted)
-    shapes = Shapes.of(longest=16, batch_size=64, physical_batch_size=4)
+    shapes = Shapes.of(ladder(16), batch_size=64, physical_batch_size=4)
 
     def hidden(*parts: list[int]) -> torch.Tensor:
         kept = Activations(prefix, EXAMPLES)

@@ -21,7 +21,6 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import fresh_entropy, keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
-from tasks.task import outcome
 from tests.models import CASES, adapt, bert, gpt2, llama, make_job, random_adapter
 
 LLAMA = CASES["llama-qv"]
@@ -123,7 +122,7 @@ def test_plain_training_is_gradient_descent() -> None:
     start = random_adapter(reference)
     reference.load(start)
     examples = LLAMA.examples(LENGTHS)
-    loss = outcome(reference, examples.batch(np.arange(8))).losses.mean()
+    loss = reference.forward(examples.batch(np.arange(8))).losses.mean()
     gradients = torch.autograd.grad(loss, list(reference.trained.values()))
 
     update = train(trainer, plan=PLAIN, learning_rate=0.1)
@@ -140,7 +139,7 @@ def test_training_lowers_the_loss() -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(outcome(trainer.adapted, batch).losses.mean())
+            return float(trainer.adapted.forward(batch).losses.mean())
 
     trainer.adapted.load(start)
     before = loss()

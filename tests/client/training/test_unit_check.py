@@ -17,7 +17,6 @@ from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel, ModelSpec
-from tasks.task import probe_examples
 from tests.models import CASES, Case, adapt, bert, deepseek, llama, make_examples, make_job, qwen2_moe
 
 EXPERTS = tuple(f"shared_experts.{part}_proj" for part in ("gate", "up", "down"))
@@ -35,7 +34,7 @@ def test_passes_models_that_keep_examples_apart(case: Case) -> None:
     method = HookedGradients(case.adapted())
 
     check_privacy_unit(method, case.examples())
-    check_privacy_unit(method, probe_examples(method.adapted))
+    check_privacy_unit(method, method.adapted.probe())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -288,7 +287,7 @@ def test_checks_the_shortest_and_the_longest_example(monkeypatch: pytest.MonkeyP
     backward, masks = HookedGradients.backward, []
 
     def seen(self: HookedGradients, batch: Batch, loss: Loss) -> Gradients:
-        masks.append(batch.mask.numpy())
+        masks.append(batch.inputs["attention_mask"].numpy())
         return backward(self, batch, loss)
 
     monkeypatch.setattr(HookedGradients, "backward", seen)

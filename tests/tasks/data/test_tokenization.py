@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.data.tokenization import FAILED, NO_LABEL, NO_TEXT, OUT_OF_RANGE, TOO_SHORT, Reader, tokenize
+from tasks.data.rows import NO_CONTENT, NO_LABEL
+from tasks.data.tokenization import FAILED, OUT_OF_RANGE, TOO_SHORT, Reader, tokenize
 
 
 class Panic(BaseException):
@@ -56,7 +57,7 @@ def read(made: Any, *, least: int = 1) -> Any:
 def test_a_text_that_cannot_be_used_is_blank_and_alone_in_that(made: Any, why: str) -> None:
     found = read(made)
     assert dict(found.blank) == {why: (1,)}
-    assert found.examples.lengths.tolist() == [2, 0, 1]
+    assert found.examples.sizes.tolist() == [2, 0, 1]
     assert found.examples.tokens.tolist() == [1, 2, 3]
     assert len(found.examples) == 3
 
@@ -71,7 +72,7 @@ def test_a_row_longer_than_was_asked_for_is_cut() -> None:
     """Batches are no wider than the job allows, whatever a tokenizer makes of being asked for that."""
     found = read(list(range(1, 10)))
     assert not found.blank
-    assert found.examples.lengths.tolist() == [2, 4, 1]
+    assert found.examples.sizes.tolist() == [2, 4, 1]
 
 
 def test_a_language_model_takes_no_text_of_one_token() -> None:
@@ -82,6 +83,6 @@ def test_a_language_model_takes_no_text_of_one_token() -> None:
 def test_missing_texts_and_labels_are_blank() -> None:
     reader = Reader(tokenizer=Tokenizer({"one": [1], "": [1]}), max_length=4, least=1, tokens=10)
     found = tokenize(reader, texts=["one", None, "one"], labels=[0, 1, None])
-    assert dict(found.blank) == {NO_TEXT: (1,), NO_LABEL: (2,)}
-    assert np.array_equal(found.examples.lengths, [1, 0, 0])
+    assert dict(found.blank) == {NO_CONTENT: (1,), NO_LABEL: (2,)}
+    assert np.array_equal(found.examples.sizes, [1, 0, 0])
     assert tokenize(reader, texts=["one", None], labels=None).examples.labels is None

@@ -20,11 +20,10 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
-from tasks.data.shapes import Shapes
+from tasks.data.shapes import Shapes, ladder
 from tasks.model import frozen_prefix
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.task import outcome
 from tests.models import CASES, Case, adapt, bert, make_job, random_adapter
 
 TOP = {"adapter": {"layers_to_transform": [2]}}
@@ -55,12 +54,12 @@ def losses(
     """The loss of every example, in batches of ``size``."""
     found = np.zeros(len(examples), np.float32)
     with torch.no_grad():
-        for batch in examples.batches(np.arange(len(examples)), size=size):
+        for batch in examples.batches(np.arange(len(examples)), rows=size):
             if activations is None:
-                found[batch.indices] = outcome(adapted, batch).losses
+                found[batch.indices] = adapted.forward(batch).losses
             else:
                 with activations.replay(batch):
-                    found[batch.indices] = outcome(adapted, batch).losses
+                    found[batch.indices] = adapted.forward(batch).losses
     return found
 
 
@@ -307,12 +306,12 @@ def test_what_was_computed_in_other_shapes_is_computed_anew(monkeypatch: pytest.
     compute = FrozenPrefix.compute
 
     def noted(self: FrozenPrefix, batch: Batch) -> torch.Tensor:
-        shaped.append(tuple(batch.tokens.shape))
+        shaped.append(tuple(batch.inputs["input_ids"].shape))
         return compute(self, batch)
 
     monkeypatch.setattr(FrozenPrefix, "compute", noted)
     everyone = np.arange(len(examples))
-    one, other = (Shapes.of(longest=16, batch_size=size, physical_batch_size=size) for size in (8, 1))
+    one, other = (Shapes.of(ladder(16), batch_size=size, physical_batch_size=size) for size in (8, 1))
     kept_by = None
     for shapes in (one, one, other, one):
         shaped.clear()

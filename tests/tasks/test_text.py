@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.training.digests import example_digest
+from tasks.sequence_classification import TASK
 
 
 @pytest.mark.parametrize(
@@ -14,9 +14,9 @@ from client.training.digests import example_digest
 )
 def test_the_same_text_is_the_same_example_however_it_is_written(text: str) -> None:
     """Else the same example would have another budget for each way to write it."""
-    assert example_digest(text) == example_digest("fever and chills")
+    assert TASK.digest(text) == TASK.digest("fever and chills")
 
 
 def test_texts_of_other_words_are_other_examples() -> None:
     texts = ["fever and chills", "fever and chill", "chills and fever", "feverand chills", "\ud800"]
-    assert len({example_digest(text) for text in texts}) == len(texts)
+    assert len({TASK.digest(text) for text in texts}) == len(texts)

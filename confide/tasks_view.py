@@ -1,0 +1,39 @@
+"""What ``confide tasks`` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confide.console import plain_console, print_json, shown
+from tasks.registry import find_task, task_names
+
+
+def print_tasks(*, json: bool) -> None:
+    """Every task that can be named here: what it learns, how it is judged, and its keys."""
+    tables = [_describe(name) for name in task_names()]
+    if json:
+        print_json({"tasks": tables})
+        return
+    console = plain_console()
+    for table in tables:
+        console.print(f"[bold]{shown(table['name'])}[/bold]: {shown(table['about'])}")
+        console.print(
+            f"  an example is a {shown(table['example'])}, its size is counted in {table['size']}"
+        )
+        console.print(f"  judged by {', '.join(map(shown, table['measures']))}")
+        console.print(f"  keys in a job's \\[data]: {', '.join(map(shown, table['job_keys']))}")
+        console.print(f"  keys in site.toml's \\[data.ALIAS]: {', '.join(map(shown, table['site_keys']))}")
+
+
+def _describe(name: str) -> dict[str, Any]:
+    task = find_task(name)
+    return {
+        "name": name,
+        "about": task.about,
+        "example": task.units.example,
+        "size": task.units.size,
+        "measures": [measure.title for measure in task.measures],
+        "labelled": task.labelled,
+        "job_keys": list(task.Section.model_fields),
+        "site_keys": list(task.Columns.model_fields),
+    }

@@ -1,0 +1,55 @@
+"""The job's ``[data]``: where the examples are, and how the job's task reads them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from protocol.job.section import Section
+from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
+
+
+def _check_value(value: Any) -> Any:
+    """What a task's key may hold before the task has looked at it: no more than people can read."""
+    if isinstance(value, list) and len(value) <= MOST_LABELS:
+        return [_check_scalar(item) for item in value]
+    return _check_scalar(value)
+
+
+def _check_scalar(value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= LONGEST_TEXT:
+        return check_plain(value)
+    if (
+        value is None
+        or isinstance(value, bool | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    raise ValueError("expected text, a finite number, true or false, or a list of these")
+
+
+class DataSection(Section):
+    """Where the examples are, and the keys of the job's task, which ``tasks.registry`` checks."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_check_value)]]
+
+    alias: Word = Field("data", description="the name that sites know the data by")
+    source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
+    encoding: Word = "utf-8"
+    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
+    limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
+        None, description="use only this many examples, drawn by seeds.data"
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> DataSection:
+        odd = [key for key in self.model_extra or {} if not _KEY.fullmatch(key)]
+        if odd:
+            raise ValueError("expected keys of up to 60 small letters, digits and underscores")
+        return self

@@ -1,0 +1,58 @@
+"""Tokenized examples, stored ragged: no padding until a batch is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.data.examples import Batch, Examples, offsets_of, positions
+
+_BLANK_TOKENS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenExamples(Examples):
+    """n tokenized examples: example i is ``tokens[offsets[i]:offsets[i + 1]]``.
+
+    ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None; batches are filled up
+    with the token ``padding``, by which some models find a text's last token.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    padding: int = 0
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, indices: NDArray[np.int64]) -> TokenExamples:
+        return TokenExamples(
+            tokens=self.tokens[positions(self.offsets, indices)],
+            offsets=offsets_of(self.sizes[indices]),
+            labels=None if self.labels is None else self.labels[indices],
+            padding=self.padding,
+        )
+
+    def batch(
+        self, indices: NDArray[np.int64], *, size: int | None = None, rows: int | None = None
+    ) -> Batch:
+        """Padded on the right: ``input_ids``, ``attention_mask``: int64[b, size]; ``labels``: int64[b]."""
+        blanks = max(0, (rows or 0) - len(indices))
+        # Blank rows are short texts of padding: a row without any token would have no loss.
+        lengths = np.concatenate([self.sizes[indices], np.full(blanks, _BLANK_TOKENS)])
+        mask = np.arange(size or lengths.max())[None, :] < lengths[:, None]
+        tokens = np.full(mask.shape, self.padding, np.int64)
+        tokens[: len(indices)][mask[: len(indices)]] = self.tokens[positions(self.offsets, indices)]
+        inputs = {
+            "input_ids": torch.from_numpy(tokens),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+        if self.labels is not None:
+            labels = np.concatenate([self.labels[indices], np.zeros(blanks, np.int64)])
+            inputs["labels"] = torch.from_numpy(labels)
+        return Batch(inputs=inputs, indices=indices, size=mask.shape[1])

@@ -1,0 +1,168 @@
+"""What tasks on texts have in common: how rows are read and tokenized, and how long a text may be."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from privacy.errors import ModelError
+from protocol.job.data_section import DataSection
+from protocol.plain_text import MOST_LABELS, Label, Word
+from tasks.data.rows import Rows
+from tasks.task import Encoded, TaskKeys, Units
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from tasks.data.shapes import Sizes
+    from tasks.data.token_examples import TokenExamples
+    from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel
+
+# A custodian wants to know how long texts are: nothing is cut for that.
+_UNCUT = 1_000_000
+
+
+class TextKeys(TaskKeys):
+    """The columns of texts; ``labels`` are in the order of the head's outputs."""
+
+    text: Word = "text"
+    label: Word | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.labels or ())
+
+
+class TextSection(TextKeys):
+    """A job's keys: longer texts are cut to ``max_length`` tokens."""
+
+    max_length: Annotated[int, Field(ge=2, le=32768)] = 128
+
+
+class TextColumns(TextKeys):
+    """A site's keys: texts with labels, or without."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> TextColumns:
+        if (self.label is None) != (self.labels is None):
+            raise ValueError("labels: expected both label and labels, or neither")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels: expected each once, got {', '.join(self.labels)}")
+        return self
+
+
+class TextTask:
+    """A task whose examples are texts. A text has ``least_tokens`` at least."""
+
+    units = Units(example="text", size="tokens")
+    Section = TextSection
+    Columns = TextColumns
+    least_tokens = 1
+
+    def read(self, data: DataSection, columns: TextKeys) -> Rows:
+        """Texts, None where there is none, and labels if there is a column of them."""
+        from tasks.data.table import open_table, text_column
+
+        names = [columns.text, *([columns.label] if columns.label else [])]
+        arrow = open_table(data, columns=names)
+        texts = text_column(arrow, columns.text, key="data.text")
+        return Rows(
+            contents=tuple(text if text and text.strip() else None for text in texts),
+            labels=None if columns.label is None else text_column(arrow, columns.label, key="data.label"),
+        )
+
+    def digest(self, content: str | None) -> bytes:
+        """SHA-256 of the text, 32 bytes.
+
+        Labels do not count: the same text under another label, column order or data set is the same
+        example. Neither do case, spacing and Unicode's ways of writing one character (NFKC).
+        """
+        plain = " ".join(unicodedata.normalize("NFKC", content or "").casefold().split())
+        return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
+
+    def wrap(
+        self, model: nn.Module, *, tokenizer: Any, digest: str, section: TextSection, peft_type: str
+    ) -> BaseModel:
+        """A model of transformers' as Confide knows it. Raises ModelError if it cannot be run on a text."""
+        from tasks.data.tokenization import Reader
+        from tasks.model.base_model import BaseModel, head_names
+        from tasks.model.model_limits import count_tokens, longest_text
+
+        reader = Reader(
+            tokenizer=tokenizer,
+            max_length=section.max_length,
+            least=self.least_tokens,
+            tokens=count_tokens(model),
+        )
+        return BaseModel(
+            model=model,
+            digest=digest,
+            reader=reader,
+            head=head_names(model),
+            peft_type=peft_type,
+            # Before it moves: a lookup out of range would leave an accelerator unusable.
+            limit=longest_text(model),
+        )
+
+    def open_reader(self, source: str, columns: TextKeys) -> Any:
+        """The tokenizer of a model. Data without labels are for language models, as long as two tokens."""
+        from tasks.data.tokenization import Reader
+        from tasks.model.base_model import load_tokenizer
+
+        tokenizer, tokens = load_tokenizer(source)
+        least = 1 if columns.labels else 2
+        return Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens)
+
+    def sizes(self, base: BaseModel, section: TextSection) -> Sizes:
+        """From two tokens to ``max_length``, padded to steps of a ladder."""
+        from tasks.data.shapes import Sizes, ladder
+
+        if base.limit is not None and section.max_length > base.limit:
+            raise ModelError(
+                f"data.max_length={section.max_length}: expected {base.limit} at most, which is what "
+                "this model can take"
+            )
+        public = ladder(section.max_length, possible=base.limit)
+        return Sizes(least=2, most=section.max_length, public=public)
+
+    def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+        """Each text tokenized by itself, with its label's number if there are ``labels``."""
+        from tasks.data.tokenization import tokenize
+
+        numbers: list[int | None] | None = None
+        if labels:
+            known = {label: number for number, label in enumerate(labels)}
+            numbers = [known.get(label or "") for label in rows.labels or ()]
+        return tokenize(reader, texts=rows.contents, labels=numbers)
+
+    def made_up(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> TokenExamples:
+        """Texts of any tokens but padding, with labels if the model tells any apart."""
+        import numpy as np
+
+        from tasks.data.examples import offsets_of
+        from tasks.data.token_examples import TokenExamples
+
+        config = adapted.peft.config
+        padding = int(getattr(config, "pad_token_id", None) or 0)
+        known = np.array([token for token in range(adapted.base.reader.tokens) if token != padding])
+        return TokenExamples(
+            tokens=random.choice(known, int(sizes.sum())).astype(np.int32),
+            offsets=offsets_of(sizes),
+            labels=random.integers(0, config.num_labels, len(sizes)) if adapted.base.head else None,
+            padding=padding,
+        )
+
+    def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
+        """Model and tokenizer as one folder for transformers' ``from_pretrained``."""
+        merged.save_pretrained(folder)
+        base.reader.tokenizer.save_pretrained(folder)
