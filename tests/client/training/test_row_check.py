@@ -152,14 +152,14 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @pytest.mark.parametrize("width", [8, 16])
 def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int) -> None:
     trainer = Trainer(CASES[name].adapted(bfloat16=bfloat16))
-    assert rows_are_apart(trainer, width=width, rows=5, activations=None)
+    assert rows_are_apart(trainer, size=width, rows=5, activations=None)
 
 
 def test_passes_kept_activations() -> None:
     adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
     activations = Activations(FrozenPrefix(adapted), EXAMPLES)
     assert activations.work
-    assert rows_are_apart(Trainer(adapted), width=8, rows=5, activations=activations)
+    assert rows_are_apart(Trainer(adapted), size=8, rows=5, activations=activations)
 
 
 class ByPlace(nn.Module):
