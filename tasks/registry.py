@@ -17,6 +17,7 @@ from protocol.plain_text import quoted
 from tasks.task import Task, TaskKeys
 
 ENTRY_POINTS = "confide.tasks"
+DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _OWN: Mapping[str, str] = {
     "sequence-classification": "tasks.sequence_classification",
     "causal-lm": "tasks.causal_lm",
@@ -56,6 +57,19 @@ def section_of(job: Job) -> TaskKeys:
     if refused is not None:
         raise JobError(refused)
     return section
+
+
+def columns_of(task: str, keys: Mapping[str, object], *, under: str) -> TaskKeys:
+    """The keys with which a site reads a data set, checked; they stand ``under`` this section of its file.
+
+    Raises JobError with one line per wrong key.
+    """
+    model = find_task(task).Columns
+    try:
+        return model.model_validate(keys)
+    except ValidationError as error:
+        told = explain(error, shown_by="that `confide tasks` lists", model=model, under=under)
+        raise JobError(told) from None
 
 
 def checked_job(job: Job) -> Job:

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from client.custody.policy import FILE, Policy, Section, checked, read_toml
 from privacy.errors import JobError, PolicyFileError
-from protocol.job.job_file import explain
 from protocol.plain_text import Place, Word
 from protocol.site_name import SiteName
-from tasks.registry import find_task
+from tasks.registry import DEFAULT_TASK, columns_of
 from tasks.task import TaskKeys
 
 PACKAGE, HUB = "package:", "hub:"
@@ -91,12 +90,12 @@ class DataSource(Section):
 
     source: Place
     encoding: Word = "utf-8"
-    task: Word = "sequence-classification"
+    task: Word = DEFAULT_TASK
 
     @property
     def columns(self) -> TaskKeys:
-        """The task's keys. Raises JobError for a task that is not installed here, ValidationError."""
-        return find_task(self.task).Columns.model_validate(self.model_extra)
+        """The task's keys. Raises JobError for wrong ones, and for a task that is not installed here."""
+        return columns_of(self.task, self.model_extra or {}, under="data")
 
 
 class SiteFile(Policy):
@@ -153,15 +152,9 @@ def read_site_file(path: Path) -> SiteFile:
 def _check_columns(found: SiteFile) -> None:
     for alias, data in found.data.items():
         try:
-            data.columns  # noqa: B018 - read for what it raises
-        except ValidationError as error:
-            model = find_task(data.task).Columns
-            told = explain(
-                error, shown_by="that docs/federation.md lists", model=model, under=f"data.{alias}"
-            )
-            raise PolicyFileError(told) from None
+            columns_of(data.task, data.model_extra or {}, under=f"data.{alias}")
         except JobError as error:
-            raise PolicyFileError(f"data.{alias}.{error}") from None
+            raise PolicyFileError(str(error)) from None
 
 
 def _beside(home: Path, source: str) -> str:

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from privacy.errors import KeyFileError, UserError
+from privacy.errors import JobError, KeyFileError, UserError
 from protocol.job.job_file import explain
 from protocol.messages.keys import parse_node_key
-from protocol.plain_text import MOST_LABELS, Label, Place, Word
+from protocol.plain_text import Place, Word
 from protocol.site_name import SiteName
+from tasks.registry import DEFAULT_TASK, columns_of
 
 SHOWN_BY = "that docs/federation.md lists"
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -67,13 +68,13 @@ class _Section(BaseModel):
 
 
 class SiteData(_Section):
-    """A data set's entry in a site's site.toml: where it is there, and how to read it."""
+    """A data set's entry in a site's site.toml: where it is there, and how a task reads it."""
+
+    model_config = ConfigDict(extra="allow")
 
     source: Place
-    text: Word | None = None
-    label: Word | None = None
-    labels: list[Label] | None = Field(None, min_length=2, max_length=MOST_LABELS)
     encoding: Word | None = None
+    task: Word = DEFAULT_TASK
 
 
 class SiteEntry(_Section):
@@ -152,6 +153,12 @@ def read_federation_file(path: Path) -> FederationFile:
         parsed = FederationFile.model_validate(table)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, shown_by=SHOWN_BY)}") from None
+    for number, entry in enumerate(parsed.site):
+        for alias, data in entry.data.items():
+            try:
+                columns_of(data.task, data.model_extra or {}, under=f"site.{number}.data.{alias}")
+            except JobError as error:
+                raise UserError(f"{path}: {error}") from None
     return parsed.model_copy(update={"site": [_beside(entry, path.parent) for entry in parsed.site]})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-import client.training.data_set
+import tasks.data.tokenization
 from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -55,13 +55,13 @@ def honest(folder: Path) -> Manifest:
 def texts_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each call of the tokenizer saw."""
     found = []
-    tokenize = client.training.data_set.tokenize
+    tokenize = tasks.data.tokenization.tokenize
 
     def watch(tokenizer: Any, *, texts: Any, **options: Any) -> Any:
         found.append(len(texts))
         return tokenize(tokenizer, texts=texts, **options)
 
-    monkeypatch.setattr(client.training.data_set, "tokenize", watch)
+    monkeypatch.setattr(tasks.data.tokenization, "tokenize", watch)
     return found
 
 

@@ -15,7 +15,7 @@ import torch
 
 import client.agent.site_host
 import client.custody.home
-import client.training.data_set
+import tasks.data.tokenization
 from client.agent.site_host import SiteHost
 from client.custody.home import Home
 from client.custody.policy import Policy
@@ -217,7 +217,7 @@ def test_data_that_a_job_cannot_use_are_told_of_by_a_constant(
         def fail(*_arguments: Any, raised: Exception = error, **_options: Any) -> None:
             raise raised
 
-        monkeypatch.setattr(client.training.data_set, "tokenize", fail)
+        monkeypatch.setattr(tasks.data.tokenization, "tokenize", fail)
         told.add(join(make(), coordinator, world.manifest("run")).refused.reason)
     assert told == {
         "the site cannot use its data for this job; its own log says why",
@@ -238,13 +238,13 @@ def test_an_answer_is_computed_without_subnormal_numbers(
         return float(torch.tensor([1e-40]) * 0.5)
 
     seen = []
-    tokenize = client.training.data_set.tokenize
+    tokenize = tasks.data.tokenization.tokenize
 
     def noted(*arguments: Any, **options: Any) -> Any:
         seen.append(half())
         return tokenize(*arguments, **options)
 
-    monkeypatch.setattr(client.training.data_set, "tokenize", noted)
+    monkeypatch.setattr(tasks.data.tokenization, "tokenize", noted)
     assert join(make(), coordinator, world.manifest("run")).HasField("joined")
     can = torch.set_flush_denormal(False)
     assert seen == [0.0 if can else half()]

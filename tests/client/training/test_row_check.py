@@ -157,14 +157,14 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @pytest.mark.parametrize("width", [8, 16])
 def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int) -> None:
     method = HookedGradients(CASES[name].adapted(bfloat16=bfloat16))
-    assert rows_are_apart(method, width=width, rows=5, activations=None)
+    assert rows_are_apart(method, size=width, rows=5, activations=None)
 
 
 def test_passes_kept_activations() -> None:
     adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
     activations = Activations(FrozenPrefix(adapted), EXAMPLES)
     assert activations.work
-    assert rows_are_apart(HookedGradients(adapted), width=8, rows=5, activations=activations)
+    assert rows_are_apart(HookedGradients(adapted), size=8, rows=5, activations=activations)
 
 
 class ByPlace(nn.Module):

@@ -126,7 +126,10 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     provision(federation_file(site=[entry, {"name": "south"}]), out, now=NOW)
     north = read_site_file(out / "kits" / "north" / "site.toml")
     assert (north.site.name, north.site.coordinator) == ("north", "fl.example.org:8443")
-    assert north.data["odd name.x"].model_dump() == data | {"encoding": "utf-8"}
+    assert north.data["odd name.x"].model_dump() == data | {
+        "encoding": "utf-8",
+        "task": "sequence-classification",
+    }
     assert north.models == entry["models"]
     assert (north.budget.epsilon, north.budget.epsilon_per_run) == (1.0, None)
     assert (north.rules.approval, north.rules.least_cohort) == ("automatic", 2)
