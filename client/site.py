@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
-from client.custody.refusal import answer_or_refuse, log_refusal
 from client.host import Host, LocalData, Materials
 from client.planning import Planner, plan_here
+from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums

@@ -10,7 +10,7 @@ from confide.console import plain_console, plain_table, print_json, printable, s
 from runs.formats import format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
-    from client.custody.budgets import BudgetLeft
+    from client.budgets import BudgetLeft
     from protocol.job.job import Job
 
 

@@ -136,7 +136,7 @@ def plan(
 
     console = Console(quiet=json, emoji=False)
     with console.status("Reading the data, loading the base model and planning"):
-        from client.custody.budgets import read_budgets
+        from client.budgets import read_budgets
         from confide.plan_view import print_forecast, print_json
         from simulation.forecast.forecast import forecast
         from tasks.registry import read_job
@@ -201,7 +201,7 @@ def budget(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
-    from client.custody.budgets import read_budgets
+    from client.budgets import read_budgets
     from confide.budget_view import print_budgets, print_budgets_json
     from tasks.registry import read_job
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from client.custody.budgets import BudgetLeft
+    from client.budgets import BudgetLeft
     from simulation.forecast.forecast import Forecast, SiteForecast
 
 _ROWS = 12

@@ -43,8 +43,8 @@ def start(
     # The relay is started by fork and exec at once: gRPC has nothing to put in order between the two.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+    from client.agent.running import run_site
     from client.custody.site_file import find_home, find_site_file, read_site_file
-    from client.running import run_site
     from protocol.processes.json_log import log_to_terminal
 
     log_to_terminal()

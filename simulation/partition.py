@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import DataError
 from protocol.job.job import ByColumn, Dirichlet, Job
-from protocol.site_name import LONGEST_NAME
+from protocol.messages.site_name import LONGEST_NAME
 from tasks.data.rows import Rows
 
 

@@ -24,11 +24,11 @@ from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.partition import partition
 from tasks.data.examples import Examples
-from tasks.data.own_rows import encode_own_rows, label_names, read_own_column, read_own_rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.own_rows import encode_own_rows, label_names, read_own_column, read_own_rows
 from tasks.registry import checked_job, section_of
 
 

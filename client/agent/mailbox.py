@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.custody.outbox import run_stem
 from privacy.canonical import canonical_json
 from privacy.durable import make_private_folder, open_private, write_durably
 from privacy.errors import ProtocolError, RunError
@@ -88,7 +88,7 @@ class Mailbox:
         again or in another's place.
         """
         last = -1
-        for path in sorted(self._outbox.glob(f"{_stem(header.run)}.*")):
+        for path in sorted(self._outbox.glob(f"{run_stem(header.run)}.*")):
             with path.open("rb") as file:
                 answered = _read_line(file.readline(), path)
                 last = max(last, answered.counter)
@@ -111,7 +111,7 @@ class Mailbox:
         A coordinator that comes back joins again before it asks for the round that it lost: what was
         trained is still there then.
         """
-        path = self._outbox / f"{_stem(header.run)}.{kind}"
+        path = self._outbox / f"{run_stem(header.run)}.{kind}"
         if path.exists():
             with path.open("rb") as file:
                 before = _read_line(file.readline(), path)
@@ -125,7 +125,7 @@ class Mailbox:
 
     def forget(self, run: str, *, kind: str) -> None:
         """Forget a run's last reply of a kind: the same request is answered anew."""
-        (self._outbox / f"{_stem(run)}.{kind}").unlink(missing_ok=True)
+        (self._outbox / f"{run_stem(run)}.{kind}").unlink(missing_ok=True)
 
     def make_room(self, answer: int) -> None:
         """See that an answer of so many bytes can be kept, and a receipt and a few names beside them.
@@ -154,17 +154,6 @@ class Mailbox:
             # The coordinator's own clock set this time: until then it waits.
             expires=header.expires,
         )
-
-
-def forget_run(outbox: Path, run: str) -> None:
-    """Forget all that was answered in a run that was charged nothing: the site is asked anew."""
-    for path in outbox.glob(f"{_stem(run)}.*"):
-        path.unlink(missing_ok=True)
-
-
-def _stem(run: str) -> str:
-    """A file's name for a run, whose own comes from outside and is no path."""
-    return hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read_line(line: bytes, path: Path) -> _Answered:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.agent.agent_telemetry import Telemetry
+from client.custody.data_set import DataSet, read_data_set
 from client.custody.home import Home
 from client.custody.model_sources import check_models, local_source
-from client.custody.refusal import answer_or_refuse
 from client.custody.site_file import SiteFile
 from client.host import LocalData, Materials
 from client.planning import FILE as PLANS_FILE
 from client.planning import Planner, PlanningProcess
+from client.refusal import answer_or_refuse
 from client.session import check_labels, check_model
 from client.site import Site
 from client.training.cancellation import Between, no_pause
-from client.training.data_set import DataSet, read_data_set
 from client.training.gradient_check import choose_gradients
 from client.training.training import Trainer
 from privacy.canonical import canonical_json

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.agent.health import ask_health
-from client.custody.budgets import BudgetLeft, read_budgets
+from client.budgets import BudgetLeft, read_budgets
 from client.custody.home import Home
 from client.custody.site_file import read_site_file
 from privacy.ledger.ledger import DATABASE

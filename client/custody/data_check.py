@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.custody.data_set import DataSet, read_data_set
 from client.custody.model_sources import check_models
 from client.custody.site_file import HUB, SiteFile
-from client.training.data_set import DataSet, read_data_set
 from privacy.errors import ModelError
 from tasks.data.rows import NO_CONTENT
 

@@ -8,7 +8,7 @@
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
-    outbox/                 the last answers of each run (see client.mailbox)
+    outbox/                 the last answers of each run (see client.agent.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
     plans.json              plans that were made, so that none is paid for twice
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from client.agent.mailbox import forget_run
+from client.custody.outbox import forget_run
 from client.custody.peers import FILE as PEERS_FILE
 from client.custody.peers import read_peers
 from client.custody.policy import FILE, Policy, policy_toml, read_policy

@@ -11,7 +11,7 @@ import tomli_w
 from client.custody.site_file import HUB, PACKAGE
 from privacy.errors import ModelError, PolicyFileError
 from protocol.job.job import ModelSection
-from tasks.package_path import package_path
+from tasks.data.package_path import package_path
 
 _PACKAGE = re.compile(r"package:[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _HUB = re.compile(r"hub:[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from client.custody.policy import Section, read_toml
 from privacy.errors import PolicyFileError
 from protocol.job.job_file import explain
-from protocol.site_name import SiteName
+from protocol.messages.site_name import SiteName
 
 FILE = "peers.toml"
 

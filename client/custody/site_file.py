@@ -10,8 +10,8 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from client.custody.policy import FILE, Policy, Section, checked, read_toml
 from privacy.errors import JobError, PolicyFileError
+from protocol.messages.site_name import SiteName
 from protocol.plain_text import Place, Word
-from protocol.site_name import SiteName
 from tasks.registry import DEFAULT_TASK, columns_of
 from tasks.task import TaskKeys
 

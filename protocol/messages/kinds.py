@@ -13,9 +13,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from privacy.errors import ProtocolError
+from privacy.secagg.ckks.homomorphic import longest_content
 from privacy.secagg.ckks.shared_key import KEY_MAX
 from protocol.messages import confide_pb2 as pb
-from protocol.sums.ciphertext_messages import longest_content
 
 
 def _as_long_as_asked(_message: Any, size: int) -> int:
@@ -30,7 +30,7 @@ def _key_beside(_message: pb.Deal, size: int) -> int:
 
 def _trained(message: pb.Train, size: int) -> int:
     """In homomorphic sums an update is ciphertexts, of as many numbers as the adapter at most."""
-    return longest_content(len(message.adapter) // 4) if message.HasField("roster") else size
+    return longest_content(max(1, len(message.adapter) // 4)) if message.HasField("roster") else size
 
 
 @dataclass(frozen=True, kw_only=True)

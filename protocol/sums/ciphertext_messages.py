@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from privacy.errors import AggregationError, JobError
-from privacy.secagg.ckks.ciphertexts import DEGREE
-from privacy.secagg.ckks.homomorphic import VALUES
+from privacy.secagg.ckks.homomorphic import longest_content
 from privacy.secagg.ckks.homomorphic_sum import Contribution
 from privacy.secagg.ckks.shared_key import KEY_MAX
 from privacy.secagg.roster import Dealing, Dealt
@@ -15,19 +14,6 @@ from protocol.messages.sized import SIGNATURE_BYTES, sized
 
 # An agent takes 2^30 bytes at a time; the rest is for names, signatures and the envelope.
 OPEN_MAX = 2**30 - 2**20
-
-# Two polynomials of 64-bit words, which do not compress, and what says so.
-_CIPHERTEXT = 2 * 8 * DEGREE + 2048
-
-
-def longest_content(size: int) -> int:
-    """How many bytes the ciphertexts of ``size`` numbers take at most."""
-    return ciphertext_count(size) * _CIPHERTEXT
-
-
-def ciphertext_count(size: int) -> int:
-    """How many ciphertexts hold ``size`` numbers."""
-    return -(-size // VALUES)
 
 
 def check_sum_size(manifest: Manifest, *, update_size: int) -> None:

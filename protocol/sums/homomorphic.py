@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from privacy.accounting.plan import Plan
 from privacy.errors import JobError, ProtocolError
 from privacy.secagg.ckks.ciphertexts import Parameters, load_tenseal
+from privacy.secagg.ckks.homomorphic import longest_content
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
-from protocol.sums.ciphertext_messages import check_sum_size, longest_content
+from protocol.sums.ciphertext_messages import check_sum_size
 from protocol.sums.mask_messages import check_rules, check_threshold
 from protocol.sums.sum_kind import RoundMessages
 from protocol.sums.update_encoding import vector_size

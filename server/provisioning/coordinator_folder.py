@@ -21,7 +21,7 @@ from privacy.durable import PUBLIC_FILE, write_durably
 from privacy.errors import KeyFileError, UserError
 from privacy.identity import Identity
 from protocol.job.job_file import explain
-from protocol.site_name import SiteName
+from protocol.messages.site_name import SiteName
 from server.provisioning.authority import expiry_notice, valid_until
 from server.provisioning.federation_file import Address, FederationName, Hex32, NodeKey, split_address
 

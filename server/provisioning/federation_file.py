@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 from privacy.errors import JobError, KeyFileError, UserError
 from protocol.job.job_file import explain
 from protocol.messages.keys import parse_node_key
+from protocol.messages.site_name import SiteName
 from protocol.plain_text import Place, Word
-from protocol.site_name import SiteName
 from tasks.registry import DEFAULT_TASK, columns_of
 
 SHOWN_BY = "that docs/federation.md lists"

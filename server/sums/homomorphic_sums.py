@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from privacy.accounting.plan import Plan
 from privacy.errors import ConfideError, ProtocolError, RunError
 from privacy.secagg.ckks.ciphertexts import keyless_context, read
+from privacy.secagg.ckks.homomorphic import ciphertext_count
 from privacy.secagg.ckks.homomorphic_sum import (
     LIST_PURPOSE,
     Contribution,
@@ -38,7 +39,6 @@ from protocol.messages.confide_pb2 import (
 )
 from protocol.messages.vector import from_bytes
 from protocol.sums.ciphertext_messages import (
-    ciphertext_count,
     make_contribution,
     read_key_dealing,
     write_encrypted,

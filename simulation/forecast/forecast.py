@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from client.custody.budgets import BudgetLeft
+from client.budgets import BudgetLeft
 from client.session import plan_training
 from privacy.accounting.plan import Accountant, Plan
 from privacy.errors import PlanError

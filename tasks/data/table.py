@@ -11,7 +11,7 @@ from typing import Any
 
 from privacy.errors import DataError
 from protocol.job.data_section import DataSection
-from tasks.package_path import package_path
+from tasks.data.package_path import package_path
 
 
 def open_table(data: DataSection, *, columns: Iterable[str]) -> Any:

@@ -14,10 +14,10 @@ from torch import nn
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
+from tasks.data.package_path import package_path
 from tasks.model.device import Device
 from tasks.model.model_digest import config_content, model_digest, tokenizer_content
 from tasks.model.model_limits import check_tokenizer, count_tokens
-from tasks.package_path import package_path
 from tasks.registry import find_task, section_of
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

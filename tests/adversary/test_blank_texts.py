@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import client.training.data_set
+import client.custody.data_set
 from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.hostile_models import change_json
@@ -71,7 +71,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
 ) -> None:
     model = bench.folder / "model"
     world = World(bench.job(model, metrics={"epsilon": 1.0}))
-    reader, seen = client.training.data_set.Reader, []
+    reader, seen = client.custody.data_set.Reader, []
 
     class Panicking:
         """A tokenizer that cannot stand one word."""
@@ -94,7 +94,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
             tokens=adapted.base.reader.tokens,
         )
 
-    monkeypatch.setattr(client.training.data_set.Reader, "of", staticmethod(of))
+    monkeypatch.setattr(client.custody.data_set.Reader, "of", staticmethod(of))
     plain, unknown = two_sites(bench, world, model, "plain", "unknown")
     assert kinds(plain)[0] == "joined"
     check_alike(plain, unknown, bound=largest_move(world.job))

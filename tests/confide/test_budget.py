@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client.custody.budgets import read_budgets
+from client.budgets import read_budgets
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.site import Site

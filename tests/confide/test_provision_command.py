@@ -18,7 +18,7 @@ from confide.federation_sample import EXAMPLES, HELD_OUT, write_federation_sampl
 from confide.provision_command import provision
 from privacy.errors import UserError
 from server.provisioning.federation_file import read_federation_file
-from tasks.data.own_rows import read_own_rows
+from tasks.own_rows import read_own_rows
 from tasks.registry import read_job, section_of
 
 APP = typer.Typer(pretty_exceptions_enable=False)

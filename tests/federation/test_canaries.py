@@ -22,8 +22,8 @@ import pytest
 import tomli_w
 from tokenizers import Tokenizer
 
+from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
-from client.training.data_set import read_data_set
 from privacy.errors import DataError
 from privacy.ledger.entries import Released
 from privacy.ledger.ledger_audit import audit_ledger

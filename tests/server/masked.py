@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.custody.refusal import answer_or_refuse
+from client.refusal import answer_or_refuse
 from client.sums.masked_session import MaskedSession
 from client.sums.masked_site import MaskedSite
 from privacy.errors import ConfideError

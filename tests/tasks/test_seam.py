@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
-from client.training.data_set import read_data_set
 from confide import audit_run
 from confide.cli import app
 from privacy.errors import JobError

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ProtocolError
 from privacy.secagg.ckks.ciphertexts import (
+    DEGREE,
     REFUSALS,
     SLOTS,
     Parameters,
@@ -54,6 +55,20 @@ from privacy.secagg.ckks.ciphertexts import (
 )
 
 VALUES = 2 * SLOTS  # of a ciphertext
+# Two polynomials of 64-bit words, which do not compress, and what says so.
+_CIPHERTEXT = 2 * 8 * DEGREE + 2048
+
+
+def ciphertext_count(size: int) -> int:
+    """How many ciphertexts hold ``size`` numbers. Raises ProtocolError unless there is one at least."""
+    if size < 1:
+        raise ProtocolError(f"expected a positive number of an update's numbers, got size={size}")
+    return -(-size // VALUES)
+
+
+def longest_content(size: int) -> int:
+    """How many bytes the ciphertexts of ``size`` numbers take at most. Raises as ``ciphertext_count``."""
+    return ciphertext_count(size) * _CIPHERTEXT
 
 
 def make_key(parameters: Parameters) -> bytes:
@@ -76,7 +91,7 @@ def encrypt(key: bytes, update: NDArray[np.floating], *, parameters: Parameters,
     if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
         raise ProtocolError(f"expected an update of finite numbers, float[d], got shape={numbers.shape}")
     integers = np.rint(np.clip(numbers / reach, -1.0, 1.0) * parameters.steps)
-    padded = np.zeros((_count(len(integers)), 2, SLOTS))
+    padded = np.zeros((ciphertext_count(len(integers)), 2, SLOTS))
     padded.reshape(-1)[: len(integers)] = integers
     # Exact in float64: the sum of all sites' is under the modulus over twice the scale, 2^46.
     slots = padded[:, 0] + parameters.base * padded[:, 1]
@@ -122,7 +137,7 @@ def decrypt(
     another key; UserError without TenSEAL.
     """
     context = key_context(key, parameters)
-    vectors = read(content, count=_count(size), parameters=parameters, context=context)
+    vectors = read(content, count=ciphertext_count(size), parameters=parameters, context=context)
     return _decoded(vectors, sites, parameters=parameters, size=size, reach=reach)
 
 
@@ -133,7 +148,7 @@ def _added(contents: Sequence[bytes], parameters: Parameters, size: int, context
             f"expected 1 to {parameters.sites} different ciphertexts, got {len(contents)}, of which "
             f"different={different}"
         )
-    count = _count(size)
+    count = ciphertext_count(size)
     total = read(contents[0], count=count, parameters=parameters, context=context)
     for content in contents[1:]:
         vectors = read(content, count=count, parameters=parameters, context=context)
@@ -170,13 +185,6 @@ def _slots(vector: Any) -> NDArray[np.float64]:
         return np.array(vector.decrypt(), np.float64)
     except REFUSALS as error:
         raise ProtocolError(f"expected a ciphertext that can be decrypted: {error}") from None
-
-
-def _count(size: int) -> int:
-    """How many ciphertexts hold ``size`` numbers."""
-    if size < 1:
-        raise ProtocolError(f"expected a positive number of an update's numbers, got size={size}")
-    return -(-size // VALUES)
 
 
 def _check_reach(reach: float) -> None:

@@ -17,8 +17,8 @@ import pytest
 from client.agent.agent import DELIVERIES
 from client.agent.mailbox import Mailbox
 from client.agent.quota import Intake
+from client.agent.running import told_to_stop
 from client.agent.worker import Worker
-from client.running import told_to_stop
 from privacy.errors import ProtocolError
 from privacy.identity import Identity
 from protocol.messages.channel import CHUNK_BYTES, LONGEST_CHUNK, in_chunks, open_channel

@@ -21,11 +21,12 @@ from privacy.errors import (
     UserError,
 )
 from privacy.secagg.ckks.ciphertexts import Parameters
+from privacy.secagg.ckks.homomorphic import longest_content
 from protocol.job.job_file import parse_job
 from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import Confirmed, Evaluate, Joined, Opened, Reply, Request, Train
 from protocol.messages.vector import to_bytes
-from protocol.sums.ciphertext_messages import OPEN_MAX, check_sum_size, longest_content
+from protocol.sums.ciphertext_messages import OPEN_MAX, check_sum_size
 from protocol.sums.kinds import check_sums
 from protocol.sums.update_encoding import update_reach
 from runs.progress import Silence

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from privacy.errors import DataError, ModelError
-from tasks.data.own_rows import label_names, read_own_rows
 from tasks.data.rows import Rows
+from tasks.own_rows import label_names, read_own_rows
 from tests import tiny
 
 ROWS = tiny.rows(12)

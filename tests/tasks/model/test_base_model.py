@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from privacy.errors import ModelError
+from tasks.data.package_path import package_path
 from tasks.model.base_model import BaseModel, load_base_model
 from tasks.model.device import Device
-from tasks.package_path import package_path
 from tests import tiny
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)

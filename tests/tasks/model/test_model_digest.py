@@ -15,10 +15,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from protocol.job.job_file import parse_job
+from tasks.data.package_path import package_path
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.model.model_digest import config_content, tokenizer_content
-from tasks.package_path import package_path
 from tests import tiny
 from tests.adversary.hostile_models import change_json, publish
 
