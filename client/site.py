@@ -169,7 +169,7 @@ class Site:
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
         if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
-            self._session.sums.know(self._peers())
+            self._session.sums.know(self._peers)
             return self._session
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.

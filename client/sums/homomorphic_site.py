@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
@@ -54,8 +54,8 @@ class HomomorphicSite:
         member = self._session.join()
         joined.session_key, joined.session_signature = member.key, member.signature
 
-    def know(self, peers: Mapping[str, bytes]) -> None:
-        self._session.know(peers)
+    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+        self._session.know(peers())
 
     def check(self, request: pb.Train) -> None:
         self._session.check(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
@@ -47,8 +47,8 @@ class PlainSite:
     def join(self, joined: pb.Joined) -> None:
         """Nothing is agreed on beforehand."""
 
-    def know(self, peers: Mapping[str, bytes]) -> None:
-        """Sites have nothing to do with one another."""
+    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+        """Sites have nothing to do with one another, and a home needs no list of them."""
 
     def check(self, request: pb.Train) -> None:
         """Any round will do."""

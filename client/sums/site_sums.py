@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
 import numpy as np
@@ -41,8 +41,8 @@ class SiteSums(Protocol):
         """Add to the answer to joining what sites agree on beforehand."""
         ...
 
-    def know(self, peers: Mapping[str, bytes]) -> None:
-        """Take these identities for the sites' from here on: the custodian may have changed them."""
+    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+        """Take the identities in ``peers`` from here on: the custodian may have changed them."""
         ...
 
     def check(self, request: pb.Train) -> None:

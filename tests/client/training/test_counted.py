@@ -22,7 +22,7 @@ from privacy.ledger.ledger_audit import audit_ledger
 from privacy.mechanisms.counting import ONE
 from privacy.mechanisms.rng import NoiseSource, keyed_source
 from protocol.job.manifest import Manifest
-from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
+from protocol.messages.confide_pb2 import Evaluate, Join, Receipt, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
@@ -181,7 +181,7 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
     monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=exact))
     monkeypatch.setattr("client.site.reserve", lambda *_, **__: None)
-    monkeypatch.setattr(Site, "_signed", lambda *_: None)
+    monkeypatch.setattr(Site, "_signed", lambda *_: Receipt())
     sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
     draws = (np.array(sent) - exact) / ONE
     scale = np.abs(draws).mean()
