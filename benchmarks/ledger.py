@@ -53,7 +53,7 @@ def charge(dataset: int, run: int, number: int) -> Charge:
 def fill(home: Path, identity: Identity) -> tuple[Ledger, list[int]]:
     """A ledger of that many entries, with data sets that overlap by half, unflushed."""
     ledger = open_ledger(home, identity)
-    ledger._file._db.execute("PRAGMA synchronous = OFF")
+    ledger._chain._file._db.execute("PRAGMA synchronous = OFF")
     half = EXAMPLES // 2
     datasets = [
         ledger.register(hashlib.sha256(b"%d" % k).digest() for k in range(i * half, i * half + EXAMPLES))
@@ -63,7 +63,7 @@ def fill(home: Path, identity: Identity) -> tuple[Ledger, list[int]]:
     for number in range(left):
         run = number % RUNS
         ledger.reserve(charge(datasets[run % DATASETS], run, number))
-    ledger._file._db.execute("PRAGMA synchronous = FULL")
+    ledger._chain._file._db.execute("PRAGMA synchronous = FULL")
     return ledger, datasets
 
 

@@ -23,8 +23,8 @@ from flower_secagg import flowers_site, flowers_unmasking, seconds
 from privacy.identity import Identity
 from privacy.mechanisms.rng import fresh_source
 from privacy.secagg.encoding import Encoding, example_encoding
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
-from privacy.secagg.masks.site import SiteState, begin, confirm, contribute, deal, reveal
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.site_steps import SiteState, begin, confirm, contribute, deal, reveal
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster, Rules
 

@@ -31,7 +31,7 @@ from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Header
-from protocol.messages.kinds import kind_of
+from protocol.messages.message_kinds import kind_of
 from protocol.messages.vector import from_bytes
 from protocol.sums.update_encoding import update_noise_std
 

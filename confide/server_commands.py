@@ -65,7 +65,7 @@ def status(
     """Show the sites, the certificates and the runs of a federation."""
     from confide.server_view import print_status, print_status_json
     from server.provisioning.coordinator_folder import CoordinatorFolder
-    from server.service.status import read_status
+    from server.service.server_status import read_status
 
     found = read_status(CoordinatorFolder.open(folder))
     (print_status_json if json else print_status)(found)

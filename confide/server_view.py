@@ -10,7 +10,7 @@ from confide.console import plain_console, plain_table, print_json, printable, s
 from runs.formats import format_epsilon
 
 if TYPE_CHECKING:
-    from server.service.status import RunStatus, ServerStatus
+    from server.service.server_status import RunStatus, ServerStatus
 
 
 def print_status_json(status: ServerStatus) -> None:

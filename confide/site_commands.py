@@ -122,7 +122,7 @@ def approve(
 
 def _described(manifest: Manifest) -> Iterator[str]:
     """What a custodian must know of a manifest before approving it."""
-    from protocol.sums.kinds import sum_kind
+    from protocol.sums.sum_kinds import sum_kind
     from runs.formats import format_count
 
     job, privacy = manifest.job, manifest.job.privacy

@@ -12,7 +12,7 @@ import numpy as np
 
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
-from protocol.sums.kinds import check_encoding, check_sums
+from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 from tasks.data.examples import Examples

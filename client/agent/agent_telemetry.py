@@ -19,10 +19,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from client.agent.status import Status
+from client.agent.agent_status import Status
 from client.training.cancellation import StoppedError
 from privacy.errors import PolicyError
-from protocol.messages.kinds import KINDS
+from protocol.messages.message_kinds import KINDS
 
 # Steps of a sum take no time to speak of: their kinds are not counted one by one.
 _STAGES = {kind.reply: kind.request for kind in KINDS if not kind.of_sum}

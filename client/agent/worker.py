@@ -11,15 +11,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from client.agent.agent_status import Status
 from client.agent.agent_telemetry import Telemetry
 from client.agent.mailbox import Mailbox
 from client.agent.patience import Patience
-from client.agent.status import Status
 from client.training.cancellation import StoppedError
 from privacy.errors import ConfideError, ProtocolError
 from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import Header, Opened
-from protocol.messages.kinds import longest_answer
+from protocol.messages.message_kinds import longest_answer
 from protocol.processes.json_log import about
 
 log = logging.getLogger("confide.agent")

@@ -14,7 +14,7 @@ from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
-from protocol.sums.kinds import sum_kind
+from protocol.sums.sum_kinds import sum_kind
 from tasks.registry import task_names
 
 FILE = "site.toml"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from client.sums.sum_session import SumSession
-from privacy.secagg.masks.site import (
+from privacy.secagg.masks.site_steps import (
     Contribution,
     SiteState,
     advertise,

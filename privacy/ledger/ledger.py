@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hmac
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.accounting.plan import Plan
-from privacy.errors import BudgetError, LedgerError, PlanError, SignatureError
-from privacy.identity import Identity, verify
+from privacy.errors import BudgetError, LedgerError, PlanError
+from privacy.identity import Identity
 from privacy.ledger.budget import Budget, Spent, make_budget
+from privacy.ledger.chain import Chain
 from privacy.ledger.dataset_overlap import DIGEST_BYTES, fingerprint
 from privacy.ledger.entries import (
-    PURPOSE,
     VERSION,
     Approved,
     Begun,
     ClockSet,
     Closed,
     Created,
-    Entry,
-    Event,
     Purpose,
     Rebudgeted,
     Refused,
@@ -32,11 +28,10 @@ from privacy.ledger.entries import (
     Released,
     Summed,
     Unprotected,
-    read_entry,
 )
-from privacy.ledger.ledger_clock import check_clock, is_off
-from privacy.ledger.ledger_file import HEAD_PURPOSE, Head, LedgerFile, Row, head_content
-from privacy.ledger.state import Course, History
+from privacy.ledger.ledger_clock import is_off
+from privacy.ledger.ledger_file import LedgerFile
+from privacy.ledger.state import Course
 
 DATABASE = "ledger.db"
 
@@ -77,14 +72,9 @@ class Ledger:
     Opening it verifies the chain and the last signature, which covers all before it. Raises LedgerError.
     """
 
-    def __init__(self, file: LedgerFile, identity: Identity, clock: Callable[[], float]) -> None:
-        self._file = file
+    def __init__(self, chain: Chain, identity: Identity) -> None:
+        self._chain = chain
         self._identity = identity
-        self._clock = clock
-        self._history = History(file.members)
-        self._hashes: list[str] = []
-        self._seen: float | None = None
-        self._heads: set[str] = set()
 
     @classmethod
     def open(
@@ -106,21 +96,21 @@ class Ledger:
         clock is right, which is written down where it is needed. Raises LedgerError if the ledger is
         another site's or key's, or as ``keep_to`` does.
         """
-        ledger = cls(LedgerFile(home / DATABASE, create=True), identity, clock)
+        ledger = cls(Chain(LedgerFile(home / DATABASE, create=True), identity, clock), identity)
         ledger.has_seen(seen)
-        with ledger._writing():
-            if not ledger._history.length:
+        with ledger._chain.writing():
+            if not ledger._chain.history.length:
                 public = identity.public.hex()
                 budget = make_budget(epsilon=epsilon, delta=delta, order=order)
-                ledger._add(Created(version=VERSION, site=site, public_key=public, budget=budget))
-            begun_by = ledger._history.created.site
+                ledger._chain.add(Created(version=VERSION, site=site, public_key=public, budget=budget))
+            begun_by = ledger._chain.history.created.site
             if begun_by != site:
                 raise LedgerError(
                     f"the ledger is of site {begun_by}, not of {site}: each site has its own home"
                 )
-            last = ledger._history.last
+            last = ledger._chain.history.last
             if accept_clock and last and is_off(int(clock()), last=last.time, seen=seen):
-                ledger._add(ClockSet(before=last.time))
+                ledger._chain.add(ClockSet(before=last.time))
         ledger.keep_to(epsilon=epsilon, delta=delta, order=order)
         return ledger
 
@@ -140,25 +130,24 @@ class Ledger:
                     "would be two budgets for one loss"
                 )
         if self.budget.epsilon != epsilon:
-            with self._writing():
+            with self._chain.writing():
                 if self.budget.epsilon != epsilon:
-                    self._add(Rebudgeted(epsilon=epsilon))
+                    self._chain.add(Rebudgeted(epsilon=epsilon))
 
     def has_seen(self, moment: float | None) -> None:
         """Take note of a time that somebody else has signed, in seconds since 1970.
 
         The clock may be as far ahead as that, and not much further, without the custodian's word.
         """
-        if moment is not None:
-            self._seen = moment if self._seen is None else max(self._seen, moment)
+        self._chain.has_seen(moment)
 
     def close(self) -> None:
         """Close the file; what is reserved is on disk anyway."""
-        self._file.close()
+        self._chain.close()
 
     @property
     def budget(self) -> Budget:
-        return self._history.budget
+        return self._chain.history.budget
 
     def register(self, digests: Iterable[bytes]) -> int:
         """Write down a data set by its examples' digests and return its number.
@@ -168,18 +157,20 @@ class Ledger:
         the ledger can try out what was in it.
         """
         joined = self._keyed(digests)
-        with self._writing():
+        with self._chain.writing():
             known = self._numbered(fingerprint(joined))
             if known is not None:
                 return known
-            number = self._history.length + 1
-            self._file.append_members(number, joined)
-            self._add(Registered(fingerprint=fingerprint(joined), examples=len(joined) // DIGEST_BYTES))
+            number = self._chain.history.length + 1
+            self._chain.append_members(number, joined)
+            self._chain.add(
+                Registered(fingerprint=fingerprint(joined), examples=len(joined) // DIGEST_BYTES)
+            )
             return number
 
     def find(self, digests: Iterable[bytes]) -> int | None:
         """The number of a data set, by its examples' digests; None if it is not registered."""
-        with self._reading():
+        with self._chain.reading():
             return self._numbered(fingerprint(self._keyed(digests)))
 
     def _keyed(self, digests: Iterable[bytes]) -> bytes:
@@ -188,7 +179,9 @@ class Ledger:
         return b"".join(sorted(keyed))
 
     def _numbered(self, name: str) -> int | None:
-        found = (number for number, known in self._history.datasets.items() if known.fingerprint == name)
+        found = (
+            number for number, known in self._chain.history.datasets.items() if known.fingerprint == name
+        )
         return next(found, None)
 
     def check_fits(
@@ -198,10 +191,10 @@ class Ledger:
         plans: list[tuple[Purpose, Plan]] = [("training", plan)]
         if metrics is not None:
             plans.append(("metrics", metrics))
-        with self._reading():
+        with self._chain.reading():
             begun = {purpose: self._course(run, manifest, one, purpose) for purpose, one in plans}
             costs = (self.budget.cost(one) for purpose, one in plans if begun[purpose] is None)
-            self._history.check_fits(dataset, sum(costs, Spent()))
+            self._chain.history.check_fits(dataset, sum(costs, Spent()))
 
     def reserve(self, charge: Charge) -> Reserved:
         """Write a charge to the disk; only then may its noise be drawn.
@@ -209,13 +202,13 @@ class Ledger:
         With nothing spent, raises OverdrawnError if the plan does not fit in what is left, BudgetError if
         it has too few steps left, LedgerError if the ledger cannot be written or trusted.
         """
-        with self._writing():
+        with self._chain.writing():
             course = self._course(charge.run, charge.manifest, charge.plan, charge.purpose)
             if course is None:
                 course = self._begin(charge)
-            before = self._history.taken_after(charge.run, charge.purpose, charge.round)
+            before = self._chain.history.taken_after(charge.run, charge.purpose, charge.round)
             if charge.keyed and before is not None and not course.closed:
-                return Reserved(taken=before, head=self._history.head)
+                return Reserved(taken=before, head=self._chain.history.head)
             taken = course.taken + charge.steps
             if taken > charge.plan.steps or course.closed:
                 planned = "has ended" if course.closed else f"planned for {charge.plan.steps} steps"
@@ -224,8 +217,8 @@ class Ledger:
                     f"round {charge.round} needs {charge.steps} more"
                 )
             if not charge.keyed:
-                self._history.check_fits(charge.dataset, Spent())
-            self._add(
+                self._chain.history.check_fits(charge.dataset, Spent())
+            self._chain.add(
                 Released(
                     dataset=charge.dataset,
                     run=charge.run,
@@ -233,16 +226,16 @@ class Ledger:
                     round=charge.round,
                     steps=charge.steps,
                     taken=taken,
-                    spent=self._history.spent(charge.dataset),
+                    spent=self._chain.history.spent(charge.dataset),
                 )
             )
-            return Reserved(taken=taken, head=self._history.head)
+            return Reserved(taken=taken, head=self._chain.history.head)
 
     def record_unprotected(self, *, dataset: int, run: str, manifest: str, round_number: int) -> str:
         """Write down a release without noise, and return the head. No plan fits this data afterwards."""
-        with self._writing():
-            self._add(Unprotected(dataset=dataset, run=run, manifest=manifest, round=round_number))
-            return self._history.head
+        with self._chain.writing():
+            self._chain.add(Unprotected(dataset=dataset, run=run, manifest=manifest, round=round_number))
+            return self._chain.history.head
 
     def record_summed(self, *, run: str, round_number: int, survivors: int) -> float:
         """Write down how many sites are in a round's sum, and return the run's ε by what was summed so far.
@@ -251,16 +244,16 @@ class Ledger:
         Raises LedgerError for a round that was never charged, for another number than was told before, and
         for fewer survivors than the plan's sums have.
         """
-        with self._writing():
-            sums = [one for one in self._history.sums.get(run, ()) if one.round == round_number]
-            if sums and self._history.told(run, round_number) and sums[-1].survivors == survivors:
+        with self._chain.writing():
+            sums = [one for one in self._chain.history.sums.get(run, ()) if one.round == round_number]
+            if sums and self._chain.history.told(run, round_number) and sums[-1].survivors == survivors:
                 return sums[-1].epsilon
-            course = self._history.course(run, "training")
+            course = self._chain.history.course(run, "training")
             try:
-                epsilon = self._history.epsilon_of_sums(run, survivors)
+                epsilon = self._chain.history.epsilon_of_sums(run, survivors)
             except PlanError as error:
                 raise LedgerError(f"run {run}, round {round_number}: {error}") from error
-            self._add(
+            self._chain.add(
                 Summed(
                     dataset=course.begun.dataset,
                     run=run,
@@ -273,12 +266,12 @@ class Ledger:
 
     def close_run(self, run: str, purpose: Purpose = "training") -> int:
         """End a run's plan where it is, and return its data set. Raises LedgerError if it never began."""
-        with self._writing():
-            course = self._history.course(run, purpose)
-            spent = self._history.total_if_closed(course)
+        with self._chain.writing():
+            course = self._chain.history.course(run, purpose)
+            spent = self._chain.history.total_if_closed(course)
             dataset = course.begun.dataset
             if not course.closed:
-                self._add(
+                self._chain.add(
                     Closed(dataset=dataset, run=run, purpose=purpose, taken=course.taken, spent=spent)
                 )
             return dataset
@@ -289,24 +282,24 @@ class Ledger:
         A refusal that stands there already is not repeated, and one too many is left out (see
         ``privacy.ledger.state``): asking costs nothing, and so may not fill the disk.
         """
-        with self._writing():
-            if isinstance(event, Approved) or self._history.writes(event):
-                self._add(event)
+        with self._chain.writing():
+            if isinstance(event, Approved) or self._chain.history.writes(event):
+                self._chain.add(event)
 
     def charged(self) -> Mapping[str, str]:
         """The run of each manifest, by its digest as hex, that anything was ever reserved for."""
-        with self._reading():
-            return dict(self._history.charged)
+        with self._chain.reading():
+            return dict(self._chain.history.charged)
 
     def approved(self, manifest: str) -> bool:
         """Whether the custodian has approved a manifest, in whichever process."""
-        with self._reading():
-            return manifest in self._history.approved
+        with self._chain.reading():
+            return manifest in self._chain.history.approved
 
     def check_holds(self, head: str) -> None:
         """Raises LedgerError unless an entry has this hash, which some receipt of the site names."""
-        with self._reading():
-            if head not in self._heads:
+        with self._chain.reading():
+            if not self._chain.holds(head):
                 raise LedgerError(
                     f"the ledger has no entry {head[:16]}…, which the coordinator knows from a receipt: "
                     "an older copy of the site's home was put back, or it answers from two homes; put the "
@@ -315,11 +308,11 @@ class Ledger:
 
     def epsilon(self, dataset: int) -> float:
         """ε that the example of a data set that has lost most has lost; infinite where no bound holds."""
-        with self._reading():
-            return self._history.epsilon(dataset)
+        with self._chain.reading():
+            return self._chain.history.epsilon(dataset)
 
     def _course(self, run: str, manifest: str, plan: Plan, purpose: Purpose) -> Course | None:
-        course = self._history.courses.get((run, purpose))
+        course = self._chain.history.courses.get((run, purpose))
         if course is not None and (course.begun.manifest, course.plan) != (manifest, plan):
             raise LedgerError(
                 f"the ledger knows run {run} by another manifest or plan: give the run a new name"
@@ -328,10 +321,10 @@ class Ledger:
 
     def _begin(self, charge: Charge) -> Course:
         cost = self.budget.cost(charge.plan)
-        if self._history.ended(charge.run):
+        if self._chain.history.ended(charge.run):
             raise BudgetError(f"the run has ended here; its {charge.purpose} cannot begin")
         if not charge.keyed:
-            self._history.check_fits(charge.dataset, cost)
+            self._chain.history.check_fits(charge.dataset, cost)
         begun = Begun(
             dataset=charge.dataset,
             run=charge.run,
@@ -340,102 +333,7 @@ class Ledger:
             plan=charge.plan,
             keyed=charge.keyed,
             cost=cost,
-            spent=self._history.spent(charge.dataset) + cost,
+            spent=self._chain.history.spent(charge.dataset) + cost,
         )
-        self._add(begun)
-        return self._history.course(charge.run, charge.purpose)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._file.locked():
-            self._catch_up()
-            yield
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._reading():
-            before = self._history.length
-            try:
-                with self._file.transaction():
-                    yield
-            except BaseException:
-                if self._history.length != before:
-                    self._forget()  # what was added in memory is not on disk
-                raise
-            if self._history.length != before:
-                self._write_head()
-
-    def _add(self, event: Event) -> None:
-        now, last = int(self._clock()), self._history.last
-        accepted = last is None or isinstance(event, ClockSet)
-        if last is not None and not accepted:
-            check_clock(now, last=last.time, seen=self._seen)
-        entry = Entry(
-            number=self._history.length + 1,
-            time=now if last is None or accepted else max(now, last.time),
-            previous=self._history.head,
-            salt=secrets.token_hex(16),
-            event=event,
-        )
-        # What could not be read again would close the ledger for good.
-        read_entry(entry.body, number=entry.number)
-        signature = self._identity.sign(PURPOSE, entry.body)
-        self._file.append(Row(number=entry.number, body=entry.body, signature=signature))
-        self._take(entry)
-
-    def _take(self, entry: Entry) -> None:
-        self._history.add(entry)
-        self._hashes.append(entry.hash)
-        self._heads.add(entry.hash)
-
-    def _write_head(self) -> None:
-        entries, digest = self._history.length, self._history.head
-        signature = self._identity.sign(HEAD_PURPOSE, head_content(entries, digest))
-        self._file.write_head(Head(entries=entries, hash=digest, signature=signature))
-
-    def _catch_up(self) -> None:
-        """Verify what other processes wrote since; the first time, everything."""
-        row = None
-        try:
-            for row in self._file.rows(after=self._history.length):
-                self._take(read_entry(row.body, number=row.number))
-            if row is not None:
-                self._check_signature(row)
-            check_head(self._file.read_head(), self._hashes, self._identity.public)
-        except BaseException:
-            self._forget()  # entries without a good signature after them must not count the next time
-            raise
-
-    def _forget(self) -> None:
-        """Begin anew from what is on disk."""
-        self._history, self._hashes, self._heads = History(self._file.members), [], set()
-
-    def _check_signature(self, row: Row) -> None:
-        try:
-            verify(self._identity.public, PURPOSE, row.body, row.signature)
-        except SignatureError as error:
-            raise LedgerError(
-                "this site's key did not sign it: the ledger is another site's, or was changed",
-                entry=row.number,
-            ) from error
-
-
-def check_head(head: Head | None, hashes: list[str], public: bytes) -> None:
-    """Raises LedgerError if a ledger whose entries have ``hashes`` falls short of its head."""
-    if head is None:
-        # The first commit may have been cut off from its head.
-        if len(hashes) > 1:
-            raise LedgerError("ledger.head is lost: it tells whether the database has lost entries")
-        return
-    try:
-        verify(public, HEAD_PURPOSE, head.content, head.signature)
-    except SignatureError as error:
-        raise LedgerError("ledger.head was changed, or is another site's") from error
-    if head.entries > len(hashes):
-        raise LedgerError(
-            f"it is lost, with all up to entry {head.entries}: an older copy of the database was put back, "
-            "or its write-ahead log is gone",
-            entry=len(hashes) + 1,
-        )
-    if head.entries < 1 or head.hash != hashes[head.entries - 1]:
-        raise LedgerError("it is not the one that ledger.head tells of", entry=max(head.entries, 1))
+        self._chain.add(begun)
+        return self._chain.history.course(charge.run, charge.purpose)

@@ -16,8 +16,8 @@ from privacy.accounting.skellam_check import skellam_epsilon_by_sum, skellam_ren
 from privacy.errors import LedgerError, PlanError, SignatureError
 from privacy.identity import verify
 from privacy.ledger.budget import NATS, Budget, deltas, nats
+from privacy.ledger.chain import check_head
 from privacy.ledger.entries import PURPOSE, Begun, Created, Entry, Purpose, Summed, read_entry
-from privacy.ledger.ledger import check_head
 from privacy.ledger.ledger_file import Row, copied
 from privacy.ledger.state import Course, History
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
 from privacy.secagg.ckks.homomorphic_sum import KeyState
-from privacy.secagg.masks.site import SiteState
+from privacy.secagg.masks.site_steps import SiteState
 
 State = TypeVar("State", SiteState, KeyState)
 

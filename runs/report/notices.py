@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
-from protocol.sums.kinds import sum_kind
+from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
 

@@ -18,7 +18,7 @@ from privacy.errors import (
     UserError,
 )
 from protocol.messages.confide_pb2 import Reply, Request
-from protocol.messages.kinds import BY_REQUEST
+from protocol.messages.message_kinds import BY_REQUEST
 from protocol.plain_text import told
 from runs.formats import format_count
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from privacy.accounting.plan import Plan
 from privacy.errors import AggregationError, ProtocolError, RunError
-from privacy.secagg.masks.coordinator import add_up, check_dealing, hand_on, unmask
-from privacy.secagg.masks.site import SURVIVORS_PURPOSE
+from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, hand_on, unmask
+from privacy.secagg.masks.site_steps import SURVIVORS_PURPOSE
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster, survivors_digest
 from protocol.job.manifest import Manifest

@@ -14,7 +14,7 @@ from client.session import plan_training
 from privacy.accounting.plan import Accountant, Plan
 from privacy.errors import PlanError
 from protocol.job.job import Job
-from protocol.sums.kinds import check_encoding, check_sums
+from protocol.sums.sum_kinds import check_encoding, check_sums
 from simulation.forecast.cost import Clock, Effort, estimate_effort
 from simulation.forecast.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
 from simulation.forecast.suggestions import Suggestion, suggest

@@ -11,8 +11,8 @@ from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.sized import SIGNATURE_BYTES
-from protocol.sums.kinds import sum_kind
 from protocol.sums.sum_kind import DIGEST_BYTES
+from protocol.sums.sum_kinds import sum_kind
 
 _HEAD_BYTES = pb.Request(head=bytes(DIGEST_BYTES)).ByteSize()
 _RUN_SUFFIX = "20260101-000000-0000"  # what a run's name has beside the job's

@@ -29,8 +29,8 @@ from protocol.messages.envelope import COORDINATOR, open_envelope
 from protocol.plain_text import is_plain
 from runs.report.report import render_report
 from server.post.post import refusal
-from server.service.status import RunStatus, ServerStatus
-from server.service.status import SiteStatus as ServedSite
+from server.service.server_status import RunStatus, ServerStatus
+from server.service.server_status import SiteStatus as ServedSite
 from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site

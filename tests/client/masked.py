@@ -11,7 +11,7 @@ import pytest
 
 from client.sums import masked_session
 from client.sums.masked_session import MaskedSession
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster, Rules
 from protocol.messages import confide_pb2 as pb

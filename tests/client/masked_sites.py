@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.site import Site
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster
 from protocol.job.manifest import Manifest

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import AggregationError
 from privacy.mechanisms.rng import keyed_source
-from privacy.secagg.masks.coordinator import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on
 from privacy.secagg.ring import Ring, Words
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import (

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy.mechanisms.rng import keyed_source
-from privacy.secagg.masks.coordinator import add_up
+from privacy.secagg.masks.coordinator_steps import add_up
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort
 from protocol.messages import confide_pb2 as pb

@@ -13,9 +13,9 @@ from scipy.stats import chi2
 
 from privacy.identity import Identity
 from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator import hand_on
+from privacy.secagg.masks.coordinator_steps import hand_on
 from privacy.secagg.masks.masking import apply_masks
-from privacy.secagg.masks.site import (
+from privacy.secagg.masks.site_steps import (
     SURVIVORS_PURPOSE,
     Dealer,
     Held,

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from privacy.errors import ConfideError
 from privacy.secagg.kept_secrets import dump_state, load_as
-from privacy.secagg.masks.coordinator import check_dealing, hand_on
-from privacy.secagg.masks.site import SiteState
+from privacy.secagg.masks.coordinator_steps import check_dealing, hand_on
+from privacy.secagg.masks.site_steps import SiteState
 from privacy.secagg.ring import Ring
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import (

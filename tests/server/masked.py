@@ -15,7 +15,7 @@ from client.sums.masked_session import MaskedSession
 from client.sums.masked_site import MaskedSite
 from privacy.errors import ConfideError
 from privacy.mechanisms.rng import fresh_source
-from privacy.secagg.masks.site import SURVIVORS_PURPOSE
+from privacy.secagg.masks.site_steps import SURVIVORS_PURPOSE
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Reply, Request
 from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate, asked_to_train, make_rules

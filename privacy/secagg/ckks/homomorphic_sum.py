@@ -28,7 +28,7 @@ from privacy.identity import Identity, verify
 from privacy.secagg.ckks.ciphertexts import Parameters, key_context
 from privacy.secagg.ckks.homomorphic import encrypt, make_key, open_sum
 from privacy.secagg.ckks.shared_key import commitment_to_key, deal_key, open_key
-from privacy.secagg.masks.site import SiteState, advertise, begin, check_roster
+from privacy.secagg.masks.site_steps import SiteState, advertise, begin, check_roster
 from privacy.secagg.roster import (
     Cohort,
     Dealing,

@@ -11,7 +11,7 @@ Whoever has the key reads every update that it gets hold of: the sites give it t
 from __future__ import annotations
 
 from privacy.errors import AggregationError
-from privacy.secagg.masks.site import SiteState
+from privacy.secagg.masks.site_steps import SiteState
 from privacy.secagg.roster import Dealing, Dealt, Roster
 from privacy.secagg.sealing import KEY_BYTES, TAG_BYTES, AgreementKey, derive, open_sealed, seal
 from privacy.secagg.shamir import Random

@@ -10,7 +10,7 @@ import pytest
 
 from privacy.ledger.entries import Summed
 from privacy.ledger.ledger_audit import audit_ledger
-from privacy.secagg.masks.coordinator import hand_on
+from privacy.secagg.masks.coordinator_steps import hand_on
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.update_encoding import plan_for_site
 from simulation.simulated_federation import World

@@ -18,7 +18,7 @@ from privacy.secagg.ckks.homomorphic_sum import LIST_PURPOSE
 from privacy.secagg.ckks.shared_key import told_of_key
 from privacy.secagg.roster import Dealing, Member, Roster
 from protocol.messages import confide_pb2 as pb
-from protocol.messages.kinds import longest_answer
+from protocol.messages.message_kinds import longest_answer
 from protocol.sums.mask_messages import write_dealing, write_roster
 from tests.client.encrypting import (
     ERROR,

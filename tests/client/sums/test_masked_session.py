@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import AggregationError, LostError
-from privacy.secagg.masks.coordinator import hand_on
+from privacy.secagg.masks.coordinator_steps import hand_on
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import write_cohort, write_roster
 from tests.client.masked import (

@@ -12,7 +12,7 @@ import pytest
 from client.sums.masked_session import MaskedSession
 from privacy.durable import write_durably
 from privacy.errors import AggregationError
-from privacy.secagg.masks.coordinator import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on
 from tests.client.masked import (
     ASKED,
     COUNT,

@@ -25,7 +25,7 @@ import pytest
 
 from privacy.durable import write_durably
 from privacy.errors import AggregationError
-from privacy.secagg.masks.coordinator import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on
 from privacy.secagg.ring import Words
 from privacy.secagg.roster import Cohort, Roster, Rules
 from protocol.sums.mask_messages import read_dealing, read_shares, write_cohort, write_roster

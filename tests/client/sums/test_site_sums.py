@@ -20,7 +20,7 @@ from privacy.errors import AggregationError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.rng import NoiseSource, keyed_source
 from privacy.secagg.encoding import Encoding
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
 from privacy.secagg.ring import Ring, Words
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb

@@ -348,7 +348,7 @@ def test_a_clock_that_went_back_is_refused_beyond_two_minutes(tmp_path: Path) ->
     assert ledger.epsilon(dataset) == 0.0
     for number, now[0] in enumerate((NOW - 120, NOW - 1, NOW + 5), start=1):
         assert ledger.reserve(charge(dataset, round=number)).taken == number
-    history = ledger._history
+    history = ledger._chain.history
     assert history.last is not None
     assert history.last.time == NOW + 5
 

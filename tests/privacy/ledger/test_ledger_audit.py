@@ -372,7 +372,7 @@ def test_an_honest_ledger_passes_and_stays_as_it_was(tmp_path: Path, seed: int) 
     assert before == after
     assert audit.complete
     assert (audit.site, audit.public_key) == ("site-1", IDENTITY.public.hex())
-    assert audit.head == ledger._history.head
+    assert audit.head == ledger._chain.history.head
     for dataset in audit.datasets:
         assert dataset.epsilon == ledger.epsilon(dataset.number) <= 3.0
     ledger.record_unprotected(dataset=2, run="bare", manifest="", round_number=1)

@@ -243,7 +243,7 @@ def test_an_entry_that_the_site_did_not_sign_never_counts(tmp_path: Path, chaine
     ledger = open_ledger(tmp_path)
     dataset = _spend(ledger, range(1))
     honest = rows(tmp_path)
-    last = ledger._history.head if chained else "0" * 64
+    last = ledger._chain.history.head if chained else "0" * 64
     forged = Entry(
         number=len(honest) + 1,
         time=NOW,
@@ -274,7 +274,7 @@ def test_an_entry_that_the_site_did_not_sign_never_counts(tmp_path: Path, chaine
 def test_a_database_that_cannot_grow_spends_nothing(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     dataset = _spend(ledger, range(1))
-    database = ledger._file._db
+    database = ledger._chain._file._db
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
     returned = 0
@@ -376,7 +376,7 @@ def test_other_disks(tmp_path: Path) -> None:
 def test_the_log_moves_into_the_database_under_the_lock(tmp_path: Path) -> None:
     """Who copies the files holds the lock, and must not meet a database that its last writer is closing."""
     ledger = open_ledger(tmp_path)
-    database = ledger._file._db
+    database = ledger._chain._file._db
     closed = []
 
     class Watched:
@@ -389,6 +389,6 @@ def test_the_log_moves_into_the_database_under_the_lock(tmp_path: Path) -> None:
                     closed.append("locked")
             database.close()
 
-    ledger._file._db = Watched()  # type: ignore[assignment]
+    ledger._chain._file._db = Watched()  # type: ignore[assignment]
     ledger.close()
     assert closed[0] == "locked"

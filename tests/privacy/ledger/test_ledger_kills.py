@@ -195,8 +195,8 @@ def test_every_commit_and_its_note_are_flushed(tmp_path: Path, monkeypatch: pyte
     flushed.clear()
     ledger.reserve(charge(dataset))
     assert flushed == [".ledger.head.partial"]
-    assert ledger._file._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert ledger._file._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger._chain._file._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert ledger._chain._file._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from privacy.secagg.graph import (
     make_graph,
     shuffle,
 )
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
-from privacy.secagg.masks.site import begin, confirm, contribute, deal, reveal
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.site_steps import begin, confirm, contribute, deal, reveal
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Roster, Rules
 

@@ -6,7 +6,7 @@ import pytest
 
 from privacy.errors import ProtocolError
 from protocol.messages import confide_pb2 as pb
-from protocol.messages.kinds import KINDS, MessageKind, kind_of, longest_answer
+from protocol.messages.message_kinds import KINDS, MessageKind, kind_of, longest_answer
 
 
 def fields(message: type[pb.Request] | type[pb.Reply]) -> list[str]:

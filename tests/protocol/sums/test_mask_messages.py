@@ -17,7 +17,6 @@ from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort, Dealing, Dealt, Member, Roster
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
-from protocol.sums.kinds import check_sums
 from protocol.sums.mask_messages import (
     asked_to_evaluate,
     asked_to_train,
@@ -33,6 +32,7 @@ from protocol.sums.mask_messages import (
     write_roster,
     write_shares,
 )
+from protocol.sums.sum_kinds import check_sums
 from tests.privacy.exchanges import Sites, identity_of, names
 from tests.privacy.exchanges import make_rules as rules_of
 from tests.protocol.fuzzing import Fuzzer, allowed_bytes

@@ -15,7 +15,7 @@ from privacy.errors import JobError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.manifest import Manifest, read_manifest
-from protocol.sums.kinds import check_encoding
+from protocol.sums.sum_kinds import check_encoding
 from protocol.sums.update_encoding import (
     make_encoding,
     plan_for_site,

@@ -27,7 +27,7 @@ from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import Confirmed, Evaluate, Joined, Opened, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.sums.ciphertext_messages import OPEN_MAX, check_sum_size
-from protocol.sums.kinds import check_sums
+from protocol.sums.sum_kinds import check_sums
 from protocol.sums.update_encoding import update_reach
 from runs.progress import Silence
 from runs.run_folder import RoundRecord, RunFolder

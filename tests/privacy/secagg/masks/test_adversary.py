@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.sealing import derive

@@ -13,7 +13,7 @@ import pytest
 
 from privacy.errors import AggregationError
 from privacy.secagg.masks import coordinator as unmasking
-from privacy.secagg.masks.coordinator import add_up, check_dealing, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, hand_on, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster
 from privacy.secagg.shamir import SHARE_BYTES

@@ -19,7 +19,7 @@ from privacy.errors import AggregationError
 from privacy.secagg import roster as roster_module
 from privacy.secagg.graph import Graph
 from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator import hand_on
+from privacy.secagg.masks.coordinator_steps import hand_on
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort

@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from privacy.errors import AggregationError
 from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
 from privacy.secagg.masks.masking import apply_masks
-from privacy.secagg.masks.site import Held, SiteState
+from privacy.secagg.masks.site_steps import Held, SiteState
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster
 from tests.privacy.exchanges import Sites, identity_of, make_rules, names

@@ -11,8 +11,8 @@ import pytest
 
 from privacy.errors import AggregationError, LostError
 from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator import hand_on
-from privacy.secagg.masks.site import SiteState
+from privacy.secagg.masks.coordinator_steps import hand_on
+from privacy.secagg.masks.site_steps import SiteState
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort, Dealt, Member, Roster
 from privacy.secagg.sealing import AgreementKey, seal

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from privacy.secagg.masks.coordinator import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Dealing
 from tests.privacy.exchanges import MANIFEST, Sites, draw_vectors, make_rules, names

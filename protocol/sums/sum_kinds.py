@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from privacy.errors import JobError, PlanError
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
-from protocol.sums.homomorphic import Homomorphic
-from protocol.sums.masks import Masks
-from protocol.sums.plain import Plain
+from protocol.sums.ciphertexts_kind import Homomorphic
+from protocol.sums.masks_kind import Masks
+from protocol.sums.plain_kind import Plain
 from protocol.sums.sum_kind import SumKind
 from protocol.sums.update_encoding import plan_for_site
 

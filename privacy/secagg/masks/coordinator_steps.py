@@ -9,7 +9,7 @@ import numpy as np
 
 from privacy.errors import AggregationError
 from privacy.secagg.masks.masking import apply_masks
-from privacy.secagg.masks.site import commitment_to, pair_mask_key, self_mask_key
+from privacy.secagg.masks.site_steps import commitment_to, pair_mask_key, self_mask_key
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Dealt, Roster
 from privacy.secagg.sealing import AgreementKey
