@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from simulation.simulate import resume
     from tasks.registry import read_job
 
-__version__ = "0.5.0"
+__version__ = version("confide")  # which pyproject.toml alone says
 __all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 from privacy.canonical import canonical_json
@@ -16,7 +17,7 @@ from protocol.job.job_file import parse_job
 from protocol.job.section import SITES_MAX
 from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 
-VERSION = "0.5.0"
+VERSION = version("confide")
 MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 
 # No real job comes near it: ten thousand labels of twenty letters, twice, are half of it.
