@@ -42,7 +42,7 @@ def measured(size: int, sites: int) -> dict[str, float]:
     contents = [encrypt(key, update, parameters=parameters, reach=REACH) for update in updates]
 
     def opened() -> np.ndarray:
-        return open_sum(key, contents, parameters=parameters, size=size, reach=REACH, fewest=sites)
+        return open_sum(key, contents, parameters=parameters, size=size, reach=REACH, min_survivors=sites)
 
     mean = np.clip(updates, -REACH, REACH).mean(axis=0, dtype=np.float64)
     return {

@@ -23,7 +23,7 @@ from flower_secagg import flowers_site, flowers_unmasking, seconds
 from privacy.identity import Identity
 from privacy.mechanisms.rng import fresh_source
 from privacy.secagg.encoding import Encoding, example_encoding
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.masks.site_steps import SiteState, begin, confirm, contribute, deal, reveal
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster, Rules
@@ -55,7 +55,7 @@ def set_up(identities: Mapping[str, Identity], threshold: int) -> Exchange:
         site: begin(site, manifest, identity=identity, random=os.urandom)
         for site, identity in identities.items()
     }
-    rules = Rules(manifest=manifest, cohort=size, threshold=threshold, fewest=threshold)
+    rules = Rules(manifest=manifest, cohort=size, threshold=threshold, min_survivors=threshold)
     roster = Roster(rules=rules, number=1, members=tuple(member for _, member in begun.values()))
     dealt = {
         site: deal(state, roster, peers=peers, random=os.urandom) for site, (state, _) in begun.items()
@@ -65,7 +65,7 @@ def set_up(identities: Mapping[str, Identity], threshold: int) -> Exchange:
         begun={site: state for site, (state, _) in begun.items()},
         roster=roster,
         dealt=dealt,
-        cohorts=hand_on(roster, {site: dealing for site, (_, dealing) in dealt.items()}),
+        cohorts=forward(roster, {site: dealing for site, (_, dealing) in dealt.items()}),
     )
 
 

@@ -51,7 +51,7 @@ class Session:
 
 
 def plan_training(job: Job, examples: int) -> Plan:
-    """The noise that a site with so many examples adds to its local steps. Raises PlanError for none.
+    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists.
 
     Where noise hides whole sites, it is added to what a round releases, and local steps have none.
     """

@@ -171,9 +171,11 @@ def _check_values(*values: tuple[str, object, object]) -> None:
 
 def _shares(plan: Plan) -> tuple[int, int] | None:
     """How many sites' noise a plan counts on, and how many of them may know their own."""
-    return (plan.shared.fewest, plan.shared.colluding) if plan.shared else None
+    return (plan.shared.min_survivors, plan.shared.colluding) if plan.shared else None
 
 
 def _planned_shares(manifest: Manifest) -> tuple[int, int] | None:
     job = manifest.job
-    return (manifest.fewest, job.aggregation.colluding) if job.privacy.mechanism == "skellam" else None
+    return (
+        (manifest.min_survivors, job.aggregation.colluding) if job.privacy.mechanism == "skellam" else None
+    )

@@ -57,10 +57,10 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     """
     manifest, records, keys = folder.manifest, folder.records(), folder.public_keys
     told = ledgers_by_site(ledgers, keys)
-    if not manifest.fewest <= len(keys) <= manifest.cohort:
+    if not manifest.min_survivors <= len(keys) <= manifest.cohort:
         raise AuditError(
-            f"the manifest is for {manifest.cohort} sites, at least {manifest.fewest} in each round, and "
-            f"{len(keys)} joined"
+            f"the manifest is for {manifest.cohort} sites, at least {manifest.min_survivors} in each "
+            f"round, and {len(keys)} joined"
         )
     latest: dict[str, Receipt] = {}
     for number, record in enumerate(records, start=1):
@@ -100,9 +100,10 @@ def _check_sites(
     """The round must tell of sites that joined, be of enough of them, and keep the ε of those absent."""
     if not record.epsilon.keys() <= keys.keys() or not set(record.absent) <= keys.keys():
         raise AuditError(f"{where}: rounds.jsonl tells of other sites than joined")
-    if len(record.present) < manifest.fewest:
+    if len(record.present) < manifest.min_survivors:
         raise AuditError(
-            f"{where}: expected updates from at least {manifest.fewest} sites, got {len(record.present)}"
+            f"{where}: expected updates from at least {manifest.min_survivors} sites, "
+            f"got {len(record.present)}"
         )
     for site in sorted((record.epsilon.keys() | latest.keys()) - record.present):
         before = latest.get(site)
@@ -150,8 +151,8 @@ def _audit_metrics(
     other = metrics is not None and metrics.epsilon != job.metrics.epsilon
     if other or not told_by <= keys.keys():
         raise AuditError("metrics: metrics.json is of another epsilon or of other sites than the manifest")
-    if len(told_by) < manifest.fewest:
-        raise AuditError(f"metrics: expected at least {manifest.fewest} sites, got {len(told_by)}")
+    if len(told_by) < manifest.min_survivors:
+        raise AuditError(f"metrics: expected at least {manifest.min_survivors} sites, got {len(told_by)}")
     keys = {site: keys[site] for site in told_by}
     for site, receipt in _receipts(folder, "metrics", keys, "metrics"):
         where = f"metrics, {site}"

@@ -38,10 +38,10 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
     if not is_running(coordinator):
         raise RunError(f"the server does not run: confide server start {coordinator.path}")
     cohort = len(coordinator.federation.active_sites)
-    fewest = job.federation.min_sites or cohort
-    if not cohort or fewest > cohort:
+    min_survivors = job.federation.min_sites or cohort
+    if not cohort or min_survivors > cohort:
         raise JobError(
-            f"federation.min_sites={fewest}: expected at most {cohort}, the number of sites in the "
+            f"federation.min_sites={min_survivors}: expected at most {cohort}, the number of sites in the "
             f"federation {coordinator.federation.name}"
         )
     if job.seeds.noise is not None:

@@ -36,7 +36,7 @@ def run_rounds(
     """Run the rounds that the folder's manifest asks for and that it does not hold yet.
 
     Each finished round is on disk before the next begins, so a killed run goes on from there. A round
-    counts with the updates of ``manifest.fewest`` sites; a site that comes later joins then. The
+    counts with the updates of ``manifest.min_survivors`` sites; a site that comes later joins then. The
     run ends early, and its log says so, if too few sites are left that have not taken all the steps that
     they planned for: interrupted rounds count. A site whose receipt does not go on from its last one takes
     no further part. Metrics are asked for after the last round, and again where
@@ -76,7 +76,7 @@ class _Run:
         if not sites:
             raise RunError("no site is connected")
         joined = self._ask(dict.fromkeys(sites, self.join), self.done + 1)
-        joined.require(self.manifest.fewest, "joined", what="joining")
+        joined.require(self.manifest.min_survivors, "joined", what="joining")
         self._welcome(joined)
         log.info("joined by %s; %d rounds done", ", ".join(sorted(self.members)), self.done)
         for number in range(self.done + 1, job.training.rounds + 1):
@@ -95,15 +95,15 @@ class _Run:
         number: int,
         *,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         answers = self.post.ask(
             self.receipts.remind(requests),
             round_number=number,
-            fewest=self.manifest.fewest,
+            min_survivors=self.manifest.min_survivors,
             seconds=self.manifest.job.federation.deadline,
             enough=enough,
-            aside=None if aside is None else self.receipts.remind(aside),
+            side_requests=None if side_requests is None else self.receipts.remind(side_requests),
         )
         for name, why in answers.silent.items():
             if enough is None:
@@ -112,7 +112,9 @@ class _Run:
         self.bytes_down += answers.bytes_down
         self._leave(answers.refused)
         # A newcomer's refusal is not why a round, which it was not asked for, has too few answers.
-        refused = {name: error for name, error in answers.refused.items() if name not in (aside or {})}
+        refused = {
+            name: error for name, error in answers.refused.items() if name not in (side_requests or {})
+        }
         return self._sound(
             replace(answers, refused=refused), lambda name, reply: self._check(name, reply, number)
         )
@@ -182,7 +184,7 @@ class _Run:
         folder, manifest = self.folder, self.manifest
         began = time.perf_counter()
         self.bytes_up = self.bytes_down = 0
-        if len(self.members) < manifest.fewest and (missing := self._missing()):
+        if len(self.members) < manifest.min_survivors and (missing := self._missing()):
             # Sites that lost their secrets of the run are needed now, not in a later round.
             self._welcome(self._ask(dict.fromkeys(missing, self.join), number))
         self.sums.prepare(self.members, number)
@@ -191,9 +193,9 @@ class _Run:
         answers = self._ask(
             self.sums.train(train, last=last),
             number,
-            aside=dict.fromkeys(self._missing(), self.join) | self.sums.aside(),
+            side_requests=dict.fromkeys(self._missing(), self.join) | self.sums.side_requests(),
         )
-        trained = answers.require(manifest.fewest, "trained", what=f"round {number}")
+        trained = answers.require(manifest.min_survivors, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
         self._welcome(answers)
         aggregate = self.sums.aggregate(
@@ -238,7 +240,7 @@ class _Run:
         try:
             self.sums.prepare(trained, job.training.rounds)
             answers = self._ask(self.sums.evaluate(evaluate), job.training.rounds)
-            told = answers.require(manifest.fewest, "evaluated", what="metrics")
+            told = answers.require(manifest.min_survivors, "evaluated", what="metrics")
         except BudgetError as error:
             log.warning("the run ends without metrics: %s", error)
             return

@@ -28,10 +28,10 @@ class OpenPost:
         requests: Mapping[str, Request],
         *,
         round_number: int,  # noqa: ARG002 - nobody could mix rounds up
-        fewest: int,  # noqa: ARG002 - all are waited for: they are functions
+        min_survivors: int,  # noqa: ARG002 - all are waited for: they are functions
         seconds: float,  # noqa: ARG002
         enough: int | None = None,  # noqa: ARG002
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
         nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
@@ -42,7 +42,7 @@ class OpenPost:
             """One at a time: each has an adapter in it."""
             nonlocal sent
             for node, name in nodes.items():
-                request = (aside or {}).get(name) or requests.get(name)
+                request = (side_requests or {}).get(name) or requests.get(name)
                 if request is not None:
                     content = request.SerializeToString()
                     asked[node] = str(request.WhichOneof("kind"))

@@ -102,9 +102,9 @@ class Policy(Section):
                     f"expected epsilon={most:g} at most for training and metrics, got {asked:g}",
                     rule="budget.epsilon_per_run",
                 )
-        if manifest.fewest < rules.least_cohort:
+        if manifest.min_survivors < rules.least_cohort:
             raise PolicyError(
-                f"expected at least {rules.least_cohort} sites in each round, got {manifest.fewest}",
+                f"expected at least {rules.least_cohort} sites in each round, got {manifest.min_survivors}",
                 rule="rules.least_cohort",
             )
         self._check_aggregation(manifest)

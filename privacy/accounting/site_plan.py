@@ -25,7 +25,7 @@ def make_site_plan(
     clipping_norm: float,
     releases: int,
     sensitivity_of: Callable[[float], IntegerSensitivity],
-    fewest: int,
+    min_survivors: int,
     colluding: int,
 ) -> Plan:
     """Find the least Skellam noise, in shares, that hides a whole site in ``releases`` sums.
@@ -38,7 +38,9 @@ def make_site_plan(
     )
 
     def noisy(multiplier: float) -> Plan:
-        shared = SharedNoise(sensitivity=sensitivity_of(multiplier), fewest=fewest, colluding=colluding)
+        shared = SharedNoise(
+            sensitivity=sensitivity_of(multiplier), min_survivors=min_survivors, colluding=colluding
+        )
         return replace(silent, mechanism=Mechanism(name="skellam", multiplier=multiplier), shared=shared)
 
     return with_least_noise(noisy, epsilon=epsilon)

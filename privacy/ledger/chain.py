@@ -144,4 +144,4 @@ def check_head(head: Head | None, hashes: list[str], public: bytes) -> None:
             entry=len(hashes) + 1,
         )
     if head.entries < 1 or head.hash != hashes[head.entries - 1]:
-        raise LedgerError("it is not the one that ledger.head tells of", entry=max(head.entries, 1))
+        raise LedgerError("its hash does not match ledger.head", entry=max(head.entries, 1))

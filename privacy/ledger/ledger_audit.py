@@ -225,8 +225,8 @@ def _epsilon_of_sums(plan: Plan, survivors: Sequence[int], untold: int) -> float
     shared = plan.shared
     if shared is None:
         return recomputed_epsilon(plan, len(survivors) + untold)
-    counts = Counter(survivors) + Counter({shared.fewest: untold})
-    share = _planned_variance(plan) / (shared.fewest - shared.colluding)
+    counts = Counter(survivors) + Counter({shared.min_survivors: untold})
+    share = _planned_variance(plan) / (shared.min_survivors - shared.colluding)
     return skellam_epsilon_by_sum(
         l1=shared.sensitivity.l1,
         l2=shared.sensitivity.l2,

@@ -77,34 +77,38 @@ class SkellamMechanism:
 class SharedNoise:
     """How sites draw the noise of one sum in shares, and on how many of these everyone may count.
 
-    At least ``fewest`` sites are in each sum that is read. ``colluding`` of them may know their own shares
-    and take them away: those who work with the coordinator, or a single site that looks at the result. So
-    a share has 1/``honest`` of the noise's variance. Raises PlanError if no honest share is left.
+    At least ``min_survivors`` sites are in each sum that is read. ``colluding`` of them may know their own
+    shares and take them away: those who work with the coordinator, or a single site that looks at the
+    result. So a share has 1/``honest`` of the noise's variance. Raises PlanError if no honest share is
+    left.
     """
 
     sensitivity: IntegerSensitivity
-    fewest: int
+    min_survivors: int
     colluding: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.colluding < self.fewest:
+        if not 0 <= self.colluding < self.min_survivors:
             raise PlanError(
-                f"expected 0 <= colluding < fewest, got fewest={self.fewest}, colluding={self.colluding}: "
+                f"expected 0 <= colluding < min_survivors, got min_survivors={self.min_survivors}, "
+                f"colluding={self.colluding}: "
                 "a sum must hold noise that nobody can take away"
             )
 
     @property
     def honest(self) -> int:
         """How many shares nobody can take away are in every sum: each site draws one of so many."""
-        return self.fewest - self.colluding
+        return self.min_survivors - self.colluding
 
     def excess(self, survivors: int) -> float:
         """The variance that nobody can take away from a sum of ``survivors``, over the planned one: >= 1.
 
         Raises PlanError for fewer survivors than every sum has.
         """
-        if survivors < self.fewest:
-            raise PlanError(f"expected survivors >= {self.fewest} in a sum, got survivors={survivors}")
+        if survivors < self.min_survivors:
+            raise PlanError(
+                f"expected survivors >= {self.min_survivors} in a sum, got survivors={survivors}"
+            )
         return (survivors - self.colluding) / self.honest
 
 

@@ -200,9 +200,9 @@ def _ways(size: int, *, marked: int, draws: int, least: int) -> int:
 
 def _from_most(size: int, *, marked: int, draws: int) -> Iterator[tuple[int, int]]:
     """How many marked ones may be drawn, from the most down, and in how many ways each: hypergeometric."""
-    most, fewest = min(marked, draws), max(0, draws - (size - marked))
+    most, min_survivors = min(marked, draws), max(0, draws - (size - marked))
     ways = math.comb(marked, most) * math.comb(size - marked, draws - most)
-    for count in range(most, fewest - 1, -1):
+    for count in range(most, min_survivors - 1, -1):
         yield count, ways
         # The next term, by the ratio of two neighbouring ones.
         ways = ways * count * (size - marked - draws + count)

@@ -23,15 +23,15 @@ class Rules:
     """What a run's manifest says of its sums.
 
     ``manifest`` is its digest, bytes[32]; at most ``cohort`` sites take part, ``threshold`` of them uncover
-    a sum, which is of ``fewest`` sites or more; ``confirm`` is whether they sign whose it is first. Raises
-    AggregationError for a threshold under which a coordinator that lies to each half would learn both
-    secrets of a site, or a sum of one.
+    a sum, which is of ``min_survivors`` sites or more; ``confirm`` is whether they sign whose it is
+    first. Raises AggregationError for a threshold under which a coordinator that lies to each half
+    would learn both secrets of a site, or a sum of one.
     """
 
     manifest: bytes
     cohort: int
     threshold: int
-    fewest: int
+    min_survivors: int
     colluding: int = 0
     confirm: bool = True
 
@@ -43,10 +43,10 @@ class Rules:
                 f"threshold={self.threshold}",
                 rule="threshold",
             )
-        if not max(2, self.threshold, self.colluding + 2) <= self.fewest <= self.cohort:
+        if not max(2, self.threshold, self.colluding + 2) <= self.min_survivors <= self.cohort:
             raise AggregationError(
                 f"expected sums of at least threshold={self.threshold} sites, of two, and of two beside "
-                f"colluding={self.colluding}, got fewest={self.fewest} (federation.min_sites)",
+                f"colluding={self.colluding}, got {self.min_survivors} (federation.min_sites)",
                 rule="cohort",
             )
 
@@ -111,9 +111,10 @@ class Roster:
 
     def __post_init__(self) -> None:
         check_sites([member.site for member in self.members])
-        if not self.rules.fewest <= len(self.members) <= self.rules.cohort:
+        if not self.rules.min_survivors <= len(self.members) <= self.rules.cohort:
             raise AggregationError(
-                f"expected from {self.rules.fewest} to {self.rules.cohort} sites, got {len(self.members)}",
+                f"expected from {self.rules.min_survivors} to {self.rules.cohort} sites, "
+                f"got {len(self.members)}",
                 rule="cohort",
             )
         if len({member.identity for member in self.members}) != len(self.members):
@@ -128,7 +129,7 @@ class Roster:
         parts = [
             b"confide roster",
             rules.manifest,
-            *map(_number, (self.number, rules.threshold, rules.fewest)),
+            *map(_number, (self.number, rules.threshold, rules.min_survivors)),
         ]
         for member in self.members:
             parts += [member.site.encode(), member.identity, member.key]

@@ -70,7 +70,7 @@ class Manifest:
                 )
 
     @property
-    def fewest(self) -> int:
+    def min_survivors(self) -> int:
         """How many sites' updates make a round at least: all of them, if the job does not say."""
         return min(self.job.federation.min_sites or self.cohort, self.cohort)
 

@@ -43,8 +43,8 @@ class Homomorphic:
 
     def who_reads(self, manifest: Manifest) -> str:
         return (
-            f"the coordinator reads sums of {manifest.fewest} sites or more; together with any one site it "
-            "could read each update"
+            f"the coordinator reads sums of {manifest.min_survivors} sites or more; together with any one "
+            "site it could read each update"
         )
 
     def notice(self, manifest: Manifest) -> str:  # noqa: ARG002 - it is the same of every one

@@ -28,7 +28,7 @@ def make_rules(manifest: Manifest) -> Rules:
         manifest=manifest.digest,
         cohort=manifest.cohort,
         threshold=manifest.threshold,
-        fewest=manifest.fewest,
+        min_survivors=manifest.min_survivors,
         colluding=aggregation.colluding,
         confirm=aggregation.confirm,
     )
@@ -39,7 +39,7 @@ def check_threshold(manifest: Manifest, *, how: str, otherwise: str = "") -> Non
 
     ``how`` says in which kind of sum, ``otherwise`` what else would help than more sites.
     """
-    cohort, threshold, fewest = manifest.cohort, manifest.threshold, manifest.fewest
+    cohort, threshold, min_survivors = manifest.cohort, manifest.threshold, manifest.min_survivors
     if cohort < 2:
         raise JobError(
             f'aggregation.kind="{manifest.job.aggregation.kind}": expected two sites or more, got one, '
@@ -47,10 +47,10 @@ def check_threshold(manifest: Manifest, *, how: str, otherwise: str = "") -> Non
         )
     if threshold > cohort:
         raise JobError(f"aggregation.threshold={threshold}: expected at most {cohort}, the number of sites")
-    if fewest < threshold:
+    if min_survivors < threshold:
         raise JobError(
-            f"federation.min_sites={fewest}: {how} a round needs aggregation.threshold={threshold} of "
-            f"{cohort} sites; raise min_sites{otherwise}"
+            f"federation.min_sites={min_survivors}: {how} a round needs aggregation.threshold={threshold} "
+            f"of {cohort} sites; raise min_sites{otherwise}"
         )
 
 

@@ -49,10 +49,11 @@ class Masks:
         return None
 
     def who_reads(self, manifest: Manifest) -> str:
-        fewest = manifest.fewest
-        helped = min(max(1, 2 * manifest.threshold - manifest.cohort), fewest - 1)
+        min_survivors = manifest.min_survivors
+        helped = min(max(1, 2 * manifest.threshold - manifest.cohort), min_survivors - 1)
         could = f"with {helped} of the sites" if manifest.job.masks.confirm else "breaking the protocol"
-        return f"the coordinator reads sums of {fewest} sites or more; {could} it could read each update"
+        reads = f"the coordinator reads sums of {min_survivors} sites or more"
+        return f"{reads}; {could} it could read each update"
 
     def notice(self, manifest: Manifest) -> str:
         """How many sites could work with the coordinator before it reads a single update.
@@ -62,15 +63,15 @@ class Masks:
         the colluding sites' own updates can be taken off a sum, which must leave two others.
         """
         n, t = manifest.cohort, manifest.threshold
-        fewest = max(t, manifest.fewest)
-        if fewest < 2:
+        min_survivors = max(t, manifest.min_survivors)
+        if min_survivors < 2:
             return (
                 "Updates are masked, which hides nothing here: the sum over one site is that site’s update."
             )
-        over = f"all {n} sites" if fewest == n else f"at least {fewest} of {n} sites"
+        over = f"all {n} sites" if min_survivors == n else f"at least {min_survivors} of {n} sites"
         text = f"Updates are masked: the coordinator reads only sums, each over {over}. "
         text += "It learns no single update "
-        honest, other = min(t - 1, fewest - 2), min(2 * t - n - 1, t - 2)
+        honest, other = min(t - 1, min_survivors - 2), min(2 * t - n - 1, t - 2)
         if manifest.job.masks.confirm and other == honest:
             return text + f"{_while_working(honest)}, whether it follows the protocol or not."
         text += f"{_while_working(honest)} and it follows the protocol. "

@@ -114,7 +114,7 @@ def plan_for_site(manifest: Manifest, *, update_size: int) -> Plan:
         sensitivity_of=lambda multiplier: _site_encoding(
             manifest, size, bytes(32), multiplier=multiplier
         ).sensitivity(job.privacy.clipping_norm),
-        fewest=manifest.fewest,
+        min_survivors=manifest.min_survivors,
         colluding=colluding,
     )
 
@@ -128,7 +128,7 @@ def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: fl
     job = manifest.job
     shared = job.privacy.mechanism == "skellam"
     # All shares may be in the sum, and fewer of them are counted on.
-    honest = manifest.fewest - job.aggregation.colluding
+    honest = manifest.min_survivors - job.aggregation.colluding
     whole = multiplier * math.sqrt(manifest.cohort / honest) if shared else 0.0
     return site_encoding(
         bits=job.masks.modulus_bits,

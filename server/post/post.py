@@ -41,23 +41,24 @@ class Exchange:
         """The answers of one kind, such as ``trained``."""
         return {name: reply for name, reply in self.replies.items() if reply.WhichOneof("kind") == kind}
 
-    def require(self, fewest: int, kind: str, *, what: str) -> dict[str, Reply]:
+    def require(self, min_survivors: int, kind: str, *, what: str) -> dict[str, Reply]:
         """The answers of one kind.
 
-        If there are fewer than ``fewest``, raises what the first site refused with, or RunError. That a
-        budget is spent ends a run for good: it is not raised while the silent sites would be enough.
+        If there are fewer than ``min_survivors``, raises what the first site refused with, or RunError.
+        That a budget is spent ends a run for good: it is not raised while the silent sites would be
+        enough.
         """
         answers = self.of(kind)
-        if len(answers) >= fewest:
+        if len(answers) >= min_survivors:
             return answers
-        hopeless = len(answers) + len(self.silent) < fewest
+        hopeless = len(answers) + len(self.silent) < min_survivors
         refused = [error for _, error in sorted(self.refused.items())]
         for error in refused:
             if hopeless or not isinstance(error, BudgetError):
                 raise error
         known = [f"{name}: {why}" for name, why in sorted(self.silent.items())] + [*map(str, refused)]
         raise RunError(
-            f"{what}: expected answers from at least {format_count(fewest, 'site')} in time, got "
+            f"{what}: expected answers from at least {format_count(min_survivors, 'site')} in time, got "
             f"{len(answers)} ({'; '.join(known) or 'no other site takes part'})"
         )
 
@@ -74,16 +75,16 @@ class Post(Protocol):
         requests: Mapping[str, Request],
         *,
         round_number: int,
-        fewest: int,
+        min_survivors: int,
         seconds: float,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Send each site its request and wait for the answers, at most ``seconds``.
 
-        Once ``fewest`` have answered, those that are no longer connected are not waited for, and once
-        ``enough`` have, nobody is. Requests ``aside`` go to other sites at the same time, and are waited
-        for no longer than the rest.
+        Once ``min_survivors`` have answered, those that are no longer connected are not waited for, and
+        once ``enough`` have, nobody is. ``side_requests`` go to other sites at the same time, and
+        are waited for no longer than the rest.
         """
         ...
 

@@ -128,14 +128,14 @@ class SealedPost:
         requests: Mapping[str, Request],
         *,
         round_number: int,
-        fewest: int,
+        min_survivors: int,
         seconds: float,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         end = self._clock.monotonic() + seconds
         exchange = _Round(counter=self._take_counter(), number=round_number)
-        for site, request in chain(requests.items(), (aside or {}).items()):
+        for site, request in chain(requests.items(), (side_requests or {}).items()):
             exchange.letters[site] = self._letter(exchange, site, request, seconds)
         while True:
             now = self._clock.monotonic()
@@ -143,7 +143,7 @@ class SealedPost:
             self._send(exchange.letters, now, seconds=end - now)
             self._collect(exchange)
             self._say(exchange, requests)
-            if now >= end or self._settled(exchange, requests, fewest=fewest, enough=enough):
+            if now >= end or self._settled(exchange, requests, min_survivors=min_survivors, enough=enough):
                 return _outcome(exchange.letters, awaited=set(requests))
             self._clock.pause(_POLL)
 
@@ -256,14 +256,14 @@ class SealedPost:
             self._told = text
 
     def _settled(
-        self, exchange: _Round, requests: Iterable[str], *, fewest: int, enough: int | None
+        self, exchange: _Round, requests: Iterable[str], *, min_survivors: int, enough: int | None
     ) -> bool:
         """Whether there is nobody left to wait for."""
         open_sites = [site for site in requests if exchange.letters[site].open]
         answered = sum(exchange.letters[site].answer is not None for site in requests)
         if not open_sites or (enough is not None and answered >= enough):
             return True
-        return answered >= fewest and not any(site in self._nodes for site in open_sites)
+        return answered >= min_survivors and not any(site in self._nodes for site in open_sites)
 
 
 def _outcome(letters: Mapping[str, _Letter], *, awaited: set[str]) -> Exchange:

@@ -21,7 +21,7 @@ from privacy.secagg.ckks.homomorphic_sum import (
     sum_digest,
     sum_parameters,
 )
-from privacy.secagg.ckks.shared_key import check_key_dealing, hand_on_key, told_of_key
+from privacy.secagg.ckks.shared_key import check_key_dealing, forward_key, told_of_key
 from privacy.secagg.roster import Cohort, Dealing, Dealt, Member, Roster
 from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import (
@@ -86,7 +86,7 @@ class HomomorphicSums:
 
     def prepare(self, members: Collection[str], number: int) -> list[str]:
         self._members = set(members)
-        check_enough(self._members, self._rules.fewest, number)
+        check_enough(self._members, self._rules.min_survivors, number)
         self._roster = Roster(
             rules=self._rules,
             number=self._take_number(),
@@ -110,7 +110,7 @@ class HomomorphicSums:
     def evaluate(self, request: Evaluate) -> dict[str, Request]:  # noqa: ARG002
         raise _no_metrics()
 
-    def aside(self) -> dict[str, Request]:
+    def side_requests(self) -> dict[str, Request]:
         return {}
 
     def check(self, site: str, reply: Reply) -> None:
@@ -215,7 +215,7 @@ class HomomorphicSums:
             raise RunError("the sites' key was not dealt")
         if site in self._holders:
             return told_of_key(self._dealing)
-        return hand_on_key(self._roster_now, self._dealing, site)
+        return forward_key(self._roster_now, self._dealing, site)
 
     @property
     def _roster_now(self) -> Roster:

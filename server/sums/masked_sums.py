@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from privacy.accounting.plan import Plan
 from privacy.errors import AggregationError, ProtocolError, RunError
-from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, forward, unmask
 from privacy.secagg.masks.site_steps import SURVIVORS_PURPOSE
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster, survivors_digest
@@ -108,7 +108,7 @@ class MaskedSums:
 
     def prepare(self, members: Collection[str], number: int) -> list[str]:
         self._members = set(members)
-        if len(self._ready()) < self._rules.fewest:
+        if len(self._ready()) < self._rules.min_survivors:
             self._current = self._begin(number)
             request = Request(
                 deal=Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._current.roster))
@@ -117,7 +117,7 @@ class MaskedSums:
             answers = self._ask(dict.fromkeys(sorted(self._members), request), number)
             self._next = None
             self._members -= answers.refused.keys()
-            self._take(answers.require(self._rules.fewest, "dealing", what="dealing"), self._current)
+            self._take(answers.require(self._rules.min_survivors, "dealing", what="dealing"), self._current)
         return self._ready()
 
     def train(self, request: Train, *, last: bool) -> dict[str, Request]:
@@ -143,7 +143,7 @@ class MaskedSums:
             requests[site] = Request(evaluate=evaluate)
         return requests
 
-    def aside(self) -> dict[str, Request]:
+    def side_requests(self) -> dict[str, Request]:
         if self._next is None:
             return {}
         deal = Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._next.roster))
@@ -265,10 +265,12 @@ class MaskedSums:
         number: int,
         *,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and those who are missing to deal for the next sum: they may be back by now."""
-        answers = self._ask(requests, number, enough=enough, aside={**self.aside(), **(aside or {})})
+        answers = self._ask(
+            requests, number, enough=enough, side_requests={**self.side_requests(), **(side_requests or {})}
+        )
         if self._next is not None:
             self._take(answers.of("dealing"), self._next)
         return answers
@@ -286,7 +288,7 @@ class MaskedSums:
     def _begin(self, number: int) -> _Dealt:
         """A sum to deal for, among all members as they joined last."""
         sites = sorted(self._members)
-        check_enough(sites, self._rules.fewest, number)
+        check_enough(sites, self._rules.min_survivors, number)
         members = tuple(self._known[site] for site in sites)
         roster = Roster(rules=self._rules, number=self._take_number(), members=members)
         return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))
@@ -294,7 +296,7 @@ class MaskedSums:
     def _hand_on(self, asked: bytes) -> dict[str, Cohort]:
         """What each contributor gets: the same for all of this sum, whoever leaves or comes back."""
         ready = {site: self._now.dealings[site] for site in self._ready()}
-        self._cohorts = hand_on(self._now.roster, ready, asked=asked)
+        self._cohorts = forward(self._now.roster, ready, asked=asked)
         return self._cohorts
 
     def _take(self, replies: Mapping[str, Reply], dealt: _Dealt) -> None:

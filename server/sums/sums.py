@@ -31,7 +31,7 @@ class Asking(Protocol):
         number: int,
         *,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange: ...
 
 
@@ -68,7 +68,7 @@ class Sums(Protocol):
         """The same for metrics."""
         ...
 
-    def aside(self) -> dict[str, Request]:
+    def side_requests(self) -> dict[str, Request]:
         """What other members are asked meanwhile, so that they can contribute to the next round."""
         ...
 
@@ -125,7 +125,7 @@ class PlainSums:
     def evaluate(self, request: Evaluate) -> dict[str, Request]:
         return dict.fromkeys(self._ready, Request(evaluate=request))
 
-    def aside(self) -> dict[str, Request]:
+    def side_requests(self) -> dict[str, Request]:
         return {}
 
     def check(self, site: str, reply: Reply) -> None:
@@ -171,11 +171,11 @@ def spread(
     return values if support is None else support.spread(values)
 
 
-def check_enough(members: Collection[str], fewest: int, number: int) -> None:
+def check_enough(members: Collection[str], min_survivors: int, number: int) -> None:
     """Raises RunError if there are too few sites for a round's sum."""
-    if len(members) < fewest:
+    if len(members) < min_survivors:
         raise RunError(
-            f"round {number}: expected at least {format_count(fewest, 'site')} for a sum, "
+            f"round {number}: expected at least {format_count(min_survivors, 'site')} for a sum, "
             f"{len(members)} take part"
         )
 

@@ -12,7 +12,7 @@ from client.sums.homomorphic_session import HomomorphicSession
 from privacy.identity import Identity
 from privacy.secagg.ckks.ciphertexts import Parameters
 from privacy.secagg.ckks.homomorphic_sum import content_digest
-from privacy.secagg.ckks.shared_key import hand_on_key, told_of_key
+from privacy.secagg.ckks.shared_key import forward_key, told_of_key
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
@@ -112,7 +112,7 @@ class Encrypting:
 
 
 def train_request(roster: Roster, dealing: Dealing, site: str) -> pb.Train:
-    dealt = told_of_key(dealing) if site == dealing.site else hand_on_key(roster, dealing, site)
+    dealt = told_of_key(dealing) if site == dealing.site else forward_key(roster, dealing, site)
     cohort = write_cohort(Cohort(dealt=(dealt,)), number=roster.number)
     return pb.Train(round=1, cohort=cohort, roster=write_roster(roster))
 

@@ -11,7 +11,7 @@ import pytest
 
 from client.sums import masked_session
 from client.sums.masked_session import MaskedSession
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster, Rules
 from protocol.messages import confide_pb2 as pb
@@ -163,7 +163,7 @@ def make_federation(path: Path | None = None, rules: Rules = RULES) -> Federatio
 
 def dealt(federation: Federation, number: int = 1) -> tuple[Roster, dict[str, Cohort]]:
     roster = federation.roster(number)
-    return roster, hand_on(roster, federation.deal(roster), asked=ASKED)
+    return roster, forward(roster, federation.deal(roster), asked=ASKED)
 
 
 def contributed(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.site import Site
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Member, Roster
 from protocol.job.manifest import Manifest
@@ -71,7 +71,7 @@ class MaskedSites:
     def deal(self, roster: Roster) -> dict[str, Cohort]:
         deal = pb.Deal(manifest_digest=self.manifest.digest, roster=write_roster(roster))
         dealings = {name: read_dealing(name, self.ask(name, "dealing", deal=deal)) for name in self.sites}
-        return hand_on(roster, dealings)
+        return forward(roster, dealings)
 
     def train_request(
         self,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import AggregationError
 from privacy.mechanisms.rng import keyed_source
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, forward
 from privacy.secagg.ring import Ring, Words
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import (
@@ -70,7 +70,7 @@ class Lie:
         self.requests: dict[str, Request] = dict.fromkeys(OTHERS, other) | {TARGET: target}
         # Each site's cohort as it sees it; what is sent is the same dealings to all.
         self.cohorts = {
-            site: hand_on(self.roster, dealings, asked=asked_for(self.requests[site]) if bound else b"")[
+            site: forward(self.roster, dealings, asked=asked_for(self.requests[site]) if bound else b"")[
                 site
             ]
             for site in ALL

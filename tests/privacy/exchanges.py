@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy.stats import chi2
 
 from privacy.identity import Identity
-from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator_steps import hand_on
+from privacy.secagg.masks import site_steps as secagg
+from privacy.secagg.masks.coordinator_steps import forward
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.masks.site_steps import (
     SURVIVORS_PURPOSE,
@@ -65,13 +65,13 @@ def usual_threshold(count: int) -> int:
     return 2 * count // 3 + 1
 
 
-def make_rules(count: int, *, threshold: int = 0, fewest: int = 0, **others: object) -> Rules:
+def make_rules(count: int, *, threshold: int = 0, min_survivors: int = 0, **others: object) -> Rules:
     threshold = threshold or usual_threshold(count)
     return Rules(
         manifest=MANIFEST,
         cohort=count,
         threshold=threshold,
-        fewest=fewest or max(threshold, 2),
+        min_survivors=min_survivors or max(threshold, 2),
         **others,  # type: ignore[arg-type]
     )
 
@@ -167,7 +167,7 @@ def contributed(
     """All sites of a run, after all have masked their vectors in the first exchange."""
     sites = Sites(rules, seed=seed)
     roster = sites.roster()
-    cohorts = hand_on(roster, sites.deal(roster))
+    cohorts = forward(roster, sites.deal(roster))
     return sites, roster, cohorts, sites.contribute(cohorts, vectors, ring=ring)
 
 

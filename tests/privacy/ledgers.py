@@ -59,7 +59,9 @@ SITE_PLAN = Plan(
     steps=4,
     delta=1e-7,
     unit="site",
-    shared=SharedNoise(sensitivity=IntegerSensitivity(l1=20_000.0, l2=1000.0), fewest=7, colluding=2),
+    shared=SharedNoise(
+        sensitivity=IntegerSensitivity(l1=20_000.0, l2=1000.0), min_survivors=7, colluding=2
+    ),
 )
 CENTRAL_PLAN = replace(SITE_PLAN, mechanism=Mechanism(name="gaussian", multiplier=24.0), shared=None)
 

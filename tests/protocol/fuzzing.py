@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from privacy.errors import ConfideError
 from privacy.secagg.kept_secrets import dump_state, load_as
-from privacy.secagg.masks.coordinator_steps import check_dealing, hand_on
+from privacy.secagg.masks.coordinator_steps import check_dealing, forward
 from privacy.secagg.masks.site_steps import SiteState
 from privacy.secagg.ring import Ring
 from protocol.messages import confide_pb2 as pb
@@ -73,14 +73,14 @@ class Fuzzer:
         self._random = Random(seed)
         federation = make_federation()
         first, second = federation.roster(1), federation.roster(2)
-        cohorts = hand_on(first, federation.deal(first))
+        cohorts = forward(first, federation.deal(first))
         following = {}
         for site in first.places:
             _, following[site] = federation.contribute(site, cohorts[site], 1, following=second)
         self._roster, self._session = second, federation.sessions[SITE]
         self._state = self._session._secrets.now()
         dealings = {site: dealing for site, dealing in following.items() if dealing is not None}
-        self._requests = _requests(federation, first, cohorts, hand_on(second, dealings))
+        self._requests = _requests(federation, first, cohorts, forward(second, dealings))
         held = {site: bytes(32) for site in second.places}
         self._replies: list[Message] = [
             pb.Reply(site=SITE, dealing=write_dealing(dealings[SITE])),

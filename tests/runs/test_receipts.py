@@ -72,7 +72,7 @@ class Listening(ScriptedPost):
         self.heads: list[tuple[str, str, int, str]] = []
 
     def ask(self, requests: Mapping[str, Request], **options: Any) -> Exchange:
-        for site, request in {**requests, **(options.get("aside") or {})}.items():
+        for site, request in {**requests, **(options.get("side_requests") or {})}.items():
             kind = str(request.WhichOneof("kind"))
             self.heads.append((site, kind, options["round_number"], request.head.hex()))
         return super().ask(requests, **options)

@@ -222,7 +222,9 @@ def without(*sites: str) -> set[str]:
 
 
 def steps(post: MaskedPost, site: str) -> list[tuple[str, int, bool]]:
-    return [(kind, number, aside) for name, kind, number, aside in post.asked if name == site]
+    return [
+        (kind, number, side_requests) for name, kind, number, side_requests in post.asked if name == site
+    ]
 
 
 def ends(folder: RunFolder, post: MaskedPost) -> ConfideError:

@@ -131,13 +131,13 @@ class ScriptedPost:
         requests: Mapping[str, Request],
         *,
         round_number: int,
-        fewest: int,
+        min_survivors: int,
         seconds: float,
         enough: int | None = None,
-        aside: Mapping[str, Request] | None = None,
+        side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         replies, refused, silent = {}, {}, {}
-        for site, request in sorted({**requests, **(aside or {})}.items()):
+        for site, request in sorted({**requests, **(side_requests or {})}.items()):
             kind = str(request.WhichOneof("kind"))
             self.asked.append((site, kind, round_number, site not in requests))
             act = self.acts.get((site, kind, round_number), lambda reply: reply)

@@ -108,7 +108,7 @@ def test_a_newcomer_joins_late(folder: RunFolder) -> None:
     # Round 1 asks to join twice: all at first, then those who have not, aside.
     post.acts["south", "join", 2] = lambda reply: reply
     go(folder, post)
-    assert [(kind, n, aside) for site, kind, n, aside in post.asked if site == "south"] == [
+    assert [(kind, n, side_requests) for site, kind, n, side_requests in post.asked if site == "south"] == [
         ("join", 1, False),
         ("join", 1, True),
         ("join", 2, True),

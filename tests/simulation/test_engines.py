@@ -22,7 +22,7 @@ REQUEST = Request(join=Join(manifest=b"m"))
 
 def exchange(grid: InProcessGrid) -> Exchange:
     post = OpenPost(grid)
-    return post.ask(dict.fromkeys(post.sites(), REQUEST), round_number=1, fewest=1, seconds=1)
+    return post.ask(dict.fromkeys(post.sites(), REQUEST), round_number=1, min_survivors=1, seconds=1)
 
 
 def handler(reply: Reply):

@@ -283,7 +283,7 @@ def test_a_plan_that_counts_on_more_shares_than_there_are_is_found(whole_site: R
     shutil.copytree(whole_site.folder, tmp_path / "run", symlinks=True)
     folder = RunFolder.open(tmp_path / "run")
     plan = receipt(folder, 1).plan
-    resign(folder, 1, plan=replace(plan, shared=replace(plan.shared, fewest=9)))
+    resign(folder, 1, plan=replace(plan, shared=replace(plan.shared, min_survivors=9)))
     assert found(folder).startswith("round 1, site-2: its least number of shares of noise is wrong")
 
 

@@ -109,17 +109,24 @@ def add(contents: Sequence[bytes], *, parameters: Parameters, size: int) -> byte
 
 
 def open_sum(
-    key: bytes, contents: Sequence[bytes], *, parameters: Parameters, size: int, reach: float, fewest: int
+    key: bytes,
+    contents: Sequence[bytes],
+    *,
+    parameters: Parameters,
+    size: int,
+    reach: float,
+    min_survivors: int,
 ) -> NDArray[np.float32]:
-    """Add the sites' ciphertexts and decrypt the sum, float32[size], if there are at least ``fewest``.
+    """Add the sites' ciphertexts and decrypt the sum, float32[size], of ``min_survivors`` at least.
 
     This is what a site answers with. That each content is another site's, of this round, is for the
     signatures under them to say: check those first. Raises ProtocolError for fewer, or fewer than two, and
     as ``add`` and ``decrypt`` do; UserError without TenSEAL.
     """
-    if not 2 <= fewest <= len(contents):
+    if not 2 <= min_survivors <= len(contents):
         raise ProtocolError(
-            f"expected a sum of two sites and of fewest={fewest} at least, got contents={len(contents)}: "
+            f"expected a sum of two sites and of min_survivors={min_survivors} at least, got "
+            f"contents={len(contents)}: "
             "a smaller one says too much about each of them"
         )
     context = key_context(key, parameters)

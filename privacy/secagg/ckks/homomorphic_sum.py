@@ -180,9 +180,10 @@ def confirm(
     roster = contributed.roster
     for site in digests:
         roster.place(site)
-    if len(digests) < roster.rules.fewest:
+    if len(digests) < roster.rules.min_survivors:
         raise AggregationError(
-            f"expected a sum of at least {roster.rules.fewest} sites, got {len(digests)}", rule="survivors"
+            f"expected a sum of at least {roster.rules.min_survivors} sites, got {len(digests)}",
+            rule="survivors",
         )
     if digests.get(state.site) != contributed.own:
         raise AggregationError(
@@ -234,7 +235,7 @@ def open_contributions(
         parameters=sum_parameters(roster.rules),
         size=size,
         reach=reach,
-        fewest=roster.rules.fewest,
+        min_survivors=roster.rules.min_survivors,
     )
     return replace(state, sum=None), opened
 

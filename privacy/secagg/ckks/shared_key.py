@@ -58,7 +58,7 @@ def check_key_dealing(roster: Roster, dealing: Dealing) -> None:
         )
 
 
-def hand_on_key(roster: Roster, dealing: Dealing, site: str) -> Dealt:
+def forward_key(roster: Roster, dealing: Dealing, site: str) -> Dealt:
     """What one other site gets of a dealing that was checked."""
     others = [member.site for member in roster.members if member.site != dealing.site]
     content, *openers = dealing.sealed

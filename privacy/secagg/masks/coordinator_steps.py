@@ -26,7 +26,7 @@ def check_dealing(roster: Roster, dealing: Dealing) -> None:
         )
 
 
-def hand_on(roster: Roster, dealings: Mapping[str, Dealing], *, asked: bytes = b"") -> dict[str, Cohort]:
+def forward(roster: Roster, dealings: Mapping[str, Dealing], *, asked: bytes = b"") -> dict[str, Cohort]:
     """Each site's cohort: what every site whose dealing arrived dealt, with the shares for this site.
 
     ``asked`` is the digest of what all of them are asked to contribute.

@@ -136,9 +136,9 @@ def check_cohort(state: SiteState, cohort: Cohort, *, number: int) -> Dealer:
     roster = dealer.roster
     for site in cohort.sites:
         roster.place(site)
-    if len(cohort.dealt) < roster.rules.fewest:
+    if len(cohort.dealt) < roster.rules.min_survivors:
         raise AggregationError(
-            f"expected at least {roster.rules.fewest} sites, got {len(cohort.dealt)}", rule="cohort"
+            f"expected at least {roster.rules.min_survivors} sites, got {len(cohort.dealt)}", rule="cohort"
         )
     neighbours = set(roster.neighbours(state.site))
     if len(neighbours.intersection(cohort.sites)) + 1 < roster.graph.threshold:
@@ -268,7 +268,7 @@ def _agree(key: AgreementKey, public: bytes, site: str) -> bytes:
     try:
         return key.agree(public)
     except AggregationError as error:
-        raise AggregationError(f"{site} has a key that is none: {error}", rule="key") from error
+        raise AggregationError(f"invalid public key from {site}: {error}", rule="key") from error
 
 
 def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key: bytes) -> bytes:
@@ -286,7 +286,7 @@ def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) ->
         )
     held = Held(seed=content[:SHARE_BYTES], key=content[SHARE_BYTES:])
     if not (is_share(held.seed) and is_share(held.key)):
-        raise AggregationError(f"{dealt.site} dealt what is no share", rule="share")
+        raise AggregationError(f"malformed share from {dealt.site}", rule="share")
     return held
 
 
@@ -314,9 +314,10 @@ def _check_survivors(state: SiteState, survivors: Sequence[str], *, number: int)
         raise LostError(f"no shares are held here for sum {number}")
     check_sites(survivors)
     rules = holder.roster.rules
-    if len(survivors) < rules.fewest:
+    if len(survivors) < rules.min_survivors:
         raise AggregationError(
-            f"expected a sum of at least {rules.fewest} sites, got {len(survivors)}", rule="survivors"
+            f"expected a sum of at least {rules.min_survivors} sites, got {len(survivors)}",
+            rule="survivors",
         )
     if not set(survivors) <= set(holder.sites):
         raise AggregationError("expected survivors that are in the cohort", rule="survivors")

@@ -10,7 +10,7 @@ import pytest
 
 from privacy.ledger.entries import Summed
 from privacy.ledger.ledger_audit import audit_ledger
-from privacy.secagg.masks.coordinator_steps import hand_on
+from privacy.secagg.masks.coordinator_steps import forward
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.update_encoding import plan_for_site
 from simulation.simulated_federation import World
@@ -79,7 +79,7 @@ def test_noise_is_in_the_sum_and_the_updates_clipped(
         words = hidden.uncover(roster, cohorts, masked)
         found.append(hidden.ring.centred(words))
         if following is not None:
-            roster, cohorts = following, hand_on(following, dealings)
+            roster, cohorts = following, forward(following, dealings)
     noise = np.concatenate(found).astype(float)
     planned = plan.mechanism.multiplier * plan.shared.sensitivity.l2
     # As in test_sending.py: six deviations of ln of a sample variance; ln (3⁄2)² is 0.81.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import AggregationError, LostError
-from privacy.secagg.masks.coordinator_steps import hand_on
+from privacy.secagg.masks.coordinator_steps import forward
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import write_cohort, write_roster
 from tests.client.masked import (
@@ -266,7 +266,7 @@ def test_a_second_process_on_the_same_file_goes_on_where_the_first_one_is(tmp_pa
     assert processes[0].join() == processes[1].join()
     roster = federation.roster(1)
     federation.sessions[SITE] = processes[0]
-    cohorts = hand_on(roster, federation.deal(roster), asked=ASKED)
+    cohorts = forward(roster, federation.deal(roster), asked=ASKED)
     for one in processes:
         one.check(write_cohort(cohorts[SITE], number=1), asked=ASKED, round_number=1)
     federation.contribute(SITE, cohorts[SITE], 1)

@@ -12,7 +12,7 @@ import pytest
 from client.sums.masked_session import MaskedSession
 from privacy.durable import write_durably
 from privacy.errors import AggregationError
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, forward
 from tests.client.masked import (
     ASKED,
     COUNT,
@@ -63,7 +63,7 @@ def drive(federation: Federation, restart: Callable[[], MaskedSession]) -> int:
         dealings = federation.deal(roster, OTHERS)
         while SITE not in dealings:
             dealings |= attempt(partial(federation.deal, roster, [SITE])) or {}
-        cohorts = hand_on(roster, dealings, asked=ASKED)
+        cohorts = forward(roster, dealings, asked=ASKED)
         masked = {site: federation.contribute(site, cohorts[site], number)[0] for site in OTHERS}
         plain = {site: vector(site, number) for site in OTHERS}
         for salt in (0, 1, 0):

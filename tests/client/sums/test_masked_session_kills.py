@@ -25,7 +25,7 @@ import pytest
 
 from privacy.durable import write_durably
 from privacy.errors import AggregationError
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on
+from privacy.secagg.masks.coordinator_steps import add_up, forward
 from privacy.secagg.ring import Words
 from privacy.secagg.roster import Cohort, Roster, Rules
 from protocol.sums.mask_messages import read_dealing, read_shares, write_cohort, write_roster
@@ -177,7 +177,7 @@ class Sums:
         while SITE not in dealings:
             dealt = self.attempt(lambda deadly: self.site.ask("deal", write_roster(roster), deadly=deadly))
             dealings[SITE] = read_dealing(SITE, dealt)
-        cohorts = hand_on(roster, dealings, asked=ASKED)
+        cohorts = forward(roster, dealings, asked=ASKED)
         masked = {site: federation.contribute(site, cohorts[site], number)[0] for site in OTHERS}
         plain = {site: vector(site, number) for site in OTHERS}
         for salt in random.choices(range(3), k=3):

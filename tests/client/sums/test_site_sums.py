@@ -20,7 +20,7 @@ from privacy.errors import AggregationError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.rng import NoiseSource, keyed_source
 from privacy.secagg.encoding import Encoding
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.ring import Ring, Words
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
@@ -175,7 +175,7 @@ def test_a_masked_sum_is_the_mean_within_the_stated_rounding(bits: int) -> None:
     federation = Federation({site: make_session(site, rules=rules) for site in sites}, rules)
     roster = federation.roster()
     request = request_of(manifest, plan)
-    cohorts = hand_on(roster, federation.deal(roster), asked=asked_to_train(request))
+    cohorts = forward(roster, federation.deal(roster), asked=asked_to_train(request))
     # As long as training lets it be, and the noise that comes with it.
     noise = update_noise_std(manifest.job, plan)
     longest = manifest.job.training.learning_rate * manifest.job.privacy.clipping_norm
@@ -279,7 +279,7 @@ def test_the_noise_of_honest_sites_adds_up_to_what_the_plan_says(bits: int, coll
     plan = plan_of(manifest, NOISY)
     sender = make_sender(manifest, Bare(), plan, size=NOISY)
     zero = np.zeros(NOISY, np.float32)
-    honest = manifest.fewest - colluding
+    honest = manifest.min_survivors - colluding
     noise = np.sum([sent(sender, zero, keyed_source(4, site)) for site in range(honest)], axis=0)
     assert plan.shared is not None
     planned = plan.mechanism.multiplier * plan.shared.sensitivity.l2
@@ -381,7 +381,7 @@ def test_the_secrets_for_the_next_sum_come_with_the_update() -> None:
     federation = Federation(sessions, rules)
     roster, following = federation.roster(1), federation.roster(2)
     request = request_of(manifest, plan)
-    cohorts = hand_on(roster, federation.deal(roster), asked=asked_to_train(request))
+    cohorts = forward(roster, federation.deal(roster), asked=asked_to_train(request))
     site, session = names(SITES)[0], federation.sessions[names(SITES)[0]]
     assert isinstance(session, MaskedSession)
     request.cohort.CopyFrom(write_cohort(cohorts[site], number=1))

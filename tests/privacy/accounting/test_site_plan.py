@@ -44,11 +44,11 @@ def grid(bits: int, multiplier: float) -> IntegerSensitivity:
     return rounded_sensitivity(l2_bound=min(0.5 * scale, 2.0**25 / multiplier), dimension=DIMENSION)
 
 
-def make(bits: int = 32, *, fewest: int = 7, colluding: int = 2, **changes: Any) -> Plan:
+def make(bits: int = 32, *, min_survivors: int = 7, colluding: int = 2, **changes: Any) -> Plan:
     return make_site_plan(
         **(ASKED | changes),
         sensitivity_of=lambda multiplier: grid(bits, multiplier),
-        fewest=fewest,
+        min_survivors=min_survivors,
         colluding=colluding,
     )
 
@@ -74,10 +74,10 @@ def test_impossible_plans_are_refused(plan: Plan, change: dict[str, Any], named:
         replace(plan, **change)
 
 
-@pytest.mark.parametrize(("fewest", "colluding"), [(0, 0), (3, 3), (3, 4), (3, -1)])
-def test_a_sum_without_an_honest_share_is_refused(fewest: int, colluding: int) -> None:
-    with pytest.raises(PlanError, match=f"fewest={fewest}, colluding={colluding}"):
-        make(fewest=fewest, colluding=colluding)
+@pytest.mark.parametrize(("min_survivors", "colluding"), [(0, 0), (3, 3), (3, 4), (3, -1)])
+def test_a_sum_without_an_honest_share_is_refused(min_survivors: int, colluding: int) -> None:
+    with pytest.raises(PlanError, match=f"min_survivors={min_survivors}, colluding={colluding}"):
+        make(min_survivors=min_survivors, colluding=colluding)
 
 
 @pytest.mark.parametrize(
@@ -263,36 +263,36 @@ def has_variance(noise: NDArray[np.int64], variance: float) -> bool:
     return abs(math.log(float(np.mean(noise.astype(np.float64) ** 2)) / variance)) < LOG_TOLERANCE
 
 
-@pytest.mark.parametrize(("fewest", "colluding"), [(7, 2), (10, 0), (3, 2)])
+@pytest.mark.parametrize(("min_survivors", "colluding"), [(7, 2), (10, 0), (3, 2)])
 def test_shares_add_up_to_the_planned_noise_without_those_who_left_and_collude(
-    fewest: int, colluding: int
+    min_survivors: int, colluding: int
 ) -> None:
     sensitivity = IntegerSensitivity(l1=400.0 * sqrt(DRAWS), l2=400.0)
     plan = replace(
         SITE_PLAN,
         mechanism=Mechanism(name="skellam", multiplier=4.24),
-        shared=SharedNoise(sensitivity=sensitivity, fewest=fewest, colluding=colluding),
+        shared=SharedNoise(sensitivity=sensitivity, min_survivors=min_survivors, colluding=colluding),
     )
     planned = (4.24 * 400.0) ** 2
-    honest = summed_noise(plan, fewest - colluding)
+    honest = summed_noise(plan, min_survivors - colluding)
     assert has_variance(honest, planned)
     for factor in (2 / 3, 3 / 2):
         assert not has_variance(honest, planned * factor**2)
         # Controls: sites that draw too little or too much are seen.
         multiplier = Mechanism(name="skellam", multiplier=4.24 * factor)
         assert not has_variance(
-            summed_noise(replace(plan, mechanism=multiplier), fewest - colluding), planned
+            summed_noise(replace(plan, mechanism=multiplier), min_survivors - colluding), planned
         )
     # All ten sites in the sum, of whom nobody is dishonest: what ``excess`` says.
     shared = plan.shared
     assert shared is not None
     assert has_variance(summed_noise(plan, 10), planned * 10 / shared.honest)
-    assert shared.excess(fewest) == 1.0
+    assert shared.excess(min_survivors) == 1.0
     assert shared.excess(12) == (12 - colluding) / shared.honest
     # Control: shares for as many as survive, not for the honest among them, would be too little.
     if colluding:
         greedy = replace(plan, shared=replace(shared, colluding=0))
-        assert not has_variance(summed_noise(greedy, fewest - colluding), planned)
+        assert not has_variance(summed_noise(greedy, min_survivors - colluding), planned)
 
 
 def test_integers_that_the_plan_was_not_made_for_are_refused() -> None:

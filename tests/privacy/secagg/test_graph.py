@@ -23,7 +23,7 @@ from privacy.secagg.graph import (
     make_graph,
     shuffle,
 )
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.masks.site_steps import begin, confirm, contribute, deal, reveal
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Roster, Rules
@@ -314,7 +314,7 @@ def test_sums_over_a_sparse_graph_are_exact(size: int, threshold: int) -> None:
     generator, ring, dimension = np.random.default_rng(7), Ring(20), 33
     identities = {f"site-{k:03d}": Identity.generate() for k in range(size)}
     peers = {site: identity.public for site, identity in identities.items()}
-    rules = Rules(manifest=bytes(32), cohort=size, threshold=threshold, fewest=threshold)
+    rules = Rules(manifest=bytes(32), cohort=size, threshold=threshold, min_survivors=threshold)
     begun = {
         site: begin(site, bytes(32), identity=who, random=os.urandom) for site, who in identities.items()
     }
@@ -324,7 +324,7 @@ def test_sums_over_a_sparse_graph_are_exact(size: int, threshold: int) -> None:
     order = [sorted(identities)[place] for place in generator.permutation(size)]
     dealers, contributors, revealers = (sorted(order[k:]) for k in (5, 10, 15))
     dealt = {site: deal(begun[site][0], roster, peers=peers, random=os.urandom) for site in dealers}
-    cohorts = hand_on(roster, {site: dealing for site, (_, dealing) in dealt.items()})
+    cohorts = forward(roster, {site: dealing for site, (_, dealing) in dealt.items()})
     words = {site: ring.words(generator.integers(-1000, 1000, dimension)) for site in contributors}
     given_ = {
         site: contribute(dealt[site][0], cohorts[site], words[site], number=1, ring=ring)

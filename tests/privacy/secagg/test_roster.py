@@ -42,13 +42,18 @@ def refusal(cohort: int, **rules: int) -> str:
 
 def test_rules_are_those_of_the_threat_model() -> None:
     """c < 2t − n, t ≤ n; sums of t or more, with two honest sites in each: these, and no others."""
-    for cohort, threshold, fewest, colluding in product(range(1, 11), range(12), range(12), range(11)):
+    for cohort, threshold, min_survivors, colluding in product(
+        range(1, 11), range(12), range(12), range(11)
+    ):
         expected = "cohort"
         if not (colluding < 2 * threshold - cohort and threshold <= cohort):
             expected = "threshold"
-        elif threshold <= fewest <= cohort and fewest - colluding >= 2:
+        elif threshold <= min_survivors <= cohort and min_survivors - colluding >= 2:
             expected = ""
-        assert refusal(cohort, threshold=threshold, fewest=fewest, colluding=colluding) == expected
+        assert (
+            refusal(cohort, threshold=threshold, min_survivors=min_survivors, colluding=colluding)
+            == expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +151,7 @@ def test_rosters_that_differ_in_anything_have_different_digests() -> None:
         make_roster(members=tuple(changed)),
         make_roster(rules=replace(rules, manifest=bytes(32))),
         make_roster(rules=replace(rules, threshold=3)),
-        make_roster(rules=replace(rules, fewest=5)),
+        make_roster(rules=replace(rules, min_survivors=5)),
     ]
     assert len({roster.digest for roster in found}) == len(found)
     assert make_roster().digest == make_roster().digest

@@ -296,11 +296,11 @@ def test_the_rules_are_those_of_the_manifest() -> None:
     check_sums(manifest)
     found = make_rules(manifest)
     assert found.manifest == manifest.digest
-    assert (found.cohort, found.threshold, found.fewest) == (9, 7, 8)
+    assert (found.cohort, found.threshold, found.min_survivors) == (9, 7, 8)
     assert (found.colluding, found.confirm) == (2, False)
     # Left out: two thirds and more, and everybody.
     assert make_rules(make_manifest(9)).threshold == 7
-    assert make_rules(make_manifest(9)).fewest == 9
+    assert make_rules(make_manifest(9)).min_survivors == 9
 
 
 # Whatever comes in.

@@ -134,7 +134,7 @@ def test_the_plan_is_the_same_for_every_site_and_the_coordinator(
         for number in (1, 2, 999):
             other = make_encoding(manifest, update_size=SIZE, number=number, plan=plan)
             assert other.sensitivity(plan.clipping_norm) == plan.shared.sensitivity
-        assert (plan.shared.fewest, plan.shared.colluding) == (4, 1)
+        assert (plan.shared.min_survivors, plan.shared.colluding) == (4, 1)
         # Six deviations of the noise of all five sites have room.
         whole = plan.mechanism.multiplier * plan.shared.sensitivity.l2 * math.sqrt(5 / 3)
         assert 6 * whole < 2 ** (bits - 1)

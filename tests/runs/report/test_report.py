@@ -158,7 +158,7 @@ def test_every_notice_is_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cohort", "aggregation", "fewest", "said"),
+    ("cohort", "aggregation", "min_survivors", "said"),
     [
         # t = 7: c <= min(t − 1, fewest − 2) = 6, and c <= min(2t − n − 1, t − 2) = 3 if it lies.
         (
@@ -197,9 +197,11 @@ def test_every_notice_is_on_the_page(tmp_path: Path) -> None:
     ],
 )
 def test_masks_are_said_to_hold_against_so_many_sites(
-    cohort: int, aggregation: dict[str, object], fewest: int | None, said: list[str]
+    cohort: int, aggregation: dict[str, object], min_survivors: int | None, said: list[str]
 ) -> None:
-    text = told(cohort, aggregation=aggregation, federation={"min_sites": fewest} if fewest else {})
+    text = told(
+        cohort, aggregation=aggregation, federation={"min_sites": min_survivors} if min_survivors else {}
+    )
     assert "not masked" not in text
     for words in said:
         assert words in text

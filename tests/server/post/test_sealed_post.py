@@ -37,11 +37,11 @@ def mail() -> Mail:
     return mail
 
 
-def ask(mail: Mail, *sites: str, fewest: int = 2, seconds: float = 60.0, **more: Any) -> Exchange:
+def ask(mail: Mail, *sites: str, min_survivors: int = 2, seconds: float = 60.0, **more: Any) -> Exchange:
     sites = sites or ("north", "south")
     post = more.pop("post", None) or mail.post("north", "south")
     values = {"round_number": 3} | more
-    return post.ask(dict.fromkeys(sites, JOIN), fewest=fewest, seconds=seconds, **values)
+    return post.ask(dict.fromkeys(sites, JOIN), min_survivors=min_survivors, seconds=seconds, **values)
 
 
 def test_an_exchange(mail: Mail) -> None:
@@ -293,7 +293,7 @@ def test_a_spent_budget(mail: Mail) -> None:
 
 def test_a_slow_site_at_the_deadline(mail: Mail) -> None:
     mail.does["south"] = lambda _: None
-    found = ask(mail, fewest=1, seconds=30.0)
+    found = ask(mail, min_survivors=1, seconds=30.0)
     assert list(found.replies) == ["north"]
     assert found.silent == {"south": "it is connected and has not answered"}
     assert mail.ticking.time == pytest.approx(30, abs=0.2)
@@ -324,7 +324,7 @@ def test_the_last_look_is_at_the_deadline(mail: Mail) -> None:
 
 def test_a_site_that_is_away_is_not_waited_for_once_there_are_enough(mail: Mail) -> None:
     del mail.nodes["south"]
-    found = ask(mail, fewest=1, seconds=3600.0)
+    found = ask(mail, min_survivors=1, seconds=3600.0)
     assert found.silent == {"south": "it is not connected"}
     assert mail.ticking.time == 0
 
@@ -332,14 +332,14 @@ def test_a_site_that_is_away_is_not_waited_for_once_there_are_enough(mail: Mail)
 def test_a_site_that_leaves_is_not_waited_for_once_there_are_enough(mail: Mail) -> None:
     mail.does["south"] = lambda _: None
     mail.ticking.at(10.0, lambda: mail.nodes.pop("south"))
-    found = ask(mail, fewest=1, seconds=3600.0)
+    found = ask(mail, min_survivors=1, seconds=3600.0)
     assert list(found.silent) == ["south"]
     assert 10 <= mail.ticking.time < 12.5
 
 
 def test_a_site_that_is_away_is_waited_for_while_there_are_too_few(mail: Mail) -> None:
     del mail.nodes["south"]
-    found = ask(mail, fewest=2, seconds=30.0)
+    found = ask(mail, min_survivors=2, seconds=30.0)
     assert found.silent == {"south": "it is not connected"}
     assert mail.ticking.time == pytest.approx(30, abs=0.2)
 
@@ -349,7 +349,7 @@ def test_a_refusal_is_not_one_of_enough(mail: Mail) -> None:
     mail.does["south"] = refuses("no")
     del mail.nodes["west"]
     post = mail.post("north", "south", "west")
-    ask(mail, "north", "south", "west", post=post, fewest=2, seconds=30.0)
+    ask(mail, "north", "south", "west", post=post, min_survivors=2, seconds=30.0)
     assert mail.ticking.time == pytest.approx(30, abs=0.2)
 
 
@@ -358,7 +358,9 @@ def test_requests_aside_are_answered_meanwhile(mail: Mail) -> None:
         "north", content, Reply(site="north", trained=pb.Trained(round=1))
     )
     post = mail.post("north", "south")
-    found = post.ask({"north": TRAIN}, round_number=1, fewest=1, seconds=60.0, aside={"south": JOIN})
+    found = post.ask(
+        {"north": TRAIN}, round_number=1, min_survivors=1, seconds=60.0, side_requests={"south": JOIN}
+    )
     assert [reply.WhichOneof("kind") for reply in found.replies.values()] == ["trained", "joined"]
     assert opened("south", mail.contents("south")[0]).payload == JOIN.SerializeToString()
 
@@ -366,7 +368,7 @@ def test_requests_aside_are_answered_meanwhile(mail: Mail) -> None:
 @pytest.mark.parametrize("does", [lambda _: None, lambda _: FAILED])
 def test_requests_aside_are_not_waited_for(mail: Mail, does: Callable[[bytes], Any]) -> None:
     mail.does["south"] = does
-    found = ask(mail, "north", fewest=1, aside={"south": JOIN})
+    found = ask(mail, "north", min_survivors=1, side_requests={"south": JOIN})
     assert list(found.replies) == ["north"]
     assert found.silent == {}
     assert mail.ticking.time == 0
@@ -376,13 +378,13 @@ def test_an_answer_aside_is_not_one_of_enough(mail: Mail) -> None:
     mail.connect("west")
     del mail.nodes["west"]
     post = mail.post("north", "south", "west")
-    ask(mail, "north", "west", post=post, fewest=2, seconds=30.0, aside={"south": JOIN})
+    ask(mail, "north", "west", post=post, min_survivors=2, seconds=30.0, side_requests={"south": JOIN})
     assert mail.ticking.time == pytest.approx(30, abs=0.2)
 
 
 def test_a_refusal_aside_is_told(mail: Mail) -> None:
     mail.does["south"] = refuses("no")
-    assert list(ask(mail, "north", fewest=1, aside={"south": JOIN}).refused) == ["south"]
+    assert list(ask(mail, "north", min_survivors=1, side_requests={"south": JOIN}).refused) == ["south"]
 
 
 @pytest.mark.parametrize("given", [[], [None], [""]])
@@ -433,7 +435,7 @@ def test_the_first_of_two_answers_counts(mail: Mail) -> None:
 def test_an_answer_to_a_message_of_nobody(mail: Mail) -> None:
     mail.does["south"] = lambda _: None
     post = mail.post("north", "south")
-    ask(mail, post=post, fewest=1, seconds=5.0)
+    ask(mail, post=post, min_survivors=1, seconds=5.0)
     mail.does["south"] = lambda content: sealed("south", content)
     stale = Message(wrap(b"x"), mail.nodes["south"].node_id, MessageType.TRAIN)
     stale.metadata.__dict__["_message_id"] = "m1"

@@ -235,7 +235,9 @@ def test_a_newcomer_joins_deals_and_trains(folder: RunFolder) -> None:
     ask = post.ask
 
     def asking(requests: Any, **how: Any) -> Any:
-        if any(request.HasField("join") for request in {**requests, **(how["aside"] or {})}.values()):
+        if any(
+            request.HasField("join") for request in {**requests, **(how["side_requests"] or {})}.values()
+        ):
             post.acts[south] = next(first)
         return ask(requests, **how)
 

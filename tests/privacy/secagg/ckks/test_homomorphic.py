@@ -54,8 +54,12 @@ CONTENTS = encrypted(updates(3))
 ONE = CONTENTS[0]
 
 
-def opened(contents: Sequence[bytes], *, key: bytes = KEY, size: int = SIZE, fewest: int = 2) -> np.ndarray:
-    return open_sum(key, contents, parameters=PARAMETERS, size=size, reach=REACH, fewest=fewest)
+def opened(
+    contents: Sequence[bytes], *, key: bytes = KEY, size: int = SIZE, min_survivors: int = 2
+) -> np.ndarray:
+    return open_sum(
+        key, contents, parameters=PARAMETERS, size=size, reach=REACH, min_survivors=min_survivors
+    )
 
 
 # What is refused.
@@ -67,10 +71,10 @@ def test_sums_have_a_possible_number_of_sites(sites: int) -> None:
         Parameters(sites=sites)
 
 
-@pytest.mark.parametrize("fewest", [0, 1, 4])
-def test_too_few_are_not_opened(fewest: int) -> None:
-    with pytest.raises(ProtocolError, match=f"fewest={fewest}"):
-        opened(CONTENTS, fewest=fewest)
+@pytest.mark.parametrize("min_survivors", [0, 1, 4])
+def test_too_few_are_not_opened(min_survivors: int) -> None:
+    with pytest.raises(ProtocolError, match=f"min_survivors={min_survivors}"):
+        opened(CONTENTS, min_survivors=min_survivors)
 
 
 @pytest.mark.parametrize("contents", [[], [ONE]])
@@ -304,7 +308,7 @@ def test_sums_are_exact(sites: int, size: int, seed: int) -> None:
     found = decrypt(KEY, total, parameters=PARAMETERS, size=size, reach=REACH, sites=sites)
     assert found.dtype == np.float32
     assert np.array_equal(found, exact(several, PARAMETERS))
-    assert np.array_equal(opened(contents, size=size, fewest=sites), found)
+    assert np.array_equal(opened(contents, size=size, min_survivors=sites), found)
 
 
 @pytest.mark.parametrize("sites", [2, 32, 128])
@@ -315,7 +319,7 @@ def test_sums_are_exact_at_the_ends(sites: int) -> None:
     ends = np.concatenate([np.ones(VALUES), -np.ones(VALUES), np.tile([1.0, -1.0], VALUES // 2)])
     several = np.tile(ends, (sites, 1))
     contents = encrypted(several, key=key, parameters=parameters)
-    found = open_sum(key, contents, parameters=parameters, size=len(ends), reach=REACH, fewest=sites)
+    found = open_sum(key, contents, parameters=parameters, size=len(ends), reach=REACH, min_survivors=sites)
     assert np.array_equal(found, (sites * REACH * ends).astype(np.float32))
 
 
@@ -325,7 +329,7 @@ def test_a_mean_is_as_near_as_promised(sites: int) -> None:
     several = np.clip(updates(sites, size=300), -REACH, REACH)
     key = make_key(parameters)
     contents = encrypted(several, key=key, parameters=parameters)
-    found = open_sum(key, contents, parameters=parameters, size=300, reach=REACH, fewest=sites)
+    found = open_sum(key, contents, parameters=parameters, size=300, reach=REACH, min_survivors=sites)
     off = np.abs(found / sites - several.mean(axis=0, dtype=np.float64)).max() / REACH
     # Half a step, and float32's rounding of the mean: 2^-24.
     assert off <= 1 / (2 * parameters.steps) + 2.0**-24
@@ -420,7 +424,7 @@ def test_a_scale_for_less_noise_would_not_do(monkeypatch: pytest.MonkeyPatch) ->
     try:
         key = make_key(broken)
         contents = encrypted(several, key=key, parameters=broken)
-        found = open_sum(key, contents, parameters=broken, size=size, reach=REACH, fewest=4)
+        found = open_sum(key, contents, parameters=broken, size=size, reach=REACH, min_survivors=4)
     finally:
         ciphertexts.keyless_context.cache_clear()
         ciphertexts.key_context.cache_clear()

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on
+from privacy.secagg.masks import site_steps as secagg
+from privacy.secagg.masks.coordinator_steps import add_up, forward
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.sealing import derive
@@ -62,7 +62,7 @@ def exchanges(*, count: int, size: int, ring: Ring) -> np.ndarray:
     found = []
     for number in range(1, count + 1):
         roster = sites.roster(number)
-        cohorts = hand_on(roster, sites.deal(roster))
+        cohorts = forward(roster, sites.deal(roster))
         found.append(sites.contribute(cohorts, words, ring=ring, number=number)[ME])
     return np.array(found, ring.dtype)
 

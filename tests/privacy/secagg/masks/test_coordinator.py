@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from privacy.errors import AggregationError
-from privacy.secagg.masks import coordinator as unmasking
-from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, hand_on, unmask
+from privacy.secagg.masks import coordinator_steps as unmasking
+from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, forward, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster
 from privacy.secagg.shamir import SHARE_BYTES
@@ -57,12 +57,12 @@ def test_sums_are_exact_whoever_drops_out_when(count: int, threshold: int) -> No
     start = Sites(rules)
     roster = start.roster()
     dealings = start.deal(roster)
-    for turn, dealers in enumerate(parts(names(count), least=rules.fewest)):
+    for turn, dealers in enumerate(parts(names(count), least=rules.min_survivors)):
         ring, sites = Ring(BITS[turn % 4]), copy(start)
         vectors = draw_vectors(dealers, ring=ring, size=SIZE, seed=turn)
-        cohorts = hand_on(roster, {site: dealings[site] for site in dealers})
+        cohorts = forward(roster, {site: dealings[site] for site in dealers})
         masked = sites.contribute(cohorts, vectors, ring=ring)
-        for survivors in parts(dealers, least=rules.fewest):
+        for survivors in parts(dealers, least=rules.min_survivors):
             closing = copy(sites)
             signatures = closing.confirm(survivors)
             revealed = closing.reveal(survivors, signatures)
@@ -94,7 +94,7 @@ def test_whoever_has_confirmed_reveals_once_enough_have(count: int, threshold: i
     ring, rules = Ring(32), make_rules(count, threshold=threshold)
     vectors = draw_vectors(names(count), ring=ring, size=SIZE)
     start, roster, cohorts, masked = contributed(rules, ring=ring, vectors=vectors)
-    for survivors in parts(names(count), least=rules.fewest):
+    for survivors in parts(names(count), least=rules.min_survivors):
         total = add_up((masked[site] for site in survivors), ring=ring, size=SIZE)
         for signers in parts(survivors, least=1):
             sites = copy(start)
@@ -125,9 +125,9 @@ def test_sums_of_many_are_exact(count: int, bits: int) -> None:
             return list(left)
 
         roster = sites.roster(number)
-        spare = count - rules.fewest
+        spare = count - rules.min_survivors
         dealers = drop(spare // 3)
-        cohorts = hand_on(roster, sites.deal(roster, dealers))
+        cohorts = forward(roster, sites.deal(roster, dealers))
         survivors = drop(spare // 3)
         vectors = draw_vectors(survivors, ring=ring, size=1001, seed=number)
         masked = sites.contribute(
@@ -232,7 +232,7 @@ def test_without_these_checks_a_lie_spoils_the_sum(monkeypatch: pytest.MonkeyPat
 def test_a_dealing_has_something_for_each_neighbour(count: int) -> None:
     roster = Sites(make_rules(5)).roster()
     dealing = Dealing(site="site-02", key=bytes(32), commitment=bytes(32), sealed=(b"",) * count)
-    for call in (lambda: check_dealing(roster, dealing), lambda: hand_on(roster, {"site-02": dealing})):
+    for call in (lambda: check_dealing(roster, dealing), lambda: forward(roster, {"site-02": dealing})):
         with pytest.raises(AggregationError, match=f"4 neighbours of site-02, got {count}") as refused:
             call()
         assert refused.value.rule == "share"
@@ -243,7 +243,7 @@ def test_each_site_gets_what_is_sealed_for_it_and_no_more() -> None:
     roster = sites.roster()
     dealings = sites.deal(roster)
     del dealings["site-03"]
-    cohorts = hand_on(roster, dealings)
+    cohorts = forward(roster, dealings)
     assert list(cohorts) == sorted(dealings)
     assert len({cohort.digest(roster) for cohort in cohorts.values()}) == 1
     for receiver, cohort in cohorts.items():

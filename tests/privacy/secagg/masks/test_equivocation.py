@@ -18,8 +18,8 @@ import pytest
 from privacy.errors import AggregationError
 from privacy.secagg import roster as roster_module
 from privacy.secagg.graph import Graph
-from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator_steps import hand_on
+from privacy.secagg.masks import site_steps as secagg
+from privacy.secagg.masks.coordinator_steps import forward
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Cohort
@@ -64,7 +64,7 @@ class Liar:
         self._answers: dict[tuple[str, Told, Names], dict[str, bytes]] = {}
 
     def cohort(self, site: str, shown: Names) -> Cohort:
-        return hand_on(self.roster, {each: self.dealings[each] for each in shown})[site]
+        return forward(self.roster, {each: self.dealings[each] for each in shown})[site]
 
     def masked(self, site: str, shown: Names) -> tuple[Sites, np.ndarray]:
         if (site, shown) not in self._masked:
@@ -148,12 +148,12 @@ def choices(sites: Names, *, least: int, among: str) -> Iterator[Names]:
 
 def stories(liar: Liar) -> Iterator[dict[str, Told]]:
     """Everything that the honest sites can be told so that they answer: each a cohort, each a list."""
-    fewest = liar.rules.fewest
+    min_survivors = liar.rules.min_survivors
     options = [
         [
             Told(cohort=cohort, survivors=survivors)
-            for cohort in choices(liar.everyone, least=fewest, among=site)
-            for survivors in choices(cohort, least=fewest, among=site)
+            for cohort in choices(liar.everyone, least=min_survivors, among=site)
+            for survivors in choices(cohort, least=min_survivors, among=site)
         ]
         for site in liar.honest
     ]
@@ -161,28 +161,28 @@ def stories(liar: Liar) -> Iterator[dict[str, Told]]:
         yield dict(zip(liar.honest, told, strict=True))
 
 
-def opens_one(count: int, *, threshold: int, fewest: int, colluding: int) -> bool:
+def opens_one(count: int, *, threshold: int, min_survivors: int, colluding: int) -> bool:
     """Whether lists that nobody signs open an update, by counting, for c < 2t − n.
 
     A site is shown a cohort of f: k = f − c − 1 honest ones beside it. Each of these needs t − c honest
     holders that take it for dropped out. A list leaves out e = n − f sites at most, never its reader: so
     e holders outside leave out min(k, e) of the k, and these themselves min(k − 1, e).
     """
-    spare, partners = count - fewest, fewest - colluding - 1
+    spare, partners = count - min_survivors, min_survivors - colluding - 1
     left_out = spare * min(partners, spare) + partners * min(partners - 1, spare)
     return threshold <= count - 2 and left_out >= partners * (threshold - colluding)
 
 
 def isolating(liar: Liar) -> dict[str, Told]:
     """The story of ``opens_one``: each reader's list is without those that were left out least so far."""
-    fewest, target = liar.rules.fewest, liar.honest[0]
-    partners = liar.honest[1 : fewest - len(liar.colluders)]
+    min_survivors, target = liar.rules.min_survivors, liar.honest[0]
+    partners = liar.honest[1 : min_survivors - len(liar.colluders)]
     small = tuple(sorted([*liar.colluders, target, *partners]))
     story = {target: Told(cohort=small, survivors=small)}
     left_out = dict.fromkeys(partners, 0)
     for site in [*liar.honest[1 + len(partners) :], *partners]:
         dropped = sorted((each for each in partners if each != site), key=lambda each: left_out[each])
-        dropped = dropped[: len(liar.everyone) - fewest]
+        dropped = dropped[: len(liar.everyone) - min_survivors]
         for each in dropped:
             left_out[each] += 1
         survivors = tuple(each for each in liar.everyone if each not in dropped)
@@ -212,7 +212,7 @@ def test_below_the_bound_no_story_opens_an_update(
 ) -> None:
     """Without confirmation too, for as few as these: where the counting says so."""
     assert colluding < 2 * threshold - count
-    assert not opens_one(count, threshold=threshold, fewest=threshold, colluding=colluding)
+    assert not opens_one(count, threshold=threshold, min_survivors=threshold, colluding=colluding)
     liar = Liar(count, threshold=threshold, colluding=colluding, confirm=confirm)
     assert not any(liar.read(story) for story in stories(liar))
 
@@ -252,10 +252,10 @@ def test_with_one_colluder_less_no_two_halves_do(count: int, threshold: int, con
 @pytest.mark.parametrize(("count", "threshold"), BOUNDS)
 def test_the_rules_know_the_bound(count: int, threshold: int) -> None:
     at_bound = 2 * threshold - count
-    fewest = min(count, max(threshold, at_bound + 1))
-    make_rules(count, threshold=threshold, fewest=fewest, colluding=at_bound - 1)
+    min_survivors = min(count, max(threshold, at_bound + 1))
+    make_rules(count, threshold=threshold, min_survivors=min_survivors, colluding=at_bound - 1)
     with pytest.raises(AggregationError) as refused:
-        make_rules(count, threshold=threshold, fewest=fewest, colluding=at_bound)
+        make_rules(count, threshold=threshold, min_survivors=min_survivors, colluding=at_bound)
     assert refused.value.rule == "threshold"
 
 
@@ -276,7 +276,7 @@ def test_without_confirmation_the_counting_says_when_an_update_opens() -> None:
     for count, threshold, colluding in sizes():
         liar = Liar(count, threshold=threshold, colluding=colluding, confirm=False)
         found = liar.read(isolating(liar))
-        expected = opens_one(count, threshold=threshold, fewest=threshold, colluding=colluding)
+        expected = opens_one(count, threshold=threshold, min_survivors=threshold, colluding=colluding)
         assert found == ([liar.honest[0]] if expected else []), (count, threshold, colluding)
         if expected:
             opened.add((count, threshold, colluding))
@@ -290,14 +290,14 @@ def test_at_the_usual_threshold_some_must_collude_for_it(count: int, least: int)
     opening = [
         colluding
         for colluding in range(2 * threshold - count)
-        if opens_one(count, threshold=threshold, fewest=threshold, colluding=colluding)
+        if opens_one(count, threshold=threshold, min_survivors=threshold, colluding=colluding)
     ]
     assert min(opening) == least
 
 
 def test_confirmation_stops_that_story() -> None:
     for count, threshold, colluding in sizes():
-        if opens_one(count, threshold=threshold, fewest=threshold, colluding=colluding):
+        if opens_one(count, threshold=threshold, min_survivors=threshold, colluding=colluding):
             liar = Liar(count, threshold=threshold, colluding=colluding, confirm=True)
             assert liar.read(isolating(liar)) == []
 
@@ -312,7 +312,7 @@ def test_one_who_is_shown_a_smaller_cohort_alone() -> None:
         outside = [site for site in liar.honest if site not in small]
         story = {target: Told(cohort=small, survivors=small)}
         story |= {site: Told(cohort=liar.everyone, survivors=survivors) for site in outside}
-        assert len(survivors) >= liar.rules.fewest
+        assert len(survivors) >= liar.rules.min_survivors
         assert liar.read(story) == ([target] if opened else [])
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from privacy.errors import AggregationError
-from privacy.secagg.masks import site as secagg
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks import site_steps as secagg
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.masks.site_steps import Held, SiteState
 from privacy.secagg.ring import Ring, Words
@@ -96,7 +96,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(sites=LISTS)
     def next_exchange(self, sites: Sequence[str]) -> None:
-        if len(sites) >= self.sites.rules.fewest:
+        if len(sites) >= self.sites.rules.min_survivors:
             self.number += 1
             self.exchange = Exchange(roster=self.sites.roster(self.number, sites))
 
@@ -124,9 +124,11 @@ class Schedule(RuleBasedStateMachine):
     def close(self, name: str) -> None:
         """No more answers of a step, if there are enough. When an exchange completes, its sum is exact."""
         exchange, rules = self.exchange, self.sites.rules
-        if name == "deal" and not exchange.masked and len(exchange.dealings) >= rules.fewest:
-            exchange.cohorts = hand_on(exchange.roster, exchange.dealings)
-        elif name == "contribute" and not exchange.survivors and len(exchange.masked) >= rules.fewest:
+        if name == "deal" and not exchange.masked and len(exchange.dealings) >= rules.min_survivors:
+            exchange.cohorts = forward(exchange.roster, exchange.dealings)
+        elif (
+            name == "contribute" and not exchange.survivors and len(exchange.masked) >= rules.min_survivors
+        ):
             exchange.survivors = tuple(sorted(exchange.masked))
         elif name == "reveal" and len(exchange.shares) >= rules.threshold:
             self.check_sum(exchange)

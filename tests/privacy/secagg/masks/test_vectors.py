@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from privacy.secagg.masks.coordinator_steps import add_up, hand_on, unmask
+from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Dealing
 from tests.privacy.exchanges import MANIFEST, Sites, draw_vectors, make_rules, names
@@ -35,7 +35,7 @@ def test_a_masked_vector_is_what_the_paper_says() -> None:
     sites, ring = Sites(make_rules(5)), Ring(32)
     roster = sites.roster()
     dealings = sites.deal(roster)
-    cohorts = hand_on(roster, dealings, asked=ASKED)
+    cohorts = forward(roster, dealings, asked=ASKED)
     vectors = draw_vectors(names(5), ring=ring, size=3)
     dealers = {site: sites.states[site].dealer for site in names(5)}
     masked = sites.contribute(cohorts, vectors, ring=ring)
@@ -60,7 +60,7 @@ def transcript() -> dict[str, object]:
     sites = Sites(make_rules(4), seed="vectors")
     roster = sites.roster(7)
     dealings = sites.deal(roster)
-    cohorts = hand_on(roster, dealings, asked=ASKED)
+    cohorts = forward(roster, dealings, asked=ASKED)
     survivors = [names(4)[0], *names(4)[2:]]
     masked: dict[str, dict[str, str]] = {}
     sums: dict[str, str] = {}

@@ -8,7 +8,7 @@ import pytest
 
 from client.sums import open_sums
 from protocol.job.job import Job
-from protocol.sums import kinds
+from protocol.sums import sum_kinds as kinds
 from server.sums import make_sums
 from tests.server.runs import make_job
 
