@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import client.custody.data_set
+import tasks.data.tokenization
 from simulation.simulated_federation import World
 from tests import tiny
 from tests.adversary.hostile_models import change_json
@@ -71,7 +71,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
 ) -> None:
     model = bench.folder / "model"
     world = World(bench.job(model, metrics={"epsilon": 1.0}))
-    reader, seen = client.custody.data_set.Reader, []
+    reader, seen = tasks.data.tokenization.Reader, []
 
     class Panicking:
         """A tokenizer that cannot stand one word."""
@@ -86,15 +86,10 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
                 raise error("xylophone")
             return self._tokenizer(texts, **options)
 
-    def of(adapted: Any) -> Any:
-        return reader(
-            tokenizer=Panicking(adapted.base.reader.tokenizer),
-            max_length=8,
-            least=1,
-            tokens=adapted.base.reader.tokens,
-        )
+    def panicking(*, tokenizer: Any, **options: Any) -> Any:
+        return reader(tokenizer=Panicking(tokenizer), **options)
 
-    monkeypatch.setattr(client.custody.data_set.Reader, "of", staticmethod(of))
+    monkeypatch.setattr(tasks.data.tokenization, "Reader", panicking)
     plain, unknown = two_sites(bench, world, model, "plain", "unknown")
     assert kinds(plain)[0] == "joined"
     check_alike(plain, unknown, bound=largest_move(world.job))

@@ -23,6 +23,7 @@ from privacy.errors import PlanError
 from protocol.job.job import TOTAL_STEPS_MAX, Job
 from protocol.messages.confide_pb2 import Join, Reply, Request
 from simulation.simulated_federation import World
+from tasks.registry import find_task, task_names
 from tests import tiny
 from tests.client.sites import charges, join, train
 
@@ -136,29 +137,40 @@ def test_a_site_outlives_the_process_that_plans(
 
 
 def numbers(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each number that a job may hold: its section, its key and what its schema says of it."""
+    """Each number that a job may hold: its section, its key and what its schema says of it.
+
+    Where a section has kinds, each with its own keys, the schema says whose key it is.
+    """
 
     def parts(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield one
         for inner in [*one.get("anyOf", []), *([one["items"]] if "items" in one else [])]:
             yield from parts(inner)
 
+    def defined(reference: dict[str, Any]) -> dict[str, Any]:
+        return schema["$defs"][reference["$ref"].rpartition("/")[2]]["properties"]
+
     for section, reference in schema["properties"].items():
-        name = reference.get("$ref", "").rpartition("/")[2]
-        found = schema["$defs"].get(name, {"properties": {section: reference}})
-        for key, value in found["properties"].items():
-            for part in parts(value):
-                if part.get("type") in ("integer", "number") and "enum" not in part:
-                    yield section, key, part
-                if "$ref" in part:
-                    inner = schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"]
-                    for deeper, one in inner.items():
-                        yield from (
-                            (section, f"{key}.{deeper}", p) for p in parts(one) if p.get("type") == "number"
-                        )
+        kinds = [({"kind": one["kind"]["const"]}, one) for one in map(defined, reference.get("oneOf", []))]
+        whole = defined(reference) if "$ref" in reference else {section: reference}
+        for kind, properties in kinds or [({}, whole)]:
+            for key, value in properties.items():
+                for part in parts(value):
+                    if part.get("type") in ("integer", "number") and "enum" not in part:
+                        yield section, key, part | kind
+                    if "$ref" in part:
+                        for deeper, one in defined(part).items():
+                            found = (p for p in parts(one) if p.get("type") == "number")
+                            yield from ((section, f"{key}.{deeper}", p) for p in found)
 
 
-NUMBERS = list(numbers(Job.model_json_schema()))
+# A task's own keys are in the job's section of data, which does not name them.
+TASK_NUMBERS = [
+    ("data", key, schema)
+    for name in task_names()
+    for _, key, schema in numbers({"properties": find_task(name).Section.model_json_schema()["properties"]})
+]
+NUMBERS = [*numbers(Job.model_json_schema()), *TASK_NUMBERS]
 
 
 @pytest.mark.parametrize(("section", "key", "schema"), NUMBERS, ids=[f"{s}.{k}" for s, k, _ in NUMBERS])
@@ -173,6 +185,7 @@ def test_the_numbers_of_a_job_are_found() -> None:
     found = {f"{section}.{key}" for section, key, _ in NUMBERS}
     assert {"training.rounds", "privacy.epsilon", "seeds.noise", "federation.partition.dirichlet"} <= found
     assert {"adapter.layers_to_transform", "aggregation.threshold", "metrics.epsilon"} <= found
+    assert {"data.max_length"} <= found
 
 
 @pytest.fixture
@@ -211,23 +224,26 @@ def extremes() -> Iterator[Any]:
         whole = schema["type"] == "integer"
         beyond = [low - 1, high + 1, 10**30] if whole else [-1.0, 1e300, math.nan, math.inf, -math.inf]
         for value in [low, high, *beyond]:
-            yield pytest.param(section, key, value, id=f"{section}.{key}={value}")
+            kind = {"kind": schema["kind"]} if "kind" in schema else {}
+            name = ".".join([section, *kind.values(), key])
+            yield pytest.param(section, kind, key, value, id=f"{name}={value}")
 
 
-@pytest.mark.parametrize(("section", "key", "value"), extremes())
+@pytest.mark.parametrize(("section", "kind", "key", "value"), extremes())
 def test_every_number_at_its_ends_and_beyond_is_answered_at_a_bounded_cost(
     make: Callable[..., Site],
     world: World,
     tmp_path: Path,
     spent: dict[str, list[int]],
     section: str,
+    kind: dict[str, str],
     key: str,
     value: Any,
 ) -> None:
     try:
-        content = hostile(world, **{section: {key: value}})
+        content = hostile(world, **{section: kind | {key: value}})
     except ValueError:  # canonical JSON knows no NaN and no infinity
-        content = hostile(world, **{section: {key: 7e77}}).replace(
+        content = hostile(world, **{section: kind | {key: 7e77}}).replace(
             b"7e+77", str(value).replace("nan", "NaN").encode()
         )
     site = make()
