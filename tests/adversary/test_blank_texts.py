@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import client.custody.data_set
 from simulation.simulated_federation import World
+from tasks.text import TextTask
 from tests import tiny
 from tests.adversary.hostile_models import change_json
 from tests.adversary.neighbours import ROWS, Party, largest_move, write_rows
@@ -71,7 +72,7 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
 ) -> None:
     model = bench.folder / "model"
     world = World(bench.job(model, metrics={"epsilon": 1.0}))
-    reader, seen = client.custody.data_set.Reader, []
+    encode, seen = TextTask.encode, []
 
     class Panicking:
         """A tokenizer that cannot stand one word."""
@@ -86,15 +87,10 @@ def test_a_text_that_a_tokenizer_panics_on_does_not_show(
                 raise error("xylophone")
             return self._tokenizer(texts, **options)
 
-    def of(adapted: Any) -> Any:
-        return reader(
-            tokenizer=Panicking(adapted.base.reader.tokenizer),
-            max_length=8,
-            least=1,
-            tokens=adapted.base.reader.tokens,
-        )
+    def encode_panicking(self: TextTask, reader: Any, rows: Any, **options: Any) -> Any:
+        return encode(self, replace(reader, tokenizer=Panicking(reader.tokenizer)), rows, **options)
 
-    monkeypatch.setattr(client.custody.data_set.Reader, "of", staticmethod(of))
+    monkeypatch.setattr(TextTask, "encode", encode_panicking)
     plain, unknown = two_sites(bench, world, model, "plain", "unknown")
     assert kinds(plain)[0] == "joined"
     check_alike(plain, unknown, bound=largest_move(world.job))
