@@ -15,7 +15,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ FILE = "plans.json"  # in a site's home: plans that were made, so that none is p
 _KEPT = 64  # plans
 _LONGEST = 500  # letters of what is told of numbers that no plan fits
 # What a job is planned from. Runs that agree in these have one plan.
-_PLANNED = {
+_PLANNED: Mapping[str, bool | set[str]] = {
     "privacy": True,
     "training": {"rounds", "local_steps", "batch_size"},
     "aggregation": True,

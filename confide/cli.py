@@ -109,12 +109,20 @@ def simulate(
         from simulation.simulate import simulate as simulate_job
         from tasks.registry import read_job
 
-        shared = {"engine": engine.value, "compare": compare, "progress": display}
         if resume is not None:
-            run = resume_run(resume, **shared)
-        else:
+            run = resume_run(resume, engine=engine.value, compare=compare, progress=display)
+        elif job is not None:
             parsed = read_job(job, settings=settings or ())
-            run = simulate_job(parsed, runs=runs, name=run_name, policy=policy, homes=homes, **shared)
+            run = simulate_job(
+                parsed,
+                runs=runs,
+                name=run_name,
+                policy=policy,
+                homes=homes,
+                engine=engine.value,
+                compare=compare,
+                progress=display,
+            )
         display.finished(run)
 
 

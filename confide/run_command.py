@@ -48,7 +48,7 @@ def run(
     place = CoordinatorFolder.open(coordinator)
     if resume is not None:
         folder = RunFolder.open(resume)
-    else:
+    elif job is not None:
         with choose_display(json=json) as display:
             display.stage("Reading the held-out data and loading the base model")
             folder = create(read_job(job, settings=settings or ()), place, name=run_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from confide.console import printable
 from runs.formats import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _RECENT = 3
 
 
-class Display(Progress, Protocol):
+class Display(Progress):
     """What a command tells of its run to, from the first moment to the last."""
 
     def __enter__(self) -> Self:
@@ -42,7 +42,6 @@ class Display(Progress, Protocol):
 
     def finished(self, run: Run) -> None:
         """All is done."""
-        ...
 
 
 def choose_display(*, json: bool) -> Display:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from protocol.job.job import Job
 from protocol.plain_text import escaped
 from runs.formats import format_bytes, format_epsilon, format_measure
@@ -12,24 +10,20 @@ from tasks.measures import LOSS, Measure
 from tasks.registry import find_task
 
 
-class Progress(Protocol):
+class Progress:
     """A listener to one or more runs; what it does not override, it does not show."""
 
     def stage(self, text: str) -> None:
         """Something slow begins."""
-        ...
 
     def started(self, folder: RunFolder, title: str) -> None:
         """A run has its folder; its rounds follow."""
-        ...
 
     def doing(self, text: str) -> None:
         """What the run waits for has changed; empty if it waits for nobody."""
-        ...
 
     def round(self, record: RoundRecord) -> None:
         """A round is finished and on disk."""
-        ...
 
 
 class Silence(Progress):

@@ -15,7 +15,7 @@ from protocol.processes.flower_internals import Run, identify_process, make_run
 Handler = Callable[[bytes], bytes]
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not followed
     """Delivers each message to the handler of its node, one after another."""
 
     def __init__(self, handlers: Mapping[int, Handler]) -> None:

@@ -23,4 +23,5 @@ def mean_update(updates: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float3
     if len(sizes) != 1:
         raise ProtocolError(f"expected updates of one size, got {sorted(sizes)}")
     stacked = np.stack([updates[site] for site in sorted(updates)])
-    return stacked.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean: NDArray[np.float32] = stacked.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean

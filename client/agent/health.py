@@ -18,6 +18,7 @@ def ask_health(home: Path, site_file: SiteFile) -> pb.AgentHealth | None:
     """What the site's agent says of itself, None if it is not there. Raises RunError without its keys."""
     with open_channel(site_file.agent_address, home / "relay") as channel:
         try:
-            return AgentStub(channel).Health(pb.HealthRequest(), timeout=_PATIENCE)
+            health: pb.AgentHealth = AgentStub(channel).Health(pb.HealthRequest(), timeout=_PATIENCE)
         except grpc.RpcError:
             return None
+        return health

@@ -219,7 +219,7 @@ class Worker:
         Returns its kind.
         """
         answer = Reply.FromString(reply)
-        kind = answer.WhichOneof("kind")
+        kind: str | None = answer.WhichOneof("kind")
         if kind == "refused" and answer.refused.lost:
             # What it said when it joined is of secrets that it has lost: it joins anew, in new words.
             self._mailbox.forget(work.header.run, kind="joined")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from client.sums.sum_session import SumSession
 from privacy.secagg.masks.site_steps import (
     Contribution,
+    Holder,
     SiteState,
     advertise,
     begin,
@@ -115,7 +116,8 @@ class MaskedSession(SumSession[SiteState]):
             before, message.survivors, number=message.number, signatures=read_signatures(message)
         )
         self._secrets.keep(state)
-        return write_shares(shares, before.holder.roster), before.holder.round
+        holder = cast(Holder, before.holder)  # a state without one reveals nothing
+        return write_shares(shares, holder.roster), holder.round
 
     def _prepare(self, asked: _Asked) -> _Ready:
         if asked.state.dealer is not None:

@@ -17,7 +17,7 @@ class RunSecrets(Generic[State]):
     """
 
     def __init__(self, kind: type[State], *, site: str, manifest: bytes, path: Path | None) -> None:
-        self._kind = kind
+        self._kind: type[State] = kind
         self._whose = site, manifest
         self._path = path
         self._state: State | None = None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Self
+from typing import Any, ClassVar, Generic, Self
 
 from client.sums.run_secrets import RunSecrets
 from privacy.errors import ProtocolError
@@ -41,7 +41,7 @@ class SumSession(Generic[State]):
     """
 
     _kind: ClassVar[type]
-    _begin: ClassVar[Callable[..., tuple]]
+    _begin: ClassVar[Callable[..., tuple[Any, Member]]]
     _advertise: ClassVar[Callable[..., Member]]
 
     def __init__(

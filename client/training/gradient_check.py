@@ -60,7 +60,7 @@ def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradient
     """
     adapted, everyone = method.adapted, np.arange(len(examples))
     loss = losses(adapted)
-    references = [_reference(adapted, examples, index) for index in everyone]
+    references = [_reference(adapted, examples, index) for index in range(len(examples))]
     for indices in (everyone[::-1], everyone[:1], everyone):
         together = method.backward(examples.batch(indices), loss)
         for row, index in enumerate(indices):
@@ -86,7 +86,8 @@ def comparable(adapted: AdaptedModel) -> Iterator[None]:
         adapted.peft.train()
         adapted.device = precision
         for parameter in adapted.trained.values():
-            parameter.grad = parameter.grad_sample = parameter.summed_grad = None
+            parameter.grad = None
+            parameter.grad_sample = parameter.summed_grad = None  # type: ignore[attr-defined]  # Opacus'
 
 
 @contextmanager

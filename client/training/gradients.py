@@ -59,9 +59,9 @@ class HookedGradients:
     def backward(self, batch: Batch, loss: Loss) -> Gradients:
         self._hooks.enable_hooks()
         try:
-            loss(batch).sum().backward()
+            loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             return {
-                name: _of_examples(name, parameter.grad_sample, batch)
+                name: _of_examples(name, parameter.grad_sample, batch)  # type: ignore[attr-defined]  # Opacus'
                 for name, parameter in self.adapted.trained.items()
             }
         finally:
@@ -78,9 +78,9 @@ class HookedGradients:
             for left in ("activations", "max_batch_len"):
                 module.__dict__.pop(left, None)
         for parameter in self.adapted.trained.values():
-            parameter.grad = parameter.grad_sample = None
+            parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]  # Opacus'
             parameter.__dict__.pop("_current_grad_sample", None)
-            parameter._forward_counter = 0
+            parameter._forward_counter = 0  # type: ignore[attr-defined]  # Opacus'
 
 
 class OneByOne:

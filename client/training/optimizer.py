@@ -11,7 +11,7 @@ from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.rng import NoiseSource
 
 
-class PrivateOptimizer(DPOptimizer):
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are not followed
     """Clips each example, sums, adds the plan's noise once, divides by the expected batch size.
 
     Guarantee: before noise, one example changes the sum by at most ``plan.clipping_norm`` in the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from client.training.step import add_batch, make_optimizer, take_step
 from privacy.accounting.plan import Plan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.rng import NoiseSource
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
@@ -98,7 +100,7 @@ def silent_optimizer(
     """
     plan = Plan(mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=1.0, steps=1, delta=1e-5)
     optimizer = make_optimizer(adapted, _TRAINING, plan)
-    optimizer.source = _Silence()
+    optimizer.source = cast(NoiseSource, _Silence())  # a step draws nothing else
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     return optimizer

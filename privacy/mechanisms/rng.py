@@ -130,7 +130,7 @@ NoisePurpose = Literal["sampling", "dropout", "gradients", "update", "metrics", 
 class Entropy(Protocol):
     """Where the randomness of a step of a round comes from, by what it is for."""
 
-    def __call__(self, round_number: int, step: int, purpose: NoisePurpose) -> NoiseSource:
+    def __call__(self, round_number: int, step: int, purpose: NoisePurpose, /) -> NoiseSource:
         """A source for one purpose. ``step`` counts from 0; it is 0 for what is drawn once a round."""
         ...
 

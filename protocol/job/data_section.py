@@ -37,14 +37,14 @@ class DataSection(Section):
     """Where the examples are, and the keys of the job's task, which ``tasks.registry`` checks."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_check_value)]]
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_check_value)]] = Field(init=False)
 
     alias: Word = Field("data", description="the name that sites know the data by")
     source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
     encoding: Word = "utf-8"
     holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
     limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="use only this many examples, drawn by seeds.data"
+        default=None, description="use only this many examples, drawn by seeds.data"
     )
 
     @model_validator(mode="after")

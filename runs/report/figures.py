@@ -17,13 +17,14 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's hues, told apart by colour-blind readers; darkened to 4.5:1 or more on white.
 BLUE, ORANGE, GREEN = "#0067a5", "#b34700", "#00765a"
 PALE_BLUE, GREY = "#9ccbe8", "#5a6572"
 LABEL_GAP = 0.1  # of the chart's height, between two labels beside it
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: Mapping[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "confide",
     "font.size": 9,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -186,7 +186,11 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
         ]
     values = [math.inf if value is None else value for value in spent.values()]
     counts = [examples[name] for name in spent if name in examples]
-    rows = {"minimum": min, "median": statistics.median, "maximum": max}
+    rows: dict[str, Callable[[Iterable[float]], float]] = {
+        "minimum": min,
+        "median": statistics.median,
+        "maximum": max,
+    }
     found = {name: float(reduce(values)) for name, reduce in rows.items()}
     return [
         SpendingRow(

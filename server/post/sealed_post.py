@@ -171,7 +171,8 @@ class SealedPost:
         keys = {member.node: site for site, member in self._members.items()}
         self._nodes = {}
         for node in self._grid.get_nodes():
-            site = keys.get(_der(node.public_key))
+            key = _der(node.public_key)
+            site = None if key is None else keys.get(key)
             if site is not None:
                 self._nodes[site] = (node.node_id, node.last_activated_at)
 

@@ -110,7 +110,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else "-"
-        own = sum(other.address == self.address for other in self.connections)
+        # All of them are of this class, whatever uvicorn's types say.
+        own = sum(other.address == self.address for other in self.connections)  # type: ignore[union-attr]
         most, most_of_one = self._settings.connections, self._settings.connections_of_an_address
         if len(self.connections) > most or own > most_of_one:
             transport.abort()
@@ -149,9 +150,10 @@ class Connection(H11Protocol):
         return False  # and so nothing is said about it: the request is like any other
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
     if timer is not None:
         timer.cancel()
+    return None
 
 
 class Body:
@@ -306,10 +308,8 @@ def _tls(_config: uvicorn.Config, make: Callable[[], ssl.SSLContext]) -> ssl.SSL
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises OSError for an address that is taken."""
     _log_requests(settings.log)
-    limits = httpx.Limits(
-        max_connections=settings.connections,
-        max_keepalive_connections=16,
-        keepalive_expiry=4.0,  # the SuperLink closes after 5
+    limits = httpx.Limits(  # the SuperLink closes after 5 seconds
+        max_connections=settings.connections, max_keepalive_connections=16, keepalive_expiry=4.0
     )
     six, four = socket.AF_INET6, socket.AF_INET
     listeners = [socket.create_server((a, p), family=six if ":" in a else four) for a, p in settings.listen]

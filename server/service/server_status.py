@@ -103,7 +103,7 @@ def _run(path: Path) -> RunStatus:
         folder = RunFolder.open(path)
         records, rounds = folder.records(), folder.manifest.job.training.rounds
         told = read_state(folder)
-        state = told.state if told else ("finished" if len(records) >= rounds else "unknown")
+        state: str = told.state if told else ("finished" if len(records) >= rounds else "unknown")
         if state == "running" and not is_coordinated(folder):
             state = "interrupted"
     except (ConfideError, OSError) as error:

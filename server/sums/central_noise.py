@@ -32,7 +32,8 @@ def noisy_mean(
     smaller in the mean as there are sites.
     """
     parts = [clip(update, bound=plan.clipping_norm, norm=2) for update in updates]
-    released = plan.mechanism.release(reduce(Clipped.joined, parts), source)
+    summed = reduce(Clipped.joined, parts)
+    released = plan.mechanism.release(summed, source)
     return (released / len(parts)).astype(np.float32)
 
 

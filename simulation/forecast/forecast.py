@@ -40,7 +40,7 @@ class SiteForecast:
     steps: int
     noise_multiplier: float
     noise_std: float
-    epsilon: Mapping[str, float | None]
+    epsilon: Mapping[Accountant, float | None]
     delta: float
     cautions: tuple[str, ...]
 
