@@ -110,13 +110,13 @@ class Trainer:
     def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
         # because of one would tell of it.
-        lost = zeroed_examples if plan.mechanism.name == "none" else 0
+        lost = 0 if plan.protects else zeroed_examples
         if lost or not np.isfinite(update).all():
             raise RunError(
                 "the loss or the adapter became NaN or infinite: lower training.learning_rate; if "
                 "that does not help, check the base model's weights"
             )
-        if plan.mechanism.name != "none" and not update.any():
+        if plan.protects and not update.any():
             raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
 
 

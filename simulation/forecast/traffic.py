@@ -68,7 +68,7 @@ def _receipt(job: Job, site: str, plan: Plan) -> Receipt:
         plan=plan,
         steps=job.steps_a_round,
         taken=plan.steps,
-        epsilon=None if plan.mechanism.name == "none" else plan.epsilon,
+        epsilon=plan.epsilon if plan.protects else None,
         budget=job.privacy.epsilon,
         head=digest,
     )
