@@ -1,38 +1,33 @@
-"""``confide strategies``: the rules by which updates become the next adapter."""
+"""What ``confide strategies`` shows."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from confide.console import plain_console, plain_table, print_json, shown
+from protocol.job.strategy import find_strategy, strategy_names
 
 
-def strategies(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON list and nothing else.")] = False,
-) -> None:
-    """List the strategies that a job can name, Confide's own and those that are installed."""
-    from json import dumps
-
-    from protocol.job.strategy import find_strategy, strategy_names
-
-    found: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "linear": rule.linear,
-            "exact": rule.exact,
-            "keys": sorted(rule.model_fields.keys() - {"name"}),
-            "paper": rule.paper,
-        }
-        for name, rule in ((name, find_strategy(name)) for name in strategy_names())
-    ]
+def print_strategies(*, json: bool) -> None:
+    """Every strategy that can be named here: what it promises, its keys, and where it was published."""
+    found = [_describe(name) for name in strategy_names()]
     if json:
-        print(dumps(found, ensure_ascii=False))
+        print_json({"strategies": found})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "linear", "exact", "keys", "paper", box=None, pad_edge=False)
+    table = plain_table("name", "linear", "exact", "keys", "paper", left=5)
     for one in found:
-        holds = ["yes" if one[promise] else "no" for promise in ("linear", "exact")]
-        table.add_row(one["name"], *holds, ", ".join(one["keys"]), one["paper"])
-    Console(emoji=False, markup=False, highlight=False).print(table)
+        promises = ["yes" if one[promise] else "no" for promise in ("linear", "exact")]
+        keys = ", ".join(map(shown, one["keys"]))
+        table.add_row(shown(one["name"]), *promises, keys, shown(one["paper"]))
+    plain_console().print(table, soft_wrap=False)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    rule = find_strategy(name)
+    return {
+        "name": name,
+        "linear": rule.linear,
+        "exact": rule.exact,
+        "keys": sorted(rule.model_fields.keys() - {"name"}),
+        "paper": rule.paper,
+    }
