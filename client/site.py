@@ -158,8 +158,12 @@ class Site:
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
+        here = self._session
+        held = None if joins or here is None or here.manifest.digest != manifest.digest else here
 
         def register() -> int:
+            if held is not None:  # whose data were found, and its keys checked, when it was joined
+                return held.dataset
             data.append(found := self._host.find_data(manifest))
             if found.alias not in self._registered:
                 self._registered[found.alias] = ledger.register(found.digests)
@@ -168,9 +172,9 @@ class Site:
         dataset = admit(
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
-        if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
-            self._session.sums.know(self._peers)
-            return self._session
+        if held is not None:
+            held.sums.know(self._peers)
+            return held
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.
         self._session = None

@@ -14,6 +14,7 @@ from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from tasks.registry import task_names
 
@@ -26,7 +27,7 @@ _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 def _installed(task: str) -> str:
     if task not in task_names():
-        raise ValueError(f"expected one of {', '.join(task_names())}, got {task!r}")
+        raise ValueError(f"tasks: expected some of {', '.join(task_names())}, got {quoted(task)}")
     return task
 
 
