@@ -208,7 +208,7 @@ def _check_receipt(
     plan = receipt.plan
     if receipt.taken > plan.steps:
         raise AuditError(f"{where}: {miscounted(receipt, before)}")
-    if plan.mechanism.name == "none":
+    if not plan.protects:
         return
     recomputed = recomputed_epsilon(plan, receipt.taken)
     if receipt.epsilon is None or not agrees(receipt.epsilon, recomputed):

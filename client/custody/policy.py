@@ -95,7 +95,7 @@ class Policy(Section):
                 'privacy.noise="distributed"',
                 rule="rules.central_noise",
             )
-        if job.privacy.mechanism != "none":
+        if job.privacy.protects:
             most = self.budget.epsilon_per_run or self.budget.epsilon
             asked = job.privacy.epsilon + job.metrics.epsilon
             if asked > most:
@@ -123,9 +123,9 @@ class Policy(Section):
         Such a run's own ε is a site's, and an example's is more.
         """
         most = self.budget.epsilon_per_run
-        if most is None or plan.unit == "example" or plan.mechanism.name == "none":
+        if most is None or not (plan.hides_sites and plan.protects):
             return
-        costs = plan.doubled().epsilon
+        costs = plan.for_example().epsilon
         if costs > most:
             raise PolicyError(
                 f"expected epsilon={most:g} at most for each example, and a run that hides this site at "

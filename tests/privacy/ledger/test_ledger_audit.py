@@ -21,7 +21,7 @@ from privacy.ledger.ledger import Ledger
 from privacy.ledger.ledger_audit import agrees, audit_ledger, recomputed_epsilon
 from privacy.ledger.ledger_file import LedgerFile, Row, copied
 from privacy.ledger.state import History
-from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.skellam import SkellamMechanism
 from tests.privacy.ledgers import (
     CENTRAL_PLAN,
     DATA,
@@ -315,7 +315,7 @@ def test_a_sum_that_was_not_so_is_named(tmp_path: Path, change: dict[str, float]
 
 def test_a_plan_that_cannot_be_checked_is_named(tmp_path: Path) -> None:
     """A site that signs a plan of next to no noise, with the highest cost that there is."""
-    quiet = replace(SITE_PLAN, mechanism=Mechanism(name="skellam", multiplier=1e-5))
+    quiet = replace(SITE_PLAN, mechanism=SkellamMechanism(multiplier=1e-5))
     most = Spent(renyi=10**18, epsilon=10**18, delta=10**11)
 
     def costly(event: Event) -> Event:
