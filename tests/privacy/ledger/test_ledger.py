@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import BudgetError, ConfideError, LedgerError, OverdrawnError, PlanError
 from privacy.ledger.budget import Budget, Spent, make_budget
 from privacy.ledger.entries import Approved, Refused, read_entry
@@ -84,7 +85,8 @@ def giving_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A site's plan charged as if an example moved the sum by no more than the whole site."""
-    monkeypatch.setattr(Plan, "doubled", lambda self: self)
+    for kind in (CentralSitePlan, SharedSitePlan):
+        monkeypatch.setattr(kind, "for_example", lambda self: self)
 
 
 def with_each_rule_apart(monkeypatch: pytest.MonkeyPatch) -> None:
