@@ -86,7 +86,7 @@ def giving_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A site's plan charged as if an example moved the sum by no more than the whole site."""
     for kind in (CentralSitePlan, SharedSitePlan):
-        monkeypatch.setattr(kind, "for_example", lambda self: self)
+        monkeypatch.setattr(kind, "as_charged", lambda self: self)
 
 
 def with_each_rule_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +393,7 @@ def test_sums_are_told_and_nothing_is_given_back(ledger: Ledger, dataset: int) -
         assert ledger.epsilon(dataset) == before
     assert found < 0.95 * plan.epsilon_after(3)
     # The filter holds what an example may have lost by the whole plan.
-    assert ledger.epsilon(dataset) == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+    assert ledger.epsilon(dataset) == pytest.approx(plan.as_charged().epsilon, abs=2e-9)
 
 
 def test_a_charge_without_its_sum_counts_as_planned(ledger: Ledger, dataset: int) -> None:

@@ -273,7 +273,7 @@ def test_a_site_plan_that_is_not_charged_for_an_example_is_named(
     ledger.close()
     (told,) = audit_ledger(tmp_path / "ledger.db").plans
     assert told.recomputed <= told.epsilon <= 1.001 * told.recomputed
-    assert told.epsilon == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+    assert told.epsilon == pytest.approx(plan.as_charged().epsilon, abs=2e-9)
     resign(tmp_path, undoubled)
     with pytest.raises(LedgerError, match="its cost is too low") as caught:
         audit_ledger(tmp_path / "ledger.db")
