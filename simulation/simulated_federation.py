@@ -118,7 +118,7 @@ class World:
         if job.privacy.hides_sites and job.privacy.protects:
             # An example may turn a site's update into any other, which noise for the site hides less well.
             plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
-            epsilon = 1.001 * plan.for_example().epsilon  # costs are rounded up
+            epsilon = 1.001 * plan.as_charged().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
 
     def _peers(self, homes: Path) -> dict[str, bytes]:

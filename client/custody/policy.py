@@ -125,7 +125,7 @@ class Policy(Section):
         most = self.budget.epsilon_per_run
         if most is None or not (plan.hides_sites and plan.protects):
             return
-        costs = plan.for_example().epsilon
+        costs = plan.as_charged().epsilon
         if costs > most:
             raise PolicyError(
                 f"expected epsilon={most:g} at most for each example, and a run that hides this site at "

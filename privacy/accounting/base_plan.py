@@ -47,7 +47,8 @@ class BasePlan(ABC):
         for name, expected, holds in (
             ("clipping_norm", "0 < clipping_norm < inf", 0.0 < self.clipping_norm < math.inf),
             ("sampling_rate", "0 < sampling_rate <= 1", 0.0 < self.sampling_rate <= 1.0),
-            ("steps", "an integer steps >= 1", self.steps >= 1 and self.steps == int(self.steps)),
+            # Up to what float64 counts exactly.
+            ("steps", "an integer 1 <= steps <= 2^53", 1 <= self.steps <= 2**53 and self.steps % 1 == 0),
             ("delta", "0 < delta < 1", 0.0 < self.delta < 1.0),
         ):
             if not holds:

@@ -49,18 +49,14 @@ class CentralSitePlan(RealNoisePlan):
         """What a site sends of its clipped update, int64[d]: as it is."""
         return clipped.value
 
-    def doubled(self) -> CentralSitePlan:
-        """The same noise against twice the sensitivity."""
-        half = replace(self.mechanism, multiplier=self.mechanism.multiplier / 2)
-        return replace(self, clipping_norm=2 * self.clipping_norm, mechanism=half)
-
-    def for_example(self) -> CentralSitePlan:
-        """What this is to one example of a site.
+    def as_charged(self) -> CentralSitePlan:
+        """What this is to one example of a site: the same noise against twice the sensitivity.
 
         A blank site adds 0 to the sum. A blank example makes one clipped update of another, and two vectors
         of norm C may be 2C apart.
         """
-        return self.doubled()
+        half = replace(self.mechanism, multiplier=self.mechanism.multiplier / 2)
+        return replace(self, clipping_norm=2 * self.clipping_norm, mechanism=half)
 
 
 def make_central_site_plan(

@@ -39,7 +39,7 @@ class SampledPlan(RealNoisePlan):
             return 1.0
         return -math.expm1(self.steps * math.log1p(-self.sampling_rate))
 
-    def for_example(self) -> SampledPlan:
+    def as_charged(self) -> SampledPlan:
         """What this is to one example: itself."""
         return self
 

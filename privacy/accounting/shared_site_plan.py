@@ -81,22 +81,18 @@ class SharedSitePlan(BasePlan):
     def renyi(self, order: int) -> float:
         return skellam_renyi(sensitivity=self.shared.sensitivity, variance=self._variance, order=order)
 
-    def doubled(self) -> SharedSitePlan:
-        """The same noise against twice the sensitivity."""
+    def as_charged(self) -> SharedSitePlan:
+        """What this is to one example of a site: the same noise against twice the sensitivity.
+
+        A blank site adds 0 to the sum. A blank example makes one vector of clipped integers of another, and
+        two within a bound may be twice that bound apart.
+        """
         return replace(
             self,
             clipping_norm=2 * self.clipping_norm,
             mechanism=replace(self.mechanism, multiplier=self.mechanism.multiplier / 2),
             shared=replace(self.shared, sensitivity=self.shared.sensitivity.doubled()),
         )
-
-    def for_example(self) -> SharedSitePlan:
-        """What this is to one example of a site.
-
-        A blank site adds 0 to the sum. A blank example makes one vector of clipped integers of another, and
-        two within a bound may be twice that bound apart.
-        """
-        return self.doubled()
 
     def cautions(self, examples: int) -> tuple[str, ...]:
         found = super().cautions(examples)

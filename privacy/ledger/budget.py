@@ -124,7 +124,7 @@ class Budget:
 
     def cost(self, plan: Plan) -> Spent:
         """What all of a plan's steps cost one example. Raises PlanError for a plan without noise."""
-        charged = plan.for_example()
+        charged = plan.as_charged()
         by_order = nats(charged.steps * charged.renyi(self.order) * (1 + _FLOAT_ERROR))
         pure = charged.pure_epsilon
         single = (charged.steps, charged.sampling_rate) == (1, 1.0)

@@ -150,7 +150,7 @@ def _check_signature(row: Row, public: bytes) -> None:
 
 def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
     """Compare a plan's recorded cost with what the second accountant says."""
-    plan, cost = begun.plan.for_example(), begun.cost
+    plan, cost = begun.plan.as_charged(), begun.cost
     if plan.delta < LEAST_DELTA:
         raise LedgerError(
             f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
@@ -233,7 +233,7 @@ def _planned_variance(plan: SharedSitePlan) -> float:
 
 def _plan(course: Course, history: History) -> AuditedPlan:
     begun = course.begun
-    charged = begun.plan.for_example()
+    charged = begun.plan.as_charged()
     sums = history.sums.get(begun.run, ()) if begun.purpose == "training" else ()
     return AuditedPlan(
         entry=course.entry,

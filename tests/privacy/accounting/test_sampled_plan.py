@@ -39,6 +39,8 @@ PLAN = SampledPlan(
         ("sampling_rate", math.nan),
         ("steps", 0),
         ("steps", 2.5),
+        ("steps", math.nan),
+        ("steps", 2**53 + 1),
         ("delta", 0.0),
         ("delta", 1.0),
         ("delta", math.nan),

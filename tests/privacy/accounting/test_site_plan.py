@@ -166,21 +166,20 @@ def test_a_coarse_grid_needs_more_noise() -> None:
 
 
 def test_doubling_is_the_same_noise_against_twice_the_sensitivity() -> None:
-    doubled = SITE_PLAN.doubled()
+    doubled = SITE_PLAN.as_charged()
     assert doubled.mechanism.multiplier == 12.0
     assert (doubled.shared.sensitivity.l1, doubled.shared.sensitivity.l2) == (40_000.0, 2000.0)
     # Against Gaussian noise of half the multiplier, whose ρ is α / 2z²; the grid adds a few / 24000².
     for order in (2, 8, 64):
         assert doubled.renyi(order) == pytest.approx(order / (2 * 12.0**2), rel=1e-6)
         assert SITE_PLAN.renyi(order) == pytest.approx(order / (2 * 24.0**2), rel=1e-6)
-        assert CENTRAL_PLAN.doubled().renyi(order) == pytest.approx(order / (2 * 12.0**2), rel=1e-9)
+        assert CENTRAL_PLAN.as_charged().renyi(order) == pytest.approx(order / (2 * 12.0**2), rel=1e-9)
     silent = replace(CENTRAL_PLAN, mechanism=NO_NOISE)
     for plan in (SITE_PLAN, CENTRAL_PLAN, silent):
-        assert plan.for_example() == plan.doubled()
-        assert plan.doubled().noise_std == plan.noise_std
-        assert plan.doubled().clipping_norm == 2.0
-    assert silent.doubled().epsilon == math.inf
-    assert EXAMPLE_PLAN.for_example() is EXAMPLE_PLAN
+        assert plan.as_charged().noise_std == plan.noise_std
+        assert plan.as_charged().clipping_norm == 2.0
+    assert silent.as_charged().epsilon == math.inf
+    assert EXAMPLE_PLAN.as_charged() is EXAMPLE_PLAN
     assert EXAMPLE_PLAN.epsilon == CENTRAL_PLAN.epsilon
 
 

@@ -105,7 +105,7 @@ def test_two_updates_of_a_site_are_no_further_apart_than_is_charged(
     rng = np.random.default_rng(seed)
     pair = [clip(rng.choice([-1e3, 1e3], size), bound=clipping, norm=2).reals for _ in range(2)]
     pair += [-pair[0]]
-    charged = replace(CENTRAL_PLAN, clipping_norm=clipping).doubled().clipping_norm
+    charged = replace(CENTRAL_PLAN, clipping_norm=clipping).as_charged().clipping_norm
     assert charged == 2 * clipping
     # The norms are clipping · (1 + 1e-12) at most.
     assert np.linalg.norm(pair[0] - pair[1]) <= charged * (1 + 2e-12)
