@@ -158,8 +158,7 @@ class Site:
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
-        here = self._session
-        held = None if joins or here is None or here.manifest.digest != manifest.digest else here
+        held = None if joins else self._held(manifest)
 
         def register() -> int:
             if held is not None:  # whose data were found, and its keys checked, when it was joined
@@ -185,6 +184,10 @@ class Site:
         # Last: a site that refused has no session to train in.
         self._session = session
         return session
+
+    def _held(self, manifest: Manifest) -> Session | None:
+        session = self._session
+        return session if session is not None and session.manifest.digest == manifest.digest else None
 
     def _join(self, session: Session) -> pb.Joined:
         joined = pb.Joined(
