@@ -172,12 +172,12 @@ class Site:
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
         if held is not None:
-            held.sums.know(self._peers)
+            held.sums.know_peers(self._peers)
             return held
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.
         self._session = None
-        materials = self._host.load(manifest, data[0])
+        materials = self._host.load_materials(manifest, data[0])
         session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
         if joins:
             self._home.keep(manifest, signature, charged=ledger.charged())
