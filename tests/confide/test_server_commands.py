@@ -24,7 +24,8 @@ from server.service.nodes import read_nodes
 from server.service.server_status import ServerStatus
 from tests import children
 from tests.needs import needs, needs_linux
-from tests.server.coordinators import change_sites, free_port, make_coordinator, make_site, revoke
+from tests.ports import free_port
+from tests.server.coordinators import change_sites, fix_superlink_port, make_coordinator, make_site, revoke
 from tests.server.runs import make_job, make_record, make_run
 
 needs_nginx = needs("nginx")
@@ -240,6 +241,7 @@ def test_without_a_proxy_the_superlink_takes_the_address_itself(
 def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, proxy: str) -> None:
     """Sites come, processes die, sites are revoked and added, and all of it ends together."""
     folder = make_coordinator(tmp_path, "north", "south", days=20)
+    fix_superlink_port(folder)
     server = Server(folder, tmp_path / "log", "--proxy", proxy)
     started.append(server)
     server.wait_for("ready")
