@@ -186,5 +186,5 @@ class _Memory:
     def find_data(self, _manifest: Manifest) -> LocalData:
         return self
 
-    def load(self, _manifest: Manifest, _data: LocalData) -> Materials:
+    def load_materials(self, _manifest: Manifest, _data: LocalData) -> Materials:
         return self.materials

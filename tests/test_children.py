@@ -18,14 +18,13 @@ from tests.needs import needs_linux
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
-# Runners of tests: each starts something with its argument in the command line, says so, and is killed.
+# Runners of tests: each starts something with its argument in the command line, and is killed. The child
+# says itself that it started: while it becomes its program, it has no command line.
 ONE_CHILD = """
 import sys
 from tests import children
-from tests.needs import needs_linux
-child = children.start([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])
-print("started", flush=True)
-child.wait()
+child = "import time; print('started', flush=True); time.sleep(600)"
+children.start([sys.executable, "-c", child, sys.argv[1]]).wait()
 """
 FEDERATION = """
 import sys

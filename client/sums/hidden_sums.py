@@ -29,8 +29,8 @@ class HiddenSums(ABC, Generic[Session]):
         member = self._session.join()
         joined.session_key, joined.session_signature = member.key, member.signature
 
-    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
-        self._session.know(peers())
+    def know_peers(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+        self._session.know_peers(peers())
 
     def answer(self, request: pb.Request) -> pb.Reply:
         if request.HasField("deal"):

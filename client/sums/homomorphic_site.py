@@ -34,7 +34,7 @@ class HomomorphicSite(HiddenSums[HomomorphicSession]):
         self._reach = update_reach(manifest.job)
 
     @classmethod
-    def open(
+    def for_party(
         cls,
         manifest: Manifest,
         *,
@@ -67,7 +67,7 @@ class HomomorphicSite(HiddenSums[HomomorphicSession]):
 
     def _uncover(self, request: pb.Request) -> pb.Reply:
         if request.HasField("open"):
-            opened = self._session.open(request.open, update_size=self._size, reach=self._reach)
+            opened = self._session.open_sum(request.open, update_size=self._size, reach=self._reach)
             return pb.Reply(opened=opened)
         raise no_such_step(request, self._manifest.job.aggregation.kind)
 

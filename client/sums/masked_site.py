@@ -38,7 +38,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
         self._compression = Compression(manifest, update_size=update_size)
 
     @classmethod
-    def open(
+    def for_party(
         cls, manifest: Manifest, *, update_size: int, plan: Plan, party: Party, ledger: Ledger
     ) -> Self:
         session = MaskedSession.for_party(manifest, party)

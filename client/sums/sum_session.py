@@ -107,7 +107,7 @@ class SumSession(ABC, Generic[State]):
     def confirm(self, message: pb.Confirm) -> bytes:
         """A signature under the survivors of a sum. Raises AggregationError."""
 
-    def know(self, peers: Mapping[str, bytes]) -> None:
+    def know_peers(self, peers: Mapping[str, bytes]) -> None:
         """Take these identities for the sites' from here on: the custodian may have changed them."""
         self._peers = peers
 
