@@ -181,7 +181,7 @@ def read_policy(path: Path) -> Policy:
 def read_toml(path: Path, *, what: str = "policy") -> dict[str, Any]:
     """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise PolicyFileError(f"no {what} at {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
