@@ -47,11 +47,12 @@ def run_in_folder(
         if engine == "ray":
             from simulation.ray_engine import run_on_ray
 
+            there = RunFolder.open(folder.path.resolve())
             run_on_ray(
                 world.job,
                 sites=len(world.site_names),
-                home=folder.path / "sites",
-                coordinate=lambda grid: coordinate(grid, world, folder, progress),
+                folder=there,
+                coordinate=lambda grid: coordinate(grid, world, there, progress),
             )
         else:
             coordinator = folder.identity.public
