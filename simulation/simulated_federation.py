@@ -101,13 +101,14 @@ class World:
         home: Path,
         coordinator: bytes | None = None,
         forgetful: bool = False,
+        candid: bool = False,
         flush: bool = True,
     ) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
 
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
-        one. A ``forgetful`` site keeps its secrets of sums in memory; without ``flush`` its home outlasts a
-        kill, and not a power cut.
+        one. See ``Site`` for ``forgetful`` and ``candid``; without ``flush`` the home outlasts a kill, and
+        not a power cut.
         """
         examples, seed = self.examples(name), self.job.seeds.noise
         place = Home(home, flush=flush)
@@ -127,9 +128,26 @@ class World:
             home=place,
             peers=lambda: self._peers_in(home.parent, flush=flush),
             forgetful=forgetful,
+            candid=candid,
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
             planner=self._plans,
             check_unit=self._check,
+        )
+
+    def site_of_run(self, name: str, folder: RunFolder, *, forgetful: bool = False) -> Site:
+        """A site of a run, at home in its folder.
+
+        Whoever runs it is its custodian too. Homes that are the run's own are lost with it in a power cut;
+        those that are kept beyond it, behind a link, are flushed as a real site's are.
+        """
+        homes = folder.path / "sites"
+        return self.site(
+            name,
+            home=homes / name,
+            coordinator=folder.identity.public,
+            forgetful=forgetful,
+            candid=True,
+            flush=homes.is_symlink(),
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
