@@ -79,6 +79,12 @@ def simulate(
     engine: Annotated[
         Engine, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")
     ] = Engine.inprocess,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Processes that train sites side by side.", show_default="as many as pay"
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
     ] = False,
@@ -109,6 +115,7 @@ def simulate(
         if found is None or not found.exists():
             return "no run was begun"
         options = ["--engine", engine.value] * (engine is not Engine.inprocess) + ["--compare"] * compare
+        options += [] if workers is None else ["--workers", str(workers)]
         return f"go on with: {command_line('confide', 'simulate', '--resume', found, *options)}"
 
     with interruptible(advice), display:
@@ -118,7 +125,9 @@ def simulate(
         from tasks.registry import read_job
 
         if resume is not None:
-            run = resume_run(resume, engine=engine.value, compare=compare, progress=display)
+            run = resume_run(
+                resume, engine=engine.value, workers=workers, compare=compare, progress=display
+            )
         elif job is not None:
             parsed = read_job(job, settings=settings or ())
             name = run_name or new_name(parsed)
@@ -130,6 +139,7 @@ def simulate(
                 policy=policy,
                 homes=homes,
                 engine=engine.value,
+                workers=workers,
                 compare=compare,
                 progress=display,
             )

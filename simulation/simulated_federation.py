@@ -14,9 +14,10 @@ from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.host import LocalData, Materials
 from client.site import Site
 from client.training.gradient_check import choose_gradients
+from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.mechanisms.rng import keyed_entropy
-from protocol.job.job import ByColumn, Job
+from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
@@ -46,7 +47,7 @@ class World:
 
     def __init__(self, job: Job) -> None:
         self.job = job = checked_job(job)
-        self.device = choose_device(job.device)
+        self.device = choose_device(_repeatable(job))
         table = read_own_rows(job)
         apart = read_validation_rows(job)
         self.labels = label_names(table, declared=section_of(job).classes, held_out=apart)
@@ -63,6 +64,7 @@ class World:
             held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
         self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
         self.trainer = Trainer(choose_gradients(adapted))
+        choose_threads(self.trainer.gradients, job)
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._activations: dict[str, Activations] = {}
@@ -199,6 +201,13 @@ class World:
         if name not in self._activations:
             self._activations[name] = Activations(self.prefix, examples)
         return self._activations[name]
+
+
+def _repeatable(job: Job) -> DeviceSection:
+    """The device, with one thread for a keyed run that names no number: rounding depends on threads."""
+    if job.device.threads is not None or job.seeds.noise is None:
+        return job.device
+    return job.device.model_copy(update={"threads": 1})
 
 
 def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:

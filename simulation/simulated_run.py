@@ -37,10 +37,11 @@ def run_in_folder(
     folder: RunFolder,
     *,
     engine: Engine = "inprocess",
+    workers: int = 1,
     progress: Progress,
     title: str = "Run",
 ) -> Run:
-    """Run the rounds that a folder lacks."""
+    """Run the rounds that a folder lacks; in-process, with so many ``workers`` beside this process."""
     began = time.perf_counter()
     progress.started(folder, title)
     with logged(folder):
@@ -54,6 +55,11 @@ def run_in_folder(
                 folder=there,
                 coordinate=lambda grid: coordinate(grid, world, there, progress),
             )
+        elif min(workers, len(world.site_names)) > 1:
+            from simulation.workers import worker_grid
+
+            with worker_grid(world, folder, workers=workers) as grid:
+                coordinate(grid, world, folder, progress)
         else:
             # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
             sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
