@@ -203,7 +203,7 @@ def test_a_kind_of_plan_says_what_it_hides() -> None:
 def test_rounds_add_up() -> None:
     for plan in (SITE_PLAN, CENTRAL_PLAN):
         found = [plan.epsilon_after(rounds) for rounds in range(5)]
-        assert found == sorted(found)
+        assert found == sorted(set(found))
         assert (found[0], found[-1]) == (0.0, plan.epsilon)
 
 
