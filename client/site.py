@@ -158,8 +158,11 @@ class Site:
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
+        held = None if joins else self._held(manifest)
 
         def register() -> int:
+            if held is not None:  # whose data were found, and its keys checked, when it was joined
+                return held.dataset
             data.append(found := self._host.find_data(manifest))
             if found.alias not in self._registered:
                 self._registered[found.alias] = ledger.register(found.digests)
@@ -168,19 +171,23 @@ class Site:
         dataset = admit(
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
-        if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
-            self._session.sums.know(self._peers)
-            return self._session
+        if held is not None:
+            held.sums.know_peers(self._peers)
+            return held
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.
         self._session = None
-        materials = self._host.load(manifest, data[0])
+        materials = self._host.load_materials(manifest, data[0])
         session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
         if joins:
             self._home.keep(manifest, signature, charged=ledger.charged())
         # Last: a site that refused has no session to train in.
         self._session = session
         return session
+
+    def _held(self, manifest: Manifest) -> Session | None:
+        session = self._session
+        return session if session is not None and session.manifest.digest == manifest.digest else None
 
     def _join(self, session: Session) -> pb.Joined:
         joined = pb.Joined(
