@@ -7,7 +7,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -22,11 +23,12 @@ from tests.server.coordinators import make_coordinator
 
 ASK = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 DOWN = b"HTTP/1.1 502 Bad Gateway"
+AT_ONCE = 6  # requests of an address
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoordinatorFolder]:
-    """A proxy that takes three connections, two of an address, with nothing behind it."""
+    """A proxy that takes three connections, two of an address, and few requests, with nothing behind it."""
     folder = make_coordinator(tmp_path_factory.mktemp("embedded"), host="127.0.0.1")
     key, certificate = loopback_certificate(folder.flower_home)
     endpoint = Endpoint(
@@ -35,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoordinatorFold
     child = Child(embedded_program(folder, endpoint), say=print)
     path = folder.proxy / "embedded.json"
     limits = {"connections": 3, "connections_of_an_address": 2, "head_time": 60}
+    limits |= {"requests_at_once": AT_ONCE, "requests_a_second": 1e-6}
     path.write_text(json.dumps(json.loads(path.read_text()) | limits))
     child.start()
     try:
@@ -88,6 +91,42 @@ def test_nobody_takes_all_connections(sites: Sites) -> None:
 
 def test_without_a_superlink_it_says_so_at_once(sites: Sites) -> None:
     assert sites.answer(sites.connect("127.0.0.1")) == DOWN
+
+
+def test_who_asks_too_often_waits_and_the_others_do_not(folder: CoordinatorFolder) -> None:
+    def ask(address: str) -> bytes:
+        with ExitStack() as stack:
+            sites = Sites(folder, stack)
+            return sites.answer(sites.connect(address))
+
+    answers = [ask("127.0.0.5") for _ in range(AT_ONCE + 1)]
+    assert answers == [*[DOWN] * AT_ONCE, b"HTTP/1.1 503 Service Unavailable"]
+    assert ask("127.0.0.6") == DOWN
+
+
+def test_another_superlink_than_its_own_hears_nothing(
+    sites: Sites, folder: CoordinatorFolder, tmp_path: Path
+) -> None:
+    """Whoever takes the SuperLink's port on this machine has another certificate."""
+    port = int(json.loads((folder.proxy / "embedded.json").read_text())["superlink"].rpartition(":")[2])
+    key, certificate = loopback_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        with suppress(OSError):
+            plain, _ = server.accept()
+            with plain, context.wrap_socket(plain, server_side=True) as secure:
+                heard.append(secure.recv(100))
+
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.settimeout(30)
+        listener = threading.Thread(target=listen)
+        listener.start()
+        assert sites.answer(sites.connect("127.0.0.7")) == DOWN
+        listener.join()
+    assert not any(heard)
 
 
 def test_what_it_wrote_down(folder: CoordinatorFolder) -> None:
