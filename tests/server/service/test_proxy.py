@@ -368,6 +368,12 @@ def test_what_concerns_one_connection_stays_there(site: Site) -> None:
     assert headers.get("connection", "") in ("", "keep-alive")
 
 
+def test_whoever_does_not_even_shake_hands_is_cut_off(site: Site) -> None:
+    federation = site.folder.federation
+    with socket.create_connection((federation.host, federation.port), timeout=30) as plain:
+        assert plain.recv(1) == b""
+
+
 def test_old_tls_is_refused(site: Site) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
