@@ -18,7 +18,7 @@ from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from client.training.cancellation import Between, no_pause, within
+from client.training.cancellation import Between, no_pause
 from client.training.counted import count_right
 from client.training.unit_check import check_privacy_unit
 from client.work import Work
@@ -276,7 +276,9 @@ class Site:
             adapter=adapter,
             receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
             entropy=self._entropy(job),
-            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+            between=self._between,
+            longest=policy.rules.longest_round,
+            clock=self._clock,
         )
 
     def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:

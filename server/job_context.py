@@ -20,7 +20,7 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.own_rows import encode_own_rows, label_names, read_own_rows
+from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_validation_rows
 from tasks.registry import checked_job, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
@@ -42,14 +42,15 @@ class Workplace:
 
     @classmethod
     def load(cls, job: Job) -> Workplace:
-        """The workplace of a real run: all that ``data.source`` holds here is held out, no site has it.
+        """The workplace of a real run: what ``data.validation`` or else ``data.source`` holds is held out.
 
+        No site has it.
         ``data.limit`` takes that many of them, drawn by ``seeds.data``. Raises the UserErrors of what it
         reads.
         """
         job = checked_job(job)
         device = choose_device(job.device)
-        table = read_own_rows(job)
+        table = read_validation_rows(job) or read_own_rows(job)
         labels = label_names(table, declared=section_of(job).classes)
         base = load_base_model(job, labels=labels, device=device)
         adapted = AdaptedModel(base, job=job, device=device)

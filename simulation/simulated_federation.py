@@ -28,7 +28,13 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.own_rows import encode_own_rows, label_names, read_own_column, read_own_rows
+from tasks.own_rows import (
+    encode_own_rows,
+    label_names,
+    read_own_column,
+    read_own_rows,
+    read_validation_rows,
+)
 from tasks.registry import checked_job, section_of
 
 
@@ -42,7 +48,8 @@ class World:
         self.job = job = checked_job(job)
         self.device = choose_device(job.device)
         table = read_own_rows(job)
-        self.labels = label_names(table, declared=section_of(job).classes)
+        apart = read_validation_rows(job)
+        self.labels = label_names(table, declared=section_of(job).classes, held_out=apart)
         kind = job.federation.partition
         groups: tuple[str, ...] = ()
         if isinstance(kind, ByColumn):
@@ -50,7 +57,10 @@ class World:
         parts = partition(job, table, groups=groups)
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
-        held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
+        if apart is None:
+            held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
+        else:
+            held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
         self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
         self.trainer = Trainer(choose_gradients(adapted))
         self._activations: dict[str, Activations] = {}
@@ -115,10 +125,10 @@ class World:
         """What a simulated site allows if nobody says otherwise: this job, once."""
         job = self.job
         epsilon = job.privacy.epsilon + job.metrics.epsilon
-        if job.privacy.unit == "site" and job.privacy.mechanism != "none":
+        if job.privacy.hides_sites and job.privacy.protects:
             # An example may turn a site's update into any other, which noise for the site hides less well.
             plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
-            epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
+            epsilon = 1.001 * plan.as_charged().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
 
     def _peers(self, homes: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from protocol.job.data_section import DataSection
+    from protocol.job.data_section import SourceKeys
     from protocol.job.job import Job
     from tasks.data.examples import Batch, Examples
     from tasks.data.rows import Rows
@@ -102,7 +102,7 @@ class Task(Protocol):
     def refuses(self, job: Job, section: Any) -> str | None:
         """Why a job asks for what the task cannot do, naming the key; None if it can."""
 
-    def read(self, data: DataSection, columns: Any) -> Rows:
+    def read(self, data: SourceKeys, columns: Any) -> Rows:
         """A data set's rows, as they are. Raises DataError if the source or a column is missing."""
 
     def digest(self, content: Any) -> bytes:

@@ -12,8 +12,7 @@ from client.sums.hidden_sums import HiddenSums
 from client.sums.masked_session import MaskedSession
 from client.sums.site_sums import no_such_step
 from client.sums.sum_session import Party
-from privacy.accounting.plan import Plan
-from privacy.accounting.site_plan import release_share
+from privacy.accounting.plan import Plan, SitePlan
 from privacy.ledger.ledger import Ledger
 from privacy.mechanisms.rng import NoiseSource
 from privacy.secagg.encoding import Encoding
@@ -96,10 +95,10 @@ class MaskedSite(HiddenSums[MaskedSession]):
         self, values: NDArray[np.float32], encoding: Encoding, source: NoiseSource
     ) -> NDArray[np.int64]:
         """What is masked, with the site's own share of noise in it where noise is drawn in shares."""
-        if not self._plan.hides_sites:
+        if not isinstance(self._plan, SitePlan):
             return encoding.integers(values, source)
         clipped = encoding.clipped_integers(values, clipping_norm=self._plan.clipping_norm, source=source)
-        return release_share(self._plan, clipped, source) if self._plan.shared else clipped.value
+        return self._plan.contribution(clipped, source)
 
     def _unmask(self, request: pb.Unmask) -> pb.Unmasked:
         shares, number = self._session.reveal(request)

@@ -142,7 +142,7 @@ def read_federation_file(path: Path) -> FederationFile:
     machine.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(
             f"no federation file at {path}: `confide init --federation DIR` writes one to try"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.plan import SitePlan
 from privacy.errors import ConfideError, ProtocolError, RunError
 from privacy.secagg.ckks.ciphertexts import keyless_context, read_ciphertexts
 from privacy.secagg.ckks.homomorphic import ciphertext_count
@@ -64,7 +64,7 @@ class HomomorphicSums:
         manifest: Manifest,
         *,
         update_size: int,
-        plan: Plan | None,  # noqa: ARG002 - no run that hides whole sites is summed so
+        plan: SitePlan | None,  # noqa: ARG002 - no run that hides whole sites is summed so
         take_number: Callable[[], int],
         ask: Asking,
     ) -> None:

@@ -73,8 +73,8 @@ def test_a_value_cannot_name_a_folder_elsewhere(tiny_folder: Path) -> None:
     assert all("/" not in name and "." not in name for name in parts.sites)
 
 
-def test_a_site_of_the_empty_value_has_a_name(tiny_folder: Path) -> None:
-    groups = tuple("a" if number % 2 else "" for number in range(len(ROWS)))
+def test_a_site_of_a_value_of_signs_alone_has_a_name(tiny_folder: Path) -> None:
+    groups = tuple("a" if number % 2 else "?!" for number in range(len(ROWS)))
     parts = deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
     assert sorted(parts.sites) == ["_", "a"]
 
