@@ -12,6 +12,7 @@ from tasks.data.rows import Rows
 # A label that has more of the rows makes accuracy say little.
 MOST_OF_ALL = 0.9
 _MOST_NAMED = 5
+_MANY = 20  # labels, of which each should have several rows
 
 
 def find_oddities(rows: Rows, *, labels: Sequence[str]) -> tuple[str, ...]:
@@ -36,6 +37,8 @@ def _of_labels(rows: Rows, labels: Sequence[str]) -> Iterator[str]:
             f"{known[most]} of {total} rows have the label {quoted(most)}: always answering that is right "
             f"in {100 * known[most] / total:.1f} %, so look at the scores by label"
         )
+    if len(known) > _MANY and 2 * len(known) > total:
+        yield f"there are {len(known)} labels in {total} rows: is that the column of labels?"
     missing = [label for label in labels if not known[label]]
     if missing and total:
         yield f"no row has the label {_named(missing)}"

@@ -37,6 +37,11 @@ def test_nothing_is_said_of_plain_data(rows: Rows) -> None:
             "159 of 160 rows have the label 'no': always answering that is right in 99.4 %, so look at the "
             "scores by label",
         ),
+        (
+            labelled(*map(str, range(30))),
+            tuple(map(str, range(30))),
+            "there are 30 labels in 30 rows: is that the column of labels?",
+        ),
         (labelled("no", "yes"), (*LABELS, "maybe"), "no row has the label 'maybe'"),
         (
             labelled("no", "yes", "yes ", "Yes"),
