@@ -18,7 +18,7 @@ from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from client.training.cancellation import Between, no_pause, within
+from client.training.cancellation import Between, no_pause
 from client.training.counted import count_right
 from client.training.unit_check import check_privacy_unit
 from client.work import Work
@@ -158,8 +158,11 @@ class Site:
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
+        held = None if joins else self._held(manifest)
 
         def register() -> int:
+            if held is not None:  # whose data were found, and its keys checked, when it was joined
+                return held.dataset
             data.append(found := self._host.find_data(manifest))
             if found.alias not in self._registered:
                 self._registered[found.alias] = ledger.register(found.digests)
@@ -168,19 +171,23 @@ class Site:
         dataset = admit(
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
-        if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
-            self._session.sums.know(self._peers)
-            return self._session
+        if held is not None:
+            held.sums.know_peers(self._peers)
+            return held
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.
         self._session = None
-        materials = self._host.load(manifest, data[0])
+        materials = self._host.load_materials(manifest, data[0])
         session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
         if joins:
             self._home.keep(manifest, signature, charged=ledger.charged())
         # Last: a site that refused has no session to train in.
         self._session = session
         return session
+
+    def _held(self, manifest: Manifest) -> Session | None:
+        session = self._session
+        return session if session is not None and session.manifest.digest == manifest.digest else None
 
     def _join(self, session: Session) -> pb.Joined:
         joined = pb.Joined(
@@ -269,7 +276,9 @@ class Site:
             adapter=adapter,
             receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
             entropy=self._entropy(job),
-            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+            between=self._between,
+            longest=policy.rules.longest_round,
+            clock=self._clock,
         )
 
     def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:

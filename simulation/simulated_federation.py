@@ -133,10 +133,10 @@ class World:
         """What a simulated site allows if nobody says otherwise: this job, once."""
         job = self.job
         epsilon = job.privacy.epsilon + job.metrics.epsilon
-        if job.privacy.unit == "site" and job.privacy.mechanism != "none":
+        if job.privacy.hides_sites and job.privacy.protects:
             # An example may turn a site's update into any other, which noise for the site hides less well.
             plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
-            epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
+            epsilon = 1.001 * plan.as_charged().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
 
     def _peers(self, homes: Path) -> dict[str, bytes]:
@@ -213,5 +213,5 @@ class _Memory:
     def find_data(self, _manifest: Manifest) -> LocalData:
         return self
 
-    def load(self, _manifest: Manifest, _data: LocalData) -> Materials:
+    def load_materials(self, _manifest: Manifest, _data: LocalData) -> Materials:
         return self.materials

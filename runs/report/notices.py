@@ -37,7 +37,7 @@ def find_notices(
     """
     notices = []
     job = manifest.job
-    protected = job.privacy.mechanism != "none"
+    protected = job.privacy.protects
     asked, done = job.training.rounds, len(records)
     spent = list(records[-1].epsilon.values()) if records else []
     if not protected:
@@ -68,7 +68,7 @@ def find_notices(
             "its run.log says which. The job was planned for all of them."
         )
         notices.append(Notice(title="Unfinished", text=text))
-    if protected and job.privacy.unit == "site" and job.privacy.noise == "central":
+    if protected and job.privacy.hides_sites and job.privacy.noise == "central":
         read = "every sum" if job.aggregation.hidden else "every update"
         text = (
             'privacy.noise = "central": the coordinator itself adds the noise that hides a site, and so '
@@ -94,7 +94,7 @@ def find_notices(
 
 def _what_epsilon_counts(manifest: Manifest) -> str:
     job = manifest.job
-    if job.privacy.unit == "example":
+    if not job.privacy.hides_sites:
         return (
             "ε is accounted at each site on its own, for one example being there or blank, and takes "
             "the number of examples at a site as public."

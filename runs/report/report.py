@@ -183,7 +183,7 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
 
     Empty without privacy or before the first round. A site without a bound counts as the maximum.
     """
-    if not records or job.privacy.mechanism == "none":
+    if not records or not job.privacy.protects:
         return []
     budget, spent = job.privacy.epsilon, records[-1].epsilon
     examples = dict(facts.get("examples_by_site", {}))
@@ -242,7 +242,7 @@ def _draw_charts(
         "bytes": charts.bytes_chart(records),
         "seconds": charts.seconds_chart(records),
     }
-    if job.privacy.mechanism != "none":
+    if job.privacy.protects:
         drawn["epsilon"] = charts.epsilon_chart(records, budget=job.privacy.epsilon)
     if compared:
         curves = {run.title: run.records for run in compared}
@@ -262,7 +262,7 @@ def _share_of_answers(task: Task) -> str:
 
 
 def _spent(job: Job, last: RoundRecord) -> str:
-    if job.privacy.mechanism == "none":
+    if not job.privacy.protects:
         return "nothing protected the examples"
     values = list(last.epsilon.values())
     known = [value for value in values if value is not None]

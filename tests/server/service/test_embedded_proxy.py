@@ -17,7 +17,8 @@ from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.embedded_proxy import Rate
 from server.service.proxy import embedded_program, proxy_listens
 from server.service.superlink import Endpoint, wait_until
-from tests.server.coordinators import free_port, make_coordinator
+from tests.ports import free_port
+from tests.server.coordinators import make_coordinator
 
 ASK = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 DOWN = b"HTTP/1.1 502 Bad Gateway"

@@ -21,7 +21,8 @@ from server.provisioning.authority import loopback_certificate
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.proxy import PROXIES, find_nginx, proxy_configuration, proxy_listens
 from server.service.superlink import Endpoint, wait_until
-from tests.server.coordinators import free_port, make_coordinator
+from tests.ports import free_port
+from tests.server.coordinators import make_coordinator
 
 SLOW = 1  # second until a client is too slow, in place of ten and more
 
