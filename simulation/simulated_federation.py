@@ -24,6 +24,8 @@ from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.partition import partition
 from tasks.data.examples import Examples
+from tasks.data.oddities import find_oddities
+from tasks.data.rows import Rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
@@ -61,7 +63,13 @@ class World:
             held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
         else:
             held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
-        self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
+        self.workplace = Workplace(
+            job,
+            adapted=adapted,
+            labels=self.labels,
+            held_out=held_out,
+            oddities=_oddities(table, apart, labels=self.labels),
+        )
         self.trainer = Trainer(choose_gradients(adapted))
         self._activations: dict[str, Activations] = {}
         self._table = table
@@ -167,6 +175,15 @@ class World:
         if name not in self._activations:
             self._activations[name] = Activations(self.prefix, examples)
         return self._activations[name]
+
+
+def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """What is odd about the data; that some are held out and trained on, too."""
+    found = find_oddities(rows, labels=labels)
+    both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
+    if both:
+        found += (f"data.validation and data.source have {both} examples in common, which scores flatter",)
+    return found
 
 
 def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
