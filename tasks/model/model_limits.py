@@ -26,7 +26,7 @@ def longest_text(model: Any) -> int | None:
     cannot be run.
     """
     limits = _rows_for_positions(model)
-    told = getattr(_text_config(model), "max_position_embeddings", None)
+    told = getattr(text_config(model), "max_position_embeddings", None)
     if isinstance(told, int) and told > 0:  # some say -1 for none
         limits.append(told)
     return min(limits, default=None)
@@ -58,7 +58,7 @@ def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
         )
 
 
-def _text_config(model: Any) -> Any:
+def text_config(model: Any) -> Any:
     """The config of the part that reads text, where a model has several."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -94,7 +94,7 @@ def _rows_for_positions(model: nn.Module) -> list[int]:
 
 def _lookups(model: Any, length: int) -> list[tuple[int, int, int]]:
     """Run the model on a made-up text of one token again and again."""
-    padding = getattr(_text_config(model), "pad_token_id", None)
+    padding = getattr(text_config(model), "pad_token_id", None)
     text = torch.full((1, length), 0 if padding != 0 else 1, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), _Lookups() as lookups:
