@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from client.training.gradient_check import as_unit_error, check_gradients, comparable
+from client.training.gradient_check import as_model_error, as_unit_error, check_gradients, comparable
 from client.training.gradients import PerExampleGradients, losses
 from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
 from privacy.errors import PrivacyUnitError
@@ -45,7 +45,8 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
         check_steps(method, chosen, gradients, gaussian)
         # Batches are a little wider than the longest text: what fails there must not do so in a round.
         widest = chosen.batch(np.array([len(chosen) - 1]), size=adapted.sizes.public[-1])
-        method.backward(widest, losses(adapted))
+        with as_model_error(adapted, widest):
+            method.backward(widest, losses(adapted))
 
 
 # What is trained.
