@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from privacy.errors import DataError, ModelError
+from privacy.errors import DataError
 from tasks.measures import ACCURACY, LOSS
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
@@ -41,33 +41,36 @@ class SequenceClassification(TextTask):
         return None
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
-        """The encoder with a head that starts at zero, so that every site starts from the same one."""
-        from torch import nn
-
-        from tasks.model.base_model import head_names, load_pretrained
-
-        mean = job.model.pooling == "mean"
-        kind = "AutoModelForTokenClassification" if mean else "AutoModelForSequenceClassification"
-
-        def prepare(model: nn.Module) -> None:
-            names = head_names(model)
-            if not names:
-                raise ModelError(
-                    f"model.source={job.model.source!r} has no classification head named classifier or "
-                    "score: choose another model or task"
-                )
-            for name in names:
-                for parameter in model.get_submodule(name).parameters():
-                    nn.init.zeros_(parameter)
-
-        loaded = load_pretrained(job, kind=kind, labels=labels, device=device, prepare=prepare)
-        return self.wrap(
-            loaded.model,
-            tokenizer=loaded.tokenizer,
-            digest=loaded.digest,
-            section=section,
-            peft_type="TOKEN_CLS" if mean else "SEQ_CLS",
+        """The encoder with a head whose last layer is trained: from zero, or as the checkpoint has it."""
+        from tasks.model.base_model import Checkpoint, load_pretrained
+        from tasks.model.classifier import (
+            check_trained_head,
+            check_trained_labels,
+            classifier_class,
+            last_layer,
+            order_rows,
+            start_at_zero,
         )
+
+        trained = job.model.head == "checkpoint"
+
+        def choose(config: Any) -> Any:
+            if trained:
+                check_trained_labels(config, labels)
+            return classifier_class(config, mean=job.model.pooling == "mean")
+
+        def prepare(checkpoint: Checkpoint) -> tuple[str, ...]:
+            model = checkpoint.model
+            head = last_layer(model, labels=len(labels))
+            if trained:
+                check_trained_head(model, head, lacking=checkpoint.lacking, saved_as=checkpoint.saved_as)
+                order_rows(model.get_submodule(head), found=checkpoint.labels, wanted=labels)
+            else:
+                start_at_zero(model, head)
+            return (head,)
+
+        loaded = load_pretrained(job, choose=choose, labels=labels, device=device, prepare=prepare)
+        return self.wrap(loaded, section=section)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""

@@ -90,12 +90,7 @@ def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
         name = inside.removesuffix(".base_layer")
         # GPT-2 calls its linear layers Conv1D.
         linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        if (
-            linear
-            and module is not output
-            and name.split(".")[0] not in adapted.base.head
-            and "lora_" not in name
-        ):
+        if linear and module is not output and adapted.base.may_adapt(name) and "lora_" not in name:
             yield name
 
 

@@ -23,6 +23,8 @@ from protocol.job.strategy import Strategy
 from tasks.data.examples import Batch, Examples
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
+from tasks.model.frozen_modes import keep_evaluated
+from tasks.model.model_limits import text_config
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -82,6 +84,7 @@ class AdaptedModel:
         self.task = find_task(job.task)
         self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
+        keep_evaluated(base.model, trained=base.head)
         layers = adapted_layers(spec, base.model)
         expected = _expected_targets(base, spec, layers)
         self.peft: Any = _attach(base, spec, layers, expected)
@@ -187,7 +190,7 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
     asked = spec.adapter.layers_to_transform
     if asked is None:
         return None
-    count = int(model.config.num_hidden_layers)
+    count = int(text_config(model).num_hidden_layers)
     if isinstance(asked, str):
         share = top_share(asked) or 1.0
         # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
@@ -199,6 +202,7 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
 
 def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
     from peft import LoraConfig, get_peft_model
+    from peft.utils import ModulesToSaveWrapper
 
     targets = spec.adapter.target_modules
     config = LoraConfig(
@@ -210,15 +214,21 @@ def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected
         target_modules=sorted(expected) if targets == ["all-linear"] else targets,
         layers_to_transform=layers,
         modules_to_save=list(base.head) or None,
+        exclude_modules=list(base.drawn) or None,
         base_model_name_or_path=spec.model.source,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
         try:
-            return get_peft_model(base.model, config, adapter_name=_ADAPTER)
+            peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
         except (ValueError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(base)}") from error
+    # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
+    for name, module in list(base.model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and name not in base.head:
+            base.model.set_submodule(name, module.original_module)
+    return peft
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -232,7 +242,7 @@ def _linear_names(base: BaseModel) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if _is_linear(module) and module is not output and name.split(".")[0] not in base.head
+        if _is_linear(module) and module is not output and base.may_adapt(name)
     ]
 
 

@@ -26,7 +26,7 @@ def longest_text(model: Any) -> int | None:
     cannot be run.
     """
     limits = _rows_for_positions(model)
-    told = getattr(_text_config(model), "max_position_embeddings", None)
+    told = getattr(text_config(model), "max_position_embeddings", None)
     if isinstance(told, int) and told > 0:  # some say -1 for none
         limits.append(told)
     return min(limits, default=None)
@@ -45,12 +45,13 @@ def count_tokens(model: Any) -> int:
 
 
 def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
-    """Raises ModelError if a tokenizer makes tokens, or padding, that a model of so many does not know."""
-    made = set(tokenizer.get_vocab().values())
+    """Raises ModelError if a tokenizer makes tokens of texts that a model of so many does not know.
+
+    A padding that it does not know does not count: many are added by hand, and another one can be chosen.
+    """
+    made = set(tokenizer.get_vocab().values()) - {tokenizer.pad_token_id}
     # What is put around a text is in a table of its own.
     made.update(tokenizer("")["input_ids"], tokenizer("a")["input_ids"])
-    if tokenizer.pad_token_id is not None:
-        made.add(tokenizer.pad_token_id)
     if max(made, default=0) >= tokens or min(made, default=0) < 0:
         raise ModelError(
             f"the tokenizer makes tokens up to {max(made)}, and the model knows those below {tokens}: "
@@ -58,7 +59,7 @@ def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
         )
 
 
-def _text_config(model: Any) -> Any:
+def text_config(model: Any) -> Any:
     """The config of the part that reads text, where a model has several."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -94,7 +95,7 @@ def _rows_for_positions(model: nn.Module) -> list[int]:
 
 def _lookups(model: Any, length: int) -> list[tuple[int, int, int]]:
     """Run the model on a made-up text of one token again and again."""
-    padding = getattr(_text_config(model), "pad_token_id", None)
+    padding = getattr(text_config(model), "pad_token_id", None)
     text = torch.full((1, length), 0 if padding != 0 else 1, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), _Lookups() as lookups:
