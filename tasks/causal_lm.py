@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tasks.data.examples import Batch
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
+    from tasks.model.checkpoint import Checkpoint
     from tasks.model.device import Device
 
 
@@ -41,29 +42,10 @@ class CausalLanguageModel(TextTask):
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The language model, as it is. Raises ModelError for one that sees what it should guess."""
-        import transformers
-
-        from tasks.model.base_model import Checkpoint, load_pretrained
+        from tasks.model.base_model import load_pretrained
         from tasks.model.trial import check_causal
 
-        def choose(config: Any) -> Any:
-            auto = transformers.AutoModelForCausalLM
-            if type(config) not in auto._model_mapping or config.is_encoder_decoder:
-                raise ModelError(
-                    f'task="causal-lm": {config.model_type} is no language model that reads a text from '
-                    "its beginning alone: choose a causal one"
-                )
-            return auto
-
-        def prepare(checkpoint: Checkpoint) -> tuple[str, ...]:
-            if checkpoint.lacking:
-                raise ModelError(
-                    f'task="causal-lm": the weights lack {checkpoint.lacking[0]}: expected them saved as '
-                    f"{type(checkpoint.model).__name__}, got {', '.join(checkpoint.saved_as) or 'others'}"
-                )
-            return ()
-
-        loaded = load_pretrained(job, choose=choose, labels=labels, device=device, prepare=prepare)
+        loaded = load_pretrained(job, purpose=_LanguageModel(), labels=labels, device=device)
         check_causal(loaded.model, padding=loaded.padding, tokens=loaded.tokens, limit=loaded.limit)
         return self.wrap(loaded, section=section, peft_type="CAUSAL_LM")
 
@@ -80,6 +62,32 @@ class CausalLanguageModel(TextTask):
         counted = real.sum(1)
         hits = (logits.argmax(-1) == targets).long() * real
         return Outcome(losses=(nats * real).sum(1) / counted, correct=hits.sum(1), counted=counted)
+
+
+class _LanguageModel:
+    """A model loaded as it is, its own head included."""
+
+    def choose(self, config: Any) -> Any:
+        import transformers
+
+        auto = transformers.AutoModelForCausalLM
+        if type(config) not in auto._model_mapping or config.is_encoder_decoder:
+            raise ModelError(
+                f'task="causal-lm": {config.model_type} is no language model that reads a text from its '
+                "beginning alone: choose a causal one"
+            )
+        return auto
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        if checkpoint.lacking:
+            raise ModelError(
+                f'task="causal-lm": the weights lack {checkpoint.lacking[0]}: expected them saved as '
+                f"{type(checkpoint.model).__name__}, got {', '.join(checkpoint.saved_as) or 'others'}"
+            )
+        return ()
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Nothing is to be set."""
 
 
 TASK = CausalLanguageModel()

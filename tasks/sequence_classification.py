@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privacy.errors import DataError
 from tasks.measures import ACCURACY, LOSS
@@ -42,34 +42,13 @@ class SequenceClassification(TextTask):
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The encoder with a head whose last layer is trained: from zero, or as the checkpoint has it."""
-        from tasks.model.base_model import Checkpoint, load_pretrained
-        from tasks.model.classifier import (
-            check_trained_head,
-            check_trained_labels,
-            classifier_class,
-            last_layer,
-            order_rows,
-            start_at_zero,
+        from tasks.model.base_model import load_pretrained
+        from tasks.model.classifier import Classifier
+
+        purpose = Classifier(
+            labels=labels, mean=job.model.pooling == "mean", trained=job.model.head == "checkpoint"
         )
-
-        trained = job.model.head == "checkpoint"
-
-        def choose(config: Any) -> Any:
-            if trained:
-                check_trained_labels(config, labels)
-            return classifier_class(config, mean=job.model.pooling == "mean")
-
-        def prepare(checkpoint: Checkpoint) -> tuple[str, ...]:
-            model = checkpoint.model
-            head = last_layer(model, labels=len(labels))
-            if trained:
-                check_trained_head(model, head, lacking=checkpoint.lacking, saved_as=checkpoint.saved_as)
-                order_rows(model.get_submodule(head), found=checkpoint.labels, wanted=labels)
-            else:
-                start_at_zero(model, head)
-            return (head,)
-
-        loaded = load_pretrained(job, choose=choose, labels=labels, device=device, prepare=prepare)
+        loaded = load_pretrained(job, purpose=purpose, labels=labels, device=device)
         return self.wrap(loaded, section=section)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:

@@ -105,7 +105,7 @@ class TextTask:
         reader = Reader(
             tokenizer=loaded.tokenizer,
             max_length=section.max_length,
-            least=self.least_tokens,
+            least=max(self.least_tokens, loaded.shortest),
             tokens=loaded.tokens,
             padding=loaded.padding,
         )
@@ -130,7 +130,7 @@ class TextTask:
         return Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens, padding=0)
 
     def sizes(self, base: BaseModel, section: TextSection) -> Sizes:
-        """From two tokens to ``max_length``, padded to steps of a ladder."""
+        """From two tokens, or what the model needs, to ``max_length``, padded to steps of a ladder."""
         from tasks.data.shapes import Sizes, ladder
 
         if base.limit is not None and section.max_length > base.limit:
@@ -138,8 +138,13 @@ class TextTask:
                 f"data.max_length={section.max_length}: expected {base.limit} at most, which is what "
                 "this model can take"
             )
+        least = max(2, base.reader.least)
+        if section.max_length < least:
+            raise ModelError(
+                f"data.max_length={section.max_length}: expected {least} at least, which this model needs"
+            )
         public = ladder(section.max_length, possible=base.limit)
-        return Sizes(least=2, most=section.max_length, public=public)
+        return Sizes(least=least, most=section.max_length, public=public)
 
     def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
         """Each text tokenized by itself, with its label's number if there are ``labels``."""

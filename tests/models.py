@@ -196,6 +196,7 @@ def text_base(model: nn.Module, job: Job) -> BaseModel:
         head=() if language else (last_layer(model, labels=LABELS),),
         padding=0,
         tokens=count_tokens(model),
+        shortest=1,
         limit=longest_text(model),
         drawn=(),
         remarks=(),

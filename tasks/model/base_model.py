@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -25,7 +24,7 @@ from tasks.model.model_files import (
     refuse_named_pickle,
     refuse_other_files,
 )
-from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text
+from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text, shortest_text
 from tasks.model.padding import choose_padding, set_padding
 from tasks.model.trial import try_model
 from tasks.registry import find_task, section_of
@@ -62,7 +61,8 @@ class BaseModel:
 class Pretrained:
     """What transformers loads: frozen weights, a tokenizer, and the digest of both with the config.
 
-    The model takes texts of up to ``limit`` of ``tokens`` different tokens, filled up with ``padding``.
+    The model takes texts of ``shortest`` tokens up to ``limit``, of ``tokens`` different ones, filled up with
+    ``padding``.
     """
 
     model: nn.Module
@@ -71,13 +71,23 @@ class Pretrained:
     head: tuple[str, ...]
     padding: int
     tokens: int
+    shortest: int
     limit: int | None
     drawn: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
-# From a checkpoint, the layers that are trained whole, once they are what training starts from.
-Prepare = Callable[[Checkpoint], tuple[str, ...]]
+class Purpose(Protocol):
+    """What a task loads a model for."""
+
+    def choose(self, config: Any) -> Any:
+        """The class to load a model of this config as. Raises ModelError if none will do."""
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """The layers that are trained whole. Raises ModelError if the checkpoint lacks what it needs."""
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Set the head to what training starts from."""
 
 
 def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> BaseModel:
@@ -91,19 +101,18 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
 def load_pretrained(
     job: Job,
     *,
-    choose: Callable[[Any], Any],
+    purpose: Purpose,
     labels: tuple[str, ...],
     device: Device,
-    prepare: Prepare,
 ) -> Pretrained:
-    """Load a model as the class that ``choose`` finds for its config, ``prepare`` and freeze it.
+    """Load a model for a purpose, make it whole, try it and freeze it.
 
     What its checkpoint lacks is drawn from ``seeds.adapter``. Raises ModelError.
     """
     be_quiet()
     where = locate(job.model.source)
     try:
-        return _load(job, where, choose=choose, labels=labels, device=device, prepare=prepare)
+        return _load(job, where, purpose=purpose, labels=labels, device=device)
     except ModelError:
         raise
     except Exception as error:  # transformers, its hub and safetensors raise whatever they like
@@ -133,10 +142,9 @@ def _load(
     job: Job,
     where: str,
     *,
-    choose: Callable[[Any], Any],
+    purpose: Purpose,
     labels: tuple[str, ...],
     device: Device,
-    prepare: Prepare,
 ) -> Pretrained:
     import transformers
 
@@ -144,7 +152,7 @@ def _load(
     refuse_adapter(job, found=(Path(where) / "adapter_config.json").exists())
     config = transformers.AutoConfig.from_pretrained(where, **options)
     told = config_content(config)
-    kind = choose(config)
+    kind = purpose.choose(config)
     refuse_other_files(job, Path(where), kind.__name__)
     refuse_named_pickle(job, config, kind.__name__)
     checkpoint = read_checkpoint(job, where, kind, config, labels=labels, device=device, options=options)
@@ -153,16 +161,21 @@ def _load(
     content = tokenizer_content(tokenizer)
     tokens = count_tokens(model)
     check_tokenizer(tokenizer, tokens=tokens)
-    head = prepare(checkpoint)
+    head = purpose.find_head(checkpoint)
     drawn = check_whole(checkpoint, head)
-    model.requires_grad_(False)
-    model.config.use_cache = False  # nothing is generated here
-    digest = model_digest(model, config=told, tokenizer=content)
     padding = choose_padding(tokenizer, model, asked=job.model.padding, tokens=tokens)
     set_padding(tokenizer, model, padding)
     # Before it moves: a lookup out of range would leave an accelerator unusable.
-    limit = longest_text(model)
+    shortest = shortest_text(model)
+    limit = longest_text(model, shortest=shortest)
+    # Before its head may be zero, which would hide what is under it.
     try_model(model, padding=padding, tokens=tokens, limit=limit)
+    purpose.begin(checkpoint, head)
+    model.requires_grad_(False)
+    model.config.use_cache = False  # nothing is generated here
+    digest = model_digest(model, config=told, tokenizer=content)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = padding  # after the digest: a job may choose it
     return Pretrained(
         model=model,
         tokenizer=tokenizer,
@@ -170,6 +183,7 @@ def _load(
         head=head,
         padding=padding,
         tokens=tokens,
+        shortest=shortest,
         limit=limit,
         drawn=drawn,
         remarks=list_remarks(job, checkpoint, drawn=drawn, head=head),

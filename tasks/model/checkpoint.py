@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
-from tasks.model.classifier import quote
 from tasks.model.device import Device
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.model_files import refuse_adapter
@@ -122,3 +121,9 @@ def list_remarks(
             'at zero: model.head = "checkpoint" keeps it.'
         )
     return tuple(remarks)
+
+
+def quote(labels: Sequence[str]) -> str:
+    """The first few of these, each in quotes."""
+    shown = ", ".join(map(repr, labels[:5]))
+    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

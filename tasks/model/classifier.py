@@ -2,24 +2,88 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from privacy.errors import ModelError
+from tasks.model.checkpoint import Checkpoint, quote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A model loaded to tell ``labels`` apart, by the ``mean`` of its tokens or by the model's own way.
+
+    The last layer of its head is trained: from zero, or ``trained`` further, as the checkpoint has it.
+    """
+
+    labels: tuple[str, ...]
+    mean: bool
+    trained: bool
+
+    def choose(self, config: Any) -> Any:
+        """The class to load. Raises ModelError if the model cannot be a classifier as the job asks."""
+        if self.trained:
+            _check_labels(tuple(map(str, config.id2label.values())), self.labels)
+        if config.is_encoder_decoder and not self.mean:
+            raise ModelError(
+                f'model.pooling="model": {config.model_type} classifies a text by an end-of-text token, which '
+                'not every text has once: choose model.pooling="mean"'
+            )
+        return classifier_class(config, mean=self.mean)
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """The last layer. Raises ModelError if the checkpoint has none that was trained, but should."""
+        layer = last_layer(checkpoint.model, labels=len(self.labels))
+        if self.trained:
+            _check_trained(checkpoint, layer)
+        return (layer,)
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Set the last layer to zero, or its rows in the order of the job's labels."""
+        order = [checkpoint.labels.index(label) for label in self.labels] if self.trained else None
+        with torch.no_grad():
+            for parameter in checkpoint.model.get_submodule(head[0]).parameters():
+                parameter.copy_(torch.zeros_like(parameter) if order is None else parameter[order].clone())
+
+
+class LinearHead:
+    """A linear layer on a backbone of transformers': a logit a label for each token, or for the last one."""
+
+    each_token = False
+
+    def __init__(self, config: Any) -> None:
+        from transformers import AutoModel
+
+        super().__init__(config)  # type: ignore[call-arg]  # a PreTrainedModel's
+        setattr(self, self.base_model_prefix, AutoModel.from_config(config))  # type: ignore[attr-defined]
+        self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        backbone = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
+        hidden = backbone(input_ids=input_ids, attention_mask=mask, **options).last_hidden_state
+        if not self.each_token:
+            last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return SequenceClassifierOutput(logits=self.score(hidden))
 
 
 def classifier_class(config: Any, *, mean: bool) -> Any:
-    """What to load a classifier with: by its tokens for ``mean``, and else by the model's own way.
+    """The class for a classifier by its tokens, for ``mean``, or else by the model's own way.
 
-    That is transformers' class for the family where there is one. Elsewhere it is made of the same parts as
-    transformers' own for most decoders: the family's backbone under one linear layer, which reads the last
-    token that is no padding, or each token. Raises ModelError where there is no backbone.
+    That is transformers' class for the family where there is one. Elsewhere it is the family's backbone
+    under a ``LinearHead``. Raises ModelError where there is no backbone.
     """
     import transformers
-    from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
 
     kind = "TokenClassification" if mean else "SequenceClassification"
     ready = getattr(transformers, f"AutoModelFor{kind}")
@@ -27,27 +91,32 @@ def classifier_class(config: Any, *, mean: bool) -> Any:
         return ready
     backbone = _backbone(config)
     family = next(found for found in reversed(backbone.__mro__) if found in _families(backbone))
-    parts = {"base_model_prefix": family.base_model_prefix or "model", "config_class": type(config)}
-    generic = GenericForTokenClassification if mean else GenericForSequenceClassification
-    return type(f"{backbone.__name__.removesuffix('Model')}For{kind}", (generic, family), parts)
+    parts = {
+        "base_model_prefix": family.base_model_prefix or "model",
+        "config_class": type(config),
+        "each_token": mean,
+    }
+    return type(f"{backbone.__name__.removesuffix('Model')}For{kind}", (LinearHead, family), parts)
 
 
 def made_here(model: Any) -> bool:
     """Whether transformers has no class for a classifier, so that ``classifier_class`` made one."""
-    return type(model).__module__ == __name__
+    return isinstance(model, LinearHead)
 
 
 def how_to_load(model: Any) -> str:
     """Python that loads a saved classifier whose class was made here, without Confide."""
     kind = type(model)
-    generic, family = kind.__bases__
+    family = kind.__bases__[1]
+    source = textwrap.dedent(inspect.getsource(LinearHead))
     return (
-        f"from {generic.__module__} import {generic.__name__}\n"
-        f"from {family.__module__} import {family.__name__}\n"
-        f"from {kind.config_class.__module__} import {kind.config_class.__name__}\n\n\n"
-        f"class {kind.__name__}({generic.__name__}, {family.__name__}):\n"
+        "from typing import Any\n\nimport torch\nfrom torch import nn\n"
+        f"from {kind.config_class.__module__} import {kind.config_class.__name__}\n"
+        f"from {family.__module__} import {family.__name__}\n\n\n{source}\n\n"
+        f"class {kind.__name__}(LinearHead, {family.__name__}):\n"
         f'    base_model_prefix = "{kind.base_model_prefix}"\n'
-        f"    config_class = {kind.config_class.__name__}\n\n\n"
+        f"    config_class = {kind.config_class.__name__}\n"
+        f"    each_token = {kind.each_token}\n\n\n"
         f"model = {kind.__name__}.from_pretrained(FOLDER)\n"
     )
 
@@ -72,40 +141,22 @@ def last_layer(model: Any, *, labels: int) -> str:
     return found[-1]
 
 
-def start_at_zero(model: nn.Module, layer: str) -> None:
-    """Set a classifier's last layer to zero: every site starts from the same answer, all labels alike."""
-    with torch.no_grad():
-        for parameter in model.get_submodule(layer).parameters():
-            parameter.zero_()
-
-
-def check_trained_labels(config: Any, labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels of a checkpoint's own head, in its order. Raises ModelError if they aren't the job's."""
-    found = tuple(str(label) for _, label in sorted(config.id2label.items()))
+def _check_labels(found: Sequence[str], labels: Sequence[str]) -> None:
     if sorted(found) != sorted(labels):
         raise ModelError(
             f'model.head="checkpoint": the checkpoint\'s head tells {quote(found)} apart, and the job '
             f'{quote(labels)}; list the same labels in data.labels, or start anew with model.head="new"'
         )
-    return found
 
 
-def check_trained_head(model: Any, layer: str, *, lacking: Sequence[str], saved_as: Sequence[str]) -> None:
-    """Raises ModelError if a checkpoint has no head of the class that it was loaded as."""
-    kind = type(model).__name__
-    if any(name.startswith(f"{layer}.") for name in lacking) or kind not in saved_as:
+def _check_trained(checkpoint: Checkpoint, layer: str) -> None:
+    kind = type(checkpoint.model).__name__
+    lacking = any(name.startswith(f"{layer}.") for name in checkpoint.lacking)
+    if lacking or kind not in checkpoint.saved_as:
         raise ModelError(
             f'model.head="checkpoint": expected a checkpoint saved as {kind}, got one saved as '
-            f'{quote(saved_as) or "nothing"}; choose another model.pooling, or model.head="new"'
+            f'{quote(checkpoint.saved_as) or "nothing"}; choose another model.pooling, or model.head="new"'
         )
-
-
-def order_rows(layer: nn.Module, *, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """Put the outputs of a head from one order of labels into another."""
-    order = [found.index(label) for label in wanted]
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(parameter[order].clone())
 
 
 def _backbone(config: Any) -> Any:
@@ -125,9 +176,3 @@ def _families(backbone: Any) -> set[Any]:
     from transformers import PreTrainedModel
 
     return {kind for kind in backbone.__mro__ if issubclass(kind, PreTrainedModel)} - {PreTrainedModel}
-
-
-def quote(labels: Sequence[str]) -> str:
-    """The first few of these, each in quotes."""
-    shown = ", ".join(map(repr, labels[:5]))
-    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

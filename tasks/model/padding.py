@@ -36,7 +36,7 @@ def choose_padding(tokenizer: Any, model: Any, *, asked: str | None, tokens: int
 
 
 def set_padding(tokenizer: Any, model: Any, padding: int) -> None:
-    """Make this token the padding of the tokenizer and of all of the model's configs.
+    """Make this token the padding of the tokenizer and of the model's configs.
 
     Raises ModelError for a model that counts positions by another one.
     """
@@ -50,9 +50,8 @@ def set_padding(tokenizer: Any, model: Any, padding: int) -> None:
             )
     if tokenizer.pad_token_id != padding:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
-    for config in (model.config, text_config(model), getattr(model, "generation_config", None)):
-        if config is not None:
-            config.pad_token_id = padding
+    for config in (model.config, text_config(model)):
+        config.pad_token_id = padding
 
 
 def _told(tokenizer: Any, config: Any) -> Iterator[Any]:
