@@ -61,8 +61,8 @@ class BaseModel:
 class Pretrained:
     """What transformers loads: frozen weights, a tokenizer, and the digest of both with the config.
 
-    The model takes texts of ``shortest`` tokens up to ``limit``, of ``tokens`` different ones, filled up with
-    ``padding``.
+    The model takes texts of ``shortest`` tokens up to ``limit``, of ``tokens`` different ones, filled up
+    with ``padding``.
     """
 
     model: nn.Module

@@ -32,8 +32,8 @@ class Classifier:
             _check_labels(tuple(map(str, config.id2label.values())), self.labels)
         if config.is_encoder_decoder and not self.mean:
             raise ModelError(
-                f'model.pooling="model": {config.model_type} classifies a text by an end-of-text token, which '
-                'not every text has once: choose model.pooling="mean"'
+                f'model.pooling="model": {config.model_type} classifies a text by its end-of-text '
+                'token, which not every text has once: choose model.pooling="mean"'
             )
         return classifier_class(config, mean=self.mean)
 
@@ -53,7 +53,7 @@ class Classifier:
 
 
 class LinearHead:
-    """A linear layer on a backbone of transformers': a logit a label for each token, or for the last one."""
+    """A linear layer on a backbone of transformers': a logit a label for each token, or the last one."""
 
     each_token = False
 
