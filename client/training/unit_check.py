@@ -87,7 +87,7 @@ def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
     """The linear layers under the head, by their names before PEFT wrapped some of them."""
     for inside, _ in linear_layers(adapted.peft.get_base_model()):
         name = inside.removesuffix(".base_layer")
-        if name.split(".")[0] not in adapted.base.head and "lora_" not in name:
+        if adapted.base.may_adapt(name) and "lora_" not in name:
             yield name
 
 

@@ -22,6 +22,7 @@ from protocol.job.strategy import Strategy
 from tasks.data.examples import Batch, Examples
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
+from tasks.model.frozen_modes import keep_evaluated
 from tasks.model.model_layers import count_layers, layer_lists, layer_number, linear_layers
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
@@ -82,6 +83,7 @@ class AdaptedModel:
         self.task = find_task(job.task)
         self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
+        keep_evaluated(base.model, trained=base.head)
         layers = adapted_layers(spec, base.model)
         expected = _expected_targets(base, spec, layers)
         self.peft: Any = _attach(base, spec, layers, expected)
@@ -199,6 +201,7 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
 
 def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
     from peft import LoraConfig, get_peft_model
+    from peft.utils import ModulesToSaveWrapper
 
     targets = spec.adapter.target_modules
     # PEFT looks for endings and for the first number in a name, which may be another part's or block's.
@@ -216,14 +219,19 @@ def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
         try:
-            return get_peft_model(base.model, config, adapter_name=_ADAPTER)
+            peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
         except Exception as error:  # PEFT and the model's class raise whatever they like
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(base)}") from error
+    # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
+    for name, module in list(base.model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and name not in base.head:
+            base.model.set_submodule(name, module.original_module)
+    return peft
 
 
 def _linear_names(base: BaseModel) -> list[str]:
-    return [name for name, _ in linear_layers(base.model) if name.split(".")[0] not in base.head]
+    return [name for name, _ in linear_layers(base.model) if base.may_adapt(name)]
 
 
 def _matching(names: list[str], targets: list[str]) -> list[str]:
