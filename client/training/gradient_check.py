@@ -38,17 +38,19 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
     of anyone's data. Whether the model may be trained at all, ``check_privacy_unit`` says. The adapter that
     was loaded is lost.
     """
-    hooked = HookedGradients(adapted)
+    hooked = None
     try:
         with comparable(adapted), as_unit_error():
+            hooked = HookedGradients(adapted)
             check_gradients(hooked, adapted.probe())
     except PrivacyUnitError as error:
         log.warning("each example is computed by itself, which takes longer: %s", error)
-        hooked.close()
+        if hooked is not None:
+            hooked.close()
         return OneByOne(adapted)
     except ModelError:
         pass  # no method would help
-    return hooked
+    return hooked or OneByOne(adapted)
 
 
 def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradients:
