@@ -25,6 +25,8 @@ from server.job_context import Workplace
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
 from tasks.data.examples import Examples
+from tasks.data.oddities import find_oddities
+from tasks.data.rows import Rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
@@ -62,7 +64,13 @@ class World:
             held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
         else:
             held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
-        self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
+        self.workplace = Workplace(
+            job,
+            adapted=adapted,
+            labels=self.labels,
+            held_out=held_out,
+            oddities=_oddities(table, apart, labels=self.labels),
+        )
         self.trainer = Trainer(choose_gradients(adapted))
         choose_threads(self.trainer.gradients, job)
         self._plans, self._check = SharedPlans(), SharedCheck()
@@ -208,6 +216,15 @@ def _repeatable(job: Job) -> DeviceSection:
     if job.device.threads is not None or job.seeds.noise is None:
         return job.device
     return job.device.model_copy(update={"threads": 1})
+
+
+def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """What is odd about the data; that some are held out and trained on, too."""
+    found = find_oddities(rows, labels=labels)
+    both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
+    if both:
+        found += (f"data.validation and data.source have {both} examples in common, which scores flatter",)
+    return found
 
 
 def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
