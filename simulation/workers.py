@@ -27,7 +27,7 @@ from protocol.processes import tether
 from runs.run_folder import RunFolder
 from simulation.grid import InProcessGrid
 from simulation.simulated_federation import World
-from simulation.worker import read_frame, write_frame
+from simulation.worker_process import read_frame, write_frame
 
 
 class Worker:
@@ -35,7 +35,7 @@ class Worker:
 
     def __init__(self, job: Job, folder: RunFolder, sites: Sequence[str]) -> None:
         self._log = folder.path / "run.log"
-        command = [sys.executable, "-P", "-m", "simulation.worker"]
+        command = [sys.executable, "-P", "-m", "simulation.worker_process"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own command
                 [sys.executable, "-I", tether.__file__, str(os.getpid()), *command],

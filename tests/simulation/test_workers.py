@@ -19,8 +19,8 @@ from privacy.errors import RunError, UserError
 from runs.run_folder import RunFolder, job_toml
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
-from simulation.worker import read_frames, write_frame
 from simulation.worker_count import workers_that_pay
+from simulation.worker_process import read_frames, write_frame
 from simulation.workers import Worker, deal
 from tests import children, tiny
 

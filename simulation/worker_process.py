@@ -1,7 +1,7 @@
 """One worker of a simulation: a process that answers for some of the sites, with one thread.
 
-``python -m simulation.worker`` reads what it is for, and then requests, from its standard input; what it
-writes to standard output are answers. It ends when its input does.
+``python -m simulation.worker_process`` reads what it is for, and then requests, from its standard input.
+What it writes to standard output are answers. It ends when its input does.
 """
 
 from __future__ import annotations
