@@ -14,9 +14,12 @@ import typer
 
 from confide.interruption import interruptible
 from runs.run_folder import RunFolder, job_toml
+from runs.run_state import RunState, coordinating, write_state
 from server.federated_run import COORDINATOR, resume_command
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from tests import children, tiny
+from tests.server.coordinators import make_coordinator
+from tests.server.runs import make_record, make_run
 
 CONFIDE = [sys.executable, "-m", "confide"]
 
@@ -39,6 +42,39 @@ def test_a_simulation_that_was_interrupted_says_how_to_go_on(tiny_folder: Path, 
     with children.start([*CONFIDE, *typed, "--json"], **pipes) as process:
         assert json.loads(process.stdout.readline())["round"] == done + 1
         process.kill()
+
+
+@pytest.mark.process
+def test_a_federations_run_that_is_watched_goes_on_and_says_how_to_watch_it(tmp_path: Path) -> None:
+    """Nobody sits there to be asked what Ctrl-C meant: it only ends the watching."""
+    coordinator = make_coordinator(tmp_path)
+    run = make_run(coordinator.runs / "tweets-1", records=[make_record(1)])
+    write_state(run, RunState(state="running"))
+    typed = ["run", "--resume", str(run.path), "--coordinator", str(coordinator.path)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with coordinating(run), children.start([*CONFIDE, *typed], **pipes, text=True) as process:
+        process.stdout.readline()  # it watches
+        process.send_signal(signal.SIGINT)
+        told = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    assert told[-1].endswith(f"The run goes on; watch it with: confide {shlex.join(typed)}")
+
+
+@pytest.mark.process
+def test_workers_are_interrupted_with_their_coordinator(tiny_folder: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(job_toml(tiny.job(tiny_folder, training={"rounds": 500})))
+    command = [*CONFIDE, "simulate", str(job), "--json", "--workers", "2", "--runs", str(tmp_path / "runs")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with children.start(command, **pipes) as process:
+        process.stdout.readline()
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGINT)
+        (told,) = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    assert told.endswith(" --workers 2")
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 def test_the_advice_is_asked_for_when_it_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
