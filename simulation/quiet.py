@@ -59,6 +59,6 @@ def _same(stream: TextIO, descriptor: int) -> TextIO:
 def _writes_to(stream: object, number: int) -> bool:
     """Whether a stream is one of a descriptor: who replaced it, as tests do, is not replaced."""
     try:
-        return stream.fileno() == number  # type: ignore[attr-defined]  # or it has none
+        return bool(stream.fileno() == number)  # type: ignore[attr-defined]  # or it has none
     except (AttributeError, OSError, ValueError):
         return False
