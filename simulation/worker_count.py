@@ -27,12 +27,12 @@ def check_workers(workers: int | None, *, engine: str) -> None:
 def workers_that_pay(
     world: World, *, measure: Callable[[World], float] | None = None, cores: int | None = None
 ) -> int:
-    """One a core, or fewer where memory or sites are; 1 if the run is short, or on an accelerator.
+    """One an idle core, or fewer where memory or sites are; 1 if the run is short, or on an accelerator.
 
     ``measure`` gives the seconds of a physical batch on one thread, which is tried by default.
     """
     job = world.job
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    cores = _idle_cores() if cores is None else cores
     room = min(cores // (job.device.threads or 1), len(world.site_names), _that_fit())
     if room < 2 or world.device.torch.type != "cpu":
         return 1
@@ -44,6 +44,12 @@ def workers_that_pay(
 
 def _one_batch(world: World) -> float:
     return seconds_a_batch(world.trainer.gradients, world.job)
+
+
+def _idle_cores() -> int:
+    """The cores that nothing else keeps busy; of the load this process is one itself."""
+    busy = max(0.0, os.getloadavg()[0] - 1)
+    return max(1, len(os.sched_getaffinity(0)) - round(busy))
 
 
 def _that_fit() -> int:
