@@ -11,17 +11,22 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
+from tasks.label_scores import LabelScore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them."""
+    """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them.
+
+    ``oddities`` are sentences about the data.
+    """
 
     folder: Path
     task: str
     rounds: tuple[RoundRecord, ...]
     seconds: float
     metrics: Metrics | None = None
+    oddities: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> Path:
@@ -37,6 +42,11 @@ class Run:
     def measures(self) -> dict[str, float]:
         """What the last adapter does on held-out examples, by the measure's name, such as "accuracy"."""
         return self.rounds[-1].measures
+
+    @property
+    def by_label(self) -> dict[str, LabelScore]:
+        """What the last adapter does on the held-out examples of each label; empty without labels."""
+        return self.rounds[-1].by_label
 
     @property
     def epsilon(self) -> dict[str, float | None]:
@@ -55,6 +65,7 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
         rounds=tuple(records),
         seconds=seconds,
         metrics=folder.metrics,
+        oddities=tuple(folder.facts.get("oddities", ())),
     )
 
 

@@ -16,6 +16,7 @@ from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 from tasks.data.examples import Examples
+from tasks.data.oddities import find_oddities
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
@@ -27,18 +28,28 @@ _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
 
 class Workplace:
-    """A job's model, resident, and the examples that the coordinator evaluates on."""
+    """A job's model, resident, and the examples that the coordinator evaluates on.
+
+    ``oddities`` is what is to be said of the data, a sentence each.
+    """
 
     def __init__(
-        self, job: Job, *, adapted: AdaptedModel, labels: tuple[str, ...], held_out: Examples
+        self,
+        job: Job,
+        *,
+        adapted: AdaptedModel,
+        labels: tuple[str, ...],
+        held_out: Examples,
+        oddities: tuple[str, ...],
     ) -> None:
         self.job = job
+        self.oddities = oddities
         self.adapted = adapted
         self.labels = labels
         self.held_out = held_out
         self.initial_adapter = adapted.initial_adapter(job.seeds.adapter)
         self.prefix = FrozenPrefix(adapted)
-        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out))
+        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out), labels=labels)
 
     @classmethod
     def load(cls, job: Job) -> Workplace:
@@ -58,7 +69,8 @@ class Workplace:
         if job.data.limit is not None and job.data.limit < len(table):
             rows = np.random.default_rng(job.seeds.data).choice(rows, job.data.limit, replace=False)
         held_out = encode_own_rows(adapted, table, rows, labels=labels)
-        return cls(job, adapted=adapted, labels=labels, held_out=held_out)
+        oddities = find_oddities(table, labels=labels)
+        return cls(job, adapted=adapted, labels=labels, held_out=held_out, oddities=oddities)
 
     def variant(self, job: Job) -> Workplace:
         """The same model and examples under another job, which must want the same of both."""
@@ -127,6 +139,7 @@ class Workplace:
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
             "held_out_examples": len(self.held_out),
+            "oddities": list(self.oddities),
         }
 
     def adapter_config(self) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition
     Equal contents stay on one side of the held-out split: a retweet in training would otherwise be
     tested on. Raises DataError if the held-out part or a site is left without examples.
     """
+    if len(set(table.contents)) == 1 and len(table) > 1:
+        raise DataError(
+            f"all {len(table)} examples are the same: there is nothing to learn and to hold out"
+        )
     generator = np.random.Generator(np.random.PCG64(job.seeds.data))
     rows = np.arange(len(table))
     if job.data.limit is not None:

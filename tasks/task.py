@@ -51,12 +51,14 @@ class Outcome:
 
     ``losses`` is float32[b], in nats: a mean over the example's predictions. ``correct`` and ``counted``
     are int64[b]: predictions that hit, and how many were made (one a text for a classifier, one a token
-    for a language model). Their ratio is what an example weighs in metrics, in [0, 1].
+    for a language model). Their ratio is what an example weighs in metrics, in [0, 1]. ``answers`` is
+    int64[b], the number of the label that each was given, for a task that tells labels apart.
     """
 
     losses: torch.Tensor
     correct: torch.Tensor
     counted: torch.Tensor
+    answers: torch.Tensor | None = None
 
     def sums(self) -> dict[str, float]:
         """What measures are made of, added up over the rows. A task with other measures adds its own."""

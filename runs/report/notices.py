@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
+from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
+from tasks.label_scores import never_answered
+
+_MOST_NAMED = 5  # labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +25,16 @@ class Notice:
 
 
 def find_notices(
-    manifest: Manifest, records: Sequence[RoundRecord], *, federation: str | None = None
+    manifest: Manifest,
+    records: Sequence[RoundRecord],
+    *,
+    federation: str | None = None,
+    oddities: Sequence[str] = (),
 ) -> list[Notice]:
-    """The notices that a run calls for, gravest first; ``federation`` is a real one's name."""
+    """The notices that a run calls for, gravest first.
+
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data.
+    """
     notices = []
     job = manifest.job
     protected = job.privacy.protects
@@ -64,6 +75,14 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    never = never_answered(records[-1].by_label) if records else []
+    if never:
+        named = ", ".join(map(quoted, never[:_MOST_NAMED])) + " and others" * (len(never) > _MOST_NAMED)
+        text = f"The last adapter never answers {named}, which held-out examples have."
+        notices.append(Notice(title="Labels that are never answered", text=text, grave=False))
+    if oddities:
+        text = f"{'; '.join(oddities)}."
+        notices.append(Notice(title="The data", text=text[0].upper() + text[1:], grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
     said.append(sum_kind(job).notice(manifest))
     if protected:

@@ -32,9 +32,12 @@ from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
 from runs.run_folder import RoundRecord, RunFolder, job_toml
+from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
 from tasks.task import Task
+
+LABELS_SHOWN = 20  # above this, those with the lowest F1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,10 @@ def render_report(folder: RunFolder) -> str:
         absences=any(len(record.present) < manifest.cohort for record in records),
         facts=facts,
         result=result_sentence(job, records, facts),
-        notices=find_notices(manifest, records, federation=facts.get("federation")),
+        notices=find_notices(
+            manifest, records, federation=facts.get("federation"), oddities=facts.get("oddities", ())
+        ),
+        by_label=list_labels(records),
         federation=facts.get("federation"),
         spending=list_spending(job, records, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
@@ -124,6 +130,8 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         side = "over" if last.measures["accuracy"] >= majority else "under"
         apart = format_points(last.measures["accuracy"] - majority)
         told.append(f"{apart} {side} always answering the most frequent label")
+    if last.by_label:
+        told.append(f"F1 {format_percent(macro_f1(last.by_label))} as a mean over the labels")
     return f"{trained}; held-out {', '.join(told)}; {_spent(job, last)}."
 
 
@@ -201,6 +209,18 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
         )
         for name, reduce in rows.items()
     ]
+
+
+LABELS_SHOWN = 20
+
+
+def list_labels(records: Sequence[RoundRecord]) -> dict[str, LabelScore]:
+    """Scores of the last round by label, as the job orders them; the lowest F1 first if they are many."""
+    scores = records[-1].by_label if records else {}
+    if len(scores) <= LABELS_SHOWN:
+        return scores
+    worst = sorted(scores, key=lambda label: (scores[label].f1, label))[:LABELS_SHOWN]
+    return {label: scores[label] for label in worst}
 
 
 def _draw_charts(

@@ -12,10 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from privacy.errors import JobError, KeyFileError, UserError
+from protocol.job.data_section import SourceKeys
 from protocol.job.job_file import explain
 from protocol.messages.keys import parse_node_key
 from protocol.messages.site_name import SiteName
-from protocol.plain_text import Place, Word
+from protocol.plain_text import Word
 from tasks.registry import DEFAULT_TASK, columns_of
 
 SHOWN_BY = "that docs/federation.md lists"
@@ -67,13 +68,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SiteData(_Section):
+class SiteData(SourceKeys):
     """A data set's entry in a site's site.toml: where it is there, and how a task reads it."""
 
     model_config = ConfigDict(extra="allow")
 
-    source: Place
-    encoding: Word | None = None
     task: Word = DEFAULT_TASK
 
 

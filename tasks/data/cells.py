@@ -104,8 +104,7 @@ def _other_text(cell: Any, encoding: str) -> str:
         return str(cell)
     if isinstance(cell, CellFault):
         raise ValueError(cell.why)
-    kind = {list: "a list", dict: "an object"}.get(type(cell), f"a {type(cell).__name__}")
-    raise ValueError(f"holds {kind}, and no text")
+    raise ValueError(f"holds {'a list' if isinstance(cell, list) else 'an object'}, and no text")
 
 
 def _checked(text: str, encoding: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -15,6 +16,7 @@ from tasks.data.file_kinds import open_text, suffix_of
 from tasks.data.table import Table
 
 _OTHERS = ";\t|,"
+_TOLD = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line before the header, for Excel
 
 
 def read_delimited(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
@@ -26,6 +28,9 @@ def read_delimited(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Tabl
     separator = keys.separator or ("\t" if suffix_of(path) == ".tsv" else ",")
     with open_text(path, keys) as file:
         first = file.readline()
+        told = _TOLD.fullmatch(first)
+        if told is not None:
+            separator, first = keys.separator or told[1], file.readline()
         hint = _hint(first, separator)
         rows = _rows(path, csv.reader(chain([first], file), delimiter=separator, strict=True), hint)
         header = next(rows, None)

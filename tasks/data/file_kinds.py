@@ -107,11 +107,18 @@ def check_file(path: Path, keys: SourceKeys) -> Kind:
 
 def open_text(path: Path, keys: SourceKeys) -> IO[str]:
     """A file's text, its line ends as they are; ``UNDECODABLE`` stands for bytes that mean nothing."""
-    codecs.register_error("undecodable", lambda error: (UNDECODABLE, error.end))  # type: ignore[attr-defined]
-    opened = COMPRESSIONS.get(_suffixes(path)[1], io.FileIO)(path)  # type: ignore[operator]
+    codecs.register_error("undecodable", _undecodable)
+    opened = COMPRESSIONS.get(_suffixes(path)[1], io.FileIO)(path)
     name = codecs.lookup(keys.encoding).name
     encoding = "utf-8-sig" if name == "utf-8" else keys.encoding
     return io.TextIOWrapper(opened, encoding=encoding, errors="undecodable", newline="")
+
+
+def _undecodable(error: UnicodeError) -> tuple[str, int]:
+    """One mark for the bytes that a decoder stumbles over, after which it goes on."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return UNDECODABLE, error.end
 
 
 def _suffixes(path: Path) -> tuple[str, str]:

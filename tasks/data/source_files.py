@@ -53,6 +53,8 @@ def _within(folder: Path, split: str | None) -> tuple[Path, ...]:
     files = (
         [] if (folder / DATASETS_SPLITS).exists() else [e for e in entries if kind_of(e) and e.is_file()]
     )
+    if not files and len(folders) == 1 and (split is None or folders[0].name not in _SPLITS):
+        return _within(folders[0], split)
     if split is not None:
         return _of_split(folder, split, files=files, folders=folders)
     if files:

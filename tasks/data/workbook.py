@@ -56,9 +56,10 @@ def _read_book(book: Any, path: Path, keys: SourceKeys, columns: Sequence[str]) 
 
 
 def _sheet(book: Any, path: Path, split: str | None) -> Any:
-    names = book.sheetnames
-    if split is None and len(names) == 1:
-        return book[names[0]]
+    # What is no more than a chart has no rows, and Excel begins books with sheets that nobody fills.
+    names = [sheet.title for sheet in book.worksheets if next(_rows(sheet), None) is not None]
+    if split is None and len(names) <= 1:
+        return book[names[0]] if names else book.worksheets[0]
     if split is None:
         raise DataError(f"{str(path)!r} has several sheets: set data.split to one of {_named(names)}")
     if split not in names:
@@ -71,6 +72,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    sheet.reset_dimensions()  # which not every program writes as they are
     return (row for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
 
 

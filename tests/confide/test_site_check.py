@@ -56,6 +56,16 @@ def test_people_read_it_in_lines(call: Terminal, tmp_path: Path, tiny_folder: Pa
     assert "4 to 5 tokens, half up to 4" in output
 
 
+def test_labels_that_nearly_match_are_said(call: Terminal, tmp_path: Path, tiny_folder: Path) -> None:
+    path = site(tmp_path, tiny_folder, [*ROWS, b"warm day,yes ", b"cold day,Yes"])
+    code, output, _ = call("site", "check", path)
+    assert code == 0
+    words = " ".join(output.split())
+    assert "note: 1 rows have the label 'yes ', which is not declared; 'yes' is" in words
+    assert "note: 1 rows have the label 'Yes', which is not declared; 'yes' is" in words
+    assert len(json.loads(call("site", "check", path, "--json")[1])["data"][0]["oddities"]) == 2
+
+
 def test_a_text_that_a_model_cannot_use_is_blank_with_it_alone(
     call: Terminal, tmp_path: Path, tiny_folder: Path
 ) -> None:

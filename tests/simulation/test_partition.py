@@ -85,6 +85,12 @@ def test_two_values_for_one_name_are_refused(tiny_folder: Path) -> None:
         deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
 
 
+def test_examples_that_are_all_the_same_are_refused(tiny_folder: Path) -> None:
+    rows = Rows(contents=("good day",) * 9, labels=("yes", "no", "no") * 3)
+    with pytest.raises(DataError, match="all 9 examples are the same"):
+        partition(tiny.job(tiny_folder), rows)
+
+
 def test_an_empty_site_is_named(tiny_folder: Path) -> None:
     with pytest.raises(DataError, match="site-193"):
         deal(tiny_folder, federation={"sites": 200})

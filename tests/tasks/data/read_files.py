@@ -118,7 +118,7 @@ def named_labels(path: Path) -> None:
     parquet.write_table(content.replace_schema_metadata(metadata), path)
 
 
-def workbook(*sheets: str) -> _Write:
+def workbook(*sheets: str, blank: Sequence[str] = ()) -> _Write:
     def write(path: Path) -> None:
         from openpyxl import Workbook
 
@@ -128,6 +128,8 @@ def workbook(*sheets: str) -> _Write:
             sheet = book.create_sheet(name)
             for row in [["text", "label"], *(list(row.values()) for row in ROWS)]:
                 sheet.append(row)
+        for name in blank:
+            book.create_sheet(name)
         book.save(path)
 
     return write
@@ -155,6 +157,11 @@ READ: tuple[FileCase, ...] = (
         keys={"encoding": "utf-16", "separator": "\t"},
     ),
     FileCase(what="another separator", name="semi.csv", write=text(delimited(";")), keys=SEPARATED),
+    FileCase(
+        what="a separator that the first line tells, as Excel reads it",
+        name="sep.csv",
+        write=text("sep=;\r\n" + delimited(";")),
+    ),
     FileCase(what="tabs between cells", name="a.tsv", write=text(delimited("\t"))),
     FileCase(what="packed by gzip", name="a.csv.gz", write=raw(gzip.compress(delimited().encode()))),
     FileCase(what="packed by zstd", name="a.tsv.zst", write=raw(zst(delimited("\t")))),
@@ -175,6 +182,11 @@ READ: tuple[FileCase, ...] = (
         what="Feather", name="a.feather", write=lambda path: feather.write_feather(table(), str(path))
     ),
     FileCase(what="a workbook with one sheet", name="a.xlsx", write=workbook("Notes")),
+    FileCase(
+        what="one with sheets that nobody filled",
+        name="blank.xlsx",
+        write=workbook("Notes", blank=("2", "3")),
+    ),
     FileCase(
         what="a sheet of several",
         name="two.xlsx",
@@ -200,6 +212,18 @@ READ: tuple[FileCase, ...] = (
         what="one of several splits",
         name="splits",
         write=folder(train_1__jsonl=text(lines()), test__jsonl=text(lines(ROWS[:1]))),
+        keys={"split": "train"},
+    ),
+    FileCase(
+        what="one of several splits in a folder of a snapshot",
+        name="snapshot",
+        write=folder(
+            README__md=raw(b"about"),
+            data=folder(
+                **{"train-00000-of-00001__parquet": raw(as_parquet(table()))},
+                **{"test-00000-of-00001__parquet": raw(as_parquet(table(ROWS[:1])))},
+            ),
+        ),
         keys={"split": "train"},
     ),
     FileCase(
