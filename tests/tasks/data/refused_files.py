@@ -70,13 +70,13 @@ REFUSED: tuple[FileCase, ...] = (
         what="a row of too few cells",
         name="short.csv",
         write=text("text,label\nsecret,yes\nsecret\n"),
-        said=f"'FILE': row 2 has 1 cells where the header has 2; {_CELLS}",
+        said=f"'FILE': row 2: expected 2 cells as in the header, got 1; {_CELLS}",
     ),
     FileCase(
         what="a row of too many",
         name="long.csv",
         write=text("text,label\nsecret, and more,yes\n"),
-        said=f"'FILE': row 1 has 3 cells where the header has 2; {_CELLS}",
+        said=f"'FILE': row 1: expected 2 cells as in the header, got 3; {_CELLS}",
     ),
     FileCase(
         what="a quote that does not close",
