@@ -20,7 +20,7 @@ from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause
 from client.training.counted import count_right
-from client.training.unit_check import check_privacy_unit
+from client.training.unit_check import UnitCheck, check_privacy_unit
 from client.work import Work
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
@@ -46,8 +46,9 @@ class Site:
 
     ``host`` finds its data and models; ``home`` is where it keeps its policy, its key and its ledger.
     ``peers`` are the identity keys of all sites, by name, that it would mask with. ``between`` is called
-    between steps, ``planner`` finds a run's noise, and ``clock`` gives seconds. What it keeps secret of
-    sums outlives the process unless ``forgetful``.
+    between steps, ``planner`` finds a run's noise, ``check_unit`` refuses a model whose gradients are not
+    those of single examples, and ``clock`` gives seconds. What it keeps secret of sums outlives the process
+    unless ``forgetful``.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Site:
         keyed_entropy: Entropy | None = None,
         between: Between = no_pause,
         planner: Planner = plan_here,
+        check_unit: UnitCheck = check_privacy_unit,
         clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
     ) -> None:
@@ -71,6 +73,7 @@ class Site:
         self._keyed_entropy = keyed_entropy
         self._between = between
         self._planner = planner
+        self._check_unit = check_unit
         self._clock = clock
         self._identity: Identity | None = None
         self._opened: Ledger | None = None
@@ -244,7 +247,7 @@ class Site:
                 plan=session.plan,
                 metrics=session.metrics,
             )
-        check_privacy_unit(trainer.gradients, trainer.adapted.probe())
+        self._check_unit(trainer.gradients, trainer.adapted.probe())
         return session
 
     def _party(self, manifest: Manifest) -> Party:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.partition import partition
+from simulation.shared_work import SharedCheck, SharedPlans
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.data.rows import Rows
@@ -72,6 +72,8 @@ class World:
             oddities=_oddities(table, apart, labels=self.labels),
         )
         self.trainer = Trainer(choose_gradients(adapted))
+        self._plans, self._check = SharedPlans(), SharedCheck()
+        self._peers: dict[Path, dict[str, bytes]] = {}
         self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
@@ -102,15 +104,22 @@ class World:
         return {name: len(rows) for name, rows in self._rows.items()}
 
     def site(
-        self, name: str, *, home: Path, coordinator: bytes | None = None, forgetful: bool = False
+        self,
+        name: str,
+        *,
+        home: Path,
+        coordinator: bytes | None = None,
+        forgetful: bool = False,
+        flush: bool = True,
     ) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
 
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
-        one. A ``forgetful`` site keeps its secrets of sums in memory.
+        one. A ``forgetful`` site keeps its secrets of sums in memory; without ``flush`` its home outlasts a
+        kill, and not a power cut.
         """
         examples, seed = self.examples(name), self.job.seeds.noise
-        place = Home(home)
+        place = Home(home, flush=flush)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
         materials = Materials(
@@ -125,9 +134,11 @@ class World:
             name=name,
             host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
             home=place,
-            peers=cache(lambda: self._peers(home.parent)),
+            peers=lambda: self._peers_in(home.parent, flush=flush),
             forgetful=forgetful,
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
+            planner=self._plans,
+            check_unit=self._check,
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
@@ -140,9 +151,12 @@ class World:
             epsilon = 1.001 * plan.as_charged().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
 
-    def _peers(self, homes: Path) -> dict[str, bytes]:
-        """All sites' identities, whose homes lie side by side."""
-        return {name: Home(homes / name).identity().public for name in self._rows}
+    def _peers_in(self, homes: Path, *, flush: bool) -> dict[str, bytes]:
+        """All sites' identities, whose homes lie side by side: read once for all of them."""
+        if homes not in self._peers:
+            found = {name: Home(homes / name, flush=flush).identity().public for name in self._rows}
+            self._peers[homes] = found
+        return self._peers[homes]
 
     def examples(self, name: str) -> Examples:
         """One simulated site's examples."""

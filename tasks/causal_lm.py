@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from privacy.errors import ModelError
 from protocol.job.job import Dirichlet
 from tasks.measures import PERPLEXITY, TOKEN_ACCURACY
 from tasks.task import Outcome
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tasks.data.examples import Batch
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
+    from tasks.model.checkpoint import Checkpoint
     from tasks.model.device import Device
 
 
@@ -32,22 +34,20 @@ class CausalLanguageModel(TextTask):
             return 'data.label: expected none for task="causal-lm", which learns text'
         if job.model.pooling == "mean":
             return 'model.pooling: "mean" is for task="sequence-classification"'
+        if job.model.head != "new":
+            return 'model.head: "checkpoint" is for task="sequence-classification"'
         if isinstance(job.federation.partition, Dirichlet):
             return 'federation.partition: dirichlet needs labels; task="causal-lm" has none'
         return None
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
-        """The language model, as it is."""
+        """The language model, as it is. Raises ModelError for one that sees what it should guess."""
         from tasks.model.base_model import load_pretrained
+        from tasks.model.trial import check_causal
 
-        loaded = load_pretrained(job, kind="AutoModelForCausalLM", labels=labels, device=device)
-        return self.wrap(
-            loaded.model,
-            tokenizer=loaded.tokenizer,
-            digest=loaded.digest,
-            section=section,
-            peft_type="CAUSAL_LM",
-        )
+        loaded = load_pretrained(job, purpose=_LanguageModel(), labels=labels, device=device)
+        check_causal(loaded.model, padding=loaded.padding, tokens=loaded.tokens, limit=loaded.limit)
+        return self.wrap(loaded, section=section, peft_type="CAUSAL_LM")
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy, a mean over the text's tokens but the first; padding counts for nothing."""
@@ -62,6 +62,32 @@ class CausalLanguageModel(TextTask):
         counted = real.sum(1)
         hits = (logits.argmax(-1) == targets).long() * real
         return Outcome(losses=(nats * real).sum(1) / counted, correct=hits.sum(1), counted=counted)
+
+
+class _LanguageModel:
+    """A model loaded as it is, its own head included."""
+
+    def choose(self, config: Any) -> Any:
+        import transformers
+
+        auto = transformers.AutoModelForCausalLM
+        if type(config) not in auto._model_mapping or config.is_encoder_decoder:
+            raise ModelError(
+                f'task="causal-lm": {config.model_type} is no language model that reads a text from its '
+                "beginning alone: choose a causal one"
+            )
+        return auto
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        if checkpoint.lacking:
+            raise ModelError(
+                f'task="causal-lm": the weights lack {checkpoint.lacking[0]}: expected them saved as '
+                f"{type(checkpoint.model).__name__}, got {', '.join(checkpoint.saved_as) or 'others'}"
+            )
+        return ()
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Nothing is to be set."""
 
 
 TASK = CausalLanguageModel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from privacy.errors import DataError, ModelError
+from privacy.errors import DataError
 from tasks.measures import ACCURACY, LOSS
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
@@ -41,33 +41,15 @@ class SequenceClassification(TextTask):
         return None
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
-        """The encoder with a head that starts at zero, so that every site starts from the same one."""
-        from torch import nn
+        """The encoder with a head whose last layer is trained: from zero, or as the checkpoint has it."""
+        from tasks.model.base_model import load_pretrained
+        from tasks.model.classifier import Classifier
 
-        from tasks.model.base_model import head_names, load_pretrained
-
-        mean = job.model.pooling == "mean"
-        kind = "AutoModelForTokenClassification" if mean else "AutoModelForSequenceClassification"
-
-        def prepare(model: nn.Module) -> None:
-            names = head_names(model)
-            if not names:
-                raise ModelError(
-                    f"model.source={job.model.source!r} has no classification head named classifier or "
-                    "score: choose another model or task"
-                )
-            for name in names:
-                for parameter in model.get_submodule(name).parameters():
-                    nn.init.zeros_(parameter)
-
-        loaded = load_pretrained(job, kind=kind, labels=labels, device=device, prepare=prepare)
-        return self.wrap(
-            loaded.model,
-            tokenizer=loaded.tokenizer,
-            digest=loaded.digest,
-            section=section,
-            peft_type="TOKEN_CLS" if mean else "SEQ_CLS",
+        purpose = Classifier(
+            labels=labels, mean=job.model.pooling == "mean", trained=job.model.head == "checkpoint"
         )
+        loaded = load_pretrained(job, purpose=purpose, labels=labels, device=device)
+        return self.wrap(loaded, section=section)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""

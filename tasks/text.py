@@ -18,15 +18,24 @@ from tasks.task import Encoded, TaskKeys, Units
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
 
     from tasks.data.shapes import Sizes
     from tasks.data.token_examples import TokenExamples
     from tasks.model.adapted_model import AdaptedModel
-    from tasks.model.base_model import BaseModel
+    from tasks.model.base_model import BaseModel, Pretrained
 
 # A custodian wants to know how long texts are: nothing is cut for that.
 _UNCUT = 1_000_000
+
+
+_README = """\
+# A classifier
+
+transformers has no class for this kind of model with a classifier's head. One of its own parts loads it:
+
+```python
+{code}```
+"""
 
 
 class TextKeys(TaskKeys):
@@ -97,28 +106,27 @@ class TextTask:
         plain = " ".join(unicodedata.normalize("NFKC", content or "").casefold().split())
         return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
-    def wrap(
-        self, model: nn.Module, *, tokenizer: Any, digest: str, section: TextSection, peft_type: str
-    ) -> BaseModel:
-        """A model of transformers' as Confide knows it. Raises ModelError if it cannot be run on a text."""
+    def wrap(self, loaded: Pretrained, *, section: TextSection, peft_type: str | None = None) -> BaseModel:
+        """A model of transformers' as Confide knows it."""
         from tasks.data.tokenization import Reader
-        from tasks.model.base_model import BaseModel, head_names
-        from tasks.model.model_limits import count_tokens, longest_text
+        from tasks.model.base_model import BaseModel
 
         reader = Reader(
-            tokenizer=tokenizer,
+            tokenizer=loaded.tokenizer,
             max_length=section.max_length,
-            least=self.least_tokens,
-            tokens=count_tokens(model),
+            least=max(self.least_tokens, loaded.shortest),
+            tokens=loaded.tokens,
+            padding=loaded.padding,
         )
         return BaseModel(
-            model=model,
-            digest=digest,
+            model=loaded.model,
+            digest=loaded.digest,
             reader=reader,
-            head=head_names(model),
+            head=loaded.head,
             peft_type=peft_type,
-            # Before it moves: a lookup out of range would leave an accelerator unusable.
-            limit=longest_text(model),
+            limit=loaded.limit,
+            drawn=loaded.drawn,
+            remarks=loaded.remarks,
         )
 
     def open_reader(self, source: str, columns: TextKeys) -> Any:
@@ -128,10 +136,10 @@ class TextTask:
 
         tokenizer, tokens = load_tokenizer(source)
         least = 1 if columns.labels else 2
-        return Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens)
+        return Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens, padding=0)
 
     def sizes(self, base: BaseModel, section: TextSection) -> Sizes:
-        """From two tokens to ``max_length``, padded to steps of a ladder."""
+        """From two tokens, or what the model needs, to ``max_length``, padded to steps of a ladder."""
         from tasks.data.shapes import Sizes, ladder
 
         if base.limit is not None and section.max_length > base.limit:
@@ -139,8 +147,13 @@ class TextTask:
                 f"data.max_length={section.max_length}: expected {base.limit} at most, which is what "
                 "this model can take"
             )
+        least = max(2, base.reader.least)
+        if section.max_length < least:
+            raise ModelError(
+                f"data.max_length={section.max_length}: expected {least} at least, which this model needs"
+            )
         public = ladder(section.max_length, possible=base.limit)
-        return Sizes(least=2, most=section.max_length, public=public)
+        return Sizes(least=least, most=section.max_length, public=public)
 
     def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
         """Each text tokenized by itself, with its label's number if there are ``labels``."""
@@ -161,17 +174,23 @@ class TextTask:
         from tasks.data.examples import offsets_of
         from tasks.data.token_examples import TokenExamples
 
-        config = adapted.peft.config
-        padding = int(getattr(config, "pad_token_id", None) or 0)
-        known = np.array([token for token in range(adapted.base.reader.tokens) if token != padding])
+        reader, classes = adapted.base.reader, adapted.peft.config.num_labels
+        known = np.array([token for token in range(reader.tokens) if token != reader.padding])
         return TokenExamples(
             tokens=random.choice(known, int(sizes.sum())).astype(np.int32),
             offsets=offsets_of(sizes),
-            labels=random.integers(0, config.num_labels, len(sizes)) if adapted.base.head else None,
-            padding=padding,
+            labels=random.integers(0, classes, len(sizes)) if adapted.base.head else None,
+            padding=reader.padding,
         )
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
-        """Model and tokenizer as one folder for transformers' ``from_pretrained``."""
+        """Model and tokenizer as one folder for transformers' ``from_pretrained``.
+
+        Where transformers has no class for the model, ``README.md`` says in a few lines how it is loaded.
+        """
+        from tasks.model.classifier import how_to_load, made_here
+
         merged.save_pretrained(folder)
         base.reader.tokenizer.save_pretrained(folder)
+        if made_here(merged):
+            (folder / "README.md").write_text(_README.format(code=how_to_load(merged)), encoding="utf-8")

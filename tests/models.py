@@ -15,8 +15,10 @@ from protocol.job.job import Job
 from protocol.job.job_file import parse_job
 from tasks.data.token_examples import TokenExamples
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.base_model import BaseModel
+from tasks.model.base_model import BaseModel, Pretrained
+from tasks.model.classifier import last_layer
 from tasks.model.device import Device
+from tasks.model.model_limits import count_tokens, longest_text
 from tasks.registry import find_task, section_of
 from tasks.text import TextTask
 
@@ -186,14 +188,20 @@ def text_base(model: nn.Module, job: Job) -> BaseModel:
     """What the job's task makes of a model without a tokenizer."""
     task = find_task(job.task)
     assert isinstance(task, TextTask)
-    mean = "TOKEN_CLS" if job.model.pooling == "mean" else "SEQ_CLS"
-    return task.wrap(
-        model,
+    language = job.task == "causal-lm"
+    loaded = Pretrained(
+        model=model,
         tokenizer=None,
         digest="0" * 64,
-        section=section_of(job),
-        peft_type="CAUSAL_LM" if job.task == "causal-lm" else mean,
+        head=() if language else (last_layer(model, labels=LABELS),),
+        padding=0,
+        tokens=count_tokens(model),
+        shortest=1,
+        limit=longest_text(model),
+        drawn=(),
+        remarks=(),
     )
+    return task.wrap(loaded, section=section_of(job), peft_type="CAUSAL_LM" if language else None)
 
 
 def make_examples(lengths: Sequence[int], *, seed: int = 0, labelled: bool = False) -> TokenExamples:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
-from client.training.gradient_check import as_unit_error, check_gradients, comparable
+from client.training.gradient_check import as_model_error, as_unit_error, check_gradients, comparable
 from client.training.gradients import PerExampleGradients, losses
 from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel, adapted_layers
+from tasks.model.model_layers import layer_lists, layer_number, linear_layers
 
 _BATCH = 3
+# From a way to find gradients, and made-up examples to try it on; raises what ``check_privacy_unit`` does.
+UnitCheck = Callable[[PerExampleGradients, Examples], None]
 
 
 def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
@@ -45,7 +47,8 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
         check_steps(method, chosen, gradients, gaussian)
         # Batches are a little wider than the longest text: what fails there must not do so in a round.
         widest = chosen.batch(np.array([len(chosen) - 1]), size=adapted.sizes.public[-1])
-        method.backward(widest, losses(adapted))
+        with as_model_error(adapted, widest):
+            method.backward(widest, losses(adapted))
 
 
 # What is trained.
@@ -70,11 +73,11 @@ def _asked_for(adapted: AdaptedModel) -> set[str]:
     """Of LoRA's tensors on each linear layer that the targets name, and the head's, what sites train."""
     spec, model = adapted.spec, adapted.peft.get_base_model()
     layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
+    lists = layer_lists(model)
     asked = set()
     for name in _linear_layers(adapted):
-        number = next((int(part) for part in name.split(".") if part.isdigit()), None)
         named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
-        if named and (layers is None or number in layers):
+        if named and (layers is None or layer_number(name, lists) in layers):
             asked |= {f"{name}.{half}.weight" for half in ("lora_A", "lora_B")}
     for head in adapted.base.head:
         original = model.get_submodule(head).original_module
@@ -84,18 +87,9 @@ def _asked_for(adapted: AdaptedModel) -> set[str]:
 
 def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
     """The linear layers under the head, by their names before PEFT wrapped some of them."""
-    model: Any = adapted.peft.get_base_model()
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    for inside, module in model.named_modules():
+    for inside, _ in linear_layers(adapted.peft.get_base_model()):
         name = inside.removesuffix(".base_layer")
-        # GPT-2 calls its linear layers Conv1D.
-        linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        if (
-            linear
-            and module is not output
-            and name.split(".")[0] not in adapted.base.head
-            and "lora_" not in name
-        ):
+        if adapted.base.may_adapt(name) and "lora_" not in name:
             yield name
 
 

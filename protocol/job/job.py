@@ -32,6 +32,12 @@ class ModelSection(Section):
     pooling: Literal["mean", "model"] = Field(
         "model", description="mean: classify the mean of the tokens; model: as the model does it"
     )
+    head: Literal["new", "checkpoint"] = Field(
+        "new", description="new: a classifier's last layer starts at zero; checkpoint: as it was trained"
+    )
+    padding: Word | None = Field(
+        None, description="the token that fills texts up, where tokenizer and config name none"
+    )
 
 
 _Layers = Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000)]

@@ -26,13 +26,15 @@ TOO_SHORT = "too few tokens"
 class Reader:
     """What a model reads texts with: its tokenizer, and the bounds of what it can take.
 
-    Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``.
+    Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``, of
+    which ``padding`` fills texts up.
     """
 
     tokenizer: Any
     max_length: int
     least: int
     tokens: int
+    padding: int
 
 
 def tokenize(
@@ -62,7 +64,7 @@ def tokenize(
         tokens=np.concatenate([np.zeros(0, np.int32), *rows]),
         offsets=offsets_of(np.array([len(row) for row in rows], np.int64)),
         labels=None if labels is None else np.array([label or 0 for label in labels], np.int64),
-        padding=int(reader.tokenizer.pad_token_id or 0),
+        padding=reader.padding,
     )
     return Encoded(
         examples=examples, blank=MappingProxyType({reason: tuple(found) for reason, found in why.items()})

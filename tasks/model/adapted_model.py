@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from protocol.job.strategy import Strategy
 from tasks.data.examples import Batch, Examples
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
+from tasks.model.frozen_modes import keep_evaluated
+from tasks.model.model_layers import count_layers, layer_lists, layer_number, linear_layers
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -82,6 +83,7 @@ class AdaptedModel:
         self.task = find_task(job.task)
         self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
+        keep_evaluated(base.model, trained=base.head)
         layers = adapted_layers(spec, base.model)
         expected = _expected_targets(base, spec, layers)
         self.peft: Any = _attach(base, spec, layers, expected)
@@ -178,7 +180,10 @@ class AdaptedModel:
         saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
         if saved_names != set(found):
             odd = sorted(saved_names ^ set(found))
-            raise ModelError(f"PEFT saves other tensors than it trains: {', '.join(odd[:5])}")
+            raise ModelError(
+                f"PEFT saves other tensors than are trained: {', '.join(odd[:5])}. A head with running "
+                "means would keep something of examples: choose a model without"
+            )
         return found
 
 
@@ -187,7 +192,7 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
     asked = spec.adapter.layers_to_transform
     if asked is None:
         return None
-    count = int(model.config.num_hidden_layers)
+    count = count_layers(model)
     if isinstance(asked, str):
         share = top_share(asked) or 1.0
         # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
@@ -199,45 +204,48 @@ def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
 
 def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
     from peft import LoraConfig, get_peft_model
+    from peft.utils import ModulesToSaveWrapper
 
     targets = spec.adapter.target_modules
+    # PEFT looks for endings and for the first number in a name, which may be another part's or block's.
+    everything = [name for name, _ in base.model.named_modules()]
+    short = layers is None and expected == set(_matching(everything, targets))
     config = LoraConfig(
         task_type=base.peft_type,
         r=spec.adapter.rank,
         lora_alpha=spec.adapter.alpha,
         lora_dropout=spec.adapter.dropout,
-        # PEFT's own "all-linear" cannot be had with layers_to_transform.
-        target_modules=sorted(expected) if targets == ["all-linear"] else targets,
-        layers_to_transform=layers,
+        target_modules=targets if short else sorted(expected),
         modules_to_save=list(base.head) or None,
         base_model_name_or_path=spec.model.source,
     )
+    called = _call_names(base)  # before PEFT, which may fail half-way
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
         try:
-            return get_peft_model(base.model, config, adapter_name=_ADAPTER)
-        except (ValueError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(base)}") from error
-
-
-def _is_linear(module: nn.Module) -> bool:
-    # GPT-2 calls its linear layers Conv1D; PEFT treats them alike.
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+            peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
+        except Exception as error:  # PEFT and the model's class raise whatever they like
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"adapter.target_modules={targets}: {reason} {called}") from error
+    # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
+    for name, module in list(base.model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and name not in base.head:
+            base.model.set_submodule(name, module.original_module)
+    return peft
 
 
 def _linear_names(base: BaseModel) -> list[str]:
-    model: Any = base.model
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return [
-        name
-        for name, module in model.named_modules()
-        if _is_linear(module) and module is not output and name.split(".")[0] not in base.head
-    ]
+    return [name for name, _ in linear_layers(base.model) if base.may_adapt(name)]
+
+
+def _matching(names: list[str], targets: list[str]) -> list[str]:
+    return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
 def _call_names(base: BaseModel) -> str:
     names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(base)})
+    if not names:
+        return "This model has no linear layers under its head: choose another model"
     return f"This model's linear layers are called: {', '.join(names)}"
 
 
@@ -246,25 +254,26 @@ def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None
 
     Raises ModelError if a target names none: PEFT is content when any of them names one.
     """
-    targets = spec.adapter.target_modules
-    names = set(_linear_names(base))
+    targets, names = spec.adapter.target_modules, _linear_names(base)
     if targets != ["all-linear"]:
-        named = {t: {n for n in names if n == t or n.endswith(f".{t}")} for t in targets}
-        unknown = [target for target, found in named.items() if not found]
+        unknown = [target for target in targets if not _matching(names, [target])]
         if unknown:
             raise ModelError(
                 f"adapter.target_modules={unknown}: expected the names of linear layers under the "
                 f"head. {_call_names(base)}"
             )
-        names = set().union(*named.values())
-    if layers is not None:
-        names = {n for n in names if _layer_number(n) in layers}
-    return names
-
-
-def _layer_number(name: str) -> int | None:
-    match = re.search(r"\.(\d+)\.", name)
-    return int(match.group(1)) if match else None
+        names = _matching(names, targets)
+    if layers is None:
+        return set(names)
+    lists = layer_lists(base.model)
+    chosen = {name for name in names if layer_number(name, lists) in layers}
+    if not chosen:
+        held = sorted({number for name in names if (number := layer_number(name, lists)) is not None})
+        raise ModelError(
+            f"adapter.layers_to_transform: none of {', '.join(map(str, targets))} is in layer "
+            f"{', '.join(map(str, layers))}; expected one of {', '.join(map(str, held)) or 'none'}"
+        )
+    return chosen
 
 
 def _check_targets(peft_model: Any, expected: set[str]) -> None:

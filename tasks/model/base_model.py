@@ -1,26 +1,33 @@
-"""The base model: found, loaded without running any code of its own, frozen and known by its digest."""
+"""The base model: loaded without code of its own, made whole, frozen and known by its digest."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
-from tasks.data.package_path import package_path
+from tasks.model.checkpoint import Checkpoint, check_whole, list_remarks, read_checkpoint
 from tasks.model.device import Device
 from tasks.model.model_digest import config_content, model_digest, tokenizer_content
-from tasks.model.model_limits import check_tokenizer, count_tokens
+from tasks.model.model_files import (
+    be_quiet,
+    cannot_load,
+    first_line,
+    loading_options,
+    locate,
+    pickled_weights,
+    refuse_adapter,
+    refuse_named_pickle,
+    refuse_other_files,
+)
+from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text, shortest_text
+from tasks.model.padding import choose_padding, set_padding
+from tasks.model.trial import try_model
 from tasks.registry import find_task, section_of
-
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +35,11 @@ class BaseModel:
     """A model before it has an adapter.
 
     ``digest`` is SHA-256 (hex) of all that decides what comes out. ``reader`` is what its task makes
-    examples of rows with. ``head`` names the modules that are trained whole, beside the adapter, and
-    ``peft_type`` the task as PEFT calls it, None for a model that is none of transformers'. An example may
-    be as large as ``limit``, None if the model sets none.
+    examples of rows with. ``head`` names the layers that are trained whole, beside the adapter, and
+    ``peft_type`` the task as PEFT calls it, where that says more than ``head``. An example may be as large
+    as ``limit``, None if the model sets none. ``drawn`` names the layers that the checkpoint lacks, which
+    were drawn from a seed: they stay as they are and carry no adapter. ``remarks`` are sentences for
+    whoever reads about the run.
     """
 
     model: nn.Module
@@ -39,15 +48,46 @@ class BaseModel:
     head: tuple[str, ...]
     peft_type: str | None
     limit: int | None
+    drawn: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def may_adapt(self, layer: str) -> bool:
+        """Whether a layer of the model may carry an adapter: it is in no head, and was not drawn."""
+        in_head = layer.split(".", maxsplit=1)[0] in {name.split(".")[0] for name in self.head}
+        return not in_head and layer not in self.drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """What transformers loads: frozen weights, a tokenizer, and the digest of both with the config."""
+    """What transformers loads: frozen weights, a tokenizer, and the digest of both with the config.
+
+    The model takes texts of ``shortest`` tokens up to ``limit``, of ``tokens`` different ones, filled up
+    with ``padding``.
+    """
 
     model: nn.Module
     tokenizer: Any
     digest: str
+    head: tuple[str, ...]
+    padding: int
+    tokens: int
+    shortest: int
+    limit: int | None
+    drawn: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+class Purpose(Protocol):
+    """What a task loads a model for."""
+
+    def choose(self, config: Any) -> Any:
+        """The class to load a model of this config as. Raises ModelError if none will do."""
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """The layers that are trained whole. Raises ModelError if the checkpoint lacks what it needs."""
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Set the head to what training starts from."""
 
 
 def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> BaseModel:
@@ -61,62 +101,24 @@ def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> Bas
 def load_pretrained(
     job: Job,
     *,
-    kind: str,
+    purpose: Purpose,
     labels: tuple[str, ...],
     device: Device,
-    prepare: Callable[[nn.Module], None] = lambda _model: None,
 ) -> Pretrained:
-    """Load a model as transformers' class ``kind``, ``prepare`` and freeze it. Raises ModelError."""
-    _be_quiet()
-    import transformers
+    """Load a model for a purpose, make it whole, try it and freeze it.
 
-    source = job.model.source
-    where = str(package_path(source)) if source.startswith("package:") else source
-    # No code that comes with a model is run, nor asked about; what is on disk is not looked for elsewhere.
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(where).exists()}
-    if job.model.gguf:
-        options["gguf_file"] = job.model.gguf
+    What its checkpoint lacks is drawn from ``seeds.adapter``. Raises ModelError.
+    """
+    be_quiet()
+    where = locate(job.model.source)
     try:
-        _refuse_other_files(job, Path(where), kind)
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        _refuse_named_pickle(job, config, kind)
-        told = config_content(config)
-        _switch_dropout_off(config)
-        if labels:
-            config.num_labels = len(labels)
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: index for index, label in enumerate(labels)}
-        model = getattr(transformers, kind).from_pretrained(
-            where,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=device.attention,
-            use_safetensors=True,
-            **options,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-        _refuse_adapter(job, found=getattr(model, "_hf_peft_config_loaded", False))
-        content = tokenizer_content(tokenizer)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        check_tokenizer(tokenizer, tokens=count_tokens(model))
+        return _load(job, where, purpose=purpose, labels=labels, device=device)
     except ModelError:
         raise
     except Exception as error:  # transformers, its hub and safetensors raise whatever they like
         if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
-            raise _pickled(job, "no safetensors", kind) from error
-        raise ModelError(
-            f"model.source={source!r} could not be loaded: {_first_line(error)}. Expected a folder "
-            "with config and weights in safetensors, a package:NAME/PATH, or a Hugging Face id that this "
-            "machine can reach; after an interrupted download, run the command again"
-        ) from error
-    model.config.use_cache = False  # nothing is generated here
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    prepare(model)
-    model.requires_grad_(False)
-    digest = model_digest(model, config=told, tokenizer=content)
-    return Pretrained(model=model, tokenizer=tokenizer, digest=digest)
+            raise pickled_weights(job, "no safetensors", "AutoModel") from error
+        raise cannot_load(job, where, error) from error
 
 
 def load_tokenizer(source: str) -> tuple[Any, int]:
@@ -124,83 +126,65 @@ def load_tokenizer(source: str) -> tuple[Any, int]:
 
     Raises ModelError where a tokenizer cannot be had by itself, as from GGUF files.
     """
-    _be_quiet()
+    be_quiet()
     import transformers
 
-    where = str(package_path(source)) if source.startswith("package:") else source
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(where).exists()}
+    where = locate(source)
     try:
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        config = transformers.AutoConfig.from_pretrained(where, **loading_options(where))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **loading_options(where))
+        return tokenizer, int(config.get_text_config().vocab_size)
     except Exception as error:  # transformers and its hub raise whatever they like
-        raise ModelError(f"{source!r}: no tokenizer by itself: {_first_line(error)}") from error
-    return tokenizer, int(config.get_text_config().vocab_size)
+        raise ModelError(f"{source!r}: no tokenizer by itself: {first_line(error)}") from error
 
 
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the classification head's modules; empty for a language model."""
-    known = ("classifier", "score")
-    children = dict(model.named_children())
-    return tuple(name for name in known if name in children)
+def _load(
+    job: Job,
+    where: str,
+    *,
+    purpose: Purpose,
+    labels: tuple[str, ...],
+    device: Device,
+) -> Pretrained:
+    import transformers
 
-
-def _refuse_other_files(job: Job, folder: Path, kind: str) -> None:
-    """Raises ModelError for a folder with pickled weights alone, or with an adapter in it."""
-    _refuse_adapter(job, found=(folder / "adapter_config.json").exists())
-    if job.model.gguf:
-        return
-    files = {path.name for path in folder.glob("*.safetensors")}
-    for index in folder.glob("*.safetensors.index.json"):
-        files |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    pickled = {path.name for pattern in _PICKLED for path in folder.glob(pattern)}
-    other = {name for name in files if not name.endswith(".safetensors")}
-    if other or (pickled and not files):
-        raise _pickled(job, min(other or pickled), kind)
-
-
-def _refuse_named_pickle(job: Job, config: Any, kind: str) -> None:
-    """Raises ModelError where a config names weights of another kind than safetensors."""
-    named = getattr(config, "transformers_weights", None)
-    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
-        raise _pickled(job, str(named), kind)
-
-
-def _pickled(job: Job, file: str, kind: str) -> ModelError:
-    return ModelError(
-        f"model.source={job.model.source!r} has its weights in {file}, and reading a pickle can run code: "
-        "expected safetensors. Where you trust it, convert it once, in Python: transformers."
-        f"{kind}.from_pretrained(SOURCE).save_pretrained(FOLDER); then copy the tokenizer's files there"
+    options = loading_options(where) | ({"gguf_file": job.model.gguf} if job.model.gguf else {})
+    refuse_adapter(job, found=(Path(where) / "adapter_config.json").exists())
+    config = transformers.AutoConfig.from_pretrained(where, **options)
+    told = config_content(config)
+    kind = purpose.choose(config)
+    refuse_other_files(job, Path(where), kind.__name__)
+    refuse_named_pickle(job, config, kind.__name__)
+    checkpoint = read_checkpoint(job, where, kind, config, labels=labels, device=device, options=options)
+    model = checkpoint.model
+    tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    content = tokenizer_content(tokenizer)
+    tokens = count_tokens(model)
+    check_tokenizer(tokenizer, tokens=tokens)
+    head = purpose.find_head(checkpoint)
+    drawn = check_whole(checkpoint, head)
+    padding = choose_padding(tokenizer, model, asked=job.model.padding, tokens=tokens)
+    set_padding(tokenizer, model, padding)
+    # Before it moves: a lookup out of range would leave an accelerator unusable.
+    shortest = shortest_text(model)
+    limit = longest_text(model, shortest=shortest)
+    # Before its head may be zero, which would hide what is under it.
+    try_model(model, padding=padding, tokens=tokens, limit=limit)
+    purpose.begin(checkpoint, head)
+    model.requires_grad_(False)
+    model.config.use_cache = False  # nothing is generated here
+    digest = model_digest(model, config=told, tokenizer=content)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = padding  # after the digest: a job may choose it
+    return Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        digest=digest,
+        head=head,
+        padding=padding,
+        tokens=tokens,
+        shortest=shortest,
+        limit=limit,
+        drawn=drawn,
+        remarks=list_remarks(job, checkpoint, drawn=drawn, head=head),
     )
-
-
-def _refuse_adapter(job: Job, *, found: bool) -> None:
-    if found:
-        # It names a base model of its own choice, and what it scales is in no tensor.
-        raise ModelError(
-            f"model.source={job.model.source!r} holds an adapter of PEFT's: expected a whole model; merge "
-            "it first, or take adapter_config.json out"
-        )
-
-
-def _switch_dropout_off(config: Any) -> None:
-    """Frozen layers run without dropout: their activations are then a function of the example."""
-    for name, value in list(vars(config).items()):
-        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-            setattr(config, name, 0.0)
-
-
-def _be_quiet() -> None:
-    """transformers draws progress bars and a load report into the terminal table otherwise."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # for what is not imported yet, such as the GGUF reader
-    # Where the Hub has pickles alone, transformers would ask a service there for another's conversion.
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

@@ -2,7 +2,8 @@
 
 Layers under the lowest adapter never change and run without dropout, so the input of the first
 adapted layer is a function of the example alone. It is stored without padding. A forward pass then
-starts at that layer, with the same result to rounding.
+starts at that layer, with the same result to rounding. Where a model does not work like that, which is
+tried on made-up examples, each pass starts at its beginning.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from privacy.errors import RunError
 from tasks.data.examples import Batch, Examples, offsets_of, positions
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
+from tasks.model.model_layers import LayerList, layer_lists, layer_number
 
 log = logging.getLogger("confide.activations")
 
@@ -46,10 +50,11 @@ class FrozenPrefix:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
-        self._owner, self._name, blocks = _find_blocks(adapted.peft)
-        self.depth = _frozen_depth(blocks)
-        self._blocks = blocks
-        self._upper = nn.ModuleList(blocks[self.depth :])
+        model = adapted.peft.get_base_model()
+        lists = layer_lists(model)
+        self._list = lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
+        self.depth = _frozen_depth(model, self._list)
+        self._upper = nn.ModuleList(self._list.layers[self.depth :])
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +66,17 @@ class FrozenPrefix:
         examples = self._adapted.probe()
         return examples.batch(np.arange(len(examples)))
 
+    @cached_property
+    def kept_as(self) -> tuple[int, torch.dtype] | None:
+        """The width and the type of what is kept of a place in an example; None if nothing should be.
+
+        Whether replay is right for this model is tried once, on made-up examples, for all who keep some.
+        """
+        if not self.works():
+            return None
+        hidden = self.compute(self.probe().to(self.device))
+        return hidden.shape[-1], hidden.dtype
+
     def compute(self, batch: Batch) -> torch.Tensor:
         """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
         held: list[torch.Tensor] = []
@@ -69,7 +85,7 @@ class FrozenPrefix:
             held.append(args[0] if args else kwargs["hidden_states"])
             raise _CapturedError
 
-        handle = self._blocks[self.depth].register_forward_pre_hook(capture, with_kwargs=True)
+        handle = self._upper[0].register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with torch.no_grad():
                 self._adapted.forward(batch)
@@ -91,36 +107,46 @@ class FrozenPrefix:
             return args, {**kwargs, "hidden_states": hidden}
 
         handle = self._upper[0].register_forward_pre_hook(substitute, with_kwargs=True)
-        setattr(self._owner, self._name, self._upper)
+        setattr(self._list.owner, self._list.attribute, self._upper)
         try:
             yield
         finally:
-            setattr(self._owner, self._name, self._blocks)
+            setattr(self._list.owner, self._list.attribute, self._list.layers)
             handle.remove()
 
-    def works(self, batch: Batch) -> bool:
-        """Whether replay gives the outputs of this model's own last layer on ``batch``.
+    def works(self) -> bool:
+        """Whether the model's own last layer gives the same from kept activations, on made-up examples.
 
-        Models that look layers up by number compute something else when lower ones are left out.
-        Losses would not show it: under a head that starts at zero they are all the same. The adapter is
-        at rest, so that what was loaded last does not decide; its dropout is off, which would draw another
-        mask for each pass.
+        Models that look layers up by number compute something else when lower ones are left out; in some,
+        rows are no examples between the layers, or what is computed of a text depends on how far it is
+        padded. Losses would not show it: under a head that starts at zero they are all the same. The
+        adapter is at rest, so that what was loaded last does not decide; its dropout is off, which would
+        draw another mask for each pass, and so is bfloat16, which rounds otherwise in another width.
         """
         if self.depth == 0:
             return False
-        batch = batch.to(self._adapted.device.torch)
-        peft, training = self._adapted.peft, self._adapted.peft.training
+        adapted, examples = self._adapted, self._adapted.probe()
+        peft, training, device = adapted.peft, adapted.peft.training, adapted.device
+        batch = examples.batch(np.arange(len(examples)), size=adapted.sizes.public[-1]).to(device.torch)
+        kept = Activations(self, examples)
         peft.eval()
+        adapted.device = replace(device, bfloat16=False)
         try:
-            with torch.no_grad(), self._adapted.at_rest():
+            with torch.no_grad(), adapted.at_rest():
                 expected = self._last_output(batch)
-                with self.replay(self.compute(batch)):
+                for index in range(len(examples)):  # each in its own width
+                    kept.fill(np.array([index]))
+                with kept.replay(batch):
                     replayed = self._last_output(batch)
-        except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
+            real = kept.real(batch)
+            off = float((expected[real] - replayed[real]).norm())
+            return off <= _TOLERANCE * float(expected[real].norm())
+        except Exception as error:  # a model's code raises whatever it likes
+            log.info("activations are not kept: %s", error)
             return False
         finally:
+            adapted.device = device
             peft.train(training)
-        return float((expected - replayed).norm()) <= _TOLERANCE * float(expected.norm())
 
     def _last_output(self, batch: Batch) -> torch.Tensor:
         """What the last layer gives for a batch on the device: [b, t, hidden]."""
@@ -129,12 +155,12 @@ class FrozenPrefix:
         def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             held.append(output if isinstance(output, torch.Tensor) else output[0])
 
-        handle = self._blocks[-1].register_forward_hook(capture)
+        handle = self._upper[-1].register_forward_hook(capture)
         try:
             self._adapted.forward(batch)
         finally:
             handle.remove()
-        return held[0].float()
+        return held[0].float().cpu()
 
 
 class Activations:
@@ -154,17 +180,17 @@ class Activations:
     def work(self) -> bool:
         """Whether keeping activations is right for this model, and there is room: tried once.
 
-        The model is tried on made-up examples. How much room it takes depends on how long the examples are:
-        where there is too little, everything is computed each time, and nothing fails.
+        How much room it takes depends on how long the examples are: where there is too little, everything
+        is computed each time, and nothing fails.
         """
         if self._works is None:
-            self._works = self._prefix.works(self._prefix.probe()) and self._has_room()
+            kept_as = self._prefix.kept_as
+            self._works = kept_as is not None and self._has_room(*kept_as)
         return self._works
 
-    def _has_room(self) -> bool:
-        hidden = self._prefix.compute(self._prefix.probe().to(self._prefix.device))
+    def _has_room(self, width: int, dtype: torch.dtype) -> bool:
         try:
-            self._store = self._allocate(int(self._offsets[-1]), hidden.shape[-1], hidden.dtype)
+            self._store = self._allocate(int(self._offsets[-1]), width, dtype)
         except (OSError, RuntimeError, RunError) as error:
             log.warning("activations are not kept, which takes longer: %s", error)
             return False
@@ -201,7 +227,7 @@ class Activations:
             batches = shapes.batches(self._examples, whole)
         for batch in batches:
             for part, hidden in self._computed(batch):
-                rows = hidden.cpu()[: len(part.indices)][self._real(part)]
+                rows = hidden.cpu()[: len(part.indices)][self.real(part)]
                 if len(self._store) == 0:
                     self._store = self._allocate(int(self._offsets[-1]), rows.shape[1], rows.dtype)
                 self._store[self._positions(part)] = rows
@@ -224,13 +250,13 @@ class Activations:
         if not self._known[batch.indices].all():
             raise RunError("the model fails on an example before its first adapted layer")
         hidden = torch.zeros((len(batch), batch.size, self._store.shape[1]), dtype=self._store.dtype)
-        hidden[: len(batch.indices)][self._real(batch)] = self._store[self._positions(batch)]
+        hidden[: len(batch.indices)][self.real(batch)] = self._store[self._positions(batch)]
         return hidden.to(self._prefix.device)
 
     def _positions(self, batch: Batch) -> torch.Tensor:
         return torch.from_numpy(positions(self._offsets, batch.indices))
 
-    def _real(self, batch: Batch) -> torch.Tensor:
+    def real(self, batch: Batch) -> torch.Tensor:
         """Where the batch has its examples, without padding and blank rows: bool[n, size]."""
         return torch.from_numpy(np.arange(batch.size)[None, :] < self._sizes[batch.indices][:, None])
 
@@ -257,19 +283,10 @@ class Activations:
         return flat.view(places, width)
 
 
-def _find_blocks(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
-    """The model's list of layers and where it hangs; an empty list if it has none that is known."""
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == count:
-                return module, name, child
-    return model, "", nn.ModuleList()
+def _frozen_depth(model: nn.Module, found: LayerList) -> int:
+    """How many layers lie under the first one with a LoRA tensor, whether trained or not.
 
-
-def _frozen_depth(blocks: nn.ModuleList) -> int:
-    """How many layers lie under the first one with a LoRA tensor, whether trained or not."""
-    for depth, block in enumerate(blocks):
-        if any("lora_" in name for name, _ in block.named_parameters()):
-            return depth
-    return 0
+    None where one lies outside the layers: it may be under them.
+    """
+    numbers = {layer_number(name, (found,)) for name, _ in model.named_parameters() if "lora_" in name}
+    return min((number or 0 for number in numbers), default=0)

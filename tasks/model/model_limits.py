@@ -15,9 +15,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from privacy.errors import ModelError
 
 _SHORT = 2  # tokens; every text has as many
+_SHORTEST = 8  # the narrowest batch of training has as many columns
 
 
-def longest_text(model: Any) -> int | None:
+def shortest_text(model: Any) -> int:
+    """How many tokens a text must have at least: some models pool tokens away, and cannot with one or two.
+
+    Raises ModelError if the model cannot be run on any short text.
+    """
+    for length in range(1, _SHORTEST):
+        try:
+            _lookups(model, length)
+            return length
+        except ModelError:
+            continue
+    _lookups(model, _SHORTEST)
+    return _SHORTEST
+
+
+def longest_text(model: Any, *, shortest: int = _SHORT) -> int | None:
     """How many tokens a text may have, None if the model sets no limit.
 
     That is what the config says, or less where a table of positions has fewer rows for texts, as in
@@ -25,8 +41,8 @@ def longest_text(model: Any) -> int | None:
     their name: the last row that a text looks up moves on with its length. Raises ModelError if the model
     cannot be run.
     """
-    limits = _rows_for_positions(model)
-    told = getattr(_text_config(model), "max_position_embeddings", None)
+    limits = _rows_for_positions(model, max(shortest, _SHORT))
+    told = getattr(text_config(model), "max_position_embeddings", None)
     if isinstance(told, int) and told > 0:  # some say -1 for none
         limits.append(told)
     return min(limits, default=None)
@@ -45,12 +61,13 @@ def count_tokens(model: Any) -> int:
 
 
 def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
-    """Raises ModelError if a tokenizer makes tokens, or padding, that a model of so many does not know."""
-    made = set(tokenizer.get_vocab().values())
+    """Raises ModelError if a tokenizer makes tokens of texts that a model of so many does not know.
+
+    A padding that it does not know does not count: many are added by hand, and another one can be chosen.
+    """
+    made = set(tokenizer.get_vocab().values()) - {tokenizer.pad_token_id}
     # What is put around a text is in a table of its own.
     made.update(tokenizer("")["input_ids"], tokenizer("a")["input_ids"])
-    if tokenizer.pad_token_id is not None:
-        made.add(tokenizer.pad_token_id)
     if max(made, default=0) >= tokens or min(made, default=0) < 0:
         raise ModelError(
             f"the tokenizer makes tokens up to {max(made)}, and the model knows those below {tokens}: "
@@ -58,7 +75,7 @@ def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
         )
 
 
-def _text_config(model: Any) -> Any:
+def text_config(model: Any) -> Any:
     """The config of the part that reads text, where a model has several."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -78,23 +95,23 @@ class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _rows_for_positions(model: nn.Module) -> list[int]:
+def _rows_for_positions(model: nn.Module, short: int) -> list[int]:
     """For each table that positions are looked up in: how many positions it has for a text."""
-    shorter, longer = _lookups(model, _SHORT), _lookups(model, _SHORT + 1)
+    shorter, longer = _lookups(model, short), _lookups(model, short + 1)
     if len(shorter) != len(longer):
         return []
     found = []
     for (rows, last, count), (_, next_last, next_count) in zip(shorter, longer, strict=True):
         # Relative positions are looked up for each pair of tokens: many more for one token more.
         if next_last == last + 1 and next_count <= count + 1:
-            begin = last - (_SHORT - 1)
+            begin = last - (short - 1)
             found.append(rows - begin)
     return found
 
 
 def _lookups(model: Any, length: int) -> list[tuple[int, int, int]]:
     """Run the model on a made-up text of one token again and again."""
-    padding = getattr(_text_config(model), "pad_token_id", None)
+    padding = getattr(text_config(model), "pad_token_id", None)
     text = torch.full((1, length), 0 if padding != 0 else 1, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), _Lookups() as lookups:

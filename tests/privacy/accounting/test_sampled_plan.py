@@ -104,7 +104,8 @@ def test_noise_std_is_that_of_what_is_drawn(name: str) -> None:
 
 def test_epsilon_is_that_of_all_steps_by_pld() -> None:
     assert PLAN.epsilon == PLAN.epsilon_after(PLAN.steps) == PLAN.epsilon_by("pld")
-    assert PLAN.epsilon < PLAN.epsilon_by("prv") < PLAN.epsilon_by("rdp")
+    # Without sampling it is 28.
+    assert PLAN.epsilon < PLAN.epsilon_by("prv") < PLAN.epsilon_by("rdp") < 1.2 * PLAN.epsilon
     laplace = replace(PLAN, mechanism=Mechanism(name="laplace", multiplier=1.0))
     assert laplace.epsilon < laplace.epsilon_by("rdp")
     with pytest.raises(PlanError, match="prv accountant does not know laplace noise"):

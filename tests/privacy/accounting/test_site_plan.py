@@ -183,10 +183,27 @@ def test_doubling_is_the_same_noise_against_twice_the_sensitivity() -> None:
     assert EXAMPLE_PLAN.epsilon == CENTRAL_PLAN.epsilon
 
 
+def test_the_noise_in_a_sum_is_that_of_its_survivors() -> None:
+    """12 survivors bring twelve shares, of which ten are honest and five were counted on."""
+    assert SITE_PLAN.summed_noise_std(7) == SITE_PLAN.noise_std == 24.0
+    assert SITE_PLAN.summed_noise_std(12) == pytest.approx(24.0 * sqrt(2), rel=1e-12)
+    assert CENTRAL_PLAN.summed_noise_std(7) == CENTRAL_PLAN.summed_noise_std(12) == 24.0
+    with pytest.raises(PlanError, match="survivors=6"):
+        SITE_PLAN.summed_noise_std(6)
+
+
+def test_a_kind_of_plan_says_what_it_hides() -> None:
+    kinds = {SITE_PLAN: True, CENTRAL_PLAN: True, EXAMPLE_PLAN: False}
+    for plan, hides in kinds.items():
+        assert (plan.hides_sites, plan.unit) == (hides, "site" if hides else "example")
+        assert (plan.sampling_rate, plan.protects) == (1.0, True)
+    assert not replace(CENTRAL_PLAN, mechanism=NO_NOISE).protects
+
+
 def test_rounds_add_up() -> None:
     for plan in (SITE_PLAN, CENTRAL_PLAN):
         found = [plan.epsilon_after(rounds) for rounds in range(5)]
-        assert found == sorted(found)
+        assert found == sorted(set(found))
         assert (found[0], found[-1]) == (0.0, plan.epsilon)
 
 

@@ -230,6 +230,11 @@ def test_one_noisy_count_costs_no_delta() -> None:
     trained = budget.cost(make_plan(name="laplace", multiplier=20.0, rate=0.2, steps=1000))
     assert trained.delta == deltas(1e-7)
     assert trained.epsilon < nats(1000 / 20.0) / 10
+    # One Gaussian release has no ε at δ = 0.
+    gaussian = make_plan(multiplier=8.0, rate=1.0, steps=1)
+    found = budget.cost(gaussian)
+    assert (found.epsilon, found.delta) == (nats(gaussian.epsilon), deltas(1e-7))
+    assert found.epsilon < NATS
 
 
 def test_the_default_order_lets_gaussian_noise_spend_most() -> None:

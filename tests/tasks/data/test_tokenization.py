@@ -33,7 +33,7 @@ class Tokenizer:
 def read(made: Any, *, least: int = 1) -> Any:
     """A text that is sound, the one that is not, and another that is sound."""
     table = {"one": [1, 2], "odd": made, "two": [3]}
-    reader = Reader(tokenizer=Tokenizer(table), max_length=4, least=least, tokens=10)
+    reader = Reader(tokenizer=Tokenizer(table), max_length=4, least=least, tokens=10, padding=0)
     return tokenize(reader, texts=["one", "odd", "two"], labels=[0, 1, 0])
 
 
@@ -81,7 +81,7 @@ def test_a_language_model_takes_no_text_of_one_token() -> None:
 
 
 def test_missing_texts_and_labels_are_blank() -> None:
-    reader = Reader(tokenizer=Tokenizer({"one": [1], "": [1]}), max_length=4, least=1, tokens=10)
+    reader = Reader(tokenizer=Tokenizer({"one": [1], "": [1]}), max_length=4, least=1, tokens=10, padding=0)
     found = tokenize(reader, texts=["one", None, "one"], labels=[0, 1, None])
     assert dict(found.blank) == {NO_CONTENT: (1,), NO_LABEL: (2,)}
     assert np.array_equal(found.examples.sizes, [1, 0, 0])

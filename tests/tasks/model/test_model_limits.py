@@ -157,8 +157,7 @@ class Tokens:
         ({"a": 0, "b": 50}, [1], 0),  # a gap, so that it has two tokens and the model 50
         ({"a": 0, "b": 2**31}, [1], 0),
         ({"a": 0}, [1, 50], 0),
-        ({"a": 0}, [1], 50),
-        ({"a": 0}, [1], -1),
+        ({"a": 0, "pad": 51, "b": 50}, [1], 51),
     ],
 )
 def test_a_token_without_a_row_is_refused(
@@ -168,5 +167,7 @@ def test_a_token_without_a_row_is_refused(
         check_tokenizer(Tokens(vocabulary, around, padding), tokens=50)
 
 
-def test_tokens_with_rows_pass() -> None:
-    check_tokenizer(Tokens({"a": 0, "b": 49}, [49], None), tokens=50)
+@pytest.mark.parametrize("padding", [None, 0, 50, -1])
+def test_tokens_with_rows_pass_whatever_the_padding(padding: int | None) -> None:
+    pads = {} if padding is None else {"pad": padding}
+    check_tokenizer(Tokens({"a": 0, "b": 49} | pads, [49], padding), tokens=50)

@@ -1,0 +1,98 @@
+"""A base model's files: where they are, and which of them are read at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import ModelError
+from protocol.job.job import Job
+from tasks.data.package_path import package_path
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def locate(source: str) -> str:
+    """A folder, or else the Hub's id. Raises ModelError for a package that is not installed."""
+    return str(package_path(source)) if source.startswith("package:") else source
+
+
+def loading_options(where: str) -> dict[str, Any]:
+    """No code that comes with a model is run or asked about; what is here is not looked for elsewhere."""
+    return {"trust_remote_code": False, "local_files_only": Path(where).exists()}
+
+
+def be_quiet() -> None:
+    """transformers draws progress bars and a load report into the terminal table otherwise."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # for what is not imported yet, such as the GGUF reader
+    # Where the Hub has pickles alone, transformers would ask a service there for another's conversion.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def refuse_other_files(job: Job, folder: Path, kind: str) -> None:
+    """Raises ModelError for a folder with pickled weights alone, or with an adapter in it."""
+    refuse_adapter(job, found=(folder / "adapter_config.json").exists())
+    if job.model.gguf:
+        return
+    files = {path.name for path in folder.glob("*.safetensors")}
+    for index in folder.glob("*.safetensors.index.json"):
+        files |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    pickled = {path.name for pattern in _PICKLED for path in folder.glob(pattern)}
+    other = {name for name in files if not name.endswith(".safetensors")}
+    if other or (pickled and not files):
+        raise pickled_weights(job, min(other or pickled), kind)
+
+
+def refuse_named_pickle(job: Job, config: Any, kind: str) -> None:
+    """Raises ModelError where a config names weights of another kind than safetensors."""
+    named = getattr(config, "transformers_weights", None)
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise pickled_weights(job, str(named), kind)
+
+
+def pickled_weights(job: Job, file: str, kind: str) -> ModelError:
+    """What is said of weights that are not in safetensors."""
+    return ModelError(
+        f"model.source={job.model.source!r} has its weights in {file}, and reading a pickle can run code: "
+        "expected safetensors. Where you trust it, convert it once, in Python: transformers."
+        f"{kind}.from_pretrained(SOURCE).save_pretrained(FOLDER); then copy the tokenizer's files there"
+    )
+
+
+def refuse_adapter(job: Job, *, found: bool) -> None:
+    """Raises ModelError for an adapter in place of a model."""
+    if found:
+        # It names a base model of its own choice, and what it scales is in no tensor.
+        raise ModelError(
+            f"model.source={job.model.source!r} holds an adapter of PEFT's: expected a whole model; merge "
+            "it first, or take adapter_config.json out"
+        )
+
+
+def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:
+    """What a person can do about an error of transformers, its hub or safetensors."""
+    from safetensors import SafetensorError
+
+    here = Path(where).exists()
+    broken = isinstance(error, SafetensorError) or not here  # a file that ends too early, or never came
+    expected = "config, tokenizer and weights in safetensors in that folder"
+    if not here:
+        expected = "a folder, a package:NAME/PATH, or a Hugging Face id that this machine can reach"
+    again = "; after an interrupted download, run the command again" if broken else ""
+    return ModelError(
+        f"model.source={job.model.source!r} could not be loaded: {first_line(error)}. Expected "
+        f"{expected}{again}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its details."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
