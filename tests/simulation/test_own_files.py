@@ -72,7 +72,7 @@ def test_a_label_that_is_never_answered_is_said(tiny_folder: Path, tmp_path: Pat
     assert "236 of 240 rows have the label" in page
     assert "Held-out scores by label after round 1" in page
     for name, score in run.by_label.items():
-        told = f"The last adapter never answers &#39;{name}&#39;" in page
+        told = f"he last adapter never answers &#39;{name}&#39;" in page
         assert told == (not score.answered)
 
 
