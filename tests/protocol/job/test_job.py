@@ -284,10 +284,12 @@ def test_files_that_are_no_jobs_are_refused(tmp_path: Path) -> None:
 def test_paths_beside_the_job_file_are_found(tiny_folder: Path, tmp_path: Path) -> None:
     table = tiny.table(tiny_folder)
     (tmp_path / "mine.csv").write_text("text,label\n")
-    table["data"]["source"] = "mine.csv"
+    table["data"] |= {"source": "mine.csv", "validation": "mine.csv"}
+    del table["data"]["holdout"]
     path = tmp_path / "job.toml"
     path.write_text(tomli_w.dumps(table))
-    assert read_job(path).data.source == str(tmp_path / "mine.csv")
+    found = read_job(path).data
+    assert {found.source, found.validation} == {str(tmp_path / "mine.csv")}
 
 
 def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: Path) -> None:
