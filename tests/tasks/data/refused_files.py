@@ -328,6 +328,18 @@ REFUSED: tuple[FileCase, ...] = (
         said="'FILE' holds several files that are not parts of one: name one of 'a.csv', 'b.jsonl'",
     ),
     FileCase(
+        what="a part that is missing",
+        name="fetched-in-part",
+        write=folder(**{"train-00000-of-00002__parquet": raw(as_parquet(table()))}),
+        said="'FILE' has 1 parts of 2, as their names say: fetch all",
+    ),
+    FileCase(
+        what="a part that is a link to nothing",
+        name="unfetched",
+        write=folder(a__csv=text(delimited()), b__csv=lambda path: path.symlink_to("nothing")),
+        said="'FILE/b.csv' is no file, or a link to none: fetch it",
+    ),
+    FileCase(
         what="parts with other columns",
         name="uneven",
         write=folder(a__csv=text(delimited()), b__csv=text("text,mood\nsecret,yes\n")),
