@@ -42,7 +42,8 @@ def test_json_is_one_object_a_line_and_nothing_else(
     assert [event["event"] for event in events] == ["round", "round", "done"]
     keys = {"event", "round", "loss", "accuracy", "epsilon", "bytes_up", "bytes_down", "seconds"}
     assert set(events[0]) == keys
-    assert set(events[-1]) == {"event", "run", "adapter", "accuracy", "loss", "epsilon", "seconds"}
+    last = {"event", "run", "adapter", "accuracy", "loss", "by_label", "epsilon", "oddities", "seconds"}
+    assert set(events[-1]) == last
     assert Path(events[-1]["adapter"], "adapter_model.safetensors").exists()
     assert set(events[-1]["epsilon"]) == {"site-1", "site-2", "site-3"}
     assert errors == ""
