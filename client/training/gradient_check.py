@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,8 +18,8 @@ from client.training.gradients import (
     alone,
     losses,
 )
-from privacy.errors import ModelError, PrivacyUnitError
-from tasks.data.examples import Examples
+from privacy.errors import ConfideError, ModelError, PrivacyUnitError
+from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
 
@@ -38,33 +38,41 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
     of anyone's data. Whether the model may be trained at all, ``check_privacy_unit`` says. The adapter that
     was loaded is lost.
     """
-    hooked = HookedGradients(adapted)
+    hooked = None
     try:
         with comparable(adapted), as_unit_error():
+            hooked = HookedGradients(adapted)
             check_gradients(hooked, adapted.probe())
     except PrivacyUnitError as error:
         log.warning("each example is computed by itself, which takes longer: %s", error)
-        hooked.close()
+        if hooked is not None:
+            hooked.close()
         return OneByOne(adapted)
     except ModelError:
         pass  # no method would help
-    return hooked
+    return hooked or OneByOne(adapted)
 
 
 def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradients:
     """Compare batch after batch with autograd on each example alone; those of the last, all examples.
 
     Batches differ in order and size, so that what one leaves behind would show in the next. Raises
-    PrivacyUnitError naming the layer, ModelError if a gradient is not finite. For a model that is
-    ``comparable``.
+    PrivacyUnitError naming the layer, ModelError if a gradient is not finite, or if an example's depends
+    on how far it is padded. For a model that is ``comparable``.
     """
     adapted, everyone = method.adapted, np.arange(len(examples))
     loss = losses(adapted)
-    references = [_reference(adapted, examples, index) for index in range(len(examples))]
+    references = _references(adapted, examples)
     for indices in (everyone[::-1], everyone[:1], everyone):
-        together = method.backward(examples.batch(indices), loss)
+        batch = examples.batch(indices)
+        together = method.backward(batch, loss)
         for row, index in enumerate(indices):
-            _compare(together, row, reference=references[index])
+            try:
+                _compare(together, row, reference=references[index])
+            except PrivacyUnitError:
+                padded = alone(adapted, examples.batch(indices[row : row + 1], size=batch.size), loss)
+                _refuse_padding(adapted, together, row, reference=_whole(adapted, padded))
+                raise
     return together
 
 
@@ -95,18 +103,79 @@ def as_unit_error() -> Iterator[None]:
     """What a model fails with on made-up examples is a PrivacyUnitError."""
     try:
         yield
-    except (NotImplementedError, ValueError, AttributeError, RuntimeError) as error:
+    except ConfideError:
+        raise
+    except Exception as error:  # a model's code, PEFT's and Opacus' raise whatever they like
         raise PrivacyUnitError(
-            f"per-example gradients failed on this model: {str(error).splitlines()[0]}"
+            f"per-example gradients failed on this model: {_first_line(error)}. Choose other "
+            "adapter.target_modules"
         ) from error
 
 
-def _reference(adapted: AdaptedModel, examples: Examples, index: int) -> Gradients:
-    found = alone(adapted, examples.batch(np.array([index])), losses(adapted))
+@contextmanager
+def as_model_error(adapted: AdaptedModel, batch: Batch) -> Iterator[None]:
+    """What a model fails with on a made-up example, whatever the method, is a ModelError."""
+    try:
+        yield
+    except ConfideError:
+        raise
+    except Exception as error:  # a model's code raises whatever it likes
+        units = adapted.task.units
+        raise ModelError(
+            f"model.source={adapted.spec.model.source!r}: the model fails on a made-up {units.example} of "
+            f"{batch.size} {units.size}: {_first_line(error)}. Choose another model or, if it is only too "
+            "long, a smaller data.max_length"
+        ) from error
+
+
+def _references(adapted: AdaptedModel, examples: Examples) -> list[Gradients]:
+    """Autograd's gradients of each example alone, on a model with or without hooks.
+
+    Raises ModelError where the model fails, PrivacyUnitError for a layer that no example uses.
+    """
+    found, loss = [], losses(adapted)
+    for index in range(len(examples)):
+        batch = examples.batch(np.array([index]))
+        with as_model_error(adapted, batch):
+            found.append(alone(adapted, batch, loss))
+    unused = {name for name in adapted.trained if all(gradients[name] is None for gradients in found)}
+    if unused:
+        raise PrivacyUnitError(
+            f"{min(unused)} took no part in the loss: the model does not use its layer for such examples, "
+            f"or reads the layer's weights without calling it. {_without(adapted, unused)}"
+        )
+    return [_whole(adapted, gradients) for gradients in found]
+
+
+def _without(adapted: AdaptedModel, unused: Collection[str]) -> str:
+    """What to name in place of layers that cannot be trained."""
+    named, bad = ({_ending(n) for n in names if ".lora_" in n} for names in (adapted.trained, unused))
+    left = ", ".join(f'"{name}"' for name in sorted(named - bad))
+    return f"Choose other adapter.target_modules, such as [{left}]" if left else "Choose another model"
+
+
+def _ending(name: str) -> str:
+    return name.partition(".lora_")[0].rpartition(".")[2]
+
+
+def _whole(adapted: AdaptedModel, gradients: Mapping[str, torch.Tensor | None]) -> Gradients:
     return {
         name: torch.zeros_like(adapted.trained[name]) if gradient is None else gradient
-        for name, gradient in found.items()
+        for name, gradient in gradients.items()
     }
+
+
+def _refuse_padding(adapted: AdaptedModel, together: Gradients, row: int, *, reference: Gradients) -> None:
+    """Raises ModelError if an example's gradient is its own in a batch, but not in one of another size."""
+    try:
+        _compare(together, row, reference=reference)
+    except PrivacyUnitError:
+        return
+    raise ModelError(
+        f"model.source={adapted.spec.model.source!r}: what the model makes of an example changes with the "
+        "padding after it, so it would be trained on something else than it is used on. Choose a model "
+        "that leaves padding out"
+    )
 
 
 def _compare(together: Gradients, row: int, *, reference: Gradients) -> None:
@@ -123,3 +192,7 @@ def _compare(together: Gradients, row: int, *, reference: Gradients) -> None:
                 f"{off:.2g} of its norm. The layer mixes examples, counts something else as one or "
                 "remembers the batch before; choose other adapter.target_modules"
             )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

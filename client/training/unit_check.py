@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from client.training.gradient_check import as_unit_error, check_gradients, comparable
+from client.training.gradient_check import as_model_error, as_unit_error, check_gradients, comparable
 from client.training.gradients import PerExampleGradients, losses
 from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
 from privacy.errors import PrivacyUnitError
@@ -18,6 +18,8 @@ from tasks.model.adapted_model import AdaptedModel, adapted_layers
 from tasks.model.model_layers import layer_lists, layer_number, linear_layers
 
 _BATCH = 3
+# From a way to find gradients, and made-up examples to try it on; raises what ``check_privacy_unit`` does.
+UnitCheck = Callable[[PerExampleGradients, Examples], None]
 
 
 def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
@@ -45,7 +47,8 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
         check_steps(method, chosen, gradients, gaussian)
         # Batches are a little wider than the longest text: what fails there must not do so in a round.
         widest = chosen.batch(np.array([len(chosen) - 1]), size=adapted.sizes.public[-1])
-        method.backward(widest, losses(adapted))
+        with as_model_error(adapted, widest):
+            method.backward(widest, losses(adapted))
 
 
 # What is trained.

@@ -192,7 +192,10 @@ class AdaptedModel:
         saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
         if saved_names != set(found):
             odd = sorted(saved_names ^ set(found))
-            raise ModelError(f"PEFT saves other tensors than it trains: {', '.join(odd[:5])}")
+            raise ModelError(
+                f"PEFT saves other tensors than are trained: {', '.join(odd[:5])}. A head with running "
+                "means would keep something of examples: choose a model without"
+            )
         return found
 
 
@@ -228,13 +231,14 @@ def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected
         modules_to_save=list(base.head) or None,
         base_model_name_or_path=spec.model.source,
     )
+    called = _call_names(base)  # before PEFT, which may fail half-way
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
         try:
             peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
         except Exception as error:  # PEFT and the model's class raise whatever they like
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"adapter.target_modules={targets}: {reason} {_call_names(base)}") from error
+            raise ModelError(f"adapter.target_modules={targets}: {reason} {called}") from error
     # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
     for name, module in list(base.model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper) and name not in base.head:

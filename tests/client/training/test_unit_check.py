@@ -195,7 +195,7 @@ def test_refuses_a_layer_that_short_texts_do_not_use() -> None:
     layer.forward = lambda x, *args: (whole if x.shape[1] > 4 else layer.base_layer)(x, *args)
 
     # In a batch of short texts it would keep the gradients of the batch before, if anything did.
-    with pytest.raises(PrivacyUnitError, match=r"layers\.0\.self_attn\.v_proj.* differs from its gradient"):
+    with pytest.raises(ModelError, match="changes with the padding after it"):
         check(adapted)
 
 
