@@ -34,8 +34,8 @@ def find_notices(
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how the
-    base model was made whole.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
+    the base model was made whole.
     """
     notices = []
     job = manifest.job
