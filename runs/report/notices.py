@@ -27,10 +27,12 @@ def find_notices(
     *,
     federation: str | None = None,
     oddities: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name. ``oddities`` are sentences about the data.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
+    the base model was made whole.
     """
     notices = []
     job = manifest.job
@@ -72,6 +74,8 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    if remarks:
+        notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
     hidden = what_scores_hide(records[-1].by_label) if records else []
     if hidden:
         notices.append(Notice(title="What accuracy hides", text=_sentence(hidden), grave=False))
