@@ -211,6 +211,7 @@ def closing_lines(run: Run) -> list[str]:
         f"{main.name} {format_measure(run.measures, main)} after {rounds}, "
         f"in {format_seconds(run.seconds)}",
         *own,
+        *(f"note    {remark}" for remark in run.remarks),
         f"report  {run.report}",
         f"adapter {run.adapter}",
     ]

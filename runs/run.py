@@ -15,13 +15,17 @@ from runs.run_folder import RoundRecord, RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them."""
+    """A finished run of a task: where it is, and what came out.
+
+    ``metrics`` are there if the job asked for them; ``remarks`` say how the base model was made whole.
+    """
 
     folder: Path
     task: str
     rounds: tuple[RoundRecord, ...]
     seconds: float
     metrics: Metrics | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> Path:
@@ -55,6 +59,7 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
         rounds=tuple(records),
         seconds=seconds,
         metrics=folder.metrics,
+        remarks=tuple(folder.facts.get("remarks", ())),
     )
 
 

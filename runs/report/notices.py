@@ -21,9 +21,16 @@ class Notice:
 
 
 def find_notices(
-    manifest: Manifest, records: Sequence[RoundRecord], *, federation: str | None = None
+    manifest: Manifest,
+    records: Sequence[RoundRecord],
+    *,
+    federation: str | None = None,
+    remarks: Sequence[str] = (),
 ) -> list[Notice]:
-    """The notices that a run calls for, gravest first; ``federation`` is a real one's name."""
+    """The notices that a run calls for, gravest first.
+
+    ``federation`` is a real one's name; ``remarks`` say how the base model was made whole.
+    """
     notices = []
     job = manifest.job
     protected = job.privacy.mechanism != "none"
@@ -64,6 +71,8 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    if remarks:
+        notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
     said.append(sum_kind(job).notice(manifest))
     if protected:

@@ -91,7 +91,9 @@ def render_report(folder: RunFolder) -> str:
         absences=any(len(record.present) < manifest.cohort for record in records),
         facts=facts,
         result=result_sentence(job, records, facts),
-        notices=find_notices(manifest, records, federation=facts.get("federation")),
+        notices=find_notices(
+            manifest, records, federation=facts.get("federation"), remarks=facts.get("remarks", ())
+        ),
         federation=facts.get("federation"),
         spending=list_spending(job, records, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
