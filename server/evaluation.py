@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.data.examples import Examples
+from privacy.errors import ModelError
+from tasks.data.examples import Batch, Examples
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
@@ -43,15 +44,29 @@ class Evaluator:
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def score(self, adapter: NDArray[np.float32]) -> Score:
-        """The measures of an adapter, float32[adapter_size]."""
+        """The measures of an adapter, float32[adapter_size].
+
+        Raises ModelError if the model fails on an example: these are the coordinator's own.
+        """
         adapted = self._adapted
         adapted.load(adapter)
         adapted.peft.eval()
         sums: Counter[str] = Counter()
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=_BATCH):
-                batch = held.to(adapted.device.torch)
-                with self._activations.replay(batch) if self._activations else nullcontext():
-                    sums.update(adapted.forward(batch).sums())
+                sums.update(self._sums(held))
         measures = {measure.name: measure.of(sums) for measure in adapted.task.measures}
         return Score(loss=mean_loss(sums), measures=measures)
+
+    def _sums(self, held: Batch) -> Mapping[str, float]:
+        adapted, batch = self._adapted, held.to(self._adapted.device.torch)
+        try:
+            with self._activations.replay(batch) if self._activations else nullcontext():
+                return adapted.forward(batch).sums()
+        except Exception as error:  # a model's code raises whatever it likes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "
+                f"{adapted.task.units.example}: {reason}. Remove such from data.source, or choose another "
+                "model"
+            ) from error
