@@ -31,6 +31,6 @@ def test_a_model_that_fails_on_a_held_out_example_is_a_model_error(
 
     adapted.base.model.bert.encoder.layer[1].register_forward_pre_hook(fail)
     with pytest.raises(
-        ModelError, match="model.source='a tiny random model': the model fails on a held-out text"
+        ModelError, match=r"model\.source='a tiny random model': the model fails on a held-out text"
     ):
         evaluator.score(random_adapter(adapted))
