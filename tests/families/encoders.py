@@ -81,7 +81,6 @@ ENCODERS = (
             MEAN: reasons.PADDING,
             CAUSAL: reasons.NO_LANGUAGE_MODEL,
             TOP: reasons.NO_LIST,
-            ALL_LINEAR: reasons.PADDING,
         },
         num_hidden_layers=ABSENT,
         max_position_embeddings=ABSENT,

@@ -163,8 +163,8 @@ TOWERS = (
             CLASSIFIER: reasons.OTHER_WEIGHTS,
             MEAN: reasons.OTHER_WEIGHTS,
             CAUSAL: reasons.NO_LANGUAGE_MODEL,
-            TOP: reasons.OTHER_WEIGHTS,
-            ALL_LINEAR: reasons.OTHER_WEIGHTS,
+            TOP: reasons.NO_LANGUAGE_MODEL,
+            ALL_LINEAR: reasons.NO_LANGUAGE_MODEL,
         },
         text_config={**_TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
         vision_config={
