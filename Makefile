@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A worker a core, each with whole files: their fixtures are built once.
-PYTEST := $(BIN)/python -m pytest --doctest-modules --numprocesses auto --maxprocesses 8 --dist loadfile
+# A worker a core, each with whole files: their fixtures are built once. Files in order: the longest is first.
+PYTEST := $(BIN)/python -m pytest --doctest-modules --numprocesses auto --maxprocesses 8 \
+	--dist loadfile --no-loadscope-reorder
 TESTED := confide privacy protocol runs strategies tasks tests
 SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy.accounting.plan import make_plan
+from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.mechanisms.rng import keyed_entropy
 from simulation.simulated_federation import World
 from tasks.model.frozen_prefix import Activations
@@ -33,7 +33,7 @@ def main() -> None:
     examples = world.examples("site-1")
     kept = Activations(world.prefix, examples)
     kept.fill(np.arange(len(examples)))
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="gaussian",
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,

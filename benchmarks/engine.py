@@ -21,7 +21,7 @@ import numpy as np
 
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from privacy.accounting.plan import make_plan
+from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
 from privacy.ledger.receipt import Receipt, sign_receipt
@@ -55,7 +55,7 @@ class NoEvaluation:
 
 def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes], layout: AdapterLayout):
     """A site that has trained already."""
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="gaussian",
         epsilon=3.0,
         delta=1e-5,

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.durable import write_whole
 from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
@@ -33,7 +33,7 @@ REPEATS = 100
 # A reserve flushes the write-ahead log once; the head's file makes one more.
 PAGES, PAGE = 3, 4096
 FLUSHES = 2
-PLAN = Plan(
+PLAN = SampledPlan(
     mechanism=Mechanism(name="gaussian", multiplier=2.0),
     clipping_norm=1.0,
     sampling_rate=0.01,

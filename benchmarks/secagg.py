@@ -24,7 +24,7 @@ from privacy.identity import Identity
 from privacy.mechanisms.rng import fresh_source
 from privacy.secagg.encoding import Encoding, example_encoding
 from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
-from privacy.secagg.masks.site_steps import SiteState, begin, confirm, contribute, deal, reveal
+from privacy.secagg.masks.site_steps import SiteState, begin, confirm, deal, prepare, reveal
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster, Rules
 
@@ -85,6 +85,12 @@ def finish(
     }
 
 
+def contribute(state: SiteState, cohort: Cohort, words: Words, ring: Ring) -> tuple[SiteState, Words]:
+    """A site's vector under its masks, and the state after it."""
+    ready = prepare(state, cohort, number=1)
+    return ready.state, ready.mask(words, ring=ring)
+
+
 def named(size: int) -> dict[str, Identity]:
     return {f"site-{k:03d}": Identity.generate() for k in range(size)}
 
@@ -114,7 +120,7 @@ def our_site(exchange: Exchange, update: np.ndarray) -> Callable[[], None]:
     signatures = {}
     for site in others[:THRESHOLD]:
         state = exchange.dealt[site][0]
-        state, _ = contribute(state, cohorts[site], short, number=1, ring=encoding.ring)
+        state, _ = contribute(state, cohorts[site], short, encoding.ring)
         _, signatures[site] = confirm(state, sites, number=1, identity=identities[site])
 
     def work() -> None:
@@ -122,9 +128,7 @@ def our_site(exchange: Exchange, update: np.ndarray) -> Callable[[], None]:
         deal(exchange.begun[own], exchange.roster, peers=peers, random=os.urandom)
         words = encoding.words(encoding.integers(update, fresh_source()))
         # The others hold what it dealt before, so its vector is masked by that.
-        state, masked = contribute(
-            exchange.dealt[own][0], cohorts[own], words, number=1, ring=encoding.ring
-        )
+        state, masked = contribute(exchange.dealt[own][0], cohorts[own], words, encoding.ring)
         encoding.ring.pack(masked)
         state, _ = confirm(state, sites, number=1, identity=identities[own])
         reveal(state, sites, number=1, signatures=signatures)
@@ -141,9 +145,7 @@ def our_unmasking(exchange: Exchange) -> Callable[[], None]:
     survivors = sites[DROPPED:]
     short = np.random.default_rng(1).integers(-1000, 1000, (SITES, 100))
     given = {
-        site: contribute(
-            exchange.dealt[site][0], exchange.cohorts[site], ring.words(row), number=1, ring=ring
-        )
+        site: contribute(exchange.dealt[site][0], exchange.cohorts[site], ring.words(row), ring)
         for site, row in zip(sites, short, strict=True)
         if site in survivors
     }
@@ -186,9 +188,9 @@ def bytes_per_site(exchange: Exchange, dimension: int) -> int:
     state, dealing = exchange.dealt[own]
     encoding = grid(len(sites), dimension)
     words = encoding.words(np.zeros(dimension, np.int64))
-    state, masked = contribute(state, exchange.cohorts[own], words, number=1, ring=encoding.ring)
+    state, masked = contribute(state, exchange.cohorts[own], words, encoding.ring)
     contributed = {
-        site: contribute(other, exchange.cohorts[site], words[:1], number=1, ring=encoding.ring)[0]
+        site: contribute(other, exchange.cohorts[site], words[:1], encoding.ring)[0]
         for site, (other, _) in exchange.dealt.items()
     }
     _, signature = confirm(state, sites, number=1, identity=exchange.identities[own])
@@ -205,7 +207,7 @@ def small_exchange(identities: Mapping[str, Identity], updates: np.ndarray) -> N
     for site, update in zip(survivors, updates[1:], strict=True):
         words = encoding.words(encoding.integers(update, fresh_source()))
         states[site], masked = contribute(
-            exchange.dealt[site][0], exchange.cohorts[site], words, number=1, ring=encoding.ring
+            exchange.dealt[site][0], exchange.cohorts[site], words, encoding.ring
         )
         packed.append(encoding.ring.pack(masked))
     shares = finish(exchange, states, survivors)

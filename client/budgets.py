@@ -66,7 +66,7 @@ def _read(home: Path, job: Job | None) -> Iterator[BudgetLeft]:
 
 def _after(history: History, dataset: int, job: Job, examples: int) -> tuple[float | None, str | None]:
     """ε after the job, or why the site would refuse it."""
-    if job.privacy.mechanism == "none":
+    if not job.privacy.protects:
         return None, "the job adds no noise"
     try:
         cost = history.budget.cost(plan_training(job, examples))

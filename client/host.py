@@ -41,7 +41,7 @@ class Host(Protocol):
         """The data that a manifest names. Raises ProtocolError if the site has none that fit."""
         ...
 
-    def load(self, manifest: Manifest, data: LocalData) -> Materials:
+    def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that an admitted manifest names, and the data as examples for it.
 
         Asked again for the same, it may give what it holds. Raises DataError, ModelError, ProtocolError.

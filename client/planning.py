@@ -23,6 +23,7 @@ from typing import Any
 
 from client.session import plan_training
 from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.canonical import canonical_json
 from privacy.durable import write_durably
 from privacy.errors import PlanError, RunError
@@ -56,7 +57,7 @@ class Plans:
     """
 
     plan: Plan
-    training: Plan
+    training: SampledPlan
 
 
 # From a manifest, the number of examples at the site and the size of an update; raises PlanError for none.
@@ -66,9 +67,8 @@ Planner = Callable[[Manifest, int, int], Plans]
 def plan_here(manifest: Manifest, examples: int, update_size: int) -> Plans:
     """Plan a run in this very process."""
     training = plan_training(manifest.job, examples)
-    if manifest.job.privacy.unit == "example":
-        return Plans(plan=training, training=training)
-    return Plans(plan=plan_for_site(manifest, update_size=update_size), training=training)
+    hiding = plan_for_site(manifest, update_size=update_size) if manifest.job.privacy.hides_sites else None
+    return Plans(plan=hiding or training, training=training)
 
 
 class PlanningProcess:
@@ -88,7 +88,7 @@ class PlanningProcess:
         self._answers: dict[str, dict[str, Any]] = _read(kept)
 
     def __call__(self, manifest: Manifest, examples: int, update_size: int) -> Plans:
-        if manifest.job.privacy.mechanism == "none":
+        if not manifest.job.privacy.protects:
             return plan_here(manifest, examples, update_size)  # nothing is sought
         key = _key(manifest, examples, update_size)
         kept = self._answers.get(key)

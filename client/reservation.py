@@ -40,8 +40,8 @@ def reserve(
         )
         reserved = session.ledger.reserve(charge)
         taken, head = reserved.taken, reserved.head
-        # One release of Laplace noise has this ε at δ = 0, and so it is charged.
-        epsilon = plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier
+        # A count's one release has an ε at δ = 0, and so it is charged.
+        epsilon = plan.epsilon_after(taken) if training else plan.pure_epsilon
     return Receipt(
         site=site,
         run=session.manifest.run,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from client.host import Materials
 from client.sums.site_sums import SiteSums
-from privacy.accounting.plan import Plan, make_count_plan, make_plan
+from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
 from protocol.job.job import Job
@@ -29,9 +30,9 @@ class Session:
     signature: bytes
     materials: Materials
     plan: Plan
-    training: Plan
+    training: SampledPlan
     sums: SiteSums
-    metrics: Plan | None
+    metrics: SampledPlan | None
     ledger: Ledger
     dataset: int
 
@@ -50,13 +51,10 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int) -> Plan:
-    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists.
-
-    Where noise hides whole sites, it is added to what a round releases, and local steps have none.
-    """
-    return make_plan(
-        mechanism="none" if job.privacy.unit == "site" else job.privacy.mechanism,
+def plan_training(job: Job, examples: int) -> SampledPlan:
+    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists."""
+    return make_sampled_plan(
+        mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
         clipping_norm=job.privacy.clipping_norm,
@@ -66,7 +64,7 @@ def plan_training(job: Job, examples: int) -> Plan:
     )
 
 
-def plan_metrics(job: Job) -> Plan | None:
+def plan_metrics(job: Job) -> SampledPlan | None:
     """The plan for a job's metrics, None if it asks for none."""
     if not job.metrics.epsilon:
         return None

@@ -18,9 +18,9 @@ from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from client.training.cancellation import Between, no_pause, within
+from client.training.cancellation import Between, no_pause
 from client.training.counted import count_right
-from client.training.unit_check import check_privacy_unit
+from client.training.unit_check import UnitCheck, check_privacy_unit
 from client.work import Work
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
@@ -46,8 +46,9 @@ class Site:
 
     ``host`` finds its data and models; ``home`` is where it keeps its policy, its key and its ledger.
     ``peers`` are the identity keys of all sites, by name, that it would mask with. ``between`` is called
-    between steps, ``planner`` finds a run's noise, and ``clock`` gives seconds. What it keeps secret of
-    sums outlives the process unless ``forgetful``.
+    between steps, ``planner`` finds a run's noise, ``check_unit`` refuses a model whose gradients are not
+    those of single examples, and ``clock`` gives seconds. What it keeps secret of sums outlives the process
+    unless ``forgetful``.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Site:
         keyed_entropy: Entropy | None = None,
         between: Between = no_pause,
         planner: Planner = plan_here,
+        check_unit: UnitCheck = check_privacy_unit,
         clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
     ) -> None:
@@ -71,6 +73,7 @@ class Site:
         self._keyed_entropy = keyed_entropy
         self._between = between
         self._planner = planner
+        self._check_unit = check_unit
         self._clock = clock
         self._identity: Identity | None = None
         self._opened: Ledger | None = None
@@ -158,8 +161,11 @@ class Site:
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
+        held = None if joins else self._held(manifest)
 
         def register() -> int:
+            if held is not None:  # whose data were found, and its keys checked, when it was joined
+                return held.dataset
             data.append(found := self._host.find_data(manifest))
             if found.alias not in self._registered:
                 self._registered[found.alias] = ledger.register(found.digests)
@@ -168,19 +174,23 @@ class Site:
         dataset = admit(
             manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
         )
-        if not joins and self._session is not None and self._session.manifest.digest == manifest.digest:
-            self._session.sums.know(self._peers)
-            return self._session
+        if held is not None:
+            held.sums.know_peers(self._peers)
+            return held
         # Not before: a run that is refused leaves the others their model. It is not held here while another
         # one is loaded: memory may have room for one.
         self._session = None
-        materials = self._host.load(manifest, data[0])
+        materials = self._host.load_materials(manifest, data[0])
         session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
         if joins:
             self._home.keep(manifest, signature, charged=ledger.charged())
         # Last: a site that refused has no session to train in.
         self._session = session
         return session
+
+    def _held(self, manifest: Manifest) -> Session | None:
+        session = self._session
+        return session if session is not None and session.manifest.digest == manifest.digest else None
 
     def _join(self, session: Session) -> pb.Joined:
         joined = pb.Joined(
@@ -237,7 +247,7 @@ class Site:
                 plan=session.plan,
                 metrics=session.metrics,
             )
-        check_privacy_unit(trainer.gradients, trainer.adapted.probe())
+        self._check_unit(trainer.gradients, trainer.adapted.probe())
         return session
 
     def _party(self, manifest: Manifest) -> Party:
@@ -269,7 +279,9 @@ class Site:
             adapter=adapter,
             receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
             entropy=self._entropy(job),
-            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+            between=self._between,
+            longest=policy.rules.longest_round,
+            clock=self._clock,
         )
 
     def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:

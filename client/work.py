@@ -6,13 +6,14 @@ draws their noise; ``Site.complete`` hides the update and signs for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.session import Session
-from client.training.cancellation import Between
+from client.training.cancellation import Between, within
 from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.rng import Entropy
 from protocol.messages import confide_pb2 as pb
@@ -22,7 +23,9 @@ from protocol.messages import confide_pb2 as pb
 class Work:
     """One round of one run at one site. That there is one means that the ledger has reserved its cost.
 
-    ``adapter`` is float32[adapter_size], where the steps begin; ``receipt`` is not signed yet.
+    ``adapter`` is float32[adapter_size], where the steps begin; ``receipt`` is not signed yet. ``between``
+    is called between steps, which may take ``longest`` seconds by ``clock`` from the first one on: what is
+    prepared may wait.
     """
 
     session: Session
@@ -31,6 +34,8 @@ class Work:
     receipt: Receipt
     entropy: Entropy
     between: Between
+    longest: float
+    clock: Callable[[], float]
 
     def train(self) -> NDArray[np.float32]:
         """Take the round's steps: the update, float32[update_size]. Raises what ``Trainer.train`` does."""
@@ -44,5 +49,5 @@ class Work:
             round_number=self.request.round,
             entropy=self.entropy,
             activations=materials.activations if materials.activations.work else None,
-            between=self.between,
+            between=within(self.longest, self.between, clock=self.clock),
         )

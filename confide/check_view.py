@@ -34,6 +34,8 @@ def print_data_checks(checks: Sequence[DataCheck]) -> None:
         if check.repeated:
             console.print(f"  {_rows(check.repeated)} as an earlier one: each is an example of its own")
         _print_blank(check.blank, indent="  ")
+        for oddity in check.oddities:
+            console.print(f"  [yellow]note[/yellow]: {shown(oddity)}")
         for model in check.models:
             _print_model(model)
     console.print("Blank rows count as examples and contribute nothing. No coordinator hears any of this.")

@@ -18,7 +18,6 @@ from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
 from confide.site_commands import app as site_app
-from confide.strategies_command import strategies
 from privacy.errors import ConfideError, JobError, UserError
 
 app = typer.Typer(
@@ -170,6 +169,16 @@ def tasks(
 
 
 @app.command()
+def strategies(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List the strategies that a job can name here."""
+    from confide.strategies_view import print_strategies
+
+    print_strategies(json=json)
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write a run's report.html anew."""
     from runs.report.report import write_report
@@ -222,7 +231,6 @@ def budget(
 
 app.command()(run)
 app.command()(provision)
-app.command()(strategies)
 app.add_typer(audit_app, name="audit")
 app.add_typer(server_app, name="server")
 app.add_typer(site_app, name="site")

@@ -49,7 +49,7 @@ def _title(forecast: Forecast) -> str:
     rounds = format_count(job.training.rounds, "round")
     steps = format_count(job.training.local_steps, "step")
     promise = f"ε = {job.privacy.epsilon:g} at δ = {format_delta(job.privacy.delta)}"
-    if job.privacy.mechanism == "none":
+    if not job.privacy.protects:
         promise = "without privacy"
     return (
         f"[bold]{shown(job.name)}[/bold]: {format_count(len(forecast.sites), 'site')}, {rounds} "

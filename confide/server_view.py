@@ -12,6 +12,8 @@ from runs.formats import format_epsilon
 if TYPE_CHECKING:
     from server.service.server_status import RunStatus, ServerStatus
 
+_HOW = {"nginx": " behind nginx", "embedded": " behind the embedded proxy", "none": " without a proxy"}
+
 
 def print_status_json(status: ServerStatus) -> None:
     """One JSON object and nothing else."""
@@ -21,7 +23,9 @@ def print_status_json(status: ServerStatus) -> None:
 def print_status(status: ServerStatus) -> None:
     """Sites, certificates and runs for people: fits 80 columns."""
     console = plain_console()
-    state = "[green]running[/green]" if status.running else "[yellow]not running[/yellow]"
+    state = "[yellow]not running[/yellow]"
+    if status.proxy is not None:
+        state = f"[green]running[/green]{_HOW[status.proxy]}"
     console.print(f"[bold]{shown(status.federation)}[/bold] at {shown(status.address)}: {state}\n")
     sites = plain_table("site", "state", "since", left=3)
     for site in status.sites:

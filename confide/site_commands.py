@@ -133,10 +133,10 @@ def _described(manifest: Manifest) -> Iterator[str]:
     sites = format_count(manifest.cohort, "site")
     yield f"  {rounds} with {sites}, aggregation.kind={job.aggregation.kind}"
     yield f"  {sum_kind(job).who_reads(manifest)}"
-    if privacy.mechanism == "none":
+    if not privacy.protects:
         yield "  without noise: nothing would bound what leaves"
     else:
-        whole = " for the site as a whole" if privacy.unit == "site" else ""
+        whole = " for the site as a whole" if privacy.hides_sites else ""
         yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}{whole}"
     if privacy.noise == "central":
         yield "  the coordinator adds the noise, and knows the sum without it"

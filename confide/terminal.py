@@ -17,6 +17,7 @@ from runs.formats import (
     format_seconds,
 )
 from runs.progress import PrintedProgress, Progress, beside_loss, describe_spent
+from tasks.label_scores import never_answered
 from tasks.registry import find_task
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from runs.run import Run
     from runs.run_folder import RoundRecord, RunFolder
+    from tasks.label_scores import LabelScore
     from tasks.measures import Measure
 
 _RECENT = 3
@@ -76,7 +78,9 @@ class JsonLines(Display):
                 "run": str(run.folder),
                 "adapter": str(run.adapter),
                 **run.measures,
+                "by_label": {label: shown_score(score) for label, score in run.by_label.items()},
                 "epsilon": run.epsilon,
+                "oddities": list(run.oddities),
                 "seconds": run.seconds,
             }
         )
@@ -211,7 +215,31 @@ def closing_lines(run: Run) -> list[str]:
         f"{main.name} {format_measure(run.measures, main)} after {rounds}, "
         f"in {format_seconds(run.seconds)}",
         *own,
-        *(f"note    {remark}" for remark in run.remarks),
+        *(f"note: {remark}" for remark in run.remarks),
+        *_never_answered(run),
+        *(f"note: {said}" for said in run.oddities),
         f"report  {run.report}",
         f"adapter {run.adapter}",
+    ]
+
+
+def shown_score(score: LabelScore) -> dict[str, float]:
+    """A label's held-out score as JSON has it."""
+    return {
+        "examples": score.examples,
+        "recall": score.recall,
+        "precision": score.precision,
+        "f1": score.f1,
+    }
+
+
+def _never_answered(run: Run) -> list[str]:
+    """A warning where accuracy hides that some labels are never given."""
+    never = never_answered(run.by_label)
+    if not never:
+        return []
+    examples = sum(run.by_label[label].examples for label in never)
+    named = ", ".join(map(repr, never[:5])) + (" and others" if len(never) > 5 else "")
+    return [
+        f"note: the model never answers {named}, which {format_count(examples, 'held-out example')} have"
     ]

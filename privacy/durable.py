@@ -1,4 +1,4 @@
-"""Writing that outlasts a kill or a power cut."""
+"""Writing that outlasts a kill, and a power cut where it is flushed to the disk."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ PUBLIC_FILE = 0o644
 BY_UMASK = 0o666  # as the process makes files
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
+def write_durably(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, flush: bool = True) -> None:
     """Write, flush to the disk, rename, flush that too: what is read later is this, whole.
 
-    ``mode`` is a new file's permissions before the process's umask.
+    ``mode`` is a new file's permissions before the process's umask. Without ``flush`` that holds after a
+    kill of the process, and not after a power cut.
     """
-    write_whole(path, content, mode=mode)
-    sync_folder(path.parent)
+    write_whole(path, content, mode=mode, flush=flush)
+    if flush:
+        sync_folder(path.parent)
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, flush: bool = True) -> None:
     """Write, flush to the disk, rename: what is read later is the old content or this, whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -48,13 +51,14 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_private_folder(path: Path) -> None:
+def make_private_folder(path: Path, *, flush: bool = True) -> None:
     """Make a folder that only its owner enters; one that is there stays as it is, and so do those above."""
     if path.is_dir():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-    sync_folder(path.parent)
+    if flush:
+        sync_folder(path.parent)
 
 
 def open_private(name: str | Path, flags: int) -> int:

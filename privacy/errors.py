@@ -5,6 +5,7 @@
     ConfideError                something went wrong that a person can act on
      ├─ UserError               the person's input is at fault (exit code 2)
      │   ├─ JobError            a key of the job file
+ │   │   └─ UnknownNameError  a name that nothing listed or installed has
      │   ├─ DataError           the examples
      │   ├─ ModelError          the base model or what the adapter asks of it
      │   ├─ PlanError           a privacy plan that cannot exist
@@ -41,6 +42,10 @@ class UserError(ConfideError):
 
 class JobError(UserError):
     """A key of the job file is unknown, has the wrong type or contradicts another."""
+
+
+class UnknownNameError(JobError, ValueError):
+    """A name in a job that nothing has which is listed or installed; a section's check may raise it."""
 
 
 class DataError(UserError):

@@ -46,24 +46,29 @@ class Identity:
         return cls(key)
 
     @classmethod
-    def load_or_create(cls, path: Path) -> Identity:
-        """Read the key, or make it (mode 0600). Of several processes that make it at once, one wins."""
+    def load_or_create(cls, path: Path, *, flush: bool = True) -> Identity:
+        """Read the key, or make it (mode 0600). Of several processes that make it at once, one wins.
+
+        Without ``flush`` a key that is made outlasts a kill, and not a power cut.
+        """
         if path.exists():
             return cls.load(path)
-        make_private_folder(path.parent)
+        make_private_folder(path.parent, flush=flush)
         identity = cls.generate()
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
             with open(partial, "xb", opener=open_private) as file:
                 file.write(identity._pem())
                 file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    os.fsync(file.fileno())
             os.link(partial, path)  # unlike a rename, it never replaces a key that is there
         except FileExistsError:
             return cls.load(path)
         finally:
             partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        if flush:
+            sync_folder(path.parent)
         return identity
 
     @property

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from privacy.accounting.plan import Plan, make_count_plan
+from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import make_count_plan
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import ProtocolError
 from privacy.ledger.entries import Purpose
 from privacy.ledger.receipt import Receipt, SignedReceipt
@@ -117,7 +119,7 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
         ("budget", receipt.budget, job.privacy.epsilon),
     )
     _check_head(receipt)
-    if plan.mechanism.name == "none":
+    if not plan.protects:
         if receipt.epsilon is not None:
             raise ProtocolError(f"there was no noise, and it claims epsilon={receipt.epsilon:g}")
     elif receipt.epsilon is None or not receipt.epsilon >= 0.0:
@@ -132,7 +134,7 @@ def check_metrics_receipt(receipt: Receipt, manifest: Manifest) -> None:
         ("plan", receipt.plan, plan),
         ("number of steps", (receipt.steps, receipt.taken), (1, 1)),
         ("budget", receipt.budget, job.metrics.epsilon),
-        ("epsilon", receipt.epsilon, 1 / plan.mechanism.multiplier),
+        ("epsilon", receipt.epsilon, plan.pure_epsilon),
     )
     _check_head(receipt)
 
@@ -171,11 +173,11 @@ def _check_values(*values: tuple[str, object, object]) -> None:
 
 def _shares(plan: Plan) -> tuple[int, int] | None:
     """How many sites' noise a plan counts on, and how many of them may know their own."""
-    return (plan.shared.min_survivors, plan.shared.colluding) if plan.shared else None
+    if not isinstance(plan, SharedSitePlan):
+        return None
+    return plan.shared.min_survivors, plan.shared.colluding
 
 
 def _planned_shares(manifest: Manifest) -> tuple[int, int] | None:
     job = manifest.job
-    return (
-        (manifest.min_survivors, job.aggregation.colluding) if job.privacy.mechanism == "skellam" else None
-    )
+    return (manifest.min_survivors, job.aggregation.colluding) if job.privacy.draws_shares else None

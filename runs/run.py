@@ -11,13 +11,14 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
+from tasks.label_scores import LabelScore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run of a task: where it is, and what came out.
+    """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them.
 
-    ``metrics`` are there if the job asked for them; ``remarks`` say how the base model was made whole.
+    ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
     """
 
     folder: Path
@@ -26,6 +27,7 @@ class Run:
     seconds: float
     metrics: Metrics | None = None
     remarks: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> Path:
@@ -41,6 +43,11 @@ class Run:
     def measures(self) -> dict[str, float]:
         """What the last adapter does on held-out examples, by the measure's name, such as "accuracy"."""
         return self.rounds[-1].measures
+
+    @property
+    def by_label(self) -> dict[str, LabelScore]:
+        """What the last adapter does on the held-out examples of each label; empty without labels."""
+        return self.rounds[-1].by_label
 
     @property
     def epsilon(self) -> dict[str, float | None]:
@@ -60,6 +67,7 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
         seconds=seconds,
         metrics=folder.metrics,
         remarks=tuple(folder.facts.get("remarks", ())),
+        oddities=tuple(folder.facts.get("oddities", ())),
     )
 
 

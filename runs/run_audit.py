@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.errors import AuditError, ProtocolError, RunError
+from privacy.errors import AuditError, PlanError, ProtocolError, RunError
 from privacy.ledger.entries import Released, Unprotected
 from privacy.ledger.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
 from privacy.ledger.receipt import Receipt
@@ -175,7 +175,7 @@ def _found(where: str) -> Iterator[None]:
     """What does not fit is found by the audit, and says where."""
     try:
         yield
-    except ProtocolError as error:
+    except (ProtocolError, PlanError) as error:
         raise AuditError(f"{where}: {error}") from error
 
 
@@ -208,9 +208,10 @@ def _check_receipt(
     plan = receipt.plan
     if receipt.taken > plan.steps:
         raise AuditError(f"{where}: {miscounted(receipt, before)}")
-    if plan.mechanism.name == "none":
+    if not plan.protects:
         return
-    recomputed = recomputed_epsilon(plan, receipt.taken)
+    with _found(where):
+        recomputed = recomputed_epsilon(plan, receipt.taken)
     if receipt.epsilon is None or not agrees(receipt.epsilon, recomputed):
         raise AuditError(
             f"{where}: it claims epsilon={receipt.epsilon}, a second accountant finds {recomputed:.4g}"

@@ -49,6 +49,7 @@ from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.job.strategy import State
 from runs.metrics import Metrics, read_metrics
+from tasks.label_scores import LabelScore
 
 MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
 
@@ -58,7 +59,9 @@ ReceiptsOf: TypeAlias = int | Literal["metrics"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One finished round. ``loss`` and the task's ``measures`` are held-out; ``epsilon`` is by site.
+    """One finished round. ``loss``, the task's ``measures`` and scores ``by_label`` are held-out.
+
+    ``epsilon`` is by site.
 
     A site that is ``absent`` joined the run and its update is not in this round: its ε is that of the last
     round that it took part in, if there is one.
@@ -73,6 +76,14 @@ class RoundRecord:
     seconds: float
     training_seconds: float
     absent: list[str] = field(default_factory=list)
+    by_label: dict[str, LabelScore] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, line: str) -> RoundRecord:
+        """A line of ``rounds.jsonl``. Raises ValueError or TypeError for what is none."""
+        table = json.loads(line)
+        scores = {label: LabelScore(**score) for label, score in table.pop("by_label", {}).items()}
+        return cls(**table, by_label=scores)
 
     @property
     def present(self) -> set[str]:
@@ -237,8 +248,8 @@ class RunFolder:
         path = self.path / "rounds.jsonl"
         try:
             whole = path.read_text().rpartition("\n")[0]
-            records = [RoundRecord(**json.loads(line)) for line in whole.splitlines()]
-        except (ValueError, TypeError) as error:
+            records = [RoundRecord.read(line) for line in whole.splitlines()]
+        except (ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not all(isinstance(record.epsilon, dict) for record in records):
             raise RunError(f"{path} cannot be read: expected each epsilon by site")

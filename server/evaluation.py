@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,27 +13,44 @@ from numpy.typing import NDArray
 
 from privacy.errors import ModelError
 from tasks.data.examples import Batch, Examples
+from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
+from tasks.task import Outcome
 
 _BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Held-out ``loss`` in nats a prediction, and the task's ``measures`` by name."""
+    """Held-out ``loss`` in nats a prediction, the task's ``measures`` by name, and scores ``by_label``.
+
+    The last is empty for a task that tells no labels apart.
+    """
 
     loss: float
     measures: Mapping[str, float]
+    by_label: Mapping[str, LabelScore] = field(default_factory=dict)
 
 
 class Evaluator:
-    """Scores adapters on held-out examples, which no site holds and no budget is spent on."""
+    """Scores adapters on held-out examples, which no site holds and no budget is spent on.
 
-    def __init__(self, adapted: AdaptedModel, examples: Examples, activations: Activations) -> None:
+    ``labels`` are in the order of their numbers, none for a task without any.
+    """
+
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        examples: Examples,
+        activations: Activations,
+        *,
+        labels: tuple[str, ...],
+    ) -> None:
         self._adapted = adapted
         self._examples = examples
+        self._labels = labels
         self._all = np.arange(len(examples))
         self._activations = activations if activations.work else None
 
@@ -52,17 +69,27 @@ class Evaluator:
         adapted.load(adapter)
         adapted.peft.eval()
         sums: Counter[str] = Counter()
+        tally = np.zeros((3, len(self._labels)), np.int64)
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=_BATCH):
-                sums.update(self._sums(held))
+                batch = held.to(adapted.device.torch)
+                outcome = self._outcome(batch)
+                sums.update(outcome.sums())
+                if outcome.answers is not None:
+                    tally += _tally(batch.inputs["labels"], outcome.answers, labels=len(self._labels))
         measures = {measure.name: measure.of(sums) for measure in adapted.task.measures}
-        return Score(loss=mean_loss(sums), measures=measures)
+        by_label = {
+            label: LabelScore(examples=int(examples), answered=int(answered), hits=int(hits))
+            for label, (examples, answered, hits) in zip(self._labels, tally.T, strict=True)
+            if tally.any()
+        }
+        return Score(loss=mean_loss(sums), measures=measures, by_label=by_label)
 
-    def _sums(self, held: Batch) -> Mapping[str, float]:
-        adapted, batch = self._adapted, held.to(self._adapted.device.torch)
+    def _outcome(self, batch: Batch) -> Outcome:
+        adapted = self._adapted
         try:
             with self._activations.replay(batch) if self._activations else nullcontext():
-                return adapted.forward(batch).sums()
+                return adapted.forward(batch)
         except Exception as error:  # a model's code raises whatever it likes
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ModelError(
@@ -70,3 +97,11 @@ class Evaluator:
                 f"{adapted.task.units.example}: {reason}. Remove such from data.source, or choose another "
                 "model"
             ) from error
+
+
+def _tally(given: torch.Tensor, answers: torch.Tensor, *, labels: int) -> NDArray[np.int64]:
+    """By label, how many have it, are answered so, and both: int64[3, labels]."""
+    hits = given[given == answers]
+    counts = [torch.bincount(numbers, minlength=labels) for numbers in (given, answers, hits)]
+    found: NDArray[np.int64] = torch.stack(counts).cpu().numpy()
+    return found

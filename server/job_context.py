@@ -16,40 +16,52 @@ from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 from tasks.data.examples import Examples
+from tasks.data.oddities import find_oddities
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.own_rows import encode_own_rows, label_names, read_own_rows
+from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_validation_rows
 from tasks.registry import checked_job, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
 
 class Workplace:
-    """A job's model, resident, and the examples that the coordinator evaluates on."""
+    """A job's model, resident, and the examples that the coordinator evaluates on.
+
+    ``oddities`` is what is to be said of the data, a sentence each.
+    """
 
     def __init__(
-        self, job: Job, *, adapted: AdaptedModel, labels: tuple[str, ...], held_out: Examples
+        self,
+        job: Job,
+        *,
+        adapted: AdaptedModel,
+        labels: tuple[str, ...],
+        held_out: Examples,
+        oddities: tuple[str, ...],
     ) -> None:
         self.job = job
+        self.oddities = oddities
         self.adapted = adapted
         self.labels = labels
         self.held_out = held_out
         self.initial_adapter = adapted.initial_adapter(job.seeds.adapter)
         self.prefix = FrozenPrefix(adapted)
-        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out))
+        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out), labels=labels)
 
     @classmethod
     def load(cls, job: Job) -> Workplace:
-        """The workplace of a real run: all that ``data.source`` holds here is held out, no site has it.
+        """The workplace of a real run: what ``data.validation`` or else ``data.source`` holds is held out.
 
+        No site has it.
         ``data.limit`` takes that many of them, drawn by ``seeds.data``. Raises the UserErrors of what it
         reads.
         """
         job = checked_job(job)
         device = choose_device(job.device)
-        table = read_own_rows(job)
+        table = read_validation_rows(job) or read_own_rows(job)
         labels = label_names(table, declared=section_of(job).classes)
         base = load_base_model(job, labels=labels, device=device)
         adapted = AdaptedModel(base, job=job, device=device)
@@ -57,7 +69,8 @@ class Workplace:
         if job.data.limit is not None and job.data.limit < len(table):
             rows = np.random.default_rng(job.seeds.data).choice(rows, job.data.limit, replace=False)
         held_out = encode_own_rows(adapted, table, rows, labels=labels)
-        return cls(job, adapted=adapted, labels=labels, held_out=held_out)
+        oddities = find_oddities(table, labels=labels)
+        return cls(job, adapted=adapted, labels=labels, held_out=held_out, oddities=oddities)
 
     def variant(self, job: Job) -> Workplace:
         """The same model and examples under another job, which must want the same of both."""
@@ -128,6 +141,7 @@ class Workplace:
             "remarks": list(self.adapted.base.remarks),
             "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
+            "oddities": list(self.oddities),
         }
 
     def adapter_config(self) -> dict[str, Any]:

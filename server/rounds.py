@@ -212,6 +212,7 @@ class _Run:
             round=number,
             loss=score.loss,
             measures=dict(score.measures),
+            by_label=dict(score.by_label),
             epsilon=dict(sorted(self.epsilon.items())),
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,

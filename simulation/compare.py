@@ -29,7 +29,7 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
         WITHOUT_PRIVACY: world.variant(_with(job, mechanism="none", noise="distributed", unit="example")),
         # A site's noise in shares would be the whole noise here.
         ONE_SITE: world.variant(
-            _with(job, mechanism="gaussian", noise="central") if job.privacy.unit == "site" else job,
+            _with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job,
             sites=world.site_names[:1],
         ),
     }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import DataError
+from protocol.job.data_section import DEFAULT_HOLDOUT
 from protocol.job.job import ByColumn, Dirichlet, Job
 from protocol.messages.site_name import LONGEST_NAME
 from tasks.data.rows import Rows
@@ -18,7 +19,7 @@ from tasks.data.rows import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Row numbers: ``held_out``, and those of each site by its name."""
+    """Row numbers: ``held_out``, none if these have a file of their own, and each site's by its name."""
 
     held_out: NDArray[np.int64]
     sites: dict[str, NDArray[np.int64]]
@@ -27,15 +28,22 @@ class Partition:
 def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition:
     """Split by ``data.holdout`` and ``federation.partition``, drawn by ``seeds.data``.
 
+    With ``data.validation`` nothing is held out of the source.
+
     ``groups`` has the values of the column that the partition names, if it names one.
     Equal contents stay on one side of the held-out split: a retweet in training would otherwise be
     tested on. Raises DataError if the held-out part or a site is left without examples.
     """
+    if len(set(table.contents)) == 1 and len(table) > 1:
+        raise DataError(
+            f"all {len(table)} examples are the same: there is nothing to learn and to hold out"
+        )
     generator = np.random.Generator(np.random.PCG64(job.seeds.data))
     rows = np.arange(len(table))
     if job.data.limit is not None:
         rows = np.sort(generator.permutation(rows)[: job.data.limit])
-    held_out, rest = _hold_out(rows, table.contents, job.data.holdout, generator)
+    share = 0.0 if job.data.validation is not None else job.data.holdout or DEFAULT_HOLDOUT
+    held_out, rest = _hold_out(rows, table.contents, share, generator)
     rest = generator.permutation(rest)
     kind = job.federation.partition
     if isinstance(kind, ByColumn):
@@ -49,7 +57,7 @@ def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition
             parts = np.array_split(rest, job.federation.sites)
         sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
     empty = [name for name, part in sites.items() if not len(part)]
-    if empty or not len(held_out):
+    if empty or (share and not len(held_out)):
         who = ", ".join(empty) or "the held-out part"
         raise DataError(
             f"{who} got no examples out of {len(rows)}: lower federation.sites, raise data.limit, or "
@@ -65,7 +73,7 @@ def _hold_out(
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     distinct = sorted({contents[row] for row in rows})
-    count = max(1, round(share * len(distinct)))
+    count = max(1, round(share * len(distinct))) if share else 0
     chosen = {distinct[i] for i in generator.permutation(len(distinct))[:count]}
     held = np.array([contents[row] in chosen for row in rows], bool)
     return rows[held], rows[~held]
@@ -93,7 +101,7 @@ def _by_column(rows: NDArray[np.int64], groups: Sequence[str]) -> dict[str, NDAr
     """A site a value. A site's name becomes a folder's, so values are reduced to plain characters."""
     sites: dict[str, NDArray[np.int64]] = {}
     for group in sorted({groups[row] for row in rows}):
-        name = re.sub(r"[^\w-]+", "_", group)[:LONGEST_NAME] or "_"
+        name = re.sub(r"[^\w-]+", "_", group.strip())[:LONGEST_NAME]
         if name in sites:
             raise DataError(
                 f"federation.partition.column: two of its values would both name the site {name!r}, one is "

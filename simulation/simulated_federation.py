@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,21 @@ from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.partition import partition
+from simulation.shared_work import SharedCheck, SharedPlans
 from tasks.data.examples import Examples
+from tasks.data.oddities import find_oddities
+from tasks.data.rows import Rows
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tasks.own_rows import encode_own_rows, label_names, read_own_column, read_own_rows
+from tasks.own_rows import (
+    encode_own_rows,
+    label_names,
+    read_own_column,
+    read_own_rows,
+    read_validation_rows,
+)
 from tasks.registry import checked_job, section_of
 
 
@@ -42,7 +50,8 @@ class World:
         self.job = job = checked_job(job)
         self.device = choose_device(job.device)
         table = read_own_rows(job)
-        self.labels = label_names(table, declared=section_of(job).classes)
+        apart = read_validation_rows(job)
+        self.labels = label_names(table, declared=section_of(job).classes, held_out=apart)
         kind = job.federation.partition
         groups: tuple[str, ...] = ()
         if isinstance(kind, ByColumn):
@@ -50,9 +59,20 @@ class World:
         parts = partition(job, table, groups=groups)
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
-        held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
-        self.workplace = Workplace(job, adapted=adapted, labels=self.labels, held_out=held_out)
+        if apart is None:
+            held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
+        else:
+            held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
+        self.workplace = Workplace(
+            job,
+            adapted=adapted,
+            labels=self.labels,
+            held_out=held_out,
+            oddities=_oddities(table, apart, labels=self.labels),
+        )
         self.trainer = Trainer(choose_gradients(adapted))
+        self._plans, self._check = SharedPlans(), SharedCheck()
+        self._peers: dict[Path, dict[str, bytes]] = {}
         self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
@@ -83,15 +103,22 @@ class World:
         return {name: len(rows) for name, rows in self._rows.items()}
 
     def site(
-        self, name: str, *, home: Path, coordinator: bytes | None = None, forgetful: bool = False
+        self,
+        name: str,
+        *,
+        home: Path,
+        coordinator: bytes | None = None,
+        forgetful: bool = False,
+        flush: bool = True,
     ) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
 
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
-        one. A ``forgetful`` site keeps its secrets of sums in memory.
+        one. A ``forgetful`` site keeps its secrets of sums in memory; without ``flush`` its home outlasts a
+        kill, and not a power cut.
         """
         examples, seed = self.examples(name), self.job.seeds.noise
-        place = Home(home)
+        place = Home(home, flush=flush)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
         materials = Materials(
@@ -106,24 +133,29 @@ class World:
             name=name,
             host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
             home=place,
-            peers=cache(lambda: self._peers(home.parent)),
+            peers=lambda: self._peers_in(home.parent, flush=flush),
             forgetful=forgetful,
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
+            planner=self._plans,
+            check_unit=self._check,
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
         """What a simulated site allows if nobody says otherwise: this job, once."""
         job = self.job
         epsilon = job.privacy.epsilon + job.metrics.epsilon
-        if job.privacy.unit == "site" and job.privacy.mechanism != "none":
+        if job.privacy.hides_sites and job.privacy.protects:
             # An example may turn a site's update into any other, which noise for the site hides less well.
             plan = plan_for_site(self.manifest("policy"), update_size=self.adapted.layout.update_size)
-            epsilon = 1.001 * plan.doubled().epsilon  # costs are rounded up
+            epsilon = 1.001 * plan.as_charged().epsilon  # costs are rounded up
         return simulated_policy(job, coordinator, epsilon=epsilon)
 
-    def _peers(self, homes: Path) -> dict[str, bytes]:
-        """All sites' identities, whose homes lie side by side."""
-        return {name: Home(homes / name).identity().public for name in self._rows}
+    def _peers_in(self, homes: Path, *, flush: bool) -> dict[str, bytes]:
+        """All sites' identities, whose homes lie side by side: read once for all of them."""
+        if homes not in self._peers:
+            found = {name: Home(homes / name, flush=flush).identity().public for name in self._rows}
+            self._peers[homes] = found
+        return self._peers[homes]
 
     def examples(self, name: str) -> Examples:
         """One simulated site's examples."""
@@ -159,6 +191,15 @@ class World:
         return self._activations[name]
 
 
+def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """What is odd about the data; that some are held out and trained on, too."""
+    found = find_oddities(rows, labels=labels)
+    both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
+    if both:
+        found += (f"data.validation and data.source have {both} examples in common, which scores flatter",)
+    return found
+
+
 def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
     """What a simulated site allows: this job once, and nothing more.
 
@@ -186,5 +227,5 @@ class _Memory:
     def find_data(self, _manifest: Manifest) -> LocalData:
         return self
 
-    def load(self, _manifest: Manifest, _data: LocalData) -> Materials:
+    def load_materials(self, _manifest: Manifest, _data: LocalData) -> Materials:
         return self.materials

@@ -56,14 +56,23 @@ def run_in_folder(
         else:
             coordinator = folder.identity.public
             homes = {name: folder.path / "sites" / name for name in world.site_names}
+            lasting = keeps_homes(folder)
             # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
             sites = [
-                world.site(name, home=home, coordinator=coordinator, forgetful=True)
+                world.site(name, home=home, coordinator=coordinator, forgetful=True, flush=lasting)
                 for name, home in homes.items()
             ]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
             coordinate(grid, world, folder, progress)
     return finished(folder, seconds=time.perf_counter() - began)
+
+
+def keeps_homes(folder: RunFolder) -> bool:
+    """Whether the sites' homes are kept beyond the run: then each write is flushed, as at a real site.
+
+    Homes that are the run's own are lost with it in a power cut. A kill leaves both whole.
+    """
+    return (folder.path / "sites").is_symlink()
 
 
 def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:

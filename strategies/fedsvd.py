@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.job.layout import AdapterLayout
-from protocol.job.strategy import State, Strategy
+from protocol.job.strategy import State
+from strategies.frozen_a import FrozenA
 
 
-class FedSVD(Strategy):
+class FedSVD(FrozenA):
     """FFA-LoRA with pairs that are refactored after each round; their products stay.
 
     Source: Lee et al. 2025 (arXiv:2505.12805), section 3.
@@ -20,11 +21,7 @@ class FedSVD(Strategy):
 
     name: Literal["fedsvd"] = "fedsvd"
     paper: ClassVar[str] = "Lee et al. 2025, FedSVD (arXiv:2505.12805)"
-    exact: ClassVar[bool] = True
     basis_turns: ClassVar[bool] = True
-
-    def trains(self, name: str) -> bool:
-        return ".lora_A." not in name
 
     def merge(
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int

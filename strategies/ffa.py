@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from protocol.job.strategy import Strategy
+from strategies.frozen_a import FrozenA
 
 
-class FFA(Strategy):
+class FFA(FrozenA):
     """With A the same everywhere, the mean of B times A is the mean of the products.
 
     It sends half of what both factors would be, and noise in one factor is not multiplied by noise in the
@@ -16,7 +16,3 @@ class FFA(Strategy):
 
     name: Literal["ffa"] = "ffa"
     paper: ClassVar[str] = "Sun et al. 2024, FFA-LoRA (arXiv:2403.12313)"
-    exact: ClassVar[bool] = True
-
-    def trains(self, name: str) -> bool:
-        return ".lora_A." not in name

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import DataError
+from protocol.job.data_section import SourceKeys
 from protocol.job.job import Job
+from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 from tasks.data.examples import Examples
-from tasks.data.rows import Rows
-from tasks.data.table import open_table, text_column
+from tasks.data.read_table import read_table
+from tasks.data.rows import Rows, present
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task, section_of
 
 
 def read_own_rows(job: Job) -> Rows:
-    """Read the rows that the job names. Raises DataError if one lacks anything."""
-    rows = find_task(job.task).read(job.data, section_of(job))
-    check_whole(rows.contents, key="data")
-    check_whole(rows.labels or (), key="data.label")
-    return rows
+    """Read the rows that the job's ``data.source`` names. Raises DataError if one lacks anything."""
+    return _read_whole(job, job.data)
+
+
+def read_validation_rows(job: Job) -> Rows | None:
+    """Read the rows of ``data.validation``, None without. Raises DataError if one lacks anything."""
+    place = job.data.validation_source
+    if place is None:
+        return None
+    try:
+        return _read_whole(job, place)
+    except DataError as error:
+        raise DataError(f"data.validation: {error}") from error
 
 
 def read_own_column(job: Job, column: str, *, key: str) -> tuple[str, ...]:
     """One column as text, which the job's ``key`` names. Raises DataError if a row has no value there."""
-    values = text_column(open_table(job.data, columns=[column]), column, key=key)
-    check_whole(values, key=key)
+    table = read_table(job.data, columns=[column])
+    values = tuple(map(present, table.column(column, key=key)))
+    check_whole(values, key=key, faults=table.faults)
     return tuple(value for value in values if value is not None)
 
 
-def check_whole(values: Sequence[object], *, key: str) -> None:
-    """Raises DataError for the first value that is missing."""
+def check_whole(values: Sequence[object], *, key: str, faults: Mapping[int, str]) -> None:
+    """Raises DataError for the first value that is missing, with what ``faults`` says of its row."""
     missing = [row for row, value in enumerate(values) if value is None]
     if missing:
+        why = faults.get(missing[0], "nothing is there")
         raise DataError(
-            f"{key}: row {missing[0] + 1} has no value, or none that can be decoded "
-            f"({len(missing)} in all; data.encoding is for CSV files); remove such rows from the data"
+            f"{key}: row {missing[0] + 1} has no value: {why} ({len(missing)} in all); correct such rows "
+            "or remove them from the data"
         )
 
 
@@ -54,25 +66,51 @@ def encode_own_rows(
     return found.examples
 
 
-def label_names(rows: Rows, *, declared: tuple[str, ...]) -> tuple[str, ...]:
+def label_names(rows: Rows, *, declared: tuple[str, ...], held_out: Rows | None = None) -> tuple[str, ...]:
     """The labels in the order of the head's outputs: as the job lists them, else sorted.
 
-    Empty for rows without labels. Raises DataError if a label is not on the job's list, or if all examples
-    have the same one.
+    Empty for rows without labels. ``held_out`` are those of a file of their own. Raises DataError if a
+    label is not on the job's list, or none that can be shown, or if all examples have the same one.
     """
-    found = sorted({label for label in rows.labels or () if label is not None})
     if rows.labels is None:
         return ()
-    if len(found) < 2:
+    own, others = set(rows.labels), set(held_out.labels or () if held_out is not None else ())
+    found = sorted({label for label in own | others if label is not None})
+    if len(own) < 2:
         raise DataError(
             f"data.label: every example has the label {found[0]!r}; a classifier needs at least two"
         )
     if not declared:
+        _check_plain(found)
         return tuple(found)
     unknown = sorted(set(found) - set(declared))
     if unknown:
-        raise DataError(
-            f"data.labels: expected one of {', '.join(declared)}, got {', '.join(unknown[:5])}; "
+        like = next((label for label in declared if label == unknown[0].strip()), None)
+        advice = (
             "add it to data.labels or remove its examples"
+            if like is None
+            else f"take the spaces around {like!r} out of the data"
+        )
+        raise DataError(
+            f"data.labels: expected one of {', '.join(declared)}, got "
+            f"{', '.join(map(quoted, unknown[:5]))}; {advice}"
         )
     return declared
+
+
+def _check_plain(labels: Sequence[str]) -> None:
+    for label in labels:
+        if len(label) > LONGEST_LABEL or not is_plain(label):
+            raise DataError(
+                f"data.label: expected labels of up to {LONGEST_LABEL} characters that can all be seen, "
+                f"got {quoted(label)}"
+            )
+    if len(labels) > MOST_LABELS:
+        raise DataError(f"data.label: expected {MOST_LABELS} labels at most, got {len(labels)}")
+
+
+def _read_whole(job: Job, place: SourceKeys) -> Rows:
+    rows = find_task(job.task).read(place, section_of(job))
+    check_whole(rows.contents, key="data", faults=rows.faults)
+    check_whole(rows.labels or (), key="data.label", faults=rows.faults)
+    return rows

@@ -1,48 +1,37 @@
-"""Which tasks there are. A job is a stranger's words: no module is imported because a job names it."""
+"""Which tasks there are, and a job's keys of its task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from privacy.errors import JobError
+from protocol.entry_registry import Registry
 from protocol.job.job import Job
 from protocol.job.job_file import explain, read_job_file
-from protocol.plain_text import quoted
 from tasks.task import Task, TaskKeys
 
-ENTRY_POINTS = "confide.tasks"
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
-_OWN: Mapping[str, str] = {
-    "sequence-classification": "tasks.sequence_classification",
-    "causal-lm": "tasks.causal_lm",
-}
+_TASKS = Registry[Task](
+    key="task",
+    group="confide.tasks",
+    listed={
+        "sequence-classification": "tasks.sequence_classification:TASK",
+        "causal-lm": "tasks.causal_lm:TASK",
+    },
+)
 
 
 def task_names() -> tuple[str, ...]:
     """The tasks of Confide, and those that packages installed here bring along."""
-    return (*_OWN, *sorted(_installed().keys() - _OWN.keys()))
+    return _TASKS.names()
 
 
-@cache
 def find_task(name: str) -> Task:
-    """The task of this name: one of Confide's, or one under the entry point group ``confide.tasks``.
-
-    Raises JobError for any other.
-    """
-    if name in _OWN:
-        task: Task = import_module(_OWN[name]).TASK
-        return task
-    found = _installed().get(name)
-    if found is None:
-        raise JobError(f"task: expected one of {', '.join(task_names())}, got {quoted(name)}")
-    installed: Task = found.load()
-    return installed
+    """The task of this name. Raises UnknownNameError for any but those that are listed or installed."""
+    return _TASKS.find(name)
 
 
 def section_of(job: Job) -> TaskKeys:
@@ -82,7 +71,3 @@ def checked_job(job: Job) -> Job:
 def read_job(path: Path, *, settings: Iterable[str] = ()) -> Job:
     """Read a job file, apply ``key=value`` settings, and check it whole. Raises JobError."""
     return checked_job(read_job_file(path, settings=settings))
-
-
-def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

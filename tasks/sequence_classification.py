@@ -65,10 +65,12 @@ class SequenceClassification(TextTask):
         if adapted.spec.model.pooling == "mean":
             weight = mask.unsqueeze(-1).to(logits.dtype)
             logits = (logits * weight).sum(1) / weight.sum(1)
+        answers = logits.argmax(-1)
         return Outcome(
             losses=functional.cross_entropy(logits, labels, reduction="none"),
-            correct=(logits.argmax(-1) == labels).long(),
+            correct=(answers == labels).long(),
             counted=torch.ones_like(labels),
+            answers=answers,
         )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from protocol.job.data_section import DataSection
+    from protocol.job.data_section import SourceKeys
     from protocol.job.job import Job
     from tasks.data.examples import Batch, Examples
     from tasks.data.rows import Rows
@@ -51,12 +51,14 @@ class Outcome:
 
     ``losses`` is float32[b], in nats: a mean over the example's predictions. ``correct`` and ``counted``
     are int64[b]: predictions that hit, and how many were made (one a text for a classifier, one a token
-    for a language model). Their ratio is what an example weighs in metrics, in [0, 1].
+    for a language model). Their ratio is what an example weighs in metrics, in [0, 1]. ``answers`` is
+    int64[b], the number of the label that each was given, for a task that tells labels apart.
     """
 
     losses: torch.Tensor
     correct: torch.Tensor
     counted: torch.Tensor
+    answers: torch.Tensor | None = None
 
     def sums(self) -> dict[str, float]:
         """What measures are made of, added up over the rows. A task with other measures adds its own."""
@@ -102,7 +104,7 @@ class Task(Protocol):
     def refuses(self, job: Job, section: Any) -> str | None:
         """Why a job asks for what the task cannot do, naming the key; None if it can."""
 
-    def read(self, data: DataSection, columns: Any) -> Rows:
+    def read(self, data: SourceKeys, columns: Any) -> Rows:
         """A data set's rows, as they are. Raises DataError if the source or a column is missing."""
 
     def digest(self, content: Any) -> bytes:

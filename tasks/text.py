@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from privacy.errors import ModelError
-from protocol.job.data_section import DataSection
+from protocol.job.data_section import SourceKeys
 from protocol.plain_text import MOST_LABELS, Label, Word
-from tasks.data.rows import Rows
+from tasks.data.rows import Rows, present
 from tasks.task import Encoded, TaskKeys, Units
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ class TextKeys(TaskKeys):
     def classes(self) -> tuple[str, ...]:
         return tuple(self.labels or ())
 
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> Self:
+        labels = self.labels or []
+        if any(present(label) is None for label in labels):
+            raise ValueError("labels: expected none that is empty: a row with such a cell has no label")
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"labels: expected each once, got {', '.join(labels)}")
+        return self
+
 
 class TextSection(TextKeys):
     """A job's keys: longer texts are cut to ``max_length`` tokens."""
@@ -63,8 +72,6 @@ class TextColumns(TextKeys):
     def _labelled(self) -> TextColumns:
         if (self.label is None) != (self.labels is None):
             raise ValueError("labels: expected both label and labels, or neither")
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels: expected each once, got {', '.join(self.labels)}")
         return self
 
 
@@ -76,16 +83,18 @@ class TextTask:
     Columns = TextColumns
     least_tokens = 1
 
-    def read(self, data: DataSection, columns: TextKeys) -> Rows:
+    def read(self, data: SourceKeys, columns: TextKeys) -> Rows:
         """Texts, None where there is none, and labels if there is a column of them."""
-        from tasks.data.table import open_table, text_column
+        from tasks.data.read_table import read_table
 
         names = [columns.text, *([columns.label] if columns.label else [])]
-        arrow = open_table(data, columns=names)
-        texts = text_column(arrow, columns.text, key="data.text")
+        table = read_table(data, columns=names)
+        texts = table.column(columns.text, key="data.text")
+        labels = table.column(columns.label, key="data.label") if columns.label else None
         return Rows(
-            contents=tuple(text if text and text.strip() else None for text in texts),
-            labels=None if columns.label is None else text_column(arrow, columns.label, key="data.label"),
+            contents=tuple(map(present, texts)),
+            labels=None if labels is None else tuple(map(present, labels)),
+            faults=table.faults,
         )
 
     def digest(self, content: str | None) -> bytes:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,13 @@ from tests.needs import needs_linux
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
-# Runners of tests: each starts something with its argument in the command line, says so, and is killed.
+# Runners of tests: each starts something with its argument in the command line, and is killed. The child
+# says itself that it started: while it becomes its program, it has no command line.
 ONE_CHILD = """
 import sys
 from tests import children
-from tests.needs import needs_linux
-child = children.start([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])
-print("started", flush=True)
-child.wait()
+child = "import time; print('started', flush=True); time.sleep(600)"
+children.start([sys.executable, "-c", child, sys.argv[1]]).wait()
 """
 FEDERATION = """
 import sys
@@ -36,27 +36,34 @@ with local_federation(Path(sys.argv[1]), sites=("north",)) as federation:
 """
 
 
-def killed_runner(code: str, mark: str) -> int:
-    """Kill a runner once it has started what it starts; how many processes there were beside it."""
+def kill_runner(code: str, mark: str, *, beside: int) -> None:
+    """Kill a runner once it has started what it starts, and there are so many processes ``beside`` it."""
     command = [sys.executable, "-c", code, mark]
     with children.start(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as runner:
         assert runner.stdout is not None
         assert runner.stdout.readline() == "started\n"
-        beside = len(running(mark)) - 1
+        wait_until(lambda: len(running(mark)) > beside, of=mark)
         runner.kill()
-    return beside
 
 
-def wait_until_gone(what: str, *, seconds: float = 60) -> None:
-    """Wait until no process has ``what`` in its command line."""
+def wait_until(reached: Callable[[], bool], *, of: str, seconds: float = 60) -> None:
+    """Wait for the processes that have ``of`` in their command line."""
     end = time.monotonic() + seconds
-    while still := running(what):
-        assert time.monotonic() < end, still
+    while not reached():
+        assert time.monotonic() < end, running(of)
         time.sleep(0.05)
 
 
+def wait_until_gone(what: str) -> None:
+    """Wait until no process has ``what`` in its command line."""
+    wait_until(lambda: not running(what), of=what)
+
+
 def running(what: str) -> list[str]:
-    """The command lines of all processes that have ``what`` in theirs; one that has ended has none."""
+    """The command lines of all processes that have ``what`` in theirs.
+
+    One that has ended has none, and neither has one that is just becoming another program.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -71,7 +78,7 @@ def running(what: str) -> list[str]:
 @needs_linux
 def test_a_program_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
     mark = f"a-mark-{tmp_path.name}-{os.getpid()}"
-    assert killed_runner(ONE_CHILD, mark) == 1
+    kill_runner(ONE_CHILD, mark, beside=1)
     wait_until_gone(mark)
 
 
@@ -80,7 +87,7 @@ def test_a_program_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
 def test_a_federation_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
     """SuperLink, front and SuperNode too, which its server, relay and agent started."""
     folder = str(tmp_path / "f")
-    assert killed_runner(FEDERATION, folder) >= 5
+    kill_runner(FEDERATION, folder, beside=5)
     wait_until_gone(folder)
 
 

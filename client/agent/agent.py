@@ -140,7 +140,7 @@ class Agent:
     def _reply(self, envelope: bytes, context: grpc.ServicerContext, share: Share) -> bytes:
         """The sealed reply to an envelope; aborts the call if there is none."""
         try:
-            opened = self._mailbox.open(envelope)
+            opened = self._mailbox.open_request(envelope)
             del envelope  # long, and what is in it is on its own now
             future = self._worker.submit(opened)
             share.hold_until(future)

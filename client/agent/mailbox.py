@@ -56,7 +56,7 @@ class Mailbox:
         self._coordinator = coordinator
         self._clock = clock
 
-    def open(self, content: bytes) -> Opened:
+    def open_request(self, content: bytes) -> Opened:
         """Open an envelope: the signature first, then whom it is for, then its time.
 
         Raises SignatureError or ProtocolError; what they say is of the envelope alone.

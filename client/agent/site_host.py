@@ -142,7 +142,7 @@ class SiteHost:
         check_labels(manifest, data.labels_for(task))
         return data
 
-    def load(self, manifest: Manifest, data: LocalData) -> Materials:
+    def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that a manifest names, in the place of another, and the data as it reads them."""
         alias, key = data.alias, _model_key(manifest)
         known = self._model is not None and self._model.key == key

@@ -12,6 +12,7 @@ from client.custody.data_set import DataSet, read_data_set
 from client.custody.model_sources import check_models
 from client.custody.site_file import HUB, SiteFile
 from privacy.errors import ModelError
+from tasks.data.oddities import find_oddities
 from tasks.data.rows import NO_CONTENT
 
 
@@ -33,13 +34,17 @@ class ModelCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """One data set as its custodian may see it: nothing of this is told to anybody else."""
+    """One data set as its custodian may see it: nothing of this is told to anybody else.
+
+    ``oddities`` are sentences about it.
+    """
 
     alias: str
     rows: int
     labels: Mapping[str, int]
     blank: Mapping[str, tuple[int, ...]]
     repeated: int
+    oddities: tuple[str, ...]
     models: tuple[ModelCheck, ...]
 
 
@@ -65,6 +70,7 @@ def _check(data: DataSet, models: Mapping[str, str]) -> DataCheck:
         labels={label: data.counts[label] for label in data.labels},
         blank=data.blank,
         repeated=sum(known.values()) - len(known),
+        oddities=find_oddities(data.rows, labels=data.labels),
         models=tuple(_try(data, name, place) for name, place in models.items()),
     )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from client.custody.site_file import DataSource
 from privacy.errors import DataError
-from protocol.job.data_section import DataSection
 from tasks.data.examples import Examples
 from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows
 from tasks.model.adapted_model import AdaptedModel
@@ -43,16 +42,22 @@ class DataSet:
     @property
     def blank(self) -> dict[str, tuple[int, ...]]:
         """Rows, from 0, that are blank before a model sees them, by why; labels count if a job has any."""
-        contents, labels = self.rows.contents, self.rows.labels
-        found = {NO_CONTENT: tuple(row for row, content in enumerate(contents) if content is None)}
-        if labels is not None:
-            found[NO_LABEL] = tuple(row for row, label in enumerate(labels) if label not in self.labels)
-        return {why: rows for why, rows in found.items() if rows}
+        contents, faults = self.rows.contents, self.rows.faults
+        known = set(self.labels)
+        found: dict[str, list[int]] = {}
+        for row, content in enumerate(contents):
+            if content is None:
+                found.setdefault(faults.get(row, NO_CONTENT), []).append(row)
+        for row, label in enumerate(self.rows.labels or ()):
+            if label not in known:
+                found.setdefault(faults.get(row, NO_LABEL) if label is None else NO_LABEL, []).append(row)
+        return {why: tuple(dict.fromkeys(rows)) for why, rows in found.items()}
 
     @property
     def counts(self) -> Counter[str]:
         """How many rows have each label; of those that are declared."""
-        return Counter(label for label in self.rows.labels or () if label in self.labels)
+        known = set(self.labels)
+        return Counter(label for label in self.rows.labels or () if label in known)
 
     def serves(self, task: Task) -> bool:
         """Whether a task reads rows like these."""
@@ -75,9 +80,8 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
     Raises DataError, which is for the custodian alone, if there is none, or if no row of it can be used.
     """
     task, columns = find_task(source.task), source.columns
-    section = DataSection(alias=alias, source=source.source, encoding=source.encoding)
     try:
-        rows = task.read(section, columns)
+        rows = task.read(source, columns)
     except DataError as error:
         raise DataError(f"[data.{alias}] of site.toml: {error}") from error
     found = DataSet(
@@ -87,8 +91,15 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
         rows=rows,
         digests=tuple(task.digest(content) for content in rows.contents),
     )
-    for why, blank in found.blank.items():
-        if len(blank) == len(rows):
-            what = f"labels={', '.join(found.labels)}" if why == NO_LABEL else "contents"
-            raise DataError(f"[data.{alias}] of site.toml: {what}: no row can be used: {why}")
+    _check_usable(found)
     return found
+
+
+def _check_usable(data: DataSet) -> None:
+    """Raises DataError if no row can be used, with why the most cannot."""
+    blank = data.blank
+    if len({row for rows in blank.values() for row in rows}) < len(data):
+        return
+    why = max(blank, key=lambda reason: len(blank[reason]))
+    what = f"labels={', '.join(data.labels)}" if why == NO_LABEL else "contents"
+    raise DataError(f"[data.{data.alias}] of site.toml: {what}: no row can be used: {why}")

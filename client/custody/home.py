@@ -40,10 +40,14 @@ MOST_UNCHARGED = 32
 
 
 class Home:
-    """One site's folder. Raises OSError where the disk fails, and the errors of what it opens."""
+    """One site's folder. Raises OSError where the disk fails, and the errors of what it opens.
 
-    def __init__(self, path: Path) -> None:
+    Without ``flush`` what is written into it outlasts a kill, and not a power cut.
+    """
+
+    def __init__(self, path: Path, *, flush: bool = True) -> None:
         self.path = path
+        self._flush = flush
 
     def read_policy(self) -> Policy:
         """The policy as it is now; whoever asks reads the file. Raises PolicyFileError."""
@@ -54,8 +58,8 @@ class Home:
         return (self.path / FILE).exists()
 
     def write_policy(self, policy: Policy) -> None:
-        make_private_folder(self.path)
-        write_durably(self.path / FILE, policy_toml(policy).encode())
+        make_private_folder(self.path, flush=self._flush)
+        write_durably(self.path / FILE, policy_toml(policy).encode(), flush=self._flush)
 
     @property
     def ledger_path(self) -> Path:
@@ -64,7 +68,9 @@ class Home:
     def identity(self) -> Identity:
         """The site's key; made if neither it nor a ledger under it is there."""
         key = self.path / "identity.key"
-        return Identity.load(key) if self.ledger_path.exists() else Identity.load_or_create(key)
+        if self.ledger_path.exists():
+            return Identity.load(key)
+        return Identity.load_or_create(key, flush=self._flush)
 
     def open_ledger(
         self,
@@ -95,6 +101,7 @@ class Home:
             order=budget.order,
             seen=seen,
             accept_clock=accept_clock,
+            flush=self._flush,
         )
 
     def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:
@@ -106,7 +113,7 @@ class Home:
         path = self._manifest_path(manifest.digest)
         if path.exists():
             return
-        _write_manifest(path, manifest, signature)
+        _write_manifest(path, manifest, signature, flush=self._flush)
         for old in _oldest(path, beyond=MOST_UNCHARGED, spared=charged):
             run = read_manifest(old.read_bytes()).run
             _remove_manifest(old)
@@ -119,7 +126,7 @@ class Home:
         """Remember a manifest, and its signature, until the custodian says what of it."""
         path = self._manifest_path(manifest.digest, pending=True)
         if not path.exists():
-            _write_manifest(path, manifest, signature)
+            _write_manifest(path, manifest, signature, flush=self._flush)
             for old in _oldest(path, beyond=MOST_WAITING):
                 _remove_manifest(old)
 
@@ -218,10 +225,10 @@ class Home:
             return [read_entry(row.body, number=row.number).event for row in file.rows()]
 
 
-def _write_manifest(path: Path, manifest: Manifest, signature: bytes) -> None:
-    make_private_folder(path.parent)
-    write_durably(path.with_suffix(".signature"), signature)
-    write_durably(path, manifest.content)
+def _write_manifest(path: Path, manifest: Manifest, signature: bytes, *, flush: bool) -> None:
+    make_private_folder(path.parent, flush=flush)
+    write_durably(path.with_suffix(".signature"), signature, flush=flush)
+    write_durably(path, manifest.content, flush=flush)
 
 
 def _remove_manifest(path: Path) -> None:

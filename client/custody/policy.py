@@ -14,6 +14,7 @@ from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from tasks.registry import task_names
 
@@ -26,7 +27,7 @@ _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 def _installed(task: str) -> str:
     if task not in task_names():
-        raise ValueError(f"expected one of {', '.join(task_names())}, got {task!r}")
+        raise ValueError(f"tasks: expected some of {', '.join(task_names())}, got {quoted(task)}")
     return task
 
 
@@ -94,7 +95,7 @@ class Policy(Section):
                 'privacy.noise="distributed"',
                 rule="rules.central_noise",
             )
-        if job.privacy.mechanism != "none":
+        if job.privacy.protects:
             most = self.budget.epsilon_per_run or self.budget.epsilon
             asked = job.privacy.epsilon + job.metrics.epsilon
             if asked > most:
@@ -122,9 +123,9 @@ class Policy(Section):
         Such a run's own ε is a site's, and an example's is more.
         """
         most = self.budget.epsilon_per_run
-        if most is None or plan.unit == "example" or plan.mechanism.name == "none":
+        if most is None or not (plan.hides_sites and plan.protects):
             return
-        costs = plan.doubled().epsilon
+        costs = plan.as_charged().epsilon
         if costs > most:
             raise PolicyError(
                 f"expected epsilon={most:g} at most for each example, and a run that hides this site at "
@@ -180,7 +181,7 @@ def read_policy(path: Path) -> Policy:
 def read_toml(path: Path, *, what: str = "policy") -> dict[str, Any]:
     """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise PolicyFileError(f"no {what} at {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

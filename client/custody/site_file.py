@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from client.custody.policy import FILE, Policy, Section, checked, read_toml
 from privacy.errors import JobError, PolicyFileError
+from protocol.job.data_section import SourceKeys
 from protocol.messages.site_name import SiteName
 from protocol.plain_text import Place, Word
 from tasks.registry import DEFAULT_TASK, columns_of
@@ -80,7 +81,7 @@ class LimitsSection(Section):
     planning_mib: Annotated[int, Field(ge=640, le=65536)] = 1024
 
 
-class DataSource(Section):
+class DataSource(SourceKeys):
     """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
 
     It serves every task that reads such rows, not only ``task``.
@@ -88,8 +89,6 @@ class DataSource(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    source: Place
-    encoding: Word = "utf-8"
     task: Word = DEFAULT_TASK
 
     @property

@@ -73,7 +73,7 @@ class HomomorphicSession(SumSession[KeyState]):
         self._secrets.keep(state)
         return signature
 
-    def open(self, message: pb.Open, *, update_size: int, reach: float) -> pb.Opened:
+    def open_sum(self, message: pb.Open, *, update_size: int, reach: float) -> pb.Opened:
         """The sum of the ciphertexts that were confirmed here, once. Raises AggregationError."""
         contributions = [read_contribution(one, update_size=update_size) for one in message.updates]
         state, opened = open_contributions(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.sums.compression import finite_or_zero
+from client.sums.hidden_sums import HiddenSums
 from client.sums.homomorphic_session import HomomorphicSession
 from client.sums.site_sums import no_such_step
 from client.sums.sum_session import Party
@@ -22,22 +22,19 @@ from protocol.messages import confide_pb2 as pb
 from protocol.sums.update_encoding import update_reach
 
 
-class HomomorphicSite:
+class HomomorphicSite(HiddenSums[HomomorphicSession]):
     """One run's homomorphic sums, as a site takes part in them."""
-
-    hidden = True
 
     def __init__(
         self, manifest: Manifest, *, update_size: int, plan: Plan, session: HomomorphicSession
     ) -> None:
-        self._manifest = manifest
+        super().__init__(manifest, session=session)
         self._size = update_size
         self._plan = plan
-        self._session = session
         self._reach = update_reach(manifest.job)
 
     @classmethod
-    def open(
+    def for_party(
         cls,
         manifest: Manifest,
         *,
@@ -49,13 +46,6 @@ class HomomorphicSite:
         load_tenseal()
         session = HomomorphicSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session)
-
-    def join(self, joined: pb.Joined) -> None:
-        member = self._session.join()
-        joined.session_key, joined.session_signature = member.key, member.signature
-
-    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
-        self._session.know(peers())
 
     def check(self, request: pb.Train) -> None:
         self._session.check(request)
@@ -75,13 +65,9 @@ class HomomorphicSite:
     def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:  # noqa: ARG002
         raise _no_metrics()
 
-    def answer(self, request: pb.Request) -> pb.Reply:
-        if request.HasField("deal"):
-            return pb.Reply(dealing=self._session.deal(request.deal.roster))
-        if request.HasField("confirm"):
-            return pb.Reply(confirmed=pb.Confirmed(signature=self._session.confirm(request.confirm)))
+    def _uncover(self, request: pb.Request) -> pb.Reply:
         if request.HasField("open"):
-            opened = self._session.open(request.open, update_size=self._size, reach=self._reach)
+            opened = self._session.open_sum(request.open, update_size=self._size, reach=self._reach)
             return pb.Reply(opened=opened)
         raise no_such_step(request, self._manifest.job.aggregation.kind)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.sums.compression import Compression, finite_or_zero
+from client.sums.hidden_sums import HiddenSums
 from client.sums.masked_session import MaskedSession
 from client.sums.site_sums import no_such_step
 from client.sums.sum_session import Party
-from privacy.accounting.plan import Plan
-from privacy.accounting.site_plan import release_share
+from privacy.accounting.plan import Plan, SitePlan
 from privacy.ledger.ledger import Ledger
 from privacy.mechanisms.rng import NoiseSource
 from privacy.secagg.encoding import Encoding
@@ -23,37 +22,27 @@ from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate, asked_t
 from protocol.sums.update_encoding import make_encoding
 
 
-class MaskedSite:
+class MaskedSite(HiddenSums[MaskedSession]):
     """One run's sums under masks, as a site takes part in them.
 
     ``plan`` is the run's, as the ``ledger`` has it; the ledger hears of each sum that hides the whole site.
     """
 
-    hidden = True
-
     def __init__(
         self, manifest: Manifest, *, update_size: int, plan: Plan, session: MaskedSession, ledger: Ledger
     ) -> None:
-        self._manifest = manifest
+        super().__init__(manifest, session=session)
         self._size = update_size
         self._plan = plan
-        self._session = session
         self._ledger = ledger
         self._compression = Compression(manifest, update_size=update_size)
 
     @classmethod
-    def open(
+    def for_party(
         cls, manifest: Manifest, *, update_size: int, plan: Plan, party: Party, ledger: Ledger
     ) -> Self:
         session = MaskedSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session, ledger=ledger)
-
-    def join(self, joined: pb.Joined) -> None:
-        member = self._session.join()
-        joined.session_key, joined.session_signature = member.key, member.signature
-
-    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
-        self._session.know(peers())
 
     def check(self, request: pb.Train) -> None:
         self._encoding(request)
@@ -97,11 +86,7 @@ class MaskedSite:
         )
         return pb.Evaluated(masked=masked)
 
-    def answer(self, request: pb.Request) -> pb.Reply:
-        if request.HasField("deal"):
-            return pb.Reply(dealing=self._session.deal(request.deal.roster))
-        if request.HasField("confirm"):
-            return pb.Reply(confirmed=pb.Confirmed(signature=self._session.confirm(request.confirm)))
+    def _uncover(self, request: pb.Request) -> pb.Reply:
         if request.HasField("unmask"):
             return pb.Reply(unmasked=self._unmask(request.unmask))
         raise no_such_step(request, self._manifest.job.aggregation.kind)
@@ -110,10 +95,10 @@ class MaskedSite:
         self, values: NDArray[np.float32], encoding: Encoding, source: NoiseSource
     ) -> NDArray[np.int64]:
         """What is masked, with the site's own share of noise in it where noise is drawn in shares."""
-        if not self._plan.hides_sites:
+        if not isinstance(self._plan, SitePlan):
             return encoding.integers(values, source)
         clipped = encoding.clipped_integers(values, clipping_norm=self._plan.clipping_norm, source=source)
-        return release_share(self._plan, clipped, source) if self._plan.shared else clipped.value
+        return self._plan.contribution(clipped, source)
 
     def _unmask(self, request: pb.Unmask) -> pb.Unmasked:
         shares, number = self._session.reveal(request)

@@ -23,6 +23,6 @@ _KINDS: Mapping[str, type[SiteSums]] = {
 def open_sums(
     manifest: Manifest, *, update_size: int, plan: Plan, party: Party, ledger: Ledger
 ) -> SiteSums:
-    """A site's part in a run's sums. Raises what ``SiteSums.open`` raises."""
+    """A site's part in a run's sums. Raises what ``SiteSums.for_party`` raises."""
     kind = _KINDS[manifest.job.aggregation.kind]
-    return kind.open(manifest, update_size=update_size, plan=plan, party=party, ledger=ledger)
+    return kind.for_party(manifest, update_size=update_size, plan=plan, party=party, ledger=ledger)

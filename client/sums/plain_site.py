@@ -33,7 +33,7 @@ class PlainSite:
         self._compression = Compression(manifest, update_size=update_size)
 
     @classmethod
-    def open(
+    def for_party(
         cls,
         manifest: Manifest,
         *,
@@ -47,7 +47,7 @@ class PlainSite:
     def join(self, joined: pb.Joined) -> None:
         """Nothing is agreed on beforehand."""
 
-    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+    def know_peers(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
         """Sites have nothing to do with one another, and a home needs no list of them."""
 
     def check(self, request: pb.Train) -> None:

@@ -27,7 +27,7 @@ class SiteSums(Protocol):
     hidden: bool
 
     @classmethod
-    def open(
+    def for_party(
         cls, manifest: Manifest, *, update_size: int, plan: Plan, party: Party, ledger: Ledger
     ) -> Self:
         """The part of a party in a run's sums, of updates of so many numbers.
@@ -41,7 +41,7 @@ class SiteSums(Protocol):
         """Add to the answer to joining what sites agree on beforehand."""
         ...
 
-    def know(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
+    def know_peers(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
         """Take the identities in ``peers`` from here on: the custodian may have changed them."""
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from privacy.identity import Identity
 from privacy.secagg.kept_secrets import State
 from privacy.secagg.roster import Member, Rules
 from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import make_rules
 
 
@@ -31,7 +33,7 @@ class Party:
     secrets: Path | None
 
 
-class SumSession(Generic[State]):
+class SumSession(ABC, Generic[State]):
     """The secrets of one run at one site, in ``path``, or in memory alone where it is None.
 
     Kept in memory they are lost with the process, and the site joins again. ``peers`` are the identities
@@ -97,7 +99,15 @@ class SumSession(Generic[State]):
             return member
         return self._advertise(state, identity=self._identity)
 
-    def know(self, peers: Mapping[str, bytes]) -> None:
+    @abstractmethod
+    def deal(self, message: pb.Roster) -> pb.Dealing:
+        """What the others in a roster need of this site beforehand, sealed. Raises AggregationError."""
+
+    @abstractmethod
+    def confirm(self, message: pb.Confirm) -> bytes:
+        """A signature under the survivors of a sum. Raises AggregationError."""
+
+    def know_peers(self, peers: Mapping[str, bytes]) -> None:
         """Take these identities for the sites' from here on: the custodian may have changed them."""
         self._peers = peers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opacus.optimizers import DPOptimizer
 from torch.optim import Optimizer
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.rng import NoiseSource
@@ -25,7 +25,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
 
     source: NoiseSource  # set before each step
 
-    def __init__(self, optimizer: Optimizer, *, plan: Plan, expected_batch_size: int) -> None:
+    def __init__(self, optimizer: Optimizer, *, plan: SampledPlan, expected_batch_size: int) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.mechanism.multiplier,

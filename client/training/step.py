@@ -9,7 +9,7 @@ import torch
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch
@@ -18,7 +18,7 @@ from tasks.model.adapted_model import AdaptedModel
 log = logging.getLogger("confide.training")
 
 
-def make_optimizer(adapted: AdaptedModel, training: TrainingSection, plan: Plan) -> PrivateOptimizer:
+def make_optimizer(adapted: AdaptedModel, training: TrainingSection, plan: SampledPlan) -> PrivateOptimizer:
     """A fresh optimizer over exactly the layout's trained tensors.
 
     Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be

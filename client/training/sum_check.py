@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.training.gradients import Gradients, PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
 from client.training.step import add_batch, make_optimizer, take_step
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import NoiseSource
@@ -98,7 +98,9 @@ def silent_optimizer(
     What it releases is then the clipped sum over the expected batch size, step after step for the same
     adapter.
     """
-    plan = Plan(mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=1.0, steps=1, delta=1e-5)
+    plan = SampledPlan(
+        mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=1.0, steps=1, delta=1e-5
+    )
     optimizer = make_optimizer(adapted, _TRAINING, plan)
     optimizer.source = cast(NoiseSource, _Silence())  # a step draws nothing else
     for group in optimizer.param_groups:

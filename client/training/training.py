@@ -13,7 +13,7 @@ from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
 from client.training.row_check import rows_are_apart
 from client.training.step import make_optimizer, take_step
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.mechanisms.rng import Entropy
 from protocol.job.job import TrainingSection
@@ -39,7 +39,7 @@ class Trainer:
         examples: Examples,
         *,
         training: TrainingSection,
-        plan: Plan,
+        plan: SampledPlan,
         hidden: bool = False,
         round_number: int,
         entropy: Entropy,
@@ -107,7 +107,7 @@ class Trainer:
                 )
         return self._apart[key]
 
-    def _check_moved(self, update: NDArray[np.float32], plan: Plan, *, zeroed_examples: int) -> None:
+    def _check_moved(self, update: NDArray[np.float32], plan: SampledPlan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
         # because of one would tell of it.
         lost = 0 if plan.protects else zeroed_examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +18,8 @@ from tasks.model.adapted_model import AdaptedModel, adapted_layers
 from tasks.model.model_layers import layer_lists, layer_number, linear_layers
 
 _BATCH = 3
+# From a way to find gradients, and made-up examples to try it on; raises what ``check_privacy_unit`` does.
+UnitCheck = Callable[[PerExampleGradients, Examples], None]
 
 
 def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:

@@ -1,4 +1,7 @@
-"""From what was released to ε: privacy loss distributions, and Rényi orders beside them."""
+"""From what was released to ε: privacy loss distributions, and Rényi orders beside them.
+
+It knows noise on real numbers. What Skellam noise costs depends on a grid: see ``skellam_loss``.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +63,8 @@ def epsilon_by_pld(
 
     Source: Koskela et al. 2020 (arXiv:1906.03049), pessimistic discretization as in dp-accounting.
     """
-    if mechanism.name == "none":
+    if not mechanism.protects:
         raise PlanError("a training without noise has no privacy loss distribution: ε is infinite")
-    _check_real(mechanism)
     if steps == 0:
         return 0.0
     horizon = max(horizon or steps, steps)
@@ -82,8 +84,7 @@ def epsilon_by_pld(
 def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
     """ε at ``delta`` by Rényi differential privacy: an upper bound, looser than by PLD.
 
-    For Laplace noise it is at most ``epsilon_pure``, which needs no order. Raises PlanError without noise,
-    and for Skellam noise, whose ε depends on a grid: ``privacy.accounting.skellam_loss`` has it.
+    For Laplace noise it is at most ``epsilon_pure``, which needs no order. Raises PlanError without noise.
 
     Source: Mironov, Talwar and Zhang 2019 (arXiv:1908.10530), Theorem 4 for Gaussian noise.
     """
@@ -189,9 +190,8 @@ def _log_excess_moments(mechanism: Mechanism, counts: NDArray[np.int64]) -> NDAr
     a log-sum-exp of functions affine in |s_i|, so convex, and it is 0 with slope 0 at 0: superadditive and
     growing. The product is largest when one coordinate carries the whole shift.
     """
-    if mechanism.name == "none":
+    if not mechanism.protects:
         raise PlanError("a step without noise has an infinite Rényi divergence")
-    _check_real(mechanism)
     if mechanism.name == "gaussian":
         exponent = counts * (counts - 1) / (2.0 * mechanism.multiplier**2)
         return np.asarray(exponent + np.log(-np.expm1(-exponent)))
@@ -207,11 +207,6 @@ def _exp_beyond_linear(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """exp(x) - 1 - x to a relative 1e-13, by its series near 0."""
     series = x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
     return np.where(np.abs(x) < 1e-2, series, np.expm1(x) - x)
-
-
-def _check_real(mechanism: Mechanism) -> None:
-    if mechanism.name == "skellam":
-        raise PlanError("what Skellam noise costs depends on its grid: take it from the plan")
 
 
 def _check_rate(sampling_rate: float) -> None:

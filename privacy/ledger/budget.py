@@ -26,16 +26,13 @@ integers too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cached_property
 from typing import Literal
 
 from privacy.accounting.plan import Plan
 from privacy.errors import PlanError
-
-Unit = Literal["example"]
-Adjacency = Literal["zero-out"]
 
 # Sums are of integers, so that they are exact in any order: nats in billionths and δ in 1e-18, each
 # rounded up.
@@ -85,7 +82,7 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What may be lost about one unit of a data set, for good: (``epsilon``, ``delta``).
+    """What may be lost about one example of a data set, for good: (``epsilon``, ``delta``).
 
     ``order`` is the filter's α, an integer above 1. Raises PlanError for values that promise nothing.
     """
@@ -93,8 +90,8 @@ class Budget:
     epsilon: float
     delta: float
     order: int
-    unit: Unit = "example"
-    adjacency: Adjacency = "zero-out"
+    unit: Literal["example"] = field(default="example", init=False)
+    adjacency: Literal["zero-out"] = field(default="zero-out", init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= _EPSILON_MAX:
@@ -126,27 +123,15 @@ class Budget:
         return min(by_order, by_plan)
 
     def cost(self, plan: Plan) -> Spent:
-        """What all of a plan's steps cost one unit of the budget.
-
-        Raises PlanError for a plan without noise, or for a unit or adjacency that says nothing about the
-        budget's.
-        """
-        if (plan.unit, self.unit) == ("site", "example"):
-            plan = plan.doubled()
-        elif plan.unit != self.unit:
-            raise PlanError(f"the budget is for unit={self.unit}; the plan protects unit={plan.unit}")
-        if plan.adjacency != self.adjacency:
-            raise PlanError(
-                f"the budget is for adjacency={self.adjacency}; the plan protects {plan.adjacency}"
-            )
-        by_order = nats(plan.steps * plan.renyi(self.order) * (1 + _FLOAT_ERROR))
-        if plan.mechanism.name == "laplace":
-            pure = plan.steps / plan.mechanism.multiplier
-            single = (plan.steps, plan.sampling_rate) == (1, 1.0)
-            if single or pure <= plan.epsilon * (1 + _PURE):
-                # A single count: δ would buy next to nothing, so none of it is spent.
-                return Spent(renyi=by_order, epsilon=nats(pure))
-        return Spent(renyi=by_order, epsilon=nats(plan.epsilon), delta=deltas(plan.delta))
+        """What all of a plan's steps cost one example. Raises PlanError for a plan without noise."""
+        charged = plan.as_charged()
+        by_order = nats(charged.steps * charged.renyi(self.order) * (1 + _FLOAT_ERROR))
+        pure = charged.pure_epsilon
+        single = (charged.steps, charged.sampling_rate) == (1, 1.0)
+        if math.isfinite(pure) and (single or pure <= charged.epsilon * (1 + _PURE)):
+            # A single count: δ would buy next to nothing, so none of it is spent.
+            return Spent(renyi=by_order, epsilon=nats(pure))
+        return Spent(renyi=by_order, epsilon=nats(charged.epsilon), delta=deltas(charged.delta))
 
     @cached_property
     def _epsilon_limit(self) -> int:

@@ -215,25 +215,27 @@ def read_entry(body: bytes, *, number: int) -> Entry:
 
 
 def to_table(value: Any) -> dict[str, Any]:
-    """A dataclass's fields as JSON takes them.
-
-    A field whose default is None is left out while it is None. So a plan can have what earlier plans did
-    not, and these are still the same bytes.
-    """
-    table = {}
-    for field in dataclasses.fields(value):
-        found = getattr(value, field.name)
-        if found is not None or field.default is not None:
-            table[field.name] = to_table(found) if dataclasses.is_dataclass(found) else found
-    return table
+    """A dataclass's fields as JSON takes them, those that its class fixes among them."""
+    return {
+        field.name: to_table(found) if dataclasses.is_dataclass(found) else found
+        for field in dataclasses.fields(value)
+        for found in [getattr(value, field.name)]
+    }
 
 
 def from_table(kind: type[Any], table: dict[str, Any]) -> Any:
     """A dataclass from its fields as ``to_table`` gives them, each of the type that it is declared with."""
-    hints = _fields(kind)  # type: ignore[arg-type]  # a class can be hashed
-    if not _required(kind) <= table.keys() <= hints.keys():  # type: ignore[arg-type]
-        raise ValueError(f"expected the fields of {kind.__name__}, got {sorted(table)}")
-    return kind(**{name: _value(hints[name], value) for name, value in table.items()})
+    if not _fits(kind, table):
+        raise ValueError(f"expected the fields of {kind.__name__}, got {table}")
+    hints, fixed = _fields(kind), _fixed(kind)  # type: ignore[arg-type]  # a class can be hashed
+    return kind(**{name: _value(hints[name], table[name]) for name in hints.keys() - fixed.keys()})
+
+
+def _fits(kind: Any, table: Any) -> bool:
+    """Whether a table has a dataclass's fields and no other, and the values that its class fixes."""
+    if not isinstance(table, dict) or table.keys() != _fields(kind).keys():
+        return False
+    return all(table[name] == value for name, value in _fixed(kind).items())
 
 
 @cache
@@ -243,15 +245,16 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 @cache
-def _required(kind: Any) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(kind) if field.default is not None)
+def _fixed(kind: Any) -> dict[str, Any]:
+    """What all of a dataclass's objects have in common: the fields that nobody can set."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if not field.init}
 
 
 def _value(hint: Any, value: Any) -> Any:
+    if get_origin(hint) is UnionType:
+        return _member_value(get_args(hint), value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_table(hint, value)
-    if get_origin(hint) is UnionType:
-        return None if value is None else _value(get_args(hint)[0], value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"expected one of {get_args(hint)}, got {value!r}")
@@ -262,3 +265,14 @@ def _value(hint: Any, value: Any) -> Any:
     if hint is float and not abs(value) <= sys.float_info.max:
         raise ValueError(f"expected a finite number, got {value!r}")
     return value
+
+
+def _member_value(members: tuple[Any, ...], value: Any) -> Any:
+    """A value of whichever of a union's types it is: of two dataclasses, the one whose fields it has."""
+    if value is None and type(None) in members:
+        return None
+    some = [member for member in members if member is not type(None)]
+    fitting = some if len(some) == 1 else [member for member in some if _fits(member, value)]
+    if not fitting:
+        raise ValueError(f"expected the fields of one of {[one.__name__ for one in some]}, got {value!r}")
+    return _value(fitting[0], value)

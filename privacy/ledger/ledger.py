@@ -89,14 +89,17 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         seen: float | None = None,
         accept_clock: bool = False,
+        flush: bool = True,
     ) -> Ledger:
         """Open a site's ledger, or begin it with the budget that each of its data sets has.
 
         ``seen`` is as in ``has_seen``. Whoever lets it ``accept_clock`` gives the custodian's word that the
-        clock is right, which is written down where it is needed. Raises LedgerError if the ledger is
-        another site's or key's, or as ``keep_to`` does.
+        clock is right, which is written down where it is needed. Without ``flush`` the ledger outlasts a
+        kill, and not a power cut: for simulated sites, whose run is lost with it. Raises LedgerError if the
+        ledger is another site's or key's, or as ``keep_to`` does.
         """
-        ledger = cls(Chain(LedgerFile(home / DATABASE, create=True), identity, clock), identity)
+        file = LedgerFile(home / DATABASE, create=True, flush=flush)
+        ledger = cls(Chain(file, identity, clock), identity)
         ledger.has_seen(seen)
         with ledger._chain.writing():
             if not ledger._chain.history.length:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.plan import Plan, SitePlan, summed_plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.accounting.second_accountant import LEAST_DELTA, epsilon_by_fft, renyi_by_quadrature
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.accounting.skellam_check import skellam_epsilon_by_sum, skellam_renyi_by_sum
 from privacy.errors import LedgerError, PlanError, SignatureError
 from privacy.identity import verify
@@ -147,7 +150,7 @@ def _check_signature(row: Row, public: bytes) -> None:
 
 def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
     """Compare a plan's recorded cost with what the second accountant says."""
-    plan, cost = _as_charged(begun.plan), begun.cost
+    plan, cost = begun.plan.as_charged(), begun.cost
     if plan.delta < LEAST_DELTA:
         raise LedgerError(
             f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
@@ -161,7 +164,7 @@ def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
             f"{by_order:.6g} and {by_plan:.6g}",
             entry=number,
         )
-    if cost.delta < deltas(plan.delta) and cost.epsilon < nats(_pure(plan)):
+    if cost.delta < deltas(plan.delta) and cost.epsilon < nats(plan.pure_epsilon):
         raise LedgerError(f"its delta is less than its plan's, {plan.delta:g}", entry=number)
 
 
@@ -169,7 +172,7 @@ def _check_sum(number: int, summed: Summed, history: History) -> None:
     """Compare what a run cost by its sums with what the second accountant says, and with the plan."""
     course = history.course(summed.run, "training")
     survivors = [one.survivors for one in history.sums[summed.run]]
-    recomputed = _epsilon_of_sums(course.plan, survivors, course.taken - len(survivors))
+    recomputed = _epsilon_of_sums(summed_plan(course.plan), survivors, course.taken - len(survivors))
     if not agrees(summed.epsilon, recomputed):
         raise LedgerError(
             f"epsilon={summed.epsilon:g} is less than its sums cost: a second accountant finds "
@@ -182,11 +185,6 @@ def _check_sum(number: int, summed: Summed, history: History) -> None:
         )
 
 
-def _as_charged(plan: Plan) -> Plan:
-    """What a plan is to one example: clipped updates of a site may differ by twice their bound."""
-    return plan.doubled() if plan.unit == "site" else plan
-
-
 def agrees(claimed: float, recomputed: float) -> bool:
     """Whether an ε that is claimed is no lower than the second accountant allows for."""
     return claimed >= recomputed * (1 - _EPSILON_SHORT) - _EPSILON_SHORT_NATS
@@ -196,35 +194,29 @@ def recomputed_epsilon(plan: Plan, steps: int) -> float:
     """ε of a plan's first steps by the second accountant; a lower bound for Skellam noise."""
     if not steps:
         return 0.0
-    return _epsilon(plan, steps) if plan.shared is None else _epsilon_of_sums(plan, (), steps)
-
-
-def _pure(plan: Plan) -> float:
-    """ε at δ = 0, which Laplace noise alone has."""
-    laplace = plan.mechanism.name == "laplace"
-    return plan.steps / plan.mechanism.multiplier if laplace else math.inf
+    return _epsilon_of_sums(plan, (), steps) if isinstance(plan, SharedSitePlan) else _epsilon(plan, steps)
 
 
 @lru_cache(maxsize=1024)
 def _renyi(plan: Plan, order: int) -> float:
-    if plan.shared is not None:
+    if isinstance(plan, SharedSitePlan):
         l1, l2 = plan.shared.sensitivity.l1, plan.shared.sensitivity.l2
         return skellam_renyi_by_sum(l1=l1, l2=l2, variance=_planned_variance(plan), order=order)
     return renyi_by_quadrature(mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, order=order)
 
 
 @lru_cache(maxsize=1024)
-def _epsilon(plan: Plan, steps: int) -> float:
+def _epsilon(plan: SampledPlan | CentralSitePlan, steps: int) -> float:
     return epsilon_by_fft(
         mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, steps=steps, delta=plan.delta
     )
 
 
-def _epsilon_of_sums(plan: Plan, survivors: Sequence[int], untold: int) -> float:
+def _epsilon_of_sums(plan: SitePlan, survivors: Sequence[int], untold: int) -> float:
     """ε of sums with these survivors, and of ``untold`` more with the fewest that the plan allows."""
-    shared = plan.shared
-    if shared is None:
+    if not isinstance(plan, SharedSitePlan):
         return recomputed_epsilon(plan, len(survivors) + untold)
+    shared = plan.shared
     counts = Counter(survivors) + Counter({shared.min_survivors: untold})
     share = _planned_variance(plan) / (shared.min_survivors - shared.colluding)
     return skellam_epsilon_by_sum(
@@ -235,13 +227,13 @@ def _epsilon_of_sums(plan: Plan, survivors: Sequence[int], untold: int) -> float
     )
 
 
-def _planned_variance(plan: Plan) -> float:
-    return (plan.mechanism.multiplier * plan.shared.sensitivity.l2) ** 2 if plan.shared else 0.0
+def _planned_variance(plan: SharedSitePlan) -> float:
+    return (plan.mechanism.multiplier * plan.shared.sensitivity.l2) ** 2
 
 
 def _plan(course: Course, history: History) -> AuditedPlan:
     begun = course.begun
-    charged = _as_charged(begun.plan)
+    charged = begun.plan.as_charged()
     sums = history.sums.get(begun.run, ()) if begun.purpose == "training" else ()
     return AuditedPlan(
         entry=course.entry,

@@ -2,7 +2,7 @@
 
 ::
 
-    ledger.db     entries and data sets' digests; WAL, every commit flushed (synchronous=FULL)
+    ledger.db     entries and data sets' digests; WAL, every commit flushed (synchronous=FULL) if asked
     ledger.lock   held by the one process that writes
     ledger.head   number and hash of the last entry, signed
 
@@ -71,14 +71,18 @@ class Head:
 
 
 class LedgerFile:
-    """The database, open. What SQLite reports is raised as LedgerError."""
+    """The database, open. What SQLite reports is raised as LedgerError.
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    Without ``flush`` what is committed outlasts a kill of the process, and not a power cut.
+    """
+
+    def __init__(self, path: Path, *, create: bool, flush: bool = True) -> None:
         self.path = path
+        self._flush = flush
         self._lock_path = path.with_name("ledger.lock")
         self._head_path = path.with_name("ledger.head")
         if create:
-            make_private_folder(path.parent)
+            make_private_folder(path.parent, flush=flush)
         elif not path.exists():
             raise LedgerError(f"no ledger at {path}")
         if create and not path.exists() and self._head_path.exists():
@@ -163,7 +167,7 @@ class LedgerFile:
         try:
             # After a power cut an older head will do: the database is never behind it.
             write = write_whole if self._head_path.exists() else write_durably
-            write(self._head_path, head.text)
+            write(self._head_path, head.text, flush=self._flush)
         except OSError as error:
             raise LedgerError(f"{self._head_path} cannot be written: {error.strerror}") from error
 
@@ -185,6 +189,8 @@ class LedgerFile:
         return head
 
     def _prepare(self, *, create: bool) -> None:
+        # Before anything is written: making the file would be flushed as well.
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if self._flush else 'OFF'}")
         application = self._pragma("application_id")
         tables = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if create and application == 0 and tables == 0:
@@ -199,7 +205,6 @@ class LedgerFile:
                 "that wrote it, or a newer one",
                 entry=1,
             )
-        self._db.execute("PRAGMA synchronous = FULL")
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])

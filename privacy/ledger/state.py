@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.plan import Plan, summed_plan
 from privacy.errors import LedgerError, OverdrawnError, PlanError
 from privacy.ledger.budget import Budget, Spent
 from privacy.ledger.dataset_overlap import DIGEST_BYTES, combinations, fingerprint
@@ -220,7 +220,7 @@ class History:
         self._expect(number, "total", event.spent, self.spent(event.dataset))
         if event.steps < 1 or taken > course.plan.steps or course.closed:
             raise LedgerError(f"run {event.run} takes steps that it never planned", entry=number)
-        if course.plan.unit == "site" and event.steps != 1:
+        if course.plan.hides_sites and event.steps != 1:
             raise LedgerError(
                 f"a round of run {event.run} is one sum, not steps={event.steps}", entry=number
             )
@@ -293,13 +293,13 @@ class History:
         """ε of a run's sums so far and of ``more`` survivors; a charge without its sum counts as planned.
 
         Never more than the run's plan says for as many steps. Raises LedgerError if the run never began,
-        PlanError for survivors that its plan rules out.
+        PlanError if its plan does not hide sites, and for survivors that it rules out.
         """
         course = self.course(run, "training")
+        plan = summed_plan(course.plan)
         survivors = (*(summed.survivors for summed in self.sums.get(run, ())), *more)
         untold = course.taken - len(survivors)
-        found = course.plan.epsilon_of_summed(survivors, untold=untold)
-        return min(found, course.plan.epsilon_after(course.taken))
+        return min(plan.epsilon_of_summed(survivors, untold=untold), plan.epsilon_after(course.taken))
 
     def total_if_closed(self, course: Course) -> Spent:
         """The data set's total once this plan ends where it is."""

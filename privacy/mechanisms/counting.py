@@ -54,7 +54,7 @@ class Count:
 
         Raises PrivacyUnitError for another mechanism than ``laplace``.
         """
-        if mechanism.name != "laplace":
+        if mechanism.norm != 1:
             raise PrivacyUnitError(
                 f"expected Laplace noise for a count, which is bounded in norm=1, got {mechanism.name!r}"
             )

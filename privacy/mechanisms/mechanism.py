@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from privacy.errors import PlanError, PrivacyUnitError
 from privacy.mechanisms.rng import NoiseSource
 
-MechanismName = Literal["gaussian", "laplace", "skellam", "none"]
+MechanismName = Literal["gaussian", "laplace", "none"]
 
 # Noise is drawn as int64.
 _STEPS_MAX = 2.0**54 - 16.0
@@ -50,10 +50,8 @@ class Mechanism:
 
     ``multiplier`` is the noise's standard deviation (Gaussian) or scale (Laplace) over the clipping
     norm, which is the sum's sensitivity to one example's being there or not: L2 for Gaussian, L1 for
-    Laplace. ``skellam`` is noise on integers that the sites of a sum draw in shares: its multiplier is σ
-    in the whole sum over the L2 bound of one site's integers, and a ``SkellamMechanism`` draws it.
-    ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves with and
-    without noise.
+    Laplace. ``none`` adds no noise and protects nothing; clipping stays, so that one learning rate serves
+    with and without noise. Noise that sites draw in shares is a ``SkellamMechanism``'s.
 
     Guarantee: what is released is at least as private as the same sum with Gaussian or Laplace noise of
     this multiplier on real numbers, which is what accountants know. The noise is discrete, drawn exactly,
@@ -78,24 +76,36 @@ class Mechanism:
             )
 
     @property
+    def protects(self) -> bool:
+        """Whether there is any noise."""
+        return self.name != "none"
+
+    @property
     def norm(self) -> int:
         """The norm that clipping must bound: 1 or 2."""
         return 1 if self.name == "laplace" else 2
 
     @property
+    def std(self) -> float:
+        """Standard deviation of the noise in a coordinate, over the clipping norm."""
+        # A Laplace variable's variance is twice its scale squared.
+        return math.sqrt(2.0) * self.multiplier if self.name == "laplace" else self.multiplier
+
+    def pure_epsilon(self, releases: int) -> float:
+        """ε of so many releases at δ = 0, which Laplace noise alone has: infinite for any other."""
+        return releases / self.multiplier if self.name == "laplace" else math.inf
+
+    @property
     def event(self) -> dp.DpEvent:
-        """One release of the whole data set's sum, as dp-accounting sees it (it knows no Skellam noise)."""
+        """One release of the whole data set's sum, as dp-accounting sees it."""
         if self.name == "gaussian":
             return dp.GaussianDpEvent(self.multiplier)
-        if self.name == "laplace":
-            return dp.LaplaceDpEvent(self.multiplier)
-        return dp.UnsupportedDpEvent() if self.name == "skellam" else dp.NonPrivateDpEvent()
+        return dp.LaplaceDpEvent(self.multiplier) if self.name == "laplace" else dp.NonPrivateDpEvent()
 
     def noise(self, size: int, *, steps: float, source: NoiseSource) -> NDArray[np.int64]:
         """Draw int64[size] noise for integers in which one unit weighs at most ``steps``.
 
-        Raises PlanError for ``skellam``, which a ``SkellamMechanism`` draws, and for noise that an int64
-        would not hold.
+        Raises PlanError for noise that an int64 would not hold.
         """
         planned = self.multiplier * steps
         if planned > _STEPS_MAX:
@@ -108,10 +118,6 @@ class Mechanism:
             return source.discrete_gaussian(size, std=_at_least(math.isqrt(whole * whole + 36) + 1))
         if self.name == "laplace":
             return source.discrete_laplace(size, scale=whole + 1)
-        if self.name == "skellam":
-            raise PlanError(
-                "mechanism='skellam' adds integers: encode the update and let a SkellamMechanism draw them"
-            )
         return np.zeros(size, np.int64)
 
     def release(self, clipped: Bounded[ReleasedT_co], source: NoiseSource) -> ReleasedT_co:
@@ -120,7 +126,7 @@ class Mechanism:
         Raises PrivacyUnitError if the value is bounded in another norm than this noise hides; ``none``
         hides nothing and takes either.
         """
-        if self.name != "none" and clipped.norm != self.norm:
+        if self.protects and clipped.norm != self.norm:
             raise PrivacyUnitError(
                 f"{self.name} noise hides what is bounded in norm={self.norm}, got a value bounded in "
                 f"norm={clipped.norm}: clip it to norm={self.norm}"
@@ -128,6 +134,9 @@ class Mechanism:
         return clipped.plus(
             [self.noise(size, steps=clipped.steps, source=source) for size in clipped.sizes]
         )
+
+
+NO_NOISE = Mechanism(name="none", multiplier=0.0)
 
 
 def _at_least(number: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,20 @@ class SkellamMechanism:
     Source: Agarwal, Kairouz and Liu 2021 (arXiv:2110.04995).
     """
 
+    protects: ClassVar[bool] = True
+    norm: ClassVar[int] = 2  # that clipping bounds before the rounding to integers
+
+    name: Literal["skellam"] = field(default="skellam", init=False)
     multiplier: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.multiplier) and self.multiplier > 0):
             raise PlanError(f"expected a noise multiplier > 0, got multiplier={self.multiplier}")
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise in a coordinate of the whole sum, over one unit's L2 bound."""
+        return self.multiplier
 
     def variance(self, bound: float) -> float:
         """σ² of the noise in the whole sum, in squared integer steps."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from protocol.job.section import Section
 from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain
 
+DEFAULT_HOLDOUT = 0.1
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
@@ -33,16 +34,42 @@ def _check_scalar(value: Any) -> Any:
     raise ValueError("expected text, a finite number, true or false, or a list of these")
 
 
-class DataSection(Section):
+def _check_separator(value: str) -> str:
+    shown = value.isprintable() or value == "\t"
+    if len(value) != 1 or value.isalnum() or value == '"' or not shown:
+        raise ValueError('expected one character, such as ";" or "\\t", that is no letter, digit or quote')
+    return value
+
+
+Separator = Annotated[str, AfterValidator(_check_separator)]
+
+
+class SourceKeys(Section):
+    """Which files hold a data set, and how they are written: for a job as for a site."""
+
+    source: Place = Field(description="a file, a folder, or package:NAME/PATH")
+    split: Word | None = Field(
+        default=None, description="which part: of a folder with several, or a sheet of a workbook"
+    )
+    encoding: Word = "utf-8"
+    separator: Separator | None = Field(
+        default=None, description='between the cells of a CSV; unset: "," or, in a .tsv, a tab'
+    )
+
+
+class DataSection(SourceKeys):
     """Where the examples are, and the keys of the job's task, which ``tasks.registry`` checks."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_check_value)]] = Field(init=False)
 
     alias: Word = Field("data", description="the name that sites know the data by")
-    source: Place = Field(description="CSV, JSONL, Parquet, datasets folder, or package:")
-    encoding: Word = "utf-8"
-    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] = 0.1
+    validation: Place | None = Field(
+        default=None, description="held-out examples in a file or folder of their own"
+    )
+    holdout: Annotated[float, Field(ge=1e-6, le=0.999)] | None = Field(
+        default=None, description=f"share that is held out; unset: {DEFAULT_HOLDOUT} without validation"
+    )
     limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
         default=None, description="use only this many examples, drawn by seeds.data"
     )
@@ -53,3 +80,18 @@ class DataSection(Section):
         if odd:
             raise ValueError("expected keys of up to 60 small letters, digits and underscores")
         return self
+
+    @model_validator(mode="after")
+    def _held_out_once(self) -> DataSection:
+        if self.validation is not None and self.holdout is not None:
+            raise ValueError(
+                "holdout: expected none with data.validation, whose examples are the held-out ones"
+            )
+        return self
+
+    @property
+    def validation_source(self) -> SourceKeys | None:
+        """Where held-out examples of their own are, which are written like the source; None without."""
+        if self.validation is None:
+            return None
+        return SourceKeys(source=self.validation, encoding=self.encoding, separator=self.separator)

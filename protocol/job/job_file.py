@@ -25,7 +25,7 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
     Raises JobError naming what is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise JobError(f"no job file at {path}: `confide init` writes one") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -103,7 +103,13 @@ def _beside(job: Job, folder: Path) -> Job:
         relative = not source.startswith("package:") and not Path(source).is_absolute()
         return str(beside.resolve()) if relative and beside.exists() else source
 
-    data = job.data.model_copy(update={"source": resolve(job.data.source)})
+    apart = job.data.validation
+    data = job.data.model_copy(
+        update={
+            "source": resolve(job.data.source),
+            "validation": None if apart is None else resolve(apart),
+        }
+    )
     model = job.model.model_copy(update={"source": resolve(job.model.source)})
     return job.model_copy(update={"data": data, "model": model})
 

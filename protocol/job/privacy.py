@@ -38,6 +38,21 @@ class PrivacySection(Section):
         """Whether what hides a whole site comes from the sites, in shares."""
         return self.hides_sites and self.noise == "distributed"
 
+    @property
+    def draws_shares(self) -> bool:
+        """Whether the sites draw noise in shares: a run without noise draws none."""
+        return self.in_shares and self.protects
+
+    @property
+    def norm(self) -> int:
+        """The norm that clipping bounds: 1 for Laplace noise, 2 for any other."""
+        return 1 if self.mechanism == "laplace" else 2
+
+    @property
+    def local_mechanism(self) -> Literal["gaussian", "laplace", "none"]:
+        """The noise of a site's local steps: what hides whole sites is added to what a round releases."""
+        return "none" if self.hides_sites or self.mechanism == "skellam" else self.mechanism
+
     def check(self, job: Job) -> None:
         """Raises ValueError for a promise that the job's mechanism, or another section, does not keep."""
         if self.hides_sites:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ModelWrapValidatorHandler, model_validator
 
+from protocol.entry_registry import Registry
 from protocol.job.section import Section
-from protocol.plain_text import Word, quoted
+from protocol.plain_text import Word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,15 +23,7 @@ if TYPE_CHECKING:
     from protocol.job.job import Job
     from protocol.job.layout import AdapterLayout
 
-GROUP = "confide.strategies"  # the entry points of other packages' strategies
 _DEFAULT = "fedsvd"
-
-# The name comes from a stranger's job: nothing else is imported than what is listed here or installed.
-_LISTED = {
-    "fedsvd": "strategies.fedsvd:FedSVD",
-    "ffa": "strategies.ffa:FFA",
-    "lora": "strategies.lora:LoRA",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,24 +111,25 @@ class Strategy(Section):
         return State(adapter=layout.apply(state.adapter, aggregate), memory=state.memory)
 
 
-def strategy_names() -> list[str]:
-    """All strategies that are listed here or installed, in order."""
-    return sorted(_LISTED.keys() | {point.name for point in entry_points(group=GROUP)})
+_STRATEGIES = Registry[type[Strategy]](
+    key="name",  # of the section
+    group="confide.strategies",
+    listed={
+        "fedsvd": "strategies.fedsvd:FedSVD",
+        "ffa": "strategies.ffa:FFA",
+        "lora": "strategies.lora:LoRA",
+    },
+)
+
+
+def strategy_names() -> tuple[str, ...]:
+    """All strategies that are listed here or installed."""
+    return _STRATEGIES.names()
 
 
 def find_strategy(name: object) -> type[Strategy]:
-    """The strategy of that name. Raises ValueError if none is listed or installed.
-
-    A listed one is never replaced by an installed one.
-    """
-    points = []
-    if isinstance(name, str):
-        listed = _LISTED.get(name)
-        points = [EntryPoint(name, listed, GROUP)] if listed else list(entry_points(group=GROUP, name=name))
-    if not points:
-        raise ValueError(f"name: expected one of {', '.join(strategy_names())}, got {quoted(name)}")
-    found: type[Strategy] = points[0].load()
-    return found
+    """The strategy of that name. Raises UnknownNameError for any but those that are listed or installed."""
+    return _STRATEGIES.find(name)
 
 
 def default_strategy() -> Strategy:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 
-from privacy.accounting.plan import Plan
-from privacy.accounting.site_plan import make_central_site_plan, make_site_plan
+from privacy.accounting.central_site_plan import make_central_site_plan
+from privacy.accounting.plan import Plan, SitePlan
+from privacy.accounting.shared_site_plan import make_shared_site_plan
 from privacy.errors import ProtocolError
 from privacy.secagg.encoding import Encoding, example_encoding, site_encoding
 from protocol.job.job import Job
@@ -42,7 +43,7 @@ def round_support(manifest: Manifest, *, update_size: int, number: int) -> Suppo
 
 def update_noise_std(job: Job, plan: Plan) -> float:
     """The deviation of a coordinate's noise in one site's update under a plan, as far as it is known."""
-    if plan.mechanism.name == "none" or plan.unit == "site":
+    if plan.hides_sites or not plan.protects:
         return 0.0
     training = job.training
     if training.optimizer == "adam":
@@ -67,7 +68,7 @@ def make_encoding(
     job = manifest.job
     size = vector_size(job, update_size)
     seed = hashlib.sha256(b"confide rotation" + manifest.digest + number.to_bytes(8, "little")).digest()
-    if plan is not None and plan.unit == "site":
+    if plan is not None and plan.hides_sites:
         return _site_encoding(manifest, size, seed, multiplier=plan.mechanism.multiplier)
     if not (math.isfinite(noise_std) and noise_std >= 0.0):
         raise ProtocolError(f"expected noise_std >= 0 and finite, got noise_std={noise_std}")
@@ -91,22 +92,22 @@ def make_encoding(
     )
 
 
-def plan_for_site(manifest: Manifest, *, update_size: int) -> Plan:
+def plan_for_site(manifest: Manifest, *, update_size: int) -> SitePlan:
     """The plan of a run that hides whole sites: the same for every site, and for the coordinator.
 
     Raises PlanError where no noise, or no modulus, is enough.
     """
     job = manifest.job
     size, colluding = vector_size(job, update_size), job.aggregation.colluding
-    if job.privacy.mechanism in ("gaussian", "none"):
+    if not job.privacy.draws_shares:
         return make_central_site_plan(
-            mechanism="gaussian" if job.privacy.mechanism == "gaussian" else "none",
+            noisy=job.privacy.protects,
             epsilon=job.privacy.epsilon,
             delta=job.privacy.delta,
             clipping_norm=job.privacy.clipping_norm,
             releases=job.training.rounds,
         )
-    return make_site_plan(
+    return make_shared_site_plan(
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
         clipping_norm=job.privacy.clipping_norm,
@@ -126,10 +127,9 @@ def _steps(job: Job) -> float:
 
 def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: float) -> Encoding:
     job = manifest.job
-    shared = job.privacy.mechanism == "skellam"
     # All shares may be in the sum, and fewer of them are counted on.
     honest = manifest.min_survivors - job.aggregation.colluding
-    whole = multiplier * math.sqrt(manifest.cohort / honest) if shared else 0.0
+    whole = multiplier * math.sqrt(manifest.cohort / honest) if job.privacy.draws_shares else 0.0
     return site_encoding(
         bits=job.masks.modulus_bits,
         sites=manifest.cohort,

@@ -57,7 +57,7 @@ def list_findings(compared: Sequence[Compared]) -> list[str]:
     name, now = measure.name, format_measure(this.last.measures, measure)
     sentences = []
     free = by_title.get(BASELINES[WITHOUT_PRIVACY])
-    if free is not None and this.job.privacy.mechanism != "none":
+    if free is not None and this.job.privacy.protects:
         lost, then = _gap(free.last, this.last, measure), format_measure(free.last.measures, measure)
         sentences.append(f"Privacy costs {lost}: {name} is {now} with it and {then} without.")
     alone = by_title.get(BASELINES[ONE_SITE])

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
+from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
+from tasks.label_scores import never_answered
+
+_MOST_NAMED = 5  # labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +29,17 @@ def find_notices(
     records: Sequence[RoundRecord],
     *,
     federation: str | None = None,
+    oddities: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name; ``remarks`` say how the base model was made whole.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
+    the base model was made whole.
     """
     notices = []
     job = manifest.job
-    protected = job.privacy.mechanism != "none"
+    protected = job.privacy.protects
     asked, done = job.training.rounds, len(records)
     spent = list(records[-1].epsilon.values()) if records else []
     if not protected:
@@ -64,7 +70,7 @@ def find_notices(
             "its run.log says which. The job was planned for all of them."
         )
         notices.append(Notice(title="Unfinished", text=text))
-    if protected and job.privacy.unit == "site" and job.privacy.noise == "central":
+    if protected and job.privacy.hides_sites and job.privacy.noise == "central":
         read = "every sum" if job.aggregation.hidden else "every update"
         text = (
             'privacy.noise = "central": the coordinator itself adds the noise that hides a site, and so '
@@ -73,6 +79,14 @@ def find_notices(
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
     if remarks:
         notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
+    never = never_answered(records[-1].by_label) if records else []
+    if never:
+        named = ", ".join(map(quoted, never[:_MOST_NAMED])) + " and others" * (len(never) > _MOST_NAMED)
+        text = f"The last adapter never answers {named}, which held-out examples have."
+        notices.append(Notice(title="Labels that are never answered", text=text, grave=False))
+    if oddities:
+        text = f"{'; '.join(oddities)}."
+        notices.append(Notice(title="The data", text=text[0].upper() + text[1:], grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
     said.append(sum_kind(job).notice(manifest))
     if protected:
@@ -84,7 +98,7 @@ def find_notices(
 
 def _what_epsilon_counts(manifest: Manifest) -> str:
     job = manifest.job
-    if job.privacy.unit == "example":
+    if not job.privacy.hides_sites:
         return (
             "ε is accounted at each site on its own, for one example being there or blank, and takes "
             "the number of examples at a site as public."

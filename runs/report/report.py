@@ -32,9 +32,12 @@ from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
 from runs.run_folder import RoundRecord, RunFolder, job_toml
+from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
 from tasks.task import Task
+
+LABELS_SHOWN = 20  # above this, those with the lowest F1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +95,13 @@ def render_report(folder: RunFolder) -> str:
         facts=facts,
         result=result_sentence(job, records, facts),
         notices=find_notices(
-            manifest, records, federation=facts.get("federation"), remarks=facts.get("remarks", ())
+            manifest,
+            records,
+            federation=facts.get("federation"),
+            oddities=facts.get("oddities", ()),
+            remarks=facts.get("remarks", ()),
         ),
+        by_label=list_labels(records),
         federation=facts.get("federation"),
         spending=list_spending(job, records, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
@@ -126,6 +134,8 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         side = "over" if last.measures["accuracy"] >= majority else "under"
         apart = format_points(last.measures["accuracy"] - majority)
         told.append(f"{apart} {side} always answering the most frequent label")
+    if last.by_label:
+        told.append(f"F1 {format_percent(macro_f1(last.by_label))} as a mean over the labels")
     return f"{trained}; held-out {', '.join(told)}; {_spent(job, last)}."
 
 
@@ -177,7 +187,7 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
 
     Empty without privacy or before the first round. A site without a bound counts as the maximum.
     """
-    if not records or job.privacy.mechanism == "none":
+    if not records or not job.privacy.protects:
         return []
     budget, spent = job.privacy.epsilon, records[-1].epsilon
     examples = dict(facts.get("examples_by_site", {}))
@@ -205,6 +215,18 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
     ]
 
 
+LABELS_SHOWN = 20
+
+
+def list_labels(records: Sequence[RoundRecord]) -> dict[str, LabelScore]:
+    """Scores of the last round by label, as the job orders them; the lowest F1 first if they are many."""
+    scores = records[-1].by_label if records else {}
+    if len(scores) <= LABELS_SHOWN:
+        return scores
+    worst = sorted(scores, key=lambda label: (scores[label].f1, label))[:LABELS_SHOWN]
+    return {label: scores[label] for label in worst}
+
+
 def _draw_charts(
     job: Job,
     records: Sequence[RoundRecord],
@@ -224,7 +246,7 @@ def _draw_charts(
         "bytes": charts.bytes_chart(records),
         "seconds": charts.seconds_chart(records),
     }
-    if job.privacy.mechanism != "none":
+    if job.privacy.protects:
         drawn["epsilon"] = charts.epsilon_chart(records, budget=job.privacy.epsilon)
     if compared:
         curves = {run.title: run.records for run in compared}
@@ -244,7 +266,7 @@ def _share_of_answers(task: Task) -> str:
 
 
 def _spent(job: Job, last: RoundRecord) -> str:
-    if job.privacy.mechanism == "none":
+    if not job.privacy.protects:
         return "nothing protected the examples"
     values = list(last.epsilon.values())
     known = [value for value in values if value is not None]

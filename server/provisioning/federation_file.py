@@ -12,10 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from privacy.errors import JobError, KeyFileError, UserError
+from protocol.job.data_section import SourceKeys
 from protocol.job.job_file import explain
 from protocol.messages.keys import parse_node_key
 from protocol.messages.site_name import SiteName
-from protocol.plain_text import Place, Word
+from protocol.plain_text import Word
 from tasks.registry import DEFAULT_TASK, columns_of
 
 SHOWN_BY = "that docs/federation.md lists"
@@ -67,13 +68,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SiteData(_Section):
+class SiteData(SourceKeys):
     """A data set's entry in a site's site.toml: where it is there, and how a task reads it."""
 
     model_config = ConfigDict(extra="allow")
 
-    source: Place
-    encoding: Word | None = None
     task: Word = DEFAULT_TASK
 
 
@@ -142,7 +141,7 @@ def read_federation_file(path: Path) -> FederationFile:
     machine.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(
             f"no federation file at {path}: `confide init --federation DIR` writes one to try"

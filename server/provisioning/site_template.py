@@ -38,7 +38,7 @@ _MEANING = {
 }
 _NO_DATA = """\
 # [data.notes]                        # the name that jobs know the data by
-# source = "/srv/notes.csv"           # CSV, JSONL, Parquet or a datasets folder
+# source = "/srv/notes.csv"           # or .jsonl, .parquet, .arrow, .xlsx, a folder, … (docs/data.md)
 # task = "sequence-classification"    # whose keys follow: `confide tasks` lists them; or another task's
 # text = "text"                       # the column with the text
 # label = "urgent"                    # the column with the label; leave both out for causal-lm

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from privacy.errors import ConfideError, RunError
 from protocol.processes.flower_process import POLL, Child, Program, shorten
@@ -54,7 +55,7 @@ class Service:
     def run(self, stop: threading.Event) -> None:
         """Serve until ``stop`` is set. Raises RunError if it cannot start, or runs already."""
         folder = self._folder
-        with lock(folder):
+        with lock(folder, note=self._proxy or "none"):
             endpoint = self._endpoint()
             write_connection(folder.flower_home, address=endpoint.address, authority=endpoint.authority)
             nodes = NodeList(folder, FlowerCli(folder.flower_home), say=self._say)
@@ -136,6 +137,8 @@ class Service:
         self._say(f"Flower's Control API at {endpoint.address} is open to every user of this machine")
         until = format_day(min(self._folder.server_until(), self._folder.authority_until()))
         self._say(f"its certificates hold until {until}")
+        if self._proxy == "embedded" and os.geteuid() == 0:
+            self._say("caution: the embedded proxy is root, as this is: start the server as another user")
         self._warn()
 
     def _warn(self) -> None:
@@ -144,9 +147,9 @@ class Service:
 
 
 @contextmanager
-def lock(folder: CoordinatorFolder) -> Iterator[None]:
-    """Hold the folder's lock. Raises RunError if another server does."""
-    path = folder.flower_home / "server.lock"
+def lock(folder: CoordinatorFolder, *, note: str = "") -> Iterator[None]:
+    """Hold the folder's lock, with a note in it if one is given. Raises RunError if another server does."""
+    path = _lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -158,6 +161,9 @@ def lock(folder: CoordinatorFolder) -> Iterator[None]:
                 if not left:
                     raise RunError(f"a server runs on {folder.path} already: end it first") from error
             time.sleep(_BETWEEN_TRIES)
+        if note:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, note.encode())
         yield
     finally:
         os.close(descriptor)  # which lets go of it, as does a kill
@@ -172,3 +178,13 @@ def is_running(folder: CoordinatorFolder) -> bool:
             return False
     except RunError:
         return True
+
+
+def serving_proxy(folder: CoordinatorFolder) -> str | None:
+    """What stands before the SuperLink of a server that runs: one of PROXIES, or none; None without one."""
+    return _lock_path(folder).read_text(encoding="utf-8") if is_running(folder) else None
+
+
+def _lock_path(folder: CoordinatorFolder) -> Path:
+    """The file that a server locks while it runs, and that says by which proxy."""
+    return folder.flower_home / "server.lock"

@@ -12,7 +12,7 @@ from server.provisioning.authority import format_day, valid_until
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, FlowerNode
 from server.service.nodes import bare_key, read_nodes
-from server.service.server import is_running
+from server.service.server import serving_proxy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,15 @@ class RunStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """Everything. Certificates are by file name, with the day that they stop to hold, in ISO 8601."""
+    """Everything. Certificates are by file name, with the day that they stop to hold, in ISO 8601.
+
+    ``proxy`` is the one that serves, nginx or embedded, or none; None while no server runs.
+    """
 
     federation: str
     address: str
     running: bool
+    proxy: str | None
     sites: list[SiteStatus]
     certificates: dict[str, str]
     runs: list[RunStatus]
@@ -57,11 +61,13 @@ class ServerStatus:
 
 def read_status(folder: CoordinatorFolder) -> ServerStatus:
     """Ask the SuperLink, if one runs, and read the rest from disk. Raises RunError if it is silent."""
-    federation, running = folder.federation, is_running(folder)
+    federation, proxy = folder.federation, serving_proxy(folder)
+    running = proxy is not None
     return ServerStatus(
         federation=federation.name,
         address=federation.address,
         running=running,
+        proxy=proxy,
         sites=_sites(folder, running=running),
         certificates={
             path.name: format_day(valid_until(path))

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
 from privacy.mechanisms.clipping import Clipped, clip
 from privacy.mechanisms.rng import Entropy, NoiseSource, fresh_entropy, keyed_entropy
 from privacy.secagg.encoding import Encoding
@@ -23,7 +23,7 @@ def central_entropy(manifest: Manifest) -> Entropy:
 
 
 def noisy_mean(
-    updates: Iterable[NDArray[np.float32]], *, plan: Plan, source: NoiseSource
+    updates: Iterable[NDArray[np.float32]], *, plan: CentralSitePlan, source: NoiseSource
 ) -> NDArray[np.float32]:
     """The mean of one site's update or more, float32[d] each, with the plan's noise in their sum.
 
@@ -38,7 +38,7 @@ def noisy_mean(
 
 
 def noisy_decoded_mean(
-    words_of_sum: Words, *, encoding: Encoding, plan: Plan, count: int, source: NoiseSource
+    words_of_sum: Words, *, encoding: Encoding, plan: CentralSitePlan, count: int, source: NoiseSource
 ) -> NDArray[np.float32]:
     """The same of a sum that was taken under masks: its integers get the noise, before they are decoded.
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.plan import SitePlan
 from privacy.errors import ConfideError, ProtocolError, RunError
-from privacy.secagg.ckks.ciphertexts import keyless_context, read
+from privacy.secagg.ckks.ciphertexts import keyless_context, read_ciphertexts
 from privacy.secagg.ckks.homomorphic import ciphertext_count
 from privacy.secagg.ckks.homomorphic_sum import (
     LIST_PURPOSE,
@@ -64,7 +64,7 @@ class HomomorphicSums:
         manifest: Manifest,
         *,
         update_size: int,
-        plan: Plan | None,  # noqa: ARG002 - no run that hides whole sites is summed so
+        plan: SitePlan | None,  # noqa: ARG002 - no run that hides whole sites is summed so
         take_number: Callable[[], int],
         ask: Asking,
     ) -> None:
@@ -119,7 +119,7 @@ class HomomorphicSums:
             check_contribution(contribution, self._roster_now, self._digest)
             # Whoever opens the sum would refuse it for one that is none.
             parameters = sum_parameters(self._rules)
-            read(
+            read_ciphertexts(
                 contribution.content,
                 count=ciphertext_count(self._size),
                 parameters=parameters,

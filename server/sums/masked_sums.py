@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.plan import SitePlan
 from privacy.errors import AggregationError, ProtocolError, RunError
 from privacy.secagg.masks.coordinator_steps import add_up, check_dealing, forward, unmask
 from privacy.secagg.masks.site_steps import SURVIVORS_PURPOSE
@@ -78,7 +79,7 @@ class MaskedSums:
         manifest: Manifest,
         *,
         update_size: int,
-        plan: Plan | None,
+        plan: SitePlan | None,
         take_number: Callable[[], int],
         ask: Asking,
     ) -> None:
@@ -181,7 +182,7 @@ class MaskedSums:
             for site, answer in trained.items()
         }
         total = self._uncovered(masked, ring=encoding.ring, size=encoding.dimension, number=number)
-        if self._plan is not None and self._plan.shared is None:
+        if isinstance(self._plan, CentralSitePlan):
             mean = noisy_decoded_mean(
                 total,
                 encoding=encoding,

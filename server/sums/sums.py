@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.plan import SitePlan
 from privacy.errors import ProtocolError, RunError
 from protocol.job.manifest import Manifest
 from protocol.messages.confide_pb2 import Evaluate, Evaluated, Joined, Reply, Request, Train, Trained
@@ -47,7 +48,7 @@ class Sums(Protocol):
         manifest: Manifest,
         *,
         update_size: int,
-        plan: Plan | None,
+        plan: SitePlan | None,
         take_number: Callable[[], int],
         ask: Asking,
     ) -> None: ...
@@ -102,7 +103,7 @@ class PlainSums:
         manifest: Manifest,
         *,
         update_size: int,
-        plan: Plan | None,
+        plan: SitePlan | None,
         take_number: Callable[[], int],  # noqa: ARG002 - a round has its own number
         ask: Asking,  # noqa: ARG002 - nothing is asked beside updates
     ) -> None:
@@ -144,7 +145,7 @@ class PlainSums:
         if not self._manifest.job.strategy.linear:
             whole = [spread(self._manifest, updates[s], self._size, number) for s in sorted(updates)]
             return np.stack(whole)
-        if self._plan is None:
+        if not isinstance(self._plan, CentralSitePlan):
             found = mean_update(updates)
         else:
             found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number, 0, "sum"))

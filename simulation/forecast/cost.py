@@ -14,7 +14,7 @@ import torch
 
 from client.training.gradients import losses
 from client.training.step import add_batch, make_optimizer
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import fresh_source
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
@@ -50,7 +50,7 @@ class _Measured:
 
 
 def estimate_effort(
-    world: World, *, examples: Sequence[int], plans: Sequence[Plan], clock: Clock
+    world: World, *, examples: Sequence[int], plans: Sequence[SampledPlan], clock: Clock
 ) -> Effort:
     """Try one physical batch and scale it to a run of sites with so many ``examples`` and these ``plans``.
 
@@ -80,7 +80,7 @@ def estimate_effort(
     )
 
 
-def _try_batch(world: World, plan: Plan, shapes: Shapes, clock: Clock, *, size: float) -> _Measured:
+def _try_batch(world: World, plan: SampledPlan, shapes: Shapes, clock: Clock, *, size: float) -> _Measured:
     trainer, adapted = world.trainer, world.adapted
     padded = int(shapes.public_sizes(np.array([math.ceil(size)]))[0])
     examples = _about_as_large(size, world.held_out, count=shapes.rows_at(padded))

@@ -11,7 +11,9 @@ from typing import Any
 
 from client.budgets import BudgetLeft
 from client.session import plan_training
-from privacy.accounting.plan import Accountant, Plan
+from privacy.accounting.base_plan import Accountant
+from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PlanError
 from protocol.job.job import Job
 from protocol.sums.sum_kinds import check_encoding, check_sums
@@ -23,8 +25,6 @@ from simulation.quiet import quiet
 from simulation.simulated_federation import World
 
 ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "rdp", "prv")
-# Who knows which noise; all know Gaussian noise.
-_KNOWING: Mapping[str, tuple[Accountant, ...]] = {"laplace": ("pld", "rdp"), "skellam": ("rdp",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,10 @@ def forecast(
     loading = clock() - began
     noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
     # Noise for whole sites takes none of the training's time.
-    steps = [plan_training(job, size) for size in sizes.values()] if job.privacy.unit == "site" else plans
+    steps = [
+        plan if isinstance(plan, SampledPlan) else plan_training(job, size)
+        for size, plan in zip(sizes.values(), plans, strict=True)
+    ]
     effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
     return Forecast(
         job=job,
@@ -144,10 +147,9 @@ def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecas
 
 def _epsilons(plan: Plan) -> dict[Accountant, float | None]:
     """ε by each accountant; None where it is infinite, and for an accountant that has no answer."""
-    known = _KNOWING.get(plan.mechanism.name, ACCOUNTANTS)
     # dp-accounting logs each Rényi order that it leaves out, which makes ε no smaller than it is.
     with quiet("absl", below=logging.ERROR):
-        found = {name: plan.epsilon_by(name) for name in known}
+        found = {name: plan.epsilon_by(name) for name in plan.accountants}
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
     return {name: finite.get(name) for name in ACCOUNTANTS}
 

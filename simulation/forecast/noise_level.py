@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from client.session import plan_training
-from privacy.accounting.plan import Plan
+from privacy.accounting.plan import Plan, SitePlan
 from privacy.errors import PlanError
 from protocol.job.job import Job, TrainingSection
 from protocol.job.layout import AdapterLayout
@@ -63,7 +63,7 @@ class Setup:
 
     def plan(self, examples: int) -> Plan:
         """The plan of a site with so many examples."""
-        if self.job.privacy.unit == "example":
+        if not self.job.privacy.hides_sites:
             return plan_training(self.job, examples)
         # No name and no model's digest is in a plan.
         manifest = Manifest(
@@ -90,7 +90,7 @@ def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters:
     plan.
     """
     plans = tuple(plans)
-    if plans and plans[0].unit == "site":
+    if plans and isinstance(plans[0], SitePlan):
         return _of_sites(plans[0], sites=len(plans), rounds=training.rounds, parameters=parameters)
     ratios = [
         plan.noise_std * math.sqrt(parameters) / (training.batch_size * _clipped_length(plan, parameters))
@@ -102,11 +102,10 @@ def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters:
     return NoiseLevel(site_step=max(ratios), step=step, run=step / math.sqrt(steps_in_effect(training)))
 
 
-def _of_sites(plan: Plan, *, sites: int, rounds: int, parameters: int) -> NoiseLevel:
+def _of_sites(plan: SitePlan, *, sites: int, rounds: int, parameters: int) -> NoiseLevel:
     """Noise for whole sites is in the sum of a round, and at most ``sites`` clipped updates are."""
     # Where it is drawn in shares, all of them are in a sum, and fewer were counted on.
-    std = plan.noise_std * math.sqrt(plan.shared.excess(sites) if plan.shared else 1.0)
-    step = std * math.sqrt(parameters) / (sites * plan.clipping_norm)
+    step = plan.summed_noise_std(sites) * math.sqrt(parameters) / (sites * plan.clipping_norm)
     return NoiseLevel(site_step=sites * step, step=step, run=step / math.sqrt(rounds))
 
 

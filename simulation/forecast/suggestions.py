@@ -153,7 +153,7 @@ def _fewer_layers(setup: Setup) -> _Change | None:
 
 
 def _gaussian(setup: Setup) -> _Change | None:
-    if setup.job.privacy.mechanism != "laplace":
+    if setup.job.privacy.norm == 2:
         return None
     return _Change(
         text="Gaussian noise",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # Why a row is blank, whatever the model.
@@ -16,11 +16,13 @@ class Rows:
     """n rows. None stands for what is missing or cannot be decoded.
 
     ``contents`` are what the examples are, apart from their labels: equal ones are one example written
-    twice. They can be sorted. ``labels`` are None for data without any.
+    twice. They can be sorted. ``labels`` are None for data without any. ``faults`` says why a row, from 0,
+    lacks something, where there is more to say.
     """
 
     contents: tuple[Any, ...]
     labels: tuple[str | None, ...] | None = None
+    faults: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -31,4 +33,10 @@ class Rows:
         return Rows(
             contents=tuple(self.contents[place] for place in chosen),
             labels=None if self.labels is None else tuple(self.labels[place] for place in chosen),
+            faults={new: self.faults[old] for new, old in enumerate(chosen) if old in self.faults},
         )
+
+
+def present(cell: str | None) -> str | None:
+    """A cell as it is written, None if it holds nothing but spaces."""
+    return cell if cell and not cell.isspace() else None

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ class FrozenPrefix:
         """A batch to try the model on that says nothing about anyone's data."""
         examples = self._adapted.probe()
         return examples.batch(np.arange(len(examples)))
+
+    @cached_property
+    def kept_as(self) -> tuple[int, torch.dtype] | None:
+        """The width and the type of what is kept of a place in an example; None if nothing should be.
+
+        Whether replay is right for this model is tried once, on made-up examples, for all who keep some.
+        """
+        if not self.works():
+            return None
+        hidden = self.compute(self.probe().to(self.device))
+        return hidden.shape[-1], hidden.dtype
 
     def compute(self, batch: Batch) -> torch.Tensor:
         """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
@@ -168,17 +180,17 @@ class Activations:
     def work(self) -> bool:
         """Whether keeping activations is right for this model, and there is room: tried once.
 
-        The model is tried on made-up examples. How much room it takes depends on how long the examples are:
-        where there is too little, everything is computed each time, and nothing fails.
+        How much room it takes depends on how long the examples are: where there is too little, everything
+        is computed each time, and nothing fails.
         """
         if self._works is None:
-            self._works = self._prefix.works() and self._has_room()
+            kept_as = self._prefix.kept_as
+            self._works = kept_as is not None and self._has_room(*kept_as)
         return self._works
 
-    def _has_room(self) -> bool:
-        hidden = self._prefix.compute(self._prefix.probe().to(self._prefix.device))
+    def _has_room(self, width: int, dtype: torch.dtype) -> bool:
         try:
-            self._store = self._allocate(int(self._offsets[-1]), hidden.shape[-1], hidden.dtype)
+            self._store = self._allocate(int(self._offsets[-1]), width, dtype)
         except (OSError, RuntimeError, RunError) as error:
             log.warning("activations are not kept, which takes longer: %s", error)
             return False

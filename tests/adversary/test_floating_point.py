@@ -17,8 +17,8 @@ from scipy import stats
 
 from client.training.gradients import HookedGradients
 from client.training.training import Trainer
-from privacy.accounting.plan import SILENT, Plan, make_plan, with_noise
-from privacy.mechanisms.mechanism import MechanismName
+from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
+from privacy.mechanisms.mechanism import NO_NOISE, Mechanism, MechanismName
 from privacy.mechanisms.rng import fresh_entropy, fresh_source
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Examples
@@ -48,7 +48,7 @@ def same_rate(first: int, second: int) -> bool:
 
 
 def multiplier(mechanism: MechanismName, epsilon: float) -> float:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism=mechanism,
         epsilon=epsilon,
         delta=1e-5,
@@ -115,7 +115,7 @@ def crafted(trainer: Trainer) -> NDArray[np.float32]:
     return layout.join(tensors)
 
 
-def an_update(trainer: Trainer, examples: Examples, plan: Plan) -> NDArray[np.float32]:
+def an_update(trainer: Trainer, examples: Examples, plan: SampledPlan) -> NDArray[np.float32]:
     """What a site's step from the crafted adapter moves in LoRA's second factors."""
     update = trainer.train(
         crafted(trainer),
@@ -137,12 +137,14 @@ def test_a_crafted_adapter_makes_no_output_exclude_an_example(epsilon: float) ->
     examples = CASE.examples([6] * 8)
     sure = replace(examples, labels=np.zeros(8, np.int64))
     target = replace(examples, labels=np.array([1, *[0] * 7]))
-    silent = Plan(mechanism=SILENT, clipping_norm=1.0, sampling_rate=1.0, steps=1, delta=1e-5)
+    silent = SampledPlan(mechanism=NO_NOISE, clipping_norm=1.0, sampling_rate=1.0, steps=1, delta=1e-5)
     assert not an_update(trainer, sure, silent).any()
     gradient = an_update(trainer, target, silent)
     assert np.count_nonzero(gradient) > 50
 
-    noisy = with_noise(silent, "gaussian", multiplier("gaussian", epsilon))
+    noisy = replace(
+        silent, mechanism=Mechanism(name="gaussian", multiplier=multiplier("gaussian", epsilon))
+    )
     counts = [
         sum(impossible(an_update(trainer, drawn, noisy), gradient) for _ in range(STEPS_TAKEN))
         for drawn in (target, sure)

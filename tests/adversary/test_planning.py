@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-import privacy.accounting.plan
+import privacy.accounting.base_plan
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.planning import PlanningProcess, plan_here
 from client.site import Site
 from privacy.accounting.composition import Losses
-from privacy.accounting.plan import Plan, make_plan
+from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.canonical import canonical_json
 from privacy.errors import PlanError
 from protocol.job.job import TOTAL_STEPS_MAX, Job
@@ -290,13 +291,13 @@ def test_no_search_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         "examples": 100,
         "steps": 10,
     }
-    monkeypatch.setattr(privacy.accounting.plan.Plan, "epsilon_after", stuck(0.0))
-    assert make_plan(**asked).mechanism.multiplier == min(tried)
+    monkeypatch.setattr(privacy.accounting.base_plan.BasePlan, "epsilon_after", stuck(0.0))
+    assert make_sampled_plan(**asked).mechanism.multiplier == min(tried)
     assert len(tried) <= 12
     tried.clear()
-    monkeypatch.setattr(privacy.accounting.plan.Plan, "epsilon_after", stuck(math.inf))
+    monkeypatch.setattr(privacy.accounting.base_plan.BasePlan, "epsilon_after", stuck(math.inf))
     with pytest.raises(PlanError, match="no noise multiplier under 10000"):
-        make_plan(**asked)
+        make_sampled_plan(**asked)
     assert len(tried) <= 16
 
 

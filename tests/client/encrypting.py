@@ -108,7 +108,9 @@ class Encrypting:
         return {site: self.sessions[site].confirm(request) for site in sites or trained}
 
     def open(self, site: str, request: pb.Open) -> np.ndarray:
-        return from_bytes(self.sessions[site].open(request, update_size=SIZE, reach=REACH).sum, size=SIZE)
+        return from_bytes(
+            self.sessions[site].open_sum(request, update_size=SIZE, reach=REACH).sum, size=SIZE
+        )
 
 
 def train_request(roster: Roster, dealing: Dealing, site: str) -> pb.Train:

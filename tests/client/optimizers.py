@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.training.optimizer import PrivateOptimizer
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
 
@@ -33,7 +33,7 @@ def make_optimizer(
 ) -> PrivateOptimizer:
     """Plain SGD at rate 1, so that a step subtracts exactly what was released."""
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    plan = Plan(
+    plan = SampledPlan(
         mechanism=Mechanism(name=mechanism, multiplier=multiplier),
         clipping_norm=clipping_norm,
         sampling_rate=0.1,

@@ -140,14 +140,15 @@ def test_a_site_that_is_too_small_for_the_batch_is_refused_with_the_numbers(
 
 
 def test_a_site_that_refused_to_join_does_not_train(
-    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object) -> None:
         raise PrivacyUnitError("tokens are counted as examples")
 
-    manifest = world.manifest("run")
+    world = World(world.job)  # whose model was not checked yet
+    manifest, site = world.manifest("run"), world.site("site-1", home=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("client.site.check_privacy_unit", refuse)
+        patch.setattr("simulation.shared_work.check_privacy_unit", refuse)
         assert "tokens are counted" in join(site, manifest).refused.reason
     assert "has not joined" in train(site, manifest, world).refused.reason
 

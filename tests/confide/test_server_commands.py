@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 
 from confide.cli import main
+from confide.server_view import print_status
 from protocol.processes.flower_process import flower_environment, flower_program
 from runs.run_folder import RunFolder
 from runs.run_state import RunState, write_state
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import read_address
 from server.service.nodes import read_nodes
+from server.service.server_status import ServerStatus
 from tests import children
 from tests.needs import needs, needs_linux
-from tests.server.coordinators import change_sites, free_port, make_coordinator, make_site, revoke
+from tests.ports import free_port
+from tests.server.coordinators import change_sites, fix_superlink_port, make_coordinator, make_site, revoke
 from tests.server.runs import make_job, make_record, make_run
 
 needs_nginx = needs("nginx")
@@ -166,7 +169,7 @@ def test_status_without_a_server(call: Terminal, tmp_path: Path) -> None:
     code, output, _ = call("status", folder.path, "--json")
     assert code == 0
     table = json.loads(output)
-    assert table["running"] is False
+    assert (table["running"], table["proxy"]) == (False, None)
     assert [(site["site"], site["state"]) for site in table["sites"]] == [
         ("north", "unknown"),
         ("south", "revoked"),
@@ -188,6 +191,32 @@ def test_status_without_a_server(call: Terminal, tmp_path: Path) -> None:
     assert max(len(line) for line in output.splitlines()) <= 100
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("nginx", "running behind nginx"),
+        ("embedded", "running behind the embedded proxy"),
+        ("none", "running without a proxy"),
+        (None, "not running"),
+    ],
+)
+def test_status_names_the_proxy_that_serves(
+    capsys: pytest.CaptureFixture[str], proxy: str | None, words: str
+) -> None:
+    print_status(
+        ServerStatus(
+            federation="clinics",
+            address="fl.example.org:8443",
+            running=proxy is not None,
+            proxy=proxy,
+            sites=[],
+            certificates={},
+            runs=[],
+        )
+    )
+    assert capsys.readouterr().out.splitlines()[0] == f"clinics at fl.example.org:8443: {words}"
+
+
 @pytest.mark.process
 def test_without_a_proxy_the_superlink_takes_the_address_itself(
     call: Terminal, started: list[Server], tmp_path: Path
@@ -198,6 +227,7 @@ def test_without_a_proxy_the_superlink_takes_the_address_itself(
     server.wait_for("ready")
     assert read_address(folder.flower_home) == folder.federation.address
     assert "without a proxy" in server.said
+    assert json.loads(call("status", folder.path, "--json")[1])["proxy"] == "none"
     assert f"Control API at {folder.federation.address} is open to every user" in server.said
     assert [site["state"] for site in json.loads(call("status", folder.path, "--json")[1])["sites"]] == [
         "never seen"
@@ -211,6 +241,7 @@ def test_without_a_proxy_the_superlink_takes_the_address_itself(
 def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, proxy: str) -> None:
     """Sites come, processes die, sites are revoked and added, and all of it ends together."""
     folder = make_coordinator(tmp_path, "north", "south", days=20)
+    fix_superlink_port(folder)
     server = Server(folder, tmp_path / "log", "--proxy", proxy)
     started.append(server)
     server.wait_for("ready")
@@ -218,6 +249,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, p
     ids = {node.site: node.id for node in read_nodes(folder.flower_home)}
     assert set(ids) == {"north", "south"}
     assert call("start", folder.path)[0] == 1
+    assert json.loads(call("status", folder.path, "--json")[1])["proxy"] == proxy
 
     def states() -> dict[str, str]:
         table = json.loads(call("status", folder.path, "--json")[1])

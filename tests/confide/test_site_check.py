@@ -38,7 +38,8 @@ def test_blank_rows_are_told_with_their_reasons(call: Terminal, tmp_path: Path, 
     assert (found["alias"], found["rows"], found["repeated"]) == ("data", 6, 1)
     assert found["labels"] == {"no": 3, "yes": 2}
     assert found["blank"] == {
-        "no content, or none that can be read": [2, 5],
+        "no content, or none that can be read": [2],
+        "column 'text' cannot be decoded by data.encoding='utf-8'": [5],
         "no label, or one that is not declared": [3],
     }
     (model,) = found["models"]
@@ -51,8 +52,18 @@ def test_people_read_it_in_lines(call: Terminal, tmp_path: Path, tiny_folder: Pa
     code, output, _ = call("site", "check", site(tmp_path, tiny_folder, ROWS))
     assert code == 0
     assert "data.data: 6 rows\n  labels: no 3, yes 2\n" in output
-    assert "blank: 2 rows (2, 5): no content, or none that can be read" in output
+    assert "blank: 1 row (2): no content, or none that can be read" in output
     assert "4 to 5 tokens, half up to 4" in output
+
+
+def test_labels_that_nearly_match_are_said(call: Terminal, tmp_path: Path, tiny_folder: Path) -> None:
+    path = site(tmp_path, tiny_folder, [*ROWS, b"warm day,yes ", b"cold day,Yes"])
+    code, output, _ = call("site", "check", path)
+    assert code == 0
+    words = " ".join(output.split())
+    assert "note: 1 rows have the label 'yes ', which is not declared; 'yes' is" in words
+    assert "note: 1 rows have the label 'Yes', which is not declared; 'yes' is" in words
+    assert len(json.loads(call("site", "check", path, "--json")[1])["data"][0]["oddities"]) == 2
 
 
 def test_a_text_that_a_model_cannot_use_is_blank_with_it_alone(
@@ -77,7 +88,7 @@ def test_a_text_that_a_model_cannot_use_is_blank_with_it_alone(
         (ROWS, {"text": "words"}, "no such column"),
         (ROWS, {"labels": ["up", "down"]}, "labels=up, down: no row can be used"),
         ([b",no", b" ,yes"], {}, "no row can be used"),
-        ([b"good day,yes,more"], {}, "cannot be read"),
+        ([b"good day,yes,more"], {}, "row 1 has 3 cells where the header has 2"),
     ],
 )
 def test_data_that_cannot_be_used_at_all_are_one_sentence(

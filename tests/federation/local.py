@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from server.provisioning.coordinator_folder import CoordinatorFolder
 from tests import children
+from tests.ports import free_port
+from tests.server.coordinators import fix_superlink_port
 
 SITES = ("north", "south", "west")
 PATIENCE = 300.0  # seconds for anything to happen on a busy machine; nothing is measured by it
@@ -35,9 +37,12 @@ class LocalFederation:
         self.log = folder / "logs"
         self.log.mkdir(parents=True)
         self.confide("init", "--federation", ".")
-        self._use_address(address or f"localhost:{_free_port()}")
+        _replace(folder / "federation.toml", "localhost:8443", address or f"localhost:{free_port()}")
         self.confide("provision", "federation.toml", "--out", "federation")
         self.coordinator = folder / "federation" / "coordinator"
+        fix_superlink_port(CoordinatorFolder(self.coordinator))
+        for site in SITES:
+            _replace(self.home(site) / "site.toml", "[relay] ", f"[relay]\nport = {free_port()} ")
 
     @property
     def job(self) -> Path:
@@ -153,13 +158,6 @@ class LocalFederation:
             parts.append(f"--- {path.relative_to(self.folder)}\n" + "\n".join(tail))
         return "\n".join(parts)
 
-    def _use_address(self, address: str) -> None:
-        path = self.folder / "federation.toml"
-        text = path.read_text()
-        if "localhost:8443" not in text:
-            raise AssertionError("the sample federation has another address")
-        path.write_text(text.replace("localhost:8443", address))
-
 
 @contextmanager
 def local_federation(folder: Path, *, sites: tuple[str, ...] = SITES) -> Iterator[LocalFederation]:
@@ -185,7 +183,8 @@ def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    if old not in text:
+        raise AssertionError(f"{path.name} of the sample federation has no {old!r}")
+    path.write_text(text.replace(old, new))

@@ -10,7 +10,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 import tomllib
 import urllib.request
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from tests.federation.canaries import (
 )
 from tests.federation.local import SITES, LocalFederation
 from tests.federation.recorder import Recorder
+from tests.ports import free_port
 
 pytestmark = pytest.mark.process
 
@@ -205,12 +205,6 @@ def page(federation: LocalFederation, site: str) -> str:
 
 def is_data(name: str) -> bool:
     return name.startswith("data/")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def tokens_of(word: str) -> list[int]:

@@ -47,6 +47,14 @@ def stream(seed: object) -> secagg.Random:
     return draw
 
 
+def contribute(
+    state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring
+) -> tuple[SiteState, Words]:
+    """A site's vector under its masks, and the state after it."""
+    ready = secagg.prepare(state, cohort, number=number)
+    return ready.state, ready.mask(words, ring=ring)
+
+
 def names(count: int) -> list[str]:
     return [f"site-{place:02d}" for place in range(count)]
 
@@ -130,7 +138,7 @@ class Sites:
     ) -> dict[str, Words]:
         masked = {}
         for site, cohort in cohorts.items():
-            self.states[site], masked[site] = secagg.contribute(
+            self.states[site], masked[site] = contribute(
                 self.states[site], cohort, vectors[site], number=number, ring=ring
             )
         return masked

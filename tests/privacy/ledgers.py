@@ -8,7 +8,6 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -18,15 +17,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import durable
+from privacy.accounting.central_site_plan import CentralSitePlan
 from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.accounting.second_accountant import renyi_by_quadrature
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.accounting.skellam_check import skellam_renyi_by_sum
 from privacy.errors import BudgetError, OverdrawnError
 from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
 from privacy.ledger.ledger_file import LedgerFile, Row, copied
 from privacy.mechanisms.mechanism import Mechanism
-from privacy.mechanisms.skellam import IntegerSensitivity, SharedNoise
+from privacy.mechanisms.skellam import IntegerSensitivity, SharedNoise, SkellamMechanism
 
 IDENTITY = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = Identity(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
@@ -41,8 +43,8 @@ def make_plan(
     rate: float = 0.1,
     steps: int = 10,
     delta: float = 1e-7,
-) -> Plan:
-    return Plan(
+) -> SampledPlan:
+    return SampledPlan(
         mechanism=Mechanism(name=name, multiplier=multiplier),
         clipping_norm=1.0,
         sampling_rate=rate,
@@ -52,18 +54,18 @@ def make_plan(
 
 
 # Of whole sites: in shares, of which five of seven count, and from one hand.
-SITE_PLAN = Plan(
-    mechanism=Mechanism(name="skellam", multiplier=24.0),
+SITE_PLAN = SharedSitePlan(
+    mechanism=SkellamMechanism(multiplier=24.0),
     clipping_norm=1.0,
-    sampling_rate=1.0,
     steps=4,
     delta=1e-7,
-    unit="site",
     shared=SharedNoise(
         sensitivity=IntegerSensitivity(l1=20_000.0, l2=1000.0), min_survivors=7, colluding=2
     ),
 )
-CENTRAL_PLAN = replace(SITE_PLAN, mechanism=Mechanism(name="gaussian", multiplier=24.0), shared=None)
+CENTRAL_PLAN = CentralSitePlan(
+    mechanism=Mechanism(name="gaussian", multiplier=24.0), clipping_norm=1.0, steps=4, delta=1e-7
+)
 
 # Few, because each one's ε takes a moment: some that the filter counts better by order, some by plan.
 PLANS = (
@@ -204,19 +206,28 @@ def _within(budget: dict[str, Any], plans: list[dict[str, Any]]) -> bool:
 def read_plan(text: str) -> Plan:
     """A plan as what it is to an example, which moves a sum of sites by two bounds of their updates."""
     table = json.loads(text)
-    mechanism, shared = table.pop("mechanism"), table.pop("shared", None)
-    if table["unit"] == "site":
-        mechanism["multiplier"] /= 2
-    if shared is not None:
-        l1, l2 = 2 * shared["sensitivity"]["l1"], 2 * shared["sensitivity"]["l2"]
-        shared = SharedNoise(**shared | {"sensitivity": IntegerSensitivity(l1=l1, l2=l2)})
-    return Plan(**table, mechanism=Mechanism(**mechanism), shared=shared)
+    mechanism, shared = table["mechanism"], table.get("shared")
+    common = {name: table[name] for name in ("clipping_norm", "steps", "delta")}
+    assert table["adjacency"] == "zero-out"
+    if table["unit"] == "example":
+        return SampledPlan(mechanism=Mechanism(**mechanism), sampling_rate=table["sampling_rate"], **common)
+    assert (table["unit"], table["sampling_rate"]) == ("site", 1.0)
+    multiplier = mechanism["multiplier"] / 2
+    if shared is None:
+        return CentralSitePlan(mechanism=Mechanism(name=mechanism["name"], multiplier=multiplier), **common)
+    assert mechanism["name"] == "skellam"
+    l1, l2 = 2 * shared["sensitivity"]["l1"], 2 * shared["sensitivity"]["l2"]
+    return SharedSitePlan(
+        mechanism=SkellamMechanism(multiplier=multiplier),
+        shared=SharedNoise(**shared | {"sensitivity": IntegerSensitivity(l1=l1, l2=l2)}),
+        **common,
+    )
 
 
 @lru_cache
 def _renyi(text: str, order: int) -> float:
     plan = read_plan(text)
-    if plan.shared is not None:
+    if isinstance(plan, SharedSitePlan):
         l1, l2 = plan.shared.sensitivity.l1, plan.shared.sensitivity.l2
         variance = (plan.mechanism.multiplier * l2) ** 2
         return skellam_renyi_by_sum(l1=l1, l2=l2, variance=variance, order=order)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,14 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy.identity import Identity
 from protocol.messages.keys import load_or_create_tls_key
-from server.provisioning.authority import Authority
+from server.provisioning.authority import Authority, loopback_certificate
 from server.provisioning.coordinator_folder import CoordinatorFolder, Federation, FederationSite
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from server.service.flower_cli import write_connection
+from tests.ports import free_port
 
 
 def make_site(folder: CoordinatorFolder, name: str) -> FederationSite:
@@ -59,6 +54,12 @@ def make_coordinator(
         )
     )
     return folder
+
+
+def fix_superlink_port(folder: CoordinatorFolder) -> None:
+    """As if a server had run before: its SuperLink listens at the port of last time, which is free."""
+    _, certificate = loopback_certificate(folder.flower_home)
+    write_connection(folder.flower_home, address=f"127.0.0.1:{free_port()}", authority=certificate)
 
 
 def change_sites(folder: CoordinatorFolder, **sites: FederationSite) -> None:

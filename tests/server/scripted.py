@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from privacy.accounting.plan import Plan, make_count_plan, make_plan
+from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import make_count_plan, make_sampled_plan
 from privacy.errors import BudgetError, ConfideError
 from privacy.identity import Identity
 from privacy.ledger.receipt import Receipt, sign_receipt
@@ -56,7 +57,7 @@ def entry_hash(site: str, taken: int, training: bool = True) -> str:
 
 @cache
 def plan(epsilon: float, steps: int) -> Plan:
-    return make_plan(
+    return make_sampled_plan(
         mechanism="gaussian",
         epsilon=epsilon,
         delta=1e-5,
@@ -193,7 +194,7 @@ class ScriptedPost:
             round=number,
             plan=plan,
             taken=taken,
-            epsilon=plan.epsilon_after(taken) if training else 1 / plan.mechanism.multiplier,
+            epsilon=plan.epsilon_after(taken) if training else plan.pure_epsilon,
             budget=job.privacy.epsilon if training else job.metrics.epsilon,
             head=entry_hash(site, taken, training),
             **values,

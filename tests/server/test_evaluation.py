@@ -23,7 +23,9 @@ def test_a_model_that_fails_on_a_held_out_example_is_a_model_error(
 ) -> None:
     adapted = BERT.adapted(adapter={"layers_to_transform": layers_to_transform})
     examples = BERT.examples()
-    evaluator = Evaluator(adapted, examples, Activations(FrozenPrefix(adapted), examples))
+    evaluator = Evaluator(
+        adapted, examples, Activations(FrozenPrefix(adapted), examples), labels=("a", "b", "c")
+    )
     assert np.isfinite(evaluator.score(random_adapter(adapted)).loss)
 
     def fail(_module: nn.Module, _args: Any) -> None:

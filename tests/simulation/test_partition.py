@@ -73,8 +73,8 @@ def test_a_value_cannot_name_a_folder_elsewhere(tiny_folder: Path) -> None:
     assert all("/" not in name and "." not in name for name in parts.sites)
 
 
-def test_a_site_of_the_empty_value_has_a_name(tiny_folder: Path) -> None:
-    groups = tuple("a" if number % 2 else "" for number in range(len(ROWS)))
+def test_a_site_of_a_value_of_signs_alone_has_a_name(tiny_folder: Path) -> None:
+    groups = tuple("a" if number % 2 else "?!" for number in range(len(ROWS)))
     parts = deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
     assert sorted(parts.sites) == ["_", "a"]
 
@@ -83,6 +83,12 @@ def test_two_values_for_one_name_are_refused(tiny_folder: Path) -> None:
     groups = tuple("a/b" if number % 2 else "a:b" for number in range(len(ROWS)))
     with pytest.raises(DataError, match="a_b"):
         deal(tiny_folder, groups=groups, federation={"partition": {"column": "town"}})
+
+
+def test_examples_that_are_all_the_same_are_refused(tiny_folder: Path) -> None:
+    rows = Rows(contents=("good day",) * 9, labels=("yes", "no", "no") * 3)
+    with pytest.raises(DataError, match="all 9 examples are the same"):
+        partition(tiny.job(tiny_folder), rows)
 
 
 def test_an_empty_site_is_named(tiny_folder: Path) -> None:

@@ -90,26 +90,27 @@ class Killed(BaseException):
 
 
 @pytest.mark.exhaustive(but=2)
-@pytest.mark.parametrize("flushes", range(15, 59, 4))
+@pytest.mark.parametrize("writes", range(8, 49, 4))
 def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     tiny_folder: Path,
     tmp_path: Path,
     undisturbed: Run,
     layout: AdapterLayout,
     monkeypatch: pytest.MonkeyPatch,
-    flushes: int,
+    writes: int,
 ) -> None:
-    left = [flushes]
-    flush = os.fsync
+    """Each file is written beside its place, and renamed: before its rename it is not there."""
+    left = [writes]
+    whole = os.rename
 
-    def fsync(descriptor: int) -> None:
+    def rename(source: Path, target: Path) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        flush(descriptor)
+        whole(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "rename", rename)
         with pytest.raises(Killed):
             simulate(tiny.job(tiny_folder, **KEYED), runs=tmp_path, name="run")
     run = resume(tmp_path / "run")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import JobError
 from privacy.ledger.entries import Summed
 from privacy.ledger.ledger_audit import audit_ledger
@@ -230,7 +231,7 @@ def test_a_whole_site_is_hidden_by_shares_of_noise(whole_site: Run) -> None:
     folder = RunFolder.open(whole_site.folder)
     receipts = [folder.receipts(n)["site-1"].read(folder.public_keys["site-1"]) for n in (1, 2)]
     assert [(one.steps, one.taken, one.plan.steps) for one in receipts] == [(1, 1, 2), (1, 2, 2)]
-    assert receipts[0].plan.shared is not None
+    assert isinstance(receipts[0].plan, SharedSitePlan)
     assert 45.0 < receipts[1].plan.epsilon <= 50.0
     for path in ledgers(whole_site):
         audit = audit_ledger(path)

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from tasks.data.dense_examples import DenseExamples
+from tasks.data.read_table import read_table
 from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows
 from tasks.data.shapes import Sizes
-from tasks.data.table import open_table, text_column
 from tasks.measures import ACCURACY, LOSS
 from tasks.model.base_model import BaseModel
 from tasks.task import Encoded, Outcome, TaskKeys, Units
@@ -54,10 +54,10 @@ class NumberTable:
         return None if section.columns else "data.columns: expected one at least"
 
     def read(self, data: Any, columns: Keys) -> Rows:
-        arrow = open_table(data, columns=[*columns.columns, columns.label])
-        cells = [text_column(arrow, name, key="data.columns") for name in columns.columns]
+        table = read_table(data, columns=[*columns.columns, columns.label])
+        cells = [table.column(name, key="data.columns") for name in columns.columns]
         contents = tuple(map(numbers, zip(*cells, strict=True)))
-        return Rows(contents=contents, labels=text_column(arrow, columns.label, key="data.label"))
+        return Rows(contents=contents, labels=table.column(columns.label, key="data.label"))
 
     def digest(self, content: tuple[float, ...] | None) -> bytes:
         return hashlib.sha256(repr(content).encode()).digest()

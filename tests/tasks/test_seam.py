@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ COLUMNS = {"columns": ["height", "weight"], "label": "kind", "labels": ["low", "
 
 
 @pytest.fixture(autouse=True)
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package with this entry point were installed."""
     folder = tmp_path / "site-packages" / "number_table-1.0.dist-info"
     folder.mkdir(parents=True)
@@ -41,8 +40,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "[confide.tasks]\nnumber-table = tests.tasks.number_table:TASK\n"
     )
     monkeypatch.syspath_prepend(folder.parent)
-    yield
-    find_task.cache_clear()
 
 
 def write_data(path: Path, *, odd: tuple[str, ...] = ()) -> Path:

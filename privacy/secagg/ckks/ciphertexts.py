@@ -149,7 +149,7 @@ def write(vectors: Iterable[Any]) -> bytes:
     return b"".join(parts)
 
 
-def read(content: bytes, *, count: int, parameters: Parameters, context: Any) -> list[Any]:
+def read_ciphertexts(content: bytes, *, count: int, parameters: Parameters, context: Any) -> list[Any]:
     """``count`` ciphertexts: lengths and form are checked before TenSEAL sees a byte.
 
     Raises ProtocolError for another number of them, and for what is no fresh ciphertext or sum of such.

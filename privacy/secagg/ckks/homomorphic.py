@@ -49,7 +49,7 @@ from privacy.secagg.ckks.ciphertexts import (
     key_context,
     keyless_context,
     load_tenseal,
-    read,
+    read_ciphertexts,
     serialize,
     write,
 )
@@ -144,7 +144,9 @@ def decrypt(
     another key; UserError without TenSEAL.
     """
     context = key_context(key, parameters)
-    vectors = read(content, count=ciphertext_count(size), parameters=parameters, context=context)
+    vectors = read_ciphertexts(
+        content, count=ciphertext_count(size), parameters=parameters, context=context
+    )
     return _decoded(vectors, sites, parameters=parameters, size=size, reach=reach)
 
 
@@ -156,9 +158,9 @@ def _added(contents: Sequence[bytes], parameters: Parameters, size: int, context
             f"different={different}"
         )
     count = ciphertext_count(size)
-    total = read(contents[0], count=count, parameters=parameters, context=context)
+    total = read_ciphertexts(contents[0], count=count, parameters=parameters, context=context)
     for content in contents[1:]:
-        vectors = read(content, count=count, parameters=parameters, context=context)
+        vectors = read_ciphertexts(content, count=count, parameters=parameters, context=context)
         for one, more in zip(total, vectors, strict=True):
             try:
                 one.add_(more)

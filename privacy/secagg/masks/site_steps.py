@@ -166,14 +166,6 @@ class Contribution:
         return apply_masks(words, ring=ring, add=self.add, subtract=self.subtract)
 
 
-def contribute(
-    state: SiteState, cohort: Cohort, words: Words, *, number: int, ring: Ring, round_number: int = 0
-) -> tuple[SiteState, Words]:
-    """Mask a vector, once. Raises what ``prepare`` raises."""
-    ready = prepare(state, cohort, number=number, round_number=round_number)
-    return ready.state, ready.mask(words, ring=ring)
-
-
 def prepare(state: SiteState, cohort: Cohort, *, number: int, round_number: int = 0) -> Contribution:
     """Get a contribution ready, before there is a vector.
 

@@ -306,7 +306,7 @@ def test_an_envelope_that_waited_too_long_is_not_worked_on(
         tmp_path, site=SITE, identity=Identity.generate(), coordinator=public, clock=lambda: now[0]
     )
     worker = Worker(mailbox, queue=1)
-    waits = worker.submit(mailbox.open(coordinator.seal(b"x", sent=NOW, expires=NOW + 9)))
+    waits = worker.submit(mailbox.open_request(coordinator.seal(b"x", sent=NOW, expires=NOW + 9)))
     now[0] += 10
     worker.start(echo)
     with pytest.raises(ProtocolError, match="expired 1 s ago"):

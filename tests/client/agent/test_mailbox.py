@@ -38,13 +38,13 @@ def another(folder: Path, coordinator: Coordinator, identity: Identity) -> Mailb
 
 
 def header(coordinator: Coordinator, mailbox: Mailbox, payload: bytes, **changes: Any) -> Header:
-    return mailbox.open(coordinator.seal(payload, **changes)).header
+    return mailbox.open_request(coordinator.seal(payload, **changes)).header
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"hello", b"\n\x02{}", bytes(1000)])
 def test_garbage_is_not_opened(mailbox: Mailbox, content: bytes) -> None:
     with pytest.raises(ProtocolError):
-        mailbox.open(content)
+        mailbox.open_request(content)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_is_for_others_or_out_of_time_is_not_opened(
     mailbox: Mailbox, coordinator: Coordinator, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ProtocolError, match=words):
-        mailbox.open(coordinator.seal(b"x", **changes))
+        mailbox.open_request(coordinator.seal(b"x", **changes))
 
 
 def test_nobody_elses_signature_opens_it(
@@ -76,7 +76,7 @@ def test_nobody_elses_signature_opens_it(
 ) -> None:
     for forger in (Identity.generate(), identity):
         with pytest.raises(SignatureError):
-            mailbox.open(coordinator.seal(b"x", identity=forger, expires=NOW - 1))
+            mailbox.open_request(coordinator.seal(b"x", identity=forger, expires=NOW - 1))
 
 
 @pytest.mark.parametrize("part", ["header", "payload", "signature"])
@@ -87,7 +87,7 @@ def test_no_part_of_an_envelope_can_be_changed(
     other = Envelope.FromString(coordinator.seal(b"y" * 20))
     setattr(envelope, part, getattr(other, part))
     with pytest.raises(ProtocolError):
-        mailbox.open(envelope.SerializeToString())
+        mailbox.open_request(envelope.SerializeToString())
 
 
 def test_what_was_answered_is_not_answered_differently(mailbox: Mailbox, coordinator: Coordinator) -> None:
@@ -171,7 +171,7 @@ def test_a_reply_fits_its_request_alone(
     assert (found.run, found.round, found.counter, found.expires) == ("run", 4, 9, asked.expires)
     assert opened.payload == b"reply"
     with pytest.raises(ProtocolError):
-        mailbox.open(sealed)  # it does not come back as a request
+        mailbox.open_request(sealed)  # it does not come back as a request
 
 
 def test_an_old_repetition_does_not_open_the_way_for_what_came_between(

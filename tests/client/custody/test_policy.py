@@ -341,6 +341,7 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
         {"budget": BUDGET, "rules": {"secure_aggregation": "masks"}},
         ["rules.secure_aggregation: expected 'r"],
     ),
+    ({"budget": BUDGET, "rules": {"tasks": ["os"]}}, ["rules.tasks: expected some of sequence-cl"]),
     ({"budget": BUDGET, "rules": {"colluding_sites": -1}}, ["rules.colluding_sites: expected greater"]),
     ({"budget": BUDGET, "rules": {"coordinator": "AB" * 32}}, ["rules.coordinator: expected to match"]),
     ({"budget": BUDGET, "rules": {"models": ["ab"]}}, ["rules.models.0: expected to match"]),

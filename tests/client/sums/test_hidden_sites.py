@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.ledger.entries import Summed
 from privacy.ledger.ledger_audit import audit_ledger
 from privacy.secagg.masks.coordinator_steps import forward
@@ -72,7 +73,7 @@ def test_noise_is_in_the_sum_and_the_updates_clipped(
     roster, found = hidden.roster(1), []
     cohorts = hidden.deal(roster)
     plan = plan_for_site(hidden.manifest, update_size=size)
-    assert plan.shared is not None
+    assert isinstance(plan, SharedSitePlan)
     for number in range(1, 4):
         following = hidden.roster(number + 1) if number < 3 else None
         masked, dealings = hidden.train(cohorts, number=number, round_number=number, following=following)

@@ -60,6 +60,21 @@ def test_a_site_that_is_known_here_by_another_identity_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changed", "words"),
+    [({}, f"{ALL[0]} is not known"), ({ALL[0]: identity_of("another").public}, "another identity")],
+)
+def test_what_the_custodian_changes_after_dealing_counts(changed: dict[str, bytes], words: str) -> None:
+    """A peer that is known no longer, or by another key, gets no vector under its masks."""
+    federation = make_federation()
+    _, cohorts = dealt(federation)
+    known = {site: key for site, key in peers_of(COUNT).items() if site != ALL[0]} | changed
+    federation.sessions[SITE].know_peers(known)
+    refused(lambda: federation.contribute(SITE, cohorts[SITE], 1), "peers", words)
+    federation.sessions[SITE].know_peers(peers_of(COUNT))
+    federation.contribute(SITE, cohorts[SITE], 1)
+
+
+@pytest.mark.parametrize(
     ("spoil", "rule"),
     [
         (lambda message: message.members.pop(), None),

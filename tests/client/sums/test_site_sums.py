@@ -16,6 +16,7 @@ from client.sums.masked_site import MaskedSite
 from client.sums.plain_site import PlainSite
 from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import AggregationError, PlanError, ProtocolError
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.rng import NoiseSource, keyed_source
@@ -244,7 +245,7 @@ def test_without_noise_what_leaves_is_clipped_and_says_what_the_update_said(bits
         # Subgaussian rounding, 6 deviations; and roundings of float32.
         limit = 6 * rounding_std(encoding, count=1) + 1e-6
         assert np.abs(found - expected).max() < limit
-    assert plan.shared is not None
+    assert isinstance(plan, SharedSitePlan)
     assert plan.shared.sensitivity.l2 == encoding.sensitivity(plan.clipping_norm).l2
 
 
@@ -281,7 +282,7 @@ def test_the_noise_of_honest_sites_adds_up_to_what_the_plan_says(bits: int, coll
     zero = np.zeros(NOISY, np.float32)
     honest = manifest.min_survivors - colluding
     noise = np.sum([sent(sender, zero, keyed_source(4, site)) for site in range(honest)], axis=0)
-    assert plan.shared is not None
+    assert isinstance(plan, SharedSitePlan)
     planned = plan.mechanism.multiplier * plan.shared.sensitivity.l2
     assert has_deviation(noise.astype(float), planned)
     for factor in (2 / 3, 3 / 2):

@@ -11,7 +11,7 @@ from client.training.gradient_check import choose_gradients
 from client.training.gradients import HookedGradients, OneByOne
 from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
@@ -48,7 +48,7 @@ def test_one_by_one_is_gradient_descent_too() -> None:
     adapted.load(start)
     loss = adapted.forward(examples.batch(np.arange(4))).losses.mean()
     gradients = torch.autograd.grad(loss, list(adapted.trained.values()))
-    plan = Plan(
+    plan = SampledPlan(
         mechanism=Mechanism(name="none", multiplier=0.0),
         clipping_norm=1e6,
         sampling_rate=1.0,

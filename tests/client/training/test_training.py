@@ -14,7 +14,7 @@ import client.training.step
 from client.training.gradients import HookedGradients
 from client.training.optimizer import PrivateOptimizer
 from client.training.training import Trainer
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import JobError, ModelError, PrivacyUnitError, RunError
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
@@ -28,7 +28,7 @@ BERT = CASES["bert-qv-head"]
 LENGTHS = (3, 5, 7, 9, 4, 6, 8, 5)
 
 # Every example in every batch, nothing clipped, no noise: plain gradient descent.
-PLAIN = Plan(
+PLAIN = SampledPlan(
     mechanism=Mechanism(name="none", multiplier=0.0),
     clipping_norm=1e6,
     sampling_rate=1.0,
@@ -51,7 +51,7 @@ def section(**changes: Any) -> TrainingSection:
 def train(
     trainer: Trainer,
     *,
-    plan: Plan = PRIVATE,
+    plan: SampledPlan = PRIVATE,
     entropy: Any = keyed,
     round_number: int = 1,
     adapter: NDArray[np.float32] | None = None,

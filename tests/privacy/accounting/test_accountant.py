@@ -15,7 +15,7 @@ from privacy.accounting.accountant import (
     epsilon_pure,
     training_event,
 )
-from privacy.accounting.plan import make_plan
+from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 
@@ -94,7 +94,7 @@ def test_single_gaussian_reference_values() -> None:
     once = {"sampling_rate": 1.0, "steps": 1, "delta": DELTA}
     assert epsilon_by_pld(mechanism=gaussian(1.0), **once) == pytest.approx(4.377178, rel=RELATIVE)
     assert epsilon_by_pld(mechanism=gaussian(3.730632), **once) == pytest.approx(1.0, rel=RELATIVE)
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="gaussian",
         epsilon=1.0,
         delta=DELTA,
@@ -115,7 +115,7 @@ def test_site_level_reference_values() -> None:
 
 @pytest.mark.parametrize(("epsilon", "pld", "rdp"), CALIBRATED)
 def test_calibration_reference_values(epsilon: float, pld: float, rdp: float) -> None:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="gaussian",
         epsilon=epsilon,
         delta=DELTA,
@@ -155,7 +155,7 @@ def test_pld_is_tightest_and_prv_is_between(sigma: float, rate: float, steps: in
     laplace=st.booleans(),
 )
 def test_calibration_never_exceeds_its_target(epsilon: float, rate: int, steps: int, laplace: bool) -> None:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="laplace" if laplace else "gaussian",
         epsilon=epsilon,
         delta=DELTA,
@@ -172,7 +172,7 @@ def test_calibration_never_exceeds_its_target(epsilon: float, rate: int, steps: 
 
 
 def test_epsilon_grows_with_steps_and_starts_at_zero() -> None:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="gaussian",
         epsilon=3.0,
         delta=DELTA,
@@ -205,11 +205,11 @@ def test_impossible_plans_are_refused(change: dict[str, float], named: str) -> N
         "steps": 10,
     }
     with pytest.raises(PlanError, match=named):
-        make_plan(**(plan | change))
+        make_sampled_plan(**(plan | change))
 
 
 def test_no_noise_has_infinite_epsilon() -> None:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism="none",
         epsilon=3.0,
         delta=DELTA,

@@ -16,7 +16,7 @@ from scipy.special import log_ndtr
 
 from privacy.accounting.accountant import epsilon_by_pld, epsilon_by_rdp, training_event
 from privacy.accounting.composition import Losses
-from privacy.accounting.plan import Plan, make_plan
+from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
 from privacy.accounting.second_accountant import epsilon_by_fft
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
@@ -183,19 +183,21 @@ def asked(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("delta", [3e-4, 1e-3, 0.4])
 def test_a_delta_that_covers_all_who_are_drawn_is_refused(mechanism: str, delta: float) -> None:
     with pytest.raises(PlanError, match=r"expected delta < 0\.0003, the chance .*lower privacy\.delta"):
-        make_plan(**asked(mechanism=mechanism, delta=delta))
-    assert make_plan(**asked(mechanism="none", delta=delta)).epsilon == math.inf
+        make_sampled_plan(**asked(mechanism=mechanism, delta=delta))
+    assert make_sampled_plan(**asked(mechanism="none", delta=delta)).epsilon == math.inf
 
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 def test_a_delta_just_below_that_finds_its_noise(mechanism: str) -> None:
-    plan = make_plan(**asked(mechanism=mechanism, delta=2.999e-4, epsilon=100.0))
+    plan = make_sampled_plan(**asked(mechanism=mechanism, delta=2.999e-4, epsilon=100.0))
     assert 2.0**-8 <= plan.mechanism.multiplier < 0.1
     assert plan.epsilon <= 100.0
 
 
 def test_the_chance_of_being_drawn() -> None:
-    silent = make_plan(**asked(mechanism="none"))
+    silent = make_sampled_plan(**asked(mechanism="none"))
     assert silent.chance_of_being_drawn == pytest.approx(1 - (1 - 1e-4) ** 3)
-    whole = Plan(mechanism=silent.mechanism, clipping_norm=1.0, sampling_rate=1.0, steps=10**6, delta=1e-5)
+    whole = SampledPlan(
+        mechanism=silent.mechanism, clipping_norm=1.0, sampling_rate=1.0, steps=10**6, delta=1e-5
+    )
     assert whole.chance_of_being_drawn == 1.0

@@ -142,6 +142,15 @@ def test_no_steps_cost_nothing() -> None:
         ({"mechanism": Mechanism(name="none", multiplier=0.0)}, "'none'"),
         ({"sampling_rate": 0.0}, "sampling_rate=0.0"),
         ({"delta": 1e-12}, "delta=1e-12"),
+        # What would take without bound: a quadrature's panels, and the losses of many steps.
+        ({"mechanism": Mechanism(name="gaussian", multiplier=1e-3)}, r"more than 2\^24 points"),
+        ({"mechanism": Mechanism(name="gaussian", multiplier=1e-200)}, r"more than 2\^24 points"),
+        ({"mechanism": Mechanism(name="laplace", multiplier=1e-9)}, r"more than 2\^24 points"),
+        (
+            {"mechanism": Mechanism(name="gaussian", multiplier=100.0), "steps": 2**53},
+            r"steps=9007199254740992 .* 2\^24 points",
+        ),
+        ({"mechanism": Mechanism(name="gaussian", multiplier=1e17), "steps": 2**53}, "so much noise"),
     ],
 )
 def test_impossible_plans_are_refused(change: dict[str, object], named: str) -> None:
@@ -153,3 +162,20 @@ def test_impossible_plans_are_refused(change: dict[str, object], named: str) -> 
     }
     with pytest.raises(PlanError, match=named):
         epsilon_by_fft(**(plan | change))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_the_most_noise_costs_nothing(name: str) -> None:
+    mechanism = Mechanism(name=name, multiplier=1e300)
+    step = {"mechanism": mechanism, "sampling_rate": 0.5}
+    assert renyi_by_quadrature(**step, order=8) == pytest.approx(0.0, abs=1e-12)
+    assert epsilon_by_fft(**step, steps=10, delta=DELTA) == pytest.approx(0.0, abs=ABSOLUTE)
+
+
+def test_as_little_noise_as_a_job_can_ask_for_is_checked() -> None:
+    """ε = 100 in one round that hides a site, as it is charged for an example: 0.053 at δ = 1e-9."""
+    mechanism = Mechanism(name="gaussian", multiplier=0.0531)
+    step = {"mechanism": mechanism, "sampling_rate": 1.0}
+    found = renyi_by_quadrature(**step, order=256)
+    assert found == pytest.approx(256 / (2 * 0.0531**2), rel=1e-7)
+    assert found != pytest.approx(255 / (2 * 0.0531**2), rel=1e-3)

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.accounting.second_accountant import renyi_by_quadrature
 from privacy.errors import PlanError
 from privacy.ledger.budget import DELTAS, NATS, Budget, Spent, deltas, make_budget, nats
 from privacy.mechanisms.clipping import clip
 from privacy.mechanisms.mechanism import Mechanism
-from tests.privacy.ledgers import CENTRAL_PLAN, PLANS, SITE_PLAN, make_plan
+from tests.privacy.ledgers import CENTRAL_PLAN, SITE_PLAN, make_plan
 
 SPENT = st.builds(
     Spent,
@@ -64,9 +64,9 @@ def test_a_plan_that_cannot_be_has_no_cost(change: dict[str, float]) -> None:
         make_plan(**change)
 
 
-def test_only_a_noisy_plan_for_the_same_unit_has_a_cost() -> None:
+def test_only_a_noisy_plan_has_a_cost() -> None:
     budget = make_budget(epsilon=3.0, delta=1e-5)
-    silent = Plan(
+    silent = SampledPlan(
         mechanism=Mechanism(name="none", multiplier=0.0),
         clipping_norm=1.0,
         sampling_rate=0.1,
@@ -75,9 +75,6 @@ def test_only_a_noisy_plan_for_the_same_unit_has_a_cost() -> None:
     )
     with pytest.raises(PlanError, match="without noise"):
         budget.cost(silent)
-    of_sites = Budget(epsilon=3.0, delta=1e-5, order=8, unit="site")
-    with pytest.raises(PlanError, match="unit=site"):
-        of_sites.cost(PLANS[0])
 
 
 @pytest.mark.parametrize("order", [2, 8, 64])
@@ -108,7 +105,7 @@ def test_two_updates_of_a_site_are_no_further_apart_than_is_charged(
     rng = np.random.default_rng(seed)
     pair = [clip(rng.choice([-1e3, 1e3], size), bound=clipping, norm=2).reals for _ in range(2)]
     pair += [-pair[0]]
-    charged = replace(CENTRAL_PLAN, clipping_norm=clipping).doubled().clipping_norm
+    charged = replace(CENTRAL_PLAN, clipping_norm=clipping).as_charged().clipping_norm
     assert charged == 2 * clipping
     # The norms are clipping · (1 + 1e-12) at most.
     assert np.linalg.norm(pair[0] - pair[1]) <= charged * (1 + 2e-12)
@@ -233,6 +230,11 @@ def test_one_noisy_count_costs_no_delta() -> None:
     trained = budget.cost(make_plan(name="laplace", multiplier=20.0, rate=0.2, steps=1000))
     assert trained.delta == deltas(1e-7)
     assert trained.epsilon < nats(1000 / 20.0) / 10
+    # One Gaussian release has no ε at δ = 0.
+    gaussian = make_plan(multiplier=8.0, rate=1.0, steps=1)
+    found = budget.cost(gaussian)
+    assert (found.epsilon, found.delta) == (nats(gaussian.epsilon), deltas(1e-7))
+    assert found.epsilon < NATS
 
 
 def test_the_default_order_lets_gaussian_noise_spend_most() -> None:

@@ -31,6 +31,7 @@ from privacy.ledger.entries import (
     Summed,
     Unprotected,
     read_entry,
+    to_table,
 )
 from privacy.ledger.state import History
 from tests.privacy.ledgers import CENTRAL_PLAN, IDENTITY, NOW, PLANS, SITE_PLAN, make_plan
@@ -185,7 +186,35 @@ def without_field(event: Event, name: str) -> bytes:
         with_field(begun(), "cost", {"renyi": 1.0, "epsilon": 0, "delta": 0}),
         with_field(begun(), "plan", json.loads(entry_of(begun()).body)["event"]["plan"] | {"delta": 1.0}),
         with_field(begun(), "plan", json.loads(entry_of(begun()).body)["event"]["plan"] | {"unit": "site"}),
-        # A field that is left out while it is None has one form only, and belongs to some plans only.
+        # What a kind of plan or the budget fixes has one form only, and each kind its own fields.
+        *(
+            with_field(begun(plan=plan), "plan", plan_table(plan) | change)
+            for plan in (PLAN, SITE_PLAN, CENTRAL_PLAN)
+            for change in (
+                {"unit": "group"},
+                {"adjacency": "replace-one"},
+                {"steps": 10**400},
+                {"mechanism": {"name": "exact", "multiplier": 1.0}},
+                {"mechanism": {"name": "gaussian", "multiplier": 0.0}},
+            )
+        ),
+        with_field(begun(), "plan", plan_table(PLAN) | {"mechanism": plan_table(SITE_PLAN)["mechanism"]}),
+        with_field(
+            begun(plan=CENTRAL_PLAN),
+            "plan",
+            plan_table(CENTRAL_PLAN) | {"mechanism": plan_table(SITE_PLAN)["mechanism"]},
+        ),
+        with_field(
+            begun_site(), "plan", plan_table(SITE_PLAN) | {"mechanism": plan_table(PLAN)["mechanism"]}
+        ),
+        with_field(
+            begun(plan=CENTRAL_PLAN),
+            "plan",
+            plan_table(CENTRAL_PLAN) | {"mechanism": plan_table(PLANS[3])["mechanism"]},
+        ),
+        with_field(begun_site(), "plan", plan_table(SITE_PLAN) | {"sampling_rate": 1}),
+        with_field(begun_site(), "plan", plan_table(SITE_PLAN) | {"sampling_rate": True}),
+        with_field(CREATED, "budget", to_table(BUDGET) | {"unit": "site"}),
         with_field(begun(), "plan", json.loads(entry_of(begun()).body)["event"]["plan"] | {"shared": None}),
         with_field(
             begun(),

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.plan import Plan
+from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import BudgetError, ConfideError, LedgerError, OverdrawnError, PlanError
 from privacy.ledger.budget import Budget, Spent, make_budget
 from privacy.ledger.entries import Approved, Refused, read_entry
@@ -84,7 +85,8 @@ def giving_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A site's plan charged as if an example moved the sum by no more than the whole site."""
-    monkeypatch.setattr(Plan, "doubled", lambda self: self)
+    for kind in (CentralSitePlan, SharedSitePlan):
+        monkeypatch.setattr(kind, "as_charged", lambda self: self)
 
 
 def with_each_rule_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +393,7 @@ def test_sums_are_told_and_nothing_is_given_back(ledger: Ledger, dataset: int) -
         assert ledger.epsilon(dataset) == before
     assert found < 0.95 * plan.epsilon_after(3)
     # The filter holds what an example may have lost by the whole plan.
-    assert ledger.epsilon(dataset) == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+    assert ledger.epsilon(dataset) == pytest.approx(plan.as_charged().epsilon, abs=2e-9)
 
 
 def test_a_charge_without_its_sum_counts_as_planned(ledger: Ledger, dataset: int) -> None:

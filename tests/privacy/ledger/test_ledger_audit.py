@@ -22,6 +22,7 @@ from privacy.ledger.ledger_audit import agrees, audit_ledger, recomputed_epsilon
 from privacy.ledger.ledger_file import LedgerFile, Row, copied
 from privacy.ledger.state import History
 from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.skellam import SkellamMechanism
 from tests.privacy.ledgers import (
     CENTRAL_PLAN,
     DATA,
@@ -272,7 +273,7 @@ def test_a_site_plan_that_is_not_charged_for_an_example_is_named(
     ledger.close()
     (told,) = audit_ledger(tmp_path / "ledger.db").plans
     assert told.recomputed <= told.epsilon <= 1.001 * told.recomputed
-    assert told.epsilon == pytest.approx(plan.doubled().epsilon, abs=2e-9)
+    assert told.epsilon == pytest.approx(plan.as_charged().epsilon, abs=2e-9)
     resign(tmp_path, undoubled)
     with pytest.raises(LedgerError, match="its cost is too low") as caught:
         audit_ledger(tmp_path / "ledger.db")
@@ -313,9 +314,18 @@ def test_a_sum_that_was_not_so_is_named(tmp_path: Path, change: dict[str, float]
     assert caught.value.entry == 11
 
 
-def test_a_plan_that_cannot_be_checked_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "quiet",
+    [
+        replace(SITE_PLAN, mechanism=SkellamMechanism(multiplier=1e-5)),
+        replace(CENTRAL_PLAN, mechanism=Mechanism(name="gaussian", multiplier=1e-5)),
+        make_plan(multiplier=1e-5),
+        make_plan(name="laplace", multiplier=1e-9),
+    ],
+    ids=["shared", "central", "gaussian", "laplace"],
+)
+def test_a_plan_that_cannot_be_checked_is_named(tmp_path: Path, quiet: Plan) -> None:
     """A site that signs a plan of next to no noise, with the highest cost that there is."""
-    quiet = replace(SITE_PLAN, mechanism=Mechanism(name="skellam", multiplier=1e-5))
     most = Spent(renyi=10**18, epsilon=10**18, delta=10**11)
 
     def costly(event: Event) -> Event:

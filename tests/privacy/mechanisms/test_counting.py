@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.accounting.accountant import renyi
-from privacy.accounting.plan import make_count_plan
+from privacy.accounting.sampled_plan import make_count_plan
 from privacy.errors import PrivacyUnitError
 from privacy.ledger.budget import _FLOAT_ERROR, make_budget, nats
 from privacy.mechanisms.counting import LEAST, MOST, ONE, Count, count_shares

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from privacy.accounting.plan import make_plan
+from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
@@ -69,7 +69,7 @@ def audit(mechanism: Mechanism) -> NDArray[np.float64]:
 
 
 def calibrated(epsilon: float, name: str = "gaussian") -> Mechanism:
-    plan = make_plan(
+    plan = make_sampled_plan(
         mechanism=name,
         epsilon=epsilon,
         delta=DELTA,

@@ -24,9 +24,10 @@ from privacy.secagg.graph import (
     shuffle,
 )
 from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
-from privacy.secagg.masks.site_steps import begin, confirm, contribute, deal, reveal
+from privacy.secagg.masks.site_steps import begin, confirm, deal, reveal
 from privacy.secagg.ring import Ring
 from privacy.secagg.roster import Roster, Rules
+from tests.privacy.exchanges import contribute
 
 SEEDS = st.binary(min_size=32, max_size=32)
 

@@ -106,6 +106,11 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         {"aggregation": {"modulus_bits": 20}},
         ["aggregation.modulus_bits", "expected 32"],
     ),
+    (
+        MASKS | {"privacy": SHARED},
+        {"aggregation": {"confirm": False}},
+        ["aggregation.confirm", "expected true"],
+    ),
     (MASKS | {"privacy": SHARED}, {"metrics": {"epsilon": 0.5}}, ["metrics.epsilon", "expected 0"]),
     (
         FFA | {"compression": {"kind": "random"}},

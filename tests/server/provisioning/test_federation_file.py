@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 
@@ -92,3 +93,13 @@ def test_data_beside_the_file_is_meant(tmp_path: Path) -> None:
     data = read_federation_file(write(tmp_path / "federation.toml", text)).site[0].data
     assert data["x"].source == str((tmp_path / "a.csv").resolve())
     assert data["y"].source == "b.csv"
+
+
+def test_how_data_are_written_reaches_the_sites_own_file(tmp_path: Path) -> None:
+    text = (
+        HEAD + "[[site]]\nname = 'a'\n[site.data]\nx = {source = 'a.txt', separator = \"\\t\", split = 's'}"
+    )
+    provision(read_federation_file(write(tmp_path / "federation.toml", text)), tmp_path / "out", now=NOW)
+    (site,) = (tmp_path / "out").rglob("site.toml")
+    data = tomllib.loads(site.read_text())["data"]["x"]
+    assert (data["separator"], data["split"], data["encoding"]) == ("\t", "s", "utf-8")

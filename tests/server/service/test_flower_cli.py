@@ -15,7 +15,7 @@ from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, read_address, write_connection
 from server.service.nodes import NodeList
 from server.service.superlink import hidden_endpoint, superlink_program, wait_until
-from tests.server.coordinators import make_coordinator, revoke
+from tests.server.coordinators import fix_superlink_port, make_coordinator, revoke
 
 APP = """
 [build-system]
@@ -58,8 +58,8 @@ CLIENT = "from flwr.clientapp import ClientApp\napp = ClientApp()\n"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoordinatorFolder]:
     """A coordinator whose SuperLink runs."""
     folder = make_coordinator(tmp_path_factory.mktemp("flower"), "north", "south")
+    fix_superlink_port(folder)
     endpoint = hidden_endpoint(folder, movable=True)
-    write_connection(folder.flower_home, address=endpoint.address, authority=endpoint.authority)
     child = Child(superlink_program(folder, endpoint), say=print)
     child.start()
     try:

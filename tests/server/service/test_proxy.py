@@ -21,7 +21,8 @@ from server.provisioning.authority import loopback_certificate
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.proxy import PROXIES, find_nginx, proxy_configuration, proxy_listens
 from server.service.superlink import Endpoint, wait_until
-from tests.server.coordinators import free_port, make_coordinator
+from tests.ports import free_port
+from tests.server.coordinators import make_coordinator
 
 SLOW = 1  # second until a client is too slow, in place of ten and more
 
@@ -45,7 +46,8 @@ class Recorder(BaseHTTPRequestHandler):
         if len(body) < length:  # a request that was broken off is none
             self.close_connection = True
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        # One that comes twice is seen twice: a client's word of itself could stand beside the proxy's.
+        headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
         self.reached.append(Reached(line=self.requestline, headers=headers, body=body))
         self.send_response(200)
         self.send_header("Content-Length", "2")
@@ -233,6 +235,19 @@ def test_no_request_is_smuggled_in_another(site: Site, headers: bytes) -> None:
         assert b"control" not in request.body
 
 
+def test_a_body_without_a_length_is_refused_or_given_one(site: Site) -> None:
+    """The embedded proxy passes none on; nginx reads it whole, and counts."""
+    status, _ = site.send(
+        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"Connection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
+    if (site.folder.proxy / "embedded.json").exists():
+        assert (status, site.reached) == (411, [])
+    else:
+        assert status == 200
+        assert [(r.body, r.headers["content-length"]) for r in site.reached] == [(b"abc", "3")]
+
+
 def test_a_body_that_looks_like_a_request_stays_a_body(site: Site) -> None:
     assert site.post("/v1/fleet/pull-messages", body=INNER) == 200
     assert [(r.line, r.body) for r in site.reached] == [("POST /v1/fleet/pull-messages HTTP/1.1", INNER)]
@@ -351,6 +366,12 @@ def test_what_concerns_one_connection_stays_there(site: Site) -> None:
     assert "expect" not in headers
     assert "transfer-encoding" not in headers
     assert headers.get("connection", "") in ("", "keep-alive")
+
+
+def test_whoever_does_not_even_shake_hands_is_cut_off(site: Site) -> None:
+    federation = site.folder.federation
+    with socket.create_connection((federation.host, federation.port), timeout=30) as plain:
+        assert plain.recv(1) == b""
 
 
 def test_old_tls_is_refused(site: Site) -> None:

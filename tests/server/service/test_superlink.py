@@ -11,7 +11,7 @@ from privacy.errors import RunError, UserError
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, FlowerNode, read_address, write_connection
 from server.service.nodes import NodeList, read_nodes
-from server.service.server import is_running, lock
+from server.service.server import Service, is_running, lock, serving_proxy
 from server.service.superlink import (
     hidden_endpoint,
     is_loopback,
@@ -212,11 +212,28 @@ def test_one_server_a_folder(tmp_path: Path) -> None:
     folder = make_coordinator(tmp_path)
     assert not is_running(folder)
     assert not folder.flower_home.exists()
-    with lock(folder):
+    assert serving_proxy(folder) is None
+    with lock(folder, note="embedded"):
         assert is_running(folder)
+        assert serving_proxy(folder) == "embedded"
         with pytest.raises(RunError, match="a server runs on"), lock(folder):
             pass
     assert not is_running(folder)
+    assert serving_proxy(folder) is None  # whatever stands in the file that the last one left
+    with lock(folder, note="none"):
+        assert serving_proxy(folder) == "none"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "user", "warned"), [("embedded", 0, 1), ("embedded", 7, 0), ("nginx", 0, 0)]
+)
+def test_an_embedded_proxy_that_would_be_root_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, user: int, warned: int
+) -> None:
+    folder, said = make_coordinator(tmp_path), list[str]()
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    Service(folder, proxy=proxy, say=said.append)._introduce(hidden_endpoint(folder, movable=True))
+    assert sum("the embedded proxy is root" in line for line in said) == warned
 
 
 def test_waiting_ends_with_what_it_waits_for() -> None:

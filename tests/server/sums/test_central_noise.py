@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy.accounting.plan import Plan
-from privacy.accounting.site_plan import make_central_site_plan
+from privacy.accounting.central_site_plan import CentralSitePlan, make_central_site_plan
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import ChaCha20Source, keyed_entropy
@@ -65,24 +64,24 @@ def noise_of_plain_sums(job: Job, *, count: int, number: int = 1) -> np.ndarray:
     return sums.aggregate({f"site-{n}": zero for n in range(count)}, {}, number)
 
 
-def std_of(plan: Plan, *, count: int) -> float:
+def std_of(plan: CentralSitePlan, *, count: int) -> float:
     return plan.mechanism.multiplier * plan.clipping_norm / count
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> CentralSitePlan:
     return plan_for_site(manifest(central_job()), update_size=SIZE)
 
 
 @pytest.mark.parametrize("share", [2 / 3, 3 / 2])
 @pytest.mark.parametrize("count", [2, 3])
-def test_other_noise_would_be_noticed(plan: Plan, count: int, share: float) -> None:
+def test_other_noise_would_be_noticed(plan: CentralSitePlan, count: int, share: float) -> None:
     found = noise_of_plain_sums(central_job(), count=count)
     assert not is_std(share * found, std_of(plan, count=count))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_noise_is_for_one_site_in_the_sum(plan: Plan, count: int) -> None:
+def test_the_noise_is_for_one_site_in_the_sum(plan: CentralSitePlan, count: int) -> None:
     """One site weighs its clipping norm in the sum, and so many times less in the mean."""
     found = noise_of_plain_sums(central_job(), count=count)
     assert is_std(found, std_of(plan, count=count))
@@ -96,7 +95,7 @@ def test_the_noise_is_that_of_the_jobs_plan(epsilon: float, rounds: int) -> None
         privacy=CENTRAL | {"epsilon": epsilon}, strategy={"name": "ffa"}, training={"rounds": rounds}
     )
     planned = make_central_site_plan(
-        mechanism="gaussian", epsilon=epsilon, delta=1e-5, clipping_norm=0.5, releases=rounds
+        noisy=True, epsilon=epsilon, delta=1e-5, clipping_norm=0.5, releases=rounds
     )
     assert planned.epsilon <= epsilon
     assert is_std(noise_of_plain_sums(job, count=3), std_of(planned, count=3))
@@ -114,14 +113,14 @@ class Counted(ChaCha20Source):
         return np.zeros(size, np.int64)
 
 
-def test_the_mean_is_in_it(plan: Plan) -> None:
+def test_the_mean_is_in_it(plan: CentralSitePlan) -> None:
     updates = [0.4 * np.eye(1, SIZE, place, dtype=np.float32)[0] for place in range(3)]
     found = noisy_mean(updates, plan=plan, source=Counted())
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.mean(updates, axis=0), rtol=1e-6)
 
 
-def test_a_site_that_sends_more_than_its_norm_weighs_no_more(plan: Plan) -> None:
+def test_a_site_that_sends_more_than_its_norm_weighs_no_more(plan: CentralSitePlan) -> None:
     honest = 0.5 * np.eye(1, SIZE, dtype=np.float32)[0]
     for sent in (honest, 1e30 * honest):
         found = noisy_mean([sent, np.zeros(SIZE, np.float32)], plan=plan, source=Counted())
@@ -131,7 +130,7 @@ def test_a_site_that_sends_more_than_its_norm_weighs_no_more(plan: Plan) -> None
     assert not noisy_mean([spoilt], plan=plan, source=Counted()).any()
 
 
-def test_noise_and_sum_are_integers_of_the_norm_s_grid(plan: Plan) -> None:
+def test_noise_and_sum_are_integers_of_the_norm_s_grid(plan: CentralSitePlan) -> None:
     """As for a step of a site: no output is impossible, whoever is in the sum."""
     source = Counted()
     found = noisy_mean([np.full(SIZE, 1e-3, np.float32)], plan=plan, source=source)

@@ -106,7 +106,7 @@ class Federation:
             return Reply(site=site, trained=session.contribute(UPDATES[site], request.train, reach=REACH))
         if request.HasField("confirm"):
             return Reply(site=site, confirmed=Confirmed(signature=session.confirm(request.confirm)))
-        return Reply(site=site, opened=session.open(request.open, update_size=SIZE, reach=REACH))
+        return Reply(site=site, opened=session.open_sum(request.open, update_size=SIZE, reach=REACH))
 
     def train(self, *members: str) -> Exchange:
         self.sums.prepare(members or SITES, 1)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.training.training import _learning_rate
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
@@ -36,9 +36,11 @@ def found(tiny_folder: Path) -> Forecast:
     return forecast(tiny.job(tiny_folder))
 
 
-def plan(name: str = "gaussian", multiplier: float = 1.5, clipping_norm: float = 0.7) -> Plan:
+def plan(name: str = "gaussian", multiplier: float = 1.5, clipping_norm: float = 0.7) -> SampledPlan:
     mechanism = Mechanism(name=name, multiplier=multiplier)
-    return Plan(mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=0.1, steps=6, delta=1e-5)
+    return SampledPlan(
+        mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=0.1, steps=6, delta=1e-5
+    )
 
 
 def training(**changes: Any) -> TrainingSection:

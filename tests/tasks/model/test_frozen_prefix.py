@@ -14,7 +14,7 @@ from torch import nn
 
 from client.training.gradients import HookedGradients
 from client.training.training import Trainer
-from privacy.accounting.plan import Plan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import RunError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
@@ -66,7 +66,7 @@ def losses(
 def train(
     adapted: AdaptedModel, examples: Examples, activations: Activations | None
 ) -> NDArray[np.float32]:
-    plan = Plan(
+    plan = SampledPlan(
         mechanism=Mechanism(name="gaussian", multiplier=1.0),
         clipping_norm=1.0,
         sampling_rate=0.5,

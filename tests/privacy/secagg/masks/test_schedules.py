@@ -23,7 +23,7 @@ from privacy.secagg.masks.masking import apply_masks
 from privacy.secagg.masks.site_steps import Held, SiteState
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Cohort, Dealing, Roster
-from tests.privacy.exchanges import Sites, identity_of, make_rules, names
+from tests.privacy.exchanges import Sites, contribute, identity_of, make_rules, names
 
 COUNT, SIZE = 4, 3
 RING = Ring(16)
@@ -205,7 +205,7 @@ class Schedule(RuleBasedStateMachine):
         if request.kind == "contribute":
             # A site that is asked again would have trained again.
             words = self.random.integers(0, 1 << 16, SIZE, np.uint16)
-            after, masked = secagg.contribute(state, request.cohort, words, number=number, ring=RING)
+            after, masked = contribute(state, request.cohort, words, number=number, ring=RING)
             return after, (words, masked)
         survivors = request.survivors
         if request.kind == "confirm":
@@ -273,13 +273,13 @@ class Careless(Schedule):
 
 
 def that_keep_what_they_masked_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = secagg.contribute
+    whole = secagg.prepare
 
-    def contribute(state: SiteState, *rest: object, **named: object) -> tuple[SiteState, Words]:
-        after, masked = whole(state, *rest, **named)
-        return replace(after, dealer=state.dealer, last=state.last), masked
+    def prepare(state: SiteState, *rest: object, **named: object) -> secagg.Contribution:
+        ready = whole(state, *rest, **named)
+        return replace(ready, state=replace(ready.state, dealer=state.dealer, last=state.last))
 
-    monkeypatch.setattr(secagg, "contribute", contribute)
+    monkeypatch.setattr(secagg, "prepare", prepare)
 
 
 def that_sign_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from privacy.secagg.shamir import PRIME
 from tests.privacy.exchanges import (
     MANIFEST,
     Sites,
+    contribute,
     draw_vectors,
     forge_signature,
     identity_of,
@@ -68,7 +69,7 @@ class Scene:
     def contribute(self, *dealt: Dealt, number: int = 2, state: SiteState | None = None) -> object:
         cohort = Cohort(dealt=dealt or self.cohorts[ME].dealt)
         state = state or self.dealt.states[ME]
-        return secagg.contribute(state, cohort, self.vectors[ME], number=number, ring=RING)
+        return contribute(state, cohort, self.vectors[ME], number=number, ring=RING)
 
     def changed(self, site: str, **changes: object) -> object:
         dealt = self.cohorts[ME].dealt

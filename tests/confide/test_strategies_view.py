@@ -22,7 +22,7 @@ def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pyte
     install(tmp_path, "momentum", "tests.strategies.momentum:Momentum")
     install(tmp_path, "median", "tests.strategies.median:Median")
     monkeypatch.syspath_prepend(tmp_path)
-    found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))}
+    found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))["strategies"]}
     assert sorted(found) == ["fedsvd", "ffa", "lora", "median", "momentum"]
     assert {name for name, entry in found.items() if not entry["linear"]} == {"median"}
     assert {name for name, entry in found.items() if entry["exact"]} == {"fedsvd", "ffa", "momentum"}
@@ -34,3 +34,12 @@ def test_people_read_a_line_for_each() -> None:
     lines = [line.split() for line in listed().splitlines()]
     expected = [["fedsvd", "yes", "yes"], ["ffa", "yes", "yes"], ["lora", "yes", "no"]]
     assert [line[:3] for line in lines[1:]] == expected
+
+
+def test_what_another_package_calls_itself_is_shown_and_not_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "[red]mo\u202emen\x1btum", "tests.strategies.momentum:Momentum")
+    monkeypatch.syspath_prepend(tmp_path)
+    (line,) = [line for line in listed().splitlines() if "Hsu" in line]
+    assert line.startswith(r"[red]mo\u202emen\x1btum  yes")

@@ -1,0 +1,114 @@
+"""The plan that hides an example: noise in each step's sum over a fresh Poisson sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+from privacy.accounting.base_plan import check_epsilon, with_least_noise
+from privacy.accounting.real_noise_plan import RealNoisePlan
+from privacy.errors import PlanError
+from privacy.mechanisms.mechanism import NO_NOISE, Mechanism, MechanismName
+
+# The noise for less would leave float64.
+_COUNT_EPSILON_MIN = 1e-300
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledPlan(RealNoisePlan):
+    """A site's local steps, or one count of its examples.
+
+    Guarantee: (``epsilon``, ``delta``)-differential privacy for one example made blank, the number of
+    examples being public; if every step draws a fresh Poisson sample at ``sampling_rate``, clips each
+    example to ``clipping_norm`` and adds ``mechanism``'s noise once to the sum. ``steps`` counts local
+    steps. It holds whatever the coordinator and the other sites do.
+
+    Source: Abadi et al. 2016 (arXiv:1607.00133).
+    """
+
+    hides_sites: ClassVar[bool] = False
+
+    unit: Literal["example"] = field(default="example", init=False)
+
+    @property
+    def chance_of_being_drawn(self) -> float:
+        """The probability that one example is in any of the steps' samples."""
+        if self.sampling_rate == 1.0:
+            return 1.0
+        return -math.expm1(self.steps * math.log1p(-self.sampling_rate))
+
+    def as_charged(self) -> SampledPlan:
+        """What this is to one example: itself."""
+        return self
+
+
+def make_sampled_plan(
+    *,
+    mechanism: MechanismName,
+    epsilon: float,
+    delta: float,
+    clipping_norm: float,
+    expected_batch_size: int,
+    examples: int,
+    steps: int,
+) -> SampledPlan:
+    """Find the least noise whose ε over all ``steps`` is at most ``epsilon``.
+
+    The sampling rate is ``expected_batch_size / examples``. Raises PlanError if the batch is larger
+    than the data, if no noise multiplier under 1e4 meets the target, if ``delta`` allows for all that are
+    ever drawn, or for values outside their range.
+    """
+    check_epsilon(epsilon)
+    if expected_batch_size < 1:
+        raise PlanError(f"expected batch_size >= 1, got batch_size={expected_batch_size}")
+    if expected_batch_size > examples:
+        raise PlanError(
+            f"expected batch_size <= examples at the site, got batch_size={expected_batch_size}, "
+            f"examples={examples}: lower training.batch_size or give the site more examples"
+        )
+    # Checked as a plan before the search, which would answer a delta of 0 with a search to the end.
+    silent = SampledPlan(
+        mechanism=NO_NOISE,
+        clipping_norm=clipping_norm,
+        sampling_rate=expected_batch_size / examples,
+        steps=steps,
+        delta=delta,
+    )
+    if mechanism == "none":
+        return silent
+    drawn = silent.chance_of_being_drawn
+    if delta >= drawn:
+        # ε would be 0 without any noise: δ is a probability with which nothing is promised.
+        raise PlanError(
+            f"expected delta < {drawn:.3g}, the chance that an example is drawn at all in steps={steps} "
+            f"(batch_size={expected_batch_size} of examples={examples}), got delta={delta}: noise would "
+            "protect nobody; lower privacy.delta"
+        )
+
+    def noisy(multiplier: float) -> SampledPlan:
+        return replace(silent, mechanism=Mechanism(name=mechanism, multiplier=multiplier))
+
+    return with_least_noise(noisy, epsilon=epsilon)
+
+
+def make_count_plan(*, epsilon: float, delta: float) -> SampledPlan:
+    """One release of a sum in which an example weighs at most 1, with Laplace noise of scale 1/``epsilon``.
+
+    It gives ``epsilon`` at δ = 0, with multiplier · ``epsilon`` >= 1 exactly; ``delta`` is there for those
+    who count in pairs. Raises PlanError for an ``epsilon`` that no noise gives.
+    """
+    if not _COUNT_EPSILON_MIN <= epsilon < math.inf:
+        raise PlanError(f"expected {_COUNT_EPSILON_MIN:g} <= epsilon < inf, got epsilon={epsilon}")
+    multiplier = 1.0 / epsilon
+    if Fraction(multiplier) * Fraction(epsilon) < 1:
+        # Rounded the wrong way: it would cost a little more than was asked for.
+        multiplier = math.nextafter(multiplier, math.inf)
+    return SampledPlan(
+        mechanism=Mechanism(name="laplace", multiplier=multiplier),
+        clipping_norm=1.0,
+        sampling_rate=1.0,
+        steps=1,
+        delta=delta,
+    )

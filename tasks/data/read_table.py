@@ -1,0 +1,73 @@
+"""Reading a source: from the files that it names to one table, every fault a sentence."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from privacy.errors import DataError
+from protocol.job.data_section import SourceKeys
+from tasks.data.arrow_files import read_arrow, read_datasets_folder, read_parquet
+from tasks.data.delimited import read_delimited
+from tasks.data.file_kinds import check_file
+from tasks.data.json_rows import read_json
+from tasks.data.source_files import find_files
+from tasks.data.table import Table, joined
+from tasks.data.workbook import read_workbook
+
+_DAMAGED = "it is damaged, or was not written whole"
+_DATASETS = "datasets"
+_READERS: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
+    "delimited": read_delimited,
+    "json": read_json,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "workbook": read_workbook,
+    _DATASETS: read_datasets_folder,
+}
+
+
+def read_table(keys: SourceKeys, *, columns: Iterable[str]) -> Table:
+    """The columns of a source that will be used, as text, and at least one row.
+
+    What other columns hold is not looked at. Raises DataError if there is no source, no row, or not the
+    format that a file's name says: it names the file, the row and the key to change, and quotes no cell.
+    """
+    wanted = list(dict.fromkeys(columns))
+    _check_encoding(keys.encoding)
+    try:
+        files = find_files(keys)
+    except OSError as error:
+        raise DataError(f"data.source={keys.source!r}: {_reason(error)}") from None
+    table = joined([_read(file, keys, wanted) for file in files], files=files, columns=wanted)
+    if not table.lacks(wanted) and not len(table):
+        raise DataError(f"data.source={keys.source!r} has no rows")
+    return table
+
+
+def _read(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+    import pyarrow as pa
+
+    try:
+        return _READERS[_DATASETS if path.is_dir() else check_file(path, keys)](path, keys, columns)
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {_reason(error)}") from None
+    except (pa.ArrowException, UnicodeError, EOFError, zlib.error):
+        # Their own words may quote what is in the file.
+        raise DataError(f"{str(path)!r} cannot be read: {_DAMAGED}") from None
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; of what others raise as OSError only that it is damage."""
+    return (error.strerror or _DAMAGED) if error.errno else _DAMAGED
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    except (LookupError, UnicodeError):
+        raise DataError(
+            f"data.encoding={encoding!r}: expected an encoding of text, such as utf-8"
+        ) from None

@@ -1,0 +1,42 @@
+"""Scores by label: a share of right answers hides labels that are rare, and never answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScore:
+    """One label's ``examples``, how often it was ``answered``, and how often that was right: ``hits``."""
+
+    examples: int
+    answered: int
+    hits: int
+
+    @property
+    def recall(self) -> float:
+        """The share of its examples that are answered so, 0 without any."""
+        return self.hits / self.examples if self.examples else 0.0
+
+    @property
+    def precision(self) -> float:
+        """The share of its answers that are right, 0 without any."""
+        return self.hits / self.answered if self.answered else 0.0
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of recall and precision (van Rijsbergen 1979)."""
+        both = self.examples + self.answered
+        return 2 * self.hits / both if both else 0.0
+
+
+def macro_f1(scores: Mapping[str, LabelScore]) -> float:
+    """The mean of F1 over the labels that have examples, each counting once; 0 without any."""
+    known = [score.f1 for score in scores.values() if score.examples]
+    return sum(known) / len(known) if known else 0.0
+
+
+def never_answered(scores: Mapping[str, LabelScore]) -> list[str]:
+    """The labels that have examples, and that the model gives to none at all."""
+    return [label for label, score in scores.items() if score.examples and not score.answered]

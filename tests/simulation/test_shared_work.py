@@ -1,0 +1,83 @@
+"""What simulated sites share: a plan a size, a check a model; and which of their homes are flushed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.planning import plan_here
+from privacy.errors import PlanError, PrivacyUnitError
+from privacy.ledger.ledger_audit import audit_ledger
+from simulation import shared_work
+from simulation.shared_work import SharedCheck, SharedPlans
+from simulation.simulate import simulate
+from simulation.simulated_federation import World
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder: Path) -> World:
+    return World(tiny.job(tiny_folder, training={"rounds": 1}))
+
+
+def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def plan(manifest: Any, examples: int, update_size: int) -> Any:
+        asked.append(examples)
+        return plan_here(manifest, examples, update_size)
+
+    monkeypatch.setattr(shared_work, "plan_here", plan)
+    plans, manifest = SharedPlans(), world.manifest("run")
+    found = [plans(manifest, examples, 10) for examples in (60, 60, 61)]
+    assert found[0] is found[1] != found[2]
+    assert found[2] == plan_here(manifest, 61, 10)
+    other = replace(manifest, job=tiny.job(Path(manifest.job.data.source).parent, privacy={"epsilon": 4.0}))
+    assert plans(other, 60, 10).plan.mechanism.multiplier > found[0].plan.mechanism.multiplier
+    assert asked == [60, 61, 60]
+    for _ in range(2):
+        with pytest.raises(PlanError, match="batch_size=16"):
+            plans(manifest, 5, 10)
+
+
+def test_a_model_is_checked_until_it_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Counter[str]()
+
+    def check(*_arguments: object) -> None:
+        calls["check"] += 1
+        if calls["check"] == 1:
+            raise PrivacyUnitError("tokens are counted as examples")
+
+    monkeypatch.setattr(shared_work, "check_privacy_unit", check)
+    shared, asked = SharedCheck(), (world.trainer.gradients, world.adapted.probe())
+    with pytest.raises(PrivacyUnitError):
+        shared(*asked)
+    for _ in range(3):
+        shared(*asked)
+    assert calls["check"] == 2
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["homes of their own", "the run's homes"])
+def test_homes_that_outlive_the_run_are_flushed(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Others are lost with their run in a power cut; and the ledger is whole in either."""
+    flushed = Counter[bool]()
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed["site-1" in os.readlink(f"/proc/self/fd/{descriptor}")] += 1
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    homes = tmp_path / "homes" if kept else None
+    run = simulate(tiny.job(tiny_folder, training={"rounds": 1}), runs=tmp_path, homes=homes)
+    # The run's own records are flushed in both.
+    assert flushed[False] > 10
+    assert (flushed[True] > 10) == kept
+    assert audit_ledger(run.folder / "sites" / "site-1" / "ledger.db").entries

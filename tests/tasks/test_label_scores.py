@@ -1,0 +1,29 @@
+"""Scores by label, against counts by hand."""
+
+from __future__ import annotations
+
+from tasks.label_scores import LabelScore, macro_f1, never_answered
+
+SCORES = {
+    "no": LabelScore(examples=8, answered=9, hits=6),
+    "yes": LabelScore(examples=2, answered=0, hits=0),
+    "odd": LabelScore(examples=0, answered=1, hits=0),
+}
+
+
+def test_recall_precision_and_f1() -> None:
+    no = SCORES["no"]
+    assert (no.recall, no.precision) == (6 / 8, 6 / 9)
+    # The harmonic mean of 3/4 and 2/3 is 12/17.
+    assert abs(no.f1 - 12 / 17) < 1e-15
+    for nothing in (SCORES["yes"], SCORES["odd"]):
+        assert (nothing.recall, nothing.precision, nothing.f1) == (0, 0, 0)
+
+
+def test_a_mean_over_labels_counts_those_that_have_examples() -> None:
+    assert abs(macro_f1(SCORES) - 6 / 17) < 1e-15
+    assert macro_f1({}) == 0
+
+
+def test_labels_that_are_never_answered_are_named() -> None:
+    assert never_answered(SCORES) == ["yes"]
