@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.training.gradient_check import check_gradients, comparable
 from client.training.gradients import HookedGradients, OneByOne, PerExampleGradients, losses
 from client.training.unit_check import check_privacy_unit
-from privacy.accounting.plan import Plan
+from privacy.accounting.plan import SampledPlan
 from privacy.errors import ConfideError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
@@ -146,7 +146,7 @@ def _assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 def _assert_learns(world: World, examples: Examples) -> None:
     """Steps on all examples without noise lower their loss, and are the same a second time."""
-    plan = Plan(
+    plan = SampledPlan(
         mechanism=Mechanism(name="none", multiplier=0.0),
         clipping_norm=1.0,
         sampling_rate=1.0,
