@@ -37,7 +37,7 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
     for setting in settings:
         _set(table, setting)
     job = parse_job(table)
-    return _beside(job, path.parent)
+    return beside(job, path.parent)
 
 
 def parse_job(table: Mapping[str, Any]) -> Job:
@@ -95,7 +95,7 @@ def _within(field: FieldInfo | None) -> tuple[type[BaseModel] | None, dict[objec
     return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None), {}
 
 
-def _beside(job: Job, folder: Path) -> Job:
+def beside(job: Job, folder: Path) -> Job:
     """Relative paths that exist beside the job file mean that file."""
 
     def resolve(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_a_full_disk_ends_with_one_message(
     assert "No space left on device" in errors
     assert "Traceback" not in errors
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_a_site_is_named_with_its_file(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own records are elsewhere, and the coordinator and the custodians are one person here."""
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if "site-2" in str(target) and str(target).endswith(".json"):
+            raise OSError(28, "No space left on device", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path / "runs") == 1
+    (told,) = capfd.readouterr().err.splitlines()
+    assert "site-2 refused: the site cannot write its records; No space left on device: " in told
+    assert "/sites/site-2/manifests/" in told
 
 
 def test_help_needs_no_heavy_package() -> None:
