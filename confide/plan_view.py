@@ -40,6 +40,8 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
     # Sites of one size have the same cautions.
     for caution in dict.fromkeys(text for site in forecast.sites for text in site.cautions):
         console.print(f"\n[yellow]Caution:[/yellow] {shown(caution)}", highlight=False)
+    for remark in forecast.remarks:
+        console.print(f"\n[bold]Note:[/bold] {shown(remark)}", highlight=False)
 
 
 def _title(forecast: Forecast) -> str:

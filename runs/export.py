@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import UserError
 from runs.run_folder import MEMORY, RunFolder
-from tasks.model.base_model import load_base_model
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.base_model import BaseModel, load_base_model
 from tasks.model.device import choose_device
 from tasks.registry import find_task
 
 
 def export_adapter(folder: RunFolder, to: Path) -> None:
-    """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads."""
+    """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
+
+    Layers that the checkpoint lacks, which elsewhere would be drawn anew, are in it too; where there are
+    any, the base model is loaded for them. Raises as ``export_merged`` does.
+    """
+    beside = folder.facts["exported_beside"]
+    base = _load_base(folder) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
@@ -23,6 +31,8 @@ def export_adapter(folder: RunFolder, to: Path) -> None:
             ignore=shutil.ignore_patterns(MEMORY),
             dirs_exist_ok=True,
         )
+        if base is not None:
+            _add_layers(partial, base, beside)
 
     _write_whole(to, write)
 
@@ -33,8 +43,19 @@ def export_merged(folder: RunFolder, to: Path) -> None:
     Raises ModelError if the base model cannot be loaded, UserError if it is not the run's own or if
     the folder exists.
     """
-    from peft import PeftModel
+    job = folder.manifest.job
+    base = _load_base(folder)
+    adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
+    adapted.load(folder.newest_adapter(adapted.layout))
+    merged = adapted.peft.merge_and_unload()
 
+    def write(partial: Path) -> None:
+        find_task(job.task).export(merged, base, partial)
+
+    _write_whole(to, write)
+
+
+def _load_base(folder: RunFolder) -> BaseModel:
     manifest = folder.manifest
     device = choose_device(manifest.job.device)
     base = load_base_model(manifest.job, labels=manifest.labels, device=device)
@@ -43,12 +64,27 @@ def export_merged(folder: RunFolder, to: Path) -> None:
             f"model.source={manifest.job.model.source!r} is not the model of this run: expected "
             f"SHA-256 {manifest.model_digest[:16]}…, got {base.digest[:16]}…"
         )
-    merged = PeftModel.from_pretrained(base.model, folder.adapter_path.resolve()).merge_and_unload()
+    return base
 
-    def write(partial: Path) -> None:
-        find_task(manifest.job.task).export(merged, base, partial)
 
-    _write_whole(to, write)
+def _add_layers(adapter: Path, base: BaseModel, layers: list[str]) -> None:
+    """Put layers of the base model into a PEFT folder, as layers that are saved whole."""
+    from safetensors.torch import load_file, save_file
+
+    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    table = json.loads(config.read_text("utf-8"))
+    table["modules_to_save"] = [*base.head, *layers]
+    config.write_text(json.dumps(table), "utf-8")
+    tensors = load_file(weights)
+    for layer in layers:
+        if f"base_model.model.{layer}.lora_A.weight" in tensors:
+            raise UserError(
+                f"PEFT cannot tell {layer}, which has an adapter, from a layer that the checkpoint lacks: "
+                "export the whole model with --merge"
+            )
+        for name, tensor in base.model.get_submodule(layer).state_dict().items():
+            tensors[f"base_model.model.{layer}.{name}"] = tensor.contiguous()
+    save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def _write_whole(to: Path, write: Callable[[Path], None]) -> None:

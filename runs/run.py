@@ -18,7 +18,7 @@ from tasks.label_scores import LabelScore
 class Run:
     """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them.
 
-    ``oddities`` are sentences about the data.
+    ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
     """
 
     folder: Path
@@ -26,6 +26,7 @@ class Run:
     rounds: tuple[RoundRecord, ...]
     seconds: float
     metrics: Metrics | None = None
+    remarks: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
 
     @property
@@ -65,6 +66,7 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
         rounds=tuple(records),
         seconds=seconds,
         metrics=folder.metrics,
+        remarks=tuple(folder.facts.get("remarks", ())),
         oddities=tuple(folder.facts.get("oddities", ())),
     )
 

@@ -294,6 +294,10 @@ class RunFolder:
         link.symlink_to(Path("rounds") / f"{number:03d}")
         link.rename(self.path / "adapter")
 
+    def newest_adapter(self, layout: AdapterLayout) -> NDArray[np.float32]:
+        """The newest adapter: float32[adapter_size]."""
+        return self.load_adapter(int(self.adapter_path.resolve().name), layout)
+
     def load_state(self, number: int, layout: AdapterLayout) -> State:
         """The state after a round, as it was saved."""
         path = self.path / "rounds" / f"{number:03d}" / MEMORY

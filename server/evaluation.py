@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.data.examples import Examples
+from privacy.errors import ModelError
+from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
+from tasks.task import Outcome
 
 _BATCH = 128
 
@@ -59,7 +61,10 @@ class Evaluator:
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def score(self, adapter: NDArray[np.float32]) -> Score:
-        """The measures of an adapter, float32[adapter_size]."""
+        """The measures of an adapter, float32[adapter_size].
+
+        Raises ModelError if the model fails on an example: these are the coordinator's own.
+        """
         adapted = self._adapted
         adapted.load(adapter)
         adapted.peft.eval()
@@ -68,8 +73,7 @@ class Evaluator:
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=_BATCH):
                 batch = held.to(adapted.device.torch)
-                with self._activations.replay(batch) if self._activations else nullcontext():
-                    outcome = adapted.forward(batch)
+                outcome = self._outcome(batch)
                 sums.update(outcome.sums())
                 if outcome.answers is not None:
                     tally += _tally(batch.inputs["labels"], outcome.answers, labels=len(self._labels))
@@ -80,6 +84,19 @@ class Evaluator:
             if tally.any()
         }
         return Score(loss=mean_loss(sums), measures=measures, by_label=by_label)
+
+    def _outcome(self, batch: Batch) -> Outcome:
+        adapted = self._adapted
+        try:
+            with self._activations.replay(batch) if self._activations else nullcontext():
+                return adapted.forward(batch)
+        except Exception as error:  # a model's code raises whatever it likes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "
+                f"{adapted.task.units.example}: {reason}. Remove such from data.source, or choose another "
+                "model"
+            ) from error
 
 
 def _tally(given: torch.Tensor, answers: torch.Tensor, *, labels: int) -> NDArray[np.int64]:

@@ -138,6 +138,8 @@ class Workplace:
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
+            "remarks": list(self.adapted.base.remarks),
+            "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }

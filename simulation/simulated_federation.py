@@ -63,7 +63,8 @@ class World:
         if apart is None:
             held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
         else:
-            held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
+            chosen = np.arange(len(apart))
+            held_out = encode_own_rows(adapted, apart, chosen, labels=self.labels, key="data.validation")
         self.workplace = Workplace(
             job,
             adapted=adapted,
@@ -223,7 +224,9 @@ def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> 
     found = find_oddities(rows, labels=labels)
     both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
     if both:
-        found += (f"data.validation and data.source have {both} examples in common, which scores flatter",)
+        found += (
+            f"examples that data.validation and data.source have in common: {both}; they flatter scores",
+        )
     return found
 
 

@@ -149,6 +149,8 @@ def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str
         return f"{path}.{name}: expected one of {expected}, got {quoted(item['ctx']['tag'])}"
     if kind == "value_error":
         message = str(item["ctx"]["error"])
+        if message.startswith("expected"):  # a key's own check, which does not know its name
+            return f"{path}: {message}"
         return message if not path else f"{path.split('.')[0]}.{message}"
     expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
     return f"{path}: {expected[0].lower()}{expected[1:]}, got {quoted(given)}"

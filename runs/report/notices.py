@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
-from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
-from tasks.label_scores import never_answered
-
-_MOST_NAMED = 5  # labels
+from tasks.label_scores import what_scores_hide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +27,12 @@ def find_notices(
     *,
     federation: str | None = None,
     oddities: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name. ``oddities`` are sentences about the data.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
+    the base model was made whole.
     """
     notices = []
     job = manifest.job
@@ -75,14 +74,13 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
-    never = never_answered(records[-1].by_label) if records else []
-    if never:
-        named = ", ".join(map(quoted, never[:_MOST_NAMED])) + " and others" * (len(never) > _MOST_NAMED)
-        text = f"The last adapter never answers {named}, which held-out examples have."
-        notices.append(Notice(title="Labels that are never answered", text=text, grave=False))
+    if remarks:
+        notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
+    hidden = what_scores_hide(records[-1].by_label) if records else []
+    if hidden:
+        notices.append(Notice(title="What accuracy hides", text=_sentence(hidden), grave=False))
     if oddities:
-        text = f"{'; '.join(oddities)}."
-        notices.append(Notice(title="The data", text=text[0].upper() + text[1:], grave=False))
+        notices.append(Notice(title="The data", text=_sentence(oddities), grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
     said.append(sum_kind(job).notice(manifest))
     if protected:
@@ -90,6 +88,11 @@ def find_notices(
     title = "What the coordinator sees" if federation else "A simulation"
     notices.append(Notice(title=title, text=" ".join(said), grave=False))
     return notices
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _what_epsilon_counts(manifest: Manifest) -> str:

@@ -95,7 +95,11 @@ def render_report(folder: RunFolder) -> str:
         facts=facts,
         result=result_sentence(job, records, facts),
         notices=find_notices(
-            manifest, records, federation=facts.get("federation"), oddities=facts.get("oddities", ())
+            manifest,
+            records,
+            federation=facts.get("federation"),
+            oddities=facts.get("oddities", ()),
+            remarks=facts.get("remarks", ()),
         ),
         by_label=list_labels(records),
         federation=facts.get("federation"),

@@ -49,7 +49,8 @@ class SiteForecast:
 class Forecast:
     """What is known of a job before it runs. ``effort`` is an estimate, the rest is computed.
 
-    ``budgets`` are those of the ledgers that were read; None if none was asked for.
+    ``budgets`` are those of the ledgers that were read; None if none was asked for. ``remarks`` say how the
+    base model was made whole.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Forecast:
     effort: Effort
     suggestions: tuple[Suggestion, ...]
     budgets: tuple[BudgetLeft, ...] | None
+    remarks: tuple[str, ...]
 
     def refuse_if_hopeless(self) -> None:
         """Raise PlanError, with what would help, if noise is likely to swamp what the job could learn."""
@@ -111,6 +113,7 @@ def forecast(
         effort=replace(effort, seconds=effort.seconds + loading),
         suggestions=suggest(setup, run=noise.run),
         budgets=budgets,
+        remarks=world.adapted.base.remarks,
     )
 
 

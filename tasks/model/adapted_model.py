@@ -117,6 +117,18 @@ class AdaptedModel:
         return self.task.made_up(self, np.random.Generator(np.random.PCG64(0)), sizes)
 
     @property
+    def exported_beside(self) -> tuple[str, ...]:
+        """Layers that an exported adapter has beside what the layout lists, so that PEFT alone can load it.
+
+        They are those that the checkpoint lacks, and others whose names end as theirs or as the head's do:
+        PEFT takes these for the same.
+        """
+        saved = (*self.base.head, *self.base.drawn)
+        names = (name.removesuffix(".original_module") for name, _ in self.base.model.named_modules())
+        found = {name for name in names if name.endswith(saved)} if saved else set()
+        return tuple(sorted(found - set(self.base.head)))
+
+    @property
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that sites train, by their name in the layout, in its order."""
         return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
@@ -290,7 +302,10 @@ def _check_targets(peft_model: Any, expected: set[str]) -> None:
     }
     odd = sorted(carrying ^ expected)
     if odd:
+        wrong = {name.removesuffix(".base_layer").rpartition(".")[2] for name in odd}
+        left = sorted({name.rpartition(".")[2] for name in expected} - wrong)
         raise PrivacyUnitError(
-            "LoRA is not where adapter.target_modules asks for it; it differs at "
-            f"{', '.join(odd[:4])}. Name linear layers by their full suffix, such as q_proj"
+            "PEFT puts LoRA elsewhere than adapter.target_modules asks for, such as on routed experts in "
+            f"place of shared ones; it differs at {', '.join(odd[:4])}. Name other layers: "
+            f"{', '.join(left) or 'this model has none'}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tests import tiny
+from tests.tasks.model.checkpoints import DECODER, DISTILBERT, ENCODER, write_checkpoint
 
 TEXT = "good day late train"
 
@@ -81,3 +83,71 @@ def test_an_existing_folder_is_left_alone(run: Run, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="exists already"):
             export(RunFolder.open(run.folder), tmp_path / "taken")
     assert list((tmp_path / "taken").iterdir()) == []
+
+
+# Checkpoints that lack something, or that transformers has no classifier for.
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a layer whose name ends as the head's does": ("DistilBertModel", DISTILBERT),
+    "a pooler": ("BertForMaskedLM", ENCODER),
+    "the first layer of the head": ("RobertaModel", ENCODER),
+}
+IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
+
+
+def trained_on(
+    kind: str, config: dict[str, Any], tiny_folder: Path, place: Path
+) -> tuple[Path, RunFolder, torch.Tensor]:
+    """A checkpoint, a short run on it, and what the run's own model says of some texts."""
+    source = write_checkpoint(place / "base", kind, **config)
+    job = tiny.job(
+        tiny_folder,
+        model={"source": str(source), "pooling": "model"},
+        adapter={"target_modules": ["all-linear"], "layers_to_transform": None},
+        training={"rounds": 1, "local_steps": 1, "learning_rate": 30.0},
+        privacy={"mechanism": "none"},
+    )
+    folder = RunFolder.open(simulate(job, runs=place / "runs").folder)
+    adapted = World(folder.manifest.job).adapted
+    adapted.load(folder.load_adapter(1, adapted.layout))
+    found = tokens_to_logits(adapted.peft)
+    assert found.abs().max() > 0.1
+    return source, folder, found
+
+
+def tokens_to_logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    return found
+
+
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_a_checkpoint_lacks_is_in_both_exports(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """Loaded elsewhere, it would be drawn anew, from another generator's numbers."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    source, folder, expected = trained_on(*CHECKPOINTS[name], tiny_folder, tmp_path)
+    assert "drawn from seeds.adapter" in folder.facts["remarks"][0]
+    assert "drawn from seeds.adapter" in (folder.path / "report.html").read_text()
+    export_adapter(folder, tmp_path / "adapter")
+    export_merged(folder, tmp_path / "merged")
+    torch.manual_seed(1)
+    base = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
+    # The same float32 operations, but for the attention's implementation and, when merged, the adapter's.
+    found = tokens_to_logits(PeftModel.from_pretrained(base, tmp_path / "adapter"))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(tokens_to_logits(merged), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_class_that_transformers_lacks_is_loaded_as_the_readme_says(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    _, folder, expected = trained_on("GraniteForCausalLM", DECODER, tiny_folder, tmp_path)
+    export_merged(folder, tmp_path / "merged")
+    code = (tmp_path / "merged" / "README.md").read_text().split("```python\n")[1].partition("```")[0]
+    assert "confide" not in code
+    names: dict[str, Any] = {"FOLDER": str(tmp_path / "merged"), "__name__": "somewhere_else"}
+    exec(code, names)  # noqa: S102 - what the README tells people to run
+    torch.testing.assert_close(tokens_to_logits(names["model"]), expected, atol=1e-4, rtol=1e-4)
