@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_json(table: dict[str, Any]) -> None:
-    """One JSON object and nothing else; an ε without bound is null."""
-    print(json.dumps(table, allow_nan=False))
+def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """One JSON object, or a list of some, and nothing else; an ε without bound is null."""
+    print(json.dumps(value, allow_nan=False))
 
 
 def plain_console() -> Console:

@@ -12,7 +12,7 @@ def print_strategies(*, json: bool) -> None:
     """Every strategy that can be named here: what it promises, its keys, and where it was published."""
     found = [_describe(name) for name in strategy_names()]
     if json:
-        print_json({"strategies": found})
+        print_json(found)
         return
     table = plain_table("name", "linear", "exact", "keys", "paper", left=5)
     for one in found:

@@ -17,6 +17,7 @@ from protocol.plain_text import cut, escaped, quoted
 
 _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
+_SHORT = "secure_aggregation"
 
 
 def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
@@ -36,7 +37,7 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
         raise JobError(f"{path} is not TOML: {error}") from error
     for setting in settings:
         _set(table, setting)
-    job = parse_job(table)
+    job = parse_job(_spelled_out(table))
     return beside(job, path.parent)
 
 
@@ -46,6 +47,19 @@ def parse_job(table: Mapping[str, Any]) -> Job:
         return Job.model_validate(table)
     except ValidationError as error:
         raise JobError(explain(error, shown_by="that `confide init` shows", model=Job)) from None
+
+
+def _spelled_out(table: dict[str, Any]) -> dict[str, Any]:
+    """``secure_aggregation = KIND`` at the top is short for an ``[aggregation]`` of that kind."""
+    if _SHORT not in table:
+        return table
+    section = table.get("aggregation", {})
+    if not isinstance(section, dict):
+        return table
+    if "kind" in section:
+        raise JobError(f"{_SHORT}: aggregation.kind is there as well: expected one of them")
+    kept = {key: value for key, value in table.items() if key != _SHORT}
+    return {**kept, "aggregation": {**section, "kind": table[_SHORT]}}
 
 
 def explain(

@@ -22,7 +22,7 @@ def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pyte
     install(tmp_path, "momentum", "tests.strategies.momentum:Momentum")
     install(tmp_path, "median", "tests.strategies.median:Median")
     monkeypatch.syspath_prepend(tmp_path)
-    found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))["strategies"]}
+    found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))}
     assert sorted(found) == ["fedsvd", "ffa", "lora", "median", "momentum"]
     assert {name for name, entry in found.items() if not entry["linear"]} == {"median"}
     assert {name for name, entry in found.items() if entry["exact"]} == {"fedsvd", "ffa", "momentum"}

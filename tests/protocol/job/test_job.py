@@ -264,6 +264,34 @@ def test_keys_are_set_on_the_command_line(
     assert found(read_job(path, settings=[setting]))
 
 
+@pytest.mark.parametrize("kind", ["masks", "homomorphic", "none"])
+def test_the_kind_of_sum_has_a_short_form(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "job.toml"
+    table = tiny.table(tiny_folder)
+    table.pop("aggregation", None)
+    path.write_text(tomli_w.dumps(table | {"secure_aggregation": kind}))
+    assert read_job(path).aggregation.kind == kind
+    assert read_job(path, settings=["secure_aggregation=none"]).aggregation.kind == "none"
+
+
+def test_the_short_form_goes_with_the_other_keys_and_not_with_the_long_one(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "job.toml"
+    short = tiny.table(tiny_folder) | {"secure_aggregation": "masks"}
+    path.write_text(tomli_w.dumps(short | {"aggregation": {"colluding": 1}}))
+    assert read_job(path).masks.colluding == 1
+    for wrong, said in (
+        (short | {"aggregation": {"kind": "none"}}, "aggregation.kind is there as well"),
+        (short | {"aggregation": {}, "secure_aggregation": "rot13"}, "aggregation.kind: expected"),
+        (short | {"aggregation": {}, "secure_aggregation": 3}, "aggregation.kind: expected"),
+        (short | {"aggregation": "none"}, "aggregation"),
+    ):
+        path.write_text(tomli_w.dumps(wrong))
+        with pytest.raises(JobError, match=said):
+            read_job(path)
+
+
 @pytest.mark.parametrize("setting", ["rounds", "=3", "training..rounds=2", "name.x=1"])
 def test_odd_settings_are_refused(tiny_folder: Path, tmp_path: Path, setting: str) -> None:
     path = tmp_path / "job.toml"
