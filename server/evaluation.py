@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.data.examples import Examples
+from privacy.errors import ConfideError, ModelError
+from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
+from tasks.task import Outcome
 
 _BATCH = 128
 
@@ -58,8 +60,21 @@ class Evaluator:
         labels = self._examples.labels
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
+    def _forward(self, batch: Batch) -> Outcome:
+        try:
+            with self._activations.replay(batch) if self._activations else nullcontext():
+                return self._adapted.forward(batch)
+        except ConfideError:
+            raise
+        except Exception as error:  # a model's code raises whatever it likes
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(
+                f"the model fails on held-out examples: {reason[0]}; choose another model.source, other "
+                "adapter.target_modules or a lower data.max_length"
+            ) from error
+
     def score(self, adapter: NDArray[np.float32]) -> Score:
-        """The measures of an adapter, float32[adapter_size]."""
+        """The measures of an adapter, float32[adapter_size]. Raises ModelError if the model fails."""
         adapted = self._adapted
         adapted.load(adapter)
         adapted.peft.eval()
@@ -68,8 +83,7 @@ class Evaluator:
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=_BATCH):
                 batch = held.to(adapted.device.torch)
-                with self._activations.replay(batch) if self._activations else nullcontext():
-                    outcome = adapted.forward(batch)
+                outcome = self._forward(batch)
                 sums.update(outcome.sums())
                 if outcome.answers is not None:
                     tally += _tally(batch.inputs["labels"], outcome.answers, labels=len(self._labels))
