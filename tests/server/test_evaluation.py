@@ -1,4 +1,4 @@
-"""The coordinator's evaluation: what a model's own code raises there is one sentence with keys to change."""
+"""Evaluation at the coordinator: what a model's own code raises there is one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import tiny
 
 
 def test_whatever_a_models_code_raises_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tiny.job(tiny_folder))
+    world = World(tiny.job(tiny_folder, adapter={"layers_to_transform": None}))
     evaluator = world.workplace.evaluator
     raised: list[Exception] = [AssertionError(), IndexError("row 9\nand more"), RunError("one of our own")]
 
