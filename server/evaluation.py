@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.errors import ConfideError, ModelError
+from privacy.errors import ModelError
 from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
@@ -60,21 +60,11 @@ class Evaluator:
         labels = self._examples.labels
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
-    def _forward(self, batch: Batch) -> Outcome:
-        try:
-            with self._activations.replay(batch) if self._activations else nullcontext():
-                return self._adapted.forward(batch)
-        except ConfideError:
-            raise
-        except Exception as error:  # a model's code raises whatever it likes
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(
-                f"the model fails on held-out examples: {reason[0]}; choose another model.source, other "
-                "adapter.target_modules or a lower data.max_length"
-            ) from error
-
     def score(self, adapter: NDArray[np.float32]) -> Score:
-        """The measures of an adapter, float32[adapter_size]. Raises ModelError if the model fails."""
+        """The measures of an adapter, float32[adapter_size].
+
+        Raises ModelError if the model fails on an example: these are the coordinator's own.
+        """
         adapted = self._adapted
         adapted.load(adapter)
         adapted.peft.eval()
@@ -83,7 +73,7 @@ class Evaluator:
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=_BATCH):
                 batch = held.to(adapted.device.torch)
-                outcome = self._forward(batch)
+                outcome = self._outcome(batch)
                 sums.update(outcome.sums())
                 if outcome.answers is not None:
                     tally += _tally(batch.inputs["labels"], outcome.answers, labels=len(self._labels))
@@ -94,6 +84,19 @@ class Evaluator:
             if tally.any()
         }
         return Score(loss=mean_loss(sums), measures=measures, by_label=by_label)
+
+    def _outcome(self, batch: Batch) -> Outcome:
+        adapted = self._adapted
+        try:
+            with self._activations.replay(batch) if self._activations else nullcontext():
+                return adapted.forward(batch)
+        except Exception as error:  # a model's code raises whatever it likes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "
+                f"{adapted.task.units.example}: {reason}. Remove such from data.source, or choose another "
+                "model"
+            ) from error
 
 
 def _tally(given: torch.Tensor, answers: torch.Tensor, *, labels: int) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ log = logging.getLogger("confide.training")
 # float32 gradients of two orders of summation agree to about 1e-6 of their norm; a wrong unit is
 # off by its whole size.
 _RELATIVE = 1e-3
+_SHOWN = 8  # names in a message
 
 
 def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
@@ -148,14 +149,23 @@ def _references(adapted: AdaptedModel, examples: Examples) -> list[Gradients]:
 
 
 def _without(adapted: AdaptedModel, unused: Collection[str]) -> str:
-    """What to name in place of layers that cannot be trained."""
-    named, bad = ({_ending(n) for n in names if ".lora_" in n} for names in (adapted.trained, unused))
-    left = ", ".join(f'"{name}"' for name in sorted(named - bad))
-    return f"Choose other adapter.target_modules, such as [{left}]" if left else "Choose another model"
+    """What to name in place of layers that cannot be trained: the shortest endings that none has."""
+    bad = {_layer(name) for name in unused if ".lora_" in name}
+    left = set()
+    for layer in {_layer(name) for name in adapted.trained if ".lora_" in name} - bad:
+        parts = layer.split(".")
+        endings = (".".join(parts[-count:]) for count in range(1, len(parts)))
+        found = (end for end in endings if not any(f".{other}".endswith(f".{end}") for other in bad))
+        left.add(next(found, layer))
+    if not left:
+        return "Choose another model"
+    shown = ", ".join(f'"{ending}"' for ending in sorted(left)[:_SHOWN])
+    return f"Choose other adapter.target_modules, such as [{shown}]"
 
 
-def _ending(name: str) -> str:
-    return name.partition(".lora_")[0].rpartition(".")[2]
+def _layer(name: str) -> str:
+    """The layer that a tensor of LoRA's is on."""
+    return name.partition(".lora_")[0]
 
 
 def _whole(adapted: AdaptedModel, gradients: Mapping[str, torch.Tensor | None]) -> Gradients:

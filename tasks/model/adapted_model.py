@@ -302,7 +302,10 @@ def _check_targets(peft_model: Any, expected: set[str]) -> None:
     }
     odd = sorted(carrying ^ expected)
     if odd:
+        wrong = {name.removesuffix(".base_layer").rpartition(".")[2] for name in odd}
+        left = sorted({name.rpartition(".")[2] for name in expected} - wrong)
         raise PrivacyUnitError(
-            "LoRA is not where adapter.target_modules asks for it; it differs at "
-            f"{', '.join(odd[:4])}. Name linear layers by their full suffix, such as q_proj"
+            "PEFT puts LoRA elsewhere than adapter.target_modules asks for, such as on routed experts in "
+            f"place of shared ones; it differs at {', '.join(odd[:4])}. Name other layers: "
+            f"{', '.join(left) or 'this model has none'}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from privacy.errors import ModelError
@@ -46,8 +47,8 @@ def text_part(model: nn.Module) -> str:
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers of the part that reads text, by name, without what turns its last state to tokens.
 
-    A subclass that computes something else than a linear layer is none, such as a router that also tells
-    what it chose: LoRA could not be added to that.
+    A subclass that gives something else than a tensor is none, such as a router that also tells what it
+    chose: LoRA could not be added to that.
     """
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     within = text_part(model)
@@ -104,9 +105,14 @@ def _count(model: nn.Module) -> int | None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    # GPT-2 calls its linear layers Conv1D; PEFT treats them alike.
-    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    return plain or type(module).__name__ == "Conv1D"
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        # GPT-2 calls its linear layers Conv1D; PEFT treats them alike.
+        return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    try:
+        with torch.no_grad():
+            return isinstance(module(module.weight.new_zeros(1, module.in_features)), torch.Tensor)
+    except Exception:  # a model's code raises whatever it likes
+        return False
 
 
 def _is_in(name: str, outer: str) -> bool:

@@ -1,28 +1,38 @@
-"""Evaluation at the coordinator: what a model's own code raises there is one sentence."""
+"""A model that fails on a held-out example is told with the key to change."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
-from privacy.errors import ModelError, RunError
-from simulation.simulated_federation import World
-from tests import tiny
+from privacy.errors import ModelError
+from server.evaluation import Evaluator
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tests.models import CASES, random_adapter
+
+BERT = CASES["bert-qv-head"]
 
 
-def test_whatever_a_models_code_raises_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tiny.job(tiny_folder, adapter={"layers_to_transform": None}))
-    evaluator = world.workplace.evaluator
-    raised: list[Exception] = [AssertionError(), IndexError("row 9\nand more"), RunError("one of our own")]
+@pytest.mark.parametrize("layers_to_transform", [[0], [1]], ids=["computed", "kept"])
+@pytest.mark.parametrize("error", [KeyError("a token"), IndexError("index out of range in self")])
+def test_a_model_that_fails_on_a_held_out_example_is_a_model_error(
+    error: Exception, layers_to_transform: list[int]
+) -> None:
+    adapted = BERT.adapted(adapter={"layers_to_transform": layers_to_transform})
+    examples = BERT.examples()
+    evaluator = Evaluator(
+        adapted, examples, Activations(FrozenPrefix(adapted), examples), labels=("a", "b", "c")
+    )
+    assert np.isfinite(evaluator.score(random_adapter(adapted)).loss)
 
-    def fail(_batch: object) -> None:
-        raise raised[0]
+    def fail(_module: nn.Module, _args: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(world.adapted, "forward", fail)
-    for reason in ("AssertionError", "row 9"):
-        with pytest.raises(ModelError, match=f"fails on held-out examples: {reason}; choose another model"):
-            evaluator.score(world.initial_adapter)
-        raised.pop(0)
-    with pytest.raises(RunError, match="one of our own"):
-        evaluator.score(world.initial_adapter)
+    adapted.base.model.bert.encoder.layer[1].register_forward_pre_hook(fail)
+    with pytest.raises(
+        ModelError, match=r"model\.source='a tiny random model': the model fails on a held-out text"
+    ):
+        evaluator.score(random_adapter(adapted))

@@ -112,3 +112,15 @@ def test_a_running_mean_of_examples_is_refused(kind: type[HookedGradients] | typ
     adapted = adapt(model, make_job(targets=BERT.targets, task=BERT.task))
     with pytest.raises(PrivacyUnitError, match=r"dense\.mean changes while examples are computed"):
         check_privacy_unit(kind(adapted), BERT.examples())
+
+
+def test_layers_that_take_no_part_are_told_with_others_to_name() -> None:
+    """Two of this model's layers have names that end alike, and one of them is not used."""
+    model = bert(pooling="mean")
+    model.bert.encoder.layer[1].output.spare = nn.ModuleDict({"dense": nn.Linear(16, 16)})
+    adapted = adapt(model, make_job(targets=["dense", "query"], task=BERT.task, pooling="mean"))
+    with pytest.raises(PrivacyUnitError) as caught:
+        check_privacy_unit(choose_gradients(adapted), adapted.probe())
+    told = str(caught.value)
+    assert "layer.1.output.spare.dense.lora_A.weight took no part in the loss" in told
+    assert told.endswith('such as ["intermediate.dense", "output.dense", "query"]')

@@ -230,13 +230,10 @@ def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     for parameter in trainer.adapted.trained.values():
         assert parameter.grad is None
         assert parameter.grad_sample is None
-    own = [
-        m
-        for m in trainer.adapted.peft.modules()
-        if any(p.requires_grad for p in m.parameters(recurse=False))
-    ]
-    assert own
-    assert all(module.training for module in own)
+    # What is frozen has no mode of training.
+    adapters = [module for name, module in trainer.adapted.peft.named_modules() if name.endswith("lora_A")]
+    assert adapters
+    assert all(module.training for module in adapters)
 
 
 def test_an_example_alone_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
