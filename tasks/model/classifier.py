@@ -128,7 +128,7 @@ def last_layer(model: Any, *, labels: int) -> str:
     none.
     """
     inside = f"{model.base_model_prefix}."
-    found = [
+    found: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == labels and not name.startswith(inside)

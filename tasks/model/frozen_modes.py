@@ -19,7 +19,7 @@ def keep_evaluated(model: nn.Module, *, trained: Collection[str]) -> None:
     for name, module in model.named_modules():
         inside = any(f"{name}.".startswith(f"{head}.") for head in trained)
         if not (inside and any(True for _ in module.parameters(recurse=False))):
-            module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
+            module.train = types.MethodType(_stay, module)
     model.train()
 
 

@@ -44,7 +44,7 @@ def text_part(model: nn.Module) -> str:
     return next(inner, "")
 
 
-def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def linear_layers(model: Any) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers of the part that reads text, by name, without what turns its last state to tokens.
 
     A subclass that gives something else than a tensor is none, such as a router that also tells what it
