@@ -29,10 +29,11 @@ from protocol.plain_text import told
 log = logging.getLogger("confide.site")
 
 
-def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
+def answer_or_refuse(site: str, work: Callable[[], pb.Reply], *, candid: bool = False) -> bytes:
     """The serialized reply that ``work`` makes, or the refusal that its error becomes.
 
-    Raises StoppedError alone: a site that stops neither answers nor refuses.
+    A ``candid`` site tells whoever asks what is its custodian's to know: in a simulation they are one
+    person. Raises StoppedError alone: a site that stops neither answers nor refuses.
     """
     try:
         reply = work()
@@ -43,12 +44,13 @@ def answer_or_refuse(site: str, work: Callable[[], pb.Reply]) -> bytes:
     except (LedgerError, OverdrawnError, PolicyFileError, DataError) as error:
         # What it says is the custodian's to know: what others spent, how much is left, what a file holds.
         log.warning("%s refused: %s", site, error)
-        reply = _refused(site, tell(error))
+        reply = _refused(site, error if candid else tell(error))
     except ConfideError as error:
         reply = _refused(site, error)
-    except OSError:
+    except OSError as error:
         log.exception("%s failed", site)
-        reply = _refused(site, RunError("the site cannot write its records; its own log says why"))
+        why = f"{error.strerror}: {error.filename or 'one of them'}" if candid else "its own log says why"
+        reply = _refused(site, RunError(f"the site cannot write its records; {why}"))
     except Exception:
         # Its text may quote an example, and whoever asked must not read that.
         log.exception("%s failed", site)

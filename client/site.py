@@ -48,7 +48,7 @@ class Site:
     ``peers`` are the identity keys of all sites, by name, that it would mask with. ``between`` is called
     between steps, ``planner`` finds a run's noise, ``check_unit`` refuses a model whose gradients are not
     those of single examples, and ``clock`` gives seconds. What it keeps secret of sums outlives the process
-    unless ``forgetful``.
+    unless ``forgetful``. What a ``candid`` one refuses with is as its custodian would read it.
     """
 
     def __init__(
@@ -64,12 +64,14 @@ class Site:
         check_unit: UnitCheck = check_privacy_unit,
         clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
+        candid: bool = False,
     ) -> None:
         self.name = name
         self._host = host
         self._home = home
         self._peers = peers
         self._forgetful = forgetful
+        self._candid = candid
         self._keyed_entropy = keyed_entropy
         self._between = between
         self._planner = planner
@@ -89,7 +91,9 @@ class Site:
 
     def answer(self, content: bytes) -> bytes:
         """Answer one serialized Request with one serialized Reply; raises StoppedError alone."""
-        return answer_or_refuse(self.name, lambda: self.reply(pb.Request.FromString(content)))
+        return answer_or_refuse(
+            self.name, lambda: self.reply(pb.Request.FromString(content)), candid=self._candid
+        )
 
     def reply(self, request: pb.Request, *, header: Header | None = None) -> pb.Reply:
         """Answer one Request. Raises the ConfideError that it is refused with.

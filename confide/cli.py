@@ -14,6 +14,7 @@ import typer
 
 from confide.audit_commands import app as audit_app
 from confide.console import printable
+from confide.interruption import command_line, interruptible
 from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
@@ -78,6 +79,12 @@ def simulate(
     engine: Annotated[
         Engine, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")
     ] = Engine.inprocess,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Processes that train sites side by side.", show_default="as many as pay"
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
     ] = False,
@@ -102,23 +109,37 @@ def simulate(
         )
     from confide.terminal import choose_display
 
-    display = choose_display(json=json)
-    with display:
+    display, found = choose_display(json=json), resume
+
+    def advice() -> str:
+        if found is None or not found.exists():
+            return "no run was begun"
+        options = ["--engine", engine.value] * (engine is not Engine.inprocess) + ["--compare"] * compare
+        options += [] if workers is None else ["--workers", str(workers)]
+        return f"go on with: {command_line('confide', 'simulate', '--resume', found, *options)}"
+
+    with interruptible(advice), display:
+        from runs.run import new_name
         from simulation.simulate import resume as resume_run
         from simulation.simulate import simulate as simulate_job
         from tasks.registry import read_job
 
         if resume is not None:
-            run = resume_run(resume, engine=engine.value, compare=compare, progress=display)
+            run = resume_run(
+                resume, engine=engine.value, workers=workers, compare=compare, progress=display
+            )
         elif job is not None:
             parsed = read_job(job, settings=settings or ())
+            name = run_name or new_name(parsed)
+            found = runs / name
             run = simulate_job(
                 parsed,
                 runs=runs,
-                name=run_name,
+                name=name,
                 policy=policy,
                 homes=homes,
                 engine=engine.value,
+                workers=workers,
                 compare=compare,
                 progress=display,
             )
@@ -242,8 +263,6 @@ def main() -> None:
         os.environ.setdefault(name, "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # Threads that wait must not spin: on a machine that does other work too, spinning stalls everyone.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
@@ -252,8 +271,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; go on with: confide simulate --resume RUN", 130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -39,6 +39,7 @@ def run(
         raise UserError("expected either a JOB file or --resume RUN")
     if resume is not None and (settings or run_name):
         raise UserError("--set and --run-name are for a new run: a resumed one keeps its job")
+    from confide.interruption import interruptible
     from confide.terminal import choose_display
     from runs.run_folder import RunFolder
     from server.federated_run import create, follow
@@ -49,7 +50,7 @@ def run(
     if resume is not None:
         folder = RunFolder.open(resume)
     elif job is not None:
-        with choose_display(json=json) as display:
+        with interruptible(lambda: "no run was begun"), choose_display(json=json) as display:
             display.stage("Reading the held-out data and loading the base model")
             folder = create(read_job(job, settings=settings or ()), place, name=run_name)
     while True:
@@ -64,7 +65,7 @@ def run(
 
 def _go_on(folder: RunFolder, coordinator: CoordinatorFolder) -> bool:
     """After Ctrl-C: ask what it meant. Whether to go on watching; another Ctrl-C only stops watching."""
-    from server.federated_run import stop
+    from server.federated_run import resume_command, stop
 
     question = "Stop the run (s), only stop watching (w), or go on (enter)?"
     try:
@@ -73,9 +74,9 @@ def _go_on(folder: RunFolder, coordinator: CoordinatorFolder) -> bool:
         answer = "w"
     if answer == "s":
         stop(folder, coordinator)
-        print(f"Stopped; go on with: confide run --resume {folder.path}")
+        print(f"Stopped; go on with: {resume_command(folder, coordinator)}")
         return False
     if answer == "w":
-        print(f"The run goes on; watch it with: confide run --resume {folder.path}")
+        print(f"The run goes on; watch it with: {resume_command(folder, coordinator)}")
         return False
     return True

@@ -17,7 +17,7 @@ from runs.formats import (
     format_seconds,
 )
 from runs.progress import PrintedProgress, Progress, beside_loss, describe_spent
-from tasks.label_scores import never_answered
+from tasks.label_scores import what_scores_hide
 from tasks.registry import find_task
 
 if TYPE_CHECKING:
@@ -216,8 +216,7 @@ def closing_lines(run: Run) -> list[str]:
         f"in {format_seconds(run.seconds)}",
         *own,
         *(f"note: {remark}" for remark in run.remarks),
-        *_never_answered(run),
-        *(f"note: {said}" for said in run.oddities),
+        *(f"note: {said}" for said in (*what_scores_hide(run.by_label), *run.oddities)),
         f"report  {run.report}",
         f"adapter {run.adapter}",
     ]
@@ -231,15 +230,3 @@ def shown_score(score: LabelScore) -> dict[str, float]:
         "precision": score.precision,
         "f1": score.f1,
     }
-
-
-def _never_answered(run: Run) -> list[str]:
-    """A warning where accuracy hides that some labels are never given."""
-    never = never_answered(run.by_label)
-    if not never:
-        return []
-    examples = sum(run.by_label[label].examples for label in never)
-    named = ", ".join(map(repr, never[:5])) + (" and others" if len(never) > 5 else "")
-    return [
-        f"note: the model never answers {named}, which {format_count(examples, 'held-out example')} have"
-    ]

@@ -175,7 +175,7 @@ def _found(where: str) -> Iterator[None]:
     """What does not fit is found by the audit, and says where."""
     try:
         yield
-    except (ProtocolError, PlanError) as error:
+    except ProtocolError as error:
         raise AuditError(f"{where}: {error}") from error
 
 
@@ -210,8 +210,10 @@ def _check_receipt(
         raise AuditError(f"{where}: {miscounted(receipt, before)}")
     if not plan.protects:
         return
-    with _found(where):
+    try:
         recomputed = recomputed_epsilon(plan, receipt.taken)
+    except PlanError as error:
+        raise AuditError(f"{where}: no second accountant can check it: {error}") from error
     if receipt.epsilon is None or not agrees(receipt.epsilon, recomputed):
         raise AuditError(
             f"{where}: it claims epsilon={receipt.epsilon}, a second accountant finds {recomputed:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -87,11 +88,11 @@ def watch(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress)
         if state.state == "finished":
             return
         if state.state in ("failed", "stopped") and not alive:
-            raise _ended(folder, state)
+            raise _ended(folder, coordinator, state)
         if not alive and state.state == "running":
             raise RunError(
-                f"{folder.path}: its coordinating process died; go on with: confide run --resume "
-                f"{folder.path}"
+                f"{folder.path}: its coordinating process died; go on with: "
+                f"{resume_command(folder, coordinator)}"
             )
         if not alive and time.monotonic() - waited_since > _START:
             raise RunError(_never_started(folder, coordinator))
@@ -139,6 +140,14 @@ def follow(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress
     return finished(folder, seconds=sum(record.seconds for record in folder.records()))
 
 
+def resume_command(folder: RunFolder, coordinator: CoordinatorFolder) -> str:
+    """What a person types to go on with a run, or to watch it."""
+    words = ["confide", "run", "--resume", str(folder.path)]
+    if coordinator.path != COORDINATOR:
+        words += ["--coordinator", str(coordinator.path)]
+    return shlex.join(words)
+
+
 def _is_under_way(folder: RunFolder, coordinator: CoordinatorFolder, state: RunState | None) -> bool:
     """Whether a run is finished, or handed over and not yet started: not to be handed over again."""
     number = flower_run(folder)
@@ -147,10 +156,10 @@ def _is_under_way(folder: RunFolder, coordinator: CoordinatorFolder, state: RunS
     return not FlowerCli(coordinator.flower_home).find(number).finished
 
 
-def _ended(folder: RunFolder, state: RunState) -> ConfideError:
+def _ended(folder: RunFolder, coordinator: CoordinatorFolder, state: RunState) -> ConfideError:
     if state.exit_code > 1:
         return SiteError(state.reason, exit_code=state.exit_code)
-    return RunError(f"{state.reason}; go on with: confide run --resume {folder.path}")
+    return RunError(f"{state.reason}; go on with: {resume_command(folder, coordinator)}")
 
 
 def _never_started(folder: RunFolder, coordinator: CoordinatorFolder) -> str:
@@ -160,7 +169,7 @@ def _never_started(folder: RunFolder, coordinator: CoordinatorFolder) -> str:
         known = f"there it is {found.status}" + (f", {found.details}" if found.details else "")
     return (
         f"{folder.path}: Flower did not start it within {_START:.0f} s ({known}); see {coordinator.logs}, "
-        f"and go on with: confide run --resume {folder.path}"
+        f"and go on with: {resume_command(folder, coordinator)}"
     )
 
 

@@ -11,7 +11,7 @@ from simulation.simulated_federation import World
 from simulation.simulated_run import run_in_folder
 
 
-def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
+def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Progress) -> None:
     """Train the run's job twice more, into ``compare/`` of its folder.
 
     ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
@@ -36,7 +36,7 @@ def compare_run(world: World, folder: RunFolder, *, progress: Progress) -> None:
     for name, variant in variants.items():
         path = folder.path / "compare" / name
         there = RunFolder.open(path) if path.exists() else variant.create_folder(path)
-        run_in_folder(variant, there, progress=progress, title=BASELINES[name])
+        run_in_folder(variant, there, workers=workers, progress=progress, title=BASELINES[name])
 
 
 def _with(job: Job, **privacy: str) -> Job:

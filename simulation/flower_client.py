@@ -46,5 +46,4 @@ def _world(job: str) -> World:
 def _site(job: str, home: Path, index: int) -> Site:
     world = _world(job)
     name = world.site_names[index]
-    coordinator = RunFolder.open(home.parent).identity.public
-    return world.site(name, home=home / name, coordinator=coordinator)
+    return world.site_of_run(name, RunFolder.open(home.parent))

@@ -48,11 +48,15 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         identifiers = []
         for message in messages:
-            identifier = str(next(self._counter))
             answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
-            self._replies[identifier] = Message(wrap(answer), reply_to=message)
-            identifiers.append(identifier)
+            identifiers.append(self.keep(Message(wrap(answer), reply_to=message)))
         return identifiers
+
+    def keep(self, reply: Message) -> str:
+        """Hold a reply until it is pulled, under the identifier that is returned."""
+        identifier = str(next(self._counter))
+        self._replies[identifier] = reply
+        return identifier
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(i) for i in message_ids if i in self._replies]

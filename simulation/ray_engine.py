@@ -16,16 +16,20 @@ from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import ConfideError, RunError, UserError
 from protocol.job.job import Job
+from protocol.job.job_file import beside
 from protocol.processes.flower_internals import run_simulation
+from runs.run_folder import RunFolder
 from simulation.flower_client import make_client_app
-from simulation.quiet import quiet
+from simulation.quiet import quiet, terminal_for_us_alone
 
 
-def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid], None]) -> None:
+def run_on_ray(job: Job, *, sites: int, folder: RunFolder, coordinate: Callable[[Grid], None]) -> None:
     """Start Flower's simulation engine with ``sites`` nodes and call ``coordinate`` with its grid.
 
-    Raises UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if
-    the engine failed.
+    ``folder`` has the sites' homes, and its log takes what Ray and Flower would write to the terminal.
+    While the engine runs this process is in another folder: ``coordinate`` uses absolute paths. Raises
+    UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if the engine
+    failed.
     """
     if find_spec("ray") is None:
         raise UserError("--engine ray needs Ray: pip install 'confide[ray]'")
@@ -43,11 +47,16 @@ def run_on_ray(job: Job, *, sites: int, home: Path, coordinate: Callable[[Grid],
     threads = job.device.threads or len(os.sched_getaffinity(0))
     resources = {"num_cpus": threads, "num_gpus": 1.0 if job.device.name == "cuda" else 0.0}
     # Flower logs to the terminal that the run's own table is drawn on.
-    with _empty_folder(), quiet("flwr", below=logging.CRITICAL):
+    job, home = beside(job, Path.cwd()), folder.path.resolve() / "sites"
+    with (
+        terminal_for_us_alone(folder.path / "run.log"),
+        _empty_folder(),
+        quiet("flwr", below=logging.CRITICAL),
+    ):
         try:
             run_simulation(
                 server_app=app,
-                client_app=make_client_app(job, home.resolve()),
+                client_app=make_client_app(job, home),
                 num_supernodes=sites,
                 backend_config={
                     "client_resources": resources,

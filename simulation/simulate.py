@@ -16,6 +16,7 @@ from runs.run_folder import RunFolder
 from simulation.compare import compare_run
 from simulation.simulated_federation import World
 from simulation.simulated_run import Engine, reopen_world, run_in_folder
+from simulation.worker_count import check_workers, workers_that_pay
 
 _SILENCE = Silence()
 
@@ -28,6 +29,7 @@ def simulate(
     policy: Path | None = None,
     homes: Path | None = None,
     engine: Engine = "inprocess",
+    workers: int | None = None,
     compare: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
@@ -36,17 +38,19 @@ def simulate(
     ``policy`` is a ``site.toml`` that each site gets; without it a site allows just this job. ``homes`` is
     a folder in which sites keep their homes over several runs, whose costs then add up. A run that waits
     for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
-    simulation engine; ``compare`` also trains without privacy and on one site alone. The report is
+    simulation engine; ``workers`` processes train sites side by side, as many as pay by default.
+    ``compare`` also trains without privacy and on one site alone. The report is
     written at the end. Raises UserError for what the job's author can mend, before a folder is made, and
     RunError or SiteError for failures.
     """
+    check_workers(workers, engine=engine)
     allowed = None if policy is None else read_policy(policy)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     folder = world.create_folder(runs / (name or new_name(job)))
     try:
         _prepare_homes(world, folder, policy=allowed, homes=homes)
-        return _run(world, folder, engine=engine, compare=compare, progress=progress)
+        return _run(world, folder, engine=engine, workers=workers, compare=compare, progress=progress)
     except ConfideError as error:
         places = [Home(path) for path in folder.path.glob("sites/*")]
         released = any(place.has_released(folder.manifest.run) for place in places)
@@ -60,6 +64,7 @@ def resume(
     path: Path,
     *,
     engine: Engine = "inprocess",
+    workers: int | None = None,
     compare: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
@@ -67,10 +72,11 @@ def resume(
 
     Raises RunError if the folder is none, or if the model differs from the one it started with.
     """
+    check_workers(workers, engine=engine)
     folder = RunFolder.open(path)
     progress.stage("Reading the data and loading the base model")
     world = reopen_world(folder)
-    return _run(world, folder, engine=engine, compare=compare, progress=progress)
+    return _run(world, folder, engine=engine, workers=workers, compare=compare, progress=progress)
 
 
 def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, homes: Path | None) -> None:
@@ -87,11 +93,21 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
             home.write_policy(world.policy(None))
 
 
-def _run(world: World, folder: RunFolder, *, engine: Engine, compare: bool, progress: Progress) -> Run:
-    run = run_in_folder(world, folder, engine=engine, progress=progress)
+def _run(
+    world: World,
+    folder: RunFolder,
+    *,
+    engine: Engine,
+    workers: int | None,
+    compare: bool,
+    progress: Progress,
+) -> Run:
+    if workers is None:
+        workers = workers_that_pay(world) if engine == "inprocess" else 1
+    run = run_in_folder(world, folder, engine=engine, workers=workers, progress=progress)
     # The report comes first: a comparison that is interrupted leaves a finished run with its report.
     write_report(folder)
     if compare:
-        compare_run(world, folder, progress=progress)
+        compare_run(world, folder, workers=workers, progress=progress)
         write_report(folder)
     return run

@@ -14,9 +14,10 @@ from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.host import LocalData, Materials
 from client.site import Site
 from client.training.gradient_check import choose_gradients
+from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.mechanisms.rng import keyed_entropy
-from protocol.job.job import ByColumn, Job
+from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
@@ -48,7 +49,7 @@ class World:
 
     def __init__(self, job: Job) -> None:
         self.job = job = checked_job(job)
-        self.device = choose_device(job.device)
+        self.device = choose_device(_repeatable(job))
         table = read_own_rows(job)
         apart = read_validation_rows(job)
         self.labels = label_names(table, declared=section_of(job).classes, held_out=apart)
@@ -62,7 +63,8 @@ class World:
         if apart is None:
             held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)
         else:
-            held_out = encode_own_rows(adapted, apart, np.arange(len(apart)), labels=self.labels)
+            chosen = np.arange(len(apart))
+            held_out = encode_own_rows(adapted, apart, chosen, labels=self.labels, key="data.validation")
         self.workplace = Workplace(
             job,
             adapted=adapted,
@@ -71,6 +73,7 @@ class World:
             oddities=_oddities(table, apart, labels=self.labels),
         )
         self.trainer = Trainer(choose_gradients(adapted))
+        choose_threads(self.trainer.gradients, job)
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._activations: dict[str, Activations] = {}
@@ -109,13 +112,14 @@ class World:
         home: Path,
         coordinator: bytes | None = None,
         forgetful: bool = False,
+        candid: bool = False,
         flush: bool = True,
     ) -> Site:
         """One simulated site with its own ``home``, and a policy that allows just this job if it has none.
 
         ``coordinator`` is the public key that such a policy pins. The other sites' homes lie beside this
-        one. A ``forgetful`` site keeps its secrets of sums in memory; without ``flush`` its home outlasts a
-        kill, and not a power cut.
+        one. See ``Site`` for ``forgetful`` and ``candid``; without ``flush`` the home outlasts a kill, and
+        not a power cut.
         """
         examples, seed = self.examples(name), self.job.seeds.noise
         place = Home(home, flush=flush)
@@ -135,9 +139,26 @@ class World:
             home=place,
             peers=lambda: self._peers_in(home.parent, flush=flush),
             forgetful=forgetful,
+            candid=candid,
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
             planner=self._plans,
             check_unit=self._check,
+        )
+
+    def site_of_run(self, name: str, folder: RunFolder, *, forgetful: bool = False) -> Site:
+        """A site of a run, at home in its folder.
+
+        Whoever runs it is its custodian too. Homes that are the run's own are lost with it in a power cut;
+        those that are kept beyond it, behind a link, are flushed as a real site's are.
+        """
+        homes = folder.path / "sites"
+        return self.site(
+            name,
+            home=homes / name,
+            coordinator=folder.identity.public,
+            forgetful=forgetful,
+            candid=True,
+            flush=homes.is_symlink(),
         )
 
     def policy(self, coordinator: bytes | None) -> Policy:
@@ -191,12 +212,21 @@ class World:
         return self._activations[name]
 
 
+def _repeatable(job: Job) -> DeviceSection:
+    """The device, with one thread for a keyed run that names no number: rounding depends on threads."""
+    if job.device.threads is not None or job.seeds.noise is None:
+        return job.device
+    return job.device.model_copy(update={"threads": 1})
+
+
 def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> tuple[str, ...]:
     """What is odd about the data; that some are held out and trained on, too."""
     found = find_oddities(rows, labels=labels)
     both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
     if both:
-        found += (f"data.validation and data.source have {both} examples in common, which scores flatter",)
+        found += (
+            f"examples that data.validation and data.source have in common: {both}; they flatter scores",
+        )
     return found
 
 

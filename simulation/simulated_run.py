@@ -37,42 +37,35 @@ def run_in_folder(
     folder: RunFolder,
     *,
     engine: Engine = "inprocess",
+    workers: int = 1,
     progress: Progress,
     title: str = "Run",
 ) -> Run:
-    """Run the rounds that a folder lacks."""
+    """Run the rounds that a folder lacks; in-process, with so many ``workers`` beside this process."""
     began = time.perf_counter()
     progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
             from simulation.ray_engine import run_on_ray
 
+            there = RunFolder.open(folder.path.resolve())
             run_on_ray(
                 world.job,
                 sites=len(world.site_names),
-                home=folder.path / "sites",
-                coordinate=lambda grid: coordinate(grid, world, folder, progress),
+                folder=there,
+                coordinate=lambda grid: coordinate(grid, world, there, progress),
             )
+        elif min(workers, len(world.site_names)) > 1:
+            from simulation.workers import worker_grid
+
+            with worker_grid(world, folder, workers=workers) as grid:
+                coordinate(grid, world, folder, progress)
         else:
-            coordinator = folder.identity.public
-            homes = {name: folder.path / "sites" / name for name in world.site_names}
-            lasting = keeps_homes(folder)
             # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
-            sites = [
-                world.site(name, home=home, coordinator=coordinator, forgetful=True, flush=lasting)
-                for name, home in homes.items()
-            ]
+            sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
             coordinate(grid, world, folder, progress)
     return finished(folder, seconds=time.perf_counter() - began)
-
-
-def keeps_homes(folder: RunFolder) -> bool:
-    """Whether the sites' homes are kept beyond the run: then each write is flushed, as at a real site.
-
-    Homes that are the run's own are lost with it in a power cut. A kill leaves both whole.
-    """
-    return (folder.path / "sites").is_symlink()
 
 
 def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:

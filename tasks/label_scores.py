@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from protocol.plain_text import quoted
+
+_MOST_NAMED = 5  # labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,18 @@ def macro_f1(scores: Mapping[str, LabelScore]) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def never_answered(scores: Mapping[str, LabelScore]) -> list[str]:
-    """The labels that have examples, and that the model gives to none at all."""
-    return [label for label, score in scores.items() if score.examples and not score.answered]
+def what_scores_hide(scores: Mapping[str, LabelScore]) -> list[str]:
+    """Sentences on what a share of right answers does not tell: labels never answered, and never tried."""
+    never = [label for label, score in scores.items() if score.examples and not score.answered]
+    untried = [label for label, score in scores.items() if not score.examples]
+    said = []
+    if never:
+        said.append(f"the last adapter never answers {_named(never)}, which held-out examples have")
+    if untried:
+        said.append(f"no held-out example has the label {_named(untried)}: how it fares there is not known")
+    return said
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_NAMED} more" if len(labels) > _MOST_NAMED else ""
+    return ", ".join(map(quoted, labels[:_MOST_NAMED])) + more

@@ -54,14 +54,19 @@ def check_whole(values: Sequence[object], *, key: str, faults: Mapping[int, str]
 
 
 def encode_own_rows(
-    adapted: AdaptedModel, rows: Rows, chosen: NDArray[np.int64], *, labels: tuple[str, ...]
+    adapted: AdaptedModel,
+    rows: Rows,
+    chosen: NDArray[np.int64],
+    *,
+    labels: tuple[str, ...],
+    key: str = "data",
 ) -> Examples:
-    """Some of the rows as examples. Raises DataError where one would be blank."""
+    """Some of the rows, which the job's ``key`` names, as examples. Raises DataError for a blank one."""
     found = adapted.task.encode(adapted.base.reader, rows.take(map(int, chosen)), labels=labels)
     for reason, places in found.blank.items():
         raise DataError(
-            f"data: {len(places)} rows cannot be used, the first is row "
-            f"{chosen[places[0]] + 1}: {reason}; remove them from the data"
+            f"{key}: row {chosen[places[0]] + 1} cannot be used: {reason} ({len(places)} in all); "
+            "remove such rows from the data"
         )
     return found.examples
 

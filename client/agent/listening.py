@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from privacy.durable import open_private
 from privacy.errors import KeyFileError, RunError, UserError
 from protocol.messages.channel import UNIX
+from protocol.processes.ports import is_taken
 
 _LONGEST_PATH = 107  # bytes: what a socket's address has room for
 
@@ -100,7 +101,10 @@ def listen_with_tls(server: grpc.Server, address: str, *, home: Path) -> int:
     try:
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise RunError(f"agent.listen={address!r} cannot be listened on: {error}") from error
+        host, _, port = address.rpartition(":")
+        taken = is_taken(host.strip("[]"), int(port))
+        why = "another program listens there: end it, or name another port" if taken else str(error)
+        raise RunError(f"agent.listen={address!r} cannot be listened on: {why}") from error
 
 
 def relay_certificate(home: Path) -> bytes:

@@ -21,6 +21,7 @@ from client.session import check_labels, check_model
 from client.site import Site
 from client.training.cancellation import Between, no_pause
 from client.training.gradient_check import choose_gradients
+from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.canonical import canonical_json
 from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
@@ -184,9 +185,9 @@ class SiteHost:
         check_model(manifest, base.digest)
         adapted = AdaptedModel(base, job=local, device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
-        self._model = _Model(
-            key=key, trainer=Trainer(choose_gradients(adapted)), prefix=FrozenPrefix(adapted)
-        )
+        trainer = Trainer(choose_gradients(adapted))
+        choose_threads(trainer.gradients, local)
+        self._model = _Model(key=key, trainer=trainer, prefix=FrozenPrefix(adapted))
         return self._model
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from protocol.job.section import Section
-from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain
+from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain, quoted
 
 DEFAULT_HOLDOUT = 0.1
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
@@ -37,7 +37,10 @@ def _check_scalar(value: Any) -> Any:
 def _check_separator(value: str) -> str:
     shown = value.isprintable() or value == "\t"
     if len(value) != 1 or value.isalnum() or value == '"' or not shown:
-        raise ValueError('expected one character, such as ";" or "\\t", that is no letter, digit or quote')
+        raise ValueError(
+            'expected one character, such as ";" or "\\t", that is no letter, digit or quote, got '
+            f"{quoted(value)}"
+        )
     return value
 
 

@@ -37,7 +37,7 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
     for setting in settings:
         _set(table, setting)
     job = parse_job(table)
-    return _beside(job, path.parent)
+    return beside(job, path.parent)
 
 
 def parse_job(table: Mapping[str, Any]) -> Job:
@@ -95,7 +95,7 @@ def _within(field: FieldInfo | None) -> tuple[type[BaseModel] | None, dict[objec
     return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None), {}
 
 
-def _beside(job: Job, folder: Path) -> Job:
+def beside(job: Job, folder: Path) -> Job:
     """Relative paths that exist beside the job file mean that file."""
 
     def resolve(source: str) -> str:
@@ -149,6 +149,8 @@ def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str
         return f"{path}.{name}: expected one of {expected}, got {quoted(item['ctx']['tag'])}"
     if kind == "value_error":
         message = str(item["ctx"]["error"])
+        if message.startswith("expected"):  # a key's own check, which does not know its name
+            return f"{path}: {message}"
         return message if not path else f"{path.split('.')[0]}.{message}"
     expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
     return f"{path}: {expected[0].lower()}{expected[1:]}, got {quoted(given)}"

@@ -36,6 +36,8 @@ _SETTLED = 60.0  # seconds after which a child counts as well again
 _LONGEST_LOG = 20_000_000  # bytes
 _LOOPBACK = "localhost,127.0.0.1,::1"
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
+# The last line of a Python traceback; what is written after it tells that there was one, not which.
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception): ")
 _TETHER = Path(__file__).with_name("tether.py")
 
 
@@ -139,7 +141,7 @@ class Child:
         self._first_pause = self._pause = first_pause
         self._longest_pause = longest_pause
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
+        self._started, self._begun = 0.0, 0
         self._due: float | None = None
 
     @property
@@ -149,14 +151,17 @@ class Child:
 
     @property
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Why it ended: the last exception in what it wrote since it was started, or else the last line."""
         if not self.program.log.exists():
             return ""
         with self.program.log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        last = _COLOUR.sub("", lines[-1]) if lines else ""
-        return "".join(letter for letter in last if letter.isprintable())
+            size = file.seek(0, os.SEEK_END)
+            begun = self._begun if self._begun <= size else 0  # its log was shortened meanwhile
+            file.seek(max(begun, size - 4096))
+            lines = _COLOUR.sub("", file.read().decode(errors="replace")).rstrip().splitlines()
+        raised = [line for line in lines if _EXCEPTION.match(line)]
+        last = (raised or lines or [""])[-1]
+        return "".join(letter for letter in last.strip() if letter.isprintable())
 
     def start(self) -> None:
         """Start the program. Raises RunError if there is none, or its user cannot be had."""
@@ -165,6 +170,7 @@ class Child:
             raise RunError(f"{program.name}: {program.command[0]} is not a program that can be run")
         program.log.parent.mkdir(parents=True, exist_ok=True)
         with program.log.open("ab") as log:
+            self._begun = log.tell()
             try:
                 self._process = subprocess.Popen(  # noqa: S603  # no shell, and nobody else's words
                     [sys.executable, "-I", str(_TETHER), str(os.getpid()), *program.command],

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
-from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
-from tasks.label_scores import never_answered
-
-_MOST_NAMED = 5  # labels
+from tasks.label_scores import what_scores_hide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +76,11 @@ def find_notices(
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
     if remarks:
         notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
-    never = never_answered(records[-1].by_label) if records else []
-    if never:
-        named = ", ".join(map(quoted, never[:_MOST_NAMED])) + " and others" * (len(never) > _MOST_NAMED)
-        text = f"The last adapter never answers {named}, which held-out examples have."
-        notices.append(Notice(title="Labels that are never answered", text=text, grave=False))
+    hidden = what_scores_hide(records[-1].by_label) if records else []
+    if hidden:
+        notices.append(Notice(title="What accuracy hides", text=_sentence(hidden), grave=False))
     if oddities:
-        text = f"{'; '.join(oddities)}."
-        notices.append(Notice(title="The data", text=text[0].upper() + text[1:], grave=False))
+        notices.append(Notice(title="The data", text=_sentence(oddities), grave=False))
     said = [] if federation else ["All sites are simulated on one machine, which holds everyone’s data."]
     said.append(sum_kind(job).notice(manifest))
     if protected:
@@ -94,6 +88,11 @@ def find_notices(
     title = "What the coordinator sees" if federation else "A simulation"
     notices.append(Notice(title=title, text=" ".join(said), grave=False))
     return notices
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _what_epsilon_counts(manifest: Manifest) -> str:

@@ -130,7 +130,7 @@ def find_nginx() -> str | None:
 
 def proxy_configuration(folder: CoordinatorFolder, superlink: Endpoint) -> str:
     """A whole nginx.conf for the federation's address. Raises UserError for a path unfit for one."""
-    listen = _listen(folder)
+    listen = listening(folder)
     return _CONFIGURATION.format(
         folder=_quoted(folder.proxy),
         logs=_quoted(folder.logs),
@@ -157,7 +157,7 @@ def nginx_program(folder: CoordinatorFolder, superlink: Endpoint) -> Program:
 def embedded_program(folder: CoordinatorFolder, superlink: Endpoint) -> Program:
     """The embedded proxy, its settings written anew: where and for whom. It knows its limits itself."""
     settings = {
-        "listen": _listen(folder),
+        "listen": listening(folder),
         "certificate": str(folder.server_certificate.resolve()),
         "key": str(folder.server_key.resolve()),
         "superlink": superlink.address,
@@ -207,7 +207,7 @@ def _program(folder: CoordinatorFolder, *command: str) -> Program:
     )
 
 
-def _listen(folder: CoordinatorFolder) -> list[tuple[str, int]]:
+def listening(folder: CoordinatorFolder) -> list[tuple[str, int]]:
     """Where the proxy listens: on loopback if the address is, and on everything otherwise."""
     host, port = folder.federation.host, folder.federation.port
     if host not in ("localhost", "::1") and is_loopback(host):

@@ -17,15 +17,17 @@ from pathlib import Path
 
 from privacy.errors import ConfideError, RunError
 from protocol.processes.flower_process import POLL, Child, Program, shorten
+from protocol.processes.ports import is_taken
 from server.provisioning.authority import format_day
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, write_connection
 from server.service.nodes import NodeList
-from server.service.proxy import PROXIES, proxy_listens
+from server.service.proxy import PROXIES, listening, proxy_listens
 from server.service.superlink import (
     Endpoint,
     hidden_endpoint,
     is_loopback,
+    join_address,
     open_endpoint,
     superlink_program,
     wait_until,
@@ -57,6 +59,7 @@ class Service:
         folder = self._folder
         with lock(folder, note=self._proxy or "none"):
             endpoint = self._endpoint()
+            self._check_ports(endpoint)
             write_connection(folder.flower_home, address=endpoint.address, authority=endpoint.authority)
             nodes = NodeList(folder, FlowerCli(folder.flower_home), say=self._say)
             self._introduce(endpoint)
@@ -78,6 +81,16 @@ class Service:
         if self._direct:
             return open_endpoint(self._folder)
         return hidden_endpoint(self._folder, movable=self._proxy is not None)
+
+    def _check_ports(self, endpoint: Endpoint) -> None:
+        """Raises RunError if someone else listens where this server is to: programs only log that."""
+        outside = [] if self._proxy is None else listening(self._folder)
+        for host, port in [*outside, (endpoint.host, endpoint.port)]:
+            if is_taken(host, port):
+                raise RunError(
+                    f"port {port} is taken: another program listens at {join_address(host, port)}; end it, "
+                    "and start the server again"
+                )
 
     def _start(self, program: Program, ready: Callable[[], bool], stop: threading.Event) -> None:
         child = Child(program, say=self._say)

@@ -123,7 +123,11 @@ def _checked(text: str, encoding: str) -> str:
 def _class_name(cell: Any, names: Sequence[str]) -> Any:
     if cell is None or cell == -1:  # how datasets marks a row without a label
         return None
-    return names[cell] if 0 <= cell < len(names) else CellFault(f"holds {cell}, and has {len(names)} names")
+    return (
+        names[cell]
+        if 0 <= cell < len(names)
+        else CellFault(f"holds a number beyond its {len(names)} names")
+    )
 
 
 def _nested(cell: Any) -> str:

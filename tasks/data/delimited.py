@@ -72,8 +72,8 @@ def _rows(path: Path, reader: Iterator[list[str]], hint: str) -> Iterator[list[s
             number += 1
             if len(row) != len(header):
                 raise DataError(
-                    f"{str(path)!r}: row {number} has {len(row)} cells where the header has {len(header)}; "
-                    "put cells in quotes that have a separator or a line end in them"
+                    f"{str(path)!r}: row {number}: expected {len(header)} cells as in the header, got "
+                    f"{len(row)}; put cells in quotes that have a separator or a line end in them"
                 )
         yield row
 

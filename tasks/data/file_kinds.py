@@ -88,13 +88,14 @@ def check_file(path: Path, keys: SourceKeys) -> Kind:
         known = ", ".join(SUFFIXES)
         packed = f"; text also packed, as in .csv{', .csv'.join(COMPRESSIONS)}"
         raise DataError(f"{str(path)!r}: expected a name that ends in one of {known}{packed}")
-    head = path.open("rb").read(_HEAD)
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
     if not head:
         raise DataError(f"{str(path)!r} is empty")
     packed_by = COMPRESSIONS.get(_suffixes(path)[1])
     if packed_by is not None and not head.startswith(b"version https://git-lfs"):
-        with packed_by(path) as file:
-            head = file.read(_HEAD)
+        with packed_by(path) as unpacked:
+            head = unpacked.read(_HEAD)
         if not head:
             raise DataError(f"{str(path)!r} is empty")
     _check_head(path, head, kind)

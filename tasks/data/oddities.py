@@ -47,13 +47,17 @@ def _of_labels(rows: Rows, labels: Sequence[str]) -> Iterator[str]:
         other = near.get(_plain(label))
         if label not in declared and other is not None:
             yield (
-                f"{count} rows have the label {quoted(label)}, which is not declared; {quoted(other)} is, "
+                f"{_have(count)} the label {quoted(label)}, which is not declared; {quoted(other)} is, "
                 "and differs in spaces, capitals or .0 alone"
             )
     for place, label in enumerate(labels):
         same = next((one for one in labels[:place] if _plain(one) == _plain(label)), None)
         if same is not None:
             yield f"the labels {quoted(same)} and {quoted(label)} differ in spaces, capitals or .0 alone"
+
+
+def _have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count} rows have"
 
 
 def _plain(label: str) -> str:

@@ -14,6 +14,7 @@ from tasks.data.package_path import package_path
 
 DATASETS_STATE, DATASETS_SPLITS = "state.json", "dataset_dict.json"
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
+_PART = re.compile(r"-\d+-of-(?P<total>\d+)")  # as datasets and others number parts
 _MOST_NAMED = 10
 
 
@@ -50,9 +51,8 @@ def _within(folder: Path, split: str | None) -> tuple[Path, ...]:
     # What Spark and others write beside the data begins so.
     entries = sorted(entry for entry in folder.iterdir() if entry.name[0] not in "._")
     folders = [entry for entry in entries if entry.is_dir() and _holds_data(entry)]
-    files = (
-        [] if (folder / DATASETS_SPLITS).exists() else [e for e in entries if kind_of(e) and e.is_file()]
-    )
+    splits_alone = (folder / DATASETS_SPLITS).exists()
+    files = [] if splits_alone else [entry for entry in entries if kind_of(entry) and not entry.is_dir()]
     if not files and len(folders) == 1 and (split is None or folders[0].name not in _SPLITS):
         return _within(folders[0], split)
     if split is not None:
@@ -87,6 +87,16 @@ def _of_split(folder: Path, split: str, *, files: list[Path], folders: list[Path
 
 
 def _parts(folder: Path, files: list[Path]) -> tuple[Path, ...]:
+    """The files, if they are whole data. Less than that would be trained on without a word."""
+    absent = next((file for file in files if not file.is_file()), None)
+    if absent is not None:
+        raise DataError(f"{str(absent)!r} is no file, or a link to none: fetch it")
+    counted = [_PART.search(file.name) for file in files]
+    totals = {int(match["total"]) for match in counted if match is not None}
+    if None not in counted and len(totals) == 1 and totals != {len(files)}:
+        raise DataError(
+            f"{str(folder)!r} has {len(files)} parts of {totals.pop()}, as their names say: fetch all"
+        )
     kinds = {kind_of(file) for file in files}
     if len(kinds) > 1 or WORKBOOKS in kinds:
         names = _named(file.name for file in files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def test_json_is_one_object_a_line_and_nothing_else(
     assert [event["event"] for event in events] == ["round", "round", "done"]
     keys = {"event", "round", "loss", "accuracy", "epsilon", "bytes_up", "bytes_down", "seconds"}
     assert set(events[0]) == keys
-    assert set(events[-1]) == {"event", "run", "adapter", "accuracy", "loss", "epsilon", "seconds"}
+    last = {"event", "run", "adapter", "accuracy", "loss", "by_label", "epsilon", "oddities", "seconds"}
+    assert set(events[-1]) == last
     assert Path(events[-1]["adapter"], "adapter_model.safetensors").exists()
     assert set(events[-1]["epsilon"]) == {"site-1", "site-2", "site-3"}
     assert errors == ""
@@ -151,6 +153,24 @@ def test_a_full_disk_ends_with_one_message(
     assert "No space left on device" in errors
     assert "Traceback" not in errors
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_a_site_is_named_with_its_file(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own records are elsewhere, and the coordinator and the custodians are one person here."""
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if "site-2" in str(target) and str(target).endswith(".json"):
+            raise OSError(28, "No space left on device", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path / "runs") == 1
+    (told,) = capfd.readouterr().err.splitlines()
+    assert "site-2 refused: the site cannot write its records; No space left on device: " in told
+    assert "/sites/site-2/manifests/" in told
 
 
 def test_help_needs_no_heavy_package() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,9 +143,24 @@ def test_a_superlink_that_cannot_start_says_why(call: Terminal, tmp_path: Path) 
     folder.database.mkdir()
     code, output, errors = call("start", folder.path, "--proxy", "none")
     assert code == 1
-    assert "SuperLink did not start: " in errors
-    assert "superlink.log" in errors
+    (told,) = errors.splitlines()
+    assert "SuperLink did not start: " in told
+    assert "unable to open database file" in told
+    assert "superlink.log" in told
     assert "open to every user of this machine" in output
+
+
+@pytest.mark.parametrize("proxy", ["none", "embedded"])
+def test_a_port_that_is_taken_is_named(call: Terminal, tmp_path: Path, proxy: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        folder = make_coordinator(tmp_path, host="127.0.0.1", port=port)
+        code, _, errors = call("start", folder.path, "--proxy", proxy)
+    assert code == 1
+    assert errors.startswith(
+        f"confide: port {port} is taken: another program listens at 127.0.0.1:{port}; "
+    )
+    assert not (folder.logs / "superlink.log").exists()
 
 
 def test_a_proxy_of_ones_own_is_told_where_the_superlink_will_be(call: Terminal, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_labels_that_nearly_match_are_said(call: Terminal, tmp_path: Path, tiny_
     code, output, _ = call("site", "check", path)
     assert code == 0
     words = " ".join(output.split())
-    assert "note: 1 rows have the label 'yes ', which is not declared; 'yes' is" in words
-    assert "note: 1 rows have the label 'Yes', which is not declared; 'yes' is" in words
+    assert "note: 1 row has the label 'yes ', which is not declared; 'yes' is" in words
+    assert "note: 1 row has the label 'Yes', which is not declared; 'yes' is" in words
     assert len(json.loads(call("site", "check", path, "--json")[1])["data"][0]["oddities"]) == 2
 
 
@@ -88,7 +88,7 @@ def test_a_text_that_a_model_cannot_use_is_blank_with_it_alone(
         (ROWS, {"text": "words"}, "no such column"),
         (ROWS, {"labels": ["up", "down"]}, "labels=up, down: no row can be used"),
         ([b",no", b" ,yes"], {}, "no row can be used"),
-        ([b"good day,yes,more"], {}, "row 1 has 3 cells where the header has 2"),
+        ([b"good day,yes,more"], {}, "row 1: expected 2 cells as in the header, got 3"),
     ],
 )
 def test_data_that_cannot_be_used_at_all_are_one_sentence(

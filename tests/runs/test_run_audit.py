@@ -172,6 +172,12 @@ def test_a_site_that_signs_another_plan(run: RunFolder, changes: dict[str, Any],
     assert found(run).startswith(f"round 2, site-2: {words}")
 
 
+def test_a_plan_that_cannot_be_checked_is_named(run: RunFolder) -> None:
+    quiet = Mechanism(name="gaussian", multiplier=1e-5)
+    resign(run, 1, plan=replace(receipt(run, 1).plan, mechanism=quiet))
+    assert found(run).startswith("round 1, site-2: no second accountant can check it: so little noise")
+
+
 @pytest.mark.parametrize("share", [0.5, 0.97])
 def test_a_lower_epsilon_under_the_sites_own_key(run: RunFolder, share: float) -> None:
     """Signature, manifest and rounds.jsonl all agree: only counting again tells."""

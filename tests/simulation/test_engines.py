@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,12 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from privacy.errors import ProtocolError, RunError, SiteError
 from protocol.messages.confide_pb2 import Join, Joined, Refused, Reply, Request, Trained
 from protocol.messages.flower import unwrap, wrap
+from runs.progress import PrintedProgress
 from runs.run_folder import RunFolder
 from server.post.post import Exchange
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
+from simulation.quiet import terminal_for_us_alone
 from simulation.simulate import simulate
 from tests import tiny
 
@@ -30,15 +35,35 @@ def handler(reply: Reply):
 
 
 @pytest.mark.process
-def test_ray_gives_the_same_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_same_adapter_and_leaves_the_terminal_alone(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From any folder: runs, model and data are named from where the person is."""
     pytest.importorskip("ray")
-    job = tiny.job(tiny_folder, seeds={"noise": 3}, training={"rounds": 2})
+    monkeypatch.chdir(tiny_folder)
+    job = tiny.job(tiny_folder, seeds={"noise": 3}, training={"rounds": 2}, model={"source": "model"})
     content = []
-    for engine in ("inprocess", "ray"):
-        run = simulate(job, runs=tmp_path, name=engine, engine=engine)
+    for engine, runs in (("inprocess", tmp_path), ("ray", Path(os.path.relpath(tmp_path)))):
+        run = simulate(job, runs=runs, name=engine, engine=engine, progress=PrintedProgress())
         weights = RunFolder.open(run.folder).adapter_path / "adapter_model.safetensors"
         content.append(weights.read_bytes())
     assert content[0] == content[1]
+    told = capfd.readouterr()
+    assert told.err == ""
+    first, second = (part.splitlines() for part in told.out.split("Reading the data")[1:])
+    assert [line.split()[:2] for line in first[2:]] == [line.split()[:2] for line in second[2:]]
+
+
+def test_what_others_write_to_the_terminal_is_in_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with terminal_for_us_alone(tmp_path / "run.log"):
+        print("ours")
+        subprocess.run([sys.executable, "-c", "print('a child\\'s')"], check=True)
+        os.write(2, b"a library's\n")
+    os.write(1, b"as before\n")
+    assert (tmp_path / "run.log").read_text() == "a child's\na library's\n"
+    assert capfd.readouterr() == ("ours\nas before\n", "")
 
 
 @pytest.mark.process

@@ -33,7 +33,7 @@ def test_validation_is_held_out_and_the_source_is_all_for_the_sites(
     world = World(job(tiny_folder, source, validation=str(held)))
     assert sum(world.sizes.values()) == 200
     assert len(world.held_out) == 41
-    said = "data.validation and data.source have 1 examples in common, which scores flatter"
+    said = "examples that data.validation and data.source have in common: 1; they flatter scores"
     assert world.workplace.oddities == (said,)
     assert World(job(tiny_folder, source)).workplace.oddities == ()
 
@@ -72,7 +72,7 @@ def test_a_label_that_is_never_answered_is_said(tiny_folder: Path, tmp_path: Pat
     assert "236 of 240 rows have the label" in page
     assert "Held-out scores by label after round 1" in page
     for name, score in run.by_label.items():
-        told = f"The last adapter never answers &#39;{name}&#39;" in page
+        told = f"he last adapter never answers &#39;{name}&#39;" in page
         assert told == (not score.answered)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.label_scores import LabelScore, macro_f1, never_answered
+from tasks.label_scores import LabelScore, macro_f1, what_scores_hide
 
 SCORES = {
     "no": LabelScore(examples=8, answered=9, hits=6),
@@ -25,5 +25,9 @@ def test_a_mean_over_labels_counts_those_that_have_examples() -> None:
     assert macro_f1({}) == 0
 
 
-def test_labels_that_are_never_answered_are_named() -> None:
-    assert never_answered(SCORES) == ["yes"]
+def test_labels_that_are_never_answered_or_never_tried_are_named() -> None:
+    assert what_scores_hide(SCORES) == [
+        "the last adapter never answers 'yes', which held-out examples have",
+        "no held-out example has the label 'odd': how it fares there is not known",
+    ]
+    assert what_scores_hide({"no": SCORES["no"]}) == []

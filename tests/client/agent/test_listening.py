@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import pytest
 
 from client.agent.agent import Agent
-from client.agent.listening import listen_on_socket, only_agent_of
+from client.agent.listening import listen_on_socket, listen_with_tls, only_agent_of
 from client.agent.mailbox import Mailbox
 from client.agent.worker import Worker
 from privacy.errors import RunError, UserError
 from privacy.identity import Identity
+from protocol.messages.site_keys import make_site_keys
 from tests.client.agents import SITE
 
 
@@ -70,6 +72,14 @@ def test_a_home_has_one_agent(tmp_path: Path) -> None:
         pass
     with only_agent_of(tmp_path):
         pass
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    make_site_keys(tmp_path, now=datetime.now(UTC))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(RunError, match=f"{address}'.*another program listens there"):
+            listen_with_tls(bare_server(tmp_path), address, home=tmp_path)
 
 
 def bare_server(folder: Path) -> grpc.Server:

@@ -415,6 +415,8 @@ def test_a_policy_that_is_written_reads_the_same(tmp_path: Path, policy: Policy)
     path = tmp_path / "site.toml"
     path.write_text(policy_toml(policy))
     assert read_policy(path) == policy
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as editors on Windows begin a file
+    assert read_policy(path) == policy
 
 
 def test_the_documents_policy_is_one(tmp_path: Path) -> None:

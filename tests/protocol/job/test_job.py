@@ -74,6 +74,11 @@ def test_the_template_is_a_job(tmp_path: Path) -> None:
         ("adapter", "target_modules", [], ["adapter.target_modules"]),
         ("adapter", "dropout", 0.1, ["adapter.dropout", "expected 0 where noise hides an example"]),
         ("data", "labels", ["one"], ["data.labels"]),
+        ("data", "labels", ["no", "no"], ["data.labels: expected each once"]),
+        ("data", "separator", ";;", ["data.separator: expected one character", "got ';;'"]),
+        ("data", "separator", "a", ["data.separator: expected one character"]),
+        ("data", "odd", [["x"]], ["data.odd: expected text, a finite number"]),
+        ("data", "validation", "x.csv", ["data.holdout: expected none with data.validation"]),
         ("training", "physical_batch_size", 99, ["training.physical_batch_size", "99", "16"]),
         ("data", "label", None, ["data.label", "column"]),
         ("data", "labels", None, ["data.labels", "private data"]),
@@ -284,10 +289,12 @@ def test_files_that_are_no_jobs_are_refused(tmp_path: Path) -> None:
 def test_paths_beside_the_job_file_are_found(tiny_folder: Path, tmp_path: Path) -> None:
     table = tiny.table(tiny_folder)
     (tmp_path / "mine.csv").write_text("text,label\n")
-    table["data"]["source"] = "mine.csv"
+    table["data"] |= {"source": "mine.csv", "validation": "mine.csv"}
+    del table["data"]["holdout"]
     path = tmp_path / "job.toml"
     path.write_text(tomli_w.dumps(table))
-    assert read_job(path).data.source == str(tmp_path / "mine.csv")
+    found = read_job(path).data
+    assert {found.source, found.validation} == {str(tmp_path / "mine.csv")}
 
 
 def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: Path) -> None:

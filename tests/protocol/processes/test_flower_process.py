@@ -81,6 +81,20 @@ def test_what_is_no_program_is_not_started(bench: Bench) -> None:
         flower_program("flower-something")
 
 
+def test_a_child_says_what_it_raised_and_not_what_it_wrote_after_that(bench: Bench) -> None:
+    """Of the start that failed: what was raised in an earlier one is not why."""
+    said = "print('a.b.OperationalError: no such file'); print('(Background on this error)')"
+    child = bench.child(f"{said}; raise SystemExit(1)")
+    child.start()
+    until(lambda: child.pid is None)
+    assert child.last_words == "a.b.OperationalError: no such file"
+    later = bench.child("print('  ValueError: quoted by another'); print('bind: in use')")
+    assert later.program.log == child.program.log
+    later.start()
+    until(lambda: later.pid is None)
+    assert later.last_words == "bind: in use"
+
+
 def test_a_child_that_ends_is_started_again_after_longer_and_longer(bench: Bench) -> None:
     child = bench.child("print('out of memory'); raise SystemExit(3)")
     child.start()

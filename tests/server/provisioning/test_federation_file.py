@@ -103,3 +103,9 @@ def test_how_data_are_written_reaches_the_sites_own_file(tmp_path: Path) -> None
     (site,) = (tmp_path / "out").rglob("site.toml")
     data = tomllib.loads(site.read_text())["data"]["x"]
     assert (data["separator"], data["split"], data["encoding"]) == ("\t", "s", "utf-8")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "federation.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEAD + "[[site]]\nname = 'a'").encode())
+    assert read_federation_file(path).site[0].name == "a"

@@ -86,7 +86,7 @@ def as_arrow(content: pa.Table, *, new: Any = pa.ipc.new_stream) -> bytes:
 
 
 def folder(**parts: _Write) -> _Write:
-    """A folder of files and folders; ``__`` stands for a point, and ``_`` after it for a dash."""
+    """A folder of files and folders, by their names; ``__`` stands for a point."""
 
     def write(path: Path) -> None:
         path.mkdir()

@@ -70,13 +70,13 @@ REFUSED: tuple[FileCase, ...] = (
         what="a row of too few cells",
         name="short.csv",
         write=text("text,label\nsecret,yes\nsecret\n"),
-        said=f"'FILE': row 2 has 1 cells where the header has 2; {_CELLS}",
+        said=f"'FILE': row 2: expected 2 cells as in the header, got 1; {_CELLS}",
     ),
     FileCase(
         what="a row of too many",
         name="long.csv",
         write=text("text,label\nsecret, and more,yes\n"),
-        said=f"'FILE': row 1 has 3 cells where the header has 2; {_CELLS}",
+        said=f"'FILE': row 1: expected 2 cells as in the header, got 3; {_CELLS}",
     ),
     FileCase(
         what="a quote that does not close",
@@ -326,6 +326,18 @@ REFUSED: tuple[FileCase, ...] = (
         name="several",
         write=folder(a__csv=text(delimited()), b__jsonl=text(lines())),
         said="'FILE' holds several files that are not parts of one: name one of 'a.csv', 'b.jsonl'",
+    ),
+    FileCase(
+        what="a part that is missing",
+        name="fetched-in-part",
+        write=folder(**{"train-00000-of-00002__parquet": raw(as_parquet(table()))}),
+        said="'FILE' has 1 parts of 2, as their names say: fetch all",
+    ),
+    FileCase(
+        what="a part that is a link to nothing",
+        name="unfetched",
+        write=folder(a__csv=text(delimited()), b__csv=lambda path: path.symlink_to("nothing")),
+        said="'FILE/b.csv' is no file, or a link to none: fetch it",
     ),
     FileCase(
         what="parts with other columns",

@@ -140,7 +140,7 @@ def test_numbers_of_class_labels_are_their_names(tmp_path: Path) -> None:
     parquet.write_table(content, tmp_path / "a.parquet")
     table = read_table(SourceKeys(source=str(tmp_path / "a.parquet")), columns=["c"])
     assert table.column("c", key="k") == ("yes", "no", None, None, None)
-    assert table.faults == {3: "column 'c' holds 2, and has 2 names"}
+    assert table.faults == {3: "column 'c' holds a number beyond its 2 names"}
 
 
 def test_workbooks_have_numbers_days_and_truths(tmp_path: Path) -> None:

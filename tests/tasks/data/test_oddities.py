@@ -46,13 +46,13 @@ def test_nothing_is_said_of_plain_data(rows: Rows) -> None:
         (
             labelled("no", "yes", "yes ", "Yes"),
             LABELS,
-            "1 rows have the label 'Yes', which is not declared; 'yes' is, and differs in spaces, capitals "
+            "1 row has the label 'Yes', which is not declared; 'yes' is, and differs in spaces, capitals "
             "or .0 alone",
         ),
         (
             labelled("1.0", "0", "1"),
             ("0", "1"),
-            "1 rows have the label '1.0', which is not declared; '1' is, and differs in spaces, capitals "
+            "1 row has the label '1.0', which is not declared; '1' is, and differs in spaces, capitals "
             "or .0 alone",
         ),
         (

@@ -39,8 +39,8 @@ def test_two_loads_have_one_digest_whatever_else_was_drawn(name: str, tmp_path: 
         "exports.",
     )
     weight = first.model.get_submodule(drawn[0]).weight
-    # 256 draws: their standard deviation is within 5 of its own errors, σ/√512, of the model's.
-    assert abs(float(weight.std()) - 0.3) < 5 * 0.3 / 512**0.5
+    # Of 16 inputs, so σ = 1/4. Of 256 draws the deviation is within 5 of its own errors, σ/√512.
+    assert abs(float(weight.std()) - 0.25) < 5 * 0.25 / 512**0.5
     other = load(folder, seeds={"adapter": 1})
     assert other.digest != first.digest
     assert not torch.equal(other.model.get_submodule(drawn[0]).weight, weight)
@@ -60,11 +60,12 @@ def test_the_numbers_are_the_same_on_every_machine() -> None:
         nn.init.uniform_(layer.bias, -1.0, 1.0)
     assert draws.names(layer) == ("weight", "bias")
     # Nine digits tell float32 numbers apart.
-    assert [f"{float(x):.9g}" for x in [*layer.weight.flatten(), *layer.bias]] == [
-        "0.364714295",
-        "0.374776751",
-        "1.19547892",
-        "0.56451112",
+    numbers = [*layer.weight.flatten().tolist(), *layer.bias.tolist()]
+    assert [f"{number:.9g}" for number in numbers] == [
+        "0.101570331",
+        "0.115800783",
+        "1.27644885",
+        "0.38412568",
         "-0.629849851",
         "0.534091711",
     ]

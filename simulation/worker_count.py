@@ -1,0 +1,60 @@
+"""How many workers pay for themselves: each loads the libraries and the model again."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+from collections.abc import Callable
+
+from client.training.threads import seconds_a_batch
+from privacy.errors import UserError
+from simulation.simulated_federation import World
+
+# A worker is at work after some ten seconds; what is estimated here may be twice what it takes.
+_WORTH_SECONDS = 30.0
+
+
+def check_workers(workers: int | None, *, engine: str) -> None:
+    """Raises UserError for workers that there cannot be."""
+    if workers is not None and engine != "inprocess":
+        raise UserError("--workers is for --engine inprocess: Ray has workers of its own")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers: expected 1 or more, got {workers}")
+
+
+def workers_that_pay(
+    world: World, *, measure: Callable[[World], float] | None = None, cores: int | None = None
+) -> int:
+    """One an idle core, or fewer where memory or sites are; 1 if the run is short, or on an accelerator.
+
+    ``measure`` gives the seconds of a physical batch on one thread, which is tried by default.
+    """
+    job = world.job
+    cores = _idle_cores() if cores is None else cores
+    room = min(cores // (job.device.threads or 1), len(world.site_names), _that_fit())
+    if room < 2 or world.device.torch.type != "cpu":
+        return 1
+    batch = (measure or _one_batch)(world)
+    batches = math.ceil(job.training.batch_size / job.training.physical_batch_size)
+    alone = batch * batches * job.training.total_steps * len(world.site_names)
+    return room if alone - alone / room > _WORTH_SECONDS else 1
+
+
+def _one_batch(world: World) -> float:
+    return seconds_a_batch(world.trainer.gradients, world.job)
+
+
+def _idle_cores() -> int:
+    """The cores that nothing else keeps busy; of the load this process is one itself."""
+    busy = max(0.0, os.getloadavg()[0] - 1)
+    return max(1, len(os.sched_getaffinity(0)) - round(busy))
+
+
+def _that_fit() -> int:
+    """How many processes of this one's size have room in memory that is free."""
+    if sys.platform != "linux":
+        return sys.maxsize  # where nothing says what is free
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(free // (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

@@ -1,0 +1,63 @@
+"""One worker of a simulation: a process that answers for some of the sites, with one thread.
+
+``python -m simulation.worker_process`` reads what it is for, and then requests, from its standard input.
+What it writes to standard output are answers. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_LENGTH = 8  # bytes before each frame that say how many follow
+
+
+def write_frame(file: BinaryIO, content: bytes) -> None:
+    """Send bytes as one frame."""
+    file.write(len(content).to_bytes(_LENGTH, "big"))
+    file.write(content)
+    file.flush()
+
+
+def read_frame(file: BinaryIO) -> bytes | None:
+    """The next frame; None if the other end is closed, be it within one."""
+    head = file.read(_LENGTH)
+    content = file.read(int.from_bytes(head, "big")) if len(head) == _LENGTH else b""
+    return content if len(head) == _LENGTH and len(content) == int.from_bytes(head, "big") else None
+
+
+def read_frames(file: BinaryIO) -> Iterator[bytes]:
+    """All frames, until the other end is closed."""
+    while (content := read_frame(file)) is not None:
+        yield content
+
+
+def main() -> None:
+    """Answer until nobody asks: after what it is for, a frame with a site's name and one with a request."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    frames = read_frames(requests)
+    asked = json.loads(next(frames))
+
+    from protocol.job.job import Job
+    from protocol.processes.json_log import PlainFormatter
+    from runs.run_folder import RunFolder
+    from simulation.simulated_federation import World
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter())
+    logging.getLogger("confide").addHandler(handler)
+    world = World(Job.model_validate(asked["job"]))
+    folder = RunFolder.open(Path(asked["folder"]))
+    sites = {name: world.site_of_run(name, folder, forgetful=True) for name in asked["sites"]}
+    for name, request in zip(frames, frames, strict=False):
+        write_frame(answers, sites[name.decode()].answer(request))
+
+
+if __name__ == "__main__":
+    main()

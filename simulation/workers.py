@@ -1,0 +1,143 @@
+"""Several processes that train sites side by side on one machine, without Ray.
+
+Each worker loads the job's model, answers for the same sites all through the run, and computes with as
+many threads as the job says, or one: so does a keyed run without workers, and the adapter is the same, bit
+for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from threading import BoundedSemaphore
+from typing import BinaryIO, cast
+
+from flwr.app import Message
+
+from privacy.errors import RunError
+from protocol.job.job import Job
+from protocol.messages.flower import unwrap, wrap
+from protocol.processes import tether
+from runs.run_folder import RunFolder
+from simulation.grid import InProcessGrid
+from simulation.simulated_federation import World
+from simulation.worker_process import read_frame, write_frame
+
+
+class Worker:
+    """One worker process. On Linux it ends with this one, however that ends."""
+
+    def __init__(self, job: Job, folder: RunFolder, sites: Sequence[str]) -> None:
+        self._log = folder.path / "run.log"
+        command = [sys.executable, "-P", "-m", "simulation.worker_process"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  # our own command
+                [sys.executable, "-I", tether.__file__, str(os.getpid()), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # What this process imports, wherever it is; and Ctrl-C reaches it by way of this one.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,
+            )
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._answers = cast(BinaryIO, self._process.stdout)
+        asked = {
+            "job": job.model_dump(mode="json"),
+            "folder": str(folder.path.resolve()),
+            "sites": list(sites),
+        }
+        with suppress(BrokenPipeError):  # whoever asks it first is told
+            write_frame(self._requests, json.dumps(asked).encode())
+
+    def ask(self, site: str, request: bytes) -> bytes:
+        """A site's answer. Raises RunError if the process has ended."""
+        with suppress(BrokenPipeError):
+            write_frame(self._requests, site.encode())
+            write_frame(self._requests, request)
+        answer = read_frame(self._answers)
+        if answer is None:
+            raise RunError(
+                f"the worker process of {site} ended {_how(self._process.wait())}: {self._log} says more; "
+                "--workers 1 needs the least memory"
+            )
+        return answer
+
+    def end(self) -> None:
+        """End the process, in the middle of what it does."""
+        self._process.kill()
+        self._process.wait()
+        self._answers.close()
+        with suppress(BrokenPipeError):
+            self._requests.close()
+
+
+class WorkersGrid(InProcessGrid):
+    """Delivers each message to the worker of its site: each has one at a time, and all work at once."""
+
+    def __init__(self, places: Sequence[tuple[str, Worker]]) -> None:
+        super().__init__({})
+        self._places = dict(enumerate(places, start=1))
+        workers = {id(worker): worker for _, worker in places}
+        self._lines = {key: ThreadPoolExecutor(max_workers=1) for key in workers}
+        # Each message has an adapter in it: no more are made than will soon be on their way.
+        self._room = BoundedSemaphore(2 * len(workers))
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._places)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        asked: list[tuple[Message, Future[bytes]]] = []
+        for message in messages:
+            site, worker = self._places[message.metadata.dst_node_id]
+            self._room.acquire()
+            answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
+            answer.add_done_callback(lambda _: self._room.release())
+            asked.append((message, answer))
+        return [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
+
+    def close(self) -> None:
+        """Hand out nothing more."""
+        for line in self._lines.values():
+            line.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[WorkersGrid]:
+    """A grid over so many workers, each with as many examples as possible; they end with the block."""
+    device = world.job.device.model_copy(update={"threads": world.job.device.threads or 1})
+    job = world.job.model_copy(update={"device": device})
+    shares = deal(world.sizes, min(workers, len(world.sizes)))
+    running: list[tuple[Worker, Sequence[str]]] = []
+    try:
+        running += [(Worker(job, folder, share), share) for share in shares]
+        of_site = {site: worker for worker, share in running for site in share}
+        grid = WorkersGrid([(site, of_site[site]) for site in world.site_names])
+        try:
+            yield grid
+        finally:
+            grid.close()
+    finally:
+        for worker, _ in running:
+            worker.end()
+
+
+def deal(sizes: dict[str, int], count: int) -> list[list[str]]:
+    """Sites by worker: the largest first, each to the worker with the fewest examples so far."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for site in sorted(sizes, key=lambda name: -sizes[name]):
+        least = loads.index(min(loads))
+        shares[least].append(site)
+        loads[least] += sizes[site]
+    return shares
+
+
+def _how(code: int) -> str:
+    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
