@@ -79,7 +79,8 @@ def _trained(world: World, task: str, *, whole: bool) -> Outcome:
     if whole:
         check_privacy_unit(method, adapted.probe())
     with comparable(adapted):
-        check_gradients(method, adapted.probe())
+        if not whole:
+            check_gradients(method, adapted.probe())
         expected = _gradients(OneByOne(adapted), _each_alone(examples), None)
         _assert_close(_gradients(method, [examples], None), expected)
         if activations.work:
