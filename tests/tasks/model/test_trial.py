@@ -70,6 +70,14 @@ def test_a_model_that_draws_when_it_is_evaluated_is_refused() -> None:
         try_model(model, **TEXTS)
 
 
+def test_what_a_model_says_of_padding_may_be_no_number() -> None:
+    model = models.llama()
+    nothing = torch.tensor([[1.0], *[[float("nan")]] * 7])  # for the padded text's eight places
+    both = torch.stack([nothing, torch.ones_like(nothing)])
+    model.model.norm.register_forward_hook(lambda _module, _args, out: out * both)
+    try_model(model, **TEXTS)
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("rows\nand a lot more"), AssertionError("rows"), KeyError("rows")]
 )
