@@ -44,7 +44,7 @@ def _check_separator(value: str) -> str:
     return value
 
 
-Separator = Annotated[str, AfterValidator(_check_separator)]
+Separator = Annotated[str, Field(max_length=1), AfterValidator(_check_separator)]
 
 
 class SourceKeys(Section):

@@ -169,6 +169,7 @@ def test_statuses_are_shown_as_text(
     print_status(
         ServerStatus(
             federation=text,
+            proxy="nginx",
             address=text,
             running=True,
             sites=[ServedSite(site=text, state=text)],

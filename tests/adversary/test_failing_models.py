@@ -70,7 +70,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, how: Callable[..., None], error: type[
     monkeypatch.setattr(client.agent.site_host, "load_base_model", failing)
 
 
-@pytest.mark.exhaustive(but=2)
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("error", [ValueError, IndexError, PrivacyUnitError])
 @pytest.mark.parametrize("how", [at_the_input, in_the_last_layer])
 @pytest.mark.parametrize("alone", [False, True], ids=["in batches", "each alone"])

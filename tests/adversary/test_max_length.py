@@ -124,19 +124,19 @@ def test_a_coordinator_is_told_when_it_loads_the_model(
 
 
 def test_a_config_that_says_more_than_the_table_has_is_not_believed(tmp_path: Path) -> None:
-    """The weights would not fit it; what fits and says nothing else is the padding's place."""
+    """The weights would not fit it; and the padding that positions are counted by is the tokenizer's."""
     place = Place(tmp_path, "Roberta")
     change_json(
         tmp_path / "model" / "config.json", lambda table: table.update(max_position_embeddings=ROWS + 1)
     )
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(ModelError, match=r"is \(40, 16\) in the weights and \(41, 16\) in the model"):
         World(tiny.job(tmp_path, model={"source": str(tmp_path / "model")}))
     later = shutil.copytree(tmp_path / "model", tmp_path / "later")
     change_json(
         later / "config.json", lambda table: table.update(max_position_embeddings=ROWS, pad_token_id=9)
     )
     job = tiny.job(tmp_path, model={"source": str(later)}, data={"max_length": place.limit})
-    with pytest.raises(ModelError, match=f"expected {ROWS - 10} at most"):
+    with pytest.raises(ModelError, match="counts positions by the padding 9, and the tokenizer pads with 0"):
         World(job)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import privacy.accounting.base_plan
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection
 from client.planning import PlanningProcess, plan_here
 from client.site import Site
+from privacy.accounting.base_plan import BasePlan
 from privacy.accounting.composition import Losses
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import make_sampled_plan
@@ -193,19 +193,19 @@ def test_the_numbers_of_a_job_are_found() -> None:
 def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """How many points each composition had, and a mark for each multiplier that was tried."""
     found: dict[str, list[int]] = {"points": [], "step": [], "tried": []}
-    compose, after = Losses.epsilon, Plan.epsilon_after
+    compose, after = Losses.epsilon, BasePlan.epsilon_after
 
     def watch(self: Losses, window: tuple[int, int], **options: Any) -> float:
         found["points"].append(window[1] - window[0] + 1)
         found["step"].append(len(self.masses))
         return compose(self, window, **options)
 
-    def count(self: Plan, steps: int) -> float:
+    def count(self: BasePlan, steps: int) -> float:
         found["tried"].append(1)
         return after(self, steps)
 
     monkeypatch.setattr(Losses, "epsilon", watch)
-    monkeypatch.setattr(Plan, "epsilon_after", count)
+    monkeypatch.setattr(BasePlan, "epsilon_after", count)
     return found
 
 
@@ -291,11 +291,11 @@ def test_no_search_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         "examples": 100,
         "steps": 10,
     }
-    monkeypatch.setattr(privacy.accounting.base_plan.BasePlan, "epsilon_after", stuck(0.0))
+    monkeypatch.setattr(BasePlan, "epsilon_after", stuck(0.0))
     assert make_sampled_plan(**asked).mechanism.multiplier == min(tried)
     assert len(tried) <= 12
     tried.clear()
-    monkeypatch.setattr(privacy.accounting.base_plan.BasePlan, "epsilon_after", stuck(math.inf))
+    monkeypatch.setattr(BasePlan, "epsilon_after", stuck(math.inf))
     with pytest.raises(PlanError, match="no noise multiplier under 10000"):
         make_sampled_plan(**asked)
     assert len(tried) <= 16

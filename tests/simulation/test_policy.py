@@ -113,5 +113,5 @@ def fits(job: Job, runs: Path, name: str, homes: Path) -> bool:
 def test_homes_without_a_policy_allow_one_run(tiny_folder: Path, tmp_path: Path) -> None:
     job = tiny.job(tiny_folder, training={"rounds": 1})
     simulate(job, runs=tmp_path, name="first", homes=tmp_path / "homes")
-    with pytest.raises(BudgetError, match="no room for the run"):
+    with pytest.raises(BudgetError, match="budget is epsilon=8 "):
         simulate(job, runs=tmp_path, name="second", homes=tmp_path / "homes")

@@ -201,6 +201,7 @@ def test_a_killed_run_goes_on(
     check_audits(run)
 
 
+@pytest.mark.process
 def test_ray_sums_under_masks(
     tiny_folder: Path, tmp_path: Path, masked: Run, layout: AdapterLayout
 ) -> None:

@@ -70,7 +70,7 @@ class Site:
     def ask(self, payload: bytes, *, run: str = "run", refuse: bool = False) -> Reply:
         """A reply; raises FullError for one that is to come later."""
         self.echo.refuse = refuse
-        opened = self.mailbox.open(self.coordinator.seal(payload, run=run))
+        opened = self.mailbox.open_request(self.coordinator.seal(payload, run=run))
         return Reply.FromString(self.worker.submit(opened).result(20))
 
 

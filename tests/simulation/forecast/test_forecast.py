@@ -296,6 +296,7 @@ def test_the_table_is_plain_json(found: Forecast) -> None:
         "noise",
         "traffic",
         "effort",
+        "remarks",
         "suggestions",
         "budgets",
     }
