@@ -136,7 +136,9 @@ def test_a_config_that_says_more_than_the_table_has_is_not_believed(tmp_path: Pa
         later / "config.json", lambda table: table.update(max_position_embeddings=ROWS, pad_token_id=9)
     )
     job = tiny.job(tmp_path, model={"source": str(later)}, data={"max_length": place.limit})
-    with pytest.raises(ModelError, match="counts positions by the padding 9, and the tokenizer pads with 0"):
+    with pytest.raises(
+        ModelError, match="counts positions by the padding 9, and the tokenizer pads with 0"
+    ):
         World(job)
 
 
