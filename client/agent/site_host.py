@@ -183,10 +183,11 @@ class SiteHost:
             ) from error
         # Before its tokenizer sees a text: one that was made to ask of texts is another model.
         check_model(manifest, base.digest)
-        adapted = AdaptedModel(base, job=local, device=device)
+        # By the job's word for its source, and not by the place: what it says may reach the coordinator.
+        adapted = AdaptedModel(base, job=job, device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
         trainer = Trainer(choose_gradients(adapted))
-        choose_threads(trainer.gradients, local)
+        choose_threads(trainer.gradients, job)
         self._model = _Model(key=key, trainer=trainer, prefix=FrozenPrefix(adapted))
         return self._model
 

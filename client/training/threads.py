@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import torch
 from client.training.gradients import PerExampleGradients, losses
 from protocol.job.job import Job
 from tasks.data.shapes import Shapes
+
+log = logging.getLogger("confide.training")
 
 # The first pass pays for what later ones find ready.
 _PASSES = 3
@@ -24,16 +27,22 @@ def choose_threads(
 
     Nothing is tried where the job says how many, where an accelerator computes, or where noise is keyed:
     sums are of floats, whose rounding depends on threads, and a keyed run repeats bit for bit. To be called
-    before ``Trainer.shapes``, which finds what rounding does with the threads that there are.
+    before ``Trainer.shapes``, which finds what rounding does with the threads that there are. A model that
+    fails keeps the threads that there were: the privacy-unit check says why it fails.
     """
     everything = len(os.sched_getaffinity(0))
     device = method.adapted.device.torch
     if job.device.threads is not None or job.seeds.noise is not None or device.type != "cpu":
         return {}
-    taken = {}
-    for threads in sorted({1, everything}):
-        torch.set_num_threads(threads)
-        taken[threads] = _seconds(method, job, clock)
+    before, taken = torch.get_num_threads(), {}
+    try:
+        for threads in sorted({1, everything}):
+            torch.set_num_threads(threads)
+            taken[threads] = _seconds(method, job, clock)
+    except Exception as error:  # a model's code raises whatever it likes
+        log.warning("threads were not tried, the model fails: %s", type(error).__name__)
+        torch.set_num_threads(before)
+        return {}
     torch.set_num_threads(min(taken, key=taken.__getitem__))
     return taken
 
@@ -64,9 +73,11 @@ def _seconds(method: PerExampleGradients, job: Job, clock: Callable[[], float]) 
     was_training = adapted.peft.training
     adapted.peft.train()
     took = []
-    for _ in range(_PASSES):
-        began = clock()
-        method.backward(batch, losses(adapted))
-        took.append(clock() - began)
-    adapted.peft.train(was_training)
+    try:
+        for _ in range(_PASSES):
+            began = clock()
+            method.backward(batch, losses(adapted))
+            took.append(clock() - began)
+    finally:
+        adapted.peft.train(was_training)
     return min(took)

@@ -168,7 +168,7 @@ def _python_cells(column: Any) -> Iterable[Any]:
         return _python_cells(column.cast(kind.value_type))
     if of.is_temporal(kind):
         # ISO 8601 with a space, and no digits of a second that are zero.
-        return [_shorter(cell) for cell in column.cast(pa.string()).to_pylist()]
+        return [_written(cell) for cell in column.cast(pa.string()).to_pylist()]
     if of.is_float16(kind) or of.is_float32(kind):
         # As the shortest number that reads the same in its own precision.
         short = kind.to_pandas_dtype()
@@ -188,8 +188,10 @@ def _utf8(cell: bytes | None) -> Any:
         return CellFault("is no UTF-8")
 
 
-def _shorter(cell: str | None) -> str | None:
-    """``2024-01-01 12:30:00.500000`` as ``2024-01-01 12:30:00.5``."""
-    return (
-        None if cell is None else re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", cell).replace(".Z", "Z").rstrip(".")
-    )
+def _written(moment: str | None) -> Any:
+    """``2024-01-01 12:30:00.500000`` as ``2024-01-01 12:30:00.5``; Arrow cannot write all that it holds."""
+    if moment is None:
+        return None
+    if moment.startswith("<"):
+        return CellFault("holds a date that is out of range")
+    return re.sub(r"(\.\d*?[1-9])0+(?!\d)|\.0+(?!\d)", r"\1", moment)

@@ -95,5 +95,8 @@ def _end_to_end(parts: Sequence[Column], files: Sequence[Path]) -> Column:
         for row, why in part.faults.items():
             faults[len(values) + row] = f"{why} (row {row + 1} of {file.name!r})"
         values += part.values
-    refusal = next((part.refusal for part in parts if part.refusal is not None), None)
+    # What a part's type is refused for stands; what its cells are, only where no part has a text.
+    anything = any(value is not None for value in values)
+    refused = [part for part in parts if part.refusal is not None and not (anything and part.faults)]
+    refusal = refused[0].refusal if refused else None
     return Column(values=tuple(values), faults=faults, refusal=refusal)

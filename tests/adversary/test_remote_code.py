@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -17,6 +18,7 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
+import client.agent.site_host
 from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -250,6 +252,26 @@ def join(trap: Trap, tiny_folder: Path, model: Path | str) -> Reply:
     public = coordinator.identity.public
     opened = open_envelope(envelope, public_key=public, sender=COORDINATOR, receiver=SITE)
     return Reply.FromString(SiteHost(path.parent, read_site_file(path), planner=plan_here).answer(opened))
+
+
+def test_a_model_that_fails_at_a_site_is_called_as_the_job_calls_it(
+    trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_here = client.agent.site_host.load_base_model
+
+    def fail(_module: Any, _args: Any) -> None:
+        raise RuntimeError("it fails")
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        base = load_here(*arguments, **options)
+        base.model.register_forward_pre_hook(fail)
+        return base
+
+    monkeypatch.setattr(client.agent.site_host, "load_base_model", failing)
+    model = tiny.table(tiny_folder)["model"]["source"]
+    refused = join(trap, tiny_folder, model).refused
+    assert "model.source='org/name': the model fails on a made-up text" in refused.reason
+    assert str(model) not in refused.reason
 
 
 @pytest.mark.parametrize("kind", ["code", "pickle"])

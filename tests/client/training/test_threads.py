@@ -65,3 +65,19 @@ def test_a_keyed_simulation_has_one_thread_whatever_the_machine_has(
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1, 2})
     World(asking(tiny_folder, seeds={"noise": 1}))
     assert torch.get_num_threads() == 1
+
+
+def test_a_model_that_fails_keeps_the_threads_that_there_were(world: World, tiny_folder: Path) -> None:
+    def fail(_module: torch.nn.Module, _args: object) -> None:
+        raise RuntimeError("it fails")
+
+    torch.set_num_threads(2)
+    adapted = world.trainer.gradients.adapted
+    adapted.peft.eval()
+    handle = adapted.peft.register_forward_pre_hook(fail)
+    try:
+        assert choose_threads(world.trainer.gradients, asking(tiny_folder)) == {}
+    finally:
+        handle.remove()
+    assert torch.get_num_threads() == 2
+    assert not adapted.peft.training

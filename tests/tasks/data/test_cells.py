@@ -152,3 +152,37 @@ def test_workbooks_have_numbers_days_and_truths(tmp_path: Path) -> None:
     book.save(tmp_path / "a.xlsx")
     expected = ("01", "1", "1.5", "true", "2024-01-02", "2024-01-02 12:30:00", None, None, "0")
     assert read(tmp_path / "a.xlsx") == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (
+            pa.array([MOMENT.replace(microsecond=0)], pa.timestamp("us", "+01:00")),
+            "2024-01-02 13:30:00+0100",
+        ),
+        (pa.array([MOMENT], pa.timestamp("ns", "+01:00")), "2024-01-02 13:30:00.5+0100"),
+        (pa.array([MOMENT.replace(microsecond=0)], pa.timestamp("us", "UTC")), "2024-01-02 12:30:00Z"),
+        (pa.array([MOMENT.replace(microsecond=50)], pa.timestamp("us")), "2024-01-02 12:30:00.00005"),
+        (pa.array([2**62], pa.int64()).cast(pa.timestamp("us")), None),
+    ],
+)
+def test_moments_have_no_digits_that_say_nothing(tmp_path: Path, column: Any, expected: str | None) -> None:
+    parquet.write_table(pa.table({"c": column}), tmp_path / "data.parquet")
+    assert read(tmp_path / "data.parquet") == (expected,)
+
+
+def test_a_list_in_one_part_makes_its_row_blank_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"c": "one"}\n{"c": "two"}\n')
+    (tmp_path / "b.jsonl").write_text('{"c": ["three"]}\n')
+    assert read(tmp_path) == ("one", "two", None)
+    (tmp_path / "a.jsonl").write_text('{"c": [1]}\n')
+    with pytest.raises(DataError, match="the column holds lists"):
+        read(tmp_path)
+
+
+def test_a_part_whose_type_is_no_text_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"c": ["one"]}), tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"c": [["two"]]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="the column holds lists"):
+        read(tmp_path)
