@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from tasks.data.table import Table, joined
 from tasks.data.workbook import read_workbook
 
 _DAMAGED = "it is damaged, or was not written whole"
+# Shifts, and line ends that are escaped, reach into the rows after them.
+_WITH_STATE = ("iso2022", "hz", "utf-7", "unicode-escape", "raw-unicode-escape", "punycode", "idna")
 _DATASETS = "datasets"
 _READERS: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
     "delimited": read_delimited,
@@ -71,3 +74,8 @@ def _check_encoding(encoding: str) -> None:
         raise DataError(
             f"data.encoding={encoding!r}: expected an encoding of text, such as utf-8"
         ) from None
+    if codecs.lookup(encoding).name.startswith(_WITH_STATE):
+        raise DataError(
+            f"data.encoding={encoding!r}: in it what one row holds decides how others are read: write the "
+            "file as utf-8 first"
+        )

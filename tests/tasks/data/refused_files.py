@@ -133,6 +133,16 @@ REFUSED: tuple[FileCase, ...] = (
         said="data.encoding='nonsense': expected an encoding of text, such as utf-8",
     ),
     FileCase(
+        what="an encoding in which rows reach into one another",
+        name="shifts.csv",
+        write=text(delimited()),
+        keys={"encoding": "iso-2022-jp"},
+        said=(
+            "data.encoding='iso-2022-jp': in it what one row holds decides how others are read: write the "
+            "file as utf-8 first"
+        ),
+    ),
+    FileCase(
         what="zero bytes alone, as after a crash",
         name="zeros.csv",
         write=raw(bytes(4096)),

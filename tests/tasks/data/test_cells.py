@@ -186,3 +186,10 @@ def test_a_part_whose_type_is_no_text_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"c": [["two"]]}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="the column holds lists"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf7", "UTF-7", "hz", "iso2022_kr", "unicode_escape", "idna"])
+def test_no_row_decides_how_another_is_decoded(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "data.csv").write_bytes(b"c\nshift +AGEAYg\nplain\n")
+    with pytest.raises(DataError, match="what one row holds decides how others are read"):
+        read(tmp_path / "data.csv", encoding=encoding)
