@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from protocol.job.section import Section
 from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain, quoted
@@ -44,7 +44,9 @@ def _check_separator(value: str) -> str:
     return value
 
 
-Separator = Annotated[str, Field(max_length=1), AfterValidator(_check_separator)]
+Separator = Annotated[
+    str, AfterValidator(_check_separator), WithJsonSchema({"type": "string", "maxLength": 1})
+]
 
 
 class SourceKeys(Section):
