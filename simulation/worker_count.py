@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 from collections.abc import Callable
+
+import psutil
 
 from client.training.threads import seconds_a_batch
 from privacy.errors import UserError
@@ -25,15 +25,22 @@ def check_workers(workers: int | None, *, engine: str) -> None:
 
 
 def workers_that_pay(
-    world: World, *, measure: Callable[[World], float] | None = None, cores: int | None = None
+    world: World,
+    *,
+    measure: Callable[[World], float] | None = None,
+    cores: int | None = None,
+    memory: int | None = None,
 ) -> int:
     """One an idle core, or fewer where memory or sites are; 1 if the run is short, or on an accelerator.
 
-    ``measure`` gives the seconds of a physical batch on one thread, which is tried by default.
+    ``measure`` gives the seconds of a physical batch on one thread, which is tried by default; ``cores``
+    and ``memory``, in bytes, are what is idle and free here.
     """
     job = world.job
     cores = _idle_cores() if cores is None else cores
-    room = min(cores // (job.device.threads or 1), len(world.site_names), _that_fit())
+    memory = psutil.virtual_memory().available if memory is None else memory
+    fit = memory // psutil.Process().memory_info().rss  # each is as large as this one
+    room = min(cores // (job.device.threads or 1), len(world.site_names), fit)
     if room < 2 or world.device.torch.type != "cpu":
         return 1
     batch = (measure or _one_batch)(world)
@@ -50,11 +57,3 @@ def _idle_cores() -> int:
     """The cores that nothing else keeps busy; of the load this process is one itself."""
     busy = max(0.0, os.getloadavg()[0] - 1)
     return max(1, len(os.sched_getaffinity(0)) - round(busy))
-
-
-def _that_fit() -> int:
-    """How many processes of this one's size have room in memory that is free."""
-    if sys.platform != "linux":
-        return sys.maxsize  # where nothing says what is free
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free // (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

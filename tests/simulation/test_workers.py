@@ -110,12 +110,13 @@ def test_workers_pay_in_a_long_run_alone(tiny_folder: Path) -> None:
     """Three sites, 3 rounds of 2 steps, 2 batches each: 36 batches."""
     world = World(tiny.job(tiny_folder))
 
-    def pay(seconds: float, cores: int) -> int:
-        return workers_that_pay(world, measure=lambda _world: seconds, cores=cores)
+    def pay(seconds: float, cores: int, memory: int = 2**50) -> int:
+        return workers_that_pay(world, measure=lambda _world: seconds, cores=cores, memory=memory)
 
     assert (pay(1.0, 2), pay(1.0, 8)) == (1, 1)  # of 36 s at most 24 are saved
     assert (pay(2.0, 1), pay(2.0, 2), pay(2.0, 8)) == (1, 2, 3)
-    assert workers_that_pay(world, cores=8) == 1
+    assert pay(2.0, 8, memory=1) == 1
+    assert workers_that_pay(world, cores=8, memory=2**50) == 1  # as it takes here
 
 
 @pytest.mark.parametrize(
