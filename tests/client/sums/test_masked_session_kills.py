@@ -74,13 +74,16 @@ class RemoteSite:
         """What a step gives back. Raises AggregationError if it was refused, KilledError if it died."""
         inside = self._random.randint(1, CALLS) if deadly and self._random.random() < 0.5 else 0
         self._pipe.send((method, arguments, options, inside))
+        killed = deadly and not inside and not self._pipe.poll(self._random.uniform(0, APART))
         try:
-            if deadly and not inside and not self._pipe.poll(self._random.uniform(0, APART)):
+            if killed:
                 os.kill(self._process, signal.SIGKILL)
             end, answer = self._pipe.recv()  # what was written before it died has left
         except (EOFError, ConnectionResetError):
             self._bury()
             raise KilledError from None
+        if killed:
+            self._bury()
         if end == "refused":
             raise AggregationError(answer, rule="")
         if end == "failed":
