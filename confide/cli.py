@@ -191,7 +191,7 @@ def tasks(
 
 @app.command()
 def strategies(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON list and nothing else.")] = False,
 ) -> None:
     """List the strategies that a job can name here."""
     from confide.strategies_view import print_strategies

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -18,6 +19,7 @@ LONGEST_LABEL, MOST_LABELS = 500, 10_000
 LONGEST_TEXT = 4096  # of any value that people write
 LONGEST_REASON = 500  # of a refusal, in characters
 _LONGEST_QUOTE = 200  # of a value, in a message about it
+_MOST_QUOTED = 5
 
 # Control, format, surrogate and private characters, and the separators of lines and paragraphs.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -73,6 +75,17 @@ def cut(text: str, most: int) -> str:
 def quoted(value: object) -> str:
     """What somebody wrote, as Python writes it down; short, and nothing in it that is obeyed."""
     return escaped(cut(repr(value), _LONGEST_QUOTE))
+
+
+def quoted_some(names: Sequence[str]) -> str:
+    """The first few of what others named, each ``quoted``, and how many more there are."""
+    more = len(names) - _MOST_QUOTED
+    return ", ".join(map(quoted, names[:_MOST_QUOTED])) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its details and its full stop; what it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def told(text: str) -> str:

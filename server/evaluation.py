@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ModelError
+from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
@@ -91,11 +92,10 @@ class Evaluator:
             with self._activations.replay(batch) if self._activations else nullcontext():
                 return adapted.forward(batch)
         except Exception as error:  # a model's code raises whatever it likes
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ModelError(
                 f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "
-                f"{adapted.task.units.example}: {reason}. Remove such from data.source, or choose another "
-                "model"
+                f"{adapted.task.units.example}: {first_line(error)}. Remove such from data.source, or "
+                "choose another model"
             ) from error
 
 

@@ -73,7 +73,8 @@ class World:
             oddities=_oddities(table, apart, labels=self.labels),
         )
         self.trainer = Trainer(choose_gradients(adapted))
-        choose_threads(self.trainer.gradients, job)
+        # By threads, what a batch took; nothing where none were tried.
+        self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._activations: dict[str, Activations] = {}

@@ -43,6 +43,7 @@ def run_in_folder(
 ) -> Run:
     """Run the rounds that a folder lacks; in-process, with so many ``workers`` beside this process."""
     began = time.perf_counter()
+    workers = min(workers, len(world.site_names))
     progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
@@ -55,7 +56,7 @@ def run_in_folder(
                 folder=there,
                 coordinate=lambda grid: coordinate(grid, world, there, progress),
             )
-        elif min(workers, len(world.site_names)) > 1:
+        elif workers > 1:
             from simulation.workers import worker_grid
 
             with worker_grid(world, folder, workers=workers) as grid:

@@ -27,8 +27,11 @@ def write_frame(file: BinaryIO, content: bytes) -> None:
 def read_frame(file: BinaryIO) -> bytes | None:
     """The next frame; None if the other end is closed, be it within one."""
     head = file.read(_LENGTH)
-    content = file.read(int.from_bytes(head, "big")) if len(head) == _LENGTH else b""
-    return content if len(head) == _LENGTH and len(content) == int.from_bytes(head, "big") else None
+    if len(head) < _LENGTH:
+        return None
+    length = int.from_bytes(head, "big")
+    content = file.read(length)
+    return content if len(content) == length else None
 
 
 def read_frames(file: BinaryIO) -> Iterator[bytes]:

@@ -110,10 +110,10 @@ class WorkersGrid(InProcessGrid):
 
 @contextmanager
 def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[WorkersGrid]:
-    """A grid over so many workers, each with as many examples as possible; they end with the block."""
+    """A grid over so many workers, no more than sites, who share the examples; they end with the block."""
     device = world.job.device.model_copy(update={"threads": world.job.device.threads or 1})
     job = world.job.model_copy(update={"device": device})
-    shares = deal(world.sizes, min(workers, len(world.sizes)))
+    shares = deal(world.sizes, workers)
     running: list[tuple[Worker, Sequence[str]]] = []
     try:
         running += [(Worker(job, folder, share), share) for share in shares]

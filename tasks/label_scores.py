@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protocol.plain_text import quoted
-
-_MOST_NAMED = 5  # labels
+from protocol.plain_text import quoted_some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +45,9 @@ def what_scores_hide(scores: Mapping[str, LabelScore]) -> list[str]:
     untried = [label for label, score in scores.items() if not score.examples]
     said = []
     if never:
-        said.append(f"the last adapter never answers {_named(never)}, which held-out examples have")
+        said.append(f"the last adapter never answers {quoted_some(never)}, which held-out examples have")
     if untried:
-        said.append(f"no held-out example has the label {_named(untried)}: how it fares there is not known")
+        said.append(
+            f"no held-out example has the label {quoted_some(untried)}: how it fares there is not known"
+        )
     return said
-
-
-def _named(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _MOST_NAMED} more" if len(labels) > _MOST_NAMED else ""
-    return ", ".join(map(quoted, labels[:_MOST_NAMED])) + more

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import random
-import socket
 import tempfile
 from pathlib import Path
+
+from protocol.processes.ports import is_taken
 
 # Below those that Linux gives to whoever asks for any: an outgoing connection may have one of these.
 _PORTS = range(20_000, 32_000)
@@ -39,12 +39,4 @@ def _lease(path: Path) -> bool:
 
 def _is_free(port: int) -> bool:
     """Whether both kinds of loopback address can be listened at; a machine may have one of them alone."""
-    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return False
-    return True
+    return not any(is_taken(host, port) for host in ("127.0.0.1", "::1"))

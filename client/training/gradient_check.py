@@ -19,6 +19,7 @@ from client.training.gradients import (
     losses,
 )
 from privacy.errors import ConfideError, ModelError, PrivacyUnitError
+from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
@@ -108,7 +109,7 @@ def as_unit_error() -> Iterator[None]:
         raise
     except Exception as error:  # a model's code, PEFT's and Opacus' raise whatever they like
         raise PrivacyUnitError(
-            f"per-example gradients failed on this model: {_first_line(error)}. Choose other "
+            f"per-example gradients failed on this model: {first_line(error)}. Choose other "
             "adapter.target_modules"
         ) from error
 
@@ -124,7 +125,7 @@ def as_model_error(adapted: AdaptedModel, batch: Batch) -> Iterator[None]:
         units = adapted.task.units
         raise ModelError(
             f"model.source={adapted.spec.model.source!r}: the model fails on a made-up {units.example} of "
-            f"{batch.size} {units.size}: {_first_line(error)}. Choose another model or, if it is only too "
+            f"{batch.size} {units.size}: {first_line(error)}. Choose another model or, if it is only too "
             "long, a smaller data.max_length"
         ) from error
 
@@ -202,7 +203,3 @@ def _compare(together: Gradients, row: int, *, reference: Gradients) -> None:
                 f"{off:.2g} of its norm. The layer mixes examples, counts something else as one or "
                 "remembers the batch before; choose other adapter.target_modules"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

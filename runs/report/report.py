@@ -215,9 +215,6 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
     ]
 
 
-LABELS_SHOWN = 20
-
-
 def list_labels(records: Sequence[RoundRecord]) -> dict[str, LabelScore]:
     """Scores of the last round by label, as the job orders them; the lowest F1 first if they are many."""
     scores = records[-1].by_label if records else {}

@@ -45,9 +45,10 @@ COMPRESSIONS: Mapping[str, Callable[[Path], Any]] = {
 }
 
 _HEAD = 4096
+_LFS = b"version https://git-lfs.github.com/spec"
 # First bytes, what a file that begins with them is, and what to do with it.
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs.github.com/spec", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
+    (_LFS, "a Git LFS pointer", "fetch the file with `git lfs pull`"),
     (b"PAR1\x15", "a Parquet file", "name it .parquet"),
     (b"ARROW1\0\0", "an Arrow file", "name it .arrow"),
     (b"FEA1\0", "a Feather file of the first version", "write it again as .arrow or .parquet"),
@@ -93,7 +94,7 @@ def check_file(path: Path, keys: SourceKeys) -> Kind:
     if not head:
         raise DataError(f"{str(path)!r} is empty")
     packed_by = COMPRESSIONS.get(_suffixes(path)[1])
-    if packed_by is not None and not head.startswith(b"version https://git-lfs"):
+    if packed_by is not None and not head.startswith(_LFS):
         with packed_by(path) as unpacked:
             head = unpacked.read(_HEAD)
         if not head:

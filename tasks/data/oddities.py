@@ -6,12 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from protocol.plain_text import quoted
+from protocol.plain_text import quoted, quoted_some
 from tasks.data.rows import Rows
 
 # A label that has more of the rows makes accuracy say little.
 MOST_OF_ALL = 0.9
-_MOST_NAMED = 5
 _MANY = 20  # labels, of which each should have several rows
 
 
@@ -41,7 +40,7 @@ def _of_labels(rows: Rows, labels: Sequence[str]) -> Iterator[str]:
         yield f"there are {len(known)} labels in {total} rows: is that the column of labels?"
     missing = [label for label in labels if not known[label]]
     if missing and total:
-        yield f"no row has the label {_named(missing)}"
+        yield f"no row has the label {quoted_some(missing)}"
     near = {_plain(label): label for label in reversed(labels)}
     for label, count in sorted(counts.items()):
         other = near.get(_plain(label))
@@ -63,8 +62,3 @@ def _have(count: int) -> str:
 def _plain(label: str) -> str:
     """A label without what people and programs write differently: spaces, capitals, 1.0 for 1."""
     return re.sub(r"(?<=\d)\.0+$", "", " ".join(label.casefold().split()))
-
-
-def _named(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _MOST_NAMED} more" if len(labels) > _MOST_NAMED else ""
-    return ", ".join(map(quoted, labels[:_MOST_NAMED])) + more

@@ -25,3 +25,8 @@ def package_path(source: str) -> Path:
     if not path.exists():
         raise ModelError(f"source={source!r}: the package {name!r} has no {inside!r}")
     return path
+
+
+def locate(source: str) -> str:
+    """The path that a source names, or the Hub's id. Raises ModelError as ``package_path`` does."""
+    return str(package_path(source)) if source.startswith("package:") else source

@@ -10,7 +10,7 @@ from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import quoted
 from tasks.data.file_kinds import SUFFIXES, WORKBOOKS, kind_of
-from tasks.data.package_path import package_path
+from tasks.data.package_path import locate
 
 DATASETS_STATE, DATASETS_SPLITS = "state.json", "dataset_dict.json"
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
@@ -26,7 +26,7 @@ def find_files(keys: SourceKeys) -> tuple[Path, ...]:
     if "://" in keys.source:
         raise DataError(f"data.source={keys.source!r}: expected a file or folder here: download it first")
     source = keys.source
-    path = package_path(source) if source.startswith("package:") else Path(source)
+    path = Path(locate(source))
     if path.is_file():
         if keys.split is not None and kind_of(path) != WORKBOOKS:
             raise DataError(f"data.split={keys.split!r}: expected none: {str(path)!r} is one file")

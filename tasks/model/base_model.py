@@ -10,15 +10,15 @@ from torch import nn
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
+from protocol.plain_text import first_line
+from tasks.data.package_path import locate
 from tasks.model.checkpoint import Checkpoint, check_whole, list_remarks, read_checkpoint
 from tasks.model.device import Device
 from tasks.model.model_digest import config_content, model_digest, tokenizer_content
 from tasks.model.model_files import (
     be_quiet,
     cannot_load,
-    first_line,
     loading_options,
-    locate,
     pickled_weights,
     refuse_adapter,
     refuse_named_pickle,

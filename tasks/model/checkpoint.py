@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
+from protocol.plain_text import quoted_some
 from tasks.model.device import Device
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.model_files import refuse_adapter
@@ -117,13 +118,7 @@ def list_remarks(
     }
     if own and job.model.head == "new" and type(checkpoint.model).__name__ in checkpoint.saved_as:
         remarks.append(
-            f"The checkpoint's own head, for {quote(checkpoint.labels)}, is left out, and a new one starts "
-            'at zero: model.head = "checkpoint" keeps it.'
+            f"The checkpoint's own head, for {quoted_some(checkpoint.labels)}, is left out, and a new one "
+            'starts at zero: model.head = "checkpoint" keeps it.'
         )
     return tuple(remarks)
-
-
-def quote(labels: Sequence[str]) -> str:
-    """The first few of these, each in quotes."""
-    shown = ", ".join(map(repr, labels[:5]))
-    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

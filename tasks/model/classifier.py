@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from privacy.errors import ModelError
-from tasks.model.checkpoint import Checkpoint, quote
+from protocol.plain_text import quoted_some
+from tasks.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,9 @@ def last_layer(model: Any, *, labels: int) -> str:
 def _check_labels(found: Sequence[str], labels: Sequence[str]) -> None:
     if sorted(found) != sorted(labels):
         raise ModelError(
-            f'model.head="checkpoint": the checkpoint\'s head tells {quote(found)} apart, and the job '
-            f'{quote(labels)}; list the same labels in data.labels, or start anew with model.head="new"'
+            f'model.head="checkpoint": the checkpoint\'s head tells {quoted_some(found)} apart, and the '
+            f"job {quoted_some(labels)}; list the same labels in data.labels, or start anew with "
+            'model.head="new"'
         )
 
 
@@ -155,7 +157,8 @@ def _check_trained(checkpoint: Checkpoint, layer: str) -> None:
     if lacking or kind not in checkpoint.saved_as:
         raise ModelError(
             f'model.head="checkpoint": expected a checkpoint saved as {kind}, got one saved as '
-            f'{quote(checkpoint.saved_as) or "nothing"}; choose another model.pooling, or model.head="new"'
+            f"{quoted_some(checkpoint.saved_as) or 'nothing'}; choose another model.pooling, or "
+            'model.head="new"'
         )
 
 

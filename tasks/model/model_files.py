@@ -9,14 +9,9 @@ from typing import Any
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
-from tasks.data.package_path import package_path
+from protocol.plain_text import first_line
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
-def locate(source: str) -> str:
-    """A folder, or else the Hub's id. Raises ModelError for a package that is not installed."""
-    return str(package_path(source)) if source.startswith("package:") else source
 
 
 def loading_options(where: str) -> dict[str, Any]:
@@ -37,8 +32,7 @@ def be_quiet() -> None:
 
 
 def refuse_other_files(job: Job, folder: Path, kind: str) -> None:
-    """Raises ModelError for a folder with pickled weights alone, or with an adapter in it."""
-    refuse_adapter(job, found=(folder / "adapter_config.json").exists())
+    """Raises ModelError for a folder with pickled weights alone."""
     if job.model.gguf:
         return
     files = {path.name for path in folder.glob("*.safetensors")}
@@ -90,9 +84,3 @@ def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:
         f"model.source={job.model.source!r} could not be loaded: {first_line(error)}. Expected "
         f"{expected}{again}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without its details."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

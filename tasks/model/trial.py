@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from privacy.errors import ModelError
+from protocol.plain_text import first_line
 
 _LENGTH = 8
 # What rounding may move of logits that do not depend on what was changed, as a share of the largest. A sum
@@ -56,10 +57,9 @@ def run(model: Any, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             logits: torch.Tensor = model(input_ids=text.to(device), attention_mask=mask.to(device)).logits
     except Exception as error:  # a model's code raises whatever it likes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"{type(model).__name__} cannot be run on {len(text)} texts of {text.shape[1]} tokens, which "
-            f"task and model.pooling ask of it: {reason[0].rstrip('.')}; choose another model"
+            f"task and model.pooling ask of it: {first_line(error)}; choose another model"
         ) from error
     return logits.float()
 
