@@ -13,7 +13,17 @@ from pydantic_core import PydanticCustomError
 from privacy.errors import JobError, ProtocolError
 from protocol.job.job import Job
 from protocol.job.manifest import MOST_BYTES, Manifest, read_manifest
-from protocol.plain_text import LONGEST_REASON, check_plain, cut, escaped, is_plain, quoted, told
+from protocol.plain_text import (
+    LONGEST_REASON,
+    check_plain,
+    cut,
+    escaped,
+    first_line,
+    is_plain,
+    quoted,
+    quoted_some,
+    told,
+)
 from tests.server.runs import LAYOUT, make_job
 
 HIDDEN = {
@@ -222,3 +232,22 @@ def test_a_manifest_is_bounded_as_a_whole_before_it_is_parsed(monkeypatch: pytes
 def test_a_manifest_nested_without_end_is_none() -> None:
     with pytest.raises(ProtocolError, match="not a manifest"):
         read_manifest(b"[" * 100_000)
+
+
+def test_the_first_few_are_quoted_and_the_others_counted() -> None:
+    assert quoted_some([]) == ""
+    assert quoted_some(["a", "b\x1b"]) == r"'a', 'b\x1b'"
+    assert quoted_some(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
+    assert quoted_some(list("abcdef")) == "'a', 'b', 'c', 'd', 'e' and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("it fails.\nat length"), "it fails"),
+        (ValueError("  "), "ValueError"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_an_error_is_told_in_its_first_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from client.training.gradients import Gradients, HookedGradients, OneByOne, PerExampleGradients, losses
-from tasks.data.examples import Examples
+from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import CASES, Case, random_adapter
@@ -117,3 +117,22 @@ def test_a_model_left_in_eval_mode_is_not_trained_by_accident() -> None:
     # Opacus' hooks record nothing in this mode.
     with pytest.raises(ValueError, match="No activations detected"):
         together(method, case.examples())
+
+
+def test_an_example_that_does_not_use_a_layer_has_nothing_of_it() -> None:
+    case = next(iter(CASES.values()))
+    adapted = case.adapted()
+    used, *others = adapted.trained.items()
+
+    def loss(batch: Batch) -> torch.Tensor:
+        parts = [used] if batch.indices[0] == 1 else [used, *others]
+        return torch.stack([(2.0 * parameter).sum() for _, parameter in parts]).sum()[None]
+
+    batch = case.examples().batch(np.array([0, 1]))
+    for _ in range(2):  # with another one beside it, and without any
+        found = OneByOne(adapted).backward(batch, loss)
+        of_it = {name: gradients[-1] for name, gradients in found.items()}
+        assert (of_it.pop(used[0]) == 2.0).all()
+        assert of_it
+        assert all((gradient == 0.0).all() for gradient in of_it.values())
+        batch = case.examples().batch(np.array([1]))
