@@ -14,7 +14,7 @@ from types import FrameType
 from client.agent.agent_service import Service
 from client.custody.relay_user import hand_over, relay_user
 from client.custody.site_file import SiteFile
-from client.relay.supernode import supernode_program
+from client.relay.relay_program import relay_program
 from protocol.processes.flower_process import POLL, Child
 
 log = logging.getLogger("confide.agent")
@@ -47,7 +47,7 @@ def run_site(
                 say(f"{site_file.site.name} answers at {site_file.agent.listen or site_file.agent.socket}")
             child = None
             if relay:
-                program = supernode_program(home, site_file, user=user.name if user else None)
+                program = relay_program(home, site_file, user=user.name if user else None)
                 # Flower lets a SuperNode that was killed back in when its last heartbeat has lapsed.
                 child = Child(program, say=say, longest_pause=5.0)
                 stack.callback(child.stop)
