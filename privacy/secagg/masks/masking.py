@@ -1,10 +1,10 @@
 """Masks: streams of words that hide a vector, and that cancel out or are taken off again.
 
 A mask is the AES-256 key stream in counter mode (NIST SP 800-38A, section 6.5) under a key that is used for
-this mask alone, read as words of the ring. The counter starts at two: so do AES-GCM's with an initialization
-vector of zeros (NIST SP 800-38D, section 7.1), whose ciphertext of zeros is the same stream. Where processors
-have AES for whole vectors, libraries use it for GCM alone, which then is nearly twice as fast in spite of the
-authentication that nobody reads.
+this mask alone, read as words of the ring. The counter starts at two: so do AES-GCM's with an
+initialization vector of zeros (NIST SP 800-38D, section 7.1), whose ciphertext of zeros is the same stream.
+Where processors have AES for whole vectors, libraries use it for GCM alone, which then is nearly twice as
+fast in spite of the authentication that nobody reads.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def apply_masks(
 ) -> Words:
     """The words, plus a mask for each key in ``add``, minus one for each in ``subtract``, reduced.
 
-    A new array; the keys are of 32 bytes. ``stream`` is the faster of the two here unless one is given. Raises
-    AggregationError for other keys, for words of another ring, and for more than 64 GiB of them.
+    A new array; the keys are of 32 bytes. ``stream`` is the faster of the two here unless one is given.
+    Raises AggregationError for other keys, for words of another ring, and for more than 64 GiB of them.
     """
     if words.dtype != ring.dtype or words.ndim != 1 or words.nbytes > _LONGEST:
         raise AggregationError(

@@ -40,14 +40,16 @@ NIST_CIPHER = bytes.fromhex(
     "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
     "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
 )
-# AES-256 in counter mode from two, of zeros under a key of zeros: the ciphertext of test case 14 in McGrew and
-# Viega 2005, "The Galois/Counter Mode of Operation (GCM)", appendix B.
+# AES-256 in counter mode from two, of zeros under a key of zeros: the ciphertext of test case 14 in McGrew
+# and Viega 2005, "The Galois/Counter Mode of Operation (GCM)", appendix B.
 ZERO_BLOCK = "cea7403d4d606b6e074ec5d3baf39d18"
 
 
 def mask(key: bytes, size: int, ring: Ring) -> Words:
     """A mask, written out: one key stream from a counter of two, read as words."""
-    content = Cipher(AES(key), CTR(bytes(15) + b"\x02")).encryptor().update(bytes(size * ring.dtype.itemsize))
+    content = (
+        Cipher(AES(key), CTR(bytes(15) + b"\x02")).encryptor().update(bytes(size * ring.dtype.itemsize))
+    )
     return ring.reduced(np.frombuffer(content, ring.dtype))
 
 
