@@ -1,9 +1,9 @@
 """What a federation adds to a round beyond training: three sites on this machine, TLS, node authentication.
 
-Sites train for an instant, so that a round is all transport: first with updates in the open, then masked, with
-survivors confirmed. Then a minute without a run: what relays and agents use, and how often they ask. Beside it
-stock Flower: the same certificates and keys, plain messages, Flower's own intervals, and two messages a
-round, as FedAvg has.
+Sites train for an instant, so that a round is all transport: masked, with survivors confirmed, and with
+updates in the open. Then a minute without a run: what relays and agents use, and how often they ask.
+Beside it stock Flower: the same certificates and keys, plain messages, Flower's own intervals, and two
+messages a round, as FedAvg has.
 
 Run from the repository's root: PYTHONPATH=. python benchmarks/overhead.py [--rounds 12] [--json]
 """
@@ -81,9 +81,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(
-    federation: LocalFederation, kind: str, *, rounds: int
-) -> tuple[list[float], dict[str, float]]:
+def measure(federation: LocalFederation, kind: str, *, rounds: int) -> tuple[list[float], dict[str, float]]:
     """Seconds of each round beyond training, and the processor seconds a round of each part.
 
     The first round is left out: its requests wait for agents that load and check their model.
@@ -139,7 +137,7 @@ def _processor(federation: LocalFederation) -> Counter[str]:
 
 
 def idle(federation: LocalFederation) -> dict[str, float]:
-    """What a site uses while there is no run: shares of a core, and requests to the coordinator a minute."""
+    """What a site uses while there is no run: shares of a core, and requests a minute."""
     time.sleep(IDLE_AFTER)
     log = federation.coordinator / "logs" / "proxy-access.log"
 
