@@ -20,9 +20,10 @@ from protocol.processes.flower_process import POLL, Child
 log = logging.getLogger("confide.agent")
 
 ONE_USER = (
-    "The relay runs as this very user, so that what Flower delivers could read what it can: name another "
-    "in relay.user of site.toml and start as root, or run the relay in a container of its own"
+    "The relay runs as this very user, so that {who} could read what it can: name another in relay.user of "
+    "site.toml and start as root, or run the relay in a container of its own"
 )
+WHO = {"resident": "whoever got hold of it", "flower": "what Flower delivers"}  # by relay.kind
 
 
 def run_site(
@@ -40,7 +41,7 @@ def run_site(
             if user is not None:
                 hand_over(home, user, site_file)
             elif agent and relay:
-                say(ONE_USER)
+                say(ONE_USER.format(who=WHO[site_file.relay.kind]))
             service = None
             if agent:
                 service = stack.enter_context(Service(home, site_file, group=user.group if user else None))
