@@ -99,6 +99,14 @@ class ResidentRelay:
             self._places.release()
             self._pace.hear(self._clock())
             self._stirred.set()
+        self._forget(message)
+
+    def _forget(self, message: Message) -> None:
+        """Let the SuperLink forget what it sent: nobody waits for that, so it comes last."""
+        try:
+            self._fleet.confirm_received(message.metadata.run_id, message.metadata.message_id)
+        except Exception as error:
+            log.debug("message %s stays at the SuperLink: %s", message.metadata.message_id[:8], error)
 
     def _answer(self, message: Message, tree: object, share: _Share) -> Message:
         """What to answer. Raises RunNotRunningException if nobody waits for it any more."""

@@ -44,7 +44,7 @@ class _Arriving:
     """An answer that was announced: the objects that it lacks, and those that it has."""
 
     announced: Message
-    name: str
+    tree: Any
     missing: list[str]
     contents: dict[str, bytes] = field(default_factory=dict)
     fetch: Future[Message | None] | None = None
@@ -72,9 +72,7 @@ class PromptGrid:
         announced_before = {arriving.announced.metadata.reply_to_message_id for arriving in self._arriving}
         wanted = [message for message in message_ids if message not in announced_before]
         for announced, tree in self._runtime.arrived(wanted) if wanted else ():
-            self._arriving.append(
-                _Arriving(announced=announced, name=tree.object_id, missing=object_ids(tree))
-            )
+            self._arriving.append(_Arriving(announced=announced, tree=tree, missing=object_ids(tree)))
         whole = []
         for arriving in list(self._arriving):
             if arriving.fetch is None:
@@ -86,11 +84,19 @@ class PromptGrid:
                 else:
                     self._arriving.remove(arriving)
                     whole.append(answer)
+                    self._pool.submit(self._forget, arriving)
         return whole
 
     def close(self) -> None:
-        """Fetch nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Fetch nothing more; what is under way is finished, and lasts as long as one request."""
+        self._pool.shutdown()
+
+    def _forget(self, arriving: _Arriving) -> None:
+        """Let the SuperLink forget an answer that is here: nobody waits for that."""
+        try:
+            self._runtime.confirm_received(arriving.tree.object_id)
+        except Exception as error:
+            log.debug("an answer stays at the SuperLink", exc_info=error)
 
     def _fetch(self, arriving: _Arriving) -> Message | None:
         """Fetch what is there of an answer: the answer if it is whole, None if not yet."""
@@ -100,8 +106,7 @@ class PromptGrid:
                 if content is None:
                     return None
                 arriving.contents[arriving.missing.pop(0)] = content
-            self._runtime.confirm_received(arriving.name)
-            return inflate(arriving.name, arriving.contents)
+            return inflate(arriving.announced, arriving.tree, arriving.contents)
         except ObjectPullError as error:
             return failed_answer(arriving.announced, str(error))
         except Exception as error:

@@ -104,8 +104,8 @@ def test_what_fails_is_answered_with_an_error(superlink: Superlink, error: Excep
 
 def broken_tree(superlink: Superlink) -> None:
     """Objects that make no message."""
-    name = superlink.send(b"x")
-    superlink.objects[name] = b"no object at all"
+    superlink.send(b"x")
+    superlink.objects = dict.fromkeys(superlink.objects, b"no object at all")
 
 
 def too_long(superlink: Superlink) -> None:
@@ -113,7 +113,7 @@ def too_long(superlink: Superlink) -> None:
 
 
 HOSTILE: dict[str, Callable[[Superlink], object]] = {
-    "another record": lambda superlink: superlink.send(RecordDict({"x": ConfigRecord({"confide": b"x"})})),
+    "another record": lambda superlink: superlink.send(RecordDict({"x": ConfigRecord({"other": b"x"})})),
     "another value": lambda superlink: superlink.send(
         RecordDict({"confide": ConfigRecord({"confide": 5})})
     ),
