@@ -105,8 +105,8 @@ class ResidentRelay:
         """Let the SuperLink forget what it sent: nobody waits for that, so it comes last."""
         try:
             self._fleet.confirm_received(message.metadata.run_id, message.metadata.message_id)
-        except Exception as error:
-            log.debug("message %s stays at the SuperLink: %s", message.metadata.message_id[:8], error)
+        except (Exception, RunNotRunningException) as error:
+            log.debug("message %s stays: %s", message.metadata.message_id[:8], type(error).__name__)
 
     def _answer(self, message: Message, tree: object, share: _Share) -> Message:
         """What to answer. Raises RunNotRunningException if nobody waits for it any more."""

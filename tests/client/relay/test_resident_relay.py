@@ -167,3 +167,24 @@ def test_an_answer_that_nobody_takes_is_dropped(superlink: Superlink, error: Exc
     with relaying(superlink, lambda envelope: envelope, most_at_once=1):
         (answer,) = superlink.wait_for(1)
     assert unwrap(answer.content) == b"two"
+
+
+@pytest.mark.parametrize("error", [RunNotRunningException(), OSError("gone")])
+def test_a_message_that_cannot_be_confirmed_ends_nothing(
+    superlink: Superlink, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a relay ends with any of its threads that fails."""
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    superlink.over = error
+    superlink.send(b"x")
+    with relaying(superlink, lambda envelope: envelope):
+        superlink.wait_for(1)
+        assert superlink.confirmed.acquire(timeout=PATIENCE)
+        superlink.send(b"y")
+        superlink.wait_for(2)
+        assert superlink.confirmed.acquire(timeout=PATIENCE)
+    for thread in threading.enumerate():
+        if thread.name == "message":
+            thread.join(PATIENCE)
+    assert failed == []
