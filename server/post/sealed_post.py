@@ -186,7 +186,8 @@ class SealedPost:
 
     def _send(self, letters: Mapping[str, _Letter], now: float, *, seconds: float) -> None:
         """Send what is due, in one go; of a great deal, a part, so that answers are not kept waiting."""
-        due, count = [], 0
+        due: list[tuple[str, _Letter]] = []
+        count = 0
         for site, letter in letters.items():
             if len(due) == _MOST_SENT or (due and count + len(letter.content) > _MOST_BYTES):
                 break
