@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from privacy.identity import Identity
@@ -13,12 +14,14 @@ from privacy.ledger.ledger_audit import audit_ledger
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
 from server.service.flower_cli import FlowerCli
-from tests.federation.local import SITES, LocalFederation, local_federation
+from tests.federation.local import RELAYS, SITES, LocalFederation, local_federation
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    with local_federation(tmp_path_factory.mktemp("federation")) as running:
+@pytest.fixture(scope="module", params=RELAYS)
+def federation(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalFederation]:
+    with local_federation(tmp_path_factory.mktemp("federation"), relay=request.param) as running:
         yield running
 
 
@@ -113,6 +116,22 @@ def main(grid, context):
     (place / "said.partial").write_text("\\n".join(lines))
     (place / "said.partial").rename(place / "said")
 '''
+
+
+@pytest.mark.process
+def test_a_killed_relay_comes_back_into_its_round(federation: LocalFederation) -> None:
+    """What it had at the agent is asked for again, and trained, and charged, once."""
+    process = federation.start_run("--set", "training.local_steps=40", name="relay-killed")
+    federation.wait_until(
+        lambda: charged(federation, "north", "relay-killed") == [1], what="north to begin the first round"
+    )
+    relay = federation.processes["relay-north"].pid
+    for child in psutil.Process(relay).children(recursive=True):
+        child.kill()
+    assert federation.wait(process) == 0, federation.said()
+    assert charged(federation, "north", "relay-killed") == [1, 2]
+    folder = RunFolder.open(federation.coordinator / "runs" / "relay-killed")
+    assert [record.absent for record in folder.records()] == [[], []]
 
 
 @pytest.mark.process
