@@ -135,9 +135,20 @@ def test_memory_is_limited() -> None:
     assert str(error.value) == CONSTANT
 
 
-def test_a_plan_that_the_job_did_not_ask_for_is_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"privacy": {"epsilon": 30.0}},
+        {"privacy": {"delta": 1e-9}},
+        {"privacy": {"clipping_norm": 0.125}},
+        {"privacy": {"mechanism": "laplace"}},
+        {"training": {"rounds": 1}},
+    ],
+    ids=["epsilon", "delta", "clipping_norm", "mechanism", "rounds"],
+)
+def test_a_plan_that_the_job_did_not_ask_for_is_not_taken(tmp_path: Path, other: dict[str, Any]) -> None:
     """Not even from the file that it keeps: it is made anew."""
-    loud, quiet = manifest(), manifest(privacy={"epsilon": 30.0})
+    loud, quiet = manifest(), manifest(**other)
     kept = tmp_path / "plans.json"
     options: dict[str, Any] = {"seconds": 120, "mib": 1024, "kept": kept}
     PlanningProcess(**options, command=answering(quiet))(quiet, EXAMPLES, SIZE)
