@@ -36,18 +36,18 @@ def charged(federation: LocalFederation, site: str, run: str) -> list[int]:
     return [event.round for event in events if isinstance(event, Released) and event.run == run]
 
 
-def test_two_rounds(federation: LocalFederation) -> None:
-    process = federation.start_run()
+@pytest.mark.process(but=1)
+@pytest.mark.parametrize(("rounds", "name"), [(1, "run"), (2, "two-rounds")])
+def test_rounds_are_recorded_and_audited(federation: LocalFederation, rounds: int, name: str) -> None:
+    process = federation.start_run("--set", f"training.rounds={rounds}", name=name)
     assert federation.wait(process) == 0, federation.said()
-    folder = RunFolder.open(federation.coordinator / "runs" / "run")
-    records = folder.records()
-    assert [(record.round, sorted(record.epsilon), record.absent) for record in records] == [
-        (1, sorted(SITES), []),
-        (2, sorted(SITES), []),
+    folder = RunFolder.open(federation.coordinator / "runs" / name)
+    assert [(record.round, sorted(record.epsilon), record.absent) for record in folder.records()] == [
+        (number, sorted(SITES), []) for number in range(1, rounds + 1)
     ]
     assert (folder.path / "report.html").exists()
     audit = audit_run(folder, ledgers(federation))
-    assert [(site.site, site.charged) for site in audit.sites] == [(site, 2) for site in sorted(SITES)]
+    assert [(site.site, site.charged) for site in audit.sites] == [(site, rounds) for site in sorted(SITES)]
 
 
 @pytest.mark.process
