@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from protocol.processes.flower_internals import ObjectPullError, Runtime, failed_answer, inflate, object_ids
 
 _AT_ONCE = 8  # answers that are fetched side by side; each has one request under way
+_A_MOMENT = 0.05  # seconds for a fetch: most take less, and are then part of the look that found them
 
 log = logging.getLogger("confide.post")
 
@@ -51,7 +52,7 @@ class _Arriving:
 
 
 class PromptGrid:
-    """A Grid whose ``pull_messages`` returns at once with the answers that are whole."""
+    """A Grid whose ``pull_messages`` returns after a moment with the answers that are whole."""
 
     def __init__(self, grid: Grid, *, runtime: Runtime | None = None) -> None:
         self._grid = grid
@@ -73,15 +74,15 @@ class PromptGrid:
         wanted = [message for message in message_ids if message not in announced_before]
         for announced, tree in self._runtime.arrived(wanted) if wanted else ():
             self._arriving.append(_Arriving(announced=announced, tree=tree, missing=object_ids(tree)))
-        whole = []
-        for arriving in list(self._arriving):
+        for arriving in self._arriving:
             if arriving.fetch is None:
                 arriving.fetch = self._pool.submit(self._fetch, arriving)
-            elif arriving.fetch.done():
+        wait([arriving.fetch for arriving in self._arriving if arriving.fetch], timeout=_A_MOMENT)
+        whole = []
+        for arriving in list(self._arriving):
+            if arriving.fetch is not None and arriving.fetch.done():
                 answer, arriving.fetch = arriving.fetch.result(), None
-                if answer is None:  # something is still missing: look again
-                    arriving.fetch = self._pool.submit(self._fetch, arriving)
-                else:
+                if answer is not None:  # else something is still missing: the next look fetches on
                     self._arriving.remove(arriving)
                     whole.append(answer)
                     self._pool.submit(self._forget, arriving)
