@@ -69,9 +69,9 @@ _UNDECORATED = {
 
 
 def relay_environment(home: Path) -> dict[str, str]:
-    """The environment of a SuperNode: as Flower's others, without what this process may hold in its own.
+    """The environment of a relay: as Flower's others, without what this process may hold in its own.
 
-    What Flower delivers to a site runs in it, and credentials are often kept in environments.
+    It has the network, a SuperNode runs what Flower delivers, and environments often hold credentials.
     """
 
     def harmless(name: str, value: str) -> bool:
