@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from client.training.gradients import Gradients, HookedGradients, OneByOne, PerExampleGradients, losses
+from client.training.stacked_gradients import StackedGradients
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
@@ -15,6 +16,7 @@ from tests.models import CASES, Case, random_adapter
 # A float32 sum of n terms in another order differs by about sqrt(n) · 2^-24 of its size; chains of
 # sums under 1,000 terms in a model this small stay under a hundred times 2^-24 = 6e-8.
 RELATIVE = 1e-5
+Method = type[StackedGradients] | type[HookedGradients] | type[OneByOne]
 
 
 def alone(adapted: AdaptedModel, examples: Examples, index: int) -> Gradients:
@@ -44,9 +46,9 @@ def furthest(found: Gradients, adapted: AdaptedModel, examples: Examples) -> flo
     return worst
 
 
-@pytest.mark.parametrize("kind", [HookedGradients, OneByOne])
+@pytest.mark.parametrize("kind", [StackedGradients, HookedGradients, OneByOne])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_equal_those_of_a_batch_of_one(case: Case, kind: type[HookedGradients] | type[OneByOne]) -> None:
+def test_equal_those_of_a_batch_of_one(case: Case, kind: Method) -> None:
     adapted, reference = case.adapted(), case.adapted()
     adapter = random_adapter(adapted)
     adapted.load(adapter)
