@@ -51,8 +51,11 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int) -> SampledPlan:
-    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists."""
+def plan_training(job: Job, examples: int, *, rounds: int | None = None) -> SampledPlan:
+    """The noise of the local steps at a site with so many examples, in all rounds or in so many of them.
+
+    Raises PlanError if no plan exists.
+    """
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -60,7 +63,7 @@ def plan_training(job: Job, examples: int) -> SampledPlan:
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=job.training.total_steps,
+        steps=(job.training.rounds if rounds is None else rounds) * job.training.local_steps,
     )
 
 

@@ -19,7 +19,7 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
     """Delivers each message to the handler of its node, one after another."""
 
     def __init__(self, handlers: Mapping[int, Handler]) -> None:
-        self._handlers = dict(handlers)
+        self._handlers = handlers
         self._replies: dict[str, Message] = {}
         self._counter = itertools.count(1)
         self._run = make_run(int.from_bytes(os.urandom(7), "big"))

@@ -14,11 +14,14 @@ from server.post.post import Exchange, check_answers, read_reply, refusal
 
 
 class OpenPost:
-    """Reaches simulated sites over Flower's Grid. A node has no name before its first reply."""
+    """Reaches simulated sites over Flower's Grid.
 
-    def __init__(self, grid: Grid) -> None:
+    ``names`` are those of the nodes that are known beforehand; another has none before its first reply.
+    """
+
+    def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
         self._grid = grid
-        self._names: dict[int, str] = {}
+        self._names = dict(names or {})
 
     def sites(self) -> tuple[str, ...]:
         return tuple(sorted(self._name(node) for node in self._grid.get_node_ids()))
@@ -35,6 +38,7 @@ class OpenPost:
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
         nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
+        side_requests = side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
 
@@ -42,7 +46,7 @@ class OpenPost:
             """One at a time: each has an adapter in it."""
             nonlocal sent
             for node, name in nodes.items():
-                request = (side_requests or {}).get(name) or requests.get(name)
+                request = side_requests.get(name) or requests.get(name)
                 if request is not None:
                     content = request.SerializeToString()
                     asked[node] = str(request.WhichOneof("kind"))
@@ -79,6 +83,8 @@ class OpenPost:
         return self._names.get(node, f"node {node}")
 
     def _learn(self, node: int, name: str) -> None:
-        if any(known == name and other != node for other, known in self._names.items()):
+        if self._names.get(node) == name:
+            return
+        if name in self._names.values():
             raise SiteError(f"two nodes call themselves {name}: give each site its own name")
         self._names[node] = name

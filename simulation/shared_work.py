@@ -10,16 +10,16 @@ from tasks.data.examples import Examples
 
 
 class SharedPlans:
-    """A planner for sites that share a process: one plan for all that have as many examples."""
+    """A planner for sites that share a process: one plan for all that have as many examples and rounds."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[bytes, int, int], Plans] = {}
+        self._made: dict[tuple[bytes, int, int, int], Plans] = {}
 
-    def __call__(self, manifest: Manifest, examples: int, update_size: int) -> Plans:
+    def __call__(self, manifest: Manifest, examples: int, update_size: int, rounds: int) -> Plans:
         """See ``client.planning.plan_here``; what it raises is raised anew for each site."""
-        key = manifest.digest, examples, update_size
+        key = manifest.digest, examples, update_size, rounds
         if key not in self._made:
-            self._made[key] = plan_here(manifest, examples, update_size)
+            self._made[key] = plan_here(manifest, examples, update_size, rounds)
         return self._made[key]
 
 

@@ -17,6 +17,7 @@ from client.training.gradient_check import choose_gradients
 from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.mechanisms.rng import keyed_entropy
+from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
@@ -196,7 +197,12 @@ class World:
 
     def manifest(self, run: str) -> Manifest:
         """The job made exact, for a run of this name."""
-        return self.workplace.manifest(run, cohort=len(self._rows))
+        drawn = self.job.federation.cohort
+        return self.workplace.manifest(
+            run,
+            cohort=cohort_size(drawn, sites=len(self._rows)),
+            sites=() if drawn is None else tuple(sorted(self._rows)),
+        )
 
     def create_folder(self, path: Path) -> RunFolder:
         """The folder of a new run, whole from the start."""

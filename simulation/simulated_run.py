@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from flwr.serverapp import Grid
@@ -44,6 +45,7 @@ def run_in_folder(
     """Run the rounds that a folder lacks; in-process, with so many ``workers`` beside this process."""
     began = time.perf_counter()
     workers = min(workers, len(world.site_names))
+    names = dict(enumerate(world.site_names, start=1))
     progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
@@ -60,19 +62,26 @@ def run_in_folder(
             from simulation.workers import worker_grid
 
             with worker_grid(world, folder, workers=workers) as grid:
-                coordinate(grid, world, folder, progress)
+                coordinate(grid, world, folder, progress, names=names)
         else:
             # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
             sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
             grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
-            coordinate(grid, world, folder, progress)
+            coordinate(grid, world, folder, progress, names=names)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
-def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:
-    """The coordinator's part, over whichever grid reaches the sites."""
+def coordinate(
+    grid: Grid,
+    world: World,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    names: Mapping[int, str] | None = None,
+) -> None:
+    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known."""
     run_rounds(
-        OpenPost(grid),
+        OpenPost(grid, names=names),
         folder,
         layout=world.adapted.layout,
         evaluator=world.workplace.evaluator,

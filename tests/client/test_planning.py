@@ -17,7 +17,7 @@ from protocol.job.job import AdapterSection, DataSection, Job, ModelSection
 from protocol.job.manifest import Manifest
 from tests.needs import needs_linux
 
-EXAMPLES, SIZE = 2000, 5000
+EXAMPLES, SIZE, ROUNDS = 2000, 5000, 10
 CONSTANT = (
     "the site cannot plan this job within its limits: ask for fewer steps, or for a smaller "
     "privacy.epsilon; the site's own log says more"
@@ -74,22 +74,23 @@ def counted(tmp_path: Path) -> Callable[..., tuple[PlanningProcess, Path]]:
 )
 def test_a_process_finds_the_plan_that_is_found_here(asked: Manifest) -> None:
     planner = PlanningProcess(seconds=120, mib=1024)
-    assert planner(asked, EXAMPLES, SIZE) == plan_here(asked, EXAMPLES, SIZE)
+    rounds = asked.job.training.rounds
+    assert planner(asked, EXAMPLES, SIZE, rounds) == plan_here(asked, EXAMPLES, SIZE, rounds)
 
 
 def test_what_no_plan_fits_is_said_as_here() -> None:
     asked = manifest(training={"batch_size": 2001})
     with pytest.raises(PlanError) as here:
-        plan_here(asked, EXAMPLES, SIZE)
+        plan_here(asked, EXAMPLES, SIZE, ROUNDS)
     with pytest.raises(PlanError) as there:
-        PlanningProcess(seconds=120, mib=1024)(asked, EXAMPLES, SIZE)
+        PlanningProcess(seconds=120, mib=1024)(asked, EXAMPLES, SIZE, ROUNDS)
     assert str(there.value) == str(here.value)
 
 
 def test_without_noise_nothing_is_asked() -> None:
     planner = PlanningProcess(seconds=120, mib=1024, command=python("raise SystemExit(1)"))
     silent = manifest(privacy={"mechanism": "none"})
-    assert planner(silent, EXAMPLES, SIZE) == plan_here(silent, EXAMPLES, SIZE)
+    assert planner(silent, EXAMPLES, SIZE, ROUNDS) == plan_here(silent, EXAMPLES, SIZE, ROUNDS)
 
 
 ANSWERS = {
@@ -110,21 +111,21 @@ ANSWERS = {
 def test_whatever_befalls_the_process_is_one_sentence(program: str) -> None:
     planner = PlanningProcess(seconds=1.0, mib=1024, command=python(program))
     with pytest.raises(RunError) as error:
-        planner(manifest(), EXAMPLES, SIZE)
+        planner(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
 def test_a_process_that_is_not_there_is_the_same_sentence(tmp_path: Path) -> None:
     planner = PlanningProcess(seconds=1.0, mib=1024, command=[str(tmp_path / "none")])
     with pytest.raises(RunError) as error:
-        planner(manifest(), EXAMPLES, SIZE)
+        planner(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
 @needs_linux
 def test_memory_is_limited() -> None:
     with pytest.raises(RunError) as error:
-        PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE)
+        PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
@@ -132,31 +133,31 @@ def test_a_plan_that_the_job_did_not_ask_for_is_not_taken(tmp_path: Path) -> Non
     """Not even from the file that it keeps: it is made anew."""
     loud, quiet = manifest(), manifest(privacy={"epsilon": 30.0})
     kept = tmp_path / "plans.json"
-    PlanningProcess(seconds=120, mib=1024, kept=kept)(quiet, EXAMPLES, SIZE)
+    PlanningProcess(seconds=120, mib=1024, kept=kept)(quiet, EXAMPLES, SIZE, ROUNDS)
     ((_, plans),) = json.loads(kept.read_bytes()).items()
-    PlanningProcess(seconds=120, mib=1024, kept=kept)(loud, EXAMPLES, SIZE)
+    PlanningProcess(seconds=120, mib=1024, kept=kept)(loud, EXAMPLES, SIZE, ROUNDS)
     swapped = dict.fromkeys(json.loads(kept.read_bytes()), plans)
     kept.write_text(json.dumps(swapped))
     again = PlanningProcess(seconds=120, mib=1024, kept=kept)
-    assert again(loud, EXAMPLES, SIZE) == plan_here(loud, EXAMPLES, SIZE)
+    assert again(loud, EXAMPLES, SIZE, ROUNDS) == plan_here(loud, EXAMPLES, SIZE, ROUNDS)
     answering = PlanningProcess(seconds=120, mib=1024, command=python(f"print({json.dumps(plans)!r})"))
     with pytest.raises(RunError):
-        answering(loud, EXAMPLES, SIZE)
+        answering(loud, EXAMPLES, SIZE, ROUNDS)
 
 
 def test_a_plan_is_made_once(counted: Callable[..., Any], tmp_path: Path) -> None:
     """For all runs that agree in their numbers, and for the next process of the site too."""
     kept = tmp_path / "plans.json"
     planner, marks = counted(kept=kept)
-    first = planner(manifest(), EXAMPLES, SIZE)
-    assert planner(manifest("another"), EXAMPLES, SIZE) == first
+    first = planner(manifest(), EXAMPLES, SIZE, ROUNDS)
+    assert planner(manifest("another"), EXAMPLES, SIZE, ROUNDS) == first
     after, _ = counted(kept=kept)
-    assert after(manifest(), EXAMPLES, SIZE) == first
+    assert after(manifest(), EXAMPLES, SIZE, ROUNDS) == first
     assert marks.read_text() == "asked\n"
-    for change in ({"examples": EXAMPLES + 1}, {"update_size": SIZE + 1}):
-        planner(manifest(), **{"examples": EXAMPLES, "update_size": SIZE, **change})
-    planner(replace(manifest(), cohort=6), EXAMPLES, SIZE)
-    assert marks.read_text() == "asked\n" * 4
+    for change in ({"examples": EXAMPLES + 1}, {"update_size": SIZE + 1}, {"rounds": ROUNDS - 1}):
+        planner(manifest(), **{"examples": EXAMPLES, "update_size": SIZE, "rounds": ROUNDS, **change})
+    planner(replace(manifest(), cohort=6), EXAMPLES, SIZE, ROUNDS)
+    assert marks.read_text() == "asked\n" * 5
 
 
 def test_a_refusal_is_remembered_and_not_written_down(counted: Callable[..., Any], tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_refusal_is_remembered_and_not_written_down(counted: Callable[..., Any
     planner, marks = counted(kept=kept)
     for _ in range(3):
         with pytest.raises(PlanError, match="batch_size"):
-            planner(manifest(training={"batch_size": 2001}), EXAMPLES, SIZE)
+            planner(manifest(training={"batch_size": 2001}), EXAMPLES, SIZE, ROUNDS)
     assert marks.read_text() == "asked\n"
     assert json.loads(kept.read_bytes()) == {} if kept.exists() else True
 
@@ -183,7 +184,7 @@ def test_a_damaged_file_costs_a_plan_and_nothing_else(tmp_path: Path, content: b
     kept = tmp_path / "plans.json"
     kept.write_bytes(content)
     planner = PlanningProcess(seconds=120, mib=1024, kept=kept)
-    assert planner(manifest(), EXAMPLES, SIZE) == plan_here(manifest(), EXAMPLES, SIZE)
+    assert planner(manifest(), EXAMPLES, SIZE, ROUNDS) == plan_here(manifest(), EXAMPLES, SIZE, ROUNDS)
 
 
 def test_the_process_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_the_process_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_pat
         f"open({str(seen)!r}, 'w').write(json.dumps([dict(os.environ), found, os.getcwd()]))"
     )
     with held, pytest.raises(RunError):
-        PlanningProcess(seconds=60, mib=1024, command=python(program))(manifest(), EXAMPLES, SIZE)
+        PlanningProcess(seconds=60, mib=1024, command=python(program))(manifest(), EXAMPLES, SIZE, ROUNDS)
     environment, files, folder = json.loads(seen.read_text())
     assert "swordfish" not in environment.values()
     assert len(files) <= 4  # its three streams, and the folder that it lists

@@ -28,21 +28,21 @@ def world(tiny_folder: Path) -> World:
 def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def plan(manifest: Any, examples: int, update_size: int) -> Any:
+    def plan(manifest: Any, examples: int, update_size: int, rounds: int) -> Any:
         asked.append(examples)
-        return plan_here(manifest, examples, update_size)
+        return plan_here(manifest, examples, update_size, rounds)
 
     monkeypatch.setattr(shared_work, "plan_here", plan)
     plans, manifest = SharedPlans(), world.manifest("run")
-    found = [plans(manifest, examples, 10) for examples in (60, 60, 61)]
+    found = [plans(manifest, examples, 10, 3) for examples in (60, 60, 61)]
     assert found[0] is found[1] != found[2]
-    assert found[2] == plan_here(manifest, 61, 10)
+    assert found[2] == plan_here(manifest, 61, 10, 3)
     other = replace(manifest, job=tiny.job(Path(manifest.job.data.source).parent, privacy={"epsilon": 4.0}))
-    assert plans(other, 60, 10).plan.mechanism.multiplier > found[0].plan.mechanism.multiplier
+    assert plans(other, 60, 10, 3).plan.mechanism.multiplier > found[0].plan.mechanism.multiplier
     assert asked == [60, 61, 60]
     for _ in range(2):
         with pytest.raises(PlanError, match="batch_size=16"):
-            plans(manifest, 5, 10)
+            plans(manifest, 5, 10, 3)
 
 
 def test_a_model_is_checked_until_it_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
