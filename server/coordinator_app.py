@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import RunError
 from runs.run_folder import RunFolder
 from server.coordinated_run import coordinate
+from server.post.prompt_grid import PromptGrid
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.superlink import SERVED
 
@@ -28,4 +29,6 @@ def main(grid: Grid, context: Context) -> None:
     if place is None:
         raise RunError("this process was not started by `confide server start`")
     coordinator = CoordinatorFolder.open(Path(place))
-    coordinate(grid, RunFolder.open(coordinator.run(str(context.run_config["run"]))), coordinator)
+    coordinate(
+        PromptGrid(grid), RunFolder.open(coordinator.run(str(context.run_config["run"]))), coordinator
+    )

@@ -83,9 +83,7 @@ class FederationSection(Section):
     sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
     partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
     # So many of the sites are drawn for a round, or such a share of them; unset: all.
-    cohort: Annotated[int, Field(ge=1, le=COHORT_MAX)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="sites that are drawn for a round: a number, or a share of them"
-    )
+    cohort: Annotated[int, Field(ge=1, le=COHORT_MAX)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     # A round counts with so many sites' updates; unset: all that are drawn.
     min_sites: Annotated[int, Field(ge=1, le=COHORT_MAX)] | None = None
     # Seconds after which a round of a real run closes with those that answered.

@@ -296,8 +296,8 @@ class MaskedSums:
         """A sum to deal for, among these members as they joined last."""
         sites = sorted(members)
         check_enough(sites, self._rules.min_survivors, number)
-        members = tuple(self._known[site] for site in sites)
-        roster = Roster(rules=self._rules, number=self._take_number(), members=members)
+        known = tuple(self._known[site] for site in sites)
+        roster = Roster(rules=self._rules, number=self._take_number(), members=known)
         return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))
 
     def _hand_on(self, asked: bytes) -> dict[str, Cohort]:
