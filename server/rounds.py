@@ -64,6 +64,7 @@ class _Run:
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
         self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()
+        self._everyone = frozenset(manifest.sites)  # where they are drawn
         self.gone: set[str] = set()  # refused: not asked again before the run is resumed
         records = folder.records()
         self.done = len(records)
@@ -223,6 +224,7 @@ class _Run:
             absent=sorted(told_of - trained.keys()),
         )
         folder.finish_round(record, self.layout, self.state)
+        self._let_go(number)
         told = ", ".join(
             f"{name} {value:.4f}" for name, value in ({"loss": score.loss} | record.measures).items()
         )
@@ -240,12 +242,22 @@ class _Run:
         name yet is asked for it.
         """
         wanted = set(self.post.sites()) - self.members - self.gone
-        known = set(self.manifest.sites)
-        return sorted(
-            name
-            for name in wanted
-            if name not in known or any(self.manifest.draws(name, n) for n in (number, number + 1))
+        return sorted(wanted - (self._everyone - self._soon(number)))
+
+    def _soon(self, number: int) -> frozenset[str]:
+        """The sites of this round and the one after it, where they are drawn."""
+        return (self.manifest.drawn(number) or frozenset()) | (
+            self.manifest.drawn(number + 1) or frozenset()
         )
+
+    def _let_go(self, number: int) -> None:
+        """Forget sites that are in neither of the next two rounds: they join again when they are.
+
+        Ten thousand that wait for their turn would each hold what a sum takes. Where an update's rest waits
+        at its site, it stays a member: to join again begins without.
+        """
+        if self._everyone and self.manifest.job.compression.kind == "none":
+            self.members &= self._soon(number + 1)
 
     def _ask_metrics(self) -> None:
         """Ask the sites how the last adapter does on their own examples, and write down what they say."""

@@ -22,9 +22,16 @@ class OpenPost:
     def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
         self._grid = grid
         self._names = dict(names or {})
+        self._nodes: dict[str, int] = {}
 
     def sites(self) -> tuple[str, ...]:
-        return tuple(sorted(self._name(node) for node in self._grid.get_node_ids()))
+        return tuple(sorted(self._by_name()))
+
+    def _by_name(self) -> dict[str, int]:
+        """All nodes, by the names that they have so far."""
+        if not self._nodes:
+            self._nodes = {self._name(node): node for node in self._grid.get_node_ids()}
+        return self._nodes
 
     def ask(
         self,
@@ -37,21 +44,20 @@ class OpenPost:
         side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
-        nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
-        side_requests = side_requests or {}
+        nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
 
         def messages() -> Iterator[Message]:
             """One at a time: each has an adapter in it."""
             nonlocal sent
-            for node, name in nodes.items():
-                request = side_requests.get(name) or requests.get(name)
-                if request is not None:
-                    content = request.SerializeToString()
-                    asked[node] = str(request.WhichOneof("kind"))
-                    sent += len(content)
-                    yield Message(wrap(content), node, MessageType.TRAIN)
+            named = requests.keys() | side_requests.keys()
+            for node, name in sorted((nodes[name], name) for name in named if name in nodes):
+                request = side_requests.get(name) or requests[name]
+                content = request.SerializeToString()
+                asked[node] = str(request.WhichOneof("kind"))
+                sent += len(content)
+                yield Message(wrap(content), node, MessageType.TRAIN)
 
         replies: dict[str, Reply] = {}
         refused: dict[str, ConfideError] = {}
@@ -85,6 +91,7 @@ class OpenPost:
     def _learn(self, node: int, name: str) -> None:
         if self._names.get(node) == name:
             return
-        if name in self._names.values():
+        if name in self._names.values():  # it was told by another node
             raise SiteError(f"two nodes call themselves {name}: give each site its own name")
         self._names[node] = name
+        self._nodes = {}

@@ -9,6 +9,7 @@ from typing import Literal
 from flwr.serverapp import Grid
 
 from privacy.errors import JobError
+from privacy.ledger.ledger_book import BOOK
 from runs.progress import Progress
 from runs.run import Run, finished
 from runs.run_folder import RunFolder
@@ -17,6 +18,7 @@ from server.rounds import run_rounds
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.simulated_federation import World
+from simulation.sites_on_demand import sites_of_run
 
 Engine = Literal["inprocess", "ray"]
 
@@ -64,9 +66,11 @@ def run_in_folder(
             with worker_grid(world, folder, workers=workers) as grid:
                 coordinate(grid, world, folder, progress, names=names)
         else:
-            # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
-            sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
-            grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
+            settle = None
+            if (folder.path / "sites" / BOOK).exists():
+                book = world.booked_homes(folder).book
+                book.batched, settle = True, book.commit
+            grid = InProcessGrid(sites_of_run(world, folder), settle=settle)
             coordinate(grid, world, folder, progress, names=names)
     return finished(folder, seconds=time.perf_counter() - began)
 
