@@ -21,7 +21,7 @@ from privacy.identity import verify
 from privacy.ledger.budget import NATS, Budget, deltas, nats
 from privacy.ledger.chain import EntryFile, check_head
 from privacy.ledger.entries import PURPOSE, Begun, Created, Entry, Purpose, Summed, read_entry
-from privacy.ledger.ledger_book import copied_book
+from privacy.ledger.ledger_book import BOOK, copied_book
 from privacy.ledger.ledger_file import Row, copied
 from privacy.ledger.state import Course, History
 
@@ -84,13 +84,19 @@ class LedgerAudit:
         return self.entries[-1].hash
 
 
-def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
+def audit_ledger(path: Path, *, key: str | None = None, site: str | None = None) -> LedgerAudit:
     """Verify each signature, the chain and every total, with an accountant of its own.
 
     ``key`` is the site's public key, as hex, if it is known from elsewhere: without it, what is shown is
-    that one key signed everything, and that key is the ledger's own word. Works on a copy, so that the
-    evidence stays as it is. Raises LedgerError naming the first wrong entry.
+    that one key signed everything, and that key is the ledger's own word. ``site`` is the one meant where
+    ``path`` is a book of many. Works on a copy, so that the evidence stays as it is. Raises LedgerError
+    naming the first wrong entry.
     """
+    if path.name == BOOK:
+        with copied_book(path) as book:
+            if site not in book.sites():
+                raise LedgerError(f"{path} has the ledgers of many sites: say which one with --site NAME")
+            return _audit(book.pages(site), key=key)
     with copied(path) as file:
         return _audit(file, key=key)
 

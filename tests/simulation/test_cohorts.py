@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from confide import audit_run, resume, simulate
+from confide import audit_ledger, audit_run, resume, simulate
 from protocol.job.job import Job
 from runs.progress import Progress
 from runs.run import Run
@@ -58,6 +58,8 @@ def test_a_round_has_its_cohort_and_each_site_pays_for_its_own_rounds(
         assert site.taken == site.planned == 2 * site.rounds
         assert 0.98 * 8.0 < (site.epsilon or 0.0) <= 8.0
     assert len(audited.sites) == SITES
+    ledger = audit_ledger(made.folder / "sites", site=audited.sites[0].site)
+    assert (ledger.site, ledger.complete) == (audited.sites[0].site, True)
     assert {path.name for path in (made.folder / "sites").iterdir()} >= {"book.db", "identity.key"}
     assert "6 sites trained for 4 rounds, 2 in each" in (made.folder / "report.html").read_text()
 
