@@ -3,10 +3,10 @@
 Each site has 20 tweets, and cohorts of 100 are drawn (all sites, if there are fewer). The tweets are those
 of the demo, told apart by a number at their end; every size reads the same file, so that what grows is what
 sites take. Each size runs in a process of its own. Start-up is from the first line of the job to the
-first request to a site; a round's time is the median of the later ones, since the first round loads what
-the others find ready.
+first request to a site; a round's time, and the processor's, are medians of the later ones, since the first
+round loads what the others find ready.
 
-Run: python benchmarks/growth.py [--json] [--sites 10,100,1000,10000] [--masks]
+Run: python benchmarks/growth.py [--json] [--sites 10,100,1000,10000] [--cohort 100] [--masks]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from importlib.metadata import distribution
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ class Watch(Progress):
         self.began = time.perf_counter()
         self.started_after = 0.0
         self.seconds: list[float] = []
+        self.processor: list[float] = []  # when each round was done
 
     def started(self, folder: RunFolder, title: str) -> None:  # noqa: ARG002
         self.started_after = time.perf_counter() - self.began
 
     def round(self, record: RoundRecord) -> None:
         self.seconds.append(record.seconds)
+        self.processor.append(time.process_time())
 
 
 def write_tweets(path: Path, count: int) -> None:
@@ -68,7 +71,7 @@ def write_tweets(path: Path, count: int) -> None:
 LABELS = ("negative", "neutral", "positive")
 
 
-def measure(sites: int, data: Path, *, masks: bool) -> dict[str, float]:
+def measure(sites: int, data: Path, *, cohort: int, masks: bool) -> dict[str, float]:
     """One size, in this very process."""
     settings = [
         f'data.source="{data}"',
@@ -76,7 +79,7 @@ def measure(sites: int, data: Path, *, masks: bool) -> dict[str, float]:
         f"data.limit={sites * TWEETS + HELD_OUT}",
         f"data.holdout={HELD_OUT / (sites * TWEETS + HELD_OUT)}",
         f"federation.sites={sites}",
-        f"federation.cohort={COHORT}",
+        f"federation.cohort={cohort}",
         f"training.rounds={ROUNDS}",
         "training.local_steps=1",
         "training.batch_size=10",
@@ -91,6 +94,7 @@ def measure(sites: int, data: Path, *, masks: bool) -> dict[str, float]:
         kept = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
     return {
         "seconds_a_round": round(statistics.median(watch.seconds[1:]), 3),
+        "processor_a_round": round(statistics.median(b - a for a, b in pairwise(watch.processor)), 3),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "start_up": round(watch.started_after, 2),
         "folder_mib": round(kept / 2**20, 2),
@@ -101,11 +105,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--sites", default=",".join(map(str, SIZES)), help="numbers of sites")
+    parser.add_argument("--cohort", type=int, default=COHORT, help="sites in a round")
     parser.add_argument("--masks", action="store_true", help="sum under masks")
     parser.add_argument("--one", nargs=2, metavar=("SITES", "DATA"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(measure(int(asked.one[0]), Path(asked.one[1]), masks=asked.masks)))
+        print(
+            json.dumps(
+                measure(int(asked.one[0]), Path(asked.one[1]), cohort=asked.cohort, masks=asked.masks)
+            )
+        )
         return
     sizes = [int(size) for size in asked.sites.split(",")]
     found: dict[str, dict[str, Any]] = {}
@@ -113,7 +122,15 @@ def main() -> None:
         data = Path(place) / "tweets.csv"
         write_tweets(data, max(sizes) * TWEETS + HELD_OUT)
         for size in sizes:
-            command = [sys.executable, __file__, "--one", str(size), str(data)]
+            command = [
+                sys.executable,
+                __file__,
+                "--one",
+                str(size),
+                str(data),
+                "--cohort",
+                str(asked.cohort),
+            ]
             command += ["--masks"] if asked.masks else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             one = json.loads(done.stdout.splitlines()[-1])
