@@ -7,6 +7,7 @@ whose server this is and not from whoever submitted the run: Flower's Control AP
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 from flwr.app import Context
@@ -29,6 +30,6 @@ def main(grid: Grid, context: Context) -> None:
     if place is None:
         raise RunError("this process was not started by `confide server start`")
     coordinator = CoordinatorFolder.open(Path(place))
-    coordinate(
-        PromptGrid(grid), RunFolder.open(coordinator.run(str(context.run_config["run"]))), coordinator
-    )
+    folder = RunFolder.open(coordinator.run(str(context.run_config["run"])))
+    with closing(PromptGrid(grid)) as prompt:
+        coordinate(prompt, folder, coordinator)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from client.custody.policy import FILE, Policy, Section, checked, read_toml
+from client.custody.policy import FILE, Policy, Section, checked, read_own_file
 from privacy.errors import JobError, PolicyFileError
 from protocol.job.data_section import SourceKeys
 from protocol.messages.site_name import SiteName
@@ -131,7 +131,7 @@ def read_site_file(path: Path) -> SiteFile:
 
     Raises PolicyFileError with one line per wrong key.
     """
-    found = checked(SiteFile, read_toml(path))
+    found = checked(SiteFile, read_own_file(path))
     _check_columns(found)
     home = path.resolve().parent
     agent = found.agent

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 SOONEST, LATEST = 0.05, 4.0  # seconds between two looks
+BUSY = (
+    0.5  # at least, while the agent has a message: another one is rare then, and looks cost the SuperLink
+)
 _SHARE = 30  # of a silence: what comes at its end is found late by a thirtieth of it, at most
 _BURDEN = 4  # a relay looks during a fifth of the time at most: many relays slow a SuperLink down
 _REMEMBERED = 8  # looks
@@ -36,9 +39,10 @@ class Pace:
         """A look brought something that cannot be used, or nothing."""
         self._failures += 1
 
-    def pause(self, now: float) -> float:
+    def pause(self, now: float, *, busy: bool = False) -> float:
         if self._failures:
             return float(min(SOONEST * 2.0 ** min(self._failures, 10), LATEST))
         # The shortest of the last looks: a single slow one is this machine's doing.
         burden = _BURDEN * min(self._looks, default=0.0)
-        return float(min(max((now - self._heard) / _SHARE, burden, SOONEST), LATEST))
+        least = BUSY if busy else SOONEST
+        return float(min(max((now - self._heard) / _SHARE, burden, least), LATEST))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from flwr.app import Message
 
-from client.relay.pace import Pace
+from client.relay.pace import SOONEST, Pace
 from privacy.errors import ConfideError, ProtocolError
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import Fleet, RunNotRunningException, failure
@@ -50,6 +50,8 @@ class ResidentRelay:
         self._places = threading.BoundedSemaphore(most_at_once)
         self._room = _Room(most_bytes)
         self._stirred = threading.Event()
+        self._lock = threading.Lock()
+        self._under_way = 0
 
     def run(self, *, over: Callable[[], bool] = lambda: False) -> None:
         """Look, again and again, until ``over`` says so or an exception ends it."""
@@ -57,11 +59,17 @@ class ResidentRelay:
             # With all places taken, what comes next waits at the SuperLink.
             with self._places:
                 pass
-            self._look()
-            self._stirred.wait(self._pace.pause(self._clock()))
-            self._stirred.clear()
+            # Where there was one message, there may be another.
+            pause = SOONEST if self._look() else self._pause()
+            while self._stirred.wait(pause):  # an answer went: what follows it comes soon
+                self._stirred.clear()
+                pause = self._pause()
 
-    def _look(self) -> None:
+    def _pause(self) -> float:
+        return self._pace.pause(self._clock(), busy=self._under_way > 0)
+
+    def _look(self) -> bool:
+        """Take one message, if there is one."""
         began = self._clock()
         try:
             found = self._fleet.receive()
@@ -71,15 +79,20 @@ class ResidentRelay:
             # Whatever a SuperLink says instead of an answer: it is asked again, later and later.
             log.warning("the SuperLink's answer cannot be used: %s", type(error).__name__)
             self._pace.failed()
-            return
+            return False
         now = self._clock()
         self._pace.looked(now - began)
         if found is None:
-            return
+            return False
         self._pace.hear(now)
-        self._stirred.set()  # there may be another one
         self._places.acquire()
+        self._count(1)
         threading.Thread(target=self._carry, args=found, name="message", daemon=True).start()
+        return True
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._under_way += more
 
     def _carry(self, message: Message, tree: object) -> None:
         """Bring one message to the agent, and its answer back."""
@@ -96,9 +109,18 @@ class ResidentRelay:
             log.info("message %s: answered after %.2f s", name, self._clock() - began)
         finally:
             share.give_back()
+            self._count(-1)
             self._places.release()
             self._pace.hear(self._clock())
             self._stirred.set()
+        self._forget(message)
+
+    def _forget(self, message: Message) -> None:
+        """Let the SuperLink forget what it sent: nobody waits for that, so it comes last."""
+        try:
+            self._fleet.confirm_received(message.metadata.run_id, message.metadata.message_id)
+        except (Exception, RunNotRunningException) as error:
+            log.debug("message %s stays: %s", message.metadata.message_id[:8], type(error).__name__)
 
     def _answer(self, message: Message, tree: object, share: _Share) -> Message:
         """What to answer. Raises RunNotRunningException if nobody waits for it any more."""

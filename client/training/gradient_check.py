@@ -18,6 +18,7 @@ from client.training.gradients import (
     alone,
     losses,
 )
+from client.training.stacked_gradients import StackedGradients
 from privacy.errors import ConfideError, ModelError, PrivacyUnitError
 from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
@@ -33,26 +34,29 @@ _SHOWN = 8  # names in a message
 
 
 def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
-    """Opacus' hooks if they find this model's gradients, or else one example at a time.
+    """The fastest method that finds this model's gradients: stacked weights, Opacus' hooks, or one by one.
 
-    They do not where a layer's rows are tokens, as in the shared experts of Qwen's mixtures: there the
-    hooks would take each token for an example. It is tried on made-up examples, so the choice says nothing
-    of anyone's data. Whether the model may be trained at all, ``check_privacy_unit`` says. The adapter that
-    was loaded is lost.
+    Neither of the first two does where a layer's rows are tokens, as in the shared experts of Qwen's
+    mixtures: they would take each token for an example. It is tried on made-up examples, so the choice says
+    nothing of anyone's data. Whether the model may be trained at all, ``check_privacy_unit`` says. The
+    adapter that was loaded is lost.
     """
-    hooked = None
-    try:
-        with comparable(adapted), as_unit_error():
-            hooked = HookedGradients(adapted)
-            check_gradients(hooked, adapted.probe())
-    except PrivacyUnitError as error:
-        log.warning("each example is computed by itself, which takes longer: %s", error)
-        if hooked is not None:
-            hooked.close()
-        return OneByOne(adapted)
-    except ModelError:
-        pass  # no method would help
-    return hooked or OneByOne(adapted)
+    for kind in (StackedGradients, HookedGradients):
+        method: PerExampleGradients | None = None
+        try:
+            with comparable(adapted), as_unit_error():
+                method = kind(adapted)
+                check_gradients(method, adapted.probe())
+        except PrivacyUnitError as error:
+            log.info("%s do not serve: %s", kind.__name__, error)
+            if isinstance(method, HookedGradients):
+                method.close()
+                log.warning("each example is computed by itself, which takes longer: %s", error)
+        except ModelError:
+            return method or OneByOne(adapted)  # no method would help
+        else:
+            return method
+    return OneByOne(adapted)
 
 
 def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradients:

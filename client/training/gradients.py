@@ -1,10 +1,11 @@
 """Per-example gradients: what each example of a batch says of the adapter, by itself.
 
-Two methods find them. ``HookedGradients`` takes a whole batch at once, by Opacus' hooks on each layer: a
-sampler turns a layer's inputs and the gradients of its outputs into one gradient an example. A module class
-that Opacus has no sampler for is computed by ``torch.func.vmap``, or by a sampler of its own, registered
-with ``opacus.grad_sample.register_grad_sampler``. ``OneByOne`` needs nothing of a model but autograd: it is
-what the other one is compared with, and what serves where layers hide which example a row is of.
+Three methods find them. ``StackedGradients``, in a file of its own, takes a whole batch where linear layers
+alone are trained. ``HookedGradients`` takes one of any model, by Opacus' hooks on each layer: a sampler
+turns a layer's inputs and the gradients of its outputs into one gradient an example. A module class that
+Opacus has no sampler for is computed by ``torch.func.vmap``, or by a sampler of its own, registered with
+``opacus.grad_sample.register_grad_sampler``. ``OneByOne`` needs nothing of a model but autograd: it is what
+the others are compared with, and what serves where layers hide which example a row is of.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class HookedGradients:
         try:
             loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             return {
-                name: _of_examples(name, parameter.grad_sample, batch)  # type: ignore[attr-defined]  # Opacus'
+                name: of_examples(name, vars(parameter).get("grad_sample"), batch, like=parameter)
                 for name, parameter in self.adapted.trained.items()
             }
         finally:
@@ -119,10 +120,15 @@ def losses(adapted: AdaptedModel, activations: Activations | None = None) -> Los
     return loss
 
 
-def _of_examples(name: str, gradients: object, batch: Batch) -> torch.Tensor:
-    """The rows of a parameter's ``grad_sample`` that are of examples."""
+def of_examples(name: str, gradients: object, batch: Batch, *, like: torch.Tensor) -> torch.Tensor:
+    """Of what was found for each row of a batch, the gradients of its examples, each of ``like``'s shape.
+
+    Zeros where nothing was found: a layer that no example of a batch uses has nothing of them. That some
+    use it, and that what they say of it is found, the check makes sure of. Raises PrivacyUnitError for
+    other rows than the batch has.
+    """
     if gradients is None:
-        raise _without_gradient(name)
+        return like.new_zeros((len(batch.indices), *like.shape))
     if not isinstance(gradients, torch.Tensor) or len(gradients) != len(batch):
         rows = len(gradients) if isinstance(gradients, torch.Tensor) else "several"
         raise PrivacyUnitError(
@@ -131,10 +137,3 @@ def _of_examples(name: str, gradients: object, batch: Batch) -> torch.Tensor:
             "Choose other adapter.target_modules"
         )
     return gradients[: len(batch.indices)].detach()
-
-
-def _without_gradient(name: str) -> PrivacyUnitError:
-    return PrivacyUnitError(
-        f"{name} got no per-example gradients: it took no part in the loss, or its layer "
-        "hides its activations. Choose other adapter.target_modules"
-    )

@@ -132,7 +132,7 @@ def _replaced(
     gradients: Gradients, index: int, *, factor: float = 1.0, poison: float | None = None
 ) -> Gradients:
     """The gradients, one example's times a factor; ``poison`` takes the place of one number of it."""
-    replaced = {name: gradient.clone() for name, gradient in gradients.items()}
+    replaced = {name: gradient.contiguous().clone() for name, gradient in gradients.items()}
     for gradient in replaced.values():
         gradient[index] *= factor
     if poison is not None:

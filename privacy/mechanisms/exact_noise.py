@@ -23,6 +23,8 @@ _MARGIN = 2.0**-40
 # Noise is an int64: this leaves room for values of 2^7 scales, beyond which lies a mass of e^-128.
 SCALE_MAX = 2**55
 _WORD = 2**64
+# Attempts made at once: what is computed of them on the way stays in the processor's cache.
+_CHUNK = 2**14
 
 
 def draw_laplace(size: int, *, scale: int, words: Words) -> NDArray[np.int64]:
@@ -72,7 +74,7 @@ def _filled(size: int, attempts: Callable[[int], NDArray[np.int64]]) -> NDArray[
     missing = size
     while missing > 0:
         # About half of the attempts succeed; more than are needed are made, and the first ones taken.
-        kept = attempts(2 * missing + 16)[:missing]
+        kept = attempts(min(2 * missing + 16, _CHUNK))[:missing]
         found.append(kept)
         missing -= len(kept)
     return np.concatenate(found)
@@ -93,16 +95,20 @@ def _below(asked: int, end: int, words: Words) -> NDArray[np.int64]:
     """At most ``asked`` integers from 0 to ``end`` − 1, each as likely as the others."""
     drawn = words(asked)
     whole = _WORD - _WORD % end  # words from here on would favour the small remainders
-    fair = drawn if whole == _WORD else drawn[drawn < np.uint64(whole)]
-    return (fair % np.uint64(end)).astype(np.int64)
+    fair = drawn < np.uint64(whole) if whole < _WORD else np.ones(asked, bool)
+    chosen = drawn if fair.all() else drawn[fair]
+    return (chosen % np.uint64(end)).astype(np.int64)
 
 
 def _geometric(size: int, words: Words) -> NDArray[np.int64]:
     """Draw int64[size], each v with probability (1 − 1/e) · e^−v."""
     drawn = words(size)
     # A word that is under the threshold of j, rounded down, is a uniform number under e^-j.
-    found = len(_THRESHOLDS) - np.searchsorted(_THRESHOLDS, drawn, side="right")
-    for place in np.flatnonzero(np.isin(drawn, _UNDECIDED)):
+    passed = np.searchsorted(_THRESHOLDS, drawn, side="right")
+    found = len(_THRESHOLDS) - passed
+    # A word at a threshold may be on either side of it, and one of 0 under those that are not listed.
+    undecided = (_THRESHOLDS[passed - 1] == drawn) | (drawn == 0)
+    for place in np.flatnonzero(undecided):
         uniform = _Uniform(int(drawn[place]), words)
         value = 0
         while uniform.is_below_exp(Fraction(value + 1)):
@@ -116,9 +122,11 @@ def _happens(
 ) -> NDArray[np.bool_]:
     """Whether events of probabilities exp(−γ) happen; ``exact`` gives the γ >= 0 at a place."""
     drawn = words(len(gammas))
-    uniform, likely = drawn * 2.0**-64, np.exp(-gammas)
-    happens = uniform < likely - _MARGIN
-    for place in np.flatnonzero(~happens & (uniform <= likely + _MARGIN)):
+    # Signed integers become floats faster; without its last bit a word is off by 2^-64 at most.
+    uniform = (drawn >> np.uint64(1)).view(np.int64) * 2.0**-63
+    room = np.exp(-gammas) - uniform
+    happens: NDArray[np.bool_] = room > _MARGIN
+    for place in np.flatnonzero(np.abs(room) <= _MARGIN):
         happens[place] = _Uniform(int(drawn[place]), words).is_below_exp(exact(int(place)))
     return happens
 
@@ -163,5 +171,3 @@ def _exp_bounds(gamma: Fraction, *, bits: int) -> tuple[int, int]:
 _THRESHOLDS = np.array(
     [_exp_bounds(Fraction(j), bits=64)[0] + 1 for j in range(44, 0, -1)], dtype=np.uint64
 )
-# A word at a threshold may be on either side of it, and one of 0 under those that are not listed.
-_UNDECIDED = np.append(_THRESHOLDS, np.uint64(0))

@@ -8,8 +8,8 @@ from privacy.errors import ProtocolError
 
 _KEY = "confide"
 _STYPE = "confide.message"
-# Flower sends arrays in pieces, and each record of a message in a request of its own: an array costs two
-# requests more each way, and what is longer than this would not fit through a proxy in one.
+# Flower sends arrays in pieces, and each part of a message in a request of its own: an array costs two
+# requests more to send and four more to fetch. What is much longer does not fit through a proxy in one.
 _ONE_PIECE = 1 << 20  # bytes
 
 
@@ -23,7 +23,7 @@ def wrap(content: bytes) -> RecordDict:
 
 def unwrap(record: RecordDict) -> bytes:
     """The bytes of a Flower record. Raises ProtocolError if it carries anything else."""
-    found = record.get(_KEY)
+    found = next(iter(record.values())) if len(record) == 1 else None
     inner = found.get(_KEY) if isinstance(found, ConfigRecord | ArrayRecord) else None
     if isinstance(inner, bytes):
         return inner

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -51,7 +51,7 @@ __all__ = [
 _APP_FAILED = 2
 # Seconds before an object that its sender still uploads is asked for again: the first time, and at most.
 # Flower's own are 1 and 10.
-_FIRST_LOOK, _LATER_LOOKS = 0.02, 1.0
+_FIRST_LOOK, _LATER_LOOKS = 0.05, 1.0
 
 
 def make_run(run_id: int) -> Run:
@@ -79,8 +79,22 @@ def failure(reason: str) -> Error:
 
 
 def object_ids(tree: Any) -> list[str]:
-    """The objects that a message consists of, by their SHA-256 as hex."""
-    return [node.object_id for node in iterate_object_tree(tree)]
+    """The objects to fetch of a message, by their SHA-256 as hex.
+
+    All of them, but for a message of one record, as every short one of Confide's is: what the other two say
+    was announced with it, and each object is a request.
+    """
+    record = _only_record(tree)
+    return [node.object_id for node in iterate_object_tree(tree)] if record is None else [record]
+
+
+def _only_record(tree: Any) -> str | None:
+    """The record of a message that has no more than one, which has no parts."""
+    for _ in range(2):  # the message's dict of records, and the one in it
+        if len(tree.children) != 1:
+            return None
+        tree = tree.children[0]
+    return None if tree.children else str(tree.object_id)
 
 
 def pull_contents(ids: list[str], pull: Callable[[str], bytes], *, seconds: float) -> dict[str, bytes]:
@@ -99,15 +113,19 @@ def pull_contents(ids: list[str], pull: Callable[[str], bytes], *, seconds: floa
     return found
 
 
-def inflate(message_id: str, contents: dict[str, bytes]) -> Message:
-    """A message, of the contents of its objects, which are taken out of the dict.
+def inflate(announced: Message, tree: Any, contents: dict[str, bytes]) -> Message:
+    """A message that was announced, with the content that its objects hold, which leave the dict.
 
     Raises TypeError if they make something else, and whatever Flower raises for contents that are broken.
     """
-    message = inflate_object_from_contents(message_id, contents)
+    record = _only_record(tree)
+    if record is not None:
+        content = RecordDict({"": ConfigRecord.inflate(contents.pop(record))})
+        return Message(content=content, metadata=announced.metadata)
+    message = inflate_object_from_contents(tree.object_id, contents)
     if not isinstance(message, Message):
         raise TypeError(f"expected a message, got {type(message).__name__}")
-    message.metadata.__dict__["_message_id"] = message_id
+    message.metadata.__dict__["_message_id"] = tree.object_id
     return message
 
 
@@ -141,9 +159,7 @@ class Fleet:
             take(len(content))
             return content
 
-        contents = pull_contents(object_ids(tree), pull, seconds=seconds)
-        self.confirm_received(run, message.metadata.message_id)
-        return inflate(tree.object_id, contents)
+        return inflate(message, tree, pull_contents(object_ids(tree), pull, seconds=seconds))
 
     def answer(self, message: Message, *, seconds: float) -> None:
         """Send a message that answers another, of which ``seconds`` were spent on the answer."""

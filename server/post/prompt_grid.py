@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from protocol.processes.flower_internals import ObjectPullError, Runtime, failed_answer, inflate, object_ids
 
 _AT_ONCE = 8  # answers that are fetched side by side; each has one request under way
+_A_MOMENT = 0.05  # seconds for a fetch: most take less, and are then part of the look that found them
 
 log = logging.getLogger("confide.post")
 
@@ -44,14 +45,14 @@ class _Arriving:
     """An answer that was announced: the objects that it lacks, and those that it has."""
 
     announced: Message
-    name: str
+    tree: Any
     missing: list[str]
     contents: dict[str, bytes] = field(default_factory=dict)
     fetch: Future[Message | None] | None = None
 
 
 class PromptGrid:
-    """A Grid whose ``pull_messages`` returns at once with the answers that are whole."""
+    """A Grid whose ``pull_messages`` returns after a moment with the answers that are whole."""
 
     def __init__(self, grid: Grid, *, runtime: Runtime | None = None) -> None:
         self._grid = grid
@@ -72,25 +73,31 @@ class PromptGrid:
         announced_before = {arriving.announced.metadata.reply_to_message_id for arriving in self._arriving}
         wanted = [message for message in message_ids if message not in announced_before]
         for announced, tree in self._runtime.arrived(wanted) if wanted else ():
-            self._arriving.append(
-                _Arriving(announced=announced, name=tree.object_id, missing=object_ids(tree))
-            )
-        whole = []
-        for arriving in list(self._arriving):
+            self._arriving.append(_Arriving(announced=announced, tree=tree, missing=object_ids(tree)))
+        for arriving in self._arriving:
             if arriving.fetch is None:
                 arriving.fetch = self._pool.submit(self._fetch, arriving)
-            elif arriving.fetch.done():
+        wait([arriving.fetch for arriving in self._arriving if arriving.fetch], timeout=_A_MOMENT)
+        whole = []
+        for arriving in list(self._arriving):
+            if arriving.fetch is not None and arriving.fetch.done():
                 answer, arriving.fetch = arriving.fetch.result(), None
-                if answer is None:  # something is still missing: look again
-                    arriving.fetch = self._pool.submit(self._fetch, arriving)
-                else:
+                if answer is not None:  # else something is still missing: the next look fetches on
                     self._arriving.remove(arriving)
                     whole.append(answer)
+                    self._pool.submit(self._forget, arriving)
         return whole
 
     def close(self) -> None:
-        """Fetch nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Fetch nothing more; what is under way is finished, and lasts as long as one request."""
+        self._pool.shutdown()
+
+    def _forget(self, arriving: _Arriving) -> None:
+        """Let the SuperLink forget an answer that is here: nobody waits for that."""
+        try:
+            self._runtime.confirm_received(arriving.tree.object_id)
+        except Exception as error:
+            log.debug("an answer stays at the SuperLink", exc_info=error)
 
     def _fetch(self, arriving: _Arriving) -> Message | None:
         """Fetch what is there of an answer: the answer if it is whole, None if not yet."""
@@ -100,8 +107,7 @@ class PromptGrid:
                 if content is None:
                     return None
                 arriving.contents[arriving.missing.pop(0)] = content
-            self._runtime.confirm_received(arriving.name)
-            return inflate(arriving.name, arriving.contents)
+            return inflate(arriving.announced, arriving.tree, arriving.contents)
         except ObjectPullError as error:
             return failed_answer(arriving.announced, str(error))
         except Exception as error:

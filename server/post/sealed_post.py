@@ -20,7 +20,9 @@ from protocol.messages.flower import unwrap, wrap
 from server.post.post import Exchange, check_answers, read_reply, refusal
 from server.post.prompt_grid import MessageGrid
 
-_POLL = 0.05  # seconds between two looks for answers; the SuperLink is on the same machine
+# Seconds between two looks for answers. Each costs the SuperLink, on the same machine, a few milliseconds:
+# after a long silence an answer is found late by a thirtieth of it.
+_POLL, _LONGEST_POLL, _SHARE = 0.05, 1.0, 30
 _ROLL_CALL = 2.0  # seconds between two looks at who is connected
 _GRACE = 30.0  # seconds that Flower keeps a message beyond its deadline: else it reports it as a failure
 _LONGEST_PAUSE = 15.0  # seconds before a request that failed is sent again, at most
@@ -135,7 +137,8 @@ class SealedPost:
         enough: int | None = None,
         side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
-        end = self._clock.monotonic() + seconds
+        heard = self._clock.monotonic()
+        end = heard + seconds
         exchange = _Round(counter=self._take_counter(), number=round_number)
         for site, request in chain(requests.items(), (side_requests or {}).items()):
             exchange.letters[site] = self._letter(exchange, site, request, seconds)
@@ -143,11 +146,14 @@ class SealedPost:
             now = self._clock.monotonic()
             self._call_the_roll(now)
             self._send(exchange.letters, now, seconds=end - now)
-            self._collect(exchange)
+            if self._collect(exchange):
+                heard = now
             self._say(exchange, requests)
             if now >= end or self._settled(exchange, requests, min_survivors=min_survivors, enough=enough):
                 return _outcome(exchange.letters, awaited=set(requests))
-            self._clock.pause(_POLL)
+            due = [letter.due - now for letter in exchange.letters.values() if letter.due > now]
+            longest = min(_LONGEST_POLL, end - now, *due)
+            self._clock.pause(max(min((now - heard) / _SHARE, longest), _POLL))
 
     def _letter(self, exchange: _Round, site: str, request: Request, seconds: float) -> _Letter:
         sent = self._clock.now()
@@ -180,7 +186,8 @@ class SealedPost:
 
     def _send(self, letters: Mapping[str, _Letter], now: float, *, seconds: float) -> None:
         """Send what is due, in one go; of a great deal, a part, so that answers are not kept waiting."""
-        due, count = [], 0
+        due: list[tuple[str, _Letter]] = []
+        count = 0
         for site, letter in letters.items():
             if len(due) == _MOST_SENT or (due and count + len(letter.content) > _MOST_BYTES):
                 break
@@ -210,11 +217,13 @@ class SealedPost:
             log.warning("%s connected anew: its request is sent again", site)
         return lost
 
-    def _collect(self, exchange: _Round) -> None:
+    def _collect(self, exchange: _Round) -> bool:
+        """Take the answers that are there; whether there were any."""
         waiting = {letter.message: site for site, letter in exchange.letters.items() if letter.message}
         if not waiting:
-            return
-        for answer in self._grid.pull_messages(list(waiting)):
+            return False
+        answers = list(self._grid.pull_messages(list(waiting)))
+        for answer in answers:
             message = answer.metadata.reply_to_message_id
             site = waiting.get(message)
             if site is None or exchange.letters[site].message != message:  # nobody's, or a second one
@@ -230,6 +239,7 @@ class SealedPost:
                 seconds = self._clock.monotonic() - letter.asked
                 text = "round %d: %s answered request %d after %.2f s"
                 log.info(text, exchange.number, site, exchange.counter, seconds)
+        return bool(answers)
 
     def _read(self, exchange: _Round, site: str, letter: _Letter, answer: Message) -> None:
         """Take an answer. Raises ProtocolError for anything that the site did not sign as this answer."""

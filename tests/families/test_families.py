@@ -63,7 +63,7 @@ def test_a_family_does_what_the_table_says(family: Family, trial: str, build: Bu
         assert refused.words in (found.refusal or "")
         return
     assert found.refusal is None
-    assert found.hooked == (trial not in family.one_by_one)
+    assert found.batched == (trial not in family.one_by_one)
     if trial == TOP:
         assert found.kept == family.kept
 

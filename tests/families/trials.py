@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.training.gradient_check import check_gradients, comparable
-from client.training.gradients import HookedGradients, OneByOne, PerExampleGradients, losses
+from client.training.gradients import OneByOne, PerExampleGradients, losses
 from client.training.unit_check import check_privacy_unit
 from privacy.accounting.plan import SampledPlan
 from privacy.errors import ConfideError
@@ -51,7 +51,7 @@ class Outcome:
     """How a trial ended: what it was refused with, or whether hooks and kept activations served."""
 
     refusal: str | None = None
-    hooked: bool = False
+    batched: bool = False
     kept: bool = False
 
 
@@ -89,7 +89,7 @@ def _trained(world: World, task: str, *, whole: bool) -> Outcome:
     if whole:
         _assert_learns(world, examples)
         _assert_exports(world, task, examples)
-    return Outcome(hooked=isinstance(method, HookedGradients), kept=activations.work)
+    return Outcome(batched=method.batched, kept=activations.work)
 
 
 def _job(family: Family, trial: str, task: str, *, model: Path, data: Path) -> Job:

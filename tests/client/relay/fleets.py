@@ -25,6 +25,8 @@ class Superlink:
         self.answers: list[Message] = []
         self.changed = threading.Condition()
         self.looks = 0
+        self.confirmed = threading.Semaphore(0)
+        self.over: BaseException | None = None  # what is raised when a message is confirmed
         self.fails: list[Exception] = []  # what the next answers meet
         self.fleet = _Fleet(self)
 
@@ -49,6 +51,11 @@ class Superlink:
     def pull(self, _run: int, name: str) -> bytes:
         return self.objects[name]
 
+    def confirm(self, _run: int, _message: str) -> None:
+        self.confirmed.release()
+        if self.over is not None:
+            raise self.over
+
     def take(self, answer: Message) -> None:
         with self.changed:
             if self.fails:
@@ -71,7 +78,7 @@ class _Fleet(Fleet):
             announce=lambda _message, _tree, _seconds: (set(), ""),
             pull_object=superlink.pull,
             push_object=lambda *_: None,
-            confirm_received=lambda *_: None,
+            confirm_received=superlink.confirm,
         )
         object.__setattr__(self, "superlink", superlink)
 

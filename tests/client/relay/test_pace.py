@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.relay.pace import LATEST, SOONEST, Pace
+from client.relay.pace import BUSY, LATEST, SOONEST, Pace
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,13 @@ def test_it_is_late_by_a_thirtieth_of_the_silence(silence: float, pause: float) 
     pace = Pace(0.0)
     pace.hear(1000.0)
     assert pace.pause(1000.0 + silence) == pytest.approx(pause)
+
+
+def test_it_looks_less_often_while_the_agent_has_a_message() -> None:
+    pace = Pace(0.0)
+    pace.hear(0.0)
+    assert pace.pause(0.0, busy=True) == BUSY
+    assert pace.pause(60.0, busy=True) == pace.pause(60.0) == pytest.approx(2.0)
 
 
 def test_a_relay_without_a_run_asks_fewer_than_twenty_times_a_minute() -> None:

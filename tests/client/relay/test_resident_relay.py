@@ -104,8 +104,8 @@ def test_what_fails_is_answered_with_an_error(superlink: Superlink, error: Excep
 
 def broken_tree(superlink: Superlink) -> None:
     """Objects that make no message."""
-    name = superlink.send(b"x")
-    superlink.objects[name] = b"no object at all"
+    superlink.send(b"x")
+    superlink.objects = dict.fromkeys(superlink.objects, b"no object at all")
 
 
 def too_long(superlink: Superlink) -> None:
@@ -113,7 +113,7 @@ def too_long(superlink: Superlink) -> None:
 
 
 HOSTILE: dict[str, Callable[[Superlink], object]] = {
-    "another record": lambda superlink: superlink.send(RecordDict({"x": ConfigRecord({"confide": b"x"})})),
+    "another record": lambda superlink: superlink.send(RecordDict({"x": ConfigRecord({"other": b"x"})})),
     "another value": lambda superlink: superlink.send(
         RecordDict({"confide": ConfigRecord({"confide": 5})})
     ),
@@ -167,3 +167,24 @@ def test_an_answer_that_nobody_takes_is_dropped(superlink: Superlink, error: Exc
     with relaying(superlink, lambda envelope: envelope, most_at_once=1):
         (answer,) = superlink.wait_for(1)
     assert unwrap(answer.content) == b"two"
+
+
+@pytest.mark.parametrize("error", [RunNotRunningException(), OSError("gone")])
+def test_a_message_that_cannot_be_confirmed_ends_nothing(
+    superlink: Superlink, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a relay ends with any of its threads that fails."""
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    superlink.over = error
+    superlink.send(b"x")
+    with relaying(superlink, lambda envelope: envelope):
+        superlink.wait_for(1)
+        assert superlink.confirmed.acquire(timeout=PATIENCE)
+        superlink.send(b"y")
+        superlink.wait_for(2)
+        assert superlink.confirmed.acquire(timeout=PATIENCE)
+    for thread in threading.enumerate():
+        if thread.name == "message":
+            thread.join(PATIENCE)
+    assert failed == []

@@ -9,6 +9,7 @@ from torch import nn
 
 from client.training.gradient_check import choose_gradients
 from client.training.gradients import HookedGradients, OneByOne
+from client.training.stacked_gradients import StackedGradients
 from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
 from privacy.accounting.sampled_plan import SampledPlan
@@ -29,8 +30,8 @@ def mixture() -> AdaptedModel:
 
 
 @pytest.mark.parametrize("name", ["bert-qv-head", "llama-qv", "gpt2-c_attn"])
-def test_hooks_serve_where_they_are_right(name: str) -> None:
-    assert isinstance(choose_gradients(CASES[name].adapted()), HookedGradients)
+def test_linear_layers_are_stacked(name: str) -> None:
+    assert isinstance(choose_gradients(CASES[name].adapted()), StackedGradients)
 
 
 def test_a_model_that_hides_its_examples_from_hooks_is_trained_one_by_one(
@@ -104,8 +105,10 @@ class Averaged(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("kind", [HookedGradients, OneByOne])
-def test_a_running_mean_of_examples_is_refused(kind: type[HookedGradients] | type[OneByOne]) -> None:
+@pytest.mark.parametrize("kind", [StackedGradients, HookedGradients, OneByOne])
+def test_a_running_mean_of_examples_is_refused(
+    kind: type[StackedGradients] | type[HookedGradients] | type[OneByOne],
+) -> None:
     """Each example has a gradient of its own, and yet is in what others are measured by."""
     model = bert()
     model.bert.encoder.layer[0].output.dense = Averaged(model.bert.encoder.layer[0].output.dense)

@@ -1,0 +1,96 @@
+"""Per-example gradients by giving each row of a batch weights of its own.
+
+Where all that is trained are weights of linear layers, as LoRA's halves and a head are, a batch of b rows
+can be computed with b copies of them, [b, out, in], by a batched product. What automatic differentiation
+finds for a row's copy is that row's gradient, so no hook is needed, and nothing is computed twice: it costs
+what training without privacy costs. The copies need not be equal: rows of several sites, each with an
+adapter of its own, may share a batch.
+
+Source: Goodfellow 2015 (arXiv:1510.01799) for a layer's gradients row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from client.training.gradients import Gradients, Loss, of_examples
+from privacy.errors import PrivacyUnitError
+from tasks.data.examples import Batch
+from tasks.model.adapted_model import AdaptedModel
+
+# By a trained tensor's name: [b, *shape], the weights that each row of a batch is computed with.
+RowWeights = Mapping[str, torch.Tensor]
+
+
+class StackedGradients:
+    """A batch at once, for models of which only linear layers are trained.
+
+    Raises PrivacyUnitError if something else is trained, naming it.
+    """
+
+    batched = True
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self.adapted = adapted
+        names = {id(parameter): name for name, parameter in adapted.trained.items()}
+        self._layers = [
+            (module, {slot: names[id(p)] for slot, p in module.named_parameters(recurse=False)})
+            for module in adapted.peft.modules()
+            if any(id(parameter) in names for parameter in module.parameters(recurse=False))
+        ]
+        for module, slots in self._layers:
+            if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+                raise PrivacyUnitError(f"{min(slots.values())} is not of a plain linear layer")
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        """As all rows are computed with the adapter that is loaded."""
+        rows = len(batch)
+        shared = {name: p.detach().expand(rows, *p.shape) for name, p in self.adapted.trained.items()}
+        return self.backward_with(shared, batch, loss)
+
+    def backward_with(self, weights: RowWeights, batch: Batch, loss: Loss) -> Gradients:
+        """One gradient an example, each with its own row's weights; those that are loaded do not matter."""
+        own = {name: weights[name].detach().requires_grad_() for name in self.adapted.trained}
+        with self._computed_with(own, rows=len(batch)):
+            total = loss(batch).sum()
+            found = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        trained = self.adapted.trained
+        return {
+            name: of_examples(name, rows, batch, like=trained[name])
+            for name, rows in zip(own, found, strict=True)
+        }
+
+    @contextmanager
+    def _computed_with(self, weights: RowWeights, *, rows: int) -> Iterator[None]:
+        """Within this block the trained layers take each row's own weights."""
+        try:
+            for module, slots in self._layers:
+                module.forward = _RowLinear({slot: weights[name] for slot, name in slots.items()}, rows)
+            yield
+        finally:
+            for module, _ in self._layers:
+                vars(module).pop("forward", None)
+
+
+class _RowLinear:
+    """A linear layer's forward pass with each row's weights, [b, out, in], and perhaps biases, [b, out]."""
+
+    def __init__(self, tensors: RowWeights, rows: int) -> None:
+        self._weight, self._bias, self._rows = tensors["weight"], tensors.get("bias"), rows
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """[b, …, in] to [b, …, out]. Raises PrivacyUnitError where the layer's rows are no examples."""
+        if len(values) != self._rows:
+            raise PrivacyUnitError(
+                f"a trained layer is given {len(values)} rows in a batch of {self._rows} examples: it "
+                "counts something else, such as tokens, as examples. Choose other adapter.target_modules"
+            )
+        flat = values.reshape(self._rows, -1, values.shape[-1])
+        found = torch.bmm(flat, self._weight.transpose(1, 2))
+        if self._bias is not None:
+            found = found + self._bias.unsqueeze(1).to(found.dtype)
+        return found.reshape(*values.shape[:-1], -1)
