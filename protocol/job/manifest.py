@@ -58,7 +58,7 @@ class Manifest:
             )
         if type(self.cohort) is not int or not 1 <= self.cohort <= COHORT_MAX:
             raise ProtocolError(
-                f"expected 1 to {COHORT_MAX} sites in a round, got {self.cohort!r}: set federation.cohort"
+                f"expected a cohort of 1 to {COHORT_MAX} sites, got {self.cohort!r}: set federation.cohort"
             )
         self._check_sites()
         self._check_labels()
