@@ -69,7 +69,9 @@ def _after(history: History, dataset: int, job: Job, examples: int) -> tuple[flo
     if not job.privacy.protects:
         return None, "the job adds no noise"
     try:
-        cost = history.budget.cost(plan_training(job, examples))
+        cost = history.budget.cost(
+            plan_training(job, examples, rounds=job.most_rounds(sites=job.federation.sites))
+        )
         metrics = plan_metrics(job)
         if metrics is not None:
             cost += history.budget.cost(metrics)

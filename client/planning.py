@@ -39,7 +39,7 @@ _LONGEST = 500  # letters of what is told of numbers that no plan fits
 # What a job is planned from. Runs that agree in these have one plan.
 _PLANNED: Mapping[str, bool | set[str]] = {
     "privacy": True,
-    "training": {"rounds", "local_steps", "batch_size"},
+    "training": {"local_steps", "batch_size"},
     "aggregation": True,
     "compression": True,
     "federation": {"min_sites"},
@@ -60,13 +60,16 @@ class Plans:
     training: SampledPlan
 
 
-# From a manifest, the number of examples at the site and the size of an update; raises PlanError for none.
-Planner = Callable[[Manifest, int, int], Plans]
+# From a manifest, the number of examples at the site, the size of an update and the number of rounds that
+# the plan is for; raises PlanError for none.
+Planner = Callable[[Manifest, int, int, int], Plans]
 
 
-def plan_here(manifest: Manifest, examples: int, update_size: int, *, near: float = 1.0) -> Plans:
+def plan_here(
+    manifest: Manifest, examples: int, update_size: int, rounds: int, *, near: float = 1.0
+) -> Plans:
     """Plan a run in this very process; ``near`` is a guess at the local steps' noise multiplier."""
-    training = plan_training(manifest.job, examples, near=near)
+    training = plan_training(manifest.job, examples, rounds=rounds, near=near)
     hiding = plan_for_site(manifest, update_size=update_size) if manifest.job.privacy.hides_sites else None
     return Plans(plan=hiding or training, training=training)
 
@@ -87,28 +90,29 @@ class PlanningProcess:
         self._command = list(command)
         self._answers: dict[str, dict[str, Any]] = _read(kept)
 
-    def __call__(self, manifest: Manifest, examples: int, update_size: int) -> Plans:
+    def __call__(self, manifest: Manifest, examples: int, update_size: int, rounds: int) -> Plans:
         if not manifest.job.privacy.protects:
-            return plan_here(manifest, examples, update_size)  # nothing is sought
-        key = _key(manifest, examples, update_size)
+            return plan_here(manifest, examples, update_size, rounds)  # nothing is sought
+        key = _key(manifest, examples, update_size, rounds)
         kept = self._answers.get(key)
-        plans = None if kept is None else _plans(kept, manifest)
+        plans = None if kept is None else _plans(kept, manifest, rounds)
         if plans is None:
-            answer = self._ask(manifest, examples, update_size)
+            answer = self._ask(manifest, examples, update_size, rounds)
             self._keep(key, answer)
-            plans = _plans(answer, manifest)
+            plans = _plans(answer, manifest, rounds)
         if plans is None:
             log.warning("run %s: planning came to a plan that the job did not ask for", manifest.run)
             raise _beyond()
         return plans
 
-    def _ask(self, manifest: Manifest, examples: int, update_size: int) -> dict[str, Any]:
+    def _ask(self, manifest: Manifest, examples: int, update_size: int, rounds: int) -> dict[str, Any]:
         question = {
             "seconds": self._seconds,
             "mib": self._mib,
             "manifest": manifest.content.decode(),
             "examples": examples,
             "update_size": update_size,
+            "rounds": rounds,
         }
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         # Each thread of these libraries would set aside memory of its own.
@@ -151,13 +155,14 @@ def _beyond() -> RunError:
     )
 
 
-def _key(manifest: Manifest, examples: int, update_size: int) -> str:
+def _key(manifest: Manifest, examples: int, update_size: int, rounds: int) -> str:
     numbers = {
         "version": VERSION,
         "job": manifest.job.model_dump(mode="json", include=_PLANNED),
         "cohort": manifest.cohort,
         "examples": examples,
         "update_size": update_size,
+        "rounds": rounds,
     }
     return hashlib.sha256(canonical_json(numbers)).hexdigest()
 
@@ -174,7 +179,7 @@ def _read(path: Path | None) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _plans(answer: dict[str, Any], manifest: Manifest) -> Plans | None:
+def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | None:
     """An answer as plans; None if they are not what was asked for. Raises PlanError for a refusal."""
     if isinstance(answer.get("refused"), str):
         raise PlanError(answer["refused"][:_LONGEST])
@@ -187,7 +192,8 @@ def _plans(answer: dict[str, Any], manifest: Manifest) -> Plans | None:
     asked = (privacy.mechanism, privacy.unit, privacy.delta, privacy.clipping_norm)
     found = (plan.mechanism.name, plan.unit, plan.delta, plan.clipping_norm)
     # The ledger computes this ε in any case, and it is composed within bounds.
-    if found != asked or plan.steps != manifest.job.planned_steps or plan.epsilon > privacy.epsilon:
+    steps = rounds * manifest.job.steps_a_round
+    if found != asked or plan.steps != steps or plan.epsilon > privacy.epsilon:
         return None
     return plans
 
@@ -198,7 +204,10 @@ def main() -> None:
     _limit(seconds=question["seconds"], mib=question["mib"])
     try:
         plans = plan_here(
-            read_manifest(question["manifest"].encode()), question["examples"], question["update_size"]
+            read_manifest(question["manifest"].encode()),
+            question["examples"],
+            question["update_size"],
+            question["rounds"],
         )
         answer = to_table(plans)
     except PlanError as error:

@@ -20,7 +20,7 @@ def reserve(
     job, training = session.manifest.job, purpose == "training"
     steps = job.steps_a_round if training else 1
     if not plan.protects:
-        taken, epsilon = number * steps, None
+        taken, epsilon = session.manifest.rounds_until(site, number) * steps, None
         head = session.ledger.record_unprotected(
             dataset=session.dataset,
             run=session.manifest.run,

@@ -51,10 +51,10 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int, *, near: float = 1.0) -> SampledPlan:
-    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists.
+def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: float = 1.0) -> SampledPlan:
+    """The noise of the local steps at a site with so many examples, in all rounds or in so many of them.
 
-    It is sought from the multiplier ``near``, and does not depend on it.
+    It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
@@ -63,7 +63,7 @@ def plan_training(job: Job, examples: int, *, near: float = 1.0) -> SampledPlan:
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=job.training.total_steps,
+        steps=(job.training.rounds if rounds is None else rounds) * job.training.local_steps,
         near=near,
     )
 

@@ -216,6 +216,8 @@ class Site:
     ) -> Session:
         """Check a manifest against what is here, plan its noise, see that it fits."""
         job, trainer, examples = manifest.job, materials.trainer, len(materials.examples)
+        if not manifest.rounds_of(self.name):
+            raise ProtocolError(f"site {self.name} is in no round of this run")
         check_manifest(
             manifest,
             trainer.adapted,
@@ -224,7 +226,7 @@ class Site:
             simulated=self._keyed_entropy is not None,
         )
         size = trainer.adapted.layout.update_size
-        planned = self._planner(manifest, examples, size)
+        planned = self._planner(manifest, examples, size, manifest.planned_rounds(self.name))
         policy.check_cost(planned.plan)
         session = Session(
             manifest=manifest,
@@ -272,6 +274,7 @@ class Site:
         job, layout = session.manifest.job, session.materials.trainer.adapted.layout
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
+        self._check_drawn(session.manifest, request.round)
         adapter = from_bytes(request.adapter, size=layout.adapter_size)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
@@ -302,6 +305,7 @@ class Site:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
+        self._check_drawn(session.manifest, last)
         session.sums.check_metrics(request)
         keyed = self._keyed(job) is not None
         reserved = reserve(session, plan, last, site=self.name, keyed=keyed, purpose="metrics")
@@ -310,6 +314,11 @@ class Site:
         evaluated = session.sums.contribute_count(released, len(examples), request)
         evaluated.receipt.CopyFrom(self._signed(reserved))
         return evaluated
+
+    def _check_drawn(self, manifest: Manifest, number: int) -> None:
+        """Raises ProtocolError for a round that this site is not in: its noise is planned without it."""
+        if not manifest.draws(self.name, number):
+            raise ProtocolError(f"site {self.name} is not drawn for round {number} of this run")
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""

@@ -50,14 +50,15 @@ def run(job: Job | Path | str, **options: Any) -> Run:
     return run_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
-def audit_ledger(home: Path | str, *, key: str | None = None) -> LedgerAudit:
+def audit_ledger(home: Path | str, *, key: str | None = None, site: str | None = None) -> LedgerAudit:
     """Verify a ledger.db, or the one in a site's home, and that it is under ``key`` (hex) if you know it.
 
-    Raises LedgerError naming the first wrong entry.
+    ``site`` is the one meant of those in a simulation's book.db. Raises LedgerError naming the first wrong
+    entry.
     """
     from privacy.ledger.ledger_audit import audit_ledger as audit
 
-    return audit(_database(home), key=key)
+    return audit(_database(home), key=key, site=site)
 
 
 def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudit:
@@ -73,8 +74,12 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
 
 def _database(path: Path | str) -> Path:
     from privacy.ledger.ledger import DATABASE
+    from privacy.ledger.ledger_book import BOOK
 
-    return Path(path) / DATABASE if Path(path).is_dir() else Path(path)
+    if not Path(path).is_dir():
+        return Path(path)
+    book = Path(path) / BOOK
+    return book if book.exists() else Path(path) / DATABASE
 
 
 def __getattr__(name: str) -> Any:

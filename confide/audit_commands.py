@@ -23,6 +23,10 @@ def ledger(
         str | None,
         typer.Option("--key", metavar="HEX", help="The site's public key, as you know it from elsewhere."),
     ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Which site, where a book.db has many."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify a ledger's chain and signatures and compute every total anew.
@@ -32,7 +36,7 @@ def ledger(
     from confide.audit_view import ledger_table, print_ledger
     from confide.console import print_json
 
-    audit = confide.audit_ledger(path, key=key)
+    audit = confide.audit_ledger(path, key=key, site=site)
     if json:
         print_json(ledger_table(audit))
     else:

@@ -28,6 +28,11 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
+    def from_secret(cls, secret: bytes) -> Identity:
+        """The key that 32 secret bytes make, as ``derive`` gives them."""
+        return cls(Ed25519PrivateKey.from_private_bytes(secret))
+
+    @classmethod
     def load(cls, path: Path) -> Identity:
         """Read a PEM file (PKCS #8, RFC 5208). Raises KeyFileError if it holds no Ed25519 key."""
         try:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 LONGEST_LABEL, MOST_LABELS = 500, 10_000
+LONGEST_NAME = 40  # of a site
 LONGEST_TEXT = 4096  # of any value that people write
 LONGEST_REASON = 500  # of a refusal, in characters
 _LONGEST_QUOTE = 200  # of a value, in a message about it

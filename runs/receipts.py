@@ -108,13 +108,15 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
     How much ε its steps cost is taken as it is told: an audit computes it anew.
     """
     job, plan = manifest.job, receipt.plan
+    if not manifest.draws(receipt.site, receipt.round):
+        raise ProtocolError(f"{receipt.site} was not drawn for round {receipt.round}")
     _check_values(
         ("mechanism", plan.mechanism.name, job.privacy.mechanism),
         ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
         ("delta", plan.delta, job.privacy.delta),
         ("unit", plan.unit, job.privacy.unit),
         ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
-        ("number of planned steps", plan.steps, job.planned_steps),
+        ("number of planned steps", plan.steps, manifest.planned_rounds(receipt.site) * job.steps_a_round),
         ("number of steps", receipt.steps, job.steps_a_round),
         ("budget", receipt.budget, job.privacy.epsilon),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from privacy.errors import RunError
 from protocol.job.job import Job
 from runs.metrics import Metrics
-from runs.run_folder import RoundRecord, RunFolder
+from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from tasks.label_scores import LabelScore
 
 
@@ -52,7 +52,7 @@ class Run:
     @property
     def epsilon(self) -> dict[str, float | None]:
         """ε spent by site; None where the run had no privacy."""
-        return self.rounds[-1].epsilon
+        return last_epsilon(self.rounds)
 
 
 def finished(folder: RunFolder, *, seconds: float) -> Run:

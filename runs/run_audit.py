@@ -57,9 +57,9 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
     """
     manifest, records, keys = folder.manifest, folder.records(), folder.public_keys
     told = ledgers_by_site(ledgers, keys)
-    if not manifest.min_survivors <= len(keys) <= manifest.cohort:
+    if not manifest.min_survivors <= len(keys) <= manifest.site_count:
         raise AuditError(
-            f"the manifest is for {manifest.cohort} sites, at least {manifest.min_survivors} in each "
+            f"the manifest is for {manifest.site_count} sites, at least {manifest.min_survivors} in each "
             f"round, and {len(keys)} joined"
         )
     latest: dict[str, Receipt] = {}
@@ -105,7 +105,8 @@ def _check_sites(
             f"{where}: expected updates from at least {manifest.min_survivors} sites, "
             f"got {len(record.present)}"
         )
-    for site in sorted((record.epsilon.keys() | latest.keys()) - record.present):
+    drawn = {site for site in latest if manifest.draws(site, record.round)}
+    for site in sorted((record.epsilon.keys() | drawn) - record.present):
         before = latest.get(site)
         if site not in record.epsilon or before is None or record.epsilon[site] != before.epsilon:
             raise AuditError(f"{where}: {site} is absent, and its epsilon is not that of its last receipt")

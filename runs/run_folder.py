@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -61,10 +61,10 @@ ReceiptsOf: TypeAlias = int | Literal["metrics"]
 class RoundRecord:
     """One finished round. ``loss``, the task's ``measures`` and scores ``by_label`` are held-out.
 
-    ``epsilon`` is by site.
+    ``epsilon`` is by site, of those that were drawn for the round, where sites are drawn.
 
-    A site that is ``absent`` joined the run and its update is not in this round: its ε is that of the last
-    round that it took part in, if there is one.
+    A site that is ``absent`` joined the run, was drawn, and its update is not in this round: its ε is that
+    of the last round that it took part in, if there is one.
     """
 
     round: int
@@ -97,11 +97,27 @@ class RoundRecord:
         return max(spent) if len(spent) == len(self.epsilon) else None
 
 
+def last_epsilon(records: Iterable[RoundRecord]) -> dict[str, float | None]:
+    """The ε of each site after the last of its rounds, in order of the names."""
+    spent: dict[str, float | None] = {}
+    for record in records:
+        spent |= record.epsilon
+    return dict(sorted(spent.items()))
+
+
+def highest_epsilon(records: Sequence[RoundRecord]) -> float | None:
+    """The largest ε among the sites so far; None before the first round, or if one has no bound."""
+    highest = [record.highest_epsilon for record in records]
+    known = [value for value in highest if value is not None]
+    return max(known) if known and len(known) == len(highest) else None
+
+
 class RunFolder:
     """One run on disk. Whatever is read back was whole when it was written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._keys: tuple[tuple[int, int], dict[str, bytes]] | None = None
 
     @classmethod
     def create(
@@ -174,12 +190,19 @@ class RunFolder:
         return taken
 
     @property
-    def public_keys(self) -> dict[str, bytes]:
+    def public_keys(self) -> Mapping[str, bytes]:
         """The sites' keys by name; none before they joined. Raises RunError if they cannot be read."""
         path = self.path / "sites.json"
         try:
-            table = json.loads(path.read_text()) if path.exists() else {}
-            return {name: bytes.fromhex(key) for name, key in table.items()}
+            if not path.exists():
+                return {}
+            found = path.stat()
+            stamp = found.st_ino, found.st_mtime_ns
+            # It is asked for every answer, and may be of ten thousand sites.
+            if self._keys is None or self._keys[0] != stamp:
+                table = json.loads(path.read_text())
+                self._keys = stamp, {name: bytes.fromhex(key) for name, key in table.items()}
+            return self._keys[1]
         except (ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
 
@@ -189,7 +212,9 @@ class RunFolder:
         changed = sorted(name for name in known if keys.get(name, known[name]) != known[name])
         if changed:
             raise ProtocolError(f"{changed[0]} answers under another key than the one it joined with")
-        table = {name: key.hex() for name, key in sorted((known | dict(keys)).items())}
+        if keys.keys() <= known.keys():
+            return
+        table = {name: key.hex() for name, key in sorted({**known, **keys}.items())}
         write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode(), mode=BY_UMASK)
 
     def receipts_path(self, of: ReceiptsOf) -> Path:

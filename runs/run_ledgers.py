@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from privacy.errors import AuditError, LedgerError
 from privacy.ledger.entries import Begun, Released, Summed, Unprotected
-from privacy.ledger.ledger_audit import LedgerAudit, audit_ledger
+from privacy.ledger.ledger_audit import LedgerAudit, audit_book, audit_ledger
+from privacy.ledger.ledger_book import BOOK
 from privacy.ledger.receipt import Receipt
 
 # What is compared, what is said of it, and what must be.
@@ -26,8 +27,7 @@ def ledgers_by_site(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[
     """The ledgers by site. Raises AuditError for one that is of no site of the run."""
     names = {key.hex(): name for name, key in keys.items()}
     found = {}
-    for path in ledgers:
-        audit = _audit_ledger(path)
+    for path, audit in _audits(ledgers):
         if audit.public_key not in names:
             raise AuditError(f"{path} is the ledger of a site {audit.site} whose key is none of this run's")
         site = names[audit.public_key]
@@ -35,6 +35,14 @@ def ledgers_by_site(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[
             raise AuditError(f"{path} is a second ledger of {site}: give one")
         found[site] = audit
     return found
+
+
+def _audits(paths: Iterable[Path]) -> Iterator[tuple[Path, LedgerAudit]]:
+    for path in paths:
+        if path.name == BOOK:
+            yield from ((path, audit) for audit in audit_book(path))
+        else:
+            yield path, _audit_ledger(path)
 
 
 def _audit_ledger(path: Path) -> LedgerAudit:

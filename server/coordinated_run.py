@@ -50,7 +50,7 @@ def _run(
 ) -> None:
     manifest = folder.manifest
     workplace = Workplace.load(manifest.job)
-    if workplace.manifest(manifest.run, cohort=manifest.cohort) != manifest:
+    if workplace.manifest(manifest.run, cohort=manifest.cohort, sites=manifest.sites) != manifest:
         raise JobError(
             f"{folder.path} was started with another model, label set or layout: bring those back, or "
             "start a new run"

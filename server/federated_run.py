@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import ConfideError, JobError, RunError, SiteError, UserError
+from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from runs.progress import Progress, Silence
 from runs.run import Run, finished, new_name
@@ -38,12 +39,13 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
     """The folder of a new run. Raises UserError for what the job's author can mend."""
     if not is_running(coordinator):
         raise RunError(f"the server does not run: confide server start {coordinator.path}")
-    cohort = len(coordinator.federation.active_sites)
+    everyone = sorted(coordinator.federation.active_sites)
+    cohort = cohort_size(job.federation.cohort, sites=len(everyone))
     min_survivors = job.federation.min_sites or cohort
-    if not cohort or min_survivors > cohort:
+    if not everyone or min_survivors > cohort:
         raise JobError(
-            f"federation.min_sites={min_survivors}: expected at most {cohort}, the number of sites in the "
-            f"federation {coordinator.federation.name}"
+            f"federation.min_sites={min_survivors}: expected at most {cohort}, the number of sites in a "
+            f"round of the federation {coordinator.federation.name}"
         )
     if job.seeds.noise is not None:
         raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
@@ -51,7 +53,9 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
     run = name or new_name(job)
     return workplace.create_folder(
         coordinator.runs / run,
-        manifest=workplace.manifest(run, cohort=cohort),
+        manifest=workplace.manifest(
+            run, cohort=cohort, sites=() if job.federation.cohort is None else tuple(everyone)
+        ),
         coordinator_key=coordinator.identity_key,
         federation=coordinator.federation.name,
     )

@@ -78,12 +78,13 @@ class Workplace:
         other.job = job
         return other
 
-    def manifest(self, run: str, *, cohort: int) -> Manifest:
-        """The job made exact, for a run of this name."""
+    def manifest(self, run: str, *, cohort: int, sites: tuple[str, ...] = ()) -> Manifest:
+        """The job made exact, for a run of this name: see ``Manifest`` for ``cohort`` and ``sites``."""
         return Manifest(
             run=run,
             job=self.job,
             cohort=cohort,
+            sites=sites,
             labels=self.labels,
             model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,

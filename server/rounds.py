@@ -15,7 +15,7 @@ from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.processes.json_log import about
 from runs.receipts import Receipts, signed
-from runs.run_folder import RoundRecord, RunFolder
+from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
 from server.sums.make_sums import make_sums
@@ -36,7 +36,8 @@ def run_rounds(
     """Run the rounds that the folder's manifest asks for and that it does not hold yet.
 
     Each finished round is on disk before the next begins, so a killed run goes on from there. A round
-    counts with the updates of ``manifest.min_survivors`` sites; a site that comes later joins then. The
+    counts with the updates of ``manifest.min_survivors`` sites; a site that comes later joins then. Where
+    cohorts are drawn, only sites of the round and of the next two are asked for anything. The
     run ends early, and its log says so, if too few sites are left that have not taken all the steps that
     they planned for: interrupted rounds count. A site whose receipt does not go on from its last one takes
     no further part. Metrics are asked for after the last round, and again where
@@ -63,11 +64,12 @@ class _Run:
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
         self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()
+        self._everyone = frozenset(manifest.sites)  # where they are drawn
         self.gone: set[str] = set()  # refused: not asked again before the run is resumed
         records = folder.records()
         self.done = len(records)
         self.receipts = Receipts(folder, manifest, records)
-        self.epsilon = dict(records[-1].epsilon) if records else {}
+        self.epsilon = last_epsilon(records)
         self.state = folder.load_state(self.done, layout)
 
     def go(self) -> None:
@@ -75,7 +77,7 @@ class _Run:
         sites = self.post.sites()
         if not sites:
             raise RunError("no site is connected")
-        joined = self._ask(dict.fromkeys(sites, self.join), self.done + 1)
+        joined = self._ask(dict.fromkeys(self._missing(self.done + 1), self.join), self.done + 1)
         joined.require(self.manifest.min_survivors, "joined", what="joining")
         self._welcome(joined)
         log.info("joined by %s; %d rounds done", ", ".join(sorted(self.members)), self.done)
@@ -164,9 +166,9 @@ class _Run:
         """Take the sites that joined in, as many as the manifest is for."""
         joined = answers.of("joined")
         known = self.folder.public_keys.keys()
-        room = max(self.manifest.cohort - len(known), 0)
+        room = max(self.manifest.site_count - len(known), 0)
         for name in sorted(joined.keys() - known)[room:]:
-            log.warning("%s comes too late: the run is for %d sites", name, self.manifest.cohort)
+            log.warning("%s comes too late: the run is for %d sites", name, self.manifest.site_count)
             self.gone.add(name)
         taken = {}
         for name in sorted(joined.keys() - self.gone):
@@ -184,16 +186,16 @@ class _Run:
         folder, manifest = self.folder, self.manifest
         began = time.perf_counter()
         self.bytes_up = self.bytes_down = 0
-        if len(self.members) < manifest.min_survivors and (missing := self._missing()):
+        if len(self._cohort(number)) < manifest.min_survivors and (missing := self._missing(number)):
             # Sites that lost their secrets of the run are needed now, not in a later round.
             self._welcome(self._ask(dict.fromkeys(missing, self.join), number))
-        self.sums.prepare(self.members, number)
+        self.sums.prepare(self._cohort(number), number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         answers = self._ask(
-            self.sums.train(train, last=last),
+            self.sums.train(train, following=() if last else self._cohort(number + 1)),
             number,
-            side_requests=dict.fromkeys(self._missing(), self.join) | self.sums.side_requests(),
+            side_requests=dict.fromkeys(self._missing(number + 1), self.join) | self.sums.side_requests(),
         )
         trained = answers.require(manifest.min_survivors, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
@@ -208,28 +210,54 @@ class _Run:
         receipts = {name: signed(reply.trained.receipt) for name, reply in trained.items()}
         folder.save_receipts(number, receipts)
         self.epsilon |= {name: self.receipts.epsilon(name) for name in trained}
+        told_of = {name for name in folder.public_keys if manifest.draws(name, number)}
         record = RoundRecord(
             round=number,
             loss=score.loss,
             measures=dict(score.measures),
             by_label=dict(score.by_label),
-            epsilon=dict(sorted(self.epsilon.items())),
+            epsilon={name: self.epsilon[name] for name in sorted(told_of & self.epsilon.keys())},
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
             seconds=time.perf_counter() - began,
             training_seconds=training_seconds,
-            absent=sorted(folder.public_keys.keys() - trained.keys()),
+            absent=sorted(told_of - trained.keys()),
         )
         folder.finish_round(record, self.layout, self.state)
+        self._let_go(number)
         told = ", ".join(
             f"{name} {value:.4f}" for name, value in ({"loss": score.loss} | record.measures).items()
         )
         log.info("round %d: %s", number, told)
         self.listener(record)
 
-    def _missing(self) -> list[str]:
-        """Whom to ask to join: not yet here, or not any more."""
-        return sorted(set(self.post.sites()) - self.members - self.gone)
+    def _cohort(self, number: int) -> set[str]:
+        """The members that are in a round."""
+        return {name for name in self.members if self.manifest.draws(name, number)}
+
+    def _missing(self, number: int) -> list[str]:
+        """Whom to ask to join: not here, or not any more, and in this round or the one after it.
+
+        A round early: it is too late to deal for a sum when it is asked for. A node that has not told its
+        name yet is asked for it.
+        """
+        wanted = set(self.post.sites()) - self.members - self.gone
+        return sorted(wanted - (self._everyone - self._soon(number)))
+
+    def _soon(self, number: int) -> frozenset[str]:
+        """The sites of this round and the one after it, where they are drawn."""
+        return (self.manifest.drawn(number) or frozenset()) | (
+            self.manifest.drawn(number + 1) or frozenset()
+        )
+
+    def _let_go(self, number: int) -> None:
+        """Forget sites that are in neither of the next two rounds: they join again when they are.
+
+        Ten thousand that wait for their turn would each hold what a sum takes. Where an update's rest waits
+        at its site, it stays a member: to join again begins without.
+        """
+        if self._everyone and self.manifest.job.compression.kind == "none":
+            self.members &= self._soon(number + 1)
 
     def _ask_metrics(self) -> None:
         """Ask the sites how the last adapter does on their own examples, and write down what they say."""
@@ -237,7 +265,7 @@ class _Run:
         job = manifest.job
         evaluate = Evaluate(manifest_digest=manifest.digest, adapter=to_bytes(self.state.adapter))
         # Metrics are of what was trained on: a site that joined too late to train has none.
-        trained = sorted(self.members & self.epsilon.keys())
+        trained = sorted(self._cohort(job.training.rounds) & self.epsilon.keys())
         try:
             self.sums.prepare(trained, job.training.rounds)
             answers = self._ask(self.sums.evaluate(evaluate), job.training.rounds)

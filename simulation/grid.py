@@ -16,10 +16,16 @@ Handler = Callable[[bytes], bytes]
 
 
 class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not followed
-    """Delivers each message to the handler of its node, one after another."""
+    """Delivers each message to the handler of its node, one after another.
 
-    def __init__(self, handlers: Mapping[int, Handler]) -> None:
-        self._handlers = dict(handlers)
+    ``settle`` is called before any of their answers is handed back.
+    """
+
+    def __init__(
+        self, handlers: Mapping[int, Handler], *, settle: Callable[[], None] | None = None
+    ) -> None:
+        self._handlers = handlers
+        self._settle = settle
         self._replies: dict[str, Message] = {}
         self._counter = itertools.count(1)
         self._run = make_run(int.from_bytes(os.urandom(7), "big"))
@@ -50,6 +56,8 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
         for message in messages:
             answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
             identifiers.append(self.keep(Message(wrap(answer), reply_to=message)))
+        if self._settle is not None:
+            self._settle()
         return identifiers
 
     def keep(self, reply: Message) -> str:

@@ -14,14 +14,24 @@ from server.post.post import Exchange, check_answers, read_reply, refusal
 
 
 class OpenPost:
-    """Reaches simulated sites over Flower's Grid. A node has no name before its first reply."""
+    """Reaches simulated sites over Flower's Grid.
 
-    def __init__(self, grid: Grid) -> None:
+    ``names`` are those of the nodes that are known beforehand; another has none before its first reply.
+    """
+
+    def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
         self._grid = grid
-        self._names: dict[int, str] = {}
+        self._names = dict(names or {})
+        self._nodes: dict[str, int] = {}
 
     def sites(self) -> tuple[str, ...]:
-        return tuple(sorted(self._name(node) for node in self._grid.get_node_ids()))
+        return tuple(sorted(self._by_name()))
+
+    def _by_name(self) -> dict[str, int]:
+        """All nodes, by the names that they have so far."""
+        if not self._nodes:
+            self._nodes = {self._name(node): node for node in self._grid.get_node_ids()}
+        return self._nodes
 
     def ask(
         self,
@@ -34,20 +44,20 @@ class OpenPost:
         side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
-        nodes = {node: self._name(node) for node in sorted(self._grid.get_node_ids())}
+        nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
 
         def messages() -> Iterator[Message]:
             """One at a time: each has an adapter in it."""
             nonlocal sent
-            for node, name in nodes.items():
-                request = (side_requests or {}).get(name) or requests.get(name)
-                if request is not None:
-                    content = request.SerializeToString()
-                    asked[node] = str(request.WhichOneof("kind"))
-                    sent += len(content)
-                    yield Message(wrap(content), node, MessageType.TRAIN)
+            named = requests.keys() | side_requests.keys()
+            for node, name in sorted((nodes[name], name) for name in named if name in nodes):
+                request = side_requests.get(name) or requests[name]
+                content = request.SerializeToString()
+                asked[node] = str(request.WhichOneof("kind"))
+                sent += len(content)
+                yield Message(wrap(content), node, MessageType.TRAIN)
 
         replies: dict[str, Reply] = {}
         refused: dict[str, ConfideError] = {}
@@ -79,6 +89,9 @@ class OpenPost:
         return self._names.get(node, f"node {node}")
 
     def _learn(self, node: int, name: str) -> None:
-        if any(known == name and other != node for other, known in self._names.items()):
+        if self._names.get(node) == name:
+            return
+        if name in self._names.values():  # it was told by another node
             raise SiteError(f"two nodes call themselves {name}: give each site its own name")
         self._names[node] = name
+        self._nodes = {}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from privacy.errors import DataError
 from protocol.job.data_section import DEFAULT_HOLDOUT
 from protocol.job.job import ByColumn, Dirichlet, Job
-from protocol.messages.site_name import LONGEST_NAME
-from protocol.plain_text import some
+from protocol.plain_text import LONGEST_NAME, some
 from tasks.data.rows import Rows
 
 

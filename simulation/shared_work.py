@@ -13,21 +13,21 @@ from tasks.data.examples import Examples
 
 
 class SharedPlans:
-    """A planner for sites that share a process: one plan for all that have as many examples.
+    """A planner for sites that share a process: one plan for all that have as many examples and rounds.
 
     Plans of other sizes say where to look for a size's noise: what is found is what a site alone finds.
     """
 
     def __init__(self) -> None:
-        self._made: dict[tuple[bytes, int, int], Plans] = {}
-        self._nearby: dict[tuple[bytes, int], _Multipliers] = {}
+        self._made: dict[tuple[bytes, int, int, int], Plans] = {}
+        self._nearby: dict[tuple[bytes, int, int], _Multipliers] = {}
 
-    def __call__(self, manifest: Manifest, examples: int, update_size: int) -> Plans:
+    def __call__(self, manifest: Manifest, examples: int, update_size: int, rounds: int) -> Plans:
         """See ``client.planning.plan_here``; what it raises is raised anew for each site."""
-        key = manifest.digest, examples, update_size
+        key = manifest.digest, examples, update_size, rounds
         if key not in self._made:
-            nearby = self._nearby.setdefault((manifest.digest, update_size), _Multipliers())
-            made = plan_here(manifest, examples, update_size, near=nearby.guess(examples))
+            nearby = self._nearby.setdefault((manifest.digest, update_size, rounds), _Multipliers())
+            made = plan_here(manifest, examples, update_size, rounds, near=nearby.guess(examples))
             self._made[key] = made
             if made.training.protects:
                 nearby.add(examples, made.training.mechanism.multiplier)

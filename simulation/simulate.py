@@ -13,6 +13,7 @@ from runs.progress import Progress, Silence
 from runs.report.report import write_report
 from runs.run import Run, new_name
 from runs.run_folder import RunFolder
+from simulation.booked_homes import has_released
 from simulation.compare import compare_run
 from simulation.simulated_federation import World
 from simulation.simulated_run import Engine, reopen_world, run_in_folder
@@ -52,8 +53,7 @@ def simulate(
         _prepare_homes(world, folder, policy=allowed, homes=homes)
         return _run(world, folder, engine=engine, workers=workers, compare=compare, progress=progress)
     except ConfideError as error:
-        places = [Home(path) for path in folder.path.glob("sites/*")]
-        released = any(place.has_released(folder.manifest.run) for place in places)
+        released = has_released(folder.path / "sites", folder.manifest.run)
         if error.exit_code == UserError.exit_code and not released:
             # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
             shutil.rmtree(folder.path)
@@ -80,7 +80,14 @@ def resume(
 
 
 def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, homes: Path | None) -> None:
-    """Give the sites their homes and policies, where these are not the run's own."""
+    """Give the sites their homes and policies, where these are not the run's own.
+
+    Sites that are drawn may be many, and have no folders of their own where nobody asks for them.
+    """
+    if homes is None and policy is None:
+        if world.job.federation.cohort is not None:
+            world.booked_homes(folder)
+        return
     if homes is not None:
         homes.mkdir(parents=True, exist_ok=True)
         (folder.path / "sites").symlink_to(homes.resolve())

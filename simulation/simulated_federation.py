@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from client.site import Site
 from client.training.gradient_check import choose_gradients
 from client.training.threads import choose_threads
 from client.training.training import Trainer
+from privacy.ledger.ledger_book import BOOK
 from privacy.mechanisms.rng import keyed_entropy
+from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace
+from simulation.booked_homes import BookedHomes
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
 from tasks.data.examples import Examples
@@ -77,6 +81,7 @@ class World:
         self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
+        self._booked: dict[Path, BookedHomes] = {}
         self._activations: dict[str, Activations] = {}
         self._table = table
         self._rows = parts.sites
@@ -122,23 +127,42 @@ class World:
         one. See ``Site`` for ``forgetful`` and ``candid``; without ``flush`` the home outlasts a kill, and
         not a power cut.
         """
-        examples, seed = self.examples(name), self.job.seeds.noise
         place = Home(home, flush=flush)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
+        examples = self.examples(name)
+        return self._site(
+            name,
+            place,
+            examples,
+            self._kept(name, examples),
+            peers=lambda: self._peers_in(home.parent, flush=flush),
+            forgetful=forgetful,
+            candid=candid,
+        )
+
+    def _site(
+        self,
+        name: str,
+        home: Home,
+        examples: Examples,
+        activations: Activations,
+        *,
+        peers: Callable[[], Mapping[str, bytes]],
+        forgetful: bool,
+        candid: bool,
+    ) -> Site:
+        seed = self.job.seeds.noise
         materials = Materials(
-            examples=examples,
-            labels=self.labels,
-            trainer=self.trainer,
-            activations=self._kept(name, examples),
+            examples=examples, labels=self.labels, trainer=self.trainer, activations=activations
         )
         contents = (self._table.contents[row] for row in self._rows[name])
         digests = tuple(self.adapted.task.digest(content) for content in contents)
         return Site(
             name=name,
             host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
-            home=place,
-            peers=lambda: self._peers_in(home.parent, flush=flush),
+            home=home,
+            peers=peers,
             forgetful=forgetful,
             candid=candid,
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
@@ -153,6 +177,17 @@ class World:
         those that are kept beyond it, behind a link, are flushed as a real site's are.
         """
         homes = folder.path / "sites"
+        if (homes / BOOK).exists():
+            booked, examples = self.booked_homes(folder), self.examples(name)
+            return self._site(
+                name,
+                booked.home(name),
+                examples,
+                Activations(self.prefix, examples),
+                peers=lambda: booked.peers,
+                forgetful=True,
+                candid=True,
+            )
         return self.site(
             name,
             home=homes / name,
@@ -161,6 +196,14 @@ class World:
             candid=True,
             flush=homes.is_symlink(),
         )
+
+    def booked_homes(self, folder: RunFolder) -> BookedHomes:
+        """The homes of a run whose sites have no folders of their own; made if they are not there."""
+        homes = folder.path / "sites"
+        if homes not in self._booked:
+            policy = self.policy(folder.identity.public)
+            self._booked[homes] = BookedHomes(homes, policy=policy, names=self.site_names)
+        return self._booked[homes]
 
     def policy(self, coordinator: bytes | None) -> Policy:
         """What a simulated site allows if nobody says otherwise: this job, once."""
@@ -196,7 +239,12 @@ class World:
 
     def manifest(self, run: str) -> Manifest:
         """The job made exact, for a run of this name."""
-        return self.workplace.manifest(run, cohort=len(self._rows))
+        drawn = self.job.federation.cohort
+        return self.workplace.manifest(
+            run,
+            cohort=cohort_size(drawn, sites=len(self._rows)),
+            sites=() if drawn is None else tuple(sorted(self._rows)),
+        )
 
     def create_folder(self, path: Path) -> RunFolder:
         """The folder of a new run, whole from the start."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from flwr.serverapp import Grid
 
 from privacy.errors import JobError
+from privacy.ledger.ledger_book import BOOK
 from runs.progress import Progress
 from runs.run import Run, finished
 from runs.run_folder import RunFolder
@@ -16,6 +18,7 @@ from server.rounds import run_rounds
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.simulated_federation import World
+from simulation.sites_on_demand import sites_of_run
 
 Engine = Literal["inprocess", "ray"]
 
@@ -44,6 +47,7 @@ def run_in_folder(
     """Run the rounds that a folder lacks; in-process, with so many ``workers`` beside this process."""
     began = time.perf_counter()
     workers = min(workers, len(world.site_names))
+    names = dict(enumerate(world.site_names, start=1))
     progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
@@ -60,19 +64,28 @@ def run_in_folder(
             from simulation.workers import worker_grid
 
             with worker_grid(world, folder, workers=workers) as grid:
-                coordinate(grid, world, folder, progress)
+                coordinate(grid, world, folder, progress, names=names)
         else:
-            # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
-            sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
-            grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
-            coordinate(grid, world, folder, progress)
+            settle = None
+            if (folder.path / "sites" / BOOK).exists():
+                book = world.booked_homes(folder).book
+                book.batched, settle = True, book.commit
+            grid = InProcessGrid(sites_of_run(world, folder), settle=settle)
+            coordinate(grid, world, folder, progress, names=names)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
-def coordinate(grid: Grid, world: World, folder: RunFolder, progress: Progress) -> None:
-    """The coordinator's part, over whichever grid reaches the sites."""
+def coordinate(
+    grid: Grid,
+    world: World,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    names: Mapping[int, str] | None = None,
+) -> None:
+    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known."""
     run_rounds(
-        OpenPost(grid),
+        OpenPost(grid, names=names),
         folder,
         layout=world.adapted.layout,
         evaluator=world.workplace.evaluator,

@@ -10,6 +10,7 @@ import psutil
 
 from client.training.threads import seconds_a_batch
 from privacy.errors import UserError
+from protocol.job.draw import cohort_size
 from simulation.simulated_federation import World
 
 # A worker is at work after some ten seconds; what is estimated here may be twice what it takes.
@@ -45,7 +46,8 @@ def workers_that_pay(
         return 1
     batch = (measure or _one_batch)(world)
     batches = math.ceil(job.training.batch_size / job.training.physical_batch_size)
-    alone = batch * batches * job.training.total_steps * len(world.site_names)
+    cohort = cohort_size(job.federation.cohort, sites=len(world.site_names))
+    alone = batch * batches * job.training.total_steps * cohort
     return room if alone - alone / room > _WORTH_SECONDS else 1
 
 

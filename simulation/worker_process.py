@@ -51,15 +51,16 @@ def main() -> None:
     from protocol.processes.json_log import PlainFormatter
     from runs.run_folder import RunFolder
     from simulation.simulated_federation import World
+    from simulation.sites_on_demand import sites_of_run
 
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter())
     logging.getLogger("confide").addHandler(handler)
     world = World(Job.model_validate(asked["job"]))
     folder = RunFolder.open(Path(asked["folder"]))
-    sites = {name: world.site_of_run(name, folder, forgetful=True) for name in asked["sites"]}
+    sites = sites_of_run(world, folder)
     for name, request in zip(frames, frames, strict=False):
-        write_frame(answers, sites[name.decode()].answer(request))
+        write_frame(answers, sites.answer(name.decode(), request))
 
 
 if __name__ == "__main__":

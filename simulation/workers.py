@@ -33,7 +33,7 @@ from simulation.worker_process import read_frame, write_frame
 class Worker:
     """One worker process. On Linux it ends with this one, however that ends."""
 
-    def __init__(self, job: Job, folder: RunFolder, sites: Sequence[str]) -> None:
+    def __init__(self, job: Job, folder: RunFolder) -> None:
         self._log = folder.path / "run.log"
         command = [sys.executable, "-P", "-m", "simulation.worker_process"]
         with self._log.open("ab") as log:
@@ -48,11 +48,7 @@ class Worker:
             )
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BinaryIO, self._process.stdout)
-        asked = {
-            "job": job.model_dump(mode="json"),
-            "folder": str(folder.path.resolve()),
-            "sites": list(sites),
-        }
+        asked = {"job": job.model_dump(mode="json"), "folder": str(folder.path.resolve())}
         with suppress(BrokenPipeError):  # whoever asks it first is told
             write_frame(self._requests, json.dumps(asked).encode())
 
@@ -116,7 +112,7 @@ def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[Wo
     shares = deal(world.sizes, workers)
     running: list[tuple[Worker, Sequence[str]]] = []
     try:
-        running += [(Worker(job, folder, share), share) for share in shares]
+        running += [(Worker(job, folder), share) for share in shares]
         of_site = {site: worker for worker, share in running for site in share}
         grid = WorkersGrid([(site, of_site[site]) for site in world.site_names])
         try:

@@ -13,11 +13,13 @@ from client.sums.masked_session import MaskedSession
 from client.sums.site_sums import no_such_step
 from client.sums.sum_session import Party
 from privacy.accounting.plan import Plan, SitePlan
+from privacy.errors import AggregationError
 from privacy.ledger.ledger import Ledger
 from privacy.mechanisms.rng import NoiseSource
 from privacy.secagg.encoding import Encoding
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.plain_text import quoted_some
 from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate, asked_to_train
 from protocol.sums.update_encoding import make_encoding
 
@@ -46,6 +48,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
 
     def check(self, request: pb.Train) -> None:
         self._encoding(request)
+        self._check_drawn(request.cohort, request.round)
         self._session.check(
             request.cohort,
             asked=asked_to_train(request),
@@ -72,6 +75,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
         return pb.Trained(round=request.round, update=masked, next=dealing)
 
     def check_metrics(self, request: pb.Evaluate) -> None:
+        self._check_drawn(request.cohort, self._metrics_round)
         self._session.check(
             request.cohort, asked=asked_to_evaluate(request), round_number=self._metrics_round
         )
@@ -111,6 +115,19 @@ class MaskedSite(HiddenSums[MaskedSession]):
         if number == job.training.rounds + (job.metrics.epsilon > 0):
             self._session.forget()  # no sum of this run is to come
         return shares
+
+    def _check_drawn(self, cohort: pb.Cohort, number: int) -> None:
+        """Raises AggregationError for a sum with sites that the public draw does not have in its round.
+
+        Who was drawn and is away may be missing: of those there is the least number.
+        """
+        drawn = self._manifest.drawn(number)
+        others = set() if drawn is None else {one.site for one in cohort.dealt} - drawn
+        if others:
+            raise AggregationError(
+                f"{quoted_some(sorted(others))} would be in the sum of round {number} and not drawn for it",
+                rule="cohort",
+            )
 
     def _encoding(self, request: pb.Train) -> Encoding:
         return make_encoding(

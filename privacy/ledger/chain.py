@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from privacy.errors import LedgerError, SignatureError
 from privacy.identity import Identity, verify
 from privacy.ledger.entries import PURPOSE, ClockSet, Entry, Event, read_entry
 from privacy.ledger.ledger_clock import check_clock
-from privacy.ledger.ledger_file import HEAD_PURPOSE, Head, LedgerFile, Row, head_content
+from privacy.ledger.ledger_file import HEAD_PURPOSE, Head, Row, head_content
 from privacy.ledger.state import History
+
+
+class EntryFile(Protocol):
+    """What a chain is kept in: a file of its own, or pages of a book. Raises LedgerError."""
+
+    @property
+    def members(self) -> Mapping[int, bytes]: ...
+
+    def close(self) -> None: ...
+
+    def locked(self) -> AbstractContextManager[None]: ...
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]: ...
+
+    def append(self, row: Row) -> None: ...
+
+    def append_members(self, dataset: int, digests: bytes) -> None: ...
+
+    def read_head(self) -> Head | None: ...
+
+    def write_head(self, head: Head) -> None: ...
 
 
 class Chain:
@@ -22,7 +46,7 @@ class Chain:
     ends. Both raise LedgerError.
     """
 
-    def __init__(self, file: LedgerFile, identity: Identity, clock: Callable[[], float]) -> None:
+    def __init__(self, file: EntryFile, identity: Identity, clock: Callable[[], float]) -> None:
         self._file = file
         self._identity = identity
         self._clock = clock

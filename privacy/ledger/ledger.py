@@ -12,7 +12,7 @@ from privacy.accounting.plan import Plan
 from privacy.errors import BudgetError, LedgerError, PlanError
 from privacy.identity import Identity
 from privacy.ledger.budget import Budget, Spent, make_budget
-from privacy.ledger.chain import Chain
+from privacy.ledger.chain import Chain, EntryFile
 from privacy.ledger.dataset_overlap import DIGEST_BYTES, fingerprint
 from privacy.ledger.entries import (
     VERSION,
@@ -79,7 +79,7 @@ class Ledger:
     @classmethod
     def open(
         cls,
-        home: Path,
+        home: Path | EntryFile,
         *,
         site: str,
         identity: Identity,
@@ -91,14 +91,14 @@ class Ledger:
         accept_clock: bool = False,
         flush: bool = True,
     ) -> Ledger:
-        """Open a site's ledger, or begin it with the budget that each of its data sets has.
+        """Open the ledger in a home, or in a book, or begin it with the budget of each of its data sets.
 
         ``seen`` is as in ``has_seen``. Whoever lets it ``accept_clock`` gives the custodian's word that the
         clock is right, which is written down where it is needed. Without ``flush`` the ledger outlasts a
         kill, and not a power cut: for simulated sites, whose run is lost with it. Raises LedgerError if the
         ledger is another site's or key's, or as ``keep_to`` does.
         """
-        file = LedgerFile(home / DATABASE, create=True, flush=flush)
+        file = LedgerFile(home / DATABASE, create=True, flush=flush) if isinstance(home, Path) else home
         ledger = cls(Chain(file, identity, clock), identity)
         ledger.has_seen(seen)
         with ledger._chain.writing():

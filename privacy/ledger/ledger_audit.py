@@ -19,8 +19,9 @@ from privacy.accounting.skellam_check import skellam_epsilon_by_sum, skellam_ren
 from privacy.errors import LedgerError, PlanError, SignatureError
 from privacy.identity import verify
 from privacy.ledger.budget import NATS, Budget, deltas, nats
-from privacy.ledger.chain import check_head
+from privacy.ledger.chain import EntryFile, check_head
 from privacy.ledger.entries import PURPOSE, Begun, Created, Entry, Purpose, Summed, read_entry
+from privacy.ledger.ledger_book import BOOK, copied_book
 from privacy.ledger.ledger_file import Row, copied
 from privacy.ledger.state import Course, History
 
@@ -83,44 +84,69 @@ class LedgerAudit:
         return self.entries[-1].hash
 
 
-def audit_ledger(path: Path, *, key: str | None = None) -> LedgerAudit:
+def audit_ledger(path: Path, *, key: str | None = None, site: str | None = None) -> LedgerAudit:
     """Verify each signature, the chain and every total, with an accountant of its own.
 
     ``key`` is the site's public key, as hex, if it is known from elsewhere: without it, what is shown is
-    that one key signed everything, and that key is the ledger's own word. Works on a copy, so that the
-    evidence stays as it is. Raises LedgerError naming the first wrong entry.
+    that one key signed everything, and that key is the ledger's own word. ``site`` is the one meant where
+    ``path`` is a book of many. Works on a copy, so that the evidence stays as it is. Raises LedgerError
+    naming the first wrong entry.
     """
-    entries: list[Entry] = []
+    if path.name == BOOK:
+        with copied_book(path) as book:
+            if site not in book.sites():
+                raise LedgerError(f"{path} has the ledgers of many sites: say which one with --site NAME")
+            return _audit(book.pages(site), key=key)
     with copied(path) as file:
-        history = History(file.members)
-        for row in file.rows():
-            entry = read_entry(row.body, number=row.number)
-            public = _public_key(entries[0] if entries else entry)
-            if key is not None and public.hex() != key:
-                raise LedgerError(f"the ledger is under key {public.hex()}, not {key}", entry=1)
-            _check_signature(row, public)
-            if isinstance(entry.event, Begun):
-                with _named(entry.number):
-                    _check_cost(entry.number, entry.event, history.budget)
-            history.add(entry)
-            if isinstance(entry.event, Summed):
-                with _named(entry.number):
-                    _check_sum(entry.number, entry.event, history)
-            entries.append(entry)
-        created = history.created
-        head = file.read_head()
-        if head is not None:
-            check_head(head, [entry.hash for entry in entries], bytes.fromhex(created.public_key))
-        return LedgerAudit(
-            site=created.site,
-            public_key=created.public_key,
-            budget=history.budget,
-            entries=tuple(entries),
-            complete=head is not None,
-            datasets=tuple(_dataset(history, number) for number in history.datasets),
-            plans=tuple(_plan(course, history) for course in history.courses.values()),
-            refused_enough=history.refused_enough,
-        )
+        return _audit(file, key=key)
+
+
+def audit_book(path: Path) -> Iterator[LedgerAudit]:
+    """The same of each site's ledger in a book, one after another. Raises LedgerError naming the site."""
+    with copied_book(path) as book:
+        for site in book.sites():
+            try:
+                audit = _audit(book.pages(site), key=None)
+                if audit.site != site:
+                    raise LedgerError(f"it is of site {audit.site}", entry=1)
+            except LedgerError as error:
+                named = LedgerError(f"site {site}: {error}")
+                named.entry = error.entry
+                raise named from error
+            yield audit
+
+
+def _audit(file: EntryFile, *, key: str | None) -> LedgerAudit:
+    entries: list[Entry] = []
+    history = History(file.members)
+    for row in file.rows():
+        entry = read_entry(row.body, number=row.number)
+        public = _public_key(entries[0] if entries else entry)
+        if key is not None and public.hex() != key:
+            raise LedgerError(f"the ledger is under key {public.hex()}, not {key}", entry=1)
+        _check_signature(row, public)
+        if isinstance(entry.event, Begun):
+            with _named(entry.number):
+                _check_cost(entry.number, entry.event, history.budget)
+        history.add(entry)
+        if isinstance(entry.event, Summed):
+            with _named(entry.number):
+                _check_sum(entry.number, entry.event, history)
+        entries.append(entry)
+    created = history.created
+    head = file.read_head()
+    if head is not None:
+        check_head(head, [entry.hash for entry in entries], bytes.fromhex(created.public_key))
+    return LedgerAudit(
+        site=created.site,
+        public_key=created.public_key,
+        budget=history.budget,
+        entries=tuple(entries),
+        complete=head is not None,
+        datasets=tuple(_dataset(history, number) for number in history.datasets),
+        plans=tuple(_plan(course, history) for course in history.courses.values()),
+        refused_enough=history.refused_enough,
+    )
 
 
 @contextmanager

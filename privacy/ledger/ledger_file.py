@@ -93,7 +93,7 @@ class LedgerFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             with self.locked():
                 self._prepare(create=create)
-        self.members = _Members(self)
+        self.members: Mapping[int, bytes] = _Members(self)
 
     def _make_private(self) -> None:
         """Make the file, for its owner alone; what SQLite puts beside it gets the same permissions."""

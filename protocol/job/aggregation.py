@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from protocol.job.section import SITES_MAX, Section
+from protocol.job.section import COHORT_MAX, Section
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
 
 # How many sites' answers uncover or confirm a sum, and without which nothing is; unset: ⌊2n/3⌋ + 1.
-Threshold = Annotated[int, Field(ge=2, le=SITES_MAX)]
+Threshold = Annotated[int, Field(ge=2, le=COHORT_MAX)]
 
 
 class MasksSection(Section):
@@ -25,7 +25,7 @@ class MasksSection(Section):
     kind: Literal["masks"] = "masks"
     threshold: Threshold | None = None
     # How many sites may work together with the coordinator without reading another's update.
-    colluding: Annotated[int, Field(ge=0, le=SITES_MAX)] = 0
+    colluding: Annotated[int, Field(ge=0, le=COHORT_MAX)] = 0
     # Whether sites sign who has answered before they uncover a sum; if not, the coordinator must be honest.
     confirm: bool = True
     modulus_bits: Literal[16, 20, 32] = 32
@@ -61,6 +61,11 @@ class HomomorphicSection(Section):
     def check(self, job: Job) -> None:
         """Raises ValueError for a job whose updates cannot be summed as ciphertexts."""
         wanted = 'with aggregation.kind="homomorphic"'
+        if job.federation.cohort is not None:
+            raise ValueError(
+                f"federation.cohort: expected none {wanted}, whose sites share one key of the run; use "
+                'aggregation.kind="masks"'
+            )
         if job.privacy.hides_sites:
             raise ValueError(
                 f'privacy.unit: expected "example" {wanted}: a single site opens the sum, which would have '

@@ -9,8 +9,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 from privacy.errors import JobError
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
+from protocol.job.draw import cohort_size
 from protocol.job.privacy import PrivacySection
-from protocol.job.section import SITES_MAX, Section
+from protocol.job.section import COHORT_MAX, SITES_MAX, Section
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.plain_text import Place, Word
 
@@ -81,8 +82,10 @@ class FederationSection(Section):
 
     sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
     partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
-    # A round counts with so many sites' updates; unset: all.
-    min_sites: Annotated[int, Field(ge=1, le=SITES_MAX)] | None = None
+    # So many of the sites are drawn for a round, or such a share of them; unset: all.
+    cohort: Annotated[int, Field(ge=1, le=COHORT_MAX)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    # A round counts with so many sites' updates; unset: all that are drawn.
+    min_sites: Annotated[int, Field(ge=1, le=COHORT_MAX)] | None = None
     # Seconds after which a round of a real run closes with those that answered.
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
@@ -140,6 +143,7 @@ class SeedsSection(Section):
 
     adapter: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
     data: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
+    cohort: Annotated[int, Field(ge=0, le=SEED_MAX)] = 0
     noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
@@ -193,10 +197,10 @@ class Job(Section):
         """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
         return 1 if self.privacy.hides_sites else self.training.local_steps
 
-    @property
-    def planned_steps(self) -> int:
-        """The releases of the whole run."""
-        return self.training.rounds * self.steps_a_round
+    def most_rounds(self, *, sites: int) -> int:
+        """How many rounds a run of so many sites has those in that are drawn most often."""
+        drawn = self.training.rounds * cohort_size(self.federation.cohort, sites=sites)
+        return -(-drawn // sites)
 
 
 def top_share(layers: str) -> float | None:

@@ -6,22 +6,25 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any
 
 from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
+from protocol.job.draw import Draw, cohort_size
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
-from protocol.job.section import SITES_MAX
-from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
+from protocol.job.section import COHORT_MAX, SITES_MAX
+from protocol.plain_text import LONGEST_LABEL, LONGEST_NAME, MOST_LABELS, is_plain, quoted
 
 VERSION = version("confide")
 MANIFEST_PURPOSE = "manifest"  # what a coordinator's signature under one is for
 
-# No real job comes near it: ten thousand labels of twenty letters, twice, are half of it.
-MOST_BYTES = 1 << 20
+# No real job comes near it: the names of a hundred thousand simulated sites are two thirds of it.
+MOST_BYTES = 1 << 21
+# Sites times rounds: drawing so many takes seconds.
+MOST_DRAWN = 2_000_000
 
 # What is planned before a model is there has none yet, and an empty digest.
 _HEX = re.compile(r"[0-9a-f]{0,64}")
@@ -32,8 +35,9 @@ _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 class Manifest:
     """What every site of a run must agree to. Raises ProtocolError for names that people could not read.
 
-    ``cohort`` is the number of sites in the run, ``labels`` are in the order of the head's outputs; the
-    digests are SHA-256 as hex.
+    ``cohort`` is the number of sites in a round. Where these are drawn (``federation.cohort``), ``sites``
+    are the names of all that they are drawn from, in order; elsewhere all sites are in each round, and it
+    is empty. ``labels`` are in the order of the head's outputs; the digests are SHA-256 as hex.
     """
 
     run: str
@@ -42,6 +46,7 @@ class Manifest:
     labels: tuple[str, ...]
     model_digest: str
     layout_digest: str
+    sites: tuple[str, ...] = ()
     version: str = VERSION
 
     def __post_init__(self) -> None:
@@ -51,12 +56,38 @@ class Manifest:
                 "expected a run's name of up to 120 letters, digits, dots, dashes and underscores, got "
                 f"{quoted(self.run)}"
             )
-        if type(self.cohort) is not int or not 1 <= self.cohort <= SITES_MAX:
-            raise ProtocolError(f"expected a cohort of 1 to {SITES_MAX} sites, got {self.cohort!r}")
+        if type(self.cohort) is not int or not 1 <= self.cohort <= COHORT_MAX:
+            raise ProtocolError(
+                f"expected a cohort of 1 to {COHORT_MAX} sites, got {self.cohort!r}: set federation.cohort"
+            )
+        self._check_sites()
         self._check_labels()
         for digest in (self.model_digest, self.layout_digest):
             if not (isinstance(digest, str) and _HEX.fullmatch(digest)):
                 raise ProtocolError(f"expected SHA-256 as hex, got {quoted(digest)}")
+
+    def _check_sites(self) -> None:
+        drawn = self.job.federation.cohort
+        if drawn is None and not self.sites:
+            return
+        if not 1 <= len(self.sites) <= SITES_MAX:
+            raise ProtocolError(f"expected 1 to {SITES_MAX} sites to draw from, got {len(self.sites)}")
+        for site in self.sites:
+            if not (isinstance(site, str) and 0 < len(site) <= LONGEST_NAME and is_plain(site)):
+                raise ProtocolError(f"expected a site's name, got {quoted(site)}")
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ProtocolError("expected the sites to draw from in order, each once")
+        size = cohort_size(drawn, sites=len(self.sites))
+        if self.cohort != size:
+            raise ProtocolError(
+                f"expected cohort={size} of {len(self.sites)} sites by federation.cohort={drawn}, "
+                f"got {self.cohort}"
+            )
+        if self.job.training.rounds * size > MOST_DRAWN:
+            raise ProtocolError(
+                f"federation.cohort: expected rounds · cohort <= {MOST_DRAWN}, got "
+                f"{self.job.training.rounds} · {size}"
+            )
 
     def _check_labels(self) -> None:
         if len(self.labels) > MOST_LABELS:
@@ -70,8 +101,50 @@ class Manifest:
                 )
 
     @property
+    def site_count(self) -> int:
+        """The number of sites in the run."""
+        return len(self.sites) or self.cohort
+
+    def drawn(self, number: int) -> frozenset[str] | None:
+        """The sites of a round; None where all are in each. Metrics are asked of the last round's."""
+        return None if self._draw is None else self._draw.cohort(number)
+
+    def draws(self, site: str, number: int) -> bool:
+        """Whether a site is in a round."""
+        cohort = self.drawn(number)
+        return cohort is None or site in cohort
+
+    def rounds_of(self, site: str) -> int:
+        """How many rounds a site is in."""
+        return self.job.training.rounds if self._draw is None else self._draw.rounds_of(site)
+
+    def rounds_until(self, site: str, number: int) -> int:
+        """How many rounds a site is in up to a round, that one among them."""
+        return number if self._draw is None else self._draw.rounds_until(site, number)
+
+    @property
+    def most_rounds(self) -> int:
+        """How many rounds those sites are in that are drawn most often."""
+        return self.job.most_rounds(sites=self.site_count)
+
+    def planned_rounds(self, site: str) -> int:
+        """The rounds that a site's plan is for.
+
+        Its own noise hides its examples in just the rounds that it is in. What hides whole sites is the
+        same for all of them, and so for those that are drawn most often.
+        """
+        return self.most_rounds if self.job.privacy.hides_sites else self.rounds_of(site)
+
+    @cached_property
+    def _draw(self) -> Draw | None:
+        if not self.sites:
+            return None
+        seed = self.job.seeds.cohort
+        return Draw(sites=self.sites, size=self.cohort, rounds=self.job.training.rounds, seed=seed)
+
+    @property
     def min_survivors(self) -> int:
-        """How many sites' updates make a round at least: all of them, if the job does not say."""
+        """How many sites' updates make a round at least: all that are drawn, if the job does not say."""
         return min(self.job.federation.min_sites or self.cohort, self.cohort)
 
     @property
@@ -98,6 +171,8 @@ def _check_length(content: bytes) -> None:
         raise ProtocolError(f"expected a manifest of {MOST_BYTES} bytes at most, got {len(content)}")
 
 
+# A process reads the one of its run again and again, be it for thousands of simulated sites.
+@lru_cache(maxsize=4)
 def read_manifest(content: bytes) -> Manifest:
     """Parse a manifest. Raises ProtocolError if it is too long, not canonical or of another version."""
     _check_length(content)
@@ -111,6 +186,7 @@ def read_manifest(content: bytes) -> Manifest:
             job=parse_job(table["job"]),
             cohort=table["cohort"],
             labels=tuple(table["labels"]),
+            sites=tuple(table["sites"]),
             model_digest=table["model_digest"],
             layout_digest=table["layout_digest"],
         )

@@ -1,11 +1,12 @@
-"""What every section of a job is, and the one limit that several share."""
+"""What every section of a job is, and the limits that several share."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-# With more sites a round's list of them, their keys and their graph take seconds at each of them.
-SITES_MAX = 10_000
+SITES_MAX = 100_000
+# With more sites in a round their list, their keys and their graph take seconds at each of them.
+COHORT_MAX = 10_000
 
 
 class Section(BaseModel):

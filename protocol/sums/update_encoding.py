@@ -105,13 +105,13 @@ def plan_for_site(manifest: Manifest, *, update_size: int) -> SitePlan:
             epsilon=job.privacy.epsilon,
             delta=job.privacy.delta,
             clipping_norm=job.privacy.clipping_norm,
-            releases=job.training.rounds,
+            releases=manifest.most_rounds,
         )
     return make_shared_site_plan(
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
         clipping_norm=job.privacy.clipping_norm,
-        releases=job.training.rounds,
+        releases=manifest.most_rounds,
         sensitivity_of=lambda multiplier: _site_encoding(
             manifest, size, bytes(32), multiplier=multiplier
         ).sensitivity(job.privacy.clipping_norm),

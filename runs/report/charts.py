@@ -20,7 +20,7 @@ from runs.report.figures import (
     round_axis,
     to_svg,
 )
-from runs.run_folder import RoundRecord
+from runs.run_folder import RoundRecord, last_epsilon
 from tasks.measures import Measure
 
 if TYPE_CHECKING:
@@ -73,8 +73,12 @@ def epsilon_chart(records: Sequence[RoundRecord], *, budget: float) -> str:
     Sites whose ε is None have no bound and are not drawn.
     """
     rounds = [0, *(record.round for record in records)]
-    names = [name for name, spent in records[-1].epsilon.items() if spent is not None]
-    spent = {name: [0.0, *(r.epsilon.get(name) or 0.0 for r in records)] for name in names}
+    names = [name for name, last in last_epsilon(records).items() if last is not None]
+    spent = {name: [0.0] for name in names}
+    for record in records:
+        for name, values in spent.items():
+            # Who is not in a round has still lost what it had.
+            values.append(record.epsilon.get(name) or values[-1])
     highest = max((values[-1] for values in spent.values()), default=0.0)
     with new_figure() as (figure, axes):
         axes.axhline(budget, color=ORANGE, linestyle="--", linewidth=1.4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
 from runs.formats import format_count
-from runs.run_folder import RoundRecord
+from runs.run_folder import RoundRecord, last_epsilon
 from tasks.label_scores import what_scores_hide
 
 
@@ -38,7 +38,7 @@ def find_notices(
     job = manifest.job
     protected = job.privacy.protects
     asked, done = job.training.rounds, len(records)
-    spent = list(records[-1].epsilon.values()) if records else []
+    spent = list(last_epsilon(records).values())
     if not protected:
         text = (
             'The job asked for privacy.mechanism = "none": no noise was added, so nothing bounds '

@@ -31,7 +31,7 @@ from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
-from runs.run_folder import RoundRecord, RunFolder, job_toml
+from runs.run_folder import RoundRecord, RunFolder, job_toml, last_epsilon
 from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
@@ -123,7 +123,12 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
     if not records:
         return "No round has finished yet, so there is nothing to report but what was asked for."
     last = records[-1]
-    trained = f"{format_count(len(last.epsilon), 'site')} trained for {format_count(len(records), 'round')}"
+    trained = (
+        f"{format_count(len(last_epsilon(records)), 'site')} trained for "
+        f"{format_count(len(records), 'round')}"
+    )
+    if job.federation.cohort is not None:
+        trained += f", {len(last.epsilon)} in each"
     told = [
         f"{measure.title} {format_measure(last.measures, measure)}"
         for measure in find_task(job.task).measures
@@ -136,7 +141,7 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         told.append(f"{apart} {side} always answering the most frequent label")
     if last.by_label:
         told.append(f"F1 {format_percent(macro_f1(last.by_label))} as a mean over the labels")
-    return f"{trained}; held-out {', '.join(told)}; {_spent(job, last)}."
+    return f"{trained}; held-out {', '.join(told)}; {_spent(job, records)}."
 
 
 def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
@@ -189,7 +194,7 @@ def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, 
     """
     if not records or not job.privacy.protects:
         return []
-    budget, spent = job.privacy.epsilon, records[-1].epsilon
+    budget, spent = job.privacy.epsilon, last_epsilon(records)
     examples = dict(facts.get("examples_by_site", {}))
     if len(spent) <= charts.SITES_SHOWN:
         return [
@@ -262,10 +267,10 @@ def _share_of_answers(task: Task) -> str:
     return share.title if share.by_example else f"{share.title} by {task.units.example}"
 
 
-def _spent(job: Job, last: RoundRecord) -> str:
+def _spent(job: Job, records: Sequence[RoundRecord]) -> str:
     if not job.privacy.protects:
         return "nothing protected the examples"
-    values = list(last.epsilon.values())
+    values = list(last_epsilon(records).values())
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "the ε of at least one site has no bound"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import ConfideError
-from runs.run_folder import RunFolder
+from runs.run_folder import RunFolder, highest_epsilon
 from runs.run_state import is_coordinated, read_state
 from server.provisioning.authority import format_day, valid_until
 from server.provisioning.coordinator_folder import CoordinatorFolder
@@ -119,6 +119,6 @@ def _run(path: Path) -> RunStatus:
         state=state,
         done=len(records),
         rounds=rounds,
-        epsilon=records[-1].highest_epsilon if records else None,
+        epsilon=highest_epsilon(records),
         reason=(told.reason or told.doing) if told else "",
     )

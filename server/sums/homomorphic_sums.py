@@ -96,7 +96,12 @@ class HomomorphicSums:
             self._deal(self._roster, number)
         return sorted(self._members)
 
-    def train(self, request: Train, *, last: bool) -> dict[str, Request]:  # noqa: ARG002 - no sum needs the next
+    def train(
+        self,
+        request: Train,
+        *,
+        following: Collection[str],  # noqa: ARG002 - no sum needs the next
+    ) -> dict[str, Request]:
         roster, self._asked = self._roster_now, asked_to_train(request)
         requests = {}
         for site in sorted(self._members):

@@ -60,6 +60,11 @@ class _Dealt:
     noise_std: float
     dealings: dict[str, Dealing] = field(default_factory=dict)
 
+    @property
+    def sites(self) -> set[str]:
+        """Who takes part in it."""
+        return {member.site for member in self.roster.members}
+
     def take(self, site: str, dealing: Dealing) -> None:
         """Raises AggregationError for a dealing that does not fit the roster."""
         check_dealing(self.roster, dealing)
@@ -110,7 +115,7 @@ class MaskedSums:
     def prepare(self, members: Collection[str], number: int) -> list[str]:
         self._members = set(members)
         if len(self._ready()) < self._rules.min_survivors:
-            self._current = self._begin(number)
+            self._current = self._begin(self._members, number)
             request = Request(
                 deal=Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._current.roster))
             )
@@ -121,15 +126,17 @@ class MaskedSums:
             self._take(answers.require(self._rules.min_survivors, "dealing", what="dealing"), self._current)
         return self._ready()
 
-    def train(self, request: Train, *, last: bool) -> dict[str, Request]:
-        self._next = None if last else self._begin(request.round)
+    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:
+        # Too few may have joined yet: then secrets are dealt before the next round, and not in this one.
+        enough = len(following) >= self._rules.min_survivors
+        self._next = self._begin(following, request.round + 1) if enough else None
         requests = {}
         request.noise_std = self._now.noise_std
         for site, cohort in self._hand_on(asked_to_train(request)).items():
             train = Train()
             train.CopyFrom(request)
             train.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
-            if self._next is not None:
+            if self._next is not None and site in self._next.sites:
                 train.next.CopyFrom(write_roster(self._next.roster))
             requests[site] = Request(train=train)
         return requests
@@ -148,7 +155,7 @@ class MaskedSums:
         if self._next is None:
             return {}
         deal = Deal(manifest_digest=self._manifest.digest, roster=write_roster(self._next.roster))
-        others = self._members - set(self._ready()) - self._next.dealings.keys()
+        others = self._next.sites - set(self._ready()) - self._next.dealings.keys()
         return dict.fromkeys(sorted(others), Request(deal=deal))
 
     def check(self, site: str, reply: Reply) -> None:
@@ -156,7 +163,7 @@ class MaskedSums:
             job = self._manifest.job
             size = vector_size(job, self._size)
             Ring(job.masks.modulus_bits).unpack(reply.trained.update, size=size)
-            if self._next is not None:
+            if self._next is not None and site in self._next.sites:
                 check_dealing(self._next.roster, read_dealing(site, reply.trained.next))
         elif reply.HasField("evaluated"):
             METRICS_RING.unpack(reply.evaluated.masked, size=2)
@@ -194,8 +201,8 @@ class MaskedSums:
             mean = encoding.mean(total, count=len(masked))
         following, self._next = self._next, None
         if following is not None:
-            for site, answer in trained.items():
-                following.take(site, read_dealing(site, answer.next))
+            for site in sorted(trained.keys() & following.sites):
+                following.take(site, read_dealing(site, trained[site].next))
         self._current = following
         return spread(self._manifest, mean, self._size, number)
 
@@ -285,12 +292,12 @@ class MaskedSums:
         """The members whose secrets are dealt for the sum to come."""
         return sorted(self._current.dealings.keys() & self._members) if self._current else []
 
-    def _begin(self, number: int) -> _Dealt:
-        """A sum to deal for, among all members as they joined last."""
-        sites = sorted(self._members)
+    def _begin(self, members: Collection[str], number: int) -> _Dealt:
+        """A sum to deal for, among these members as they joined last."""
+        sites = sorted(members)
         check_enough(sites, self._rules.min_survivors, number)
-        members = tuple(self._known[site] for site in sites)
-        roster = Roster(rules=self._rules, number=self._take_number(), members=members)
+        known = tuple(self._known[site] for site in sites)
+        roster = Roster(rules=self._rules, number=self._take_number(), members=known)
         return _Dealt(roster=roster, noise_std=max(self._noise_std[site] for site in sites))
 
     def _hand_on(self, asked: bytes) -> dict[str, Cohort]:

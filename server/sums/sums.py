@@ -58,11 +58,15 @@ class Sums(Protocol):
         ...
 
     def prepare(self, members: Collection[str], number: int) -> list[str]:
-        """See that round ``number`` can be asked for: the sites that can contribute to it."""
+        """See that round ``number`` can be asked for: those of its members that can contribute to it."""
         ...
 
-    def train(self, request: Train, *, last: bool) -> dict[str, Request]:
-        """The request of a round for each site that can contribute."""
+    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:
+        """The request of a round for each site that can contribute.
+
+        ``following`` are those that will be in the next sum, as far as they have joined; none after the
+        last one.
+        """
         ...
 
     def evaluate(self, request: Evaluate) -> dict[str, Request]:
@@ -120,7 +124,7 @@ class PlainSums:
         self._ready = sorted(members)
         return self._ready
 
-    def train(self, request: Train, *, last: bool) -> dict[str, Request]:  # noqa: ARG002
+    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:  # noqa: ARG002
         return dict.fromkeys(self._ready, Request(train=request))
 
     def evaluate(self, request: Evaluate) -> dict[str, Request]:

@@ -16,6 +16,7 @@ from client.training.gradients import losses
 from client.training.step import add_batch, make_optimizer
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import fresh_source
+from protocol.job.draw import cohort_size
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
@@ -67,7 +68,7 @@ def estimate_effort(
         size * -math.expm1(plan.steps * math.log1p(-min(plan.sampling_rate, 1 - 1e-12)))
         for size, plan in zip(examples, plans, strict=True)
     ]
-    steps = len(examples) * training.total_steps
+    steps = cohort_size(world.job.federation.cohort, sites=len(examples)) * training.total_steps
     seconds = steps * (_rows_a_step(world, shapes) * measured.train + measured.step)
     seconds += (training.rounds + 1) * held_out * measured.evaluate
     seconds += (sum(drawn) + held_out) * measured.keep if keeps else 0.0

@@ -15,6 +15,7 @@ from privacy.accounting.base_plan import Accountant
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PlanError
+from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from simulation.forecast.cost import Clock, Effort, estimate_effort
@@ -97,10 +98,11 @@ def forecast(
     check_sums(manifest)
     check_encoding(manifest, update_size=setup.layout.update_size)
     loading = clock() - began
-    noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size)
+    cohort = cohort_size(job.federation.cohort, sites=len(sizes))
+    noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size, cohort=cohort)
     # Noise for whole sites takes none of the training's time.
     steps = [
-        plan if isinstance(plan, SampledPlan) else plan_training(job, size)
+        plan if isinstance(plan, SampledPlan) else plan_training(job, size, rounds=plan.steps)
         for size, plan in zip(sizes.values(), plans, strict=True)
     ]
     effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
@@ -109,7 +111,7 @@ def forecast(
         parameters=setup.layout.update_size,
         sites=_sites(sizes, plans),
         noise=noise,
-        traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True))),
+        traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
         effort=replace(effort, seconds=effort.seconds + loading),
         suggestions=suggest(setup, run=noise.run),
         budgets=budgets,

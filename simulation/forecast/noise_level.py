@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from client.session import plan_training
 from privacy.accounting.plan import Plan, SitePlan
 from privacy.errors import PlanError
+from protocol.job.draw import cohort_size
 from protocol.job.job import Job, TrainingSection
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest
@@ -62,14 +63,16 @@ class Setup:
         return tuple(by_size[size] for size in self.examples)
 
     def plan(self, examples: int) -> Plan:
-        """The plan of a site with so many examples."""
+        """The plan of a site with so many examples, in as many rounds as any is drawn in."""
+        sites = len(self.examples)
         if not self.job.privacy.hides_sites:
-            return plan_training(self.job, examples)
+            return plan_training(self.job, examples, rounds=self.job.most_rounds(sites=sites))
         # No name and no model's digest is in a plan.
         manifest = Manifest(
             run="plan",
             job=self.job,
-            cohort=len(self.examples),
+            cohort=cohort_size(self.job.federation.cohort, sites=sites),
+            sites=self._names(),
             labels=(),
             model_digest="",
             layout_digest=self.layout.digest,
@@ -78,11 +81,26 @@ class Setup:
 
     def noise_level(self) -> NoiseLevel:
         """Noise against signal. Raises PlanError where there can be no plan."""
-        return noise_level(self.plans(), training=self.job.training, parameters=self.layout.update_size)
+        return noise_level(
+            self.plans(),
+            training=self.job.training,
+            parameters=self.layout.update_size,
+            cohort=cohort_size(self.job.federation.cohort, sites=len(self.examples)),
+        )
+
+    def _names(self) -> tuple[str, ...]:
+        """Some names to draw from, where sites are drawn."""
+        if self.job.federation.cohort is None:
+            return ()
+        return tuple(sorted(f"site-{number}" for number in range(1, len(self.examples) + 1)))
 
 
-def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters: int) -> NoiseLevel:
+def noise_level(
+    plans: Iterable[Plan], *, training: TrainingSection, parameters: int, cohort: int | None = None
+) -> NoiseLevel:
     """Noise against signal of sites with these plans that train ``parameters`` numbers.
+
+    So many of them as ``cohort`` says are in a round, or all.
 
     A site's step is (sum of clipped gradients + noise) / batch. The noise has norm std · √parameters, the
     sum at most batch times a clipped gradient's. Independent noises add up in squares: over the sites,
@@ -90,15 +108,17 @@ def noise_level(plans: Iterable[Plan], *, training: TrainingSection, parameters:
     plan.
     """
     plans = tuple(plans)
+    cohort = cohort or len(plans)
     if plans and isinstance(plans[0], SitePlan):
-        return _of_sites(plans[0], sites=len(plans), rounds=training.rounds, parameters=parameters)
+        return _of_sites(plans[0], sites=cohort, rounds=training.rounds, parameters=parameters)
     ratios = [
         plan.noise_std * math.sqrt(parameters) / (training.batch_size * _clipped_length(plan, parameters))
         for plan in plans
     ]
     if not ratios:
         raise PlanError("expected the plan of at least one site, got none")
-    step = math.sqrt(math.fsum(ratio**2 for ratio in ratios)) / len(ratios)
+    # In a mean over a cohort that is drawn any site may be: the mean of the squares counts.
+    step = math.sqrt(math.fsum(ratio**2 for ratio in ratios) / len(ratios) / cohort)
     return NoiseLevel(site_step=max(ratios), step=step, run=step / math.sqrt(steps_in_effect(training)))
 
 

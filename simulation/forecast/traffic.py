@@ -27,24 +27,24 @@ class Traffic:
     total: int
 
 
-def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traffic:
-    """Bytes of the messages of a round's training, with every site in it, by the ``plans`` of the sites.
+def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan], *, cohort: int) -> Traffic:
+    """Bytes of the messages of a round's training, with a ``cohort`` in it, by the sites' ``plans``.
 
     A receipt's numbers take a few characters more or fewer. Under masks every site is taken to mask with
     every other. A homomorphic sum is opened by one site, which is sent the ciphertexts of all: that is in
     the total alone. Joining, once a run, comes on top: the manifest and the first dealings, a few
     kilobytes a site.
     """
-    sites, number = tuple(plans), job.training.rounds
+    sites, number = tuple(plans)[-cohort:], job.training.rounds
     kind = sum_kind(job)
     ups, opening, down = [], 0, 0
-    for name, plan in plans.items():
+    for name in sites:
         made_up = kind.messages(job, sites, site=name, update_size=layout.update_size)
         train = pb.Train(
             manifest_digest=bytes(DIGEST_BYTES), round=number, adapter=bytes(4 * layout.adapter_size)
         )
         train.MergeFrom(made_up.train)
-        content = _receipt(job, name, plan).content
+        content = _receipt(job, name, plans[name]).content
         receipt = asdict(SignedReceipt(content=content, signature=bytes(SIGNATURE_BYTES)))
         trained = pb.Trained(round=number, receipt=receipt)
         trained.MergeFrom(made_up.trained)
@@ -53,7 +53,7 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan]) -> Traff
         replies = (pb.Reply(site=name, trained=trained), *made_up.replies)
         ups.append(sum(one.ByteSize() for one in replies))
         opening = made_up.opening
-    total = number * (sum(ups) + len(ups) * down + opening) - len(ups) * _HEAD_BYTES
+    total = number * (sum(ups) + len(ups) * down + opening) - min(len(plans), number * cohort) * _HEAD_BYTES
     return Traffic(up=max(ups), down=down, total=total)
 
 

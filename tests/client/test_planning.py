@@ -18,7 +18,7 @@ from protocol.job.job import AdapterSection, DataSection, Job, ModelSection
 from protocol.job.manifest import Manifest
 from tests.needs import needs_linux
 
-EXAMPLES, SIZE = 2000, 5000
+EXAMPLES, SIZE, ROUNDS = 2000, 5000, 10
 CONSTANT = (
     "the site cannot plan this job within its limits: ask for fewer steps, or for a smaller "
     "privacy.epsilon; the site's own log says more"
@@ -48,7 +48,7 @@ def python(program: str) -> tuple[str, ...]:
 def answering(asked: Manifest, *, marks: Path | None = None) -> tuple[str, ...]:
     """A process that says what the real one would, at once; ``marks`` is a file to which it adds a line."""
     try:
-        answer = to_table(plan_here(asked, EXAMPLES, SIZE))
+        answer = to_table(plan_here(asked, EXAMPLES, SIZE, asked.job.training.rounds))
     except PlanError as error:
         answer = {"refused": str(error)}
     mark = f"open({str(marks)!r}, 'a').write('asked\\n'); " if marks else ""
@@ -81,22 +81,23 @@ def counted(tmp_path: Path) -> Callable[..., tuple[PlanningProcess, Path]]:
 )
 def test_a_process_finds_the_plan_that_is_found_here(asked: Manifest) -> None:
     planner = PlanningProcess(seconds=120, mib=1024)
-    assert planner(asked, EXAMPLES, SIZE) == plan_here(asked, EXAMPLES, SIZE)
+    rounds = asked.job.training.rounds
+    assert planner(asked, EXAMPLES, SIZE, rounds) == plan_here(asked, EXAMPLES, SIZE, rounds)
 
 
 def test_what_no_plan_fits_is_said_as_here() -> None:
     asked = manifest(training={"batch_size": 2001})
     with pytest.raises(PlanError) as here:
-        plan_here(asked, EXAMPLES, SIZE)
+        plan_here(asked, EXAMPLES, SIZE, ROUNDS)
     with pytest.raises(PlanError) as there:
-        PlanningProcess(seconds=120, mib=1024)(asked, EXAMPLES, SIZE)
+        PlanningProcess(seconds=120, mib=1024)(asked, EXAMPLES, SIZE, ROUNDS)
     assert str(there.value) == str(here.value)
 
 
 def test_without_noise_nothing_is_asked() -> None:
     planner = PlanningProcess(seconds=120, mib=1024, command=python("raise SystemExit(1)"))
     silent = manifest(privacy={"mechanism": "none"})
-    assert planner(silent, EXAMPLES, SIZE) == plan_here(silent, EXAMPLES, SIZE)
+    assert planner(silent, EXAMPLES, SIZE, ROUNDS) == plan_here(silent, EXAMPLES, SIZE, ROUNDS)
 
 
 ANSWERS = {
@@ -117,21 +118,21 @@ ANSWERS = {
 def test_whatever_befalls_the_process_is_one_sentence(program: str) -> None:
     planner = PlanningProcess(seconds=1.0, mib=1024, command=python(program))
     with pytest.raises(RunError) as error:
-        planner(manifest(), EXAMPLES, SIZE)
+        planner(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
 def test_a_process_that_is_not_there_is_the_same_sentence(tmp_path: Path) -> None:
     planner = PlanningProcess(seconds=1.0, mib=1024, command=[str(tmp_path / "none")])
     with pytest.raises(RunError) as error:
-        planner(manifest(), EXAMPLES, SIZE)
+        planner(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
 @needs_linux
 def test_memory_is_limited() -> None:
     with pytest.raises(RunError) as error:
-        PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE)
+        PlanningProcess(seconds=120, mib=16)(manifest(), EXAMPLES, SIZE, ROUNDS)
     assert str(error.value) == CONSTANT
 
 
@@ -151,30 +152,30 @@ def test_a_plan_that_the_job_did_not_ask_for_is_not_taken(tmp_path: Path, other:
     loud, quiet = manifest(), manifest(**other)
     kept = tmp_path / "plans.json"
     options: dict[str, Any] = {"seconds": 120, "mib": 1024, "kept": kept}
-    PlanningProcess(**options, command=answering(quiet))(quiet, EXAMPLES, SIZE)
+    PlanningProcess(**options, command=answering(quiet))(quiet, EXAMPLES, SIZE, quiet.job.training.rounds)
     ((_, plans),) = json.loads(kept.read_bytes()).items()
-    PlanningProcess(**options, command=answering(loud))(loud, EXAMPLES, SIZE)
+    PlanningProcess(**options, command=answering(loud))(loud, EXAMPLES, SIZE, ROUNDS)
     swapped = dict.fromkeys(json.loads(kept.read_bytes()), plans)
     kept.write_text(json.dumps(swapped))
     again = PlanningProcess(**options, command=answering(loud))
-    assert again(loud, EXAMPLES, SIZE) == plan_here(loud, EXAMPLES, SIZE)
+    assert again(loud, EXAMPLES, SIZE, ROUNDS) == plan_here(loud, EXAMPLES, SIZE, ROUNDS)
     wrong = PlanningProcess(seconds=120, mib=1024, command=python(f"print({json.dumps(plans)!r})"))
     with pytest.raises(RunError):
-        wrong(loud, EXAMPLES, SIZE)
+        wrong(loud, EXAMPLES, SIZE, ROUNDS)
 
 
 def test_a_plan_is_made_once(counted: Callable[..., Any], tmp_path: Path) -> None:
     """For all runs that agree in their numbers, and for the next process of the site too."""
     kept = tmp_path / "plans.json"
     planner, marks = counted(manifest(), kept=kept)
-    first = planner(manifest(), EXAMPLES, SIZE)
-    assert planner(manifest("another"), EXAMPLES, SIZE) == first
+    first = planner(manifest(), EXAMPLES, SIZE, ROUNDS)
+    assert planner(manifest("another"), EXAMPLES, SIZE, ROUNDS) == first
     after, _ = counted(manifest(), kept=kept)
-    assert after(manifest(), EXAMPLES, SIZE) == first
+    assert after(manifest(), EXAMPLES, SIZE, ROUNDS) == first
     assert marks.read_text() == "asked\n"
     for change in ({"examples": EXAMPLES + 1}, {"update_size": SIZE + 1}):
-        planner(manifest(), **{"examples": EXAMPLES, "update_size": SIZE, **change})
-    planner(replace(manifest(), cohort=6), EXAMPLES, SIZE)
+        planner(manifest(), **{"examples": EXAMPLES, "update_size": SIZE, "rounds": ROUNDS, **change})
+    planner(replace(manifest(), cohort=6), EXAMPLES, SIZE, ROUNDS)
     assert marks.read_text() == "asked\n" * 4
 
 
@@ -184,7 +185,7 @@ def test_a_refusal_is_remembered_and_not_written_down(counted: Callable[..., Any
     planner, marks = counted(asked, kept=kept)
     for _ in range(3):
         with pytest.raises(PlanError, match="batch_size"):
-            planner(asked, EXAMPLES, SIZE)
+            planner(asked, EXAMPLES, SIZE, ROUNDS)
     assert marks.read_text() == "asked\n"
     assert not kept.exists()
 
@@ -202,7 +203,7 @@ def test_a_damaged_file_costs_a_plan_and_nothing_else(tmp_path: Path, content: b
     kept = tmp_path / "plans.json"
     kept.write_bytes(content)
     planner = PlanningProcess(seconds=120, mib=1024, kept=kept, command=answering(manifest()))
-    assert planner(manifest(), EXAMPLES, SIZE) == plan_here(manifest(), EXAMPLES, SIZE)
+    assert planner(manifest(), EXAMPLES, SIZE, ROUNDS) == plan_here(manifest(), EXAMPLES, SIZE, ROUNDS)
 
 
 def test_the_process_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_the_process_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_pat
         f"open({str(seen)!r}, 'w').write(json.dumps([dict(os.environ), found, os.getcwd()]))"
     )
     with held, pytest.raises(RunError):
-        PlanningProcess(seconds=60, mib=1024, command=python(program))(manifest(), EXAMPLES, SIZE)
+        PlanningProcess(seconds=60, mib=1024, command=python(program))(manifest(), EXAMPLES, SIZE, ROUNDS)
     environment, files, folder = json.loads(seen.read_text())
     assert "swordfish" not in environment.values()
     assert len(files) <= 4  # its three streams, and the folder that it lists

@@ -218,7 +218,7 @@ def test_a_manifest_says_nothing_that_people_could_not_read(changes: Any) -> Non
 
 
 def test_a_manifest_is_bounded_as_a_whole_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = tuple(f"{number:04}" + "x" * 400 for number in range(2000))
+    labels = tuple(f"{number:04}" + "x" * 400 for number in range(3000))
     long = manifest(job=make_job(data={"labels": list(labels)}), labels=labels)
     with pytest.raises(ProtocolError, match=f"{MOST_BYTES} bytes at most"):
         _ = long.content

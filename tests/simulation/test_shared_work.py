@@ -29,21 +29,21 @@ def world(tiny_folder: Path) -> World:
 def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def plan(manifest: Any, examples: int, update_size: int, *, near: float) -> Any:
+    def plan(manifest: Any, examples: int, update_size: int, rounds: int, *, near: float) -> Any:
         asked.append(examples)
-        return plan_here(manifest, examples, update_size, near=near)
+        return plan_here(manifest, examples, update_size, rounds, near=near)
 
     monkeypatch.setattr(shared_work, "plan_here", plan)
     plans, manifest = SharedPlans(), world.manifest("run")
-    found = [plans(manifest, examples, 10) for examples in (60, 60, 61)]
+    found = [plans(manifest, examples, 10, 3) for examples in (60, 60, 61)]
     assert found[0] is found[1] != found[2]
-    assert found[2] == plan_here(manifest, 61, 10)
+    assert found[2] == plan_here(manifest, 61, 10, 3)
     other = replace(manifest, job=tiny.job(Path(manifest.job.data.source).parent, privacy={"epsilon": 4.0}))
-    assert plans(other, 60, 10).plan.mechanism.multiplier > found[0].plan.mechanism.multiplier
+    assert plans(other, 60, 10, 3).plan.mechanism.multiplier > found[0].plan.mechanism.multiplier
     assert asked == [60, 61, 60]
     for _ in range(2):
         with pytest.raises(PlanError, match="batch_size=16"):
-            plans(manifest, 5, 10)
+            plans(manifest, 5, 10, 3)
 
 
 def test_sizes_are_planned_near_each_other_and_as_alone(
@@ -51,15 +51,15 @@ def test_sizes_are_planned_near_each_other_and_as_alone(
 ) -> None:
     begun: list[float] = []
 
-    def plan(manifest: Any, examples: int, update_size: int, *, near: float) -> Any:
+    def plan(manifest: Any, examples: int, update_size: int, rounds: int, *, near: float) -> Any:
         begun.append(near)
-        return plan_here(manifest, examples, update_size, near=near)
+        return plan_here(manifest, examples, update_size, rounds, near=near)
 
     monkeypatch.setattr(shared_work, "plan_here", plan)
     plans, manifest = SharedPlans(), world.manifest("run")
     sizes = (40, 200, 90, 140, 100, 30)
-    found = [plans(manifest, examples, 10) for examples in sizes]
-    assert found == [plan_here(manifest, examples, 10) for examples in sizes]
+    found = [plans(manifest, examples, 10, 3) for examples in sizes]
+    assert found == [plan_here(manifest, examples, 10, 3) for examples in sizes]
     multipliers = [each.training.mechanism.multiplier for each in found]
     assert begun[:2] == [1.0, multipliers[0]]
     # Between sizes, and beyond them, a line through the two nearest: closer than either of them.

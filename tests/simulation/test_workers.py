@@ -63,7 +63,7 @@ def test_workers_make_the_same_adapter_bit_for_bit(tiny_folder: Path, tmp_path: 
 def test_a_worker_that_is_killed_is_told_in_a_sentence(tiny_folder: Path, tmp_path: Path) -> None:
     job = tiny.job(tiny_folder)
     folder = World(job).create_folder(tmp_path / "run")
-    worker = Worker(job, folder, ["site-1"])
+    worker = Worker(job, folder)
     worker._process.kill()
     with pytest.raises(RunError) as raised:
         worker.ask("site-1", b"")

@@ -110,7 +110,7 @@ class Federation:
 
     def train(self, *members: str) -> Exchange:
         self.sums.prepare(members or SITES, 1)
-        return self.ask(self.sums.train(Train(round=1), last=False), 1)
+        return self.ask(self.sums.train(Train(round=1), following=()), 1)
 
     def round(self, *members: str) -> np.ndarray:
         return self.mean(self.train(*members))
@@ -207,7 +207,7 @@ def test_bytes_that_are_signed_and_no_ciphertexts(
 ) -> None:
     """Whoever opens the sum would refuse it, and the round be lost for one site."""
     federation.sums.prepare(SITES, 1)
-    requests = federation.sums.train(Train(round=1), last=False)
+    requests = federation.sums.train(Train(round=1), following=())
     with monkeypatch.context() as broken:
         broken.setattr("privacy.secagg.ckks.homomorphic_sum.encrypt", lambda *_, **__: b"\0" * 60_000)
         first = federation.ask({"east": requests["east"]}, 1)
@@ -278,7 +278,7 @@ def test_metrics_are_of_other_sums(federation: Federation) -> None:
 
 def test_nothing_is_asked_before_a_sum_is_prepared(federation: Federation) -> None:
     with pytest.raises(RunError, match="no sum was prepared"):
-        federation.sums.train(Train(), last=False)
+        federation.sums.train(Train(), following=())
 
 
 # Who is asked what.

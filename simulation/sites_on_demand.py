@@ -1,0 +1,63 @@
+"""Simulated sites that are made when they are asked, and forgotten when others are."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from client.site import Site
+from privacy.ledger.ledger_book import BOOK
+from protocol.job.draw import cohort_size
+from runs.run_folder import RunFolder
+from simulation.simulated_federation import World
+
+# Cohorts whose sites are kept: a round's, the two after it, which join and deal meanwhile, and to spare.
+_COHORTS = 4
+
+
+class SitesOnDemand(Mapping[int, Callable[[bytes], bytes]]):
+    """What answers for each node, numbered from 1 in the order of the sites' ``names``.
+
+    ``make`` makes a site. No more than ``most`` are kept, those that were asked last; a site that is made
+    again is as it is after a restart: its ledger and its key are its own, and it joins a round anew.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], make: Callable[[str], Site], *, most: int | None = None
+    ) -> None:
+        self._names = names
+        self._make = make
+        self._most = most
+        self._made: OrderedDict[str, Site] = OrderedDict()
+
+    def answer(self, name: str, request: bytes) -> bytes:
+        """A site's answer to a request."""
+        site = self._made.pop(name, None) or self._make(name)
+        self._made[name] = site
+        if self._most is not None and len(self._made) > self._most:
+            self._made.popitem(last=False)
+        return site.answer(request)
+
+    def __getitem__(self, node: int) -> Callable[[bytes], bytes]:
+        return partial(self.answer, self._names[node - 1])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(1, len(self._names) + 1))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def sites_of_run(world: World, folder: RunFolder) -> SitesOnDemand:
+    """The sites of a run, made when they are asked.
+
+    They are forgetful: their secrets of sums would not outlive the coordinator, which asks for new ones
+    then. Where they have no folders of their own, there may be many: those of a few cohorts are kept, or
+    all if something waits in them that is not sent yet.
+    """
+    job, most = world.job, None
+    if (folder.path / "sites" / BOOK).exists() and job.compression.kind == "none":
+        most = _COHORTS * cohort_size(job.federation.cohort, sites=len(world.site_names))
+    make = partial(world.site_of_run, folder=folder, forgetful=True)
+    return SitesOnDemand(world.site_names, make, most=most)
