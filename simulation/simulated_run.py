@@ -13,6 +13,7 @@ from runs.run import Run, finished
 from runs.run_folder import RunFolder
 from runs.run_log import logged
 from server.rounds import run_rounds
+from simulation.cohort_grid import CohortGrid, rows_together
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.simulated_federation import World
@@ -64,7 +65,10 @@ def run_in_folder(
         else:
             # Their secrets of sums would not outlive the coordinator, which asks for new ones then.
             sites = [world.site_of_run(name, folder, forgetful=True) for name in world.site_names]
-            grid = InProcessGrid({i: site.answer for i, site in enumerate(sites, start=1)})
+            numbered = dict(enumerate(sites, start=1))
+            rows = rows_together(world.trainer, world.job, sites=len(sites))
+            apart = {number: site.answer for number, site in numbered.items()}
+            grid = InProcessGrid(apart) if rows is None else CohortGrid(numbered, rows=rows)
             coordinate(grid, world, folder, progress)
     return finished(folder, seconds=time.perf_counter() - began)
 
