@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from client.refusal import answer_or_refuse
 from client.site import Site
+from client.training.cancellation import StoppedError
 from client.training.stacked_gradients import StackedGradients
 from client.training.threads import seconds_a_batch
 from client.training.together import train_together
 from client.training.training import Trainer
 from client.work import Work
-from privacy.errors import ConfideError
 from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.flower import unwrap, wrap
+from protocol.plain_text import first_line
 from simulation.grid import InProcessGrid
 from tasks.data.shapes import Shapes
 
@@ -102,9 +103,11 @@ def _train(works: Sequence[Work], *, rows: int) -> Sequence[NDArray[np.float32] 
             round_number=first.request.round,
             rows=rows,
         )
-    except ConfideError as error:
+    except StoppedError:
+        raise
+    except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
         # Nothing has left. Whose fault it is shows when each trains alone.
-        log.info("the sites train one after another: %s", error)
+        log.info("the sites train one after another: %s", first_line(error))
         return [None] * len(works)
 
 
