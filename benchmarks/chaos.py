@@ -1,6 +1,6 @@
 """A federation that is left alone, and one whose parts are killed at random, side by side.
 
-First a run undisturbed. Then the same while a seeded dice kills agents, relays, SuperNodes, the SuperLink,
+First a run undisturbed. Then the same while a seeded dice kills agents, relays, the SuperLink,
 the server and the coordinating process outright, and stops a site for a while; what died is started again,
 and a run that died is resumed. The end must be a finished run, ledgers that verify, an audit that passes,
 and nobody charged for a round more often than that site's agent was killed.
@@ -66,8 +66,7 @@ class Chaos:
         """One blow; each kind comes once before any comes again."""
         kinds: dict[str, Callable[[str], bool]] = {
             "agent": self._agent,
-            "relay process": lambda site: self._one_below(f"relay-{site}", "flwr-clientapp"),
-            "SuperNode": lambda site: self._one_below(f"relay-{site}", "flower-supernode"),
+            "relay": lambda site: self._one_below(f"relay-{site}", "relay_process"),
             "SuperLink": lambda _site: self._one_below("server", "flower-superlink"),
             "server": self._server,
             "coordinating process": lambda _site: self._one_below("server", "flwr-serverapp"),

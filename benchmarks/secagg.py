@@ -3,7 +3,8 @@
 One site's whole round without dropouts, and the coordinator's unmasking after a tenth of the sites dropped
 out: 100 sites, a vector of a million, a threshold of 67, every site masking with every other. Ratios say
 how many times as much Flower takes. Of its unmasking, some masks and secrets of each kind are timed and
-multiplied.
+multiplied. The same without Flower of 1,000 sites of which 900 must be left, on a sparse graph: a first
+round, in which a site verifies its neighbours' session keys, and a later one, beside those of 100 sites.
 
 Run: python benchmarks/secagg.py [--json]
 """
@@ -26,11 +27,12 @@ from privacy.secagg.encoding import Encoding, example_encoding
 from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.masks.site_steps import SiteState, begin, confirm, deal, prepare, reveal
 from privacy.secagg.ring import Ring, Words
-from privacy.secagg.roster import Cohort, Dealing, Roster, Rules
+from privacy.secagg.roster import Cohort, Dealing, Roster, Rules, check_signed
 
 SITES, DIMENSION, THRESHOLD, DROPPED, BITS = 100, 1_000_000, 67, 10, 32
 SMALL_SITES, SMALL_DIMENSION = 10, 75_000
-ROUNDS, UNMASKINGS, SMALL_EXCHANGES = 5, 3, 7
+MANY_SITES, MANY_THRESHOLD = 1000, 900
+ROUNDS, UNMASKINGS, SMALL_EXCHANGES, MANY_ROUNDS = 5, 3, 7, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +75,19 @@ def finish(
     exchange: Exchange, contributed: Mapping[str, SiteState], survivors: Sequence[str]
 ) -> dict[str, dict[str, bytes]]:
     """Survivors confirm and reveal: their shares."""
-    signed = {
-        site: confirm(state, survivors, number=1, identity=exchange.identities[site])
-        for site, state in contributed.items()
+    signatures = {
+        site: confirm(contributed[site], survivors, number=1, identity=exchange.identities[site])[1]
+        for site in signers_of(exchange.roster, survivors)
     }
-    needed = exchange.roster.rules.threshold
-    signatures = {site: signature for site, (_, signature) in list(signed.items())[:needed]}
     return {
         site: reveal(state, survivors, number=1, signatures=signatures)[1]
-        for site, (state, _) in signed.items()
+        for site, state in contributed.items()
     }
+
+
+def signers_of(roster: Roster, survivors: Sequence[str]) -> list[str]:
+    """As many survivors as must sign."""
+    return [site for site in survivors if site in roster.signers][: roster.committee.quorum]
 
 
 def contribute(state: SiteState, cohort: Cohort, words: Words, ring: Ring) -> tuple[SiteState, Words]:
@@ -110,27 +115,31 @@ def grid(sites: int, dimension: int) -> Encoding:
 # A site's round
 
 
-def our_site(exchange: Exchange, update: np.ndarray) -> Callable[[], None]:
-    """One site's round, as in a run's first, where it makes a session and has seen nobody's signature."""
+def our_site(exchange: Exchange, update: np.ndarray, *, first: bool = True) -> Callable[[], None]:
+    """One site's round; in a run's ``first`` it makes a session and has seen nobody's signature."""
     (own, *others), identities = list(exchange.identities), exchange.identities
-    sites, cohorts, encoding = [own, *others], exchange.cohorts, grid(SITES, DIMENSION)
+    sites, cohorts, encoding = [own, *others], exchange.cohorts, grid(len(identities), DIMENSION)
     peers = exchange.peers
     # Others sign who survives: to be able to, they contribute, and a short vector will do.
     short = encoding.ring.words(np.zeros(1, np.int64))
     signatures = {}
-    for site in others[:THRESHOLD]:
+    signers = signers_of(exchange.roster, others)
+    for site in signers:
         state = exchange.dealt[site][0]
         state, _ = contribute(state, cohorts[site], short, encoding.ring)
         _, signatures[site] = confirm(state, sites, number=1, identity=identities[site])
 
     def work() -> None:
-        begin(own, bytes(32), identity=identities[own], random=os.urandom)
+        if first:
+            check_signed.cache_clear()
+            begin(own, bytes(32), identity=identities[own], random=os.urandom)
         deal(exchange.begun[own], exchange.roster, peers=peers, random=os.urandom)
         words = encoding.words(encoding.integers(update, fresh_source()))
         # The others hold what it dealt before, so its vector is masked by that.
         state, masked = contribute(exchange.dealt[own][0], cohorts[own], words, encoding.ring)
         encoding.ring.pack(masked)
-        state, _ = confirm(state, sites, number=1, identity=identities[own])
+        if own in exchange.roster.signers:
+            state, _ = confirm(state, sites, number=1, identity=identities[own])
         reveal(state, sites, number=1, signatures=signatures)
 
     return work
@@ -142,15 +151,16 @@ def our_site(exchange: Exchange, update: np.ndarray) -> Callable[[], None]:
 def our_unmasking(exchange: Exchange) -> Callable[[], None]:
     """All of it, to the mean. Its secrets are of an exchange of short vectors, whose sum is checked."""
     sites, ring = list(exchange.identities), Ring(BITS)
-    survivors = sites[DROPPED:]
-    short = np.random.default_rng(1).integers(-1000, 1000, (SITES, 100))
+    dropped = len(sites) // 10
+    survivors = sites[dropped:]
+    short = np.random.default_rng(1).integers(-1000, 1000, (len(sites), 100))
     given = {
         site: contribute(exchange.dealt[site][0], exchange.cohorts[site], ring.words(row), ring)
         for site, row in zip(sites, short, strict=True)
         if site in survivors
     }
     shares = finish(exchange, {site: state for site, (state, _) in given.items()}, survivors)
-    encoding, cohort = grid(SITES, DIMENSION), exchange.cohorts[survivors[0]]
+    encoding, cohort = grid(len(sites), DIMENSION), exchange.cohorts[survivors[0]]
 
     def uncovered(total: Words) -> Words:
         return unmask(
@@ -163,7 +173,7 @@ def our_unmasking(exchange: Exchange) -> Callable[[], None]:
         )
 
     found = uncovered(add_up([masked for _, masked in given.values()], ring=ring, size=100))
-    assert (ring.centred(found) == short[DROPPED:].sum(axis=0)).all()
+    assert (ring.centred(found) == short[dropped:].sum(axis=0)).all()
     masked = ring.words(np.random.default_rng(2).integers(0, 1 << 32, DIMENSION))
     return lambda: encoding.mean(uncovered(masked), count=len(survivors))
 
@@ -225,6 +235,23 @@ def small_exchange(identities: Mapping[str, Identity], updates: np.ndarray) -> N
     assert np.abs(mean - updates[1:].mean(axis=0)).max() < 1.0 / encoding.scale + 1e-6
 
 
+def many(few: Exchange, update: np.ndarray) -> dict[str, object]:
+    """A site's round and the unmasking with 1,000 sites, and how a site's round compares with 100's."""
+    exchange = set_up(named(MANY_SITES), MANY_THRESHOLD)
+    found: dict[str, object] = {
+        "many_neighbours": len(exchange.roster.graph.neighbours[0]),
+        "many_signers": [exchange.roster.committee.quorum, len(exchange.roster.signers)],
+    }
+    for first in (True, False):
+        works = our_site(few, update, first=first), our_site(exchange, update, first=first)
+        rounds = [[seconds(work) for work in works] for _ in range(MANY_ROUNDS)]
+        name = "first" if first else "later"
+        found |= spread(f"client_{name}_few_s", [one for one, _ in rounds])
+        found |= spread(f"client_{name}_many_s", [one for _, one in rounds])
+        found |= spread(f"client_{name}_many_ratio", [one / other for other, one in rounds])
+    return found | {"server_many_s": seconds(our_unmasking(exchange))}
+
+
 def spread(name: str, values: Sequence[float]) -> dict[str, object]:
     """The median under its name, with the least and the most."""
     return {name: statistics.median(values), f"{name}_range": [min(values), max(values)]}
@@ -264,6 +291,7 @@ def main() -> None:
     }
     found["client_ratio"] = found["flower_client_s"] / found["client_s"]
     found["server_ratio"] = found["flower_server_s"] / found["server_s"]
+    found |= many(exchange, update)
     print(json.dumps(found) if asked.json else "\n".join(f"{k}: {v}" for k, v in found.items()))
 
 

@@ -64,9 +64,9 @@ class Plans:
 Planner = Callable[[Manifest, int, int], Plans]
 
 
-def plan_here(manifest: Manifest, examples: int, update_size: int) -> Plans:
-    """Plan a run in this very process."""
-    training = plan_training(manifest.job, examples)
+def plan_here(manifest: Manifest, examples: int, update_size: int, *, near: float = 1.0) -> Plans:
+    """Plan a run in this very process; ``near`` is a guess at the local steps' noise multiplier."""
+    training = plan_training(manifest.job, examples, near=near)
     hiding = plan_for_site(manifest, update_size=update_size) if manifest.job.privacy.hides_sites else None
     return Plans(plan=hiding or training, training=training)
 

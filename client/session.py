@@ -51,8 +51,11 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int) -> SampledPlan:
-    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists."""
+def plan_training(job: Job, examples: int, *, near: float = 1.0) -> SampledPlan:
+    """The noise of the local steps at a site with so many examples. Raises PlanError if no plan exists.
+
+    It is sought from the multiplier ``near``, and does not depend on it.
+    """
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -61,6 +64,7 @@ def plan_training(job: Job, examples: int) -> SampledPlan:
         expected_batch_size=job.training.batch_size,
         examples=examples,
         steps=job.training.total_steps,
+        near=near,
     )
 
 

@@ -79,8 +79,13 @@ def quoted(value: object) -> str:
 
 def quoted_some(names: Sequence[str]) -> str:
     """The first few of what others named, each ``quoted``, and how many more there are."""
+    return some([quoted(name) for name in names])
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
     more = len(names) - _MOST_QUOTED
-    return ", ".join(map(quoted, names[:_MOST_QUOTED])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(names[:_MOST_QUOTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from cryptography.hazmat.primitives import serialization
-from flwr.serverapp import Grid
 
 from privacy.errors import ConfideError, JobError
 from runs.report.report import write_report
@@ -15,6 +14,7 @@ from runs.run_folder import RoundRecord, RunFolder
 from runs.run_log import logged
 from runs.run_state import RunState, coordinating, read_state, write_state
 from server.job_context import Workplace
+from server.post.prompt_grid import MessageGrid
 from server.post.sealed_post import Member, SealedPost
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.rounds import run_rounds
@@ -22,7 +22,7 @@ from server.rounds import run_rounds
 log = logging.getLogger("confide.run")
 
 
-def coordinate(grid: Grid, folder: RunFolder, coordinator: CoordinatorFolder) -> None:
+def coordinate(grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFolder) -> None:
     """Run the rounds that a folder lacks, over the grid that reaches the sites, and write its report.
 
     The folder's state tells how it ended. Raises what ended it.
@@ -46,7 +46,7 @@ def coordinate(grid: Grid, folder: RunFolder, coordinator: CoordinatorFolder) ->
 
 
 def _run(
-    grid: Grid, folder: RunFolder, coordinator: CoordinatorFolder, tell: Callable[[str], None]
+    grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFolder, tell: Callable[[str], None]
 ) -> None:
     manifest = folder.manifest
     workplace = Workplace.load(manifest.job)

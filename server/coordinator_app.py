@@ -7,6 +7,7 @@ whose server this is and not from whoever submitted the run: Flower's Control AP
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 from flwr.app import Context
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import RunError
 from runs.run_folder import RunFolder
 from server.coordinated_run import coordinate
+from server.post.prompt_grid import PromptGrid
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.superlink import SERVED
 
@@ -28,4 +30,6 @@ def main(grid: Grid, context: Context) -> None:
     if place is None:
         raise RunError("this process was not started by `confide server start`")
     coordinator = CoordinatorFolder.open(Path(place))
-    coordinate(grid, RunFolder.open(coordinator.run(str(context.run_config["run"]))), coordinator)
+    folder = RunFolder.open(coordinator.run(str(context.run_config["run"])))
+    with closing(PromptGrid(grid)) as prompt:
+        coordinate(prompt, folder, coordinator)

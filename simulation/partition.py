@@ -14,6 +14,7 @@ from privacy.errors import DataError
 from protocol.job.data_section import DEFAULT_HOLDOUT
 from protocol.job.job import ByColumn, Dirichlet, Job
 from protocol.messages.site_name import LONGEST_NAME
+from protocol.plain_text import some
 from tasks.data.rows import Rows
 
 
@@ -58,7 +59,7 @@ def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition
         sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
     empty = [name for name, part in sites.items() if not len(part)]
     if empty or (share and not len(held_out)):
-        who = ", ".join(empty) or "the held-out part"
+        who = some(empty) or "the held-out part"
         raise DataError(
             f"{who} got no examples out of {len(rows)}: lower federation.sites, raise data.limit, or "
             "choose another federation.partition"

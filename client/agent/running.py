@@ -14,15 +14,16 @@ from types import FrameType
 from client.agent.agent_service import Service
 from client.custody.relay_user import hand_over, relay_user
 from client.custody.site_file import SiteFile
-from client.relay.supernode import supernode_program
+from client.relay.relay_program import relay_program
 from protocol.processes.flower_process import POLL, Child
 
 log = logging.getLogger("confide.agent")
 
 ONE_USER = (
-    "The relay runs as this very user, so that what Flower delivers could read what it can: name another "
-    "in relay.user of site.toml and start as root, or run the relay in a container of its own"
+    "The relay runs as this very user, so that {who} could read what it can: name another in relay.user of "
+    "site.toml and start as root, or run the relay in a container of its own"
 )
+WHO = {"resident": "whoever got hold of it", "flower": "what Flower delivers"}  # by relay.kind
 
 
 def run_site(
@@ -40,14 +41,14 @@ def run_site(
             if user is not None:
                 hand_over(home, user, site_file)
             elif agent and relay:
-                say(ONE_USER)
+                say(ONE_USER.format(who=WHO[site_file.relay.kind]))
             service = None
             if agent:
                 service = stack.enter_context(Service(home, site_file, group=user.group if user else None))
                 say(f"{site_file.site.name} answers at {site_file.agent.listen or site_file.agent.socket}")
             child = None
             if relay:
-                program = supernode_program(home, site_file, user=user.name if user else None)
+                program = relay_program(home, site_file, user=user.name if user else None)
                 # Flower lets a SuperNode that was killed back in when its last heartbeat has lapsed.
                 child = Child(program, say=say, longest_pause=5.0)
                 stack.callback(child.stop)

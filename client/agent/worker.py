@@ -240,7 +240,7 @@ class Worker:
         header = work.header
         what = f"run {header.run}, round {header.round}, request {header.counter}"
         if reply is not None:
-            log.info("%s: answered after %.1f s", what, seconds)
+            log.info("%s: answered after %.2f s", what, seconds)
         elif isinstance(error, StoppedError):
             log.warning("%s: given up, the agent stops; what was charged stays charged", what)
         elif isinstance(error, ProtocolError):

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from client.custody.policy import Section, read_toml
+from client.custody.policy import Section, read_own_file
 from privacy.errors import PolicyFileError
 from protocol.job.job_file import explain
 from protocol.messages.site_name import SiteName
@@ -48,7 +48,7 @@ def read_peers(path: Path) -> Mapping[str, bytes]:
             "`confide provision` writes them to peers.toml, and whoever provisions hands it over"
         )
     try:
-        found = _PeersFile.model_validate(read_toml(path, what="peers"))
+        found = _PeersFile.model_validate(read_own_file(path, what="peers"))
     except ValidationError as error:
         raise PolicyFileError(
             f"{path}: {explain(error, shown_by='that docs/federation.md lists')}"

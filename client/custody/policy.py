@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +15,7 @@ from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
 from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
+from protocol.toml_file import read_toml
 from tasks.registry import task_names
 
 FILE = "site.toml"
@@ -174,17 +174,17 @@ def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
 
 def read_policy(path: Path) -> Policy:
     """Read the policy in ``site.toml``. Raises PolicyFileError with one line per wrong key."""
-    table = read_toml(path)
+    table = read_own_file(path)
     return checked(Policy, {name: section for name, section in table.items() if name not in OTHER_SECTIONS})
 
 
-def read_toml(path: Path, *, what: str = "policy") -> dict[str, Any]:
+def read_own_file(path: Path, *, what: str = "policy") -> dict[str, Any]:
     """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return read_toml(path)
     except FileNotFoundError as error:
         raise PolicyFileError(f"no {what} at {path}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PolicyFileError(f"cannot read the {what} {path}: {error}") from error
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from client.custody.policy import FILE, Policy, Section, checked, read_toml
+from client.custody.policy import FILE, Policy, Section, checked, read_own_file
 from privacy.errors import JobError, PolicyFileError
 from protocol.job.data_section import SourceKeys
 from protocol.messages.site_name import SiteName
@@ -60,12 +60,15 @@ class AgentSection(Section):
 
 
 class RelaySection(Section):
-    """The SuperNode beside the agent.
+    """What brings the coordinator's messages to the agent.
 
+    ``kind`` is Confide's own program, or Flower's SuperNode, which starts a process for every message.
     ``user`` runs it when it is started as root. ``agent`` is where it finds an agent on another machine,
-    if not under ``agent.listen``. ``port`` is for its own processes, on loopback; any free one if unset.
+    if not under ``agent.listen``. ``port`` is for a SuperNode's own processes, on loopback; any free one if
+    unset.
     """
 
+    kind: Literal["resident", "flower"] = "resident"
     user: Annotated[str, Field(min_length=1)] | None = None
     agent: Address | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -128,7 +131,7 @@ def read_site_file(path: Path) -> SiteFile:
 
     Raises PolicyFileError with one line per wrong key.
     """
-    found = checked(SiteFile, read_toml(path))
+    found = checked(SiteFile, read_own_file(path))
     _check_columns(found)
     home = path.resolve().parent
     agent = found.agent

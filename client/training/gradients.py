@@ -62,7 +62,7 @@ class HookedGradients:
         try:
             loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             return {
-                name: of_examples(name, parameter.grad_sample, batch)  # type: ignore[attr-defined]  # Opacus'
+                name: of_examples(name, vars(parameter).get("grad_sample"), batch, like=parameter)
                 for name, parameter in self.adapted.trained.items()
             }
         finally:
@@ -120,13 +120,15 @@ def losses(adapted: AdaptedModel, activations: Activations | None = None) -> Los
     return loss
 
 
-def of_examples(name: str, gradients: object, batch: Batch) -> torch.Tensor:
-    """Of what was found for each row of a batch, the gradients of its examples.
+def of_examples(name: str, gradients: object, batch: Batch, *, like: torch.Tensor) -> torch.Tensor:
+    """Of what was found for each row of a batch, the gradients of its examples, each of ``like``'s shape.
 
-    Raises PrivacyUnitError if there are none, or for other rows than the batch has.
+    Zeros where nothing was found: a layer that no example of a batch uses has nothing of them. That some
+    use it, and that what they say of it is found, the check makes sure of. Raises PrivacyUnitError for
+    other rows than the batch has.
     """
     if gradients is None:
-        raise _without_gradient(name)
+        return like.new_zeros((len(batch.indices), *like.shape))
     if not isinstance(gradients, torch.Tensor) or len(gradients) != len(batch):
         rows = len(gradients) if isinstance(gradients, torch.Tensor) else "several"
         raise PrivacyUnitError(
@@ -135,10 +137,3 @@ def of_examples(name: str, gradients: object, batch: Batch) -> torch.Tensor:
             "Choose other adapter.target_modules"
         )
     return gradients[: len(batch.indices)].detach()
-
-
-def _without_gradient(name: str) -> PrivacyUnitError:
-    return PrivacyUnitError(
-        f"{name} got no per-example gradients: it took no part in the loss, or its layer "
-        "hides its activations. Choose other adapter.target_modules"
-    )

@@ -58,7 +58,11 @@ class StackedGradients:
         with self._computed_with(own, rows=len(batch)):
             total = loss(batch).sum()
             found = torch.autograd.grad(total, list(own.values()), allow_unused=True)
-        return {name: of_examples(name, rows, batch) for name, rows in zip(own, found, strict=True)}
+        trained = self.adapted.trained
+        return {
+            name: of_examples(name, rows, batch, like=trained[name])
+            for name, rows in zip(own, found, strict=True)
+        }
 
     @contextmanager
     def _computed_with(self, weights: RowWeights, *, rows: int) -> Iterator[None]:

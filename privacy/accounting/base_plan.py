@@ -6,21 +6,30 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.skellam import SkellamMechanism
 
-# The search for a multiplier has a floor, a ceiling and a count: 14 doublings or 8 halvings from 1, and
-# then so many halvings of an octave's logarithm, which leave one part in a thousand. Above the ceiling
-# noise drowns every signal. Below the floor a step's loss is in the hundreds, and no ε up to 100 has so
-# little.
-_MULTIPLIER_MIN, _MULTIPLIER_MAX = 2.0**-8, 1e4
-_HALVINGS = 10
+# Multipliers are powers of two with a denominator: one part in a thousand apart, and the same whoever seeks
+# one, from wherever. Above the ceiling noise drowns every signal. Below the floor a step's loss is in the
+# hundreds, and no ε up to 100 has so little.
+_OCTAVE = 1024
+_MULTIPLIER_MAX = 1e4
+_LEAST, _MOST = -8 * _OCTAVE, math.floor(_OCTAVE * math.log2(_MULTIPLIER_MAX))
+_FIRST_STEP = 1  # from a guess, which is right or next to right where it comes from plans like this one
 
 Accountant = Literal["pld", "rdp", "prv"]
 PlanT = TypeVar("PlanT", bound="BasePlan")
+Excess = Callable[[int], float]
+
+
+class Point(NamedTuple):
+    """A multiplier's index, and how far ln ε is above its target there."""
+
+    k: int
+    excess: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,32 +141,77 @@ def check_epsilon(epsilon: float) -> None:
         raise PlanError(f"expected epsilon > 0, got epsilon={epsilon}")
 
 
-def with_least_noise(noisy: Callable[[float], PlanT], *, epsilon: float) -> PlanT:
-    """The plan of the least multiplier, to one part in a thousand, whose ε is at most ``epsilon``.
+def with_least_noise(noisy: Callable[[float], PlanT], *, epsilon: float, near: float = 1.0) -> PlanT:
+    """The plan of the least multiplier 2^(k / 1024), k an integer, whose ε is at most ``epsilon``.
 
-    By bisection on the logarithm; what is returned was itself evaluated. No multiplier is under 2^-8.
-    Raises PlanError if none under 1e4 meets the target, and what ``noisy`` raises.
+    What is returned was itself evaluated, and so was the next smaller multiplier, whose ε is more, unless
+    that would be under 2^-8. ``near`` is where the search begins: what it finds does not depend on that,
+    and a good guess spares half of the evaluations. Raises PlanError if none under 1e4 meets the target,
+    and what ``noisy`` raises.
     """
+    plans: dict[int, PlanT] = {}
 
-    def meets(multiplier: float) -> bool:
-        return noisy(multiplier).epsilon <= epsilon
+    def excess(k: int) -> float:
+        """How far ln ε is above the target's: near a straight line in k."""
+        plans[k] = noisy(2.0 ** (k / _OCTAVE))
+        spent = plans[k].epsilon
+        return math.log(spent / epsilon) if spent > 0.0 else -math.inf
 
+    low, high = _bracket(excess, _index(near))
+    if high is None:
+        plan = plans[_MOST]
+        raise PlanError(
+            f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
+            f"delta={plan.delta} in steps={plan.steps}: raise privacy.epsilon or train fewer steps"
+        )
+    return plans[_least(excess, low, high)]
+
+
+def _bracket(excess: Excess, start: int) -> tuple[Point | None, Point | None]:
+    """A multiplier whose ε is too large, None where the least one's is not, and one whose ε is not.
+
+    The second is None where the most noise is too little.
+    """
     # From below: a grid may not even exist for the most noise.
-    high = 1.0
-    while not meets(high):
-        if high == _MULTIPLIER_MAX:
-            plan = noisy(high)
-            raise PlanError(
-                f"no noise multiplier under {_MULTIPLIER_MAX:g} reaches epsilon={epsilon} at "
-                f"delta={plan.delta} in steps={plan.steps}: raise privacy.epsilon or train fewer steps"
-            )
-        high = min(2.0 * high, _MULTIPLIER_MAX)
-    low = high / 2.0
-    while meets(low):
-        if low <= _MULTIPLIER_MIN:
-            return noisy(low)
-        high, low = low, low / 2.0
-    for _ in range(_HALVINGS):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if meets(middle) else (middle, high)
-    return noisy(high)
+    here, step = Point(start, excess(start)), _OCTAVE if start == 0 else _FIRST_STEP
+    low = high = here
+    while high.excess > 0.0:
+        if high.k == _MOST:
+            return high, None
+        low, k = high, min(high.k + step, _MOST)
+        high, step = Point(k, excess(k)), min(2 * step, _OCTAVE)
+    while low.excess <= 0.0:
+        if low.k == _LEAST:
+            return None, low
+        high, k = low, max(low.k - step, _LEAST)
+        low, step = Point(k, excess(k)), min(2 * step, _OCTAVE)
+    return low, high
+
+
+def _least(excess: Excess, low: Point | None, high: Point) -> int:
+    """The least k between the two whose ε is not too large: by secants, or halves where these are slow."""
+    if low is None:
+        return high.k
+    last, before, width, slow = high, low, high.k - low.k, 0
+    while high.k - low.k > 1:
+        k = _where_zero(before, last)
+        if k is None or slow > 1:
+            k, slow = (low.k + high.k) // 2, 0
+        k = min(max(k, low.k + 1), high.k - 1)
+        before, last = last, Point(k, excess(k))
+        low, high = (low, last) if last.excess <= 0.0 else (last, high)
+        slow = 0 if 2 * (high.k - low.k) <= width else slow + 1
+        width = high.k - low.k
+    return high.k
+
+
+def _where_zero(first: Point, second: Point) -> int | None:
+    """The least k at which the line through two points is not above zero; None if there is no such line."""
+    rise = second.excess - first.excess
+    if not math.isfinite(rise) or rise == 0.0:
+        return None
+    return math.ceil(second.k - second.excess * (second.k - first.k) / rise)
+
+
+def _index(multiplier: float) -> int:
+    return min(max(round(_OCTAVE * math.log2(multiplier)), _LEAST), _MOST)

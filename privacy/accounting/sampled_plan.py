@@ -53,12 +53,14 @@ def make_sampled_plan(
     expected_batch_size: int,
     examples: int,
     steps: int,
+    near: float = 1.0,
 ) -> SampledPlan:
     """Find the least noise whose ε over all ``steps`` is at most ``epsilon``.
 
-    The sampling rate is ``expected_batch_size / examples``. Raises PlanError if the batch is larger
-    than the data, if no noise multiplier under 1e4 meets the target, if ``delta`` allows for all that are
-    ever drawn, or for values outside their range.
+    The sampling rate is ``expected_batch_size / examples``; ``near`` is a guess at the multiplier, which
+    the search begins at and what it finds does not depend on. Raises PlanError if the batch is larger than
+    the data, if no noise multiplier under 1e4 meets the target, if ``delta`` allows for all that are ever
+    drawn, or for values outside their range.
     """
     check_epsilon(epsilon)
     if expected_batch_size < 1:
@@ -90,7 +92,7 @@ def make_sampled_plan(
     def noisy(multiplier: float) -> SampledPlan:
         return replace(silent, mechanism=Mechanism(name=mechanism, multiplier=multiplier))
 
-    return with_least_noise(noisy, epsilon=epsilon)
+    return with_least_noise(noisy, epsilon=epsilon, near=near)
 
 
 def make_count_plan(*, epsilon: float, delta: float) -> SampledPlan:

@@ -217,11 +217,11 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
     given = torch.cat([_with_float64(gradient.detach()).flatten(1) for gradient in gradients], dim=1)
     total = torch.zeros(given.shape[1], dtype=torch.int64, device=given.device)
     zeroed = 0
-    for some in given.split(_rows_at_once(given)):
+    for some in given.split(_rows_at_once(given)):  # type: ignore[no-untyped-call]  # torch's
         whole, lost = _on_the_grid(some, bound=bound, norm=norm)
         total += whole.sum(0).long()
         zeroed += lost
-    sums = total.split([math.prod(gradient.shape[1:]) for gradient in gradients])
+    sums = total.split([math.prod(gradient.shape[1:]) for gradient in gradients])  # type: ignore[no-untyped-call]
     return ClippedSum(
         tensors=tuple(s.view(g.shape[1:]) for s, g in zip(sums, gradients, strict=True)),
         bound=bound,

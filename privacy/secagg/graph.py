@@ -10,18 +10,24 @@ is a neighbour of the ``degree / 2`` next ones on either side. What that promise
 - Fewer than ``2 · threshold - (degree + 1)`` of a site's ``degree + 1`` holders collude. So not both of its
   secrets can be had, even if every honest holder were told of other survivors. It is more than what one
   signed list of survivors asks for: that fewer than ``threshold`` collude.
-- The sum of the honest survivors that signed falls into no smaller sums. Sites whose pair masks cancel
-  out among themselves would be a stretch of the circle, and none of the others would be among the
-  ``degree / 2`` places after its end. Then at most ``degree / 2`` holders on the other side, the site at
-  the end, and those that collude on this side reveal its seed: fewer than ``threshold``. Its self mask
-  stays on.
+- The sum of the honest survivors that mask for the list's own cohort falls into no smaller sums. Sites
+  whose pair masks cancel out among themselves would be a stretch of the circle, and none of the others
+  would be among the ``degree / 2`` places after its end. Then at most ``degree / 2`` holders on the other
+  side, the site at the end, and those that collude on this side reveal its seed: fewer than ``threshold``.
+  Its self mask stays on.
+- A site that was shown another cohort is not read. Its seed takes ``threshold`` of its holders that reveal
+  for the list or collude, and it is not one of them. Of the ``threshold - 1`` or more neighbours in its
+  cohort none may survive in the list and be honest, or that pair mask stays on. Together these are
+  ``2 · threshold - 1`` of its ``degree`` neighbours, where those that collude count twice: too many of them
+  collude, by the first.
 
-The second needs two things of a site: that it masks for no cohort with fewer than ``threshold`` of its own
-holders, itself among them, and that it reveals for a list of survivors that was signed. A seed fails with
-probability 2^-104 at most: a coordinator chooses what the seed is a digest of, and may try 2^64 of them,
-of which then one fails with 2^-40. As many as ``colluding`` may collude, or a tenth of the sites where
-that is more: a complete graph withstands many whom ``colluding = 0`` does not ask for, a sparse one only
-those that it was made for. Who colludes is settled before the seed is.
+The last two need two things of a site: that it masks for no cohort with fewer than ``threshold`` of its own
+holders, itself among them, and that it reveals for the one list of survivors that a quorum signed
+(``privacy.secagg.committee``). A seed fails with probability 2^-104 at most: a coordinator chooses what the
+seed is a digest of, and may try 2^64 of them, of which then one fails with 2^-40. As many as ``colluding``
+may collude, or a tenth of the sites where that is more: a complete graph withstands many whom
+``colluding = 0`` does not ask for, a sparse one only those that it was made for. Who colludes is settled
+before the seed is.
 
 *Sums.* ``size - threshold`` sites may drop out, at any time, chosen without regard to the graph. Then some
 site's secret cannot be had with probability 2^-20 at most. A coordinator that chooses them can only spoil
@@ -35,12 +41,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from privacy.errors import AggregationError
 from privacy.mechanisms.rng import ChaCha20Source
+from privacy.secagg.hypergeometric import ways, ways_from_most
 
 COMPLETE_UP_TO = 100
 # A complete graph of more sites takes hundreds of megabytes at each of them, and gigabytes at 10,000.
@@ -59,6 +66,11 @@ class Graph:
 
     neighbours: tuple[tuple[int, ...], ...]
     threshold: int
+
+    @property
+    def sparse(self) -> bool:
+        """Whether some sites do not mask with each other."""
+        return len(self.neighbours[0]) < len(self.neighbours) - 1
 
     def holders(self, place: int) -> tuple[int, ...]:
         """Who holds shares of a place's secrets: its neighbours and itself, in order."""
@@ -90,13 +102,18 @@ def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Gra
         circle = find_circle(
             size,
             dropping=size - threshold,
-            colluding=max(colluding, size // 10),
+            colluding=assumed_colluding(size, colluding),
             privacy_bits=PRIVACY_BITS,
             sum_bits=SUM_BITS,
         )
     if circle is None:
         return complete_graph(size, threshold=threshold)
     return join_around(shuffle(size, seed=seed), circle)
+
+
+def assumed_colluding(size: int, colluding: int) -> int:
+    """How many may collude where what is promised is a probability: those asked for, or a tenth if more."""
+    return max(colluding, size // 10)
 
 
 def complete_graph(size: int, *, threshold: int) -> Graph:
@@ -172,11 +189,11 @@ def _private_circle(size: int, *, half: int, colluding: int, bits: int) -> Circl
     """The least threshold at which colluding sites crowd next to an honest one with at most ``2^-bits``."""
     honest = size - colluding
     drawn = math.comb(size - 1, half)
-    crowd, ways = min(colluding, half) + 1, 0
+    crowd, crowded = min(colluding, half) + 1, 0
     # The least crowd that is rare enough, for two sides of each honest site.
-    for count, found in _from_most(size - 1, marked=colluding, draws=half):
-        ways += found
-        if 2 * honest * ways << bits > drawn:
+    for count, found in ways_from_most(size - 1, marked=colluding, draws=half):
+        crowded += found
+        if 2 * honest * crowded << bits > drawn:
             break
         crowd = count
     threshold = half + 1 + crowd
@@ -187,23 +204,7 @@ def _is_summable(size: int, circle: Circle, *, dropping: int, bits: int) -> bool
     """Whether too few holders are left of some site's secrets with probability ``2^-bits`` at most."""
     spare = circle.degree - circle.threshold
     # One that has dropped out does not reveal its own share, and is one of those that have.
-    gone = _ways(size - 1, marked=dropping - 1, draws=circle.degree, least=spare + 1) if dropping else 0
-    alive = _ways(size - 1, marked=dropping, draws=circle.degree, least=spare + 2)
-    ways = dropping * gone + (size - dropping) * alive
-    return ways << bits <= math.comb(size - 1, circle.degree)
-
-
-def _ways(size: int, *, marked: int, draws: int, least: int) -> int:
-    """In how many of all ways ``draws`` of ``size`` sites hold ``least`` or more of the marked ones."""
-    return sum(ways for count, ways in _from_most(size, marked=marked, draws=draws) if count >= least)
-
-
-def _from_most(size: int, *, marked: int, draws: int) -> Iterator[tuple[int, int]]:
-    """How many marked ones may be drawn, from the most down, and in how many ways each: hypergeometric."""
-    most, min_survivors = min(marked, draws), max(0, draws - (size - marked))
-    ways = math.comb(marked, most) * math.comb(size - marked, draws - most)
-    for count in range(most, min_survivors - 1, -1):
-        yield count, ways
-        # The next term, by the ratio of two neighbouring ones.
-        ways = ways * count * (size - marked - draws + count)
-        ways //= (marked - count + 1) * (draws - count + 1)
+    gone = ways(size - 1, marked=dropping - 1, draws=circle.degree, least=spare + 1) if dropping else 0
+    alive = ways(size - 1, marked=dropping, draws=circle.degree, least=spare + 2)
+    missing = dropping * gone + (size - dropping) * alive
+    return missing << bits <= math.comb(size - 1, circle.degree)

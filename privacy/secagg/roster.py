@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from privacy.errors import AggregationError, SignatureError
 from privacy.identity import Identity, verify
+from privacy.secagg.committee import Committee, everyone, make_committee
 from privacy.secagg.graph import Graph, complete_graph, make_graph
 
 SESSION_KEY_PURPOSE = "session key"
@@ -70,17 +71,7 @@ class Member:
     def check(self, manifest: bytes, *, pinned: bytes | None) -> None:
         """Raises AggregationError unless the site that is ``pinned`` under this name signed the key."""
         self.check_pinned(pinned)
-        try:
-            verify(
-                self.identity,
-                SESSION_KEY_PURPOSE,
-                _session_key(manifest, self.site, self.key),
-                self.signature,
-            )
-        except SignatureError as error:
-            raise AggregationError(
-                f"{self.site} did not sign its session key for this run", rule="key"
-            ) from error
+        check_signed(self, manifest)
 
     def check_pinned(self, pinned: bytes | None) -> None:
         """Raises AggregationError unless this is the identity that is pinned under the site's name."""
@@ -147,6 +138,19 @@ class Roster:
         )
 
     @cached_property
+    def committee(self) -> Committee:
+        """Who signs whose sum it is: among many that mask with some, a few."""
+        size, rules = len(self.members), self.rules
+        if not self.graph.sparse:
+            return everyone(size, threshold=rules.threshold)
+        return make_committee(size, threshold=rules.threshold, colluding=rules.colluding, seed=self.digest)
+
+    @cached_property
+    def signers(self) -> frozenset[str]:
+        """The names of the committee's sites."""
+        return frozenset(self.members[place].site for place in self.committee.places)
+
+    @cached_property
     def places(self) -> Mapping[str, int]:
         """Each site's place, from 0."""
         return {member.site: place for place, member in enumerate(self.members)}
@@ -160,15 +164,20 @@ class Roster:
         return [self.members[other].site for other in self.graph.neighbours[self.place(site)]]
 
     def check_signatures(
-        self, signatures: Mapping[str, bytes], *, among: Iterable[str], purpose: str, content: bytes
+        self,
+        signatures: Mapping[str, bytes],
+        *,
+        among: Iterable[str],
+        quorum: int,
+        purpose: str,
+        content: bytes,
     ) -> None:
-        """Raises AggregationError unless enough of the sites ``among`` these, and no other, signed this."""
+        """Raises AggregationError unless ``quorum`` sites ``among`` these, and no other, signed this."""
         if not signatures.keys() <= set(among):
             raise AggregationError("expected signatures of survivors alone", rule="survivors")
-        if len(signatures) < self.rules.threshold:
+        if len(signatures) < quorum:
             raise AggregationError(
-                f"expected {self.rules.threshold} survivors' signatures, got {len(signatures)}",
-                rule="survivors",
+                f"expected {quorum} survivors' signatures, got {len(signatures)}", rule="survivors"
             )
         for site, signature in signatures.items():
             try:
@@ -258,6 +267,21 @@ def check_sites(sites: Sequence[str]) -> None:
     """Raises AggregationError unless names are distinct and in order."""
     if list(sites) != sorted(set(sites)):
         raise AggregationError("expected distinct sites in order of name", rule="cohort")
+
+
+@lru_cache(maxsize=1 << 14)
+def check_signed(member: Member, manifest: bytes) -> None:
+    """Raises AggregationError unless a member signed its session key. Whoever did is not verified again.
+
+    Verifying costs more than all else in a list of sites, and lists of one run have the same members.
+    """
+    content = _session_key(manifest, member.site, member.key)
+    try:
+        verify(member.identity, SESSION_KEY_PURPOSE, content, member.signature)
+    except SignatureError as error:
+        raise AggregationError(
+            f"{member.site} did not sign its session key for this run", rule="key"
+        ) from error
 
 
 def _session_key(manifest: bytes, site: str, key: bytes) -> bytes:

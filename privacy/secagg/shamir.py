@@ -8,12 +8,17 @@ Source: Shamir 1979, "How to share a secret".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from privacy.errors import AggregationError
 
 PRIME = 2**255 - 19
 SHARE_BYTES = 32
+_POINT_BITS = 20
+_POINT_END = 1 << _POINT_BITS
 
 # So many random bytes: os.urandom, or a test's.
 Random = Callable[[int], bytes]
@@ -27,9 +32,10 @@ def draw_secret(random: Random) -> bytes:
 def split(secret: bytes, *, threshold: int, points: Sequence[int], random: Random) -> list[bytes]:
     """The share for each point, 32 bytes. Raises AggregationError for what cannot be shared so."""
     constant = _element(secret)
-    if not 1 <= threshold <= len(points) or len(set(points)) != len(points) or min(points) < 1:
+    if not 1 <= threshold <= len(points) or not _are_points(points):
         raise AggregationError(
-            f"expected threshold={threshold} or more distinct points from 1 on, got points={list(points)}",
+            f"expected threshold={threshold} or more distinct points from 1 to {_POINT_END - 1}, got "
+            f"points={list(points)}",
             rule="share",
         )
     # From the highest power down, as Horner's scheme takes them.
@@ -48,13 +54,15 @@ class Combiner:
     """Gets secrets back from the shares at ``points``, which must be as many as the threshold was.
 
     The work that depends on the points alone is done once. Raises AggregationError for points that are
-    not distinct integers from 1.
+    not distinct integers from 1 to 2^20 - 1.
     """
 
     def __init__(self, points: Sequence[int]) -> None:
-        if not points or len(set(points)) != len(points) or min(points) < 1:
-            raise AggregationError(f"expected distinct points from 1 on, got {list(points)}", rule="share")
-        self._weights = [_weight_at_zero(point, points) for point in points]
+        if not _are_points(points):
+            raise AggregationError(
+                f"expected distinct points from 1 to {_POINT_END - 1}, got {list(points)}", rule="share"
+            )
+        self._weights = _weights_at_zero(points)
 
     def combine(self, shares: Sequence[bytes]) -> bytes:
         """The secret, from one share a point in their order: 32 bytes.
@@ -74,14 +82,43 @@ def is_share(content: bytes) -> bool:
     return len(content) == SHARE_BYTES and int.from_bytes(content, "little") < PRIME
 
 
-def _weight_at_zero(point: int, points: Sequence[int]) -> int:
-    """Lagrange's polynomial that is 1 at ``point`` and 0 at the others, at 0."""
-    numerator = denominator = 1
-    for other in points:
-        if other != point:
-            numerator = numerator * other % PRIME
-            denominator = denominator * (other - point) % PRIME
-    return numerator * pow(denominator, -1, PRIME) % PRIME
+def _are_points(points: Sequence[int]) -> bool:
+    return len(set(points)) == len(points) > 0 and 1 <= min(points) <= max(points) < _POINT_END
+
+
+def _weights_at_zero(points: Sequence[int]) -> list[int]:
+    """Each point's Lagrange polynomial, which is 1 there and 0 at the other points, at 0.
+
+    It is P / (x · D) with P the product of all points, and D that of the differences from x to the others.
+    All are inverted at the price of one (Montgomery 1987, "Speeding the Pollard and elliptic curve methods
+    of factorization", section 10.3.1).
+    """
+    denominators = [math.prod(row) % PRIME for row in _products(points)]
+    before = [1]
+    for denominator in denominators:
+        before.append(before[-1] * denominator % PRIME)
+    # Of all up to one, to begin with of all: times P, which each weight has.
+    inverse = pow(before[-1], -1, PRIME) * (math.prod(points) % PRIME) % PRIME
+    weights = []
+    for place in range(len(points) - 1, -1, -1):
+        weights.append(inverse * before[place] % PRIME)
+        inverse = inverse * denominators[place] % PRIME
+    return weights[::-1]
+
+
+def _products(points: Sequence[int]) -> list[list[int]]:
+    """Of each point x, integers whose product is x times the differences from x to the others.
+
+    Points are small: as many factors as fit are multiplied in a machine's word.
+    """
+    x = np.array(points, np.int64)
+    factors = x[None, :] - x[:, None]
+    np.fill_diagonal(factors, x)
+    together = 62 // _POINT_BITS
+    padded = np.ones((len(x), -(-len(x) // together) * together), np.int64)
+    padded[:, : len(x)] = factors
+    products: list[list[int]] = padded.reshape(len(x), -1, together).prod(axis=2).tolist()
+    return products
 
 
 def _element(content: bytes) -> int:

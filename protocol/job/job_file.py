@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic.fields import FieldInfo
 from privacy.errors import JobError
 from protocol.job.job import Job
 from protocol.plain_text import cut, escaped, quoted
+from protocol.toml_file import parse_toml, read_toml
 
 _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
@@ -26,15 +26,11 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
     Raises JobError naming what is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        table = read_toml(path)
     except FileNotFoundError as error:
         raise JobError(f"no job file at {path}: `confide init` writes one") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise JobError(f"cannot read the job file {path}: {error}") from error
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{path} is not TOML: {error}") from error
     for setting in settings:
         _set(table, setting)
     job = parse_job(_spelled_out(table))
@@ -140,8 +136,8 @@ def _set(table: dict[str, Any], setting: str) -> None:
             raise JobError(f"--set {setting}: {name!r} is a value, not a section")
         table = inner
     try:
-        table[names[-1]] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        table[names[-1]] = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         table[names[-1]] = value
 
 
@@ -149,7 +145,7 @@ def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str
     """One pydantic error as ``key: expected …, got …``."""
     keys, section, of_kind = _walk(item["loc"], model)
     path = cut(escaped(".".join([under] * bool(under) + keys)), _LONGEST_KEY)
-    kind, given = item["type"], item.get("input")
+    kind = item["type"]
     if kind == "extra_forbidden":
         known = section.model_fields if section is not None else ()
         like = next(iter(get_close_matches(keys[-1], known, n=1)), None)
@@ -166,8 +162,24 @@ def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str
         if message.startswith("expected"):  # a key's own check, which does not know its name
             return f"{path}: {message}"
         return message if not path else f"{path.split('.')[0]}.{message}"
+    return f"{path}: {_expected(item)}"
+
+
+def _expected(item: Any) -> str:
+    """What was expected of a value, and what it is."""
+    kind, given = item["type"], quoted(item.get("input"))
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        return f"expected a section of keys, got {given}"
+    if kind in {"too_short", "too_long"}:
+        context = item["ctx"]
+        bound = (
+            f"at least {context['min_length']}"
+            if kind == "too_short"
+            else f"at most {context['max_length']}"
+        )
+        return f"expected {bound} of them, got {context['actual_length']}"
     expected = item["msg"].replace("Input should be", "expected").replace("String should", "expected to")
-    return f"{path}: {expected[0].lower()}{expected[1:]}, got {quoted(given)}"
+    return f"{expected[0].lower()}{expected[1:]}, got {given}"
 
 
 def _is_branch(part: str | int) -> bool:

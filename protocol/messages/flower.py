@@ -1,25 +1,32 @@
-"""A message's way through Flower: opaque bytes in one array that no stock strategy can average."""
+"""A message's way through Flower: opaque bytes in one record that no stock strategy can average."""
 
 from __future__ import annotations
 
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from privacy.errors import ProtocolError
 
 _KEY = "confide"
 _STYPE = "confide.message"
+# Flower sends arrays in pieces, and each part of a message in a request of its own: an array costs two
+# requests more to send and four more to fetch. What is much longer does not fit through a proxy in one.
+_ONE_PIECE = 1 << 20  # bytes
 
 
 def wrap(content: bytes) -> RecordDict:
-    """Bytes as a Flower record."""
+    """Bytes as a Flower record: a short content as one value, a long one as an array."""
+    if len(content) <= _ONE_PIECE:
+        return RecordDict({_KEY: ConfigRecord({_KEY: content})})
     array = Array(dtype="uint8", shape=(len(content),), stype=_STYPE, data=content)
     return RecordDict({_KEY: ArrayRecord({_KEY: array})})
 
 
 def unwrap(record: RecordDict) -> bytes:
     """The bytes of a Flower record. Raises ProtocolError if it carries anything else."""
-    inner = record.array_records.get(_KEY)
-    array = inner.get(_KEY) if inner is not None else None
-    if array is None or array.stype != _STYPE:
-        raise ProtocolError("expected a Confide message in the Flower record, got something else")
-    return bytes(array.data)
+    found = next(iter(record.values())) if len(record) == 1 else None
+    inner = found.get(_KEY) if isinstance(found, ConfigRecord | ArrayRecord) else None
+    if isinstance(inner, bytes):
+        return inner
+    if isinstance(inner, Array) and inner.stype == _STYPE:
+        return bytes(inner.data)
+    raise ProtocolError("expected a Confide message in the Flower record, got something else")

@@ -6,12 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, zip_longest
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from flwr.app import Message, MessageType
-from flwr.serverapp import Grid
 
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
@@ -19,12 +18,17 @@ from protocol.messages.confide_pb2 import Reply, Request
 from protocol.messages.envelope import COORDINATOR, TURNED_AWAY, open_envelope, seal
 from protocol.messages.flower import unwrap, wrap
 from server.post.post import Exchange, check_answers, read_reply, refusal
+from server.post.prompt_grid import MessageGrid
 
-_POLL = 0.1  # seconds between two looks for answers; the SuperLink is on the same machine
+# Seconds between two looks for answers. Each costs the SuperLink, on the same machine, a few milliseconds:
+# after a long silence an answer is found late by a thirtieth of it.
+_POLL, _LONGEST_POLL, _SHARE = 0.05, 1.0, 30
 _ROLL_CALL = 2.0  # seconds between two looks at who is connected
 _GRACE = 30.0  # seconds that Flower keeps a message beyond its deadline: else it reports it as a failure
 _LONGEST_PAUSE = 15.0  # seconds before a request that failed is sent again, at most
 _MOST_TURNED_AWAY = 3  # times that a site's agent may turn a request away, for its clock say
+_MOST_SENT = 64  # messages that are sent before answers are looked for
+_MOST_BYTES = 64_000_000  # that they hold, but for one that alone is longer
 _MOST_FAILURES = 40  # in a row; then a site is not waited for any longer
 
 log = logging.getLogger("confide.post")
@@ -100,7 +104,7 @@ class SealedPost:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: MessageGrid,
         *,
         run: str,
         identity: Identity,
@@ -133,7 +137,8 @@ class SealedPost:
         enough: int | None = None,
         side_requests: Mapping[str, Request] | None = None,
     ) -> Exchange:
-        end = self._clock.monotonic() + seconds
+        heard = self._clock.monotonic()
+        end = heard + seconds
         exchange = _Round(counter=self._take_counter(), number=round_number)
         for site, request in chain(requests.items(), (side_requests or {}).items()):
             exchange.letters[site] = self._letter(exchange, site, request, seconds)
@@ -141,11 +146,14 @@ class SealedPost:
             now = self._clock.monotonic()
             self._call_the_roll(now)
             self._send(exchange.letters, now, seconds=end - now)
-            self._collect(exchange)
+            if self._collect(exchange):
+                heard = now
             self._say(exchange, requests)
             if now >= end or self._settled(exchange, requests, min_survivors=min_survivors, enough=enough):
                 return _outcome(exchange.letters, awaited=set(requests))
-            self._clock.pause(_POLL)
+            due = [letter.due - now for letter in exchange.letters.values() if letter.due > now]
+            longest = min(_LONGEST_POLL, end - now, *due)
+            self._clock.pause(max(min((now - heard) / _SHARE, longest), _POLL))
 
     def _letter(self, exchange: _Round, site: str, request: Request, seconds: float) -> _Letter:
         sent = self._clock.now()
@@ -177,29 +185,45 @@ class SealedPost:
                 self._nodes[site] = (node.node_id, node.last_activated_at)
 
     def _send(self, letters: Mapping[str, _Letter], now: float, *, seconds: float) -> None:
+        """Send what is due, in one go; of a great deal, a part, so that answers are not kept waiting."""
+        due: list[tuple[str, _Letter]] = []
+        count = 0
         for site, letter in letters.items():
-            if not letter.open or site not in self._nodes:
-                continue
-            node, activation = self._nodes[site]
-            lost = letter.message is not None and letter.activation != activation
-            if (letter.message is not None and not lost) or now < letter.due:
-                continue
-            if lost:
-                log.warning("%s connected anew: its request is sent again", site)
-            message = Message(wrap(letter.content), node, MessageType.TRAIN, ttl=seconds + _GRACE)
-            identifiers = [identifier for identifier in self._grid.push_messages([message]) if identifier]
-            if not identifiers:
+            if len(due) == _MOST_SENT or (due and count + len(letter.content) > _MOST_BYTES):
+                break
+            if letter.open and site in self._nodes and self._is_due(site, letter, now):
+                count += len(letter.content)
+                due.append((site, letter))
+        if not due:
+            return
+        messages = [
+            Message(wrap(letter.content), self._nodes[site][0], MessageType.TRAIN, ttl=seconds + _GRACE)
+            for site, letter in due
+        ]
+        identifiers = list(self._grid.push_messages(messages))
+        for (site, letter), identifier in zip_longest(due, identifiers[: len(due)]):
+            if not identifier:
                 letter.fail("Flower did not take the message", now)
                 continue
-            letter.message, letter.activation, letter.asked = identifiers[0], activation, now
+            letter.message, letter.activation, letter.asked = identifier, self._nodes[site][1], now
             letter.sent += len(letter.content)
             letter.why = "it is connected and has not answered"
 
-    def _collect(self, exchange: _Round) -> None:
+    def _is_due(self, site: str, letter: _Letter, now: float) -> bool:
+        if letter.message is None:
+            return now >= letter.due
+        lost = letter.activation != self._nodes[site][1] and now >= letter.due
+        if lost:
+            log.warning("%s connected anew: its request is sent again", site)
+        return lost
+
+    def _collect(self, exchange: _Round) -> bool:
+        """Take the answers that are there; whether there were any."""
         waiting = {letter.message: site for site, letter in exchange.letters.items() if letter.message}
         if not waiting:
-            return
-        for answer in self._grid.pull_messages(list(waiting)):
+            return False
+        answers = list(self._grid.pull_messages(list(waiting)))
+        for answer in answers:
             message = answer.metadata.reply_to_message_id
             site = waiting.get(message)
             if site is None or exchange.letters[site].message != message:  # nobody's, or a second one
@@ -215,6 +239,7 @@ class SealedPost:
                 seconds = self._clock.monotonic() - letter.asked
                 text = "round %d: %s answered request %d after %.2f s"
                 log.info(text, exchange.number, site, exchange.counter, seconds)
+        return bool(answers)
 
     def _read(self, exchange: _Round, site: str, letter: _Letter, answer: Message) -> None:
         """Take an answer. Raises ProtocolError for anything that the site did not sign as this answer."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from protocol.job.job_file import explain
 from protocol.messages.keys import parse_node_key
 from protocol.messages.site_name import SiteName
 from protocol.plain_text import Word
+from protocol.toml_file import read_toml
 from tasks.registry import DEFAULT_TASK, columns_of
 
 SHOWN_BY = "that docs/federation.md lists"
@@ -141,12 +141,12 @@ def read_federation_file(path: Path) -> FederationFile:
     machine.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = read_toml(path)
     except FileNotFoundError as error:
         raise UserError(
             f"no federation file at {path}: `confide init --federation DIR` writes one to try"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the federation file {path}: {error}") from error
     try:
         parsed = FederationFile.model_validate(table)

@@ -82,6 +82,7 @@ queue = 4                             # messages that may wait
 
 [relay]                               # the process that talks to the coordinator and reads only relay/
 # user = "confide-relay"              # run it as this user, when started as root
+# kind = "flower"                     # Flower's SuperNode in its place, which runs what is delivered
 
 {newline.join(data) if data else _NO_DATA}
 {_MODELS}{tomli_w.dumps(entry.models) if entry.models else _NO_MODELS}

@@ -24,6 +24,10 @@ from server.service.flower_cli import read_address
 SERVED = "CONFIDE_COORDINATOR"
 
 
+# Seconds between two looks for runs to start: each costs what a site's look costs, and runs are rare.
+_CALM = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Where a SuperLink listens, and with what it shows that it is the one; ``authority`` signed that."""
@@ -111,7 +115,7 @@ def superlink_program(folder: CoordinatorFolder, endpoint: Endpoint) -> Program:
     return Program(
         name="SuperLink",
         command=command,
-        environment={**flower_environment(home), SERVED: str(folder.path.resolve())},
+        environment={**flower_environment(home), **_CALM, SERVED: str(folder.path.resolve())},
         folder=home,
         log=folder.logs / "superlink.log",
     )

@@ -20,15 +20,15 @@ def ask_to_confirm(
     identities: Mapping[str, bytes],
     purpose: str,
     content: bytes,
-    threshold: int,
+    quorum: int,
     number: int,
 ) -> dict[str, bytes]:
-    """The survivors' signatures under a sum's list, ``threshold`` of them at least, by site.
+    """The signatures under a sum's list of those who sign, ``quorum`` of them at least, by site.
 
-    ``content`` is what each must have signed, for a ``purpose``, under its identity. Raises RunError, or
-    what the first site refused with, for too few.
+    ``content`` is what each must have signed, for a ``purpose``, under its one of ``identities``.
+    Raises RunError, or what the first site refused with, for too few.
     """
-    answers = ask(dict.fromkeys(confirm.survivors, Request(confirm=confirm)), number, enough=threshold)
+    answers = ask(dict.fromkeys(identities, Request(confirm=confirm)), number, enough=quorum)
     signatures = {}
     for site, reply in answers.of("confirmed").items():
         try:
@@ -37,9 +37,7 @@ def ask_to_confirm(
             log.warning("%s confirmed something else: %s", site, error)
         else:
             signatures[site] = reply.confirmed.signature
-    if len(signatures) < threshold:
-        answers.require(threshold, "confirmed", what="confirming the sum")
-        raise RunError(
-            f"round {number}: expected {threshold} sites to confirm the sum, got {len(signatures)}"
-        )
+    if len(signatures) < quorum:
+        answers.require(quorum, "confirmed", what="confirming the sum")
+        raise RunError(f"round {number}: expected {quorum} sites to confirm the sum, got {len(signatures)}")
     return signatures

@@ -202,7 +202,7 @@ class HomomorphicSums:
             identities={site: self._known[site].identity for site in digests},
             purpose=LIST_PURPOSE,
             content=list_digest(self._digest, digests),
-            threshold=self._rules.threshold,
+            quorum=self._rules.threshold,
             number=number,
         )
 

@@ -214,6 +214,7 @@ class MaskedSums:
     def _uncovered(self, masked: Mapping[str, Words], *, ring: Ring, size: int, number: int) -> Words:
         """The sum of the masked vectors, without masks, confirmed and uncovered by their sites."""
         survivors, roster = sorted(masked), self._now.roster
+        quorum = roster.committee.quorum
         cohort = self._cohorts[survivors[0]]
         signatures = self._confirmed(survivors, cohort, number)
         request = Request(
@@ -223,13 +224,11 @@ class MaskedSums:
                 survivors=survivors,
                 # More would only be more for each site to verify.
                 signatures=[
-                    Signed(site=site, signature=signatures[site])
-                    for site in sorted(signatures)[: self._rules.threshold]
+                    Signed(site=site, signature=signatures[site]) for site in sorted(signatures)[:quorum]
                 ],
             )
         )
-        # Who did not confirm would have to refuse, and be gone for having been slow.
-        asked = dict.fromkeys(signatures or survivors, request)
+        asked = dict.fromkeys(survivors, request)
         answers = self._ask_meanwhile(asked, number, enough=self._rules.threshold)
         told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
         total = add_up(masked.values(), ring=ring, size=size)
@@ -246,17 +245,17 @@ class MaskedSums:
             raise RunError(f"round {number}: its sum cannot be uncovered: {error}") from error
 
     def _confirmed(self, survivors: list[str], cohort: Cohort, number: int) -> dict[str, bytes]:
-        """Survivors' signatures under who they are; none where the job asks for none."""
+        """Survivors' signatures under who they are, of those who sign; none where the job asks for none."""
         if not self._rules.confirm:
             return {}
         roster = self._now.roster
         return ask_to_confirm(
             self._ask_meanwhile,
             Confirm(manifest_digest=self._manifest.digest, number=roster.number, survivors=survivors),
-            identities={site: self._known[site].identity for site in survivors},
+            identities={site: self._known[site].identity for site in survivors if site in roster.signers},
             purpose=SURVIVORS_PURPOSE,
             content=survivors_digest(cohort.digest(roster), survivors),
-            threshold=self._rules.threshold,
+            quorum=roster.committee.quorum,
             number=number,
         )
 

@@ -6,6 +6,7 @@ import bz2
 import codecs
 import gzip
 import io
+import lzma
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ COMPRESSIONS: Mapping[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".zst": _open_zst,
     ".bz2": bz2.open,
+    ".xz": lzma.open,
 }
 
 _HEAD = 4096
@@ -55,7 +57,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "compressed by gzip", "add .gz to its name"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "add .zst to its name"),
     (b"BZh91AY&SY", "compressed by bzip2", "add .bz2 to its name"),
-    (b"\xfd7zXZ", "compressed by xz", "unpack it"),
+    (b"\xfd7zXZ", "compressed by xz", "add .xz to its name"),
     (b"PK\x03\x04", "a zip archive or a workbook", "unpack it, or name a workbook .xlsx"),
     (b"\xd0\xcf\x11\xe0", "an old Excel file, or a protected one", "save it as .xlsx or .csv"),
     (b"SQLite format 3", "an SQLite database", "write its table as .csv or .parquet"),
@@ -105,6 +107,12 @@ def check_file(path: Path, keys: SourceKeys) -> Kind:
     elif keys.separator is not None:
         raise DataError(f"data.separator: expected none: {str(path)!r} is no CSV file")
     return kind
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in a large one's place."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS)) == _LFS
 
 
 def open_text(path: Path, keys: SourceKeys) -> IO[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import lzma
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def _read(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
         return _READERS[_DATASETS if path.is_dir() else check_file(path, keys)](path, keys, columns)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {_reason(error)}") from None
-    except (pa.ArrowException, UnicodeError, EOFError, zlib.error):
+    except (pa.ArrowException, UnicodeError, EOFError, zlib.error, lzma.LZMAError):
         # Their own words may quote what is in the file.
         raise DataError(f"{str(path)!r} cannot be read: {_DAMAGED}") from None
 

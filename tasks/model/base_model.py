@@ -18,6 +18,7 @@ from tasks.model.model_digest import config_content, model_digest, tokenizer_con
 from tasks.model.model_files import (
     be_quiet,
     cannot_load,
+    check_place,
     loading_options,
     pickled_weights,
     refuse_adapter,
@@ -111,6 +112,7 @@ def load_pretrained(
     """
     be_quiet()
     where = locate(job.model.source)
+    check_place(job, where)
     try:
         return _load(job, where, purpose=purpose, labels=labels, device=device)
     except ModelError:

@@ -10,6 +10,7 @@ from typing import Any
 from privacy.errors import ModelError
 from protocol.job.job import Job
 from protocol.plain_text import first_line
+from tasks.data.file_kinds import is_pointer
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -29,6 +30,25 @@ def be_quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def check_place(job: Job, where: str) -> None:
+    """Raises ModelError where a source is plainly no model's folder, and says what it is."""
+    place, source = Path(where), f"model.source={job.model.source!r}"
+    if not place.exists():
+        # A name of the Hub has one stroke at most, and begins with neither that nor a dot.
+        if place.is_absolute() or source.count("/") > 1 or job.model.source.startswith(("./", "../")):
+            raise ModelError(f"{source}: there is no such folder on this machine")
+        return
+    if place.is_file():
+        raise ModelError(f"{source} is a file: name its folder, which has config and tokenizer too")
+    if (place / "snapshots").is_dir() and not (place / "config.json").exists():
+        raise ModelError(f"{source} is a cache of the Hub's: name one of the folders in its snapshots/")
+    for path in sorted(place.iterdir()):
+        if path.is_file() and is_pointer(path):
+            raise ModelError(
+                f"{source}: {path.name} is a Git LFS pointer: fetch the files with `git lfs pull`"
+            )
 
 
 def refuse_other_files(job: Job, folder: Path, kind: str) -> None:

@@ -61,10 +61,16 @@ def count_tokens(model: Any) -> int:
 
 
 def check_tokenizer(tokenizer: Any, *, tokens: int) -> None:
-    """Raises ModelError if a tokenizer makes tokens of texts that a model of so many does not know.
+    """Raises ModelError if a tokenizer makes tokens that a model of so many does not know, or no words.
 
     A padding that it does not know does not count: many are added by hand, and another one can be chosen.
     """
+    # transformers makes one of its own where a folder has none: it knows a family's special tokens alone.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ModelError(
+            "the tokenizer knows no words: its files are not there (tokenizer.json, or a vocabulary and "
+            "tokenizer_config.json); copy them to the weights"
+        )
     made = set(tokenizer.get_vocab().values()) - {tokenizer.pad_token_id}
     # What is put around a text is in a table of its own.
     made.update(tokenizer("")["input_ids"], tokenizer("a")["input_ids"])

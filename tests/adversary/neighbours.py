@@ -40,14 +40,14 @@ ROWS = 40
 
 # What stands in that row, in bytes as they are in the file: text and label.
 EXAMPLES: dict[str, tuple[bytes, bytes]] = {
+    "poison": (POISON.encode() + b" day", b"yes"),
+    "undecodable": (b"good \xff\xfe\x80", b"yes"),
+    "empty": (b"", b"yes"),
     "plain": (b"good day", b"yes"),
     "another": (b"poor night late", b"no"),
-    "empty": (b"", b"yes"),
     "one word": (b"good", b"yes"),
     "long": (b" ".join([b"good"] * 3000), b"yes"),
     "unknown": (b"xylophone zebra", b"no"),
-    "poison": (POISON.encode() + b" day", b"yes"),
-    "undecodable": (b"good \xff\xfe\x80", b"yes"),
     "control": (b"good \x1b[31m\x00 day", b"yes"),
     "no label": (b"good day", b""),
     "another label": (b"good day", b"maybe"),

@@ -59,12 +59,11 @@ class Place:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.limit = folder, write_encoder(folder / "model", kind)
         self.sites = 0
-        tiny.table(folder)
+        self.world = World(tiny.job(folder))
 
     def manifest(self, max_length: int) -> Manifest:
-        honest = World(tiny.job(self.folder)).manifest("run")
         changes: dict[str, Any] = {"data": {"max_length": max_length}, "training": {"batch_size": 240}}
-        return replace(honest, job=tiny.job(self.folder, **changes))
+        return replace(self.world.manifest("run"), job=tiny.job(self.folder, **changes))
 
     def ask(self, manifest: Manifest, *, long: bool) -> tuple[Reply, Reply, Path]:
         """What a new site answers to Join and to a round in which every text is drawn, and its home."""
@@ -78,7 +77,6 @@ class Place:
         home = self.folder / f"home-{self.sites}"
         path = write_site(home, self.folder, coordinator.identity, data={"data": source})
         resident = SiteHost(home, read_site_file(path), planner=plan_here)
-        world = World(tiny.job(self.folder))
 
         def answer(envelope: bytes) -> Reply:
             public = coordinator.identity.public
@@ -86,7 +84,7 @@ class Place:
             return Reply.FromString(resident.answer(opened))
 
         joined = answer(coordinator.join(manifest))
-        return joined, answer(coordinator.train(manifest, world)), home
+        return joined, answer(coordinator.train(manifest, self.world)), home
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -73,7 +73,7 @@ def test_the_trap_is_one(trap: Trap) -> None:
     assert trap.ran
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("known", [True, False])
 def test_confide_plan_runs_nothing_and_asks_nothing(trap: Trap, tiny_folder: Path, known: bool) -> None:
     job = tiny.table(tiny_folder) | {"model": {"source": str(trap.code(known=known)), "pooling": "mean"}}
@@ -109,6 +109,14 @@ def test_a_model_of_unknown_kind_is_refused(
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(trap.place / "hub"))
     with pytest.raises(ModelError, match=r"could not be loaded: .*custom code"):
         load(tiny_folder, folder if source == "folder" else "org/name")
+    assert not trap.ran
+
+
+def test_a_model_of_known_kind_is_loaded_without_its_code(
+    trap: Trap, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _prompt="": "y")
+    load(tiny_folder, trap.code(known=True))
     assert not trap.ran
 
 

@@ -128,13 +128,16 @@ class Federation:
         self.left.masked(site, cohort, words)
         return RING.unpack(words, size=SIZE), dealing and read_dealing(site, dealing)
 
+    def confirm(self, site: str, roster: Roster, cohort: Cohort, survivors: Sequence[str]) -> None:
+        self.sessions[site].confirm(listed(survivors, roster.number))
+        self.left.confirmed(site, cohort, survivors)
+
     def reveal(
         self, site: str, roster: Roster, cohort: Cohort, survivors: Sequence[str]
     ) -> dict[str, bytes]:
         """Confirm and reveal, whatever the others said: who colludes signs anything."""
         if self.rules.confirm:
-            self.sessions[site].confirm(listed(survivors, roster.number))
-            self.left.confirmed(site, cohort, survivors)
+            self.confirm(site, roster, cohort, survivors)
         message, _ = self.sessions[site].reveal(unmask_request(roster, cohort, survivors))
         shares = read_shares(message, roster)
         self.left.revealed(site, cohort, survivors, shares)

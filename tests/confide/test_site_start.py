@@ -22,8 +22,8 @@ import pytest
 from client.custody.home import Home
 from client.custody.relay_user import RelayUser, hand_over, relay_user
 from client.custody.site_file import read_site_file
-from client.relay.relay_app import deliver
-from client.relay.supernode import supernode_program
+from client.relay.delivery import deliver
+from client.relay.relay_program import relay_program
 from confide.cli import main
 from privacy.errors import KeyFileError, UserError
 from protocol.messages.channel import in_chunks, open_channel
@@ -233,17 +233,27 @@ def test_what_an_agent_writes_is_its_owners_alone(
     assert (home / "outbox").is_dir()
 
 
-def test_the_relay_is_started_with_tls_and_its_own_keys_alone(home: Path) -> None:
-    program = supernode_program(home, read_site_file(home / "site.toml"))
+@pytest.mark.parametrize(
+    ("kind", "agent"),
+    [
+        ("resident", "--agent unix:{home}/agent.sock"),
+        ("flower", '--node-config agent="unix:{home}/agent.sock"'),
+    ],
+)
+def test_the_relay_is_started_with_tls_and_its_own_keys_alone(
+    home: Path, tiny_folder: Path, coordinator: Coordinator, kind: str, agent: str
+) -> None:
+    path = write_site(home, tiny_folder, coordinator.identity, relay={"kind": kind})
+    program = relay_program(home, read_site_file(path))
     command = " ".join(program.command)
     assert f"--superlink localhost:8443 --root-certificates {home}/relay/ca.crt" in command
     assert f"--auth-supernode-private-key {home}/relay/node.key" in command
-    assert f'--node-config agent="unix:{home}/agent.sock"' in command
+    assert agent.format(home=home) in command
     assert "--insecure" not in command
     assert program.environment["FLWR_HOME"] == str(program.folder) == str(home / "relay" / "flower")
     (home / "relay" / "node.key").unlink()
     with pytest.raises(KeyFileError, match=r"node.key, which `confide provision` makes"):
-        supernode_program(home, read_site_file(home / "site.toml"))
+        relay_program(home, read_site_file(path))
 
 
 # Another user for the relay.

@@ -23,7 +23,7 @@ from typing import Any
 
 import grpc
 
-from client.relay.relay_app import deliver
+from client.relay.delivery import deliver
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.channel import in_chunks, open_channel
 from protocol.messages.confide_pb2_grpc import AgentStub

@@ -36,7 +36,8 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import client.relay.relay_app
-import flwr.supernode.cli.flower_supernode
+import client.relay.relay_process
+import flwr.supernode.fleet_http_connection
 assert "torch" in absent
 """
 
@@ -88,7 +89,8 @@ def test_images_run_as_their_own_users(image: str) -> None:
     assert users == [f"{user}:{group}"]
     assert f"--gid {group} " in whole
     assert f"--uid {user} " in whole
-    assert any(word == "HEALTHCHECK" for word, _ in last)
+    # The relay listens nowhere: that it runs is all that can be asked.
+    assert any(word == "HEALTHCHECK" for word, _ in last) == (image != "relay")
     # A shell would keep SIGTERM to itself.
     assert last[-1][0] in {"CMD", "ENTRYPOINT"}
     assert last[-1][1].startswith("[")

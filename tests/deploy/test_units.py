@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.custody.site_file import SiteFile
-from client.relay.supernode import node_config
+from client.relay.relay_program import relay_program
 from protocol.processes.flower_process import flower_environment
 from tests.deploy.containers import DEPLOY, Container, all_containers
 from tests.deploy.users import AGENT, RELAY, SERVER, SOCKET_GROUP
@@ -17,10 +17,7 @@ from tests.needs import find, needs
 
 SYSTEMD = DEPLOY / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
-RELAY_OPTIONS = [
-    *("--superlink", "--root-certificates", "--auth-supernode-private-key", "--isolation"),
-    *("--host", "--port", "--node-config"),
-]
+RELAY_OPTIONS = ["--superlink", "--root-certificates", "--auth-supernode-private-key", "--agent"]
 ANALYZE = needs("systemd-analyze")
 
 
@@ -98,31 +95,37 @@ def test_users_are_the_containers() -> None:
 
 
 def test_the_relays_command_is_the_one_that_confide_starts(tmp_path: Path) -> None:
-    """The same options in all three places; only the places of keys and socket differ."""
-    source = (DEPLOY.parent / "client" / "relay" / "supernode.py").read_text()
-    assert re.findall(r'"(--[a-z-]+)"', source) == RELAY_OPTIONS
+    """The same module and options in all three places; only the places of keys and socket differ."""
+    keys = tmp_path / "relay"
+    keys.mkdir()
+    for name in ("ca.crt", "node.key"):
+        (keys / name).touch()
 
-    unit = settings("relay")["ExecStart"][0]
-    for words in ([*unit.split()[1:]], *[container.words for container in relays()]):
-        assert [word for word in words if word.startswith("--")] == RELAY_OPTIONS
-        assert words[words.index("--isolation") + 1] == "subprocess"
-        assert words[words.index("--host") + 1] == "127.0.0.1"
-    site_file = SiteFile.model_validate(
-        {
-            "site": {"name": "north", "coordinator": "localhost:8443"},
-            "agent": {"socket": "/run/confide/agent.sock"},
-            "budget": {"epsilon": 1.0, "delta": 0.1},
-        }
-    )
-    on_socket = node_config(Path("/etc/confide/relay"), site_file)
-    with_tls = node_config(
-        Path("/etc/confide/relay"),
-        site_file.model_copy(
-            update={"relay": site_file.relay.model_copy(update={"agent": "confide-agent:7443"})}
-        ),
-    )
-    assert unit.endswith(f"--node-config '{on_socket}'")
-    assert {container.words[-1] for container in relays()} == {on_socket, with_tls}
+    def started(**agent: str) -> tuple[str, ...]:
+        """The options that `confide site start` gives, as words with the places of the deployment."""
+        site_file = SiteFile.model_validate(
+            {
+                "site": {"name": "north", "coordinator": "c:1"},
+                "agent": agent,
+                "budget": {"epsilon": 1.0, "delta": 0.1},
+            }
+        )
+        words = relay_program(tmp_path, site_file).command[1:]
+        assert words[:3] == ("-P", "-m", "client.relay.relay_process")
+        return tuple(word.replace(str(keys), "/etc/confide/relay") for word in words[3:])
+
+    on_socket = started(socket="/run/confide/agent.sock")
+    with_tls = started(listen="confide-agent:7443")
+    assert [word for word in on_socket if word.startswith("--")] == RELAY_OPTIONS
+    unit = settings("relay")["ExecStart"][0].split()
+    assert unit[1:4] == ["-P", "-m", "client.relay.relay_process"]
+    found = [tuple(unit[4:]), *(container.words for container in relays())]
+    places = re.compile(r"\$[({]CONFIDE_COORDINATOR[^)}]*[)}]")
+    assert [tuple(places.sub("c:1", word) for word in words) for words in found] == [
+        on_socket,
+        on_socket,
+        with_tls,
+    ]
 
 
 def test_the_relays_environment_is_the_one_that_confide_sets(

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from tests import children
 from tests.ports import free_port
 from tests.server.coordinators import fix_superlink_port
 
 SITES = ("north", "south", "west")
+# Both kinds of relay pass the same tests; a SuperNode's process for every message makes them slow.
+RELAYS = ("resident", pytest.param("flower", marks=pytest.mark.exhaustive))
 PATIENCE = 300.0  # seconds for anything to happen on a busy machine; nothing is measured by it
 
 
@@ -28,9 +32,17 @@ class LocalFederation:
     """
 
     def __init__(
-        self, folder: Path, *, address: str | None = None, inside: Callable[[str], list[str]] | None = None
+        self,
+        folder: Path,
+        *,
+        relay: str = "resident",
+        address: str | None = None,
+        inside: Callable[[str], list[str]] | None = None,
     ) -> None:
-        """``inside`` gives the words before a process's command, as those that enter a namespace."""
+        """``relay`` is the sites' ``relay.kind``.
+
+        ``inside`` gives the words before a process's command, as those that enter a namespace.
+        """
         self.folder = folder
         self._inside = inside or (lambda _name: [])
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -42,7 +54,11 @@ class LocalFederation:
         self.coordinator = folder / "federation" / "coordinator"
         fix_superlink_port(CoordinatorFolder(self.coordinator))
         for site in SITES:
-            _replace(self.home(site) / "site.toml", "[relay] ", f"[relay]\nport = {free_port()} ")
+            _replace(
+                self.home(site) / "site.toml",
+                "[relay] ",
+                f'[relay]\nkind = "{relay}"\nport = {free_port()} ',
+            )
 
     @property
     def job(self) -> Path:
@@ -160,9 +176,11 @@ class LocalFederation:
 
 
 @contextmanager
-def local_federation(folder: Path, *, sites: tuple[str, ...] = SITES) -> Iterator[LocalFederation]:
+def local_federation(
+    folder: Path, *, sites: tuple[str, ...] = SITES, relay: str = "resident"
+) -> Iterator[LocalFederation]:
     """A federation whose server and sites run, and are connected."""
-    federation = LocalFederation(folder)
+    federation = LocalFederation(folder, relay=relay)
     try:
         federation.start_server()
         for site in sites:

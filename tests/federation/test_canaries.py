@@ -38,7 +38,7 @@ from tests.federation.canaries import (
     of_tokens,
     search,
 )
-from tests.federation.local import SITES, LocalFederation
+from tests.federation.local import RELAYS, SITES, LocalFederation
 from tests.federation.recorder import Recorder
 from tests.ports import free_port
 
@@ -112,12 +112,14 @@ class Searched:
         return self.files | self.passed
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+@pytest.fixture(scope="module", params=RELAYS)
+def searched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Searched]:
     folder, outside = tmp_path_factory.mktemp("canaries"), tmp_path_factory.mktemp("outside")
     (outside / "sitecustomize.py").write_text(SPY)
     (outside / "sums").mkdir()
-    federation = LocalFederation(folder)
+    federation = LocalFederation(folder, relay=request.param)
     recorders = []
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from privacy.identity import Identity
@@ -13,12 +14,14 @@ from privacy.ledger.ledger_audit import audit_ledger
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
 from server.service.flower_cli import FlowerCli
-from tests.federation.local import SITES, LocalFederation, local_federation
+from tests.federation.local import RELAYS, SITES, LocalFederation, local_federation
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    with local_federation(tmp_path_factory.mktemp("federation")) as running:
+@pytest.fixture(scope="module", params=RELAYS)
+def federation(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalFederation]:
+    with local_federation(tmp_path_factory.mktemp("federation"), relay=request.param) as running:
         yield running
 
 
@@ -33,18 +36,18 @@ def charged(federation: LocalFederation, site: str, run: str) -> list[int]:
     return [event.round for event in events if isinstance(event, Released) and event.run == run]
 
 
-def test_two_rounds(federation: LocalFederation) -> None:
-    process = federation.start_run()
+@pytest.mark.process(but=1)
+@pytest.mark.parametrize(("rounds", "name"), [(1, "run"), (2, "two-rounds")])
+def test_rounds_are_recorded_and_audited(federation: LocalFederation, rounds: int, name: str) -> None:
+    process = federation.start_run("--set", f"training.rounds={rounds}", name=name)
     assert federation.wait(process) == 0, federation.said()
-    folder = RunFolder.open(federation.coordinator / "runs" / "run")
-    records = folder.records()
-    assert [(record.round, sorted(record.epsilon), record.absent) for record in records] == [
-        (1, sorted(SITES), []),
-        (2, sorted(SITES), []),
+    folder = RunFolder.open(federation.coordinator / "runs" / name)
+    assert [(record.round, sorted(record.epsilon), record.absent) for record in folder.records()] == [
+        (number, sorted(SITES), []) for number in range(1, rounds + 1)
     ]
     assert (folder.path / "report.html").exists()
     audit = audit_run(folder, ledgers(federation))
-    assert [(site.site, site.charged) for site in audit.sites] == [(site, 2) for site in sorted(SITES)]
+    assert [(site.site, site.charged) for site in audit.sites] == [(site, rounds) for site in sorted(SITES)]
 
 
 @pytest.mark.process
@@ -113,6 +116,22 @@ def main(grid, context):
     (place / "said.partial").write_text("\\n".join(lines))
     (place / "said.partial").rename(place / "said")
 '''
+
+
+@pytest.mark.process
+def test_a_killed_relay_comes_back_into_its_round(federation: LocalFederation) -> None:
+    """What it had at the agent is asked for again, and trained, and charged, once."""
+    process = federation.start_run("--set", "training.local_steps=40", name="relay-killed")
+    federation.wait_until(
+        lambda: charged(federation, "north", "relay-killed") == [1], what="north to begin the first round"
+    )
+    relay = federation.processes["relay-north"].pid
+    for child in psutil.Process(relay).children(recursive=True):
+        child.kill()
+    assert federation.wait(process) == 0, federation.said()
+    assert charged(federation, "north", "relay-killed") == [1, 2]
+    folder = RunFolder.open(federation.coordinator / "runs" / "relay-killed")
+    assert [record.absent for record in folder.records()] == [[], []]
 
 
 @pytest.mark.process

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runs.run_folder import RunFolder
-from tests.federation.local import SITES, LocalFederation
+from tests.federation.local import RELAYS, SITES, LocalFederation
 from tests.federation.test_federation import charged
 from tests.needs import find, needs
 
@@ -94,8 +94,11 @@ def _refused() -> str:
 
 @pytest.mark.process
 @needs("ip")
-def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: Path) -> None:
-    federation = LocalFederation(tmp_path / "f", address=f"{ADDRESS}:8443", inside=hosts.inside)
+@pytest.mark.parametrize("relay", RELAYS)
+def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: Path, relay: str) -> None:
+    federation = LocalFederation(
+        tmp_path / "f", relay=relay, address=f"{ADDRESS}:8443", inside=hosts.inside
+    )
     try:
         federation.start_server()
         for site in SITES:

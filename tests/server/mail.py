@@ -163,6 +163,7 @@ class _Grid(InProcessGrid):
         self.mail = mail
         self.waiting: dict[str, list[Message]] = {}
         self.refuses: list[list[Any]] = []  # what the next pushes give instead of identifiers
+        self.drops: dict[str, Any] = {}  # what a site's next message gets instead of its identifier
         self.empties = 0  # how many of the next answers carry nothing
         self.also: list[Message] = []  # what the next pull gives besides
 
@@ -176,6 +177,9 @@ class _Grid(InProcessGrid):
         for message in messages:
             node = message.metadata.dst_node_id
             site = next(name for name, known in self.mail.nodes.items() if known.node_id == node)
+            if site in self.drops:
+                identifiers.append(self.drops.pop(site))
+                continue
             content = unwrap(message.content)
             identifier = f"m{len(self.mail.sent)}"
             message.metadata.__dict__["_message_id"] = identifier  # as Flower does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import replace
@@ -28,9 +29,9 @@ def world(tiny_folder: Path) -> World:
 def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def plan(manifest: Any, examples: int, update_size: int) -> Any:
+    def plan(manifest: Any, examples: int, update_size: int, *, near: float) -> Any:
         asked.append(examples)
-        return plan_here(manifest, examples, update_size)
+        return plan_here(manifest, examples, update_size, near=near)
 
     monkeypatch.setattr(shared_work, "plan_here", plan)
     plans, manifest = SharedPlans(), world.manifest("run")
@@ -43,6 +44,29 @@ def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.Monkey
     for _ in range(2):
         with pytest.raises(PlanError, match="batch_size=16"):
             plans(manifest, 5, 10)
+
+
+def test_sizes_are_planned_near_each_other_and_as_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[float] = []
+
+    def plan(manifest: Any, examples: int, update_size: int, *, near: float) -> Any:
+        begun.append(near)
+        return plan_here(manifest, examples, update_size, near=near)
+
+    monkeypatch.setattr(shared_work, "plan_here", plan)
+    plans, manifest = SharedPlans(), world.manifest("run")
+    sizes = (40, 200, 90, 140, 100, 30)
+    found = [plans(manifest, examples, 10) for examples in sizes]
+    assert found == [plan_here(manifest, examples, 10) for examples in sizes]
+    multipliers = [each.training.mechanism.multiplier for each in found]
+    assert begun[:2] == [1.0, multipliers[0]]
+    # Between sizes, and beyond them, a line through the two nearest: closer than either of them.
+    for place in (2, 3, 4, 5):
+        known = multipliers[:place]
+        off = abs(math.log(begun[place] / multipliers[place]))
+        assert off < min(abs(math.log(each / multipliers[place])) for each in known)
 
 
 def test_a_model_is_checked_until_it_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def deal(
     Raises AggregationError for a roster of another run, of a sum that is over, without this site, or with
     a site that is not known or did not sign; UserError without TenSEAL.
     """
-    check_roster(state.session, roster, peers)
+    check_roster(state.session, roster, peers, signed=roster.members)
     key = state.key or make_key(sum_parameters(roster.rules))
     return replace(state, key=key), deal_key(state.session, roster, key, random=random)
 
@@ -121,7 +121,7 @@ def take_key(state: KeyState, roster: Roster, dealt: Dealt, *, peers: Mapping[st
     Raises what ``deal`` raises for a roster, LostError if the key is neither here nor sealed for this site,
     and ProtocolError for one that is no key.
     """
-    check_roster(state.session, roster, peers)
+    check_roster(state.session, roster, peers, signed=roster.members)
     if state.key and commitment_to_key(state.key, state.manifest) == dealt.commitment:
         return state
     if not dealt.sealed:
@@ -227,7 +227,11 @@ def open_contributions(
     for one in contributions:
         check_contribution(one, roster, contributed.digest)
     roster.check_signatures(
-        signatures, among=[one.site for one in contributions], purpose=LIST_PURPOSE, content=content
+        signatures,
+        among=[one.site for one in contributions],
+        quorum=roster.rules.threshold,
+        purpose=LIST_PURPOSE,
+        content=content,
     )
     opened = open_sum(
         state.key,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -118,13 +118,7 @@ class _Recovery:
                 f"expected {needed} shares of a secret of {site}, got {len(found)}", rule="share"
             )
         points = tuple(found)
-        # The first will do, or any but one: then that one lied.
-        choices = [points[:needed]] + [
-            tuple(point for point in points[: needed + 1] if point != liar)
-            for liar in points[: needed + 1]
-            if len(points) > needed
-        ]
-        for chosen in choices:
+        for chosen in _choices(points, needed):
             secret = self._combiner(chosen).combine([found[point] for point in chosen])
             if fits(secret):
                 return secret
@@ -133,3 +127,11 @@ class _Recovery:
             "those who revealed them changed them",
             rule="share",
         )
+
+
+def _choices(points: tuple[int, ...], needed: int) -> Iterator[tuple[int, ...]]:
+    """The first points as many as are needed, or any of one more but one: then that one lied."""
+    yield points[:needed]
+    if len(points) > needed:
+        more = points[: needed + 1]
+        yield from (more[:place] + more[place + 1 :] for place in range(needed + 1))

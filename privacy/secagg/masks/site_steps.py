@@ -13,7 +13,7 @@ Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preservi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from privacy.errors import AggregationError, LostError
@@ -96,8 +96,10 @@ def deal(
     ``peers`` are the identities that are pinned here. Raises AggregationError for a roster of another run,
     of a sum that is over, without this site, or with a site that is not known or did not sign.
     """
-    check_roster(state, roster, peers)
     place, graph = roster.place(state.site), roster.graph
+    # Whose session key is used here. Of the others a name is taken, and no key: see docs/threat-model.md.
+    neighbours = [roster.members[other] for other in graph.neighbours[place]]
+    check_roster(state, roster, peers, signed=neighbours)
     seed, key = draw_secret(random), draw_secret(random)
     holders = graph.holders(place)
     points = [holder + 1 for holder in holders]
@@ -200,9 +202,12 @@ def confirm(
 ) -> tuple[SiteState, bytes]:
     """Sign who has answered, this site among them: 64 bytes. The same survivors may be signed again.
 
-    Raises AggregationError for others than were signed before, or too few, and LostError.
+    Raises AggregationError for others than were signed before, or too few, at a site that is none of those
+    who sign, and LostError.
     """
     holder = _check_survivors(state, survivors, number=number)
+    if state.site not in holder.roster.signers:
+        raise AggregationError("this site is none of those who sign for this sum", rule="survivors")
     if holder.survivors not in (None, tuple(survivors)):
         raise AggregationError(
             "other survivors were confirmed in this sum before: two lists would uncover single updates",
@@ -217,16 +222,19 @@ def reveal(
 ) -> tuple[SiteState, dict[str, bytes]]:
     """For each neighbour in the cohort, by site, one share: of its seed if it survives, else of its key.
 
-    Where the run asks for confirmation, ``threshold`` of the survivors must have signed this very list,
-    which this site has confirmed too. What was held is forgotten. Raises AggregationError and LostError.
+    Where the run asks for confirmation, a quorum of the survivors must have signed this very list, and this
+    site no other: no second list has a quorum, whether this site signed the first or was not waited for.
+    What was held is forgotten. Raises AggregationError and LostError.
     """
     holder = _check_survivors(state, survivors, number=number)
     if holder.roster.rules.confirm:
-        if holder.survivors != tuple(survivors):
-            raise AggregationError("these survivors were not confirmed here", rule="survivors")
-        holder.roster.check_signatures(
+        roster = holder.roster
+        if holder.survivors not in (None, tuple(survivors)):
+            raise AggregationError("other survivors were confirmed here", rule="survivors")
+        roster.check_signatures(
             signatures,
-            among=survivors,
+            among=roster.signers.intersection(survivors),
+            quorum=roster.committee.quorum,
             purpose=SURVIVORS_PURPOSE,
             content=survivors_digest(holder.cohort, survivors),
         )
@@ -282,8 +290,10 @@ def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) ->
     return held
 
 
-def check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -> None:
-    """Raises what ``deal`` raises for a roster."""
+def check_roster(
+    state: SiteState, roster: Roster, peers: Mapping[str, bytes], *, signed: Iterable[Member]
+) -> None:
+    """Raises what ``deal`` raises for a roster; the members in ``signed`` must have signed their keys."""
     if roster.rules.manifest != state.manifest:
         raise AggregationError("the list of sites is of another run", rule="replay")
     if roster.number <= state.last:
@@ -293,11 +303,10 @@ def check_roster(state: SiteState, roster: Roster, peers: Mapping[str, bytes]) -
     own = roster.member(state.site)
     if own.key != AgreementKey(state.key).public:
         raise LostError("the list of sites has another session key of this site: join again")
-    known = {member for kept in (state.dealer, state.holder) if kept for member in kept.roster.members}
     for member in roster.members:
-        # Verifying a signature costs more than all else here; a member that passed once is the same one.
-        if member not in known or peers.get(member.site) != member.identity:
-            member.check(state.manifest, pinned=peers.get(member.site))
+        member.check_pinned(peers.get(member.site))
+    for member in signed:
+        member.check(state.manifest, pinned=peers.get(member.site))
 
 
 def _check_survivors(state: SiteState, survivors: Sequence[str], *, number: int) -> Holder:

@@ -20,8 +20,8 @@ KEY, OTHER = "ab" * 32, "cd" * 32
     ("table", "lines"),
     [
         ({}, ["peers: missing"]),
-        ({"peers": {}}, ["peers: dictionary should have at least 1 item"]),
-        ({"peers": ["north"]}, ["peers: expected a valid dictionary"]),
+        ({"peers": {}}, ["peers: expected at least 1 of them, got 0"]),
+        ({"peers": ["north"]}, ["peers: expected a section of keys, got"]),
         ({"peers": {"north": KEY}, "budget": {}}, ["budget: unknown key"]),
         ({"peers": {"north": KEY, "south": KEY.upper()}}, ["peers.south: expected to match"]),
         ({"peers": {"north": KEY[:-1]}}, ["peers.north: expected to match"]),

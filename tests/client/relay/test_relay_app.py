@@ -21,7 +21,8 @@ from client.agent.listening import listen_with_tls, relay_certificate
 from client.agent.mailbox import Mailbox
 from client.agent.worker import Worker
 from client.custody.site_file import read_site_file
-from client.relay.relay_app import app, deliver
+from client.relay.delivery import deliver
+from client.relay.relay_app import app
 from privacy.errors import KeyFileError, ProtocolError, RunError
 from privacy.identity import Identity
 from protocol.messages.channel import CHUNK_BYTES, open_channel
@@ -75,10 +76,10 @@ class Time:
 
 
 def test_it_starts_with_nothing_that_touches_data_or_models() -> None:
-    code = "import sys, client.relay.relay_app; print(*sorted(sys.modules))"
+    code = "import sys, client.relay.relay_app, client.relay.relay_process; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "client.relay.relay_app" in loaded
+    assert {"client.relay.relay_app", "client.relay.relay_process"} <= loaded
     assert loaded.isdisjoint(FORBIDDEN)
 
 

@@ -70,6 +70,8 @@ def drive(federation: Federation, restart: Callable[[], MaskedSession]) -> int:
             found = attempt(partial(federation.contribute, SITE, cohorts[SITE], number, salt=salt))
             if found is not None and SITE not in masked:
                 masked[SITE], plain[SITE] = found[0], vector(SITE, number, salt=salt)
+        for survivors in LISTS if federation.rules.confirm else []:
+            attempt(partial(federation.confirm, SITE, roster, cohorts[SITE], survivors))
         for survivors in [*LISTS, *LISTS]:
             attempt(partial(federation.reveal, SITE, roster, cohorts[SITE], survivors))
         alive = sorted(masked)
@@ -79,8 +81,9 @@ def drive(federation: Federation, restart: Callable[[], MaskedSession]) -> int:
     return crashes
 
 
-# A run without confirmation relies on single shares alone. Three sums of four steps, or of three.
-CONFIRM = {True: range(1, 13), False: range(1, 10)}
+# A run without confirmation relies on single shares alone. Three sums of five writes, of which one is
+# a signature's second, or of three.
+CONFIRM = {True: range(1, 16), False: range(1, 10)}
 
 
 def crashed(

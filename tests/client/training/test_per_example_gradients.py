@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from client.training.gradients import Gradients, HookedGradients, OneByOne, PerExampleGradients, losses
 from client.training.stacked_gradients import StackedGradients
@@ -138,3 +139,33 @@ def test_an_example_that_does_not_use_a_layer_has_nothing_of_it() -> None:
         assert of_it
         assert all((gradient == 0.0).all() for gradient in of_it.values())
         batch = case.examples().batch(np.array([1]))
+
+
+@pytest.mark.parametrize("kind", [StackedGradients, HookedGradients, OneByOne])
+def test_a_layer_that_no_example_of_a_batch_uses_has_nothing_of_them(kind: Method) -> None:
+    """As an expert that nobody is sent to: nothing fails, whoever else was drawn."""
+    case = CASES["bert-qv-head"]
+    adapted = case.adapted()
+    adapted.load(random_adapter(adapted))
+    method = kind(adapted)
+    adapted.peft.train()
+    path, layer = next((n, m) for n, m in adapted.peft.named_modules() if isinstance(m, LoraLayer))
+    usual = losses(adapted)
+
+    def loss(batch: Batch) -> torch.Tensor:
+        layer._disable_adapters = True
+        try:
+            return usual(batch)
+        finally:
+            layer._disable_adapters = False
+
+    batch = case.examples().batch(np.array([1, 2]), rows=4)
+    found, expected = method.backward(batch, loss), OneByOne(adapted).backward(batch, loss)
+    idle = [name for name in found if name.startswith(path)]
+    assert idle
+    for name, gradients in found.items():
+        assert gradients.shape == (2, *adapted.trained[name].shape)
+        assert (name in idle) == (gradients == 0.0).all()
+        torch.testing.assert_close(gradients, expected[name], rtol=1e-4, atol=1e-6)
+    # And the next batch, which uses it, has something of it.
+    assert all((method.backward(batch, usual)[name] != 0.0).any() for name in idle)

@@ -345,3 +345,26 @@ def test_a_job_written_as_toml_reads_back_the_same(tiny_folder: Path, tmp_path: 
 )
 def test_top_share(text: str, share: float | None) -> None:
     assert top_share(text) == share
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"privacy": 3}, "privacy: expected a section of keys, got 3"),
+        ({"privacy": []}, r"privacy: expected a section of keys, got \[\]"),
+        ({"data": {"source": "a.csv", "labels": ["a"]}}, "data.labels: expected at least 2 of them, got 1"),
+        ({"data": {"source": "a.csv", "labels": []}}, "data.labels: expected at least 2 of them, got 0"),
+    ],
+)
+def test_sections_and_lists_are_told_in_plain_words(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(JobError, match=words):
+        checked_job(
+            parse_job(
+                {
+                    "model": {"source": "m"},
+                    "adapter": {"target_modules": ["q"]},
+                    "data": {"source": "a.csv"},
+                }
+                | table
+            )
+        )

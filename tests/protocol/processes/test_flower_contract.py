@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,18 @@ from flwr.app import DEFAULT_TTL, Error, Message, MessageType
 from flwr.serverapp import Grid
 
 from protocol.messages.flower import unwrap, wrap
-from protocol.processes.flower_internals import Run, identify_process, make_run, run_simulation
+from protocol.processes.flower_internals import (
+    Run,
+    RunNotRunningException,
+    deflate,
+    failure,
+    identify_process,
+    inflate,
+    make_run,
+    object_ids,
+    pull_contents,
+    run_simulation,
+)
 from protocol.processes.flower_process import flower_environment, flower_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -95,6 +108,74 @@ def test_the_engine_takes_what_it_is_given() -> None:
 
     assert {"server_app", "client_app", "num_supernodes", "backend_config"} <= set(parameters(engine))
     assert callable(run_simulation)
+
+
+def test_a_nodes_connection_is_what_the_relay_takes_it_for() -> None:
+    """Eight functions, in this order; the relay leaves out those that fetch a run and its app."""
+    from flwr.supernode.fleet_http_connection import http_request_response
+
+    assert parameters(http_request_response) == [
+        "server_address",
+        "insecure",
+        "root_certificates",
+        "authentication_keys",
+        "max_retries",
+        "max_wait_time",
+    ]
+    given = ast.parse(textwrap.dedent(inspect.getsource(http_request_response)))
+    (given,) = [node.value for node in ast.walk(given) if isinstance(node, ast.Yield)]
+    assert [ast.unparse(part) for part in given.elts] == [
+        "node.node_id",
+        "receive",
+        "send",
+        "get_run",
+        "get_fab",
+        "pull_object",
+        "push_object",
+        "confirm_message_received",
+    ]
+
+
+def test_a_servers_grid_has_what_answers_are_fetched_with() -> None:
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PullObjectResponse
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    grid = HttpGrid(token="none")  # noqa: S106  # nobody is asked
+    client = HttpGrid._runtime_client.fget(grid)  # it connects at the first request
+    assert all(
+        callable(getattr(client, name)) for name in ("PullMessages", "PullObject", "ConfirmMessageReceived")
+    )
+    grid.close()
+    for message, names in (
+        (PullAppMessagesRequest, {"message_ids"}),
+        (PullAppMessagesResponse, {"messages_list", "message_object_trees"}),
+        (PullObjectRequest, {"node", "run_id", "object_id"}),
+        (PullObjectResponse, {"object_found", "object_available", "object_content"}),
+        (ConfirmMessageReceivedRequest, {"node", "run_id", "message_object_id"}),
+    ):
+        assert names <= set(message.DESCRIPTOR.fields_by_name)
+    assert grid.node.DESCRIPTOR.name == "Node"
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20, 12_000_000], ids=["nothing", "one record", "in pieces"])
+def test_a_message_is_its_objects(size: int) -> None:
+    """Of a message of one record, that record is enough; of another, all are."""
+    identify_process(run_id=5, node_id=6, task_id=1)
+    message = Message(wrap(bytes(size)), 9, MessageType.TRAIN, ttl=60.0)
+    tree, objects = deflate(message)
+    assert tree.object_id == list(objects)[-1] == message.object_id
+    names = object_ids(tree)
+    assert (len(names), set(names) <= set(objects)) == (1 if size <= 1 << 20 else len(objects), True)
+    contents = pull_contents(names, objects.__getitem__, seconds=1.0)
+    assert unwrap(inflate(message, tree, contents).content) == bytes(size)
+
+
+def test_a_failure_has_the_code_of_an_app_that_failed() -> None:
+    from flwr.common.constant import ErrorCode
+
+    assert failure("why").code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert not issubclass(RunNotRunningException, Exception)  # who catches errors must name it
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_sites_are_known_by_their_keys_alone(mail: Mail) -> None:
 
 
 def other_record(_: bytes) -> RecordDict:
-    return RecordDict({"confide": ConfigRecord({"confide": b"x"})})
+    return RecordDict({"confide": ConfigRecord({"another": b"x"})})
 
 
 def other_array(content: bytes) -> RecordDict:
@@ -311,10 +311,11 @@ def test_the_last_look_is_at_the_deadline(mail: Mail) -> None:
     push = mail.grid.push_messages
 
     def keep(messages: Any) -> Any:
-        (message,) = messages
-        identifiers = push([message])
-        if mail.sent[-1].site == "south":
-            answers.append(reply_to(message, sealed("south", mail.sent[-1].content)))
+        messages = list(messages)
+        identifiers = push(messages)
+        for message, sent in zip(messages, mail.sent[-len(messages) :], strict=True):
+            if sent.site == "south":
+                answers.append(reply_to(message, sealed("south", sent.content)))
         return identifiers
 
     mail.grid.push_messages = keep
@@ -387,14 +388,39 @@ def test_a_refusal_aside_is_told(mail: Mail) -> None:
     assert list(ask(mail, "north", min_survivors=1, side_requests={"south": JOIN}).refused) == ["south"]
 
 
-@pytest.mark.parametrize("given", [[], [None], [""]])
-def test_a_message_that_flower_does_not_take(mail: Mail, given: list[Any]) -> None:
-    mail.grid.refuses = [given]
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_message_that_flower_does_not_take(mail: Mail, given: str | None) -> None:
+    mail.grid.drops["north"] = given
     found = ask(mail)
     assert list(found.replies) == ["north", "south"]
     assert mail.times("south") == [0]
     assert mail.times("north") == pytest.approx([1.0], abs=0.11)
     assert found.bytes_down == len(mail.contents("north")[0]) + len(mail.contents("south")[0])
+
+
+@pytest.mark.parametrize("given", [[], [None], ["", ""]])
+def test_messages_of_which_flower_takes_none(mail: Mail, given: list[Any]) -> None:
+    mail.grid.refuses = [given]
+    found = ask(mail)
+    assert list(found.replies) == ["north", "south"]
+    assert mail.times("north") == mail.times("south") == pytest.approx([1.0], abs=0.11)
+
+
+def test_all_sites_are_asked_at_once_and_a_great_deal_in_parts(mail: Mail, monkeypatch: Any) -> None:
+    """Between parts answers are taken, so that nobody's waits until the last request is out."""
+    pushes: list[int] = []
+    push = mail.grid.push_messages
+
+    def count(messages: Any) -> Any:
+        pushes.append(len(list(messages)))
+        return push(messages)
+
+    mail.grid.push_messages = count
+    assert list(ask(mail).replies) == ["north", "south"]
+    assert pushes == [2]
+    monkeypatch.setattr("server.post.sealed_post._MOST_BYTES", 10)
+    assert list(ask(mail).replies) == ["north", "south"]
+    assert pushes == [2, 1, 1]
 
 
 def test_messages_that_flower_never_takes(mail: Mail) -> None:
@@ -409,11 +435,13 @@ def twice(mail: Mail, second: Callable[[bytes], Any]) -> Exchange:
     push = mail.grid.push_messages
 
     def push_all(messages: Any) -> Any:
-        (message,) = messages
-        identifiers = push([message])
-        if mail.sent[-1].site == "south":
-            more = reply_to(message, second(mail.sent[-1].content))
-            mail.grid.waiting[identifiers[0]].append(more)
+        messages = list(messages)
+        identifiers = push(messages)
+        for identifier, message, sent in zip(
+            identifiers, messages, mail.sent[-len(messages) :], strict=True
+        ):
+            if sent.site == "south":
+                mail.grid.waiting[identifier].append(reply_to(message, second(sent.content)))
         return identifiers
 
     mail.grid.push_messages = push_all

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from privacy.errors import AggregationError, RunError, SiteError
+from privacy.secagg import roster as roster_module
+from privacy.secagg.committee import Committee
+from privacy.secagg.graph import Circle, join_around
 from protocol.messages import confide_pb2 as pb
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
@@ -328,3 +331,41 @@ def test_a_site_that_joins_again_changes_no_sum_that_is_under_way(tmp_path: Path
     for number, (move, sites) in enumerate(zip(moves(folder)[:3], (set(SITES), rest, rest), strict=True)):
         mean = np.mean([post.update(site, number + 1) for site in sites], axis=0)
         np.testing.assert_allclose(move, mean, atol=tolerance)
+
+
+# -- Where a committee signs
+
+
+def test_members_of_a_committee_confirm_and_all_reveal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a ring of five, of which three may sign and two must; one member is silent when it is asked to."""
+    ring = join_around(range(5), Circle(degree=2, threshold=2))
+    monkeypatch.setattr(roster_module, "make_graph", lambda *_, **__: ring)
+    three = Committee(places=(0, 2, 4), quorum=2)
+    monkeypatch.setattr(roster_module, "make_committee", lambda *_, **__: three)
+    folder = masked_folder(tmp_path / "run")
+    post = MaskedPost(folder, {("west", "confirm", 1): None})
+    go(folder, post)
+    check_means(folder, post, *[set(SITES)] * 3)
+    asked = {(site, number) for site, kind, number, _ in post.asked if kind == "confirm"}
+    assert asked == {(site, number) for site in ("arctic", "north", "west") for number in (1, 2, 3)}
+    revealed = {(site, number) for site, kind, number, _ in post.asked if kind == "unmask"}
+    assert revealed == {(site, number) for site in SITES for number in (1, 2, 3)}
+    passed_on = [request.unmask for _, request in post.sent if request.HasField("unmask")]
+    assert {len(one.signatures) for one in passed_on} == {2}
+    audit_run(folder)
+
+
+def test_a_committee_without_a_quorum_ends_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = join_around(range(5), Circle(degree=2, threshold=2))
+    monkeypatch.setattr(roster_module, "make_graph", lambda *_, **__: ring)
+    three = Committee(places=(0, 2, 4), quorum=2)
+    monkeypatch.setattr(roster_module, "make_committee", lambda *_, **__: three)
+    folder = masked_folder(tmp_path / "run")
+    post = MaskedPost(folder, {(site, "confirm", 1): None for site in ("arctic", "west")})
+    error = ends(folder, post)
+    assert "confirming the sum: expected answers from at least 2 sites in time, got 1" in str(error)
+    assert "unmask" not in {kind for _, kind, _, _ in post.asked}

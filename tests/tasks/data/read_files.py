@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,7 @@ READ: tuple[FileCase, ...] = (
     FileCase(what="packed by gzip", name="a.csv.gz", write=raw(gzip.compress(delimited().encode()))),
     FileCase(what="packed by zstd", name="a.tsv.zst", write=raw(zst(delimited("\t")))),
     FileCase(what="packed by bzip2", name="a.csv.bz2", write=raw(bz2.compress(delimited().encode()))),
+    FileCase(what="packed by xz", name="a.csv.xz", write=raw(lzma.compress(delimited().encode()))),
     FileCase(what="JSON, an object a line", name="a.jsonl", write=text(lines())),
     FileCase(what="the same by another name", name="a.ndjson", write=text(lines())),
     FileCase(what="the same in a .json", name="lines.json", write=text(lines())),

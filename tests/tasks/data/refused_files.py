@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 
 from tests.tasks.data.read_files import (
     ROWS,
@@ -186,6 +187,18 @@ REFUSED: tuple[FileCase, ...] = (
         said=_NOT_WHOLE,
     ),
     FileCase(
+        what="cut off, packed by xz",
+        name="a.csv.xz",
+        write=raw(lzma.compress(b"text,label\nsecret,no\n" * 99)[:-20]),
+        said=_NOT_WHOLE,
+    ),
+    FileCase(
+        what="damaged, packed by xz",
+        name="a.csv.xz",
+        write=raw(b"\xfd7zXZ\0secret"),
+        said=_NOT_WHOLE,
+    ),
+    FileCase(
         what="cut off, packed",
         name="cut.csv.gz",
         write=raw(gzip.compress(delimited().encode())[:-12]),
@@ -290,7 +303,7 @@ REFUSED: tuple[FileCase, ...] = (
         write=raw(b"secret"),
         said="'FILE': expected a name that ends in one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet, "
         ".arrow, "
-        ".feather, .xlsx; text also packed, as in .csv.gz, .csv.zst, .csv.bz2",
+        ".feather, .xlsx; text also packed, as in .csv.gz, .csv.zst, .csv.bz2, .csv.xz",
     ),
     FileCase(
         what="a separator where there is none",

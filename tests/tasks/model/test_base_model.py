@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,49 @@ def test_a_missing_file_is_said(tiny_folder: Path, model_folder: Path, name: str
     (model_folder / name).unlink()
     with pytest.raises(ModelError, match=r"model\.source"):
         load(tiny_folder, model_folder)
+
+
+def _link_snapshots(folder: Path) -> None:
+    (folder / "snapshots").mkdir()
+    (folder / "config.json").unlink()
+
+
+def _point_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+
+
+def _forget_words(folder: Path) -> None:
+    """As a folder of weights alone: transformers makes a tokenizer of special tokens for it."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_link_snapshots, "is a cache of the Hub's: name one of the folders in its snapshots/"),
+        (_point_elsewhere, r"model\.safetensors is a Git LFS pointer: fetch the files with `git lfs pull`"),
+        (_forget_words, "the tokenizer knows no words: its files are not there"),
+    ],
+    ids=["a cache", "a pointer", "no tokenizer"],
+)
+def test_a_folder_that_is_no_model_says_what_it_is(
+    tiny_folder: Path, model_folder: Path, change: Callable[[Path], None], words: str
+) -> None:
+    change(model_folder)
+    with pytest.raises(ModelError, match=words):
+        load(tiny_folder, model_folder)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./models/mine", "../mine", "models/mine/best"])
+def test_a_path_that_is_not_there_is_no_name_of_the_hub(tiny_folder: Path, source: str) -> None:
+    with pytest.raises(ModelError, match="there is no such folder on this machine"):
+        load(tiny_folder, source)
+
+
+def test_a_file_is_no_model(tiny_folder: Path, model_folder: Path) -> None:
+    with pytest.raises(ModelError, match="is a file: name its folder"):
+        load(tiny_folder, model_folder / "model.safetensors")
 
 
 def test_a_hub_that_cannot_be_reached_is_said(tiny_folder: Path) -> None:

@@ -146,6 +146,7 @@ class Tokens:
     def __init__(self, vocabulary: dict[str, int], around: list[int], padding: int | None) -> None:
         self.get_vocab = lambda: vocabulary
         self.around, self.pad_token_id = around, padding
+        self.all_special_tokens = ["<pad>"]
 
     def __call__(self, _text: str) -> dict[str, list[int]]:
         return {"input_ids": self.around}

@@ -14,13 +14,20 @@ from hypothesis import strategies as st
 
 from privacy.errors import AggregationError
 from privacy.secagg.masks import masking
-from privacy.secagg.masks.masking import KEY_BYTES, apply_masks
+from privacy.secagg.masks.masking import (
+    BLOCK,
+    KEY_BYTES,
+    Stream,
+    apply_masks,
+    by_counter,
+    by_gcm,
+    fastest_stream,
+)
 from privacy.secagg.ring import Ring, Words
 from tests.privacy.exchanges import draw_vectors, looks_uniform, stream
 
 RINGS = [Ring(bits) for bits in (16, 20, 32, 64)]
-# What one block of the loop holds, in bytes: sizes around it and its multiples are where it could go wrong.
-BLOCK = masking._BLOCK
+STREAMS = pytest.mark.parametrize("stream", [by_counter, by_gcm], ids=["counter", "gcm"])
 
 # NIST SP 800-38A, F.5.5 and F.5.6: AES-256 in counter mode.
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
@@ -33,13 +40,16 @@ NIST_CIPHER = bytes.fromhex(
     "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
     "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
 )
-# AES-256 of a block of zeros under a key of zeros (NIST AESAVS, appendix C.1's cipher at zero).
-ZERO_BLOCK = "dc95c078a2408989ad48a21492842087"
+# AES-256 in counter mode from two, of zeros under a key of zeros: the ciphertext of test case 14 in McGrew
+# and Viega 2005, "The Galois/Counter Mode of Operation (GCM)", appendix B.
+ZERO_BLOCK = "cea7403d4d606b6e074ec5d3baf39d18"
 
 
 def mask(key: bytes, size: int, ring: Ring) -> Words:
-    """A mask, written out: one key stream from a counter of zero, read as words."""
-    content = Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(size * ring.dtype.itemsize))
+    """A mask, written out: one key stream from a counter of two, read as words."""
+    content = (
+        Cipher(AES(key), CTR(bytes(15) + b"\x02")).encryptor().update(bytes(size * ring.dtype.itemsize))
+    )
     return ring.reduced(np.frombuffer(content, ring.dtype))
 
 
@@ -63,23 +73,34 @@ def test_words_of_another_ring_are_refused(words: np.ndarray) -> None:
     assert refused.value.rule == "vector"
 
 
+@STREAMS
+def test_masks_are_what_was_published(stream: Stream) -> None:
+    found = apply_masks(np.zeros(4, "<u4"), ring=Ring(32), add=[bytes(32)], stream=stream)
+    assert found.tobytes().hex() == ZERO_BLOCK
+
+
+def test_the_faster_stream_is_one_of_the_two() -> None:
+    assert fastest_stream() in (by_counter, by_gcm)
+    assert fastest_stream() is fastest_stream()
+
+
 def test_key_streams_are_nists(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the vector's counter, of which ours is zero; both ways."""
+    """Under the vector's counter, of which ours is two; both ways."""
     zeros = np.zeros(len(NIST_PLAIN) // 4, "<u4")
-    assert apply_masks(zeros, ring=Ring(32), add=[bytes(32)])[:4].tobytes().hex() == ZERO_BLOCK
-    monkeypatch.setattr(masking, "CTR", lambda _zero: CTR(NIST_COUNTER))
-    found = apply_masks(zeros, ring=Ring(32), add=[NIST_KEY]).tobytes()
+    monkeypatch.setattr(masking, "_COUNTER", NIST_COUNTER)
+    found = apply_masks(zeros, ring=Ring(32), add=[NIST_KEY], stream=by_counter).tobytes()
     assert bytes(a ^ b for a, b in zip(found, NIST_PLAIN, strict=True)) == NIST_CIPHER
     assert bytes(a ^ b for a, b in zip(found, NIST_CIPHER, strict=True)) == NIST_PLAIN
 
 
+@STREAMS
 @pytest.mark.parametrize("ring", RINGS, ids=lambda ring: str(ring.bits))
-def test_blocks_are_one_stream(ring: Ring) -> None:
+def test_blocks_are_one_stream(ring: Ring, stream: Stream) -> None:
     block = BLOCK // ring.dtype.itemsize
     for size in (0, 1, 7, block - 1, block, block + 1, 2 * block + 3):
         words = draw_vectors(["a"], ring=ring, size=size)["a"]
         before = words.copy()
-        found = apply_masks(words, ring=ring, add=[bytes(32)], subtract=[NIST_KEY])
+        found = apply_masks(words, ring=ring, add=[bytes(32)], subtract=[NIST_KEY], stream=stream)
         np.testing.assert_array_equal(
             found, ring.reduced(words + mask(bytes(32), size, ring) - mask(NIST_KEY, size, ring))
         )

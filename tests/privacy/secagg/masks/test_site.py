@@ -287,7 +287,10 @@ def elsewhere(scene: Scene) -> bytes:
 
 # What a site reveals nothing for.
 REVEALS: dict[str, tuple[Case, str]] = {
-    "not confirmed": (lambda s: s.reveal(state=s.masked.states[ME]), "survivors"),
+    "not confirmed by anybody": (
+        lambda s: secagg.reveal(s.masked.states[ME], names(5), number=2, signatures={}),
+        "survivors",
+    ),
     "other survivors than confirmed": (lambda s: s.reveal(*names(5)[:4]), "survivors"),
     "without this site": (lambda s: s.reveal(*names(5)[1:]), "survivors"),
     "padded with an invented site": (lambda s: s.reveal(*names(5), STRANGER), "survivors"),

@@ -2,7 +2,7 @@
 
 ``vectors/secagg.json`` is written anew by::
 
-    python -c "from tests.privacy.test_secagg_vectors import write_vectors; write_vectors()"
+    python -c "from tests.privacy.secagg.masks.test_vectors import write_vectors; write_vectors()"
 """
 
 from __future__ import annotations
