@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from client.session import Session
 from client.training.cancellation import Between, within
+from client.training.together import Share
 from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.rng import Entropy
 from protocol.messages import confide_pb2 as pb
@@ -36,6 +37,20 @@ class Work:
     between: Between
     longest: float
     clock: Callable[[], float]
+
+    @property
+    def share(self) -> Share:
+        """Its part of a training together with other sites'."""
+        materials = self.session.materials
+        return Share(
+            adapter=self.adapter,
+            examples=materials.examples,
+            plan=self.session.training,
+            hidden=self.session.hidden,
+            entropy=self.entropy,
+            activations=materials.activations if materials.activations.work else None,
+            between=within(self.longest, self.between, clock=self.clock),
+        )
 
     def train(self) -> NDArray[np.float32]:
         """Take the round's steps: the update, float32[update_size]. Raises what ``Trainer.train`` does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flwr.app import DEFAULT_TTL, Message, RecordDict
 from flwr.serverapp import Grid
@@ -52,13 +52,16 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
         return list(self._handlers)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        identifiers = []
-        for message in messages:
-            answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
-            identifiers.append(self.keep(Message(wrap(answer), reply_to=message)))
+        identifiers = list(self._deliver(messages))
         if self._settle is not None:
             self._settle()
         return identifiers
+
+    def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
+        """Have each message answered; the answers' identifiers, in the messages' order."""
+        for message in messages:
+            answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
+            yield self.keep(Message(wrap(answer), reply_to=message))
 
     def keep(self, reply: Message) -> str:
         """Hold a reply until it is pulled, under the identifier that is returned."""

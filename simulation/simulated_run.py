@@ -10,11 +10,13 @@ from flwr.serverapp import Grid
 
 from privacy.errors import JobError
 from privacy.ledger.ledger_book import BOOK
+from protocol.job.draw import cohort_size
 from runs.progress import Progress
 from runs.run import Run, finished
 from runs.run_folder import RunFolder
 from runs.run_log import logged
 from server.rounds import run_rounds
+from simulation.cohort_grid import CohortGrid, rows_together
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.simulated_federation import World
@@ -70,7 +72,13 @@ def run_in_folder(
             if (folder.path / "sites" / BOOK).exists():
                 book = world.booked_homes(folder).book
                 book.batched, settle = True, book.commit
-            grid = InProcessGrid(sites_of_run(world, folder), settle=settle)
+            sites = sites_of_run(world, folder)
+            at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
+            rows = rows_together(world.trainer, world.job, sites=at_once)
+            if rows is None:
+                grid = InProcessGrid(sites, settle=settle)
+            else:
+                grid = CohortGrid(sites, rows=rows, settle=settle)
             coordinate(grid, world, folder, progress, names=names)
     return finished(folder, seconds=time.perf_counter() - began)
 

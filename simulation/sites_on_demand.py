@@ -31,16 +31,23 @@ class SitesOnDemand(Mapping[int, Callable[[bytes], bytes]]):
         self._most = most
         self._made: OrderedDict[str, Site] = OrderedDict()
 
-    def answer(self, name: str, request: bytes) -> bytes:
-        """A site's answer to a request."""
+    def site(self, node: int) -> Site:
+        """The site of a node."""
+        return self.named(self._names[node - 1])
+
+    def named(self, name: str) -> Site:
+        """The site of this name."""
         site = self._made.pop(name, None) or self._make(name)
         self._made[name] = site
         if self._most is not None and len(self._made) > self._most:
             self._made.popitem(last=False)
-        return site.answer(request)
+        return site
 
     def __getitem__(self, node: int) -> Callable[[bytes], bytes]:
-        return partial(self.answer, self._names[node - 1])
+        return partial(self._answer, node)
+
+    def _answer(self, node: int, request: bytes) -> bytes:
+        return self.site(node).answer(request)
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(1, len(self._names) + 1))

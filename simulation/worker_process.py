@@ -60,7 +60,7 @@ def main() -> None:
     folder = RunFolder.open(Path(asked["folder"]))
     sites = sites_of_run(world, folder)
     for name, request in zip(frames, frames, strict=False):
-        write_frame(answers, sites.answer(name.decode(), request))
+        write_frame(answers, sites.named(name.decode()).answer(request))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -21,7 +21,6 @@ from opacus.grad_sample import GradSampleHooks
 from privacy.errors import PrivacyUnitError
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.frozen_prefix import Activations
 
 # By a tensor's name in the layout: [b, *shape], one gradient an example, or what became of them in a sum.
 Gradients = Mapping[str, torch.Tensor]
@@ -30,6 +29,14 @@ Loss = Callable[[Batch], torch.Tensor]
 
 # Below the lowest adapter nothing needs a gradient, so the first hooked layer's input has none.
 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+
+
+class Kept(Protocol):
+    """What the frozen layers made of examples, of one owner or of several."""
+
+    def replay(self, batch: Batch) -> AbstractContextManager[None]:
+        """Within this block a forward pass on ``batch`` starts at the lowest adapted layer."""
+        ...
 
 
 class PerExampleGradients(Protocol):
@@ -109,7 +116,7 @@ def alone(adapted: AdaptedModel, batch: Batch, loss: Loss) -> dict[str, torch.Te
     return dict(zip(adapted.trained, found, strict=True))
 
 
-def losses(adapted: AdaptedModel, activations: Activations | None = None) -> Loss:
+def losses(adapted: AdaptedModel, activations: Kept | None = None) -> Loss:
     """The loss that training lowers; ``activations`` are what the frozen layers made of the examples."""
 
     def loss(batch: Batch) -> torch.Tensor:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
@@ -18,8 +19,14 @@ from tasks.model.adapted_model import AdaptedModel
 log = logging.getLogger("confide.training")
 
 
-def make_optimizer(adapted: AdaptedModel, training: TrainingSection, plan: SampledPlan) -> PrivateOptimizer:
-    """A fresh optimizer over exactly the layout's trained tensors.
+def make_optimizer(
+    adapted: AdaptedModel,
+    training: TrainingSection,
+    plan: SampledPlan,
+    *,
+    copies: Sequence[nn.Parameter] | None = None,
+) -> PrivateOptimizer:
+    """A fresh optimizer over exactly the layout's trained tensors, or over ``copies`` of them.
 
     Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be
     neither clipped nor noised.
@@ -34,7 +41,9 @@ def make_optimizer(adapted: AdaptedModel, training: TrainingSection, plan: Sampl
         )
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
     return PrivateOptimizer(
-        kind(parameters, lr=training.learning_rate), plan=plan, expected_batch_size=training.batch_size
+        kind(copies or parameters, lr=training.learning_rate),
+        plan=plan,
+        expected_batch_size=training.batch_size,
     )
 
 
@@ -47,9 +56,9 @@ def take_step(
     tell that nobody was drawn.
     """
     for batch in batches[:-1]:
-        add_batch(optimizer, _whatever_fails(method, batch, loss), last=False)
+        add_batch(optimizer, whatever_fails(method, batch, loss), last=False)
         optimizer.zero_grad(set_to_none=True)
-    last = _whatever_fails(method, batches[-1], loss) if batches else _nobody(method.adapted)
+    last = whatever_fails(method, batches[-1], loss) if batches else nobody(method.adapted)
     add_batch(optimizer, last, last=True)
 
 
@@ -61,7 +70,7 @@ def add_batch(optimizer: PrivateOptimizer, gradients: Gradients, *, last: bool) 
     optimizer.step()
 
 
-def _whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
+def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
     """A batch's gradients, whatever the model does with a text: one that it fails on adds nothing.
 
     To stop would tell that such a text was drawn. When a batch fails, each of its examples is computed
@@ -81,9 +90,9 @@ def _alone(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
         return method.backward(batch, loss)
     except Exception as error:
         log.warning("the model fails on an example, which counts as blank: %s", type(error).__name__)
-        return _nobody(method.adapted, rows=1)
+        return nobody(method.adapted, rows=1)
 
 
-def _nobody(adapted: AdaptedModel, *, rows: int = 0) -> Gradients:
+def nobody(adapted: AdaptedModel, *, rows: int = 0) -> Gradients:
     """Gradients of so many blank examples."""
     return {name: p.new_zeros((rows, *p.shape)) for name, p in adapted.trained.items()}

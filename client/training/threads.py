@@ -48,28 +48,34 @@ def choose_threads(
 
 
 def seconds_a_batch(
-    method: PerExampleGradients, job: Job, *, clock: Callable[[], float] = time.perf_counter
+    method: PerExampleGradients,
+    job: Job,
+    *,
+    rows: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """What one thread takes for a physical batch of middling examples."""
+    """What one thread takes for a batch of middling examples, a physical one or of so many ``rows``."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _seconds(method, job, clock)
+        return _seconds(method, job, clock, rows=rows)
     finally:
         torch.set_num_threads(before)
 
 
-def _seconds(method: PerExampleGradients, job: Job, clock: Callable[[], float]) -> float:
+def _seconds(
+    method: PerExampleGradients, job: Job, clock: Callable[[], float], *, rows: int | None = None
+) -> float:
     adapted, training = method.adapted, job.training
     public = adapted.sizes.public
     shapes = Shapes.of(
         public, batch_size=training.batch_size, physical_batch_size=training.physical_batch_size
     )
-    size = public[len(public) // 2]
-    count = max(1, shapes.rows - 1) if method.batched else 1
+    size, rows = public[len(public) // 2], rows or shapes.rows
+    count = max(1, rows - 1) if method.batched else 1
     random = np.random.Generator(np.random.PCG64(0))
     examples = adapted.task.made_up(adapted, random, np.full(count, size, np.int64))
-    batch = examples.batch(np.arange(count), size=size, rows=shapes.rows if method.batched else 1)
+    batch = examples.batch(np.arange(count), size=size, rows=rows if method.batched else 1)
     was_training = adapted.peft.training
     adapted.peft.train()
     took = []

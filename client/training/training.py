@@ -65,7 +65,7 @@ class Trainer:
             if self.adapted.spec.adapter.dropout:
                 torch.manual_seed(entropy(round_number, step, "dropout").seed())
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(training, round_number, step)
+                group["lr"] = learning_rate(training, round_number, step)
             sampling = entropy(round_number, step, "sampling")
             drawn = sampling.poisson_sample(len(examples), rate=plan.sampling_rate)
             indices = examples.without_blanks(drawn)
@@ -74,13 +74,23 @@ class Trainer:
             batches = list(shapes.batches(examples, indices))
             take_step(optimizer, self.gradients, batches, loss)
             optimizer.zero_grad(set_to_none=True)
+        return self.update(adapter, plan, hidden=hidden, zeroed_examples=optimizer.zeroed_examples)
+
+    def update(
+        self, adapter: NDArray[np.float32], plan: SampledPlan, *, hidden: bool, zeroed_examples: int
+    ) -> NDArray[np.float32]:
+        """What a site sends of steps that led from ``adapter`` to the weights that the model has."""
         update = self.adapted.update_since(adapter)
         if not hidden:
-            self._check_moved(update, plan, zeroed_examples=optimizer.zeroed_examples)
+            self._check_moved(update, plan, zeroed_examples=zeroed_examples)
         return update
 
-    def shapes(self, training: TrainingSection, activations: Activations | None) -> Shapes:
+    def shapes(
+        self, training: TrainingSection, activations: Activations | None, *, rows: int | None = None
+    ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
+
+        ``rows`` is their height, which follows from the job if it is not given.
 
         Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
         is tried once for each size that may occur, on made-up examples: which sizes do occur, and so
@@ -91,6 +101,8 @@ class Trainer:
             batch_size=training.batch_size,
             physical_batch_size=training.physical_batch_size if self.gradients.batched else 1,
         )
+        if rows is not None:
+            shapes = replace(shapes, rows=rows)
         alone = {size for size in shapes.sizes if not self._rows_are_apart(size, shapes.rows, activations)}
         return replace(shapes, alone=frozenset(alone))
 
@@ -120,7 +132,7 @@ class Trainer:
             raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
 
 
-def _learning_rate(training: TrainingSection, round_number: int, step: int) -> float:
+def learning_rate(training: TrainingSection, round_number: int, step: int) -> float:
     """The rate of a step: constant, or falling in a line to zero at the end of the run."""
     done = (round_number - 1) * training.local_steps + step
     share = 1.0 - done / training.total_steps if training.decay == "linear" else 1.0

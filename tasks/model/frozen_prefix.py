@@ -199,7 +199,13 @@ class Activations:
     @contextmanager
     def replay(self, batch: Batch) -> Iterator[None]:
         """Run the adapted layers on ``batch`` (on the device) from kept activations."""
-        with self._prefix.replay(self._fetch(batch)):
+        with self.starting_at(self.fetch(batch, rows=len(batch))):
+            yield
+
+    @contextmanager
+    def starting_at(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Within this block a forward pass begins with ``hidden``, [b, t, width], that was fetched."""
+        with self._prefix.replay(hidden):
             yield
 
     def of(self, examples: Examples) -> Activations:
@@ -245,11 +251,15 @@ class Activations:
             parts = batch.apart() if len(batch.indices) > 1 else ()
             return [found for alone in parts for found in self._computed(alone)]
 
-    def _fetch(self, batch: Batch) -> torch.Tensor:
+    def fetch(self, batch: Batch, *, rows: int) -> torch.Tensor:
+        """What is kept of a batch's examples, [rows, size, width] on the device; other rows are zero.
+
+        Raises RunError for an example that the model fails on.
+        """
         self.fill(batch.indices, self._shapes)
         if not self._known[batch.indices].all():
             raise RunError("the model fails on an example before its first adapted layer")
-        hidden = torch.zeros((len(batch), batch.size, self._store.shape[1]), dtype=self._store.dtype)
+        hidden = torch.zeros((rows, batch.size, self._store.shape[1]), dtype=self._store.dtype)
         hidden[: len(batch.indices)][self.real(batch)] = self._store[self._positions(batch)]
         return hidden.to(self._prefix.device)
 

@@ -1,0 +1,145 @@
+"""Several sites' training on one machine, in batches that they share.
+
+Sites that train one model at the same time differ in their adapters and examples alone. With weights of
+each row's own (``StackedGradients``) their examples share batches, so that few rows are blank and few calls
+are small. Each example's gradient, clipping and place on the grid are its own, each site's sum and noise
+too: a site's update is what it is when trained alone, but for rounding in batches of another height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.training.cancellation import Between
+from client.training.gradients import Gradients, Loss, losses
+from client.training.stacked_gradients import StackedGradients
+from client.training.step import add_batch, make_optimizer, nobody, whatever_fails
+from client.training.training import Trainer, learning_rate
+from privacy.accounting.sampled_plan import SampledPlan
+from privacy.mechanisms.rng import Entropy
+from protocol.job.job import TrainingSection
+from tasks.data.examples import Batch, Examples
+from tasks.data.joint_examples import JointExamples
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.frozen_prefix import Activations
+from tasks.model.joint_activations import JointActivations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One site's part: what ``Trainer.train`` is asked for. ``hidden`` and the others are as there."""
+
+    adapter: NDArray[np.float32]
+    examples: Examples
+    plan: SampledPlan
+    hidden: bool
+    entropy: Entropy
+    activations: Activations | None
+    between: Between
+
+
+def train_together(
+    trainer: Trainer,
+    shares: Sequence[Share],
+    *,
+    training: TrainingSection,
+    round_number: int,
+    rows: int,
+) -> list[NDArray[np.float32]]:
+    """The update of each share, in order, as ``Trainer.train`` finds it; batches have ``rows`` rows.
+
+    ``trainer`` has stacked gradients, and the adapter no dropout. Raises what ``Trainer.train`` does, for
+    the first site whose training fails: then no update may leave, and each is to be trained alone.
+    """
+    adapted, examples = trainer.adapted, JointExamples([share.examples for share in shares])
+    stores = [share.activations for share in shares if share.activations is not None]
+    kept = JointActivations(examples, stores) if len(stores) == len(shares) else None
+    shapes = trainer.shapes(training, stores[0] if kept else None, rows=rows)
+    adapted.peft.train()
+    sites = [_Site(adapted, share, training) for share in shares]
+    method, loss = _OwnWeights(adapted, examples, sites), losses(adapted, kept)
+    for step in range(training.local_steps):
+        drawn = [
+            examples.offsets[number] + site.draw(round_number, step, training)
+            for number, site in enumerate(sites)
+        ]
+        indices = np.concatenate(drawn)
+        if kept is not None:
+            kept.fill(indices, shapes)
+        for batch in shapes.batches(examples, indices):
+            owners = examples.owners(batch.indices)
+            found = whatever_fails(method, batch, loss)
+            for owner in np.unique(owners):
+                rows_of = torch.from_numpy(owners == owner)
+                sites[owner].add({name: rows[rows_of] for name, rows in found.items()})
+        for site in sites:
+            site.step(nobody(adapted))
+    return [site.update(trainer) for site in sites]
+
+
+class _Site:
+    """A site's own weights, float32, and its optimizer, which clips, adds noise and moves them."""
+
+    def __init__(self, adapted: AdaptedModel, share: Share, training: TrainingSection) -> None:
+        self._adapted, self._share = adapted, share
+        adapted.load(share.adapter)
+        self.weights = {name: nn.Parameter(p.detach().clone()) for name, p in adapted.trained.items()}
+        copies = list(self.weights.values())
+        self._optimizer = make_optimizer(adapted, training, share.plan, copies=copies)
+
+    def draw(self, round_number: int, step: int, training: TrainingSection) -> NDArray[np.int64]:
+        """Who is in the step's Poisson sample, without blank examples; the step's noise is ready then."""
+        share, optimizer = self._share, self._optimizer
+        share.between(step, training.local_steps)
+        optimizer.source = share.entropy(round_number, step, "gradients")
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, round_number, step)
+        sampling = share.entropy(round_number, step, "sampling")
+        drawn = sampling.poisson_sample(len(share.examples), rate=share.plan.sampling_rate)
+        return share.examples.without_blanks(drawn)
+
+    def add(self, gradients: Gradients) -> None:
+        """Clip these examples and add them to the step's sum."""
+        add_batch(self._optimizer, gradients, last=False)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def step(self, no_more: Gradients) -> None:
+        """Take the step, with noise alone if nobody was drawn."""
+        add_batch(self._optimizer, no_more, last=True)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def update(self, trainer: Trainer) -> NDArray[np.float32]:
+        share = self._share
+        self._adapted.load(share.adapter)
+        with torch.no_grad():
+            for name, parameter in self._adapted.trained.items():
+                parameter.copy_(self.weights[name])
+        return trainer.update(
+            share.adapter, share.plan, hidden=share.hidden, zeroed_examples=self._optimizer.zeroed_examples
+        )
+
+
+class _OwnWeights:
+    """Gradients of examples of several sites, each with its own site's weights as they are now."""
+
+    batched = True
+
+    def __init__(self, adapted: AdaptedModel, examples: JointExamples, sites: Sequence[_Site]) -> None:
+        self.adapted, self._examples, self._sites = adapted, examples, sites
+        self._stacked = StackedGradients(adapted)
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        owners = self._examples.owners(batch.indices)
+        # A blank row is nobody's: it has somebody's weights.
+        owners = np.append(owners, np.full(len(batch) - len(owners), owners[0]))
+        weights = {
+            name: torch.stack([self._sites[owner].weights[name].detach() for owner in owners])
+            for name in self.adapted.trained
+        }
+        return self._stacked.backward_with(weights, batch, loss)

@@ -1,0 +1,143 @@
+"""A grid in one process whose sites train together, in batches that they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from client.refusal import answer_or_refuse
+from client.site import Site
+from client.training.cancellation import StoppedError
+from client.training.stacked_gradients import StackedGradients
+from client.training.threads import seconds_a_batch
+from client.training.together import train_together
+from client.training.training import Trainer
+from client.work import Work
+from protocol.job.job import Job
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.flower import unwrap, wrap
+from protocol.plain_text import first_line
+from simulation.grid import InProcessGrid
+from simulation.sites_on_demand import SitesOnDemand
+from tasks.data.shapes import Shapes
+
+log = logging.getLogger("confide.simulation")
+
+# Sites that train at once: each has an adapter and an update in memory meanwhile.
+MOST_TOGETHER = 32
+# Together must be faster by this much: a measure of three batches is no better.
+_MARGIN = 1.1
+
+
+class CohortGrid(InProcessGrid):
+    """Delivers messages to simulated sites; those asked to train do so together, ``rows`` rows a batch."""
+
+    def __init__(
+        self, sites: SitesOnDemand, *, rows: int, settle: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(sites, settle=settle)
+        self._sites, self._rows = sites, rows
+
+    def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
+        for some in _groups(iter(messages)):
+            yield from self._together(some)
+
+    def _together(self, messages: Sequence[Message]) -> Iterator[str]:
+        sites = [self._sites.site(message.metadata.dst_node_id) for message in messages]
+        begun = [
+            _begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
+        ]
+        works = [work for work in begun if isinstance(work, Work)]
+        updates = iter(_train(works, rows=self._rows) if len(works) > 1 else [None] * len(works))
+        for message, site, work in zip(messages, sites, begun, strict=True):
+            if isinstance(work, Work):
+                update = next(updates)
+                answer = _finish(site, work, update)
+            else:
+                answer = work
+            yield self.keep(Message(wrap(answer), reply_to=message))
+
+
+def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
+    """How high batches are that so many sites of a job share, or None where apart they train as fast.
+
+    None, too, where noise is keyed: such a run repeats bit for bit, with workers and without. Which is
+    faster is measured, on made-up examples: a batch of each height. Of batches of a size that occurs at a
+    site, one is half empty; sites together have one such between them.
+    """
+    training, public = job.training, trainer.adapted.sizes.public
+    stacked = isinstance(trainer.gradients, StackedGradients)
+    if sites < 2 or not stacked or job.adapter.dropout or job.seeds.noise is not None:
+        return None
+    apart = Shapes.of(
+        public, batch_size=training.batch_size, physical_batch_size=training.physical_batch_size
+    ).rows
+    group = min(sites, MOST_TOGETHER)
+    # A physical batch is for the memory that there is; a whole batch of the job's is no such limit.
+    limited = training.physical_batch_size < training.batch_size
+    together = Shapes.of(
+        public,
+        batch_size=group * training.batch_size // 2,
+        physical_batch_size=training.physical_batch_size if limited else max(64, training.batch_size),
+    ).rows
+    if apart < 2 or together < 2:
+        return None
+    each = training.batch_size / (apart - 1) + len(public) / 2
+    shared = group * training.batch_size / (together - 1) + len(public) / 2
+    took = [seconds_a_batch(trainer.gradients, job, rows=rows) for rows in (apart, together)]
+    gain = group * each * took[0] / (shared * took[1])
+    log.info("sites together, %d rows a batch: %.2f times as fast as apart", together, gain)
+    return together if gain > _MARGIN else None
+
+
+def _train(works: Sequence[Work], *, rows: int) -> Sequence[NDArray[np.float32] | None]:
+    """The works' updates; None for those that are to be trained alone, one after another."""
+    first = works[0]
+    try:
+        return train_together(
+            first.session.materials.trainer,
+            [work.share for work in works],
+            training=first.session.manifest.job.training,
+            round_number=first.request.round,
+            rows=rows,
+        )
+    except StoppedError:
+        raise
+    except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
+        # Nothing has left. Whose fault it is shows when each trains alone.
+        log.info("the sites train one after another: %s", first_line(error))
+        return [None] * len(works)
+
+
+def _begin(site: Site, content: bytes) -> Work | bytes:
+    """The work that a request to train asks for; or the answer to any other, a refusal too."""
+    request, begun = pb.Request.FromString(content), list[Work]()
+    if not request.HasField("train"):
+        return site.answer(content)
+
+    def prepare() -> pb.Reply:
+        begun.append(site.prepare(request))
+        return pb.Reply()
+
+    refusal = answer_or_refuse(site.name, prepare, candid=True)
+    return begun[0] if begun else refusal
+
+
+def _finish(site: Site, work: Work, update: NDArray[np.float32] | None) -> bytes:
+    """The answer with an update; where there is none yet, the site trains alone."""
+
+    def complete() -> pb.Reply:
+        found = work.train() if update is None else update
+        return pb.Reply(site=site.name, trained=site.complete(work, found))
+
+    return answer_or_refuse(site.name, complete, candid=True)
+
+
+def _groups(messages: Iterator[Message]) -> Iterator[list[Message]]:
+    while some := list(islice(messages, MOST_TOGETHER)):
+        yield some
