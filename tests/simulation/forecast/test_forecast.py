@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.training.training import _learning_rate
+from client.training.training import learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
@@ -84,7 +84,7 @@ def measured(name: str, multiplier: float, section: TrainingSection, *, sites: i
     mechanism = Mechanism(name=name, multiplier=multiplier)
     for round_number in range(1, section.rounds + 1):
         for step in range(section.local_steps):
-            rate = _learning_rate(section, round_number, step) / section.batch_size
+            rate = learning_rate(section, round_number, step) / section.batch_size
             signal += rate * section.batch_size * clipped
             for site in range(sites):
                 source = keyed_source(0, site, round_number, step)
@@ -110,7 +110,7 @@ def test_steps_in_effect_are_those_of_the_sites_learning_rates(
 ) -> None:
     section = training(rounds=rounds, local_steps=local_steps, decay=decay, learning_rate=3.0)
     rates = [
-        _learning_rate(section, number, step)
+        learning_rate(section, number, step)
         for number in range(1, rounds + 1)
         for step in range(local_steps)
     ]
