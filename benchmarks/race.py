@@ -27,10 +27,10 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 from numpy.typing import NDArray
 
 from protocol.job.job import Job
+from protocol.processes.flower_internals import run_simulation
 from runs.progress import Silence
 from runs.run_folder import RoundRecord
 from simulation.simulate import simulate
@@ -137,7 +137,7 @@ def flower(rounds: int) -> list[float]:
             stamps.append(time.perf_counter())
 
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    run_simulation(server, client, SITES, backend_config=resources)
+    run_simulation(server_app=server, client_app=client, num_supernodes=SITES, backend_config=resources)
     if wrong:
         raise RuntimeError(f"Flower's engine: {wrong[0]}")
     return _between(stamps)

@@ -112,8 +112,8 @@ def load_pretrained(
     """
     be_quiet()
     where = locate(job.model.source)
-    check_place(job, where)
     try:
+        check_place(job, where)
         return _load(job, where, purpose=purpose, labels=labels, device=device)
     except ModelError:
         raise

@@ -137,9 +137,14 @@ def test_too_few_answers_say_who_is_missing() -> None:
 
 def test_stock_flower_cannot_average_a_message() -> None:
     """Its strategies read arrays as NumPy's own; ours says that it is something else."""
-    array = wrap(b"update").array_records["confide"]["confide"]
+    long = wrap(bytes(2**20 + 1))
+    array = long.array_records["confide"]["confide"]
     with pytest.raises(TypeError):
         array.numpy()
+    # A short one is no array at all.
+    assert not wrap(b"update").array_records
+    assert unwrap(wrap(b"update")) == b"update"
+    assert unwrap(long) == bytes(2**20 + 1)
 
 
 def test_other_flower_content_is_refused() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from client.training.gradients import HookedGradients, losses
 from client.training.row_check import rows_are_apart
+from client.training.stacked_gradients import StackedGradients
 from client.training.step import take_step
 from client.training.sum_check import silent_optimizer
 from client.training.training import Trainer
@@ -28,6 +29,9 @@ BERT = CASES["bert-qv-head"]
 LENGTHS = tuple(3 + index % 8 for index in range(13))
 EXAMPLES = make_examples(LENGTHS, labelled=True)
 Grouping = Callable[[Examples, NDArray[np.int64]], Iterable[Batch]]
+
+Kind = type[HookedGradients] | type[StackedGradients]
+KINDS = pytest.mark.parametrize("kind", [StackedGradients, HookedGradients])
 
 
 def clipped_sum(
@@ -93,10 +97,16 @@ def influences(trainer: Trainer, examples: Examples, grouping: Grouping) -> Iter
             yield float((whole - clipped_sum(trainer, examples, rest, grouping)).norm())
 
 
-def case(*, longest: int = 16, bfloat16: bool = False, build: Any = None) -> Trainer:
+def case(
+    *,
+    longest: int = 16,
+    bfloat16: bool = False,
+    build: Any = None,
+    kind: Kind = HookedGradients,
+) -> Trainer:
     data = {"source": "none", "label": "label", "labels": ["a", "b", "c"], "max_length": longest}
     job = make_job(targets=BERT.targets, task=BERT.task, pooling="mean", data=data)
-    trainer = Trainer(HookedGradients(adapt((build or bert)(pooling="mean"), job, bfloat16=bfloat16)))
+    trainer = Trainer(kind(adapt((build or bert)(pooling="mean"), job, bfloat16=bfloat16)))
     trainer.adapted.peft.train()
     return trainer
 
@@ -117,8 +127,11 @@ def test_regrouping_gives_a_crafted_adapter_more_than_a_clipping_norm() -> None:
 @pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("physical_batch_size", [1, 8])
-def test_no_crafted_adapter_gets_more_from_training(physical_batch_size: int, bfloat16: bool) -> None:
-    trainer = case(bfloat16=bfloat16)
+@KINDS
+def test_no_crafted_adapter_gets_more_from_training(
+    physical_batch_size: int, bfloat16: bool, kind: Kind
+) -> None:
+    trainer = case(bfloat16=bfloat16, kind=kind)
     training = TRAINING.model_copy(update={"physical_batch_size": physical_batch_size})
     shapes = trainer.shapes(training, None)
     assert shapes.rows == physical_batch_size
@@ -138,7 +151,7 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
         kept = Activations(prefix, EXAMPLES)
         for part in parts:
             kept.fill(np.array(part), shapes)
-        return kept._fetch(EXAMPLES.batch(np.arange(len(EXAMPLES))))
+        return kept.fetch(EXAMPLES.batch(np.arange(len(EXAMPLES))), rows=len(EXAMPLES))
 
     everyone = list(range(len(EXAMPLES)))
     expected = hidden(everyone)
@@ -153,8 +166,9 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("name", ["bert-qv-head", "bert-qv-mean", "llama-qv", "gpt2-c_attn"])
 @pytest.mark.parametrize("width", [8, 16])
-def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int) -> None:
-    method = HookedGradients(CASES[name].adapted(bfloat16=bfloat16))
+@KINDS
+def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int, kind: Kind) -> None:
+    method = kind(CASES[name].adapted(bfloat16=bfloat16))
     assert rows_are_apart(method, size=width, rows=5, activations=None)
 
 
