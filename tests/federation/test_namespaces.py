@@ -17,7 +17,7 @@ from tests.needs import find, needs
 
 ADDRESS = "10.213.0.1"
 REMOTE = ("north", "south")  # west stands beside the coordinator
-DEADLINE = 40  # seconds: a round whose site is cut off lasts as long
+DEADLINE = 90  # seconds: a round whose site is cut off lasts as long
 
 
 class Hosts:
@@ -106,7 +106,7 @@ def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: P
         federation.wait_for_sites(*SITES)
         hosts.delay("north", 50)
         settings = (
-            *("training.rounds=4", "training.local_steps=6", "federation.min_sites=2"),
+            *("training.rounds=200", "training.local_steps=6", "federation.min_sites=2"),
             f"federation.deadline={DEADLINE}",
         )
         process = federation.start_run(*(word for setting in settings for word in ("--set", setting)))
@@ -114,18 +114,19 @@ def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: P
             lambda: charged(federation, "south", "run") == [1], what="south to begin the first round"
         )
         hosts.cut("south")
-        finished = federation.coordinator / "runs" / "run" / "rounds.jsonl"
-        federation.wait_until(
-            lambda: finished.exists() and finished.read_text().count("\n") > 0, what="round 1 to end"
-        )
+        run = RunFolder.open(federation.coordinator / "runs" / "run")
+        federation.wait_until(lambda: bool(run.records()), what="round 1 to end")
         hosts.mend("south")
-        assert federation.wait(process) == 0, federation.said()
-        records = RunFolder.open(federation.coordinator / "runs" / "run").records()
-        assert records[0].absent == ["south"]
-        # Its secrets for the second round were to come with its answer to the first.
-        assert records[-1].absent == [], [record.absent for record in records]
+        # Its secrets for the second round were to come with its answer to the first; and the others' rounds
+        # go on until it is connected again, however many that are.
+        federation.wait_until(lambda: not run.records()[-1].absent, what="south to be in a round again")
+        assert process.poll() is None
+        records = run.records()
+        assert [record.absent for record in records] == [["south"]] * (len(records) - 1) + [[]]
+        done = [record.round for record in records]
         assert charged(federation, "south", "run")[0] == 1
-        assert set(charged(federation, "north", "run")) == {1, 2, 3, 4}
+        assert done[-1] in charged(federation, "south", "run")
+        assert set(charged(federation, "north", "run")) >= set(done)
     finally:
         federation.close()
 
