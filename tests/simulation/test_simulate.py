@@ -90,7 +90,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.exhaustive(but=2)
-@pytest.mark.parametrize("writes", range(8, 49, 4))
+@pytest.mark.parametrize("writes", range(8, 48, 4))
 def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     tiny_folder: Path,
     tmp_path: Path,
