@@ -257,7 +257,7 @@ def test_questions_that_are_opened_and_never_asked_wedge_nothing(served: Served)
 def test_answers_that_nobody_reads_wedge_nothing(
     tmp_path: Path, coordinator: Coordinator, echo: Echo
 ) -> None:
-    with serving(tmp_path, coordinator.identity, echo, transfer_seconds=2.0) as served:
+    with serving(tmp_path, coordinator.identity, echo, transfer_seconds=6.0) as served:
         with open_channel(served.address, None) as channel:
             envelope = coordinator.seal(bytes(4 * CHUNK_BYTES))
             unread = [AgentStub(channel).Deliver(in_chunks(envelope)) for _ in range(DELIVERIES)]
