@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from privacy.secagg.graph import PRIVACY_BITS, SUM_BITS, assumed_colluding, shuffle
-from privacy.secagg.hypergeometric import ways, ways_from_most
+from privacy.secagg.hypergeometric import least_fitting, least_rare, ways
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,30 +69,10 @@ def find_committee(
     """
 
     def fitting(members: int) -> int | None:
-        drawn = math.comb(size, members)
-        quorum = (members + _most_colluding(size, members, colluding, privacy_bits)) // 2 + 1
+        among = least_rare(size, marked=colluding, draws=members, bits=privacy_bits) - 1
+        quorum = (members + among) // 2 + 1
         missing = ways(size, marked=dropping, draws=members, least=members - quorum + 1)
-        return quorum if quorum <= members and missing << sum_bits <= drawn else None
+        fits = quorum <= members and missing << sum_bits <= math.comb(size, members)
+        return quorum if fits else None
 
-    low, high = 0, 3 * size // 4
-    best = (high, quorum) if (quorum := fitting(high)) else None
-    # Nearly always more members fail less. Where rounding makes it otherwise, this finds a number that fits
-    # all the same, and is not the least by a few.
-    while best and high - low > 1:
-        members = (low + high) // 2
-        if quorum := fitting(members):
-            best, high = (members, quorum), members
-        else:
-            low = members
-    return best
-
-
-def _most_colluding(size: int, members: int, colluding: int, bits: int) -> int:
-    """The least number that is exceeded among the members with probability ``2^-bits`` at most."""
-    drawn, more, least = math.comb(size, members), 0, min(colluding, members)
-    for count, found in ways_from_most(size, marked=colluding, draws=members):
-        more += found
-        if more << bits > drawn:
-            return count
-        least = count - 1
-    return max(least, 0)
+    return least_fitting(fitting, most=3 * size // 4)

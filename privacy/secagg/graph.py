@@ -47,7 +47,7 @@ from functools import lru_cache
 
 from privacy.errors import AggregationError
 from privacy.mechanisms.rng import ChaCha20Source
-from privacy.secagg.hypergeometric import ways, ways_from_most
+from privacy.secagg.hypergeometric import least_fitting, least_rare, ways
 
 COMPLETE_UP_TO = 100
 # A complete graph of more sites takes hundreds of megabytes at each of them, and gigabytes at 10,000.
@@ -146,18 +146,8 @@ def find_circle(
         fits = circle and _is_summable(size, circle, dropping=dropping, bits=sum_bits)
         return circle if fits else None
 
-    low, high = 0, 3 * (size - 1) // 8
-    best = fitting(high) if high else None
-    # Nearly always more neighbours fail less. Where rounding makes it otherwise, this finds a circle that
-    # fits all the same, and is not the least by a few.
-    while best and high - low > 1:
-        half = (low + high) // 2
-        found = fitting(half)
-        if found:
-            best, high = found, half
-        else:
-            low = half
-    return best
+    found = least_fitting(fitting, most=3 * (size - 1) // 8)
+    return None if found is None else found[1]
 
 
 def shuffle(size: int, *, seed: bytes) -> list[int]:
@@ -188,14 +178,8 @@ def join_around(order: Sequence[int], circle: Circle) -> Graph:
 def _private_circle(size: int, *, half: int, colluding: int, bits: int) -> Circle | None:
     """The least threshold at which colluding sites crowd next to an honest one with at most ``2^-bits``."""
     honest = size - colluding
-    drawn = math.comb(size - 1, half)
-    crowd, crowded = min(colluding, half) + 1, 0
-    # The least crowd that is rare enough, for two sides of each honest site.
-    for count, found in ways_from_most(size - 1, marked=colluding, draws=half):
-        crowded += found
-        if 2 * honest * crowded << bits > drawn:
-            break
-        crowd = count
+    # For two sides of each honest site.
+    crowd = least_rare(size - 1, marked=colluding, draws=half, bits=bits, times=2 * honest)
     threshold = half + 1 + crowd
     return Circle(degree=2 * half, threshold=threshold) if threshold <= 2 * half else None
 
