@@ -15,8 +15,8 @@ from pathlib import Path
 from client.custody.home import Home
 from client.custody.policy import Policy
 from privacy.identity import Identity
+from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import Begun, Released, Unprotected, read_entry
-from privacy.ledger.ledger import Ledger
 from privacy.ledger.ledger_book import BOOK, LedgerBook
 from protocol.job.manifest import Manifest
 
@@ -63,26 +63,9 @@ class BookedHome(Home):
     def _identity(self) -> Identity:
         return self._homes.identity(self._site)
 
-    def open_ledger(
-        self,
-        site: str,
-        identity: Identity,
-        *,
-        policy: Policy | None = None,
-        seen: float | None = None,
-        accept_clock: bool = False,
-    ) -> Ledger:
-        budget = (policy or self._homes.policy).budget
-        return Ledger.open(
-            self._homes.book.pages(site),
-            site=site,
-            identity=identity,
-            epsilon=budget.epsilon,
-            delta=budget.delta,
-            order=budget.order,
-            seen=seen,
-            accept_clock=accept_clock,
-        )
+    @property
+    def _ledger_place(self) -> Path | EntryFile:
+        return self._homes.book.pages(self._site)
 
     def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:  # noqa: ARG002
         """All sites join one run: it is remembered once."""

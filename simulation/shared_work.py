@@ -48,7 +48,7 @@ class _Multipliers:
 
     def guess(self, examples: int) -> float:
         """The multiplier on the line through the two nearest sizes, in logarithms of both; 1 for none."""
-        if not self._sizes:
+        if not self._sizes or examples < 1:  # nothing is planned for nobody, and that is told there
             return 1.0
         place = min(max(bisect_left(self._sizes, examples), 1), len(self._sizes) - 1)
         if len(self._sizes) == 1:

@@ -29,6 +29,7 @@ from client.custody.policy import FILE, Policy, policy_toml, read_policy
 from privacy.durable import make_private_folder, write_durably
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
+from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
 from privacy.ledger.ledger import DATABASE, Ledger
 from privacy.ledger.ledger_file import copied
@@ -65,6 +66,11 @@ class Home:
     def ledger_path(self) -> Path:
         return self.path / DATABASE
 
+    @property
+    def _ledger_place(self) -> Path | EntryFile:
+        """Where the ledger is, as ``Ledger.open`` takes it."""
+        return self.path
+
     def identity(self) -> Identity:
         """The site's key; made if neither it nor a ledger under it is there."""
         key = self.path / "identity.key"
@@ -93,7 +99,7 @@ class Home:
             )
         budget = (policy or self.read_policy()).budget
         return Ledger.open(
-            self.path,
+            self._ledger_place,
             site=site,
             identity=identity,
             epsilon=budget.epsilon,

@@ -44,6 +44,8 @@ def test_sites_of_one_size_share_a_plan(world: World, monkeypatch: pytest.Monkey
     for _ in range(2):
         with pytest.raises(PlanError, match="batch_size=16"):
             plans(manifest, 5, 10, 3)
+    with pytest.raises(PlanError, match="batch_size=16"):
+        plans(manifest, 0, 10, 3)  # of no size at all, beside planned ones
 
 
 def test_sizes_are_planned_near_each_other_and_as_alone(

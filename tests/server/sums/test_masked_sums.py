@@ -336,15 +336,18 @@ def test_a_site_that_joins_again_changes_no_sum_that_is_under_way(tmp_path: Path
 # -- Where a committee signs
 
 
-def test_members_of_a_committee_confirm_and_all_reveal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a ring of five, of which three may sign and two must; one member is silent when it is asked to."""
+@pytest.fixture
+def three_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five sites mask around a ring; three of them may sign, and two must."""
     ring = join_around(range(5), Circle(degree=2, threshold=2))
     monkeypatch.setattr(roster_module, "make_graph", lambda *_, **__: ring)
     three = Committee(places=(0, 2, 4), quorum=2)
     monkeypatch.setattr(roster_module, "make_committee", lambda *_, **__: three)
-    folder = masked_folder(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("three_sign")
+def test_members_of_a_committee_confirm_and_all_reveal(folder: RunFolder) -> None:
+    """One member is silent when it is asked to confirm."""
     post = MaskedPost(folder, {("west", "confirm", 1): None})
     go(folder, post)
     check_means(folder, post, *[set(SITES)] * 3)
@@ -357,14 +360,8 @@ def test_members_of_a_committee_confirm_and_all_reveal(
     audit_run(folder)
 
 
-def test_a_committee_without_a_quorum_ends_the_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ring = join_around(range(5), Circle(degree=2, threshold=2))
-    monkeypatch.setattr(roster_module, "make_graph", lambda *_, **__: ring)
-    three = Committee(places=(0, 2, 4), quorum=2)
-    monkeypatch.setattr(roster_module, "make_committee", lambda *_, **__: three)
-    folder = masked_folder(tmp_path / "run")
+@pytest.mark.usefixtures("three_sign")
+def test_a_committee_without_a_quorum_ends_the_round(folder: RunFolder) -> None:
     post = MaskedPost(folder, {(site, "confirm", 1): None for site in ("arctic", "west")})
     error = ends(folder, post)
     assert "confirming the sum: expected answers from at least 2 sites in time, got 1" in str(error)
