@@ -67,11 +67,16 @@ def grid(superlink: Superlink) -> PromptGrid:
     return PromptGrid(InProcessGrid({}), runtime=superlink)
 
 
-def pull(grid: PromptGrid, names: list[str]) -> list[Message]:
+def look(grid: PromptGrid, names: list[str], longest: int = 1 << 30) -> list[Message]:
+    """What is whole by now; no answer may have more than ``longest`` bytes."""
+    return list(grid.pull_messages(dict.fromkeys(names, longest)))
+
+
+def pull(grid: PromptGrid, names: list[str], longest: int = 1 << 30) -> list[Message]:
     """Look until something is whole."""
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.01)):
-        if found := list(grid.pull_messages(names)):
+        if found := look(grid, names, longest):
             return found
         pause.wait(0.01)
     raise AssertionError("nothing came")
@@ -84,7 +89,7 @@ def test_an_answer_comes_whole_and_once(superlink: Superlink, grid: PromptGrid, 
     (answer,) = pull(grid, [name])
     assert unwrap(answer.content) == bytes(size)
     assert answer.metadata.reply_to_message_id == name
-    assert list(grid.pull_messages([name])) == []
+    assert look(grid, [name]) == []
     grid.close()
     assert superlink.confirmed == objects[-1:]
 
@@ -96,7 +101,7 @@ def test_a_site_that_stops_half_way_holds_up_nobody(
     """What was announced is not asked for again: Flower would say that it knows no such message."""
     slow, parts = superlink.announce(1, size * b"s")
     superlink.upload(parts[1:])
-    assert list(grid.pull_messages([slow, "to 2"])) == []
+    assert look(grid, [slow, "to 2"]) == []
     quick, objects = superlink.announce(2, b"quick")
     superlink.upload(objects)
     (answer,) = pull(grid, [slow, quick])
