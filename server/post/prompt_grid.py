@@ -28,7 +28,7 @@ from protocol.processes.flower_internals import (
 TOO_LONG = "its answer is too long"  # how it is told of an answer that was not fetched for that
 
 _AT_ONCE = 8  # answers that are fetched side by side; each has one request under way
-_MOST_HELD = 1 << 28  # bytes that these may have together, but for one that alone has more
+_MOST_HELD = 1 << 27  # bytes that these may have together, but for one that alone has more
 _BESIDE = 1 << 16  # bytes of an answer that are Flower's
 _A_MOMENT = 0.05  # seconds for a fetch: most take less, and are then part of the look that found them
 
@@ -128,9 +128,9 @@ class PromptGrid:
                     self._put_off(arriving)
                     continue
                 self._pool.submit(self._forget, arriving)
+                self._fetch_some()  # the next ones, while this one is read
                 yield answer
                 del answer
-                self._fetch_some()
 
     def _put_off(self, arriving: _Arriving) -> None:
         """Something is still missing: a later look fetches on, after the others.
