@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import ProtocolError
 
-_BLOCK = 1 << 16  # numbers that are added at once: what a block needs stays in the processor's cache
+_BLOCK = 1 << 14  # numbers that are added at once: what a block needs stays in the processor's cache
 
 
 class RunningMean:
@@ -36,11 +37,12 @@ class RunningMean:
         self._count += 1
         for start in range(0, self._size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            more = update[block].astype(np.float64)
+            more: NDArray[Any] = update[block]
             for part in self._parts:
-                part[block], more = _two_sum(part[block], more)
-                if not more.any():
+                part[block], lost = _two_sum(part[block], more)
+                if lost is None:
                     break
+                more = lost
             else:
                 self._parts.append(np.zeros(self._size))
                 self._parts[-1][block] = more
@@ -57,11 +59,13 @@ class RunningMean:
 
 
 def _two_sum(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The rounded sum of two arrays, and what was rounded away."""
+    a: NDArray[np.float64], b: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The rounded sum of two arrays, and what was rounded away; None, as nearly always, for nothing."""
     total = a + b
     added = total - a
+    if (added == b).all() and (total - added == a).all():
+        return total, None
     return total, (a - (total - added)) + (b - added)
 
 
