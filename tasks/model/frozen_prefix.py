@@ -188,6 +188,13 @@ class Activations:
             self._works = kept_as is not None and self._has_room(*kept_as)
         return self._works
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that all of them take once they are computed; 0 if none are kept, or in a file."""
+        kept_as = self._prefix.kept_as
+        size = 0 if kept_as is None else int(self._offsets[-1]) * kept_as[0] * kept_as[1].itemsize
+        return 0 if size > MEMORY_LIMIT_BYTES else size
+
     def _has_room(self, width: int, dtype: torch.dtype) -> bool:
         try:
             self._store = self._allocate(int(self._offsets[-1]), width, dtype)
