@@ -248,7 +248,8 @@ class Activations:
         """All examples of which nothing is kept, but for those at ``beside``."""
         known = self._known.copy()
         known[beside] = True
-        return np.flatnonzero(~known)
+        found: NDArray[np.int64] = np.flatnonzero(~known)
+        return found
 
     def keep(self, indices: NDArray[np.int64], hidden: torch.Tensor, *, size: int) -> None:
         """Keep what was computed of these examples, [n, size, width] on the CPU, without its padding."""
