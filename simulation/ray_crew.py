@@ -20,6 +20,8 @@ log = logging.getLogger("confide.simulation")
 
 # Batches that an actor has been given and not answered: while it trains one the next is on its way.
 _AHEAD = 2
+# Seconds that actors which load faster wait for the others, once: sites begin where they are to stay.
+_FOR_OTHERS = 20.0
 
 
 @dataclass(eq=False)
@@ -76,12 +78,21 @@ class Crew:
         return sum(len(actor.line) for actor in self._ready) + sum(len(b.works) for b in self._out.values())
 
     def _wait_for_actors(self) -> None:
-        """Wait until all have loaded the model; one that finds no room in the cluster may come later."""
+        """Wait for the first that has loaded the model, and a little for the others.
+
+        The cluster may be busy, or grow: whoever finds no room yet comes later.
+        """
+        while not self._ready:
+            done, _ = ray.wait(list(self._loading), num_returns=1, timeout=self._patience)
+            if not done:
+                raise RunError(
+                    f"no actor of the Ray cluster was ready within {self._patience:.0f} s: ray status says "
+                    "whether it has room"
+                )
+            self._welcome()
         if self._loading:
-            ray.wait(list(self._loading), num_returns=len(self._loading), timeout=self._patience)
-        self._welcome()
-        if not self._ready:
-            raise RunError(f"the Ray cluster had no room for an actor within {self._patience:.0f} s")
+            ray.wait(list(self._loading), num_returns=len(self._loading), timeout=_FOR_OTHERS)
+            self._welcome()
 
     def _welcome(self) -> None:
         """Take in the actors that have loaded the model since."""

@@ -27,9 +27,9 @@ from simulation.sites_on_demand import SitesOnDemand
 
 # What an actor may keep of its sites' activations, beside what this process takes.
 KEPT_BYTES = 1 << 30
-# Actors load the libraries and the model; a cluster that is busy or grows may take longer.
-_PATIENCE = 60.0
-_ANSWERS = 10.0  # seconds
+# Seconds until an actor has loaded a large model, or a cluster that is busy has room for one; and until the
+# cluster's address answers.
+_PATIENCE, _ANSWERS = 900.0, 10.0
 # Batches that an actor trains in a round: with several, who is slow has fewer.
 _BATCHES = 4
 

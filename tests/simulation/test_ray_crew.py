@@ -173,7 +173,7 @@ def test_an_actor_that_cannot_load_the_model_is_left_out(
 
 def test_a_cluster_without_room_is_told(fake: FakeRay) -> None:
     fake.late = {"p"}
-    with pytest.raises(RunError, match="no room for an actor within 5 s"):
+    with pytest.raises(RunError, match="no actor of the Ray cluster was ready within 5 s"):
         trained(crew(fake, "p"), "a")
 
 
