@@ -242,7 +242,8 @@ class Activations:
         """Those of the examples at ``indices`` that are not kept as they are computed in ``shapes``."""
         if shapes is not None and shapes != self._shapes:
             self._shapes, self._known = shapes, self._sizes == 0
-        return indices[~self._known[indices]]
+        missing: NDArray[np.int64] = indices[~self._known[indices]]
+        return missing
 
     def unknown(self, *, beside: NDArray[np.int64]) -> NDArray[np.int64]:
         """All examples of which nothing is kept, but for those at ``beside``."""
