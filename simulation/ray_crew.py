@@ -62,7 +62,15 @@ class Crew:
 
         Works are made as there is somebody to train them: each has an adapter in it.
         """
-        coming, more = iter(works), True
+        try:
+            yield from self._train(iter(works))
+        finally:  # whoever asks may leave before the end
+            self._out.clear()
+            for actor in self._ready:
+                actor.line, actor.given = [], 0
+
+    def _train(self, coming: Iterator[Work]) -> Iterator[tuple[Work, NDArray[np.float32] | bytes]]:
+        more = True
         while more or self._out or any(actor.line for actor in self._ready):
             self._welcome()
             while more and self._waiting() < _AHEAD * self._batch * max(1, len(self._ready)):

@@ -45,4 +45,6 @@ class RayGrid(InProcessGrid):
             message, site = begun.pop(id(work))
             answer = found if isinstance(found, bytes) else finish(site, work, found)
             yield self.keep(Message(wrap(answer), reply_to=message))
+            yield from kept
+            kept.clear()
         yield from kept

@@ -141,6 +141,14 @@ def test_no_more_works_are_begun_than_there_are_hands(fake: FakeRay) -> None:
     assert len(list(answers)) == 11
 
 
+def test_who_leaves_before_the_end_leaves_nothing_behind(fake: FakeRay) -> None:
+    those = crew(fake, "p", "q", batch=1)
+    answers = those.train(works("abcdefgh"))
+    next(answers)
+    answers.close()
+    assert trained(those, "ijkl").keys() == set("ijkl")
+
+
 def test_works_of_an_actor_that_ends_go_to_the_others(
     fake: FakeRay, caplog: pytest.LogCaptureFixture
 ) -> None:
