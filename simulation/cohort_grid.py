@@ -76,32 +76,37 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     """How high batches are that so many sites of a job share, or None where apart they train as fast.
 
     None, too, where noise is keyed: such a run repeats bit for bit, with workers and without. Which is
-    faster is measured, on made-up examples: a batch of each height. Of batches of a size that occurs at a
-    site, one is half empty; sites together have one such between them.
+    faster is measured, on made-up examples, by a low batch and a tall one. At each site, one batch of a
+    size that occurs is low or partly empty; sites together have one such between them.
     """
     training, public = job.training, trainer.adapted.sizes.public
     stacked = isinstance(trainer.gradients, StackedGradients)
     if sites < 2 or not stacked or job.adapter.dropout or job.seeds.noise is not None:
         return None
-    apart = Shapes.of(
-        public, batch_size=training.batch_size, physical_batch_size=training.physical_batch_size
-    ).rows
+    physical = training.physical_batch_size
+    apart = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
     group = min(sites, MOST_TOGETHER)
     # A physical batch is for the memory that there is; a whole batch of the job's is no such limit.
-    limited = training.physical_batch_size < training.batch_size
     together = Shapes.of(
         public,
         batch_size=group * training.batch_size // 2,
-        physical_batch_size=training.physical_batch_size if limited else max(64, training.batch_size),
-    ).rows
-    if apart < 2 or together < 2:
+        physical_batch_size=physical if physical < training.batch_size else max(64, training.batch_size),
+    )
+    low, tall = apart.heights_at(public[0])[0], together.heights_at(public[0])[-1]
+    if low < 2 or tall <= low:
         return None
-    each = training.batch_size / (apart - 1) + len(public) / 2
-    shared = group * training.batch_size / (together - 1) + len(public) / 2
-    took = [seconds_a_batch(trainer.gradients, job, rows=rows) for rows in (apart, together)]
-    gain = group * each * took[0] / (shared * took[1])
-    log.info("sites together, %d rows a batch: %.2f times as fast as apart", together, gain)
-    return together if gain > _MARGIN else None
+    first, second = (seconds_a_batch(trainer.gradients, job, rows=rows) for rows in (low, tall))
+    a_row = max(0.0, second - first) / (tall - low)
+    a_batch = max(0.0, first - low * a_row)
+
+    def seconds(shapes: Shapes, count: int) -> float:
+        # No size is likelier than another, as far as anybody may know.
+        expected = [shapes.expected(count / len(public), size) for size in public]
+        return sum(batches * a_batch + rows * a_row for batches, rows in expected)
+
+    gain = group * seconds(apart, training.batch_size) / seconds(together, group * training.batch_size)
+    log.info("sites together, up to %d rows a batch: %.2f times as fast as apart", tall, gain)
+    return tall if gain > _MARGIN else None
 
 
 def begin(site: Site, content: bytes) -> Work | bytes:

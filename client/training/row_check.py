@@ -16,25 +16,38 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
 
 
-def rows_are_apart(
-    method: PerExampleGradients, *, size: int, rows: int, activations: Activations | None
-) -> bool:
-    """Compare gradients of made-up examples in other rows, next to other examples and to blank rows.
+def heights_apart(
+    method: PerExampleGradients, *, size: int, heights: tuple[int, ...], activations: Activations | None
+) -> tuple[int, ...]:
+    """Those of ``heights``, in rising order, among which no bit of a row's gradients differs.
 
-    As in training: in its precision, with kept activations if there are any, but without dropout. What
-    is found says nothing of anyone's data. The adapter that was loaded is lost.
+    Gradients of made-up examples are compared in other rows of the tallest batch, next to other examples
+    and to blank rows: if they differ, there is no such height. Then in lower batches: those that differ are
+    left out. As in training: in its precision, with kept activations if there are any, but without
+    dropout. What is found says nothing of anyone's data. The adapter that was loaded is lost.
     """
     with _random_adapter(method.adapted):
-        return _same(method, Shapes(rows=rows, sizes=(size,)), activations)
+        return tuple(_same(method, size, heights, activations))[::-1]
 
 
-def _same(method: PerExampleGradients, shapes: Shapes, activations: Activations | None) -> bool:
-    rows = shapes.rows - 1  # the last row is always blank
-    examples = _made_up(method.adapted, shapes)
+def _same(
+    method: PerExampleGradients, size: int, heights: tuple[int, ...], activations: Activations | None
+) -> Iterator[int]:
+    rows = heights[-1] - 1  # the last row is always blank
+    examples = _made_up(method.adapted, size=size, count=2 * rows)
     first, others = np.arange(rows), np.arange(rows, 2 * rows)
-    expected = _gradients(method, examples, first, shapes, activations)
-    if not torch.isfinite(expected).all():
-        return False
+
+    def found(order: NDArray[np.int64], height: int) -> torch.Tensor:
+        shapes = Shapes.of_one_height(height, sizes=(size,))
+        return _gradients(method, examples, order, shapes, activations)
+
+    expected = found(first, heights[-1])
+
+    def as_expected(order: NDArray[np.int64], height: int) -> bool:
+        known = order < rows
+        gradients = found(order, height)[torch.from_numpy(known)]
+        return torch.equal(gradients, expected[torch.from_numpy(order[known])])
+
     half, rest = first[::2], first[1::2]
     orders = (
         first[::-1],
@@ -44,18 +57,18 @@ def _same(method: PerExampleGradients, shapes: Shapes, activations: Activations 
         # Blank rows after these.
         rest[::-1],
     )
-    for order in orders:
-        found = _gradients(method, examples, order, shapes, activations)
-        known = order < rows
-        if not torch.equal(found[torch.from_numpy(known)], expected[torch.from_numpy(order[known])]):
-            return False
-    return True
+    if not torch.isfinite(expected).all() or not all(as_expected(order, rows + 1) for order in orders):
+        return
+    yield rows + 1
+    for height in heights[-2::-1]:
+        lower = (first[: height - 1], np.concatenate([others[: height - 2], first[:1]]))
+        if all(as_expected(order, height) for order in lower):
+            yield height
 
 
-def _made_up(adapted: AdaptedModel, shapes: Shapes) -> Examples:
-    """Twice as many examples as rows: of all sizes up to the largest, which the second half have."""
+def _made_up(adapted: AdaptedModel, *, size: int, count: int) -> Examples:
+    """So many examples: of all sizes up to the largest, which the second half have."""
     random = np.random.Generator(np.random.PCG64(0))
-    size, count = shapes.sizes[0], 2 * (shapes.rows - 1)
     sizes = np.full(count, size, np.int64)
     varied = sizes[: count // 2]
     varied[:] = random.integers(min(adapted.sizes.least, size), size + 1, len(varied))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
-from client.training.row_check import rows_are_apart
+from client.training.row_check import heights_apart
 from client.training.step import make_optimizer, take_step
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
@@ -31,7 +31,7 @@ class Trainer:
     def __init__(self, gradients: PerExampleGradients) -> None:
         self.adapted = gradients.adapted
         self.gradients = gradients
-        self._apart: dict[tuple[int, int, bool, Device], bool] = {}
+        self._apart: dict[tuple[int, tuple[int, ...], bool, Device], tuple[int, ...]] = {}
 
     def train(
         self,
@@ -90,29 +90,40 @@ class Trainer:
     ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
-        ``rows`` is their height, which follows from the job if it is not given.
+        ``rows`` is how tall they may get, which follows from the job if it is not given.
 
-        Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
-        is tried once for each size that may occur, on made-up examples: which sizes do occur, and so
-        whether one of them fails, is for nobody to know. The adapter that was loaded is lost.
+        Where this machine's arithmetic looks at how tall a batch is, fewer heights are left, or one; where
+        it looks at a row's place or neighbours, every example is alone. That is tried once for each size
+        that may occur, on made-up examples: which sizes do occur, and so whether one of them fails, is for
+        nobody to know. The adapter that was loaded is lost.
         """
-        shapes = Shapes.of(
-            self.adapted.sizes.public,
-            batch_size=training.batch_size,
-            physical_batch_size=training.physical_batch_size if self.gradients.batched else 1,
-        )
-        if rows is not None:
-            shapes = replace(shapes, rows=rows)
-        alone = {size for size in shapes.sizes if not self._rows_are_apart(size, shapes.rows, activations)}
-        return replace(shapes, alone=frozenset(alone))
+        public = self.adapted.sizes.public
+        physical = training.physical_batch_size if self.gradients.batched else 1
+        if rows is None:
+            shapes = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
+        else:
+            shapes = Shapes.up_to(rows, sizes=public)
+        heights = {
+            size: self._heights_apart(size, shapes.heights_at(size), shapes.rows, activations)
+            for size in shapes.sizes
+        }
+        return replace(shapes, heights=heights)
 
-    def _rows_are_apart(self, size: int, rows: int, activations: Activations | None) -> bool:
-        if rows == 1:
-            return True
-        key = size, rows, activations is not None, self.adapted.device
+    def _heights_apart(
+        self, size: int, heights: tuple[int, ...], rows: int, activations: Activations | None
+    ) -> tuple[int, ...]:
+        """Those of the heights at which rows are the same; else ``rows`` alone; else one row."""
+        if heights == (1,):
+            return heights
+        key = size, heights, activations is not None, self.adapted.device
         if key not in self._apart:
-            self._apart[key] = rows_are_apart(self.gradients, size=size, rows=rows, activations=activations)
-            if not self._apart[key]:
+            found = heights_apart(self.gradients, size=size, heights=heights, activations=activations)
+            if len(found) < 2 and heights != (
+                rows,
+            ):  # none other than the tallest, in which many are blank
+                found = heights_apart(self.gradients, size=size, heights=(rows,), activations=activations)
+            self._apart[key] = found or (1,)
+            if not found:
                 unit = self.adapted.task.units.size
                 log.warning(
                     "rounding depends on the batch at %d %s: each example alone, slower", size, unit

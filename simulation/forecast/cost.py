@@ -84,7 +84,7 @@ def estimate_effort(
 def _try_batch(world: World, plan: SampledPlan, shapes: Shapes, clock: Clock, *, size: float) -> _Measured:
     trainer, adapted = world.trainer, world.adapted
     padded = int(shapes.public_sizes(np.array([math.ceil(size)]))[0])
-    examples = _about_as_large(size, world.held_out, count=shapes.rows_at(padded))
+    examples = _about_as_large(size, world.held_out, count=shapes.heights_at(padded)[-1])
     rows = np.arange(len(examples))
     activations = Activations(world.prefix, examples)
     kept = activations if activations.work else None
@@ -123,13 +123,10 @@ def _shapes(world: World) -> Shapes:
 
 
 def _rows_a_step(world: World, shapes: Shapes) -> float:
-    """Examples and blank rows: a row of each batch is blank, and half of the last one of each size."""
+    """Examples and blank rows."""
     sizes, counts = np.unique(shapes.public_sizes(world.held_out.sizes), return_counts=True)
-    rows = 0.0
-    for size, share in zip(sizes, counts / counts.sum(), strict=True):
-        height, expected = shapes.rows_at(int(size)), share * world.job.training.batch_size
-        rows += expected if height == 1 else expected * height / (height - 1) + height / 2
-    return rows
+    shares = counts / counts.sum() * world.job.training.batch_size
+    return sum(shapes.expected(share, int(size))[1] for size, share in zip(sizes, shares, strict=True))
 
 
 def _about_as_large(size: float, examples: Examples, *, count: int) -> Examples:

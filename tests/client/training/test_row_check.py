@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.training.gradients import HookedGradients, losses
-from client.training.row_check import rows_are_apart
+from client.training.row_check import heights_apart
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import take_step
 from client.training.sum_check import silent_optimizer
@@ -134,8 +134,7 @@ def test_no_crafted_adapter_gets_more_from_training(
     trainer = case(bfloat16=bfloat16, kind=kind)
     training = TRAINING.model_copy(update={"physical_batch_size": physical_batch_size})
     shapes = trainer.shapes(training, None)
-    assert shapes.rows == physical_batch_size
-    assert not shapes.alone
+    assert all(heights[-1] == physical_batch_size for heights in shapes.heights.values())
     assert max(influences(trainer, EXAMPLES, shapes.batches)) <= 1 + 1e-3
 
 
@@ -169,14 +168,16 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @KINDS
 def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int, kind: Kind) -> None:
     method = kind(CASES[name].adapted(bfloat16=bfloat16))
-    assert rows_are_apart(method, size=width, rows=5, activations=None)
+    found = heights_apart(method, size=width, heights=(4, 5, 8), activations=None)
+    assert found[-1:] == (8,)  # which lower ones are the same is this machine's affair
 
 
 def test_passes_kept_activations() -> None:
     adapted = CASES["bert-qv-mean"].adapted(layers=3, adapter={"layers_to_transform": [2]})
     activations = Activations(FrozenPrefix(adapted), EXAMPLES)
     assert activations.work
-    assert rows_are_apart(HookedGradients(adapted), size=8, rows=5, activations=activations)
+    found = heights_apart(HookedGradients(adapted), size=8, heights=(5,), activations=activations)
+    assert found == (5,)
 
 
 class ByPlace(nn.Module):
@@ -206,6 +207,18 @@ class ByNeighbours(nn.Module):
         return output * (1 + 2.0**-14 * torch.tanh(output.detach().mean()))
 
 
+class ByHeight(nn.Module):
+    """Adds next to nothing to all rows of batches of some heights."""
+
+    def __init__(self, inner: nn.Module, heights: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner, self.heights = inner, heights
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        return output * (1 + 2.0**-14 * (len(output) in self.heights))
+
+
 def disturbed(wrap: Callable[[nn.Module], nn.Module]) -> Trainer:
     def build(**kind: Any) -> nn.Module:
         model = bert(**kind)
@@ -224,9 +237,28 @@ def test_examples_are_alone_where_rounding_depends_on_the_batch(
 ) -> None:
     trainer = disturbed(wrap)
     shapes = trainer.shapes(TRAINING, None)
-    assert shapes.alone == {8, 16}
+    assert shapes.heights == {8: (1,), 16: (1,)}
     assert {len(batch) for batch in shapes.batches(EXAMPLES, np.arange(len(EXAMPLES)))} == {1}
     assert "alone" in caplog.text
+
+
+def test_heights_that_tell_apart_are_left_out() -> None:
+    def heights(*disturbing: int) -> tuple[int, ...]:
+        trainer = disturbed(lambda module: ByHeight(module, disturbing))
+        return heights_apart(trainer.gradients, size=8, heights=(4, 8, 12, 16), activations=None)
+
+    same = heights()  # on this machine
+    for lower in (4, 8, 12):
+        assert heights(lower) == tuple(height for height in same if height != lower)
+    # All are compared with the tallest.
+    assert heights(16) == (16,)
+    assert heights(4, 8, 12) == (16,)
+
+
+def test_where_none_is_as_the_tallest_all_batches_have_the_height_that_leaves_few_rows_blank() -> None:
+    trainer = disturbed(lambda module: ByHeight(module, (16,)))
+    training = TRAINING.model_copy(update={"batch_size": 16, "physical_batch_size": 16})
+    assert trainer.shapes(training, None).heights == {8: (8,), 16: (8,)}
 
 
 def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,12 +46,55 @@ def test_a_width_that_the_model_cannot_take_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "physical", "rows"),
-    [(256, 64, 32), (512, 64, 64), (64, 64, 8), (256, 16, 16), (256, 3, 3), (256, 2, 1), (256, 1, 1)],
+    ("batch_size", "physical", "rows", "heights"),
+    [
+        (256, 64, 32, (4, 8, 12, 16, 24, 32)),
+        (512, 64, 64, (4, 8, 12, 16, 24, 32, 48, 64)),
+        (64, 64, 8, (4, 8, 12, 16, 24, 32)),
+        (16, 16, 8, (4, 8, 12, 16)),
+        (256, 10, 10, (4, 8, 10)),
+        (256, 3, 3, (3,)),
+        (256, 2, 1, (1,)),
+        (256, 1, 1, (1,)),
+    ],
 )
-def test_rows_follow_from_the_job(batch_size: int, physical: int, rows: int) -> None:
+def test_rows_follow_from_the_job(
+    batch_size: int, physical: int, rows: int, heights: tuple[int, ...]
+) -> None:
     found = Shapes.of(ladder(32), batch_size=batch_size, physical_batch_size=physical)
-    assert found.rows == rows
+    assert (found.rows, found.heights) == (rows, dict.fromkeys(ladder(32), heights))
+
+
+def tall(**heights: tuple[int, ...]) -> Shapes:
+    found = Shapes.of(ladder(24), batch_size=16, physical_batch_size=16)
+    return replace(found, heights={**found.heights, **{int(size[1:]): h for size, h in heights.items()}})
+
+
+def test_a_batch_is_as_low_as_its_examples_let_it_be() -> None:
+    assert list(tall().split(0, 8)) == []
+    assert list(tall().split(3, 8)) == [(3, 4)]
+    assert list(tall().split(4, 8)) == [(4, 8)]
+    assert list(tall().split(15, 8)) == [(15, 16)]
+    assert list(tall().split(23, 8)) == [(15, 16), (8, 12)]
+
+
+def test_sizes_have_heights_of_their_own() -> None:
+    found = tall(_8=(8,), _24=(1,))
+    assert list(found.split(9, 8)) == [(7, 8), (2, 8)]
+    assert list(found.split(9, 16)) == [(9, 12)]
+    assert list(found.split(2, 24)) == [(1, 1), (1, 1)]
+    # Nobody compared heights at a size that no text of the job has.
+    assert list(found.split(3, 100)) == [(3, 8)]
+
+
+def test_what_is_expected_is_the_mean_over_poisson_samples() -> None:
+    counts = np.random.default_rng(0).poisson(9.0, 20_000)
+    rows = [sum(rows for _, rows in tall().split(count, 8)) for count in counts]
+    # Five standard errors of the mean.
+    assert tall().expected(9.0, 8)[1] == pytest.approx(np.mean(rows), abs=5 * np.std(rows) / 20_000**0.5)
+    assert tall().expected(0.0, 8) == (0.0, 0.0)
+    batches, rows_of_many = tall().expected(15_000.0, 8)
+    assert (batches, rows_of_many) == (1000, 16_000)
 
 
 def test_every_example_is_in_one_batch_with_a_blank_row() -> None:
@@ -90,7 +133,7 @@ def test_rows_hold_the_examples_and_blanks_are_short_padding() -> None:
 
 
 def test_alone_has_no_blank_rows() -> None:
-    found = replace(shapes(), alone=frozenset({8, 24}))
+    found = replace(shapes(), heights={8: (1,), 16: (4,), 24: (1,)})
     heights = {
         (len(batch), batch.inputs["input_ids"].shape[1]) for batch in found.batches(EXAMPLES, EVERYONE)
     }
