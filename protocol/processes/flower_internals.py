@@ -6,8 +6,10 @@ import of Flower out, and ``tests/protocol/processes/test_flower_contract.py`` t
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,11 @@ _APP_FAILED = 2
 # Seconds before an object that its sender still uploads is asked for again: the first time, and at most.
 # Flower's own are 1 and 10.
 _FIRST_LOOK, _LATER_LOOKS = 0.05, 1.0
+# Seconds that one answer of a SuperLink may take; the longest are of 7 MB.
+_LONGEST_ANSWER = 240.0
+
+# Of a thread that fetches an object: ``given_up`` is set once nobody waits for it any more.
+_fetching = threading.local()
 
 
 def make_run(run_id: int) -> Run:
@@ -150,16 +157,34 @@ class Fleet:
     push_object: Callable[[int, str, str, bytes], None]
     confirm_received: Callable[[int, str], None]
 
-    def fetch(self, message: Message, tree: Any, *, seconds: float, take: Callable[[int], None]) -> Message:
-        """The whole of a message that ``receive`` gave; ``take`` hears of each object's bytes."""
-        run = message.metadata.run_id
+    def fetch(
+        self,
+        message: Message,
+        tree: Any,
+        *,
+        seconds: float,
+        take: Callable[[int], None],
+        pulling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Message:
+        """The whole of a message that ``receive`` gave; ``take`` hears of each object's bytes.
+
+        Objects are fetched side by side, each on a thread of its own within ``pulling()``. When one fails
+        this raises, and the others end with what they next receive.
+        """
+        run, given_up = message.metadata.run_id, threading.Event()
 
         def pull(name: str) -> bytes:
-            content = self.pull_object(run, name)
-            take(len(content))
-            return content
+            with pulling():
+                _fetching.given_up = given_up
+                _check_wanted()
+                content = self.pull_object(run, name)
+                take(len(content))
+                return content
 
-        return inflate(message, tree, pull_contents(object_ids(tree), pull, seconds=seconds))
+        try:
+            return inflate(message, tree, pull_contents(object_ids(tree), pull, seconds=seconds))
+        finally:
+            given_up.set()
 
     def answer(self, message: Message, *, seconds: float) -> None:
         """Send a message that answers another, of which ``seconds`` were spent on the answer."""
@@ -180,9 +205,12 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
     ``authority`` is the certificate, PEM, that the SuperLink's was signed with. Heartbeats go out until the
     end of the block. Raises SystemExit, with the reason in the log, if the SuperLink turns the node away.
     """
-    from flwr.supernode.fleet_http_connection import http_request_response
+    from flwr.supernode import fleet_http_connection as connection
+    from flwr.supernode.fleet_http_client import FleetHttpClient
 
-    with http_request_response(
+    # Flower takes no client from outside.
+    connection.FleetHttpClient = type("CarefulClient", (_Careful, FleetHttpClient), {})  # type: ignore[misc]
+    with connection.http_request_response(
         address, False, str(authority), authentication_keys=(key, key.public_key())
     ) as (_node, receive, send, _get_run, _get_fab, pull_object, push_object, confirm):
         yield Fleet(
@@ -192,6 +220,74 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
             push_object=push_object,
             confirm_received=confirm,
         )
+
+
+class _Careful:
+    """What Flower's client of the Fleet API lacks towards a SuperLink that is not to be trusted.
+
+    Redirects are errors: one would have this process ask any address in the site's own network, in the
+    node's name. An answer ends in a bounded time after its head has come. A heartbeat whose answer is of no
+    use has failed, and goes out again; Flower's thread would end with it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._client: Any
+        self._client.follow_redirects = False
+        self._client.event_hooks = {"request": [_check_wanted], "response": [_watch]}
+
+    def _unary_unary(self, **call: Any) -> Any:
+        import httpx
+
+        try:
+            return super()._unary_unary(**call)  # type: ignore[misc]
+        except ValueError as error:
+            raise httpx.RequestError("the SuperLink's answer is no message of Flower's") from error
+
+    def SendNodeHeartbeat(self, request: Any) -> Any:  # noqa: N802  # Flower's name
+        import httpx
+
+        try:
+            return super().SendNodeHeartbeat(request)  # type: ignore[misc]
+        except httpx.TransportError:
+            raise
+        except httpx.HTTPStatusError as error:
+            if error.response.is_client_error:  # the SuperLink refuses the node
+                raise
+            reason = f"status {error.response.status_code}"
+        except httpx.RequestError as error:
+            reason = str(error)
+        raise httpx.RemoteProtocolError(f"a heartbeat's answer cannot be used: {reason}")
+
+
+def _check_wanted(_request: Any = None) -> None:
+    """Raises httpx.RequestError on a thread that fetches what nobody waits for any more."""
+    import httpx
+
+    given_up = getattr(_fetching, "given_up", None)
+    if given_up is not None and given_up.is_set():
+        raise httpx.RequestError("another object of the message could not be fetched")
+
+
+def _watch(response: Any) -> None:
+    """Have an answer's body end in time."""
+    import httpx
+
+    class Watched(httpx.SyncByteStream):
+        def __init__(self, stream: httpx.SyncByteStream) -> None:
+            self._stream, self._until = stream, time.monotonic() + _LONGEST_ANSWER
+
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in self._stream:
+                _check_wanted()
+                if time.monotonic() > self._until:
+                    raise httpx.RequestError(f"expected an answer in {_LONGEST_ANSWER:g} seconds")
+                yield piece
+
+        def close(self) -> None:
+            self._stream.close()
+
+    response.stream = Watched(response.stream)
 
 
 class Runtime:

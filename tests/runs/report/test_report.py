@@ -202,9 +202,7 @@ def test_every_notice_is_on_the_page(tmp_path: Path) -> None:
             1000,
             {"threshold": 900},
             None,
-            [
-                "at most 100 sites work with it, whether it follows the protocol or not, but for a probability"
-            ],
+            ["at most 100 sites work with it, whether it follows", "but for a probability of 2^-40"],
         ),
         (1000, {"threshold": 900, "colluding": 150}, None, ["at most 150 sites work with it, whether"]),
         (
