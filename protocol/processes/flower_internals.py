@@ -6,19 +6,22 @@ import of Flower out, and ``tests/protocol/processes/test_flower_contract.py`` t
 
 from __future__ import annotations
 
+import json
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_body,
+    get_object_children_ids_from_object_content,
     get_object_tree,
+    get_object_type_from_object_content,
     iterate_object_tree,
     no_object_id_recompute,
 )
@@ -30,6 +33,8 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+
+from protocol.processes.careful_client import Careful, fetch_until
 
 __all__ = [
     "Fleet",
@@ -43,6 +48,7 @@ __all__ = [
     "failure",
     "identify_process",
     "inflate",
+    "inflated_size",
     "make_run",
     "object_ids",
     "pull_contents",
@@ -54,11 +60,6 @@ _APP_FAILED = 2
 # Seconds before an object that its sender still uploads is asked for again: the first time, and at most.
 # Flower's own are 1 and 10.
 _FIRST_LOOK, _LATER_LOOKS = 0.05, 1.0
-# Seconds that one answer of a SuperLink may take; the longest are of 7 MB.
-_LONGEST_ANSWER = 240.0
-
-# Of a thread that fetches an object: ``given_up`` is set once nobody waits for it any more.
-_fetching = threading.local()
 
 
 def make_run(run_id: int) -> Run:
@@ -120,6 +121,24 @@ def pull_contents(ids: list[str], pull: Callable[[str], bytes], *, seconds: floa
     return found
 
 
+def inflated_size(tree: Any, contents: Mapping[str, bytes]) -> int:
+    """How many bytes the content of a message will have, by the contents of its objects.
+
+    That may be more than these have: an array says of which parts it is made, and may name one many times.
+    Raises whatever Flower raises for contents that are broken.
+    """
+    record = _only_record(tree)
+    if record is not None:
+        return len(contents[record])
+    size = 0
+    for content in contents.values():
+        if get_object_type_from_object_content(content) == Array.__name__:
+            parts = get_object_children_ids_from_object_content(content)
+            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            size += sum(len(contents[parts[place]]) for place in places)
+    return size
+
+
 def inflate(announced: Message, tree: Any, contents: dict[str, bytes]) -> Message:
     """A message that was announced, with the content that its objects hold, which leave the dict.
 
@@ -175,8 +194,7 @@ class Fleet:
 
         def pull(name: str) -> bytes:
             with pulling():
-                _fetching.given_up = given_up
-                _check_wanted()
+                fetch_until(given_up)
                 content = self.pull_object(run, name)
                 take(len(content))
                 return content
@@ -209,7 +227,7 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     # Flower takes no client from outside.
-    connection.FleetHttpClient = type("CarefulClient", (_Careful, FleetHttpClient), {})  # type: ignore[misc]
+    connection.FleetHttpClient = type("CarefulClient", (Careful, FleetHttpClient), {})  # type: ignore[misc]
     with connection.http_request_response(
         address, False, str(authority), authentication_keys=(key, key.public_key())
     ) as (_node, receive, send, _get_run, _get_fab, pull_object, push_object, confirm):
@@ -220,74 +238,6 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
             push_object=push_object,
             confirm_received=confirm,
         )
-
-
-class _Careful:
-    """What Flower's client of the Fleet API lacks towards a SuperLink that is not to be trusted.
-
-    Redirects are errors: one would have this process ask any address in the site's own network, in the
-    node's name. An answer ends in a bounded time after its head has come. A heartbeat whose answer is of no
-    use has failed, and goes out again; Flower's thread would end with it.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._client: Any
-        self._client.follow_redirects = False
-        self._client.event_hooks = {"request": [_check_wanted], "response": [_watch]}
-
-    def _unary_unary(self, **call: Any) -> Any:
-        import httpx
-
-        try:
-            return super()._unary_unary(**call)  # type: ignore[misc]
-        except ValueError as error:
-            raise httpx.RequestError("the SuperLink's answer is no message of Flower's") from error
-
-    def SendNodeHeartbeat(self, request: Any) -> Any:  # noqa: N802  # Flower's name
-        import httpx
-
-        try:
-            return super().SendNodeHeartbeat(request)  # type: ignore[misc]
-        except httpx.TransportError:
-            raise
-        except httpx.HTTPStatusError as error:
-            if error.response.is_client_error:  # the SuperLink refuses the node
-                raise
-            reason = f"status {error.response.status_code}"
-        except httpx.RequestError as error:
-            reason = str(error)
-        raise httpx.RemoteProtocolError(f"a heartbeat's answer cannot be used: {reason}")
-
-
-def _check_wanted(_request: Any = None) -> None:
-    """Raises httpx.RequestError on a thread that fetches what nobody waits for any more."""
-    import httpx
-
-    given_up = getattr(_fetching, "given_up", None)
-    if given_up is not None and given_up.is_set():
-        raise httpx.RequestError("another object of the message could not be fetched")
-
-
-def _watch(response: Any) -> None:
-    """Have an answer's body end in time."""
-    import httpx
-
-    class Watched(httpx.SyncByteStream):
-        def __init__(self, stream: httpx.SyncByteStream) -> None:
-            self._stream, self._until = stream, time.monotonic() + _LONGEST_ANSWER
-
-        def __iter__(self) -> Iterator[bytes]:
-            for piece in self._stream:
-                _check_wanted()
-                if time.monotonic() > self._until:
-                    raise httpx.RequestError(f"expected an answer in {_LONGEST_ANSWER:g} seconds")
-                yield piece
-
-        def close(self) -> None:
-            self._stream.close()
-
-    response.stream = Watched(response.stream)
 
 
 class Runtime:

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from flwr.app import Message
 
 from protocol.messages.flower import wrap
-from protocol.processes import flower_internals
+from protocol.processes import careful_client
 from protocol.processes.flower_internals import Fleet, connect_to_fleet, deflate, identify_process
 
 PATIENCE = 20.0  # seconds; nothing is measured by it
@@ -185,7 +185,7 @@ def test_a_node_that_the_superlink_refuses_ends(
 
 def test_an_answer_ends_in_time(certified: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with connected(certified, {"pull-messages": ACTIVE}) as (_, fleet):
-        monkeypatch.setattr(flower_internals, "_LONGEST_ANSWER", -1.0)
+        monkeypatch.setattr(careful_client, "_LONGEST_ANSWER", -1.0)
         with pytest.raises(httpx.RequestError, match="expected an answer in"):
             fleet.receive()
 
@@ -201,7 +201,7 @@ def test_nothing_is_asked_for_a_message_that_was_given_up() -> None:
             begun.set()
             assert over.wait(PATIENCE)
             try:
-                flower_internals._check_wanted()
+                careful_client._check_wanted()
             except httpx.RequestError:
                 ended.set()
         assert begun.wait(PATIENCE)
