@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
-from client.training.row_check import rows_are_apart
+from client.training.row_check import UnequalWeights, rows_are_apart
 from client.training.step import make_optimizer, take_step
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
@@ -31,7 +31,7 @@ class Trainer:
     def __init__(self, gradients: PerExampleGradients) -> None:
         self.adapted = gradients.adapted
         self.gradients = gradients
-        self._apart: dict[tuple[int, int, bool, Device], bool] = {}
+        self._apart: dict[tuple[int, int, bool, type, Device], bool] = {}
 
     def train(
         self,
@@ -90,7 +90,8 @@ class Trainer:
     ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
-        ``rows`` is their height, which follows from the job if it is not given.
+        ``rows`` is their height, which follows from the job if it is not given: batches of that many rows
+        may be several sites', each row with its own site's weights.
 
         Where this machine's arithmetic looks at a row's place or neighbours, every example is alone. That
         is tried once for each size that may occur, on made-up examples: which sizes do occur, and so
@@ -103,15 +104,22 @@ class Trainer:
         )
         if rows is not None:
             shapes = replace(shapes, rows=rows)
-        alone = {size for size in shapes.sizes if not self._rows_are_apart(size, shapes.rows, activations)}
+        method = self.gradients if rows is None else UnequalWeights(self.adapted)
+        alone = {
+            size
+            for size in shapes.sizes
+            if not self._rows_are_apart(size, shapes.rows, activations, method=method)
+        }
         return replace(shapes, alone=frozenset(alone))
 
-    def _rows_are_apart(self, size: int, rows: int, activations: Activations | None) -> bool:
+    def _rows_are_apart(
+        self, size: int, rows: int, activations: Activations | None, *, method: PerExampleGradients
+    ) -> bool:
         if rows == 1:
             return True
-        key = size, rows, activations is not None, self.adapted.device
+        key = size, rows, activations is not None, type(method), self.adapted.device
         if key not in self._apart:
-            self._apart[key] = rows_are_apart(self.gradients, size=size, rows=rows, activations=activations)
+            self._apart[key] = rows_are_apart(method, size=size, rows=rows, activations=activations)
             if not self._apart[key]:
                 unit = self.adapted.task.units.size
                 log.warning(

@@ -227,7 +227,7 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     # Flower takes no client from outside.
-    connection.FleetHttpClient = type("CarefulClient", (Careful, FleetHttpClient), {})  # type: ignore[misc]
+    connection.FleetHttpClient = type("CarefulClient", (Careful, FleetHttpClient), {})
     with connection.http_request_response(
         address, False, str(authority), authentication_keys=(key, key.public_key())
     ) as (_node, receive, send, _get_run, _get_fab, pull_object, push_object, confirm):

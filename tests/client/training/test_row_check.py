@@ -13,7 +13,7 @@ from torch import nn
 
 from client.training.gradients import HookedGradients, losses
 from client.training.row_check import rows_are_apart
-from client.training.stacked_gradients import StackedGradients
+from client.training.stacked_gradients import RowWeights, StackedGradients
 from client.training.step import take_step
 from client.training.sum_check import silent_optimizer
 from client.training.training import Trainer
@@ -227,6 +227,29 @@ def test_examples_are_alone_where_rounding_depends_on_the_batch(
     assert shapes.alone == {8, 16}
     assert {len(batch) for batch in shapes.batches(EXAMPLES, np.arange(len(EXAMPLES)))} == {1}
     assert "alone" in caplog.text
+
+
+def test_rows_of_several_sites_are_tried_with_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor that all rows share is multiplied by other kernels, which may pass where these do not."""
+    computed, spread = StackedGradients.backward_with, []
+
+    def skewed(self: StackedGradients, weights: RowWeights, batch: Batch, loss: Any) -> Any:
+        found = computed(self, weights, batch, loss)
+        own = all(tensor.stride(0) for tensor in weights.values())
+        if own:
+            spread.append(min(float((w[1:] - w[:-1]).abs().amax()) for w in weights.values()))
+            for gradients in found.values():
+                gradients[0] *= 1 + 2.0**-20
+        return found
+
+    monkeypatch.setattr(StackedGradients, "backward_with", skewed)
+    trainer = Trainer(StackedGradients(BERT.adapted()))
+    usual = trainer.shapes(TRAINING, None)
+    assert usual.alone == set()
+    # Neither answer is taken for the other's.
+    assert trainer.shapes(TRAINING, None, rows=usual.rows).alone == set(usual.sizes)
+    assert trainer.shapes(TRAINING, None).alone == set()
+    assert min(spread) > 0.0  # no weight is the same in all rows
 
 
 def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
