@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flwr.app import Message
 
@@ -22,6 +23,7 @@ from protocol.processes.flower_internals import Fleet, RunNotRunningException, f
 MOST_AT_ONCE = 8  # messages; those of one run come one after the other, or two at a time
 MOST_BYTES = 1 << 30  # of all messages that are on their way to the agent
 _UPLOAD = 240.0  # seconds that the coordinator may take to upload what it announced
+_GLANCE = 1.0  # seconds after which one that waits for a place sees whether it is over
 _LONGEST_REASON = 2000  # letters
 
 log = logging.getLogger("confide.relay")
@@ -32,6 +34,7 @@ class ResidentRelay:
 
     One thread looks, and each message has a thread of its own, so that a request which takes hours holds
     up no other. A message of which nothing comes is answered with an error: the coordinator sends it again.
+    Its place is free again once all that was begun of it has ended.
     """
 
     def __init__(
@@ -57,13 +60,21 @@ class ResidentRelay:
         """Look, again and again, until ``over`` says so or an exception ends it."""
         while not over():
             # With all places taken, what comes next waits at the SuperLink.
-            with self._places:
-                pass
+            if not self._wait_for_a_place(over):
+                return
             # Where there was one message, there may be another.
             pause = SOONEST if self._look() else self._pause()
             while self._stirred.wait(pause):  # an answer went: what follows it comes soon
                 self._stirred.clear()
                 pause = self._pause()
+
+    def _wait_for_a_place(self, over: Callable[[], bool]) -> bool:
+        """Whether there is one; False if it is over before."""
+        while not self._places.acquire(timeout=_GLANCE):
+            if over():
+                return False
+        self._places.release()
+        return True
 
     def _pause(self) -> float:
         return self._pace.pause(self._clock(), busy=self._under_way > 0)
@@ -108,11 +119,12 @@ class ResidentRelay:
         else:
             log.info("message %s: answered after %.2f s", name, self._clock() - began)
         finally:
-            share.give_back()
             self._count(-1)
-            self._places.release()
             self._pace.hear(self._clock())
             self._stirred.set()
+            # Where one object failed, others may still be on their way: threads and bytes of this message.
+            share.give_back()
+            self._places.release()
         self._forget(message)
 
     def _forget(self, message: Message) -> None:
@@ -126,7 +138,9 @@ class ResidentRelay:
         """What to answer. Raises RunNotRunningException if nobody waits for it any more."""
         name = message.metadata.message_id[:8]
         try:
-            whole = self._fleet.fetch(message, tree, seconds=_UPLOAD, take=share.take)
+            whole = self._fleet.fetch(
+                message, tree, seconds=_UPLOAD, take=share.take, pulling=share.pulling
+            )
             envelope = unwrap(whole.content)
             del whole  # it is long, and this may wait for hours
             log.info("message %s: %d bytes for the agent", name, len(envelope))
@@ -168,15 +182,30 @@ class _Share:
     """What one message takes of a room."""
 
     def __init__(self, room: _Room) -> None:
-        self._room, self._taken = room, 0
-        self._lock = threading.Lock()
+        self._room, self._taken, self._pulls = room, 0, 0
+        self._changed = threading.Condition()
 
     def take(self, count: int) -> None:
         """Raises ProtocolError if there is no room. Called on several threads."""
         self._room.take(count)
-        with self._lock:
+        with self._changed:
             self._taken += count
 
+    @contextmanager
+    def pulling(self) -> Iterator[None]:
+        """Within this block something of the message is being fetched."""
+        with self._changed:
+            self._pulls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pulls -= 1
+                self._changed.notify_all()
+
     def give_back(self) -> None:
-        taken, self._taken = self._taken, 0
+        """Wait until nothing is being fetched, and give all back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pulls == 0)
+            taken, self._taken = self._taken, 0
         self._room.give_back(taken)

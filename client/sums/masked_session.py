@@ -67,6 +67,12 @@ class MaskedSession(SumSession[SiteState]):
         self._secrets.keep(state)
         return dealing
 
+    @property
+    def dealt_among(self) -> frozenset[str]:
+        """The sites of the sum that secrets are dealt for: those that may hold shares of this one's."""
+        dealer = self._secrets.now().dealer
+        return frozenset() if dealer is None else frozenset(dealer.roster.places)
+
     def check(
         self,
         cohort: pb.Cohort,

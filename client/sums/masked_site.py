@@ -119,10 +119,13 @@ class MaskedSite(HiddenSums[MaskedSession]):
     def _check_drawn(self, cohort: pb.Cohort, number: int) -> None:
         """Raises AggregationError for a sum with sites that the public draw does not have in its round.
 
-        Who was drawn and is away may be missing: of those there is the least number.
+        None may be among those that secrets were dealt to, either: sites that collude would hold shares
+        without being drawn. Who was drawn and is away may be missing: of those there is the least number.
         """
         drawn = self._manifest.drawn(number)
-        others = set() if drawn is None else {one.site for one in cohort.dealt} - drawn
+        if drawn is None:
+            return
+        others = self._session.dealt_among.union(one.site for one in cohort.dealt) - drawn
         if others:
             raise AggregationError(
                 f"{quoted_some(sorted(others))} would be in the sum of round {number} and not drawn for it",

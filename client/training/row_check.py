@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.training.gradients import PerExampleGradients, losses
-from tasks.data.examples import Examples
+from client.training.gradients import Gradients, Loss, PerExampleGradients, losses
+from client.training.stacked_gradients import StackedGradients
+from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
@@ -28,6 +29,30 @@ def heights_apart(
     """
     with _random_adapter(method.adapted):
         return tuple(_same(method, size, heights, activations))[::-1]
+
+
+class UnequalWeights:
+    """Gradients as of several sites' examples: each row has weights of its own, which its example says.
+
+    Rows that share one tensor of weights are laid out otherwise in memory, and may be multiplied by other
+    kernels.
+    """
+
+    batched = True
+
+    def __init__(self, adapted: AdaptedModel) -> None:
+        self.adapted = adapted
+        self._stacked = StackedGradients(adapted)
+
+    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        # A blank row has another's weights, as in training.
+        blank = np.full(len(batch) - len(batch.indices), batch.indices[0])
+        factors = 1.0 + np.append(batch.indices, blank) / 16
+        weights = {
+            name: torch.stack([p.detach() * float(factor) for factor in factors])
+            for name, p in self.adapted.trained.items()
+        }
+        return self._stacked.backward_with(weights, batch, loss)
 
 
 def _same(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
-from client.training.row_check import heights_apart
+from client.training.row_check import UnequalWeights, heights_apart
 from client.training.step import make_optimizer, take_step
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
@@ -31,7 +31,7 @@ class Trainer:
     def __init__(self, gradients: PerExampleGradients) -> None:
         self.adapted = gradients.adapted
         self.gradients = gradients
-        self._apart: dict[tuple[int, tuple[int, ...], bool, Device], tuple[int, ...]] = {}
+        self._apart: dict[tuple[int, tuple[int, ...], bool, type, Device], tuple[int, ...]] = {}
 
     def train(
         self,
@@ -90,38 +90,36 @@ class Trainer:
     ) -> Shapes:
         """Shapes of physical batches in which an example's gradient is its own, to the last bit.
 
-        ``rows`` is how tall they may get, which follows from the job if it is not given.
+        ``rows`` is how tall they may get, which follows from the job if it is not given: batches with so
+        many rows may be several sites', each row with its own site's weights.
 
         Where this machine's arithmetic looks at how tall a batch is, fewer heights are left, or one; where
         it looks at a row's place or neighbours, every example is alone. That is tried once for each size
         that may occur, on made-up examples: which sizes do occur, and so whether one of them fails, is for
         nobody to know. The adapter that was loaded is lost.
         """
-        public = self.adapted.sizes.public
-        physical = training.physical_batch_size if self.gradients.batched else 1
+        public, method = self.adapted.sizes.public, self.gradients
         if rows is None:
+            physical = training.physical_batch_size if method.batched else 1
             shapes = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
         else:
-            shapes = Shapes.up_to(rows, sizes=public)
-        heights = {
-            size: self._heights_apart(size, shapes.heights_at(size), shapes.rows, activations)
-            for size in shapes.sizes
-        }
+            shapes, method = Shapes.up_to(rows, sizes=public), UnequalWeights(self.adapted)
+        heights = {size: self._heights_apart(size, shapes, activations, method) for size in public}
         return replace(shapes, heights=heights)
 
     def _heights_apart(
-        self, size: int, heights: tuple[int, ...], rows: int, activations: Activations | None
+        self, size: int, shapes: Shapes, activations: Activations | None, method: PerExampleGradients
     ) -> tuple[int, ...]:
-        """Those of the heights at which rows are the same; else ``rows`` alone; else one row."""
+        """Those of the shapes' heights at which rows are the same; else ``shapes.rows``; else one row."""
+        heights = shapes.heights_at(size)
         if heights == (1,):
             return heights
-        key = size, heights, activations is not None, self.adapted.device
+        key = size, heights, activations is not None, type(method), self.adapted.device
         if key not in self._apart:
-            found = heights_apart(self.gradients, size=size, heights=heights, activations=activations)
-            if len(found) < 2 and heights != (
-                rows,
-            ):  # none other than the tallest, in which many are blank
-                found = heights_apart(self.gradients, size=size, heights=(rows,), activations=activations)
+            found = heights_apart(method, size=size, heights=heights, activations=activations)
+            # Where there is but the tallest, many of its rows would be blank.
+            if len(found) < 2 and heights != (shapes.rows,):
+                found = heights_apart(method, size=size, heights=(shapes.rows,), activations=activations)
             self._apart[key] = found or (1,)
             if not found:
                 unit = self.adapted.task.units.size

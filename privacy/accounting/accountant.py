@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.composition import Losses
+from privacy.accounting.composition import Losses, most_rounding
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 
@@ -37,6 +37,8 @@ _GRID_MAX = 2.0**-4
 _COARSER = 4
 # Rényi divergences are in closed form at integers. The last orders serve ε under 0.1.
 RENYI_ORDERS = (*range(2, 65), 80, 96, 128, 160, 192, 256, 512, 1024)
+# Rounding that adds a thousandth of δ moves ε by less than from one multiplier to the next, a thousandth.
+_HARDLY = 1e-3
 _ROUND_UP = 1e-10  # what the closed form of a Rényi divergence can be off by in float64, relatively
 
 
@@ -81,6 +83,15 @@ def epsilon_by_pld(
         return found
     # There is no distribution to compose, or δ is not above what floats add over so many steps.
     return _epsilon_by_order(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps, delta=delta)
+
+
+def falls_steadily(*, steps: int, delta: float) -> bool:
+    """Whether ε is known to fall as noise grows, so that one multiplier alone is the least that is enough.
+
+    Elsewhere it is an upper bound all the same, but rounding is near ``delta``: that grows with the noise,
+    goes up and down from one multiplier to the next, and ends where Rényi divergences take over.
+    """
+    return most_rounding(_COMPOSED_POINTS, steps=steps) <= _HARDLY * delta
 
 
 def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:

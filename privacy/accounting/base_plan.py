@@ -145,9 +145,10 @@ def with_least_noise(noisy: Callable[[float], PlanT], *, epsilon: float, near: f
     """The plan of the least multiplier 2^(k / 1024), k an integer, whose ε is at most ``epsilon``.
 
     What is returned was itself evaluated, and so was the next smaller multiplier, whose ε is more, unless
-    that would be under 2^-8. ``near`` is where the search begins: what it finds does not depend on that,
-    and a good guess spares half of the evaluations. Raises PlanError if none under 1e4 meets the target,
-    and what ``noisy`` raises.
+    that would be under 2^-8. ``near`` is where the search begins, and a good guess spares half of the
+    evaluations. Where ε falls as the multiplier grows, what is found does not depend on it; where ε also
+    rises, several multipliers are the least around them, and who wants one plan begins at one place. Raises
+    PlanError if none under 1e4 meets the target, and what ``noisy`` raises.
     """
     plans: dict[int, PlanT] = {}
 

@@ -81,6 +81,14 @@ class Losses:
         return values, np.log(self.masses[some]), _SLOPES / (np.ptp(values) + 1.0)
 
 
+def most_rounding(points: int, *, steps: int) -> float:
+    """The most that rounding adds to δ over so many steps in a window of so many points.
+
+    It is ``Losses.epsilon``'s where both norms are as large as probabilities let them be.
+    """
+    return 2.0**-53 * math.log2(points + 1) * steps * math.sqrt(2.0) * math.sqrt(points / 2 + 1)
+
+
 def _log_sum(logs: NDArray[np.float64]) -> float:
     most = float(logs.max())
     return most + math.log(float(np.exp(logs - most).sum()))

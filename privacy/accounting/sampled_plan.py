@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar, Literal
 
+from privacy.accounting.accountant import falls_steadily
 from privacy.accounting.base_plan import check_epsilon, with_least_noise
 from privacy.accounting.real_noise_plan import RealNoisePlan
 from privacy.errors import PlanError
@@ -58,7 +59,8 @@ def make_sampled_plan(
     """Find the least noise whose ε over all ``steps`` is at most ``epsilon``.
 
     The sampling rate is ``expected_batch_size / examples``; ``near`` is a guess at the multiplier, which
-    the search begins at and what it finds does not depend on. Raises PlanError if the batch is larger than
+    the search begins at and what it finds does not depend on: over so many steps that rounding is felt at
+    so small a ``delta`` it is left out. Raises PlanError if the batch is larger than
     the data, if no noise multiplier under 1e4 meets the target, if ``delta`` allows for all that are ever
     drawn, or for values outside their range.
     """
@@ -92,7 +94,8 @@ def make_sampled_plan(
     def noisy(multiplier: float) -> SampledPlan:
         return replace(silent, mechanism=Mechanism(name=mechanism, multiplier=multiplier))
 
-    return with_least_noise(noisy, epsilon=epsilon, near=near)
+    steady = falls_steadily(steps=steps, delta=delta)
+    return with_least_noise(noisy, epsilon=epsilon, near=near if steady else 1.0)
 
 
 def make_count_plan(*, epsilon: float, delta: float) -> SampledPlan:

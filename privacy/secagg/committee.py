@@ -37,16 +37,19 @@ def everyone(size: int, *, threshold: int) -> Committee:
     return Committee(places=tuple(range(size)), quorum=threshold)
 
 
-def make_committee(size: int, *, threshold: int, colluding: int, seed: bytes) -> Committee:
+def make_committee(
+    size: int, *, threshold: int, colluding: int, seed: bytes, cohort: int | None = None
+) -> Committee:
     """The committee of a sum of ``size`` sites, the same for whoever knows the same 32 bytes of seed.
 
-    ``threshold`` is that of the whole sum: all but so many may drop out. Everyone where no fewer than three
-    quarters of the sites would do.
+    ``threshold`` is that of the whole sum: all but so many may drop out. Among ``cohort`` sites, the most
+    that a sum of the run may have, ``colluding`` are found, as in ``make_graph``. Everyone where no fewer
+    than three quarters of the sites would do.
     """
     found = find_committee(
         size,
         dropping=size - threshold,
-        colluding=assumed_colluding(size, colluding),
+        colluding=assumed_colluding(max(size, cohort or size), colluding),
         privacy_bits=PRIVACY_BITS,
         sum_bits=SUM_BITS,
     )

@@ -25,9 +25,10 @@ The last two need two things of a site: that it masks for no cohort with fewer t
 holders, itself among them, and that it reveals for the one list of survivors that a quorum signed
 (``privacy.secagg.committee``). A seed fails with probability 2^-104 at most: a coordinator chooses what the
 seed is a digest of, and may try 2^64 of them, of which then one fails with 2^-40. As many as ``colluding``
-may collude, or a tenth of the sites where that is more: a complete graph withstands many whom
-``colluding = 0`` does not ask for, a sparse one only those that it was made for. Who colludes is settled
-before the seed is.
+may collude, or a tenth of a run's sites where that is more: a complete graph withstands many whom
+``colluding = 0`` does not ask for, a sparse one only those that it was made for. It is a tenth of all that
+a run may have in a sum, whoever is in it: a coordinator that says who takes part leaves out honest sites.
+Who colludes is settled before the seed is.
 
 *Sums.* ``size - threshold`` sites may drop out, at any time, chosen without regard to the graph. Then some
 site's secret cannot be had with probability 2^-20 at most. A coordinator that chooses them can only spoil
@@ -85,35 +86,38 @@ class Circle:
     threshold: int
 
 
-def make_graph(size: int, *, threshold: int, colluding: int, seed: bytes) -> Graph:
+def make_graph(
+    size: int, *, threshold: int, colluding: int, seed: bytes, cohort: int | None = None
+) -> Graph:
     """The graph of a sum of ``size`` sites, the same for whoever knows the same 32 bytes of seed.
 
     ``threshold`` is that of the whole sum: all but so many may drop out. ``colluding`` sites may work
-    with the coordinator. Raises AggregationError for more of either than there are sites.
+    with the coordinator. ``cohort`` is the most sites that a sum of the run may have, ``size`` unless it is
+    more: a graph of fewer is sparse only where that of all is, and as many may collude in it. Raises
+    AggregationError for more of ``threshold`` or ``colluding`` than there are sites.
     """
-    if not 1 <= threshold <= size or not 0 <= colluding < size:
-        raise AggregationError(
-            f"expected a threshold from 1 to size={size}, and colluding from 0 to less than it, got "
-            f"threshold={threshold}, colluding={colluding}",
-            rule="threshold",
-        )
-    circle = None
-    if size > COMPLETE_UP_TO:
-        circle = find_circle(
-            size,
-            dropping=size - threshold,
-            colluding=assumed_colluding(size, colluding),
-            privacy_bits=PRIVACY_BITS,
-            sum_bits=SUM_BITS,
-        )
+    _check(size, threshold=threshold, colluding=colluding)
+    cohort = max(size, cohort or size)
+    if not is_sparse(cohort, threshold=threshold, colluding=colluding):
+        return complete_graph(size, threshold=threshold)
+    circle = _circle(size, threshold=threshold, colluding=assumed_colluding(cohort, colluding))
     if circle is None:
         return complete_graph(size, threshold=threshold)
     return join_around(shuffle(size, seed=seed), circle)
 
 
-def assumed_colluding(size: int, colluding: int) -> int:
-    """How many may collude where what is promised is a probability: those asked for, or a tenth if more."""
-    return max(colluding, size // 10)
+def is_sparse(cohort: int, *, threshold: int, colluding: int) -> bool:
+    """Whether in sums of ``cohort`` sites some do not mask with each other: what they promise may fail."""
+    return _circle(cohort, threshold=threshold, colluding=assumed_colluding(cohort, colluding)) is not None
+
+
+def assumed_colluding(cohort: int, colluding: int) -> int:
+    """How many may collude where what is promised is a probability: those asked for, or a tenth if more.
+
+    ``cohort`` is the most sites that a sum of the run may have. A tenth of those in one sum would be less,
+    and the coordinator says who they are.
+    """
+    return max(colluding, cohort // 10)
 
 
 def complete_graph(size: int, *, threshold: int) -> Graph:
@@ -173,6 +177,28 @@ def join_around(order: Sequence[int], circle: Circle) -> Graph:
         before = twice[size + position - half : size + position]
         neighbours[place] = tuple(sorted(before + after))
     return Graph(neighbours=tuple(neighbours), threshold=circle.threshold)
+
+
+def _check(size: int, *, threshold: int, colluding: int) -> None:
+    if not 1 <= threshold <= size or not 0 <= colluding < size:
+        raise AggregationError(
+            f"expected a threshold from 1 to size={size}, and colluding from 0 to less than it, got "
+            f"threshold={threshold}, colluding={colluding}",
+            rule="threshold",
+        )
+
+
+def _circle(size: int, *, threshold: int, colluding: int) -> Circle | None:
+    """The circle of a sum of ``size`` sites; None where all mask with all."""
+    if size <= COMPLETE_UP_TO:
+        return None
+    return find_circle(
+        size,
+        dropping=size - threshold,
+        colluding=colluding,
+        privacy_bits=PRIVACY_BITS,
+        sum_bits=SUM_BITS,
+    )
 
 
 def _private_circle(size: int, *, half: int, colluding: int, bits: int) -> Circle | None:

@@ -129,12 +129,16 @@ class Roster:
     @cached_property
     def graph(self) -> Graph:
         """Who masks with whom: all with all, or at random among many."""
-        rules = self.rules
+        size, rules = len(self.members), self.rules
         if not rules.confirm:
             # Who may tell each site of other survivors can cut a site off from the few that it masks with.
-            return complete_graph(len(self.members), threshold=rules.threshold)
+            return complete_graph(size, threshold=rules.threshold)
         return make_graph(
-            len(self.members), threshold=rules.threshold, colluding=rules.colluding, seed=self.digest
+            size,
+            threshold=rules.threshold,
+            colluding=rules.colluding,
+            cohort=rules.cohort,
+            seed=self.digest,
         )
 
     @cached_property
@@ -143,7 +147,13 @@ class Roster:
         size, rules = len(self.members), self.rules
         if not self.graph.sparse:
             return everyone(size, threshold=rules.threshold)
-        return make_committee(size, threshold=rules.threshold, colluding=rules.colluding, seed=self.digest)
+        return make_committee(
+            size,
+            threshold=rules.threshold,
+            colluding=rules.colluding,
+            cohort=rules.cohort,
+            seed=self.digest,
+        )
 
     @cached_property
     def signers(self) -> frozenset[str]:

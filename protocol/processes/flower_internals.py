@@ -7,8 +7,9 @@ import of Flower out, and ``tests/protocol/processes/test_flower_contract.py`` t
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+
+from protocol.processes.careful_client import Careful, fetch_until
 
 __all__ = [
     "Fleet",
@@ -173,16 +176,33 @@ class Fleet:
     push_object: Callable[[int, str, str, bytes], None]
     confirm_received: Callable[[int, str], None]
 
-    def fetch(self, message: Message, tree: Any, *, seconds: float, take: Callable[[int], None]) -> Message:
-        """The whole of a message that ``receive`` gave; ``take`` hears of each object's bytes."""
-        run = message.metadata.run_id
+    def fetch(
+        self,
+        message: Message,
+        tree: Any,
+        *,
+        seconds: float,
+        take: Callable[[int], None],
+        pulling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Message:
+        """The whole of a message that ``receive`` gave; ``take`` hears of each object's bytes.
+
+        Objects are fetched side by side, each on a thread of its own within ``pulling()``. When one fails
+        this raises, and the others end with what they next receive.
+        """
+        run, given_up = message.metadata.run_id, threading.Event()
 
         def pull(name: str) -> bytes:
-            content = self.pull_object(run, name)
-            take(len(content))
-            return content
+            with pulling():
+                fetch_until(given_up)
+                content = self.pull_object(run, name)
+                take(len(content))
+                return content
 
-        return inflate(message, tree, pull_contents(object_ids(tree), pull, seconds=seconds))
+        try:
+            return inflate(message, tree, pull_contents(object_ids(tree), pull, seconds=seconds))
+        finally:
+            given_up.set()
 
     def answer(self, message: Message, *, seconds: float) -> None:
         """Send a message that answers another, of which ``seconds`` were spent on the answer."""
@@ -203,9 +223,12 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
     ``authority`` is the certificate, PEM, that the SuperLink's was signed with. Heartbeats go out until the
     end of the block. Raises SystemExit, with the reason in the log, if the SuperLink turns the node away.
     """
-    from flwr.supernode.fleet_http_connection import http_request_response
+    from flwr.supernode import fleet_http_connection as connection
+    from flwr.supernode.fleet_http_client import FleetHttpClient
 
-    with http_request_response(
+    # Flower takes no client from outside.
+    connection.FleetHttpClient = type("CarefulClient", (Careful, FleetHttpClient), {})
+    with connection.http_request_response(
         address, False, str(authority), authentication_keys=(key, key.public_key())
     ) as (_node, receive, send, _get_run, _get_fab, pull_object, push_object, confirm):
         yield Fleet(

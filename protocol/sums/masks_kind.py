@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from privacy.accounting.plan import Plan
+from privacy.secagg.graph import assumed_colluding, is_sparse
 from privacy.secagg.ring import Ring
 from privacy.secagg.sealing import KEY_BYTES
 from privacy.secagg.shamir import SHARE_BYTES
@@ -15,6 +16,9 @@ from protocol.messages.sized import SIGNATURE_BYTES
 from protocol.sums.mask_messages import SEALED_BYTES, check_rules, check_threshold
 from protocol.sums.sum_kind import DIGEST_BYTES, RoundMessages
 from protocol.sums.update_encoding import make_encoding, vector_size
+
+# With how many bits, and over what, is derived in ``privacy.secagg.graph``.
+_BUT_FOR = "but for a probability of 2^-40"
 
 
 class Masks:
@@ -50,9 +54,12 @@ class Masks:
 
     def who_reads(self, manifest: Manifest) -> str:
         min_survivors = manifest.min_survivors
+        reads = f"the coordinator reads sums of {min_survivors} sites or more"
+        if _are_sparse(manifest):
+            most = assumed_colluding(manifest.cohort, manifest.job.masks.colluding)
+            return f"{reads}; with up to {most} of the sites it can read no single update, {_BUT_FOR}"
         helped = min(max(1, 2 * manifest.threshold - manifest.cohort), min_survivors - 1)
         could = f"with {helped} of the sites" if manifest.job.masks.confirm else "breaking the protocol"
-        reads = f"the coordinator reads sums of {min_survivors} sites or more"
         return f"{reads}; {could} it could read each update"
 
     def notice(self, manifest: Manifest) -> str:
@@ -60,7 +67,8 @@ class Masks:
 
         With fewer than t of them it cannot uncover masks by itself, and with fewer than 2t − n it cannot by
         telling the others different things (Bonawitz et al. 2017, sections 6.2 and 6.3). Whatever masks do,
-        the colluding sites' own updates can be taken off a sum, which must leave two others.
+        the colluding sites' own updates can be taken off a sum, which must leave two others. Where sites
+        mask with some of the others only, as many may collude as ``privacy.secagg.graph`` assumes.
         """
         n, t = manifest.cohort, manifest.threshold
         min_survivors = max(t, manifest.min_survivors)
@@ -71,6 +79,9 @@ class Masks:
         over = f"all {n} sites" if min_survivors == n else f"at least {min_survivors} of {n} sites"
         text = f"Updates are masked: the coordinator reads only sums, each over {over}. "
         text += "It learns no single update "
+        if _are_sparse(manifest):
+            most = assumed_colluding(n, manifest.job.masks.colluding)
+            return f"{text}{_while_working(most)}, whether it follows the protocol or not, {_BUT_FOR}."
         honest, other = min(t - 1, min_survivors - 2), min(2 * t - n - 1, t - 2)
         if manifest.job.masks.confirm and other == honest:
             return text + f"{_while_working(honest)}, whether it follows the protocol or not."
@@ -124,6 +135,14 @@ def _train(sites: Sequence[str]) -> pb.Train:
             site=site, identity=bytes(KEY_BYTES), key=bytes(KEY_BYTES), signature=bytes(SIGNATURE_BYTES)
         )
     return train
+
+
+def _are_sparse(manifest: Manifest) -> bool:
+    """Whether sites mask with some of the others only, so that no bound holds for certain."""
+    n, t, masks = manifest.cohort, manifest.threshold, manifest.job.masks
+    if not masks.confirm or not n + masks.colluding < 2 * t <= 2 * n:
+        return False
+    return is_sparse(n, threshold=t, colluding=masks.colluding)
 
 
 def _while_working(most: int) -> str:

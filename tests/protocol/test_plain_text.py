@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,7 +223,10 @@ def test_a_manifest_is_bounded_as_a_whole_before_it_is_parsed(monkeypatch: pytes
     long = manifest(job=make_job(data={"labels": list(labels)}), labels=labels)
     with pytest.raises(ProtocolError, match=f"{MOST_BYTES} bytes at most"):
         _ = long.content
-    # An ordinary one has room to spare.
+    # People are told the same, and an ordinary one has room to spare.
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    for page, words in (("policy.md", "the whole manifest {} MiB"), ("threat-model.md", "of {} MiB each")):
+        assert words.format(MOST_BYTES >> 20) in (docs / page).read_text("utf-8")
     assert len(manifest().content) * 500 < MOST_BYTES
     monkeypatch.setattr("json.loads", lambda _text: pytest.fail("it was parsed"))
     with pytest.raises(ProtocolError, match=f"{MOST_BYTES} bytes at most, got {MOST_BYTES + 1}"):

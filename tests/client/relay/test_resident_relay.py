@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from client.relay.resident_relay import ResidentRelay
 from privacy.errors import ProtocolError, RunError
 from protocol.messages.flower import unwrap
-from protocol.processes.flower_internals import RunNotRunningException
+from protocol.processes.flower_internals import RunNotRunningException, object_ids
 from tests.client.relay.fleets import PATIENCE, Superlink
 
 
@@ -78,6 +78,32 @@ def test_no_more_is_taken_than_there_are_places(superlink: Superlink) -> None:
         let.set()
         answers = superlink.wait_for(5)
     assert sorted(unwrap(answer.content) for answer in answers) == [bytes([n]) for n in range(5)]
+
+
+def test_a_message_has_its_place_and_bytes_until_nothing_of_it_is_fetched(superlink: Superlink) -> None:
+    """Of its objects one is refused while another trickles: each message could leave a thread behind."""
+    let, pull, refused = threading.Event(), superlink.pull, set[str]()
+
+    def refuse_or_trickle(run: int, name: str) -> bytes:
+        if name in refused:
+            raise RuntimeError("refused")
+        assert let.wait(PATIENCE)
+        return pull(run, name)
+
+    object.__setattr__(superlink.fleet, "pull_object", refuse_or_trickle)
+    for number in range(5):
+        superlink.send(bytes([number]) * 3_000_000)
+        refused.add(object_ids(superlink.gives[-1][1])[1])  # the first two are fetched side by side
+    with relaying(superlink, lambda envelope: envelope, most_at_once=2) as relay:
+        assert all(answer.has_error() for answer in superlink.wait_for(2))
+        # They are answered, and have their places: the others wait at the SuperLink.
+        assert not relay._places.acquire(timeout=0.2)
+        assert (len(superlink.gives), len(superlink.answers)) == (3, 2)
+        let.set()
+        superlink.wait_for(5)
+    for _ in range(2):  # both places are given back, and all bytes
+        assert relay._places.acquire(timeout=PATIENCE)
+    assert relay._room._left == relay._room.most
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 
 from client.training.gradients import HookedGradients, losses
 from client.training.row_check import heights_apart
-from client.training.stacked_gradients import StackedGradients
+from client.training.stacked_gradients import RowWeights, StackedGradients
 from client.training.step import take_step
 from client.training.sum_check import silent_optimizer
 from client.training.training import Trainer
@@ -259,6 +259,30 @@ def test_where_none_is_as_the_tallest_all_batches_have_the_height_that_leaves_fe
     trainer = disturbed(lambda module: ByHeight(module, (16,)))
     training = TRAINING.model_copy(update={"batch_size": 16, "physical_batch_size": 16})
     assert trainer.shapes(training, None).heights == {8: (8,), 16: (8,)}
+
+
+def test_rows_of_several_sites_are_tried_with_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor that all rows share is multiplied by other kernels, which may pass where these do not."""
+    computed, spread = StackedGradients.backward_with, []
+
+    def skewed(self: StackedGradients, weights: RowWeights, batch: Batch, loss: Any) -> Any:
+        found = computed(self, weights, batch, loss)
+        own = all(tensor.stride(0) for tensor in weights.values())
+        if own:
+            spread.append(min(float((w[1:] - w[:-1]).abs().amax()) for w in weights.values()))
+            for gradients in found.values():
+                gradients[0] *= 1 + 2.0**-20
+        return found
+
+    monkeypatch.setattr(StackedGradients, "backward_with", skewed)
+    trainer = Trainer(StackedGradients(BERT.adapted()))
+    usual = trainer.shapes(TRAINING, None)
+    assert (1,) not in usual.heights.values()
+    # Neither answer is taken for the other's.
+    together = trainer.shapes(TRAINING, None, rows=usual.rows)
+    assert together.heights == dict.fromkeys(usual.sizes, (1,))
+    assert trainer.shapes(TRAINING, None) == usual
+    assert min(spread) > 0.0  # no weight is the same in all rows
 
 
 def test_is_done_once_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

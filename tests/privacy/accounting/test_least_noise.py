@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.accounting.accountant import falls_steadily
 from privacy.accounting.base_plan import with_least_noise
 from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
 from privacy.errors import PlanError
@@ -98,6 +99,39 @@ def test_a_guess_changes_no_plan(mechanism: str, near: float) -> None:
     plan = make_sampled_plan(**how)
     assert make_sampled_plan(**how, near=near) == plan
     assert plan.epsilon <= 2.0 < _with(plan, 2.0 ** (-1 / 1024)).epsilon
+
+
+def test_a_guess_changes_no_plan_where_rounding_has_epsilon_go_up_and_down() -> None:
+    """Up to δ = 1.6e-9 rounding over so many steps adds most of it: ε is 5.975 at 652, and 6.031 at 656."""
+    how: dict[str, Any] = {
+        "mechanism": "gaussian",
+        "epsilon": 6.0,
+        "delta": 1.58e-9,
+        "clipping_norm": 1.0,
+        "expected_batch_size": 2,
+        "examples": 1463,
+        "steps": 930_158,
+    }
+    plan = make_sampled_plan(**how)
+    assert plan.epsilon <= 6.0 < _with(plan, 2.0 ** (-1 / 1024)).epsilon
+    for near in (2.0 ** (652 / 1024), 2.0 ** (1145 / 1024)):  # both are enough, and others are not
+        assert _with(plan, near / plan.mechanism.multiplier).epsilon <= 6.0
+        assert make_sampled_plan(**how, near=near) == plan
+
+
+@pytest.mark.parametrize(
+    ("steps", "delta", "steady"),
+    [
+        (1, 1e-8, True),
+        (1000, 1e-5, True),
+        (9000, 1e-5, True),
+        (11_000, 1e-5, False),
+        (930_158, 1.58e-9, False),
+    ],
+)
+def test_where_rounding_is_far_below_delta(steps: int, delta: float, steady: bool) -> None:
+    """It adds 2^-53 · log2(2^18 + 1) · √2 · √(2^17 + 1) a step at most: 1.02e-12."""
+    assert falls_steadily(steps=steps, delta=delta) == steady
 
 
 def _with(plan: SampledPlan, factor: float) -> SampledPlan:

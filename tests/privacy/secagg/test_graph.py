@@ -26,7 +26,7 @@ from privacy.secagg.graph import (
 from privacy.secagg.masks.coordinator_steps import add_up, forward, unmask
 from privacy.secagg.masks.site_steps import begin, confirm, deal, reveal
 from privacy.secagg.ring import Ring
-from privacy.secagg.roster import Roster, Rules
+from privacy.secagg.roster import Member, Roster, Rules
 from tests.privacy.exchanges import contribute
 
 SEEDS = st.binary(min_size=32, max_size=32)
@@ -78,6 +78,33 @@ def test_no_circle_where_drops_and_colluders_leave_no_room() -> None:
 def test_no_circle_that_spares_less_than_a_quarter() -> None:
     # With 2/3 as a threshold 150 sites would need a degree of 130: who drops out leaves too few holders.
     assert is_complete(make_graph(150, threshold=101, colluding=0, seed=bytes(32)))
+
+
+@pytest.mark.parametrize(("cohort", "threshold"), [(1000, 750), (1000, 900), (600, 450)])
+def test_a_tenth_is_of_all_that_may_take_part_whoever_does(cohort: int, threshold: int) -> None:
+    """A coordinator that begins a sum with the fewest has all of a tenth of the run's sites in it."""
+    rules = Rules(manifest=bytes(32), cohort=cohort, threshold=threshold, min_survivors=threshold)
+    members = tuple(
+        Member(site=f"{place:04d}", identity=b"%d" % place, key=b"", signature=b"")
+        for place in range(threshold)
+    )
+    roster = Roster(rules=rules, number=1, members=members)
+    colluding, half = cohort // 10, len(roster.graph.neighbours[0]) // 2
+    crowd = roster.graph.threshold - half - 1
+    crowded = stats.hypergeom.logsf(crowd - 1, threshold - 1, colluding, half)
+    # scipy's logarithms are right to far less than a millionth of a bit.
+    assert math.log2(2 * (threshold - colluding)) + crowded / math.log(2) <= -104 + 1e-6
+    signing, quorum = len(roster.committee.places), roster.committee.quorum
+    two_lists = stats.hypergeom.logsf(2 * quorum - signing - 1, threshold, colluding, signing)
+    assert two_lists / math.log(2) <= -104 + 1e-6
+
+
+def test_a_run_is_sparse_in_all_its_sums_or_in_none() -> None:
+    # Of 150 with two thirds all mask with all: so do 120 of them, of whom 19 may drop out.
+    asked = {"threshold": 101, "colluding": 0, "seed": bytes(32)}
+    assert make_graph(120, **asked).sparse
+    assert is_complete(make_graph(120, cohort=150, **asked))
+    assert make_graph(135, threshold=135, colluding=0, cohort=150, seed=bytes(32)).sparse
 
 
 # The graph

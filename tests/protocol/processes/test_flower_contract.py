@@ -136,6 +136,28 @@ def test_a_nodes_connection_is_what_the_relay_takes_it_for() -> None:
     ]
 
 
+def test_a_nodes_client_is_one_that_can_be_made_careful() -> None:
+    """It is named where the connection is made, keeps httpx's client, and has its heartbeats retried."""
+    import httpx
+    from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
+    from flwr.supercore.retry.http_retry import make_simple_http_retry_invoker
+    from flwr.supernode import fleet_http_connection as connection
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    assert "FleetHttpClient" in inspect.unwrap(connection.http_request_response).__code__.co_names
+    with FleetHttpClient("https://localhost:1") as client:
+        assert isinstance(client._client, httpx.Client)
+        assert client._client.follow_redirects  # where it no longer is, less is to be made careful
+        assert {"path", "request", "response_type"} <= set(parameters(client._unary_unary))
+        assert parameters(client.SendNodeHeartbeat) == ["request"]
+    assert SendNodeHeartbeatResponse.FromString(b"\x08\x01").success
+    assert SendNodeHeartbeatRequest().DESCRIPTOR.name == "SendNodeHeartbeatRequest"
+    # What is raised for an answer that is of no use is not asked for again; a heartbeat is.
+    retried = make_simple_http_retry_invoker().recoverable_exceptions
+    assert not any(issubclass(httpx.RequestError, kind) for kind in retried)
+    assert issubclass(httpx.RemoteProtocolError, httpx.TransportError)
+
+
 def test_a_servers_grid_has_what_answers_are_fetched_with() -> None:
     from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PullObjectResponse
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse

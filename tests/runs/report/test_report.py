@@ -194,6 +194,23 @@ def test_every_notice_is_on_the_page(tmp_path: Path) -> None:
         ),
         (10, {"confirm": False}, None, ["at most 6 sites work with it and it follows", "confirm = false"]),
         (1, {}, None, ["hides nothing here"]),
+        # All mask with all: for a hundred sites, and for 150 with two thirds.
+        (100, {"threshold": 90}, None, ["at most 89 sites work with it and", "at most 79 sites work"]),
+        (150, {}, None, ["at most 100 sites work with it and", "at most 51 sites work"]),
+        # Masks are sparse: a tenth, or those that the job names.
+        (
+            1000,
+            {"threshold": 900},
+            None,
+            ["at most 100 sites work with it, whether it follows", "but for a probability of 2^-40"],
+        ),
+        (1000, {"threshold": 900, "colluding": 150}, None, ["at most 150 sites work with it, whether"]),
+        (
+            1000,
+            {"threshold": 900, "confirm": False},
+            None,
+            ["at most 899 sites work with it and it follows"],
+        ),
     ],
 )
 def test_masks_are_said_to_hold_against_so_many_sites(
