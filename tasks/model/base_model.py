@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from tasks.model.model_digest import config_content, model_digest, tokenizer_con
 from tasks.model.model_files import (
     be_quiet,
     cannot_load,
+    cannot_read_tokenizer,
     check_place,
     loading_options,
     pickled_weights,
@@ -159,7 +161,7 @@ def _load(
     refuse_named_pickle(job, config, kind.__name__)
     checkpoint = read_checkpoint(job, where, kind, config, labels=labels, device=device, options=options)
     model = checkpoint.model
-    tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = _read_tokenizer(job, where, options)
     content = tokenizer_content(tokenizer)
     tokens = count_tokens(model)
     check_tokenizer(tokenizer, tokens=tokens)
@@ -190,3 +192,12 @@ def _load(
         drawn=drawn,
         remarks=list_remarks(job, checkpoint, drawn=drawn, head=head),
     )
+
+
+def _read_tokenizer(job: Job, where: str, options: Mapping[str, Any]) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # transformers, tokenizers and sentencepiece raise whatever they like
+        raise cannot_read_tokenizer(job, where, error) from error

