@@ -198,6 +198,8 @@ def _read_tokenizer(job: Job, where: str, options: Mapping[str, Any]) -> Any:
     import transformers
 
     try:
-        return transformers.AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        tokenizer("a")  # some that were put together wrongly fail only then
+        return tokenizer
     except Exception as error:  # transformers, tokenizers and sentencepiece raise whatever they like
         raise cannot_read_tokenizer(job, where, error) from error

@@ -14,14 +14,14 @@ from protocol.plain_text import quoted, quoted_some, some
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
 # Weights in files that other programs write.
-_OTHERS = ("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.npz")
+_OTHERS = ("*.safetensors", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.npz")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 
 
 def find_fault(folder: Path, *, gguf: str | None) -> str | None:
     """What is wrong with the files of a folder and what to do; None if they look whole.
 
-    ``gguf`` is the file of it that the job names. What is found goes on from the folder's name.
+    ``gguf`` is the file of it that the job names.
     """
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink() and not entry.exists():
@@ -29,7 +29,7 @@ def find_fault(folder: Path, *, gguf: str | None) -> str | None:
     if gguf is not None:
         return _gguf_fault(folder, gguf)
     if not (folder / _CONFIG).is_file():
-        return f"has no {_CONFIG}: {_where_else(folder)}"
+        return f"no {_CONFIG} there: {_where_else(folder)}"
     config = _read_object(folder / _CONFIG)
     if config is None:
         return f"{_CONFIG} is no JSON object in UTF-8: take the one that belongs to the weights"
@@ -43,16 +43,16 @@ def find_tokenizer_fault(folder: Path) -> str | None:
         if path.is_file() and _read_object(path) is None:
             return f"{name} is no JSON object in UTF-8: fetch it again"
     if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
-        return f"has no tokenizer: copy {' and '.join(_TOKENIZERS)} of the model there"
+        return f"no tokenizer there: copy the model's {' and '.join(_TOKENIZERS)}"
     lacking = [name for name in _TOKENIZERS if not (folder / name).is_file()]
-    return f"has no {lacking[0]}: copy that of the model there" if lacking else None
+    return f"no {lacking[0]} there: copy the model's own" if lacking else None
 
 
 def _gguf_fault(folder: Path, gguf: str) -> str | None:
     if (folder / gguf).is_file():
         return None
     found = sorted(path.name for path in folder.glob("*.gguf"))
-    return f"has no {quoted(gguf)}: set model.gguf to one of {quoted_some(found) or 'its files'}"
+    return f"no {quoted(gguf)} there: set model.gguf to one of {quoted_some(found) or 'its files'}"
 
 
 def _where_else(folder: Path) -> str:
@@ -93,10 +93,12 @@ def _weights_fault(folder: Path, config: dict[str, Any]) -> str | None:
         if not isinstance(named, dict) or not named:
             return f"{_INDEX} names no files of weights: fetch it again"
         lacking = sorted({str(file) for file in named.values() if not (folder / str(file)).is_file()})
-        return f"lacks {some(lacking)}, which {_INDEX} names: fetch it" if lacking else None
+        return f"{some(lacking)} named by {_INDEX}, and not there: fetch it" if lacking else None
+    if any(folder.glob("*.gguf")):
+        return f"no weights there in safetensors: {_where_else(folder)}"
     others = sorted({path.name for pattern in _OTHERS for path in folder.glob(pattern)})
     seen = f" in place of {some(others)}" if others else ""
-    return f"has no weights: expected {_WEIGHTS}, or its parts and {_INDEX}{seen}"
+    return f"no weights there: expected {_WEIGHTS}, or its parts and {_INDEX}{seen}"
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

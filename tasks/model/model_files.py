@@ -36,6 +36,8 @@ def be_quiet() -> None:
 def check_place(job: Job, where: str) -> None:
     """Raises ModelError where a source is plainly no model's folder, and says what it is."""
     place, source = Path(where), f"model.source={job.model.source!r}"
+    if "://" in job.model.source:
+        raise ModelError(f"{source}: expected a folder here, or a model's name on the Hub, as org/name")
     if not place.exists():
         # A name of the Hub has one stroke at most, and begins with neither that nor a dot.
         if place.is_absolute() or source.count("/") > 1 or job.model.source.startswith(("./", "../")):
@@ -106,6 +108,8 @@ def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:
         )
     elif isinstance(error, SafetensorError):  # a file that ends too early
         advice = "Fetch the weights again, as after an interrupted download"
+    elif job.model.gguf:
+        advice = "Take a whole GGUF file, of a family that transformers reads"
     else:
         advice = "Take a config.json, tokenizer and weights in safetensors that belong together"
     return ModelError(f"{source} could not be loaded: {first_line(error)}. {advice}")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from privacy.errors import ModelError
 from tasks.model.base_model import load_base_model
 from tests import tiny
-from tests.tasks.model.checkpoints import CPU
+from tests.tasks.model.checkpoints import CPU, write_tokenizer
 
 Change = Callable[[Path], object]
 
@@ -67,11 +67,15 @@ def wrap(folder: Path) -> None:
 
 
 CASES: dict[str, tuple[Change, str]] = {
-    "no config": (drop("config.json"), "has no config.json: name the folder that has a model's config"),
-    "a folder of one": (wrap, "has no config.json: name one of the folders in it, such as 'best'"),
+    "no config": (drop("config.json"), "no config.json there: name the folder that has a model's config"),
+    "a folder of one": (wrap, "no config.json there: name one of the folders in it, such as 'best'"),
     "GGUF alone": (
         lambda folder: (drop("config.json")(folder), put("m.gguf", "GGUF")(folder)),
-        "has no config.json: for its GGUF weights set model.gguf='m.gguf'",
+        "no config.json there: for its GGUF weights set model.gguf='m.gguf'",
+    ),
+    "GGUF beside a config": (
+        rename("model.safetensors", "m.gguf"),
+        "no weights there in safetensors: for its GGUF weights set model.gguf='m.gguf'",
     ),
     "a config cut off": (put("config.json", "{"), "config.json is no JSON object in UTF-8"),
     "a config that is a list": (put("config.json", "[]"), "config.json is no JSON object in UTF-8"),
@@ -91,7 +95,7 @@ CASES: dict[str, tuple[Change, str]] = {
         configure(hidden_act="gellu"),
         "could not be loaded: KeyError: 'gellu'",
     ),
-    "no weights": (drop("model.safetensors"), "has no weights: expected model.safetensors, or its parts"),
+    "no weights": (drop("model.safetensors"), "no weights there: expected model.safetensors, or its parts"),
     "weights of another name": (
         rename("model.safetensors", "weights.safetensors"),
         "model.safetensors.index.json in place of weights.safetensors",
@@ -100,9 +104,16 @@ CASES: dict[str, tuple[Change, str]] = {
         rename("model.safetensors", "tf_model.h5"),
         "model.safetensors.index.json in place of tf_model.h5",
     ),
-    "a part that never came": (part, "lacks model-2.safetensors, which model.safetensors.index.json names"),
+    "a part that never came": (
+        part,
+        ": model-2.safetensors named by model.safetensors.index.json, and not there: fetch it",
+    ),
     "an index of nothing": (break_index, "model.safetensors.index.json names no files of weights"),
     "a link to nothing": (link, "model.safetensors is a link to nothing: fetch the file"),
+    "a tokenizer alone": (
+        drop("tokenizer_config.json"),
+        "no tokenizer_config.json there: copy the model's",
+    ),
     "a tokenizer cut off": (put("tokenizer.json", "{"), "tokenizer.json is no JSON object in UTF-8"),
 }
 
