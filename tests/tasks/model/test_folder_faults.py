@@ -110,9 +110,9 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "an index of nothing": (break_index, "model.safetensors.index.json names no files of weights"),
     "a link to nothing": (link, "model.safetensors is a link to nothing: fetch the file"),
-    "a tokenizer alone": (
-        drop("tokenizer_config.json"),
-        "no tokenizer_config.json there: copy the model's",
+    "words of a kind that the family has not": (
+        lambda folder: (write_tokenizer(folder), drop("tokenizer_config.json")(folder)),
+        "no tokenizer_config.json there: copy the model's own",
     ),
     "a tokenizer cut off": (put("tokenizer.json", "{"), "tokenizer.json is no JSON object in UTF-8"),
 }
