@@ -72,7 +72,8 @@ def _reason(error: OSError) -> str:
 
 def _check_encoding(encoding: str) -> None:
     try:
-        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding).read()
+        b"".decode(encoding)
     except (LookupError, UnicodeError):
         raise DataError(
             f"data.encoding={encoding!r}: expected an encoding of text, such as utf-8"

@@ -257,7 +257,7 @@ def _matching(names: list[str], targets: list[str]) -> list[str]:
 def _call_names(base: BaseModel) -> str:
     names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(base)})
     if not names:
-        return "This model has no linear layers under its head: choose another model"
+        return "this model has no linear layers under its head that texts use: choose another model"
     return f"This model's linear layers are called: {', '.join(names)}"
 
 
@@ -277,6 +277,8 @@ def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None
                 f"head. {_call_names(base)}"
             )
         names = _matching(names, targets)
+    if not names:
+        raise ModelError(f"adapter.target_modules={targets}: {_call_names(base)}")
     if layers is None:
         return set(names)
     lists = layer_lists(base.model)

@@ -30,6 +30,7 @@ from tasks.model.model_files import (
 from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text, shortest_text
 from tasks.model.padding import choose_padding, set_padding
 from tasks.model.trial import try_model
+from tasks.model.unused_layers import find_unused
 from tasks.registry import find_task, section_of
 
 
@@ -41,8 +42,9 @@ class BaseModel:
     examples of rows with. ``head`` names the layers that are trained whole, beside the adapter, and
     ``peft_type`` the task as PEFT calls it, where that says more than ``head``. An example may be as large
     as ``limit``, None if the model sets none. ``drawn`` names the layers that the checkpoint lacks, which
-    were drawn from a seed: they stay as they are and carry no adapter. ``remarks`` are sentences for
-    whoever reads about the run.
+    were drawn from a seed: they stay as they are and carry no adapter. ``unused`` names those that
+    ``all-linear`` leaves out, as nothing uses them. ``remarks`` are sentences for whoever reads about the
+    run.
     """
 
     model: nn.Module
@@ -52,12 +54,13 @@ class BaseModel:
     peft_type: str | None
     limit: int | None
     drawn: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def may_adapt(self, layer: str) -> bool:
-        """Whether a layer of the model may carry an adapter: it is in no head, and was not drawn."""
+        """Whether a layer may carry an adapter: it is used, in no head, and was not drawn."""
         in_head = layer.split(".", maxsplit=1)[0] in {name.split(".")[0] for name in self.head}
-        return not in_head and layer not in self.drawn
+        return not in_head and layer not in self.drawn and layer not in self.unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class Pretrained:
     shortest: int
     limit: int | None
     drawn: tuple[str, ...]
+    unused: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
@@ -174,6 +178,8 @@ def _load(
     limit = longest_text(model, shortest=shortest)
     # Before its head may be zero, which would hide what is under it.
     try_model(model, padding=padding, tokens=tokens, limit=limit)
+    everywhere = job.adapter.target_modules == ["all-linear"]
+    unused = find_unused(model, padding=padding, tokens=tokens, limit=limit) if everywhere else ()
     purpose.begin(checkpoint, head)
     model.requires_grad_(False)
     model.config.use_cache = False  # nothing is generated here
@@ -190,7 +196,8 @@ def _load(
         shortest=shortest,
         limit=limit,
         drawn=drawn,
-        remarks=list_remarks(job, checkpoint, drawn=drawn, head=head),
+        unused=unused,
+        remarks=list_remarks(job, checkpoint, drawn=drawn, unused=unused, head=head),
     )
 
 
