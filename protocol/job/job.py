@@ -42,7 +42,9 @@ class ModelSection(Section):
 
 
 def _kind_of_layers(value: Any) -> str | None:
-    return {list: "list", str: "str"}.get(type(value))
+    if isinstance(value, list):
+        return "list"
+    return "str" if isinstance(value, str) else None
 
 
 _Layers = Annotated[
