@@ -14,6 +14,7 @@ from protocol.job.manifest import MANIFEST_PURPOSE
 from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.processes.json_log import about
+from protocol.sums.reply_limits import ReplyLimits
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from server.evaluation import Evaluator
@@ -62,6 +63,7 @@ class _Run:
         self.bytes_up = self.bytes_down = 0
         signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
+        self.limits = ReplyLimits(manifest=manifest, update_size=layout.update_size)
         self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()
         self._everyone = frozenset(manifest.sites)  # where they are drawn
@@ -106,6 +108,8 @@ class _Run:
             seconds=self.manifest.job.federation.deadline,
             enough=enough,
             side_requests=None if side_requests is None else self.receipts.remind(side_requests),
+            take=lambda name, reply: self._take(name, reply, number),
+            longest=self.limits.longest,
         )
         for name, why in answers.silent.items():
             if enough is None:
@@ -117,9 +121,7 @@ class _Run:
         refused = {
             name: error for name, error in answers.refused.items() if name not in (side_requests or {})
         }
-        return self._sound(
-            replace(answers, refused=refused), lambda name, reply: self._check(name, reply, number)
-        )
+        return replace(answers, refused=refused)
 
     def _leave(self, errors: Mapping[str, ConfideError]) -> None:
         for name, error in sorted(errors.items()):
@@ -130,37 +132,25 @@ class _Run:
             self.gone.add(name)
         self.members -= errors.keys()
 
-    def _sound(self, answers: Exchange, check: Callable[[str, Reply], None]) -> Exchange:
-        """Without the answers that a check turns down: as if those sites had refused."""
-        broken: dict[str, ConfideError] = {}
-        for name, reply in answers.replies.items():
-            try:
-                check(name, reply)
-            except ProtocolError as error:
-                broken[name] = error
-        self._leave(broken)
-        return replace(
-            answers,
-            replies={name: reply for name, reply in answers.replies.items() if name not in broken},
-            refused={**answers.refused, **broken},
-        )
+    def _take(self, name: str, reply: Reply, number: int) -> Reply:
+        """What is kept of an answer, as it comes: its update is in the round's sum from now on.
 
-    def _check(self, name: str, reply: Reply, number: int) -> None:
-        """Raises ProtocolError for an answer that cannot be one to this run's request."""
+        Raises ProtocolError for an answer that cannot be one to this run's request.
+        """
         if reply.HasField("joined"):
             known = self.folder.public_keys.get(name, reply.joined.public_key)
             if reply.joined.manifest_digest != self.manifest.digest:
                 raise ProtocolError(f"{name} joined another manifest than the one sent")
             if reply.joined.public_key != known:
                 raise ProtocolError(f"{name} answers under another key than the one it joined with")
-            return
+            return reply
         if reply.HasField("trained"):
             if reply.trained.round != number:
                 raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
             self.receipts.take(name, reply.trained.receipt, number, "training")
         elif reply.HasField("evaluated"):
             self.receipts.take(name, reply.evaluated.receipt, number, "metrics")
-        self.sums.check(name, reply)
+        return self.sums.take(name, reply)
 
     def _welcome(self, answers: Exchange) -> None:
         """Take the sites that joined in, as many as the manifest is for."""

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from client.refusal import answer_or_refuse
 from client.site import Site
-from client.training.cancellation import StoppedError
 from client.training.stacked_gradients import StackedGradients
 from client.training.threads import seconds_a_batch
-from client.training.together import train_together
+from client.training.together import train_or_nothing
 from client.training.training import Trainer
 from client.work import Work
 from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.flower import unwrap, wrap
-from protocol.plain_text import first_line
 from simulation.grid import InProcessGrid
 from simulation.sites_on_demand import SitesOnDemand
 from tasks.data.shapes import Shapes
@@ -50,17 +48,28 @@ class CohortGrid(InProcessGrid):
     def _together(self, messages: Sequence[Message]) -> Iterator[str]:
         sites = [self._sites.site(message.metadata.dst_node_id) for message in messages]
         begun = [
-            _begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
+            begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
         ]
         works = [work for work in begun if isinstance(work, Work)]
-        updates = iter(_train(works, rows=self._rows) if len(works) > 1 else [None] * len(works))
+        updates = iter(self._train(works) if len(works) > 1 else [None] * len(works))
         for message, site, work in zip(messages, sites, begun, strict=True):
             if isinstance(work, Work):
                 update = next(updates)
-                answer = _finish(site, work, update)
+                answer = finish(site, work, update)
             else:
                 answer = work
             yield self.keep(Message(wrap(answer), reply_to=message))
+
+    def _train(self, works: Sequence[Work]) -> Sequence[NDArray[np.float32] | None]:
+        """The works' updates; None for those that are to be trained alone, one after another."""
+        first = works[0]
+        return train_or_nothing(
+            first.session.materials.trainer,
+            [work.share for work in works],
+            training=first.session.manifest.job.training,
+            round_number=first.request.round,
+            rows=self._rows,
+        )
 
 
 def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
@@ -95,26 +104,7 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     return together if gain > _MARGIN else None
 
 
-def _train(works: Sequence[Work], *, rows: int) -> Sequence[NDArray[np.float32] | None]:
-    """The works' updates; None for those that are to be trained alone, one after another."""
-    first = works[0]
-    try:
-        return train_together(
-            first.session.materials.trainer,
-            [work.share for work in works],
-            training=first.session.manifest.job.training,
-            round_number=first.request.round,
-            rows=rows,
-        )
-    except StoppedError:
-        raise
-    except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
-        # Nothing has left. Whose fault it is shows when each trains alone.
-        log.info("the sites train one after another: %s", first_line(error))
-        return [None] * len(works)
-
-
-def _begin(site: Site, content: bytes) -> Work | bytes:
+def begin(site: Site, content: bytes) -> Work | bytes:
     """The work that a request to train asks for; or the answer to any other, a refusal too."""
     request, begun = pb.Request.FromString(content), list[Work]()
     if not request.HasField("train"):
@@ -128,7 +118,7 @@ def _begin(site: Site, content: bytes) -> Work | bytes:
     return begun[0] if begun else refusal
 
 
-def _finish(site: Site, work: Work, update: NDArray[np.float32] | None) -> bytes:
+def finish(site: Site, work: Work, update: NDArray[np.float32] | None) -> bytes:
     """The answer with an update; where there is none yet, the site trains alone."""
 
     def complete() -> pb.Reply:

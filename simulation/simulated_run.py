@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from flwr.serverapp import Grid
@@ -52,35 +53,37 @@ def run_in_folder(
     names = dict(enumerate(world.site_names, start=1))
     progress.started(folder, title)
     with logged(folder):
-        if engine == "ray":
-            from simulation.ray_engine import run_on_ray
-
-            there = RunFolder.open(folder.path.resolve())
-            run_on_ray(
-                world.job,
-                sites=len(world.site_names),
-                folder=there,
-                coordinate=lambda grid: coordinate(grid, world, there, progress),
-            )
-        elif workers > 1:
+        if engine == "inprocess" and workers > 1:
             from simulation.workers import worker_grid
 
             with worker_grid(world, folder, workers=workers) as grid:
                 coordinate(grid, world, folder, progress, names=names)
         else:
-            settle = None
-            if (folder.path / "sites" / BOOK).exists():
-                book = world.booked_homes(folder).book
-                book.batched, settle = True, book.commit
-            sites = sites_of_run(world, folder)
-            at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
-            rows = rows_together(world.trainer, world.job, sites=at_once)
-            if rows is None:
-                grid = InProcessGrid(sites, settle=settle)
-            else:
-                grid = CohortGrid(sites, rows=rows, settle=settle)
-            coordinate(grid, world, folder, progress, names=names)
+            with _grid(world, folder, engine=engine) as grid:
+                coordinate(grid, world, folder, progress, names=names)
     return finished(folder, seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def _grid(world: World, folder: RunFolder, *, engine: Engine) -> Iterator[Grid]:
+    """A grid over sites that are in this process, wherever they train."""
+    settle = None
+    if (folder.path / "sites" / BOOK).exists():
+        book = world.booked_homes(folder).book
+        book.batched, settle = True, book.commit
+    sites = sites_of_run(world, folder)
+    if engine == "ray":
+        from simulation.ray_engine import ray_grid
+
+        with ray_grid(world, folder, sites, settle=settle) as grid:
+            yield grid
+        return
+    at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
+    rows = rows_together(world.trainer, world.job, sites=at_once)
+    if rows is None:
+        yield InProcessGrid(sites, settle=settle)
+    else:
+        yield CohortGrid(sites, rows=rows, settle=settle)
 
 
 def coordinate(

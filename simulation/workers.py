@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from threading import BoundedSemaphore
 from typing import BinaryIO, cast
@@ -88,15 +88,22 @@ class WorkersGrid(InProcessGrid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self._places)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        asked: list[tuple[Message, Future[bytes]]] = []
+    def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
+        asked: dict[Future[bytes], Message] = {}
         for message in messages:
             site, worker = self._places[message.metadata.dst_node_id]
             self._room.acquire()
             answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
             answer.add_done_callback(lambda _: self._room.release())
-            asked.append((message, answer))
-        return [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
+            asked[answer] = message
+            yield from self._taken(asked, [one for one in asked if one.done()])
+        while asked:
+            yield from self._taken(asked, wait(asked, return_when=FIRST_COMPLETED).done)
+
+    def _taken(self, asked: dict[Future[bytes], Message], done: Iterable[Future[bytes]]) -> Iterator[str]:
+        """Keep the answers that are there, and wait for them no longer."""
+        for answer in done:
+            yield self.keep(Message(wrap(answer.result()), reply_to=asked.pop(answer)))
 
     def close(self) -> None:
         """Hand out nothing more."""
