@@ -90,8 +90,15 @@ def some(names: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without its details and its full stop; what it is where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """What an error says, without its details and its full stop; what it is where that says little.
+
+    >>> first_line(KeyError("gelu"))
+    "KeyError: 'gelu'"
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    # The message of these is what was looked for alone.
+    return (f"{type(error).__name__}: {said}" if isinstance(error, KeyError) else said).rstrip(".")
 
 
 def told(text: str) -> str:

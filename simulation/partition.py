@@ -42,7 +42,7 @@ def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition
     rows = np.arange(len(table))
     if job.data.limit is not None:
         rows = np.sort(generator.permutation(rows)[: job.data.limit])
-    share = 0.0 if job.data.validation is not None else job.data.holdout or DEFAULT_HOLDOUT
+    share = 0.0 if job.data.validation_source is not None else job.data.holdout or DEFAULT_HOLDOUT
     held_out, rest = _hold_out(rows, table.contents, share, generator)
     rest = generator.permutation(rest)
     kind = job.federation.partition

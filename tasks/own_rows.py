@@ -24,14 +24,15 @@ def read_own_rows(job: Job) -> Rows:
 
 
 def read_validation_rows(job: Job) -> Rows | None:
-    """Read the rows of ``data.validation``, None without. Raises DataError if one lacks anything."""
+    """Read the rows that are held out apart, None without. Raises DataError if one lacks anything."""
     place = job.data.validation_source
     if place is None:
         return None
     try:
         return _read_whole(job, place)
     except DataError as error:
-        raise DataError(f"data.validation: {error}") from error
+        key = "data.validation" if job.data.validation is not None else "data.validation_split"
+        raise DataError(f"{key}: {error}") from error
 
 
 def read_own_column(job: Job, column: str, *, key: str) -> tuple[str, ...]:

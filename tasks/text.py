@@ -126,6 +126,7 @@ class TextTask:
             peft_type=peft_type,
             limit=loaded.limit,
             drawn=loaded.drawn,
+            unused=loaded.unused,
             remarks=loaded.remarks,
         )
 

@@ -199,6 +199,7 @@ def text_base(model: nn.Module, job: Job) -> BaseModel:
         shortest=1,
         limit=longest_text(model),
         drawn=(),
+        unused=(),
         remarks=(),
     )
     return task.wrap(loaded, section=section_of(job), peft_type="CAUSAL_LM" if language else None)

@@ -72,6 +72,9 @@ class DataSection(SourceKeys):
     validation: Place | None = Field(
         default=None, description="held-out examples in a file or folder of their own"
     )
+    validation_split: Word | None = Field(
+        default=None, description="which part the held-out examples are: of validation, else of the source"
+    )
     holdout: Annotated[float, Field(ge=1e-6, le=0.999)] | None = Field(
         default=None, description=f"share that is held out; unset: {DEFAULT_HOLDOUT} without validation"
     )
@@ -88,15 +91,23 @@ class DataSection(SourceKeys):
 
     @model_validator(mode="after")
     def _held_out_once(self) -> DataSection:
-        if self.validation is not None and self.holdout is not None:
+        apart = self.validation_source
+        if apart is not None and self.holdout is not None:
             raise ValueError(
                 "holdout: expected none with data.validation, whose examples are the held-out ones"
             )
+        if self.validation is None and self.validation_split == self.split is not None:
+            raise ValueError("validation_split: expected another than data.split, which is trained on")
         return self
 
     @property
     def validation_source(self) -> SourceKeys | None:
         """Where held-out examples of their own are, which are written like the source; None without."""
-        if self.validation is None:
+        if self.validation is None and self.validation_split is None:
             return None
-        return SourceKeys(source=self.validation, encoding=self.encoding, separator=self.separator)
+        return SourceKeys(
+            source=self.validation or self.source,
+            split=self.validation_split,
+            encoding=self.encoding,
+            separator=self.separator,
+        )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, Tag, model_validator
 
 from privacy.errors import JobError
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
 from protocol.job.privacy import PrivacySection
-from protocol.job.section import COHORT_MAX, SITES_MAX, Section
+from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.plain_text import Place, Word
 
@@ -41,7 +41,17 @@ class ModelSection(Section):
     )
 
 
-_Layers = Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000)]
+def _kind_of_layers(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "str" if isinstance(value, str) else None
+
+
+_Layers = Annotated[
+    Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000), Tag("list")]
+    | Annotated[Word, Tag("str")],
+    by_shape(_kind_of_layers, 'expected numbers or "top 20%"'),
+]
 
 
 class AdapterSection(Section):
@@ -51,7 +61,7 @@ class AdapterSection(Section):
     alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = 4.0
     dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
     target_modules: list[Word] = Field(min_length=1, max_length=1000)
-    layers_to_transform: _Layers | Word | None = Field(
+    layers_to_transform: _Layers | None = Field(
         None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
     )
 
@@ -77,13 +87,40 @@ class ByColumn(Section):
     column: Word
 
 
+def _kind_of_partition(value: Any) -> str | None:
+    if isinstance(value, Dirichlet | ByColumn):
+        return type(value).__name__
+    if isinstance(value, dict):
+        return {("dirichlet",): "Dirichlet", ("column",): "ByColumn"}.get(tuple(value))
+    return "str" if value == "iid" else None
+
+
+def _kind_of_number(value: Any) -> str | None:
+    if isinstance(value, float):
+        return "float" if value < 1 else None
+    return "int" if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+_Partition = Annotated[
+    Annotated[Literal["iid"], Tag("str")]
+    | Annotated[Dirichlet, Tag("Dirichlet")]
+    | Annotated[ByColumn, Tag("ByColumn")],
+    by_shape(_kind_of_partition, 'expected "iid", { dirichlet = 0.5 } or { column = "NAME" }'),
+]
+_Cohort = Annotated[
+    Annotated[int, Field(ge=1, le=COHORT_MAX), Tag("int")]
+    | Annotated[float, Field(gt=0, lt=1), Tag("float")],
+    by_shape(_kind_of_number, "expected a number of sites, or a share of them as 0.2"),
+]
+
+
 class FederationSection(Section):
     """The sites that a simulation makes, and how many of a real run's must answer how soon."""
 
     sites: Annotated[int, Field(ge=1, le=SITES_MAX)] = 4
-    partition: Literal["iid"] | Dirichlet | ByColumn = "iid"
+    partition: _Partition = "iid"
     # So many of the sites are drawn for a round, or such a share of them; unset: all.
-    cohort: Annotated[int, Field(ge=1, le=COHORT_MAX)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    cohort: _Cohort | None = None
     # A round counts with so many sites' updates; unset: all that are drawn.
     min_sites: Annotated[int, Field(ge=1, le=COHORT_MAX)] | None = None
     # Seconds after which a round of a real run closes with those that answered.

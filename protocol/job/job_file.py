@@ -184,4 +184,4 @@ def _expected(item: Any) -> str:
 
 def _is_branch(part: str | int) -> bool:
     text = str(part)
-    return text in {"Dirichlet", "ByColumn", "str", "int"} or "[" in text
+    return text in {"Dirichlet", "ByColumn", "str", "int", "float", "list"} or "[" in text

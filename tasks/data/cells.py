@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+
+from protocol.plain_text import quoted
 
 # What a file's decoder puts where bytes are none of its encoding; no text has it.
 UNDECODABLE = "\udcff"
@@ -150,9 +152,30 @@ def arrow_refusal(kind: Any) -> str | None:
         inner = kind.value_type
         said = of.is_struct(inner) and inner.get_field_index("content") >= 0
         return MESSAGES if said else LISTS
+    return _time_refusal(kind)
+
+
+def _time_refusal(kind: Any) -> str | None:
+    import pyarrow.types as of
+
+    if of.is_timestamp(kind) and not _is_zone(kind.tz):
+        return f"times in the zone {quoted(kind.tz)}, which is not known here: write them in UTC first"
     if of.is_duration(kind) or of.is_interval(kind):
         return f"values of the type {kind}: write them as text or numbers first"
     return None
+
+
+def _is_zone(name: str | None) -> bool:
+    """Whether Arrow knows a time zone; None is none at all."""
+    import pyarrow as pa
+
+    if name is None:
+        return True
+    try:
+        pa.array([0], pa.timestamp("s", tz=name)).cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _python_cells(column: Any) -> Iterable[Any]:
@@ -165,7 +188,7 @@ def _python_cells(column: Any) -> Iterable[Any]:
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=kind.storage_type)
         return _python_cells(column)
     if of.is_dictionary(kind):
-        return _python_cells(column.cast(kind.value_type))
+        return _categories(column)
     if of.is_temporal(kind):
         # ISO 8601 with a space, and no digits of a second that are zero.
         return [_written(cell) for cell in column.cast(pa.string()).to_pylist()]
@@ -179,6 +202,16 @@ def _python_cells(column: Any) -> Iterable[Any]:
         # Not every writer minds that Arrow's text is UTF-8.
         found = [_utf8(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
     return found
+
+
+def _categories(column: Any) -> Iterator[Any]:
+    """The categories of a dictionary column, each of them one object however many rows have it."""
+    import pyarrow as pa
+
+    for chunk in column.chunks:
+        known = list(_python_cells(pa.chunked_array([chunk.dictionary])))
+        for place in chunk.indices.to_pylist():
+            yield None if place is None else known[place]
 
 
 def _utf8(cell: bytes | None) -> Any:

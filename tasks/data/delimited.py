@@ -14,6 +14,7 @@ from protocol.job.data_section import SourceKeys
 from tasks.data.cells import column_of
 from tasks.data.file_kinds import open_text, suffix_of
 from tasks.data.table import Table
+from tasks.data.unpacking import check_room
 
 _OTHERS = ";\t|,"
 _TOLD = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line before the header, for Excel
@@ -75,6 +76,7 @@ def _rows(path: Path, reader: Iterator[list[str]], hint: str) -> Iterator[list[s
                     f"{str(path)!r}: row {number}: expected {len(header)} cells as in the header, got "
                     f"{len(row)}; put cells in quotes that have a separator or a line end in them"
                 )
+            check_room(path, number)
         yield row
 
 

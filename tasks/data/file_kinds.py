@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
 import io
-import lzma
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from tasks.data.cells import UNDECODABLE
+from tasks.data.unpacking import COMPRESSIONS, Unpacked, most_unpacked
 
 Kind = Literal["delimited", "json", "parquet", "arrow", "workbook"]
 WORKBOOKS: Kind = "workbook"
@@ -32,21 +30,7 @@ SUFFIXES: Mapping[str, Kind] = {
 }
 _TEXTS = {"delimited", "json"}
 
-
-def _open_zst(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.input_stream(str(path), compression="zstd")
-
-
-COMPRESSIONS: Mapping[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".zst": _open_zst,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
-
-_HEAD = 4096
+_HEAD, _BUFFER = 4096, 1 << 16  # bytes
 _LFS = b"version https://git-lfs.github.com/spec"
 # First bytes, what a file that begins with them is, and what to do with it.
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
@@ -118,7 +102,12 @@ def is_pointer(path: Path) -> bool:
 def open_text(path: Path, keys: SourceKeys) -> IO[str]:
     """A file's text, its line ends as they are; ``UNDECODABLE`` stands for bytes that mean nothing."""
     codecs.register_error("undecodable", _undecodable)
-    opened = COMPRESSIONS.get(_suffixes(path)[1], io.FileIO)(path)
+    packed = _suffixes(path)[1]
+    opened: Any = (
+        io.BufferedReader(Unpacked(path, suffix=packed, most=most_unpacked()), _BUFFER)
+        if packed
+        else path.open("rb")
+    )
     name = codecs.lookup(keys.encoding).name
     encoding = "utf-8-sig" if name == "utf-8" else keys.encoding
     return io.TextIOWrapper(opened, encoding=encoding, errors="undecodable", newline="")

@@ -12,6 +12,7 @@ from protocol.job.data_section import SourceKeys
 from tasks.data.cells import CellFault, column_of
 from tasks.data.file_kinds import open_text
 from tasks.data.table import Table
+from tasks.data.unpacking import check_room
 
 _Row = dict[str, Any]
 _EXPECTED = "expected an object a line, or one array of objects"
@@ -57,6 +58,7 @@ def _rows(path: Path, keys: SourceKeys) -> Iterator[_Row]:
             return
         yield _checked(path, _parse(path, first, number), f"line {number}")
         for later, line in enumerate(file, start=number + 1):
+            check_room(path, later)
             if line.strip():
                 yield _checked(path, _parse(path, line, later), f"line {later}")
 

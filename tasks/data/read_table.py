@@ -58,6 +58,8 @@ def _read(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
         return _READERS[_DATASETS if path.is_dir() else check_file(path, keys)](path, keys, columns)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {_reason(error)}") from None
+    except (pa.ArrowCapacityError, MemoryError):
+        raise DataError(f"{str(path)!r} does not fit in this machine's memory: use a part of it") from None
     except (pa.ArrowException, UnicodeError, EOFError, zlib.error, lzma.LZMAError):
         # Their own words may quote what is in the file.
         raise DataError(f"{str(path)!r} cannot be read: {_DAMAGED}") from None
@@ -70,7 +72,8 @@ def _reason(error: OSError) -> str:
 
 def _check_encoding(encoding: str) -> None:
     try:
-        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding).read()
+        b"".decode(encoding)
     except (LookupError, UnicodeError):
         raise DataError(
             f"data.encoding={encoding!r}: expected an encoding of text, such as utf-8"

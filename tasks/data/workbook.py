@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import quoted
 from tasks.data.cells import CellFault, column_of
 from tasks.data.table import Table
+from tasks.data.unpacking import check_unpacked, most_unpacked
 
 
 def read_workbook(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
@@ -30,6 +31,9 @@ def read_workbook(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table
             "it as .csv"
         ) from None
     try:
+        with ZipFile(path) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+        check_unpacked(path, size, most=most_unpacked())
         book = load_workbook(path, read_only=True, data_only=True)
         return _read_book(book, path, keys, columns)
     except (BadZipFile, ParseError, KeyError, ValueError, TypeError) as error:

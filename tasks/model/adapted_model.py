@@ -19,6 +19,7 @@ from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job import AdapterSection, Job, ModelSection, top_share
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy
+from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
@@ -237,8 +238,7 @@ def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected
         try:
             peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
         except Exception as error:  # PEFT and the model's class raise whatever they like
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"adapter.target_modules={targets}: {reason} {called}") from error
+            raise ModelError(f"adapter.target_modules={targets}: {first_line(error)}. {called}") from error
     # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
     for name, module in list(base.model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper) and name not in base.head:
@@ -257,7 +257,7 @@ def _matching(names: list[str], targets: list[str]) -> list[str]:
 def _call_names(base: BaseModel) -> str:
     names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(base)})
     if not names:
-        return "This model has no linear layers under its head: choose another model"
+        return "this model has no linear layers under its head that texts use: choose another model"
     return f"This model's linear layers are called: {', '.join(names)}"
 
 
@@ -267,6 +267,8 @@ def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None
     Raises ModelError if a target names none: PEFT is content when any of them names one.
     """
     targets, names = spec.adapter.target_modules, _linear_names(base)
+    if "all-linear" in targets and len(targets) > 1:
+        raise ModelError(f'adapter.target_modules={targets}: expected "all-linear" alone, or names')
     if targets != ["all-linear"]:
         unknown = [target for target in targets if not _matching(names, [target])]
         if unknown:
@@ -275,6 +277,8 @@ def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None
                 f"head. {_call_names(base)}"
             )
         names = _matching(names, targets)
+    if not names:
+        raise ModelError(f"adapter.target_modules={targets}: {_call_names(base)}")
     if layers is None:
         return set(names)
     lists = layer_lists(base.model)

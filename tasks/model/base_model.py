@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from tasks.model.model_digest import config_content, model_digest, tokenizer_con
 from tasks.model.model_files import (
     be_quiet,
     cannot_load,
+    cannot_read_tokenizer,
     check_place,
     loading_options,
     pickled_weights,
@@ -28,6 +30,7 @@ from tasks.model.model_files import (
 from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text, shortest_text
 from tasks.model.padding import choose_padding, set_padding
 from tasks.model.trial import try_model
+from tasks.model.unused_layers import find_unused
 from tasks.registry import find_task, section_of
 
 
@@ -39,8 +42,9 @@ class BaseModel:
     examples of rows with. ``head`` names the layers that are trained whole, beside the adapter, and
     ``peft_type`` the task as PEFT calls it, where that says more than ``head``. An example may be as large
     as ``limit``, None if the model sets none. ``drawn`` names the layers that the checkpoint lacks, which
-    were drawn from a seed: they stay as they are and carry no adapter. ``remarks`` are sentences for
-    whoever reads about the run.
+    were drawn from a seed: they stay as they are and carry no adapter. ``unused`` names those that
+    ``all-linear`` leaves out, as nothing uses them. ``remarks`` are sentences for whoever reads about the
+    run.
     """
 
     model: nn.Module
@@ -50,12 +54,13 @@ class BaseModel:
     peft_type: str | None
     limit: int | None
     drawn: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def may_adapt(self, layer: str) -> bool:
-        """Whether a layer of the model may carry an adapter: it is in no head, and was not drawn."""
+        """Whether a layer may carry an adapter: it is used, in no head, and was not drawn."""
         in_head = layer.split(".", maxsplit=1)[0] in {name.split(".")[0] for name in self.head}
-        return not in_head and layer not in self.drawn
+        return not in_head and layer not in self.drawn and layer not in self.unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ class Pretrained:
     shortest: int
     limit: int | None
     drawn: tuple[str, ...]
+    unused: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
@@ -159,7 +165,7 @@ def _load(
     refuse_named_pickle(job, config, kind.__name__)
     checkpoint = read_checkpoint(job, where, kind, config, labels=labels, device=device, options=options)
     model = checkpoint.model
-    tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = _read_tokenizer(job, where, options)
     content = tokenizer_content(tokenizer)
     tokens = count_tokens(model)
     check_tokenizer(tokenizer, tokens=tokens)
@@ -172,6 +178,8 @@ def _load(
     limit = longest_text(model, shortest=shortest)
     # Before its head may be zero, which would hide what is under it.
     try_model(model, padding=padding, tokens=tokens, limit=limit)
+    everywhere = job.adapter.target_modules == ["all-linear"]
+    unused = find_unused(model, padding=padding, tokens=tokens, limit=limit) if everywhere else ()
     purpose.begin(checkpoint, head)
     model.requires_grad_(False)
     model.config.use_cache = False  # nothing is generated here
@@ -188,5 +196,17 @@ def _load(
         shortest=shortest,
         limit=limit,
         drawn=drawn,
-        remarks=list_remarks(job, checkpoint, drawn=drawn, head=head),
+        unused=unused,
+        remarks=list_remarks(job, checkpoint, drawn=drawn, unused=unused, head=head),
     )
+
+
+def _read_tokenizer(job: Job, where: str, options: Mapping[str, Any]) -> Any:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        tokenizer("a")  # some that were put together wrongly fail only then
+        return tokenizer
+    except Exception as error:  # transformers, tokenizers and sentencepiece raise whatever they like
+        raise cannot_read_tokenizer(job, where, error) from error

@@ -11,7 +11,7 @@ import torch
 
 from privacy.errors import ModelError
 from protocol.job.job import Job
-from protocol.plain_text import quoted_some
+from protocol.plain_text import quoted_some, some
 from tasks.model.device import Device
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.model_files import refuse_adapter
@@ -104,7 +104,12 @@ def check_whole(checkpoint: Checkpoint, head: tuple[str, ...]) -> tuple[str, ...
 
 
 def list_remarks(
-    job: Job, checkpoint: Checkpoint, *, drawn: tuple[str, ...], head: tuple[str, ...]
+    job: Job,
+    checkpoint: Checkpoint,
+    *,
+    drawn: tuple[str, ...],
+    unused: tuple[str, ...],
+    head: tuple[str, ...],
 ) -> tuple[str, ...]:
     """What a reader should know of how the model was made whole."""
     remarks = []
@@ -113,6 +118,9 @@ def list_remarks(
             f"The checkpoint lacks {', '.join(drawn)}: drawn from seeds.adapter = {job.seeds.adapter}, not "
             "trained, and written into exports."
         )
+    left_out = sorted(set(unused) - {*drawn, *head})
+    if left_out:
+        remarks.append(f'Texts do not use {some(left_out)}: "all-linear" leaves these layers out.')
     own = set(head) - {
         name.rpartition(".")[0] for name in checkpoint.lacking if name not in checkpoint.reshaped
     }

@@ -11,6 +11,7 @@ from privacy.errors import ModelError
 from protocol.job.job import Job
 from protocol.plain_text import first_line
 from tasks.data.file_kinds import is_pointer
+from tasks.model.folder_faults import find_fault, find_tokenizer_fault
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -28,19 +29,21 @@ def be_quiet() -> None:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)  # what is wrong is said once, and not in its words
     logging.disable_progress_bar()
 
 
 def check_place(job: Job, where: str) -> None:
     """Raises ModelError where a source is plainly no model's folder, and says what it is."""
     place, source = Path(where), f"model.source={job.model.source!r}"
+    if "://" in job.model.source:
+        raise ModelError(f"{source}: expected a folder here, or a model's name on the Hub, as org/name")
     if not place.exists():
         # A name of the Hub has one stroke at most, and begins with neither that nor a dot.
         if place.is_absolute() or source.count("/") > 1 or job.model.source.startswith(("./", "../")):
             raise ModelError(f"{source}: there is no such folder on this machine")
         return
-    if place.is_file():
+    if not place.is_dir():
         raise ModelError(f"{source} is a file: name its folder, which has config and tokenizer too")
     if (place / "snapshots").is_dir() and not (place / "config.json").exists():
         raise ModelError(f"{source} is a cache of the Hub's: name one of the folders in its snapshots/")
@@ -57,7 +60,7 @@ def refuse_other_files(job: Job, folder: Path, kind: str) -> None:
         return
     files = {path.name for path in folder.glob("*.safetensors")}
     for index in folder.glob("*.safetensors.index.json"):
-        files |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files |= set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     pickled = {path.name for pattern in _PICKLED for path in folder.glob(pattern)}
     other = {name for name in files if not name.endswith(".safetensors")}
     if other or (pickled and not files):
@@ -94,13 +97,31 @@ def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:
     """What a person can do about an error of transformers, its hub or safetensors."""
     from safetensors import SafetensorError
 
-    here = Path(where).exists()
-    broken = isinstance(error, SafetensorError) or not here  # a file that ends too early, or never came
-    expected = "config, tokenizer and weights in safetensors in that folder"
-    if not here:
-        expected = "a folder, a package:NAME/PATH, or a Hugging Face id that this machine can reach"
-    again = "; after an interrupted download, run the command again" if broken else ""
+    source, folder = f"model.source={job.model.source!r}", Path(where)
+    fault = find_fault(folder, gguf=job.model.gguf) if folder.is_dir() else None
+    if fault is not None:
+        return ModelError(f"{source}: {fault}")
+    if not folder.exists():
+        advice = (
+            "Expected a folder, a package:NAME/PATH, or a Hugging Face id that this machine can reach; "
+            "after an interrupted download, run the command again"
+        )
+    elif isinstance(error, SafetensorError):  # a file that ends too early
+        advice = "Fetch the weights again, as after an interrupted download"
+    elif job.model.gguf:
+        advice = "Take a whole GGUF file, of a family that transformers reads"
+    else:
+        advice = "Take a config.json, tokenizer and weights in safetensors that belong together"
+    return ModelError(f"{source} could not be loaded: {first_line(error)}. {advice}")
+
+
+def cannot_read_tokenizer(job: Job, where: str, error: BaseException) -> ModelError:
+    """The same of a tokenizer's error."""
+    folder = Path(where)
+    if not folder.is_dir():
+        return cannot_load(job, where, error)
+    fault = find_tokenizer_fault(folder)
     return ModelError(
-        f"model.source={job.model.source!r} could not be loaded: {first_line(error)}. Expected "
-        f"{expected}{again}"
+        f"model.source={job.model.source!r}: "
+        + (fault or f"its tokenizer could not be loaded: {first_line(error)}; copy the model's own there")
     )

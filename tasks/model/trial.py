@@ -21,7 +21,7 @@ def try_model(model: Any, *, padding: int, tokens: int, limit: int | None) -> No
 
     Raises ModelError if it cannot be run, or draws random numbers even when it is only evaluated.
     """
-    texts = _made_up(padding, tokens, limit).repeat(2, 1)
+    texts = made_up_text(padding, tokens, limit).repeat(2, 1)
     masks = torch.ones_like(texts)
     texts[0, 1:], masks[0, 1:] = padding, 0
     # Some say NaN of padding, which nobody reads.
@@ -35,7 +35,7 @@ def try_model(model: Any, *, padding: int, tokens: int, limit: int | None) -> No
 
 def check_causal(model: Any, *, padding: int, tokens: int, limit: int | None) -> None:
     """Raises ModelError if what a model says of a token depends on a later one."""
-    text = _made_up(padding, tokens, limit)
+    text = made_up_text(padding, tokens, limit)
     mask = torch.ones_like(text)
     before = run(model, text, mask)
     changed = text.clone()
@@ -64,7 +64,7 @@ def run(model: Any, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return logits.float()
 
 
-def _made_up(padding: int, tokens: int, limit: int | None) -> torch.Tensor:
+def made_up_text(padding: int, tokens: int, limit: int | None) -> torch.Tensor:
     """A text, int64[1, t], of tokens that are no padding, neighbours different."""
     length = _LENGTH if limit is None else max(2, min(limit, _LENGTH))
     known = [token for token in range(min(tokens, _LENGTH + 1)) if token != padding]

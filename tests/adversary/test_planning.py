@@ -145,7 +145,8 @@ def numbers(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]
 
     def parts(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield one
-        for inner in [*one.get("anyOf", []), *([one["items"]] if "items" in one else [])]:
+        kinds = [*one.get("anyOf", []), *one.get("oneOf", [])]
+        for inner in [*kinds, *([one["items"]] if "items" in one else [])]:
             yield from parts(inner)
 
     def defined(reference: dict[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ tests' table.
   have one digest; and the exported, merged model gives the same logits when transformers loads it.
 - **upper layers**: `adapter.layers_to_transform = "top 50%"`. *Kept*: what the frozen layers make of an
   example is computed once, and gives the same gradients. Elsewhere it is computed each time.
-- **all-linear**: `adapter.target_modules = ["all-linear"]`; the other columns are for the modules named
-  here.
+- **all-linear**: `adapter.target_modules = ["all-linear"]`, which leaves out layers that no text uses; the
+  other columns are for the modules named here.
 - *One by one*: hooks would find gradients of something else than examples, so each example is computed by
   itself, which takes longer.
 - A number is a refusal by name, before anything is trained: the list is below the table.

@@ -86,7 +86,6 @@ RECURRENT = (
         "JambaForCausalLM",
         ("q_proj", "v_proj"),
         reader=DECODER,
-        refused={ALL_LINEAR: reasons.UNUSED},
         kept=False,
         num_key_value_heads=1,
         mamba_d_state=4,

