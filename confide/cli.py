@@ -85,6 +85,9 @@ def simulate(
             metavar="N", help="Processes that train sites side by side.", show_default="as many as pay"
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time of the rounds went.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
     ] = False,
@@ -116,6 +119,7 @@ def simulate(
             return "no run was begun"
         options = ["--engine", engine.value] * (engine is not Engine.inprocess) + ["--compare"] * compare
         options += [] if workers is None else ["--workers", str(workers)]
+        options += ["--profile"] * profile
         return f"go on with: {command_line('confide', 'simulate', '--resume', found, *options)}"
 
     with interruptible(advice), display:
@@ -126,7 +130,12 @@ def simulate(
 
         if resume is not None:
             run = resume_run(
-                resume, engine=engine.value, workers=workers, compare=compare, progress=display
+                resume,
+                engine=engine.value,
+                workers=workers,
+                compare=compare,
+                profile=profile,
+                progress=display,
             )
         elif job is not None:
             parsed = read_job(job, settings=settings or ())
@@ -141,6 +150,7 @@ def simulate(
                 engine=engine.value,
                 workers=workers,
                 compare=compare,
+                profile=profile,
                 progress=display,
             )
         display.finished(run)

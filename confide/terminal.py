@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from confide.console import printable
+from confide.profile_view import print_profile, profile_table
 from runs.formats import (
     format_bytes,
     format_count,
@@ -83,6 +84,7 @@ class JsonLines(Display):
                 "oddities": list(run.oddities),
                 "seconds": run.seconds,
             }
+            | ({"profile": profile_table(run.profile)} if run.profile else {})
         )
 
     @staticmethod
@@ -96,6 +98,7 @@ class PlainLines(PrintedProgress, Display):
     def finished(self, run: Run) -> None:
         for line in closing_lines(run):
             print(printable(line), flush=True)
+        print_profile(run.profile)
 
 
 class LiveTable(Display):
@@ -156,6 +159,7 @@ class LiveTable(Display):
         self._close_table()
         for line in closing_lines(run):
             self._console.print(printable(line), highlight=False, soft_wrap=True)
+        print_profile(run.profile)
 
     @staticmethod
     def _text(text: str) -> Text:

@@ -22,6 +22,7 @@ from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.flower import unwrap, wrap
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from simulation.grid import InProcessGrid
 from simulation.sites_on_demand import SitesOnDemand
 from tasks.data.shapes import Shapes
@@ -63,6 +64,7 @@ class CohortGrid(InProcessGrid):
             yield self.keep(Message(wrap(answer), reply_to=message))
 
 
+@timed(Part.CHECKS)
 def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     """How high batches are that so many sites of a job share, or None where apart they train as fast.
 

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import Run, identify_process, make_run
+from protocol.processes.time_spent import Part, timed
 
 Handler = Callable[[bytes], bytes]
 
@@ -54,7 +55,8 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         identifiers = list(self._deliver(messages))
         if self._settle is not None:
-            self._settle()
+            with timed(Part.LEDGER):
+                self._settle()
         return identifiers
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:

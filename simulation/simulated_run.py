@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Literal
 
 from flwr.serverapp import Grid
@@ -55,12 +56,13 @@ def run_in_folder(
         if engine == "ray":
             from simulation.ray_engine import run_on_ray
 
-            there = RunFolder.open(folder.path.resolve())
+            # Flower calls it on a thread of its own, where this one's clock goes on.
+            there, here = RunFolder.open(folder.path.resolve()), copy_context()
             run_on_ray(
                 world.job,
                 sites=len(world.site_names),
                 folder=there,
-                coordinate=lambda grid: coordinate(grid, world, there, progress),
+                coordinate=lambda grid: here.run(coordinate, grid, world, there, progress),
             )
         elif workers > 1:
             from simulation.workers import worker_grid

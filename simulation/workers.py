@@ -24,6 +24,7 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes import tether
+from protocol.processes.time_spent import Part, running_clock, timed
 from runs.run_folder import RunFolder
 from simulation.grid import InProcessGrid
 from simulation.simulated_federation import World
@@ -33,7 +34,9 @@ from simulation.worker_process import read_frame, write_frame
 class Worker:
     """One worker process. On Linux it ends with this one, however that ends."""
 
-    def __init__(self, job: Job, folder: RunFolder) -> None:
+    def __init__(self, job: Job, folder: RunFolder, *, profile: bool = False) -> None:
+        self._profile = profile
+        self._spent: list[dict[Part, float]] = []
         self._log = folder.path / "run.log"
         command = [sys.executable, "-P", "-m", "simulation.worker_process"]
         with self._log.open("ab") as log:
@@ -48,7 +51,11 @@ class Worker:
             )
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BinaryIO, self._process.stdout)
-        asked = {"job": job.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        asked = {
+            "job": job.model_dump(mode="json"),
+            "folder": str(folder.path.resolve()),
+            "profile": profile,
+        }
         with suppress(BrokenPipeError):  # whoever asks it first is told
             write_frame(self._requests, json.dumps(asked).encode())
 
@@ -58,12 +65,20 @@ class Worker:
             write_frame(self._requests, site.encode())
             write_frame(self._requests, request)
         answer = read_frame(self._answers)
-        if answer is None:
+        spent = read_frame(self._answers) if self._profile else b""
+        if answer is None or spent is None:
             raise RunError(
                 f"the worker process of {site} ended {_how(self._process.wait())}: {self._log} says more; "
                 "--workers 1 needs the least memory"
             )
+        if spent:
+            self._spent.append({Part(name): seconds for name, seconds in json.loads(spent).items()})
         return answer
+
+    def take_spent(self) -> list[dict[Part, float]]:
+        """What each answer since the last call took: seconds by part."""
+        spent, self._spent = self._spent, []
+        return spent
 
     def end(self) -> None:
         """End the process, in the middle of what it does."""
@@ -80,14 +95,15 @@ class WorkersGrid(InProcessGrid):
     def __init__(self, places: Sequence[tuple[str, Worker]]) -> None:
         super().__init__({})
         self._places = dict(enumerate(places, start=1))
-        workers = {id(worker): worker for _, worker in places}
-        self._lines = {key: ThreadPoolExecutor(max_workers=1) for key in workers}
+        self._workers = {id(worker): worker for _, worker in places}
+        self._lines = {key: ThreadPoolExecutor(max_workers=1) for key in self._workers}
         # Each message has an adapter in it: no more are made than will soon be on their way.
-        self._room = BoundedSemaphore(2 * len(workers))
+        self._room = BoundedSemaphore(2 * len(self._workers))
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self._places)
 
+    @timed(Part.WAITING)
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         asked: list[tuple[Message, Future[bytes]]] = []
         for message in messages:
@@ -96,7 +112,17 @@ class WorkersGrid(InProcessGrid):
             answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
             answer.add_done_callback(lambda _: self._room.release())
             asked.append((message, answer))
-        return [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
+        kept = [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
+        self._count_work()
+        return kept
+
+    def _count_work(self) -> None:
+        """Of what was waited for, count what workers were at: each is one of so many at work at once."""
+        clock = running_clock()
+        if clock is not None:
+            for worker in self._workers.values():
+                for parts in worker.take_spent():
+                    clock.credit({part: seconds / len(self._workers) for part, seconds in parts.items()})
 
     def close(self) -> None:
         """Hand out nothing more."""
@@ -111,8 +137,9 @@ def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[Wo
     job = world.job.model_copy(update={"device": device})
     shares = deal(world.sizes, workers)
     running: list[tuple[Worker, Sequence[str]]] = []
+    profile = running_clock() is not None
     try:
-        running += [(Worker(job, folder), share) for share in shares]
+        running += [(Worker(job, folder, profile=profile), share) for share in shares]
         of_site = {site: worker for worker, share in running for site in share}
         grid = WorkersGrid([(site, of_site[site]) for site in world.site_names])
         try:

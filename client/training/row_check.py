@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from client.training.gradients import PerExampleGradients, losses
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
 
 
+@timed(Part.CHECKS)
 def rows_are_apart(
     method: PerExampleGradients, *, size: int, rows: int, activations: Activations | None
 ) -> bool:

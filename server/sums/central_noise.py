@@ -14,6 +14,7 @@ from privacy.mechanisms.rng import Entropy, NoiseSource, fresh_entropy, keyed_en
 from privacy.secagg.encoding import Encoding
 from privacy.secagg.ring import Words
 from protocol.job.manifest import Manifest
+from protocol.processes.time_spent import Part, timed
 
 
 def central_entropy(manifest: Manifest) -> Entropy:
@@ -33,7 +34,8 @@ def noisy_mean(
     """
     parts = [clip(update, bound=plan.clipping_norm, norm=2) for update in updates]
     summed = reduce(Clipped.joined, parts)
-    released = plan.mechanism.release(summed, source)
+    with timed(Part.NOISE):
+        released = plan.mechanism.release(summed, source)
     return (released / len(parts)).astype(np.float32)
 
 
@@ -46,4 +48,6 @@ def noisy_decoded_mean(
     """
     longest = encoding.sensitivity(plan.clipping_norm).l2
     summed = Clipped(value=encoding.centred(words_of_sum), bound=longest, norm=2, steps=longest)
-    return encoding.decode(plan.mechanism.release(summed, source), count=count)
+    with timed(Part.NOISE):
+        released = plan.mechanism.release(summed, source)
+    return encoding.decode(released, count=count)
