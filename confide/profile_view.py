@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table
 from protocol.processes.time_spent import Part
+from runs.formats import format_percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +48,7 @@ def _table(laps: Sequence[Lap]) -> Table:
         means = [_mean(some, part) for some in columns.values()]
         if any(seconds >= 0.005 for seconds in means):
             share = sum(lap.parts.get(part, 0.0) for lap in rounds) / whole if whole else 0.0
-            table.add_row(part.value, *(f"{seconds:.2f}" for seconds in means), f"{share:.1%}")
+            table.add_row(part.value, *(f"{seconds:.2f}" for seconds in means), format_percent(share))
     table.add_section()
     totals = [sum(lap.seconds for lap in some) / max(1, len(some)) for some in columns.values()]
     table.add_row("[bold]together[/bold]", *(f"[bold]{seconds:.2f}[/bold]" for seconds in totals), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -24,6 +24,7 @@ from protocol.messages.flower import unwrap, wrap
 from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from simulation.grid import InProcessGrid
+from simulation.round_progress import RoundProgress
 from simulation.sites_on_demand import SitesOnDemand
 from tasks.data.shapes import Shapes
 
@@ -39,9 +40,14 @@ class CohortGrid(InProcessGrid):
     """Delivers messages to simulated sites; those asked to train do so together, ``rows`` rows a batch."""
 
     def __init__(
-        self, sites: SitesOnDemand, *, rows: int, settle: Callable[[], None] | None = None
+        self,
+        sites: SitesOnDemand,
+        *,
+        rows: int,
+        settle: Callable[[], None] | None = None,
+        progress: RoundProgress | None = None,
     ) -> None:
-        super().__init__(sites, settle=settle)
+        super().__init__(sites, settle=settle, progress=progress)
         self._sites, self._rows = sites, rows
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
@@ -53,15 +59,42 @@ class CohortGrid(InProcessGrid):
         begun = [
             _begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
         ]
-        works = [work for work in begun if isinstance(work, Work)]
-        updates = iter(_train(works, rows=self._rows) if len(works) > 1 else [None] * len(works))
+        works = {
+            message.metadata.dst_node_id: work
+            for message, work in zip(messages, begun, strict=True)
+            if isinstance(work, Work)
+        }
+        updates = iter(self._train(works) if len(works) > 1 else [None] * len(works))
         for message, site, work in zip(messages, sites, begun, strict=True):
             if isinstance(work, Work):
                 update = next(updates)
                 answer = _finish(site, work, update)
             else:
                 answer = work
+            self.answered(message.metadata.dst_node_id)
             yield self.keep(Message(wrap(answer), reply_to=message))
+
+    def _train(self, works: Mapping[int, Work]) -> Sequence[NDArray[np.float32] | None]:
+        """The updates of works, by node; None for those that are to be trained alone, one after another."""
+        first, progress = next(iter(works.values())), self._progress
+        shares = [
+            work.share if progress is None else progress.watched(work.share, node)
+            for node, work in works.items()
+        ]
+        try:
+            return train_together(
+                first.session.materials.trainer,
+                shares,
+                training=first.session.manifest.job.training,
+                round_number=first.request.round,
+                rows=self._rows,
+            )
+        except StoppedError:
+            raise
+        except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
+            # Nothing has left. Whose fault it is shows when each trains alone.
+            log.info("the sites train one after another: %s", first_line(error))
+            return [None] * len(works)
 
 
 @timed(Part.CHECKS)
@@ -95,25 +128,6 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     gain = group * each * took[0] / (shared * took[1])
     log.info("sites together, %d rows a batch: %.2f times as fast as apart", together, gain)
     return together if gain > _MARGIN else None
-
-
-def _train(works: Sequence[Work], *, rows: int) -> Sequence[NDArray[np.float32] | None]:
-    """The works' updates; None for those that are to be trained alone, one after another."""
-    first = works[0]
-    try:
-        return train_together(
-            first.session.materials.trainer,
-            [work.share for work in works],
-            training=first.session.manifest.job.training,
-            round_number=first.request.round,
-            rows=rows,
-        )
-    except StoppedError:
-        raise
-    except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
-        # Nothing has left. Whose fault it is shows when each trains alone.
-        log.info("the sites train one after another: %s", first_line(error))
-        return [None] * len(works)
 
 
 def _begin(site: Site, content: bytes) -> Work | bytes:

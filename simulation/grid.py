@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import Run, identify_process, make_run
 from protocol.processes.time_spent import Part, timed
+from simulation.round_progress import RoundProgress
 
 Handler = Callable[[bytes], bytes]
 
@@ -19,14 +20,19 @@ Handler = Callable[[bytes], bytes]
 class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not followed
     """Delivers each message to the handler of its node, one after another.
 
-    ``settle`` is called before any of their answers is handed back.
+    ``progress`` hears of each answer; ``settle`` is called before any of them is handed back.
     """
 
     def __init__(
-        self, handlers: Mapping[int, Handler], *, settle: Callable[[], None] | None = None
+        self,
+        handlers: Mapping[int, Handler],
+        *,
+        settle: Callable[[], None] | None = None,
+        progress: RoundProgress | None = None,
     ) -> None:
         self._handlers = handlers
         self._settle = settle
+        self._progress = progress
         self._replies: dict[str, Message] = {}
         self._counter = itertools.count(1)
         self._run = make_run(int.from_bytes(os.urandom(7), "big"))
@@ -62,8 +68,15 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
         """Have each message answered; the answers' identifiers, in the messages' order."""
         for message in messages:
-            answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
+            node = message.metadata.dst_node_id
+            answer = self._handlers[node](unwrap(message.content))
+            self.answered(node)
             yield self.keep(Message(wrap(answer), reply_to=message))
+
+    def answered(self, node: int) -> None:
+        """Tell that a node has answered."""
+        if self._progress is not None:
+            self._progress.answered(node)
 
     def keep(self, reply: Message) -> str:
         """Hold a reply until it is pulled, under the identifier that is returned."""

@@ -11,16 +11,21 @@ from privacy.errors import ConfideError, SiteError
 from protocol.messages.confide_pb2 import Reply, Request
 from protocol.messages.flower import unwrap, wrap
 from server.post.post import Exchange, check_answers, read_reply, refusal
+from simulation.round_progress import RoundProgress
 
 
 class OpenPost:
     """Reaches simulated sites over Flower's Grid.
 
     ``names`` are those of the nodes that are known beforehand; another has none before its first reply.
+    ``progress`` hears who is asked to train.
     """
 
-    def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self, grid: Grid, *, names: Mapping[int, str] | None = None, progress: RoundProgress | None = None
+    ) -> None:
         self._grid = grid
+        self._progress = progress
         self._names = dict(names or {})
         self._nodes: dict[str, int] = {}
 
@@ -47,6 +52,9 @@ class OpenPost:
         nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
+        train = [nodes[name] for name, request in requests.items() if request.HasField("train")]
+        if self._progress is not None and train:
+            self._progress.begin(train)
 
         def messages() -> Iterator[Message]:
             """One at a time: each has an adapter in it."""

@@ -20,6 +20,7 @@ from server.rounds import run_rounds
 from simulation.cohort_grid import CohortGrid, rows_together
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
+from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
 from simulation.sites_on_demand import sites_of_run
 
@@ -51,6 +52,7 @@ def run_in_folder(
     began = time.perf_counter()
     workers = min(workers, len(world.site_names))
     names = dict(enumerate(world.site_names, start=1))
+    watch = RoundProgress(progress, world.job.training)
     progress.started(folder, title)
     with logged(folder):
         if engine == "ray":
@@ -67,8 +69,8 @@ def run_in_folder(
         elif workers > 1:
             from simulation.workers import worker_grid
 
-            with worker_grid(world, folder, workers=workers) as grid:
-                coordinate(grid, world, folder, progress, names=names)
+            with worker_grid(world, folder, workers=workers, progress=watch) as grid:
+                coordinate(grid, world, folder, progress, names=names, watch=watch)
         else:
             settle = None
             if (folder.path / "sites" / BOOK).exists():
@@ -78,10 +80,10 @@ def run_in_folder(
             at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
             rows = rows_together(world.trainer, world.job, sites=at_once)
             if rows is None:
-                grid = InProcessGrid(sites, settle=settle)
+                grid = InProcessGrid(sites, settle=settle, progress=watch)
             else:
-                grid = CohortGrid(sites, rows=rows, settle=settle)
-            coordinate(grid, world, folder, progress, names=names)
+                grid = CohortGrid(sites, rows=rows, settle=settle, progress=watch)
+            coordinate(grid, world, folder, progress, names=names, watch=watch)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
@@ -92,10 +94,14 @@ def coordinate(
     progress: Progress,
     *,
     names: Mapping[int, str] | None = None,
+    watch: RoundProgress | None = None,
 ) -> None:
-    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known."""
+    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known.
+
+    ``watch`` is for a grid that tells of each answer.
+    """
     run_rounds(
-        OpenPost(grid, names=names),
+        OpenPost(grid, names=names, progress=watch),
         folder,
         layout=world.adapted.layout,
         evaluator=world.workplace.evaluator,

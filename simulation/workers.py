@@ -27,6 +27,7 @@ from protocol.processes import tether
 from protocol.processes.time_spent import Part, running_clock, timed
 from runs.run_folder import RunFolder
 from simulation.grid import InProcessGrid
+from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
 from simulation.worker_process import read_frame, write_frame
 
@@ -92,8 +93,10 @@ class Worker:
 class WorkersGrid(InProcessGrid):
     """Delivers each message to the worker of its site: each has one at a time, and all work at once."""
 
-    def __init__(self, places: Sequence[tuple[str, Worker]]) -> None:
-        super().__init__({})
+    def __init__(
+        self, places: Sequence[tuple[str, Worker]], *, progress: RoundProgress | None = None
+    ) -> None:
+        super().__init__({}, progress=progress)
         self._places = dict(enumerate(places, start=1))
         self._workers = {id(worker): worker for _, worker in places}
         self._lines = {key: ThreadPoolExecutor(max_workers=1) for key in self._workers}
@@ -107,14 +110,19 @@ class WorkersGrid(InProcessGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         asked: list[tuple[Message, Future[bytes]]] = []
         for message in messages:
-            site, worker = self._places[message.metadata.dst_node_id]
+            node = message.metadata.dst_node_id
+            site, worker = self._places[node]
             self._room.acquire()
             answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
-            answer.add_done_callback(lambda _: self._room.release())
+            answer.add_done_callback(lambda _, node=node: self._has_answered(node))
             asked.append((message, answer))
         kept = [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
         self._count_work()
         return kept
+
+    def _has_answered(self, node: int) -> None:
+        self._room.release()
+        self.answered(node)
 
     def _count_work(self) -> None:
         """Of what was waited for, count what workers were at: each is one of so many at work at once."""
@@ -131,7 +139,9 @@ class WorkersGrid(InProcessGrid):
 
 
 @contextmanager
-def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[WorkersGrid]:
+def worker_grid(
+    world: World, folder: RunFolder, *, workers: int, progress: RoundProgress | None = None
+) -> Iterator[WorkersGrid]:
     """A grid over so many workers, no more than sites, who share the examples; they end with the block."""
     device = world.job.device.model_copy(update={"threads": world.job.device.threads or 1})
     job = world.job.model_copy(update={"device": device})
@@ -141,7 +151,7 @@ def worker_grid(world: World, folder: RunFolder, *, workers: int) -> Iterator[Wo
     try:
         running += [(Worker(job, folder, profile=profile), share) for share in shares]
         of_site = {site: worker for worker, share in running for site in share}
-        grid = WorkersGrid([(site, of_site[site]) for site in world.site_names])
+        grid = WorkersGrid([(site, of_site[site]) for site in world.site_names], progress=progress)
         try:
             yield grid
         finally:

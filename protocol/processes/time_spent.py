@@ -39,6 +39,7 @@ class Part(StrEnum):
     LEDGER = "ledger"
     EVALUATION = "evaluation"
     DISK = "disk"
+    REPORT = "report"
     WAITING = "waiting"
     OTHER = "other"
 

@@ -106,10 +106,10 @@ def test_the_table_has_means_and_shares(capsys: pytest.CaptureFixture[str]) -> N
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line]
     assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
         ["seconds", "start", "first round", "later rounds, each", "end", "of rounds"],
-        ["base model", "3.00", "0.00", "0.00", "0.00", "0.0%"],
-        ["forward and backward", "0.00", "4.00", "2.50", "0.00", "90.0%"],
-        ["disk", "0.00", "1.00", "0.00", "0.00", "10.0%"],
-        ["other", "0.00", "0.00", "0.00", "0.50", "0.0%"],
+        ["base model", "3.00", "0.00", "0.00", "0.00", "0.0 %"],
+        ["forward and backward", "0.00", "4.00", "2.50", "0.00", "90.0 %"],
+        ["disk", "0.00", "1.00", "0.00", "0.00", "10.0 %"],
+        ["other", "0.00", "0.00", "0.00", "0.50", "0.0 %"],
         ["together", "3.00", "5.00", "2.50", "0.50"],
     ]
     print_profile([])
