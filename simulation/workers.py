@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import BoundedSemaphore
 from typing import BinaryIO, cast
 
@@ -114,13 +115,13 @@ class WorkersGrid(InProcessGrid):
             site, worker = self._places[node]
             self._room.acquire()
             answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
-            answer.add_done_callback(lambda _, node=node: self._has_answered(node))
+            answer.add_done_callback(partial(self._has_answered, node))
             asked.append((message, answer))
         kept = [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
         self._count_work()
         return kept
 
-    def _has_answered(self, node: int) -> None:
+    def _has_answered(self, node: int, _answer: Future[bytes]) -> None:
         self._room.release()
         self.answered(node)
 
