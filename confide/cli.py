@@ -241,11 +241,15 @@ def export(
 
 @app.command()
 def budget(
-    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's home.")],
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's home, or a simulation's sites.")],
     job: Annotated[
         Path | None, typer.Option("--job", metavar="JOB", help="A job file: what would it cost here?")
     ] = None,
     settings: Settings = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Which site alone, where a book.db has many."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
@@ -256,7 +260,7 @@ def budget(
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")
     asked = None if job is None else read_job(job, settings=settings or ())
-    budgets = read_budgets([site], asked)
+    budgets = read_budgets([site], asked, site=name)
     (print_budgets_json if json else print_budgets)(budgets, asked)
 
 
