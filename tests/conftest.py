@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Models this small spend their time waiting for threads if there are several.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tiny.table(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _plain_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have reports without charts, which take longer than a tiny run does; runs/report draws them."""
+    if "runs/report" not in request.path.as_posix():
+        monkeypatch.setattr("runs.report.report.draw_charts", lambda *_: defaultdict(str))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

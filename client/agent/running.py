@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from client.agent.agent_service import Service
 from client.custody.relay_user import hand_over, relay_user
 from client.custody.site_file import SiteFile
 from client.relay.relay_program import relay_program
@@ -44,6 +43,8 @@ def run_site(
                 say(ONE_USER.format(who=WHO[site_file.relay.kind]))
             service = None
             if agent:
+                from client.agent.agent_service import Service  # with torch: a relay needs none
+
                 service = stack.enter_context(Service(home, site_file, group=user.group if user else None))
                 say(f"{site_file.site.name} answers at {site_file.agent.listen or site_file.agent.socket}")
             child = None

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import dp_accounting as dp
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution as pld
-from dp_accounting.rdp import RdpAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 
 from privacy.accounting.composition import Losses
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
+
+if TYPE_CHECKING:
+    import dp_accounting as dp
 
 # Privacy losses are rounded to a grid, upwards in ε: what that adds grows with steps · grid². This
 # grid, in nats, adds under 0.1 % over this many steps; more steps get a finer one.
@@ -47,6 +47,8 @@ def training_event(*, mechanism: Mechanism, sampling_rate: float, steps: int) ->
     privacy loss is that of adding or removing one (Abadi et al. 2016, arXiv:1607.00133). Replacing one by
     another costs more, which no ε here covers.
     """
+    import dp_accounting as dp  # with scipy it takes a second to import
+
     step = dp.PoissonSampledDpEvent(sampling_rate, mechanism.event)
     return dp.SelfComposedDpEvent(step, steps)
 
@@ -91,6 +93,8 @@ def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, de
     if steps == 0:
         return 0.0
     if mechanism.name == "gaussian":
+        from dp_accounting.rdp import RdpAccountant
+
         event = training_event(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps)
         return float(RdpAccountant().compose(event).get_epsilon(delta))
     return _epsilon_by_order(mechanism=mechanism, sampling_rate=sampling_rate, steps=steps, delta=delta)
@@ -134,6 +138,8 @@ def epsilon_from_renyi(divergences: Mapping[int, float], *, delta: float) -> flo
 
     Source: Canonne, Kamath and Steinke 2020 (arXiv:2004.00010), Proposition 12.
     """
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
+
     epsilon, _ = compute_epsilon(list(divergences), list(divergences.values()), delta)
     return float(epsilon)
 
@@ -216,6 +222,8 @@ def _check_rate(sampling_rate: float) -> None:
 
 def _step_losses(mechanism: Mechanism, sampling_rate: float, grid: float) -> tuple[Losses, ...]:
     """The privacy losses of one step, of removing an example and of adding one, on a grid from above."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
     build = pld.from_laplace_mechanism if mechanism.name == "laplace" else pld.from_gaussian_mechanism
     both = build(mechanism.multiplier, value_discretization_interval=grid, sampling_prob=sampling_rate)
     ways = (both._pmf_remove,) if both._symmetric else (both._pmf_remove, both._pmf_add)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-import dp_accounting as dp
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError, PrivacyUnitError
 from privacy.mechanisms.rng import NoiseSource
+
+if TYPE_CHECKING:
+    import dp_accounting as dp
 
 MechanismName = Literal["gaussian", "laplace", "none"]
 
@@ -98,6 +100,8 @@ class Mechanism:
     @property
     def event(self) -> dp.DpEvent:
         """One release of the whole data set's sum, as dp-accounting sees it."""
+        import dp_accounting as dp  # with scipy it takes a second to import
+
         if self.name == "gaussian":
             return dp.GaussianDpEvent(self.multiplier)
         return dp.LaplaceDpEvent(self.multiplier) if self.name == "laplace" else dp.NonPrivateDpEvent()

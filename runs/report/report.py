@@ -10,9 +10,10 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
@@ -37,6 +38,9 @@ from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
 from tasks.task import Task
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 LABELS_SHOWN = 20  # above this, those with the lowest F1
 
@@ -72,22 +76,10 @@ def render_report(folder: RunFolder) -> str:
 
     Whatever names a folder holds, the page has no character that a reader could not see.
     """
-    from jinja2 import Environment, StrictUndefined
-
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
     job = manifest.job
     compared = read_comparison(folder) if records else ()
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {
-        "bytes": format_bytes,
-        "seconds": format_seconds,
-        "epsilon": format_epsilon,
-        "percent": format_percent,
-        "measure": format_measure,
-        "delta": format_delta,
-    }
-    template = page.from_string(files("runs.report").joinpath("report.html.j2").read_text("utf-8"))
-    page_text = template.render(
+    page_text = _page().render(
         run=manifest.run,
         job=job,
         job_toml=job_toml(job),
@@ -113,11 +105,27 @@ def render_report(folder: RunFolder) -> str:
         uncertainty=_uncertainty(job, records, facts),
         sites_shown=charts.SITES_SHOWN,
         factor=_factor(job.privacy.epsilon),
-        charts=_draw_charts(job, records, facts, compared),
+        charts=draw_charts(job, records, facts, compared),
         compared=compared,
         findings=list_findings(compared) if compared else (),
     )
     return escaped(page_text, lines=True)
+
+
+@cache
+def _page() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {
+        "bytes": format_bytes,
+        "seconds": format_seconds,
+        "epsilon": format_epsilon,
+        "percent": format_percent,
+        "measure": format_measure,
+        "delta": format_delta,
+    }
+    return page.from_string(files("runs.report").joinpath("report.html.j2").read_text("utf-8"))
 
 
 def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str:
@@ -231,7 +239,7 @@ def list_labels(records: Sequence[RoundRecord]) -> dict[str, LabelScore]:
     return {label: scores[label] for label in worst}
 
 
-def _draw_charts(
+def draw_charts(
     job: Job,
     records: Sequence[RoundRecord],
     facts: Mapping[str, Any],

@@ -102,6 +102,7 @@ LONG = {
 }
 
 
+@pytest.mark.exhaustive(but=5)
 @pytest.mark.parametrize("changes", LONG.values(), ids=list(LONG))
 def test_long_strings_are_neither_kept_nor_told_back(make: Any, changes: Any) -> None:
     attack = make()

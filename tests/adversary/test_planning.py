@@ -230,6 +230,7 @@ def extremes() -> Iterator[Any]:
             yield pytest.param(section, kind, key, value, id=f"{name}={value}")
 
 
+@pytest.mark.exhaustive(but=9)
 @pytest.mark.parametrize(("section", "kind", "key", "value"), extremes())
 def test_every_number_at_its_ends_and_beyond_is_answered_at_a_bounded_cost(
     make: Callable[..., Site],

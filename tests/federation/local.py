@@ -192,7 +192,12 @@ def local_federation(
 
 
 def _settings() -> list[str]:
-    small = ("training.batch_size=32", "training.physical_batch_size=32", "data.limit=200")
+    small = (
+        "training.batch_size=32",
+        "training.physical_batch_size=32",
+        "data.limit=200",
+        "data.max_length=16",
+    )
     quick = ("training.rounds=2", "training.local_steps=2", *small)
     return [word for setting in quick for word in ("--set", setting)]
 

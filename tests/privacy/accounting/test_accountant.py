@@ -133,7 +133,7 @@ def test_calibration_reference_values(epsilon: float, pld: float, rdp: float) ->
     assert by_rdp(rdp * (1 + RELATIVE)) < epsilon < by_rdp(rdp * (1 - RELATIVE))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(sigma=st.floats(0.7, 3.0), rate=st.floats(0.005, 0.3), steps=st.integers(1, 300))
 def test_pld_is_tightest_and_prv_is_between(sigma: float, rate: float, steps: int) -> None:
     training = {"mechanism": gaussian(sigma), "sampling_rate": rate, "steps": steps}

@@ -115,6 +115,7 @@ def sampled(home: Path, name: str, random: Random) -> list[int]:
     return meaning(home, name) + random.sample(range((home / name).stat().st_size), SAMPLED)
 
 
+@pytest.mark.exhaustive
 def test_a_flipped_bit_in_a_closed_database_is_named_or_changes_nothing(tmp_path: Path) -> None:
     small_ledger(tmp_path).close()
     assert not (tmp_path / "ledger.db-wal").exists()

@@ -359,4 +359,8 @@ def test_a_graph_that_would_take_gigabytes_is_refused() -> None:
     """Ten thousand sites of which half collude have to mask all with all."""
     with pytest.raises(AggregationError, match=r"cohort: expected 2500 sites at most .*, got 10000"):
         make_graph(10_000, threshold=7600, colluding=5000, seed=bytes(32))
+
+
+@pytest.mark.exhaustive
+def test_ten_thousand_sites_have_a_graph() -> None:
     assert len(make_graph(10_000, threshold=6667, colluding=0, seed=bytes(32)).neighbours) == 10_000

@@ -191,6 +191,7 @@ def test_programs_know_their_options(tmp_path: Path, program: str, file: str) ->
     assert given <= set(re.findall(r"--[a-z-]+", help_of(tmp_path, program)))
 
 
+@pytest.mark.process(but=3)
 @pytest.mark.parametrize(
     ("words", "given"),
     [

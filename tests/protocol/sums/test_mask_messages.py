@@ -306,6 +306,7 @@ def test_the_rules_are_those_of_the_manifest() -> None:
 # Whatever comes in.
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("seed", range(4))
 def test_spoilt_messages_are_refused_in_words_and_cost_no_more_memory_than_they_may(seed: int) -> None:
     """10,000 in all; benchmarks/fuzz.py reads more. An error that is none of ours fails the test."""

@@ -97,8 +97,8 @@ def killed_at(step: Step, out: Path, number: int, *, skip_hidden: bool) -> bool:
 @pytest.mark.parametrize(
     ("begin", "step", "sites", "least"),
     [
-        (nothing, first, {"north"}, 60),
         (one_site, adding, {"north", "south", "west"}, 16),
+        (nothing, first, {"north"}, 60),
         (two_sites, revoking, {"north", "south"}, 6),
         (one_site_handed_over, reissuing, {"north"}, 8),
         (one_site, renewing, {"north"}, 4),

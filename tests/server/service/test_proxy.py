@@ -103,7 +103,13 @@ def shorten_times(folder: CoordinatorFolder, kind: str) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"head_time": SLOW, "pause": SLOW}))
 
 
-@pytest.fixture(scope="module", params=sorted(PROXIES))
+# nginx passes what the embedded proxy passes.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=[pytest.mark.process] * (kind == "nginx")) for kind in sorted(PROXIES)
+    ],
+)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if request.param == "nginx" and find_nginx() is None:
         pytest.skip("nginx is not installed")
