@@ -47,7 +47,8 @@ def read_budgets(
     alone. Signatures are not verified here: that is for an audit. Raises LedgerError if a ledger is missing
     or broken.
     """
-    return tuple(found for home in homes for found in _read(home, job and _Planned(job), site))
+    planned = None if job is None else _Planned(job)
+    return tuple(found for home in homes for found in _read(home, planned, site))
 
 
 class _Planned:

@@ -218,7 +218,7 @@ def to_table(value: Any) -> dict[str, Any]:
     """A dataclass's fields as JSON takes them, those that its class fixes among them."""
     return {
         name: to_table(found) if dataclasses.is_dataclass(found) else found
-        for name in _fields(type(value))
+        for name in _fields(type(value))  # type: ignore[arg-type]  # a class can be hashed
         for found in [getattr(value, name)]
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from client.training import training
 from confide.cli import main
 from confide.profile_view import print_profile
 from protocol.processes.time_spent import Lap, Part
@@ -45,9 +46,16 @@ def test_a_profile_has_the_parts_of_each_round(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int | None
 ) -> None:
     monkeypatch.setattr(simulated_run, "rows_together", lambda *_, **__: rows)
+    tried, check_rows = [], training.rows_are_apart
+    monkeypatch.setattr(
+        training,
+        "rows_are_apart",
+        lambda *args, size, **how: tried.append(size) or check_rows(*args, size=size, **how),
+    )
     run = simulate(tiny.job(tiny_folder, **MASKS), runs=tmp_path, name="run", workers=1, profile=True)
     check(run)
-    # Checks are made once for all sites and rounds.
+    # Checks are made once for all three sites and both rounds, and rows are compared once a width.
+    assert tried == [8]
     assert [Part.CHECKS in lap.parts for lap in run.profile] == [True, True, False, False]
     assert not simulate(tiny.job(tiny_folder, **MASKS), runs=tmp_path, name="other", workers=1).profile
 
