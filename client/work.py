@@ -40,7 +40,7 @@ class Work:
 
     @property
     def share(self) -> Share:
-        """Its part of a training together with other sites'."""
+        """Its steps, to be taken alone or together with other sites'."""
         materials = self.session.materials
         return Share(
             adapter=self.adapter,
@@ -54,15 +54,9 @@ class Work:
 
     def train(self) -> NDArray[np.float32]:
         """Take the round's steps: the update, float32[update_size]. Raises what ``Trainer.train`` does."""
-        session, materials = self.session, self.session.materials
-        return materials.trainer.train(
-            self.adapter,
-            materials.examples,
+        session = self.session
+        return self.share.train(
+            session.materials.trainer,
             training=session.manifest.job.training,
-            plan=session.training,
-            hidden=session.hidden,
             round_number=self.request.round,
-            entropy=self.entropy,
-            activations=materials.activations if materials.activations.work else None,
-            between=within(self.longest, self.between, clock=self.clock),
         )

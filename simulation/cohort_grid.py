@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from client.refusal import answer_or_refuse
 from client.site import Site
-from client.training.cancellation import StoppedError
 from client.training.stacked_gradients import StackedGradients
 from client.training.threads import seconds_a_batch
-from client.training.together import train_together
+from client.training.together import train_or_nothing
 from client.training.training import Trainer
 from client.work import Work
 from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.flower import unwrap, wrap
-from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from simulation.grid import InProcessGrid
 from simulation.round_progress import RoundProgress
@@ -57,7 +55,7 @@ class CohortGrid(InProcessGrid):
     def _together(self, messages: Sequence[Message]) -> Iterator[str]:
         sites = [self._sites.site(message.metadata.dst_node_id) for message in messages]
         begun = [
-            _begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
+            begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
         ]
         works = {
             message.metadata.dst_node_id: work
@@ -68,7 +66,7 @@ class CohortGrid(InProcessGrid):
         for message, site, work in zip(messages, sites, begun, strict=True):
             if isinstance(work, Work):
                 update = next(updates)
-                answer = _finish(site, work, update)
+                answer = finish(site, work, update)
             else:
                 answer = work
             self.answered(message.metadata.dst_node_id)
@@ -77,24 +75,16 @@ class CohortGrid(InProcessGrid):
     def _train(self, works: Mapping[int, Work]) -> Sequence[NDArray[np.float32] | None]:
         """The updates of works, by node; None for those that are to be trained alone, one after another."""
         first, progress = next(iter(works.values())), self._progress
-        shares = [
-            work.share if progress is None else progress.watched(work.share, node)
-            for node, work in works.items()
-        ]
-        try:
-            return train_together(
-                first.session.materials.trainer,
-                shares,
-                training=first.session.manifest.job.training,
-                round_number=first.request.round,
-                rows=self._rows,
-            )
-        except StoppedError:
-            raise
-        except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
-            # Nothing has left. Whose fault it is shows when each trains alone.
-            log.info("the sites train one after another: %s", first_line(error))
-            return [None] * len(works)
+        return train_or_nothing(
+            first.session.materials.trainer,
+            [
+                work.share if progress is None else progress.watched(work.share, node)
+                for node, work in works.items()
+            ],
+            training=first.session.manifest.job.training,
+            round_number=first.request.round,
+            rows=self._rows,
+        )
 
 
 @timed(Part.CHECKS)
@@ -130,7 +120,7 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     return together if gain > _MARGIN else None
 
 
-def _begin(site: Site, content: bytes) -> Work | bytes:
+def begin(site: Site, content: bytes) -> Work | bytes:
     """The work that a request to train asks for; or the answer to any other, a refusal too."""
     request, begun = pb.Request.FromString(content), list[Work]()
     if not request.HasField("train"):
@@ -144,7 +134,7 @@ def _begin(site: Site, content: bytes) -> Work | bytes:
     return begun[0] if begun else refusal
 
 
-def _finish(site: Site, work: Work, update: NDArray[np.float32] | None) -> bytes:
+def finish(site: Site, work: Work, update: NDArray[np.float32] | None) -> bytes:
     """The answer with an update; where there is none yet, the site trains alone."""
 
     def complete() -> pb.Reply:

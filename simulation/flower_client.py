@@ -1,4 +1,4 @@
-"""A simulated site inside Flower: a ClientApp that builds its site where Flower runs it."""
+"""A simulated site inside Flower's own engine, which builds its site where Flower runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 
 from client.site import Site
 from protocol.job.job import Job
@@ -22,18 +21,6 @@ def answer_as_site(message: Message, context: Context, *, job: str, home: Path) 
     """
     site = _site(job, home, int(context.node_config["partition-id"]))
     return Message(wrap(site.answer(unwrap(message.content))), reply_to=message)
-
-
-def make_client_app(job: Job, home: Path) -> ClientApp:
-    """A ClientApp for Flower's simulation engine; it travels to its workers by pickling."""
-    content = job.model_dump_json()
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer_as_site(message, context, job=content, home=home)
-
-    return app
 
 
 # One worker process serves many sites and many messages: each world is built once in it.

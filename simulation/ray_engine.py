@@ -1,88 +1,153 @@
-"""The same run on Flower's own simulation engine, Ray, for those who outgrow one process."""
+"""Training on Ray: actors on all cores of one machine, or of the cluster that RAY_ADDRESS names."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+import psutil
 
-from privacy.errors import ConfideError, RunError, UserError
-from protocol.job.job import Job
+from privacy.errors import RunError, UserError
+from protocol.job.draw import cohort_size
 from protocol.job.job_file import beside
-from protocol.processes.flower_internals import run_simulation
+from protocol.plain_text import first_line
 from runs.run_folder import RunFolder
-from simulation.flower_client import make_client_app
-from simulation.quiet import quiet, terminal_for_us_alone
+from simulation.cohort_grid import MOST_TOGETHER, rows_together
+from simulation.quiet import terminal_for_us_alone
+from simulation.round_progress import RoundProgress
+from simulation.simulated_federation import World
+from simulation.sites_on_demand import SitesOnDemand
 
-
-def run_on_ray(job: Job, *, sites: int, folder: RunFolder, coordinate: Callable[[Grid], None]) -> None:
-    """Start Flower's simulation engine with ``sites`` nodes and call ``coordinate`` with its grid.
-
-    ``folder`` has the sites' homes, and its log takes what Ray and Flower would write to the terminal.
-    While the engine runs this process is in another folder: ``coordinate`` uses absolute paths. Raises
-    UserError if Ray is not installed, the error that ``coordinate`` raised, or RunError if the engine
-    failed.
-    """
-    if find_spec("ray") is None:
-        raise UserError("--engine ray needs Ray: pip install 'confide[ray]'")
-    app = ServerApp()
-    raised: list[ConfideError] = []
-
-    @app.main()
-    def main(grid: Grid, _context: Context) -> None:
-        try:
-            wait_for_nodes(grid, sites)
-            coordinate(grid)
-        except ConfideError as error:
-            raised.append(error)
-
-    threads = job.device.threads or len(os.sched_getaffinity(0))
-    resources = {"num_cpus": threads, "num_gpus": 1.0 if job.device.name == "cuda" else 0.0}
-    # Flower logs to the terminal that the run's own table is drawn on.
-    job, home = beside(job, Path.cwd()), folder.path.resolve() / "sites"
-    with (
-        terminal_for_us_alone(folder.path / "run.log"),
-        _empty_folder(),
-        quiet("flwr", below=logging.CRITICAL),
-    ):
-        try:
-            run_simulation(
-                server_app=app,
-                client_app=make_client_app(job, home),
-                num_supernodes=sites,
-                backend_config={
-                    "client_resources": resources,
-                    "init_args": {"log_to_driver": False},
-                },
-            )
-        except RuntimeError as error:
-            raise RunError(f"Flower's simulation engine failed: {error}") from error
-    if raised:
-        raise raised[0]
-
-
-def wait_for_nodes(grid: Grid, count: int, *, seconds: float = 20.0) -> None:
-    """Wait until Flower has registered all nodes. Raises RunError when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while len(list(grid.get_node_ids())) < count:
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"Flower registered fewer than {count} nodes within {seconds:.0f} s: "
-                f'for flwr run, add --federation-config "num-supernodes={count}"'
-            )
-        time.sleep(0.05)
+# What an actor may keep of its sites' activations, beside what this process takes.
+KEPT_BYTES = 1 << 30
+# Seconds until an actor has loaded a large model, or a cluster that is busy has room for one; and until the
+# cluster's address answers.
+_PATIENCE, _ANSWERS = 900.0, 10.0
+# Batches that an actor trains in a round: with several, who is slow has fewer.
+_BATCHES = 4
 
 
 @contextlib.contextmanager
-def _empty_folder() -> Iterator[None]:
-    """Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+def ray_grid(
+    world: World,
+    folder: RunFolder,
+    sites: SitesOnDemand,
+    *,
+    settle: Callable[[], None] | None,
+    progress: RoundProgress | None = None,
+) -> Iterator[Any]:
+    """A grid over ``sites`` whose actors end with the block.
+
+    The run's log takes what Ray would write to the terminal. Raises UserError if Ray is not installed or
+    its cluster has no machine for an actor, RunError if there is no cluster at RAY_ADDRESS.
+    """
+    if find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray: pip install 'confide[ray]'")
+    with terminal_for_us_alone(folder.path / "run.log"), _connected():
+        from simulation.ray_crew import Crew
+        from simulation.ray_grid import RayGrid
+
+        at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
+        needs = _needs(world)
+        count = min(_room(needs), at_once)
+        batch = min(MOST_TOGETHER, math.ceil(at_once / (_BATCHES * count)))
+        handles = _actors(world, needs, count=count, batch=batch)
+        yield RayGrid(
+            sites, Crew(handles, batch=batch, patience=_PATIENCE), settle=settle, progress=progress
+        )
+
+
+def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) -> list[Any]:
+    import ray
+
+    from simulation.ray_actor import Equipment, TrainingActor
+
+    job = beside(world.job, Path.cwd())
+    device = job.device.model_copy(update={"threads": int(needs["num_cpus"])})
+    equipment = Equipment(
+        job=job.model_copy(update={"device": device}).model_dump_json(),
+        labels=world.labels,
+        model_digest=world.adapted.model_digest,
+        layout_digest=world.adapted.layout.digest,
+        rows=rows_together(world.trainer, world.job, sites=batch),
+        kept_bytes=KEPT_BYTES,
+    )
+    actor = ray.remote(TrainingActor).options(**needs, scheduling_strategy="SPREAD")
+    return [actor.remote(equipment) for _ in range(count)]
+
+
+def _needs(world: World) -> dict[str, float]:
+    """What an actor takes of a machine: as many cores as the job says, or one; each is as large as this."""
+    return {
+        "num_cpus": world.job.device.threads or 1,
+        "num_gpus": 1 if world.device.torch.type == "cuda" else 0,
+        "memory": psutil.Process().memory_info().rss + KEPT_BYTES,
+    }
+
+
+def _room(needs: dict[str, float]) -> int:
+    """How many actors the machines of the cluster have room for. Raises UserError for none."""
+    import ray
+
+    names = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": needs["memory"]}
+    found = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        found += int(min(has.get(name, 0) // need for name, need in names.items() if need))
+    if not found:
+        raise UserError(
+            f"no machine of the Ray cluster has room for an actor: each needs {names['CPU']} cores "
+            f"(device.threads), {names['GPU']} GPUs and {names['memory'] / 2**30:.1f} GiB"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Within this block Ray is at RAY_ADDRESS, or is started on this machine, for this process alone.
+
+    Where the caller has connected it already it is left as it is.
+    """
+    import ray
+
+    if ray.is_initialized():
         yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
+    alone = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            # Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win.
+            with contextlib.chdir(folder):
+                ray.init(
+                    address,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                    **(alone if address == "local" else {}),
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RunError(f"RAY_ADDRESS={address}: Ray cannot be reached: {first_line(error)}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises RunError if nobody listens at ``host:port``, where Ray would try again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"RAY_ADDRESS={address}: nothing answers there: {error}") from error

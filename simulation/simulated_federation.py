@@ -26,6 +26,7 @@ from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.booked_homes import BookedHomes
+from simulation.kept import Kept
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
 from tasks.data.examples import Examples
@@ -43,6 +44,11 @@ from tasks.own_rows import (
     read_validation_rows,
 )
 from tasks.registry import checked_job, section_of
+
+# Sites that are drawn come and go: what is kept of them must not grow with their number. Where all sites
+# stay, each holds its own, and these are for a variant of the run.
+_EXAMPLES_BYTES = 256 << 20
+_DRAWN_BYTES, _STAYING_BYTES = 96 << 20, 1 << 30
 
 
 class World:
@@ -82,7 +88,10 @@ class World:
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._booked: dict[Path, BookedHomes] = {}
-        self._activations: dict[str, Activations] = {}
+        self._examples: Kept[str, Examples] = Kept(_EXAMPLES_BYTES)
+        self._activations: Kept[str, Activations] = Kept(
+            _STAYING_BYTES if job.federation.cohort is None else _DRAWN_BYTES
+        )
         self._table = table
         self._rows = parts.sites
 
@@ -183,7 +192,7 @@ class World:
                 name,
                 booked.home(name),
                 examples,
-                Activations(self.prefix, examples),
+                self._kept(name, examples),
                 peers=lambda: booked.peers,
                 forgetful=True,
                 candid=True,
@@ -223,8 +232,12 @@ class World:
         return self._peers[homes]
 
     def examples(self, name: str) -> Examples:
-        """One simulated site's examples."""
-        return encode_own_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
+        """One simulated site's examples, read from their rows once."""
+
+        def encode() -> Examples:
+            return encode_own_rows(self.adapted, self._table, self._rows[name], labels=self.labels)
+
+        return self._examples.get(name, encode, size=lambda examples: examples.nbytes)
 
     def variant(self, job: Job, *, sites: tuple[str, ...] | None = None) -> World:
         """The same data and resident model under another job, or with fewer of its sites.
@@ -255,10 +268,10 @@ class World:
         )
 
     def _kept(self, name: str, examples: Examples) -> Activations:
-        """A site's activations. A variant of a run starts with what the first one computed."""
-        if name not in self._activations:
-            self._activations[name] = Activations(self.prefix, examples)
-        return self._activations[name]
+        """A site's activations: a site that is made again, or a variant of a run, finds what there is."""
+        return self._activations.get(
+            name, lambda: Activations(self.prefix, examples), size=lambda kept: kept.nbytes
+        )
 
 
 def _repeatable(job: Job) -> DeviceSection:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextvars import copy_context
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from flwr.serverapp import Grid
@@ -55,36 +55,37 @@ def run_in_folder(
     watch = RoundProgress(progress, world.job.training)
     progress.started(folder, title)
     with logged(folder):
-        if engine == "ray":
-            from simulation.ray_engine import run_on_ray
-
-            # Flower calls it on a thread of its own, where this one's clock goes on.
-            there, here = RunFolder.open(folder.path.resolve()), copy_context()
-            run_on_ray(
-                world.job,
-                sites=len(world.site_names),
-                folder=there,
-                coordinate=lambda grid: here.run(coordinate, grid, world, there, progress),
-            )
-        elif workers > 1:
+        if engine == "inprocess" and workers > 1:
             from simulation.workers import worker_grid
 
             with worker_grid(world, folder, workers=workers, progress=watch) as grid:
                 coordinate(grid, world, folder, progress, names=names, watch=watch)
         else:
-            settle = None
-            if (folder.path / "sites" / BOOK).exists():
-                book = world.booked_homes(folder).book
-                book.batched, settle = True, book.commit
-            sites = sites_of_run(world, folder)
-            at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
-            rows = rows_together(world.trainer, world.job, sites=at_once)
-            if rows is None:
-                grid = InProcessGrid(sites, settle=settle, progress=watch)
-            else:
-                grid = CohortGrid(sites, rows=rows, settle=settle, progress=watch)
-            coordinate(grid, world, folder, progress, names=names, watch=watch)
+            with _grid(world, folder, engine=engine, watch=watch) as grid:
+                coordinate(grid, world, folder, progress, names=names, watch=watch)
     return finished(folder, seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def _grid(world: World, folder: RunFolder, *, engine: Engine, watch: RoundProgress) -> Iterator[Grid]:
+    """A grid over sites that are in this process, wherever they train."""
+    settle = None
+    if (folder.path / "sites" / BOOK).exists():
+        book = world.booked_homes(folder).book
+        book.batched, settle = True, book.commit
+    sites = sites_of_run(world, folder)
+    if engine == "ray":
+        from simulation.ray_engine import ray_grid
+
+        with ray_grid(world, folder, sites, settle=settle, progress=watch) as grid:
+            yield grid
+        return
+    at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
+    rows = rows_together(world.trainer, world.job, sites=at_once)
+    if rows is None:
+        yield InProcessGrid(sites, settle=settle, progress=watch)
+    else:
+        yield CohortGrid(sites, rows=rows, settle=settle, progress=watch)
 
 
 def coordinate(

@@ -6,18 +6,18 @@ runs.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from privacy.errors import UserError
+from privacy.errors import RunError, UserError
 from protocol.job.job import Job
 from runs.progress import PrintedProgress
 from runs.run_log import logged
 from simulation.flower_client import answer_as_site
-from simulation.ray_engine import wait_for_nodes
 from simulation.simulated_federation import World
 from simulation.simulated_run import coordinate
 from tasks.registry import read_job
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     sites = len(world.site_names)
-    wait_for_nodes(grid, sites)
+    _wait_for_nodes(grid, sites)
     nodes = len(list(grid.get_node_ids()))
     if nodes != sites:
         raise UserError(
@@ -54,6 +54,18 @@ def train(message: Message, context: Context) -> Message:
     """Answer as the simulated site of this node."""
     job = _job(context).model_dump_json()
     return answer_as_site(message, context, job=job, home=_run_path(context) / "sites")
+
+
+def _wait_for_nodes(grid: Grid, count: int, *, seconds: float = 20.0) -> None:
+    """Wait until Flower has registered all nodes. Raises RunError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while len(list(grid.get_node_ids())) < count:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"Flower registered fewer than {count} nodes within {seconds:.0f} s: "
+                f'for flwr run, add --federation-config "num-supernodes={count}"'
+            )
+        time.sleep(0.05)
 
 
 def _job(context: Context) -> Job:

@@ -8,6 +8,7 @@ too: a site's update is what it is when trained alone, but for rounding in batch
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.training.cancellation import Between
+from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Gradients, Loss, losses
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch, make_optimizer, nobody, whatever_fails
@@ -24,12 +25,15 @@ from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
 from protocol.job.job import TrainingSection
+from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.data.joint_examples import JointExamples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
 from tasks.model.joint_activations import JointActivations
+
+log = logging.getLogger("confide.training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,44 @@ class Share:
     entropy: Entropy
     activations: Activations | None
     between: Between
+
+    def train(
+        self, trainer: Trainer, *, training: TrainingSection, round_number: int
+    ) -> NDArray[np.float32]:
+        """Its update when it is trained alone: see ``Trainer.train``."""
+        return trainer.train(
+            self.adapter,
+            self.examples,
+            training=training,
+            plan=self.plan,
+            hidden=self.hidden,
+            round_number=round_number,
+            entropy=self.entropy,
+            activations=self.activations,
+            between=self.between,
+        )
+
+
+def train_or_nothing(
+    trainer: Trainer,
+    shares: Sequence[Share],
+    *,
+    training: TrainingSection,
+    round_number: int,
+    rows: int,
+) -> Sequence[NDArray[np.float32] | None]:
+    """What ``train_together`` finds; None for those that are to be trained alone, one after another.
+
+    Raises StoppedError alone.
+    """
+    try:
+        return train_together(trainer, shares, training=training, round_number=round_number, rows=rows)
+    except StoppedError:
+        raise
+    except Exception as error:  # one site's policy, or a model's code, which raises whatever it likes
+        # Nothing has left. Whose fault it is shows when each trains alone.
+        log.info("the sites train one after another: %s", first_line(error))
+        return [None] * len(shares)
 
 
 def train_together(

@@ -70,6 +70,11 @@ class Examples(ABC):
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the arrays among its attributes take."""
+        return sum(int(getattr(value, "nbytes", 0)) for value in vars(self).values())
+
     def without_blanks(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the examples at ``indices`` that hold anything."""
         return indices[self.sizes[indices] > 0]

@@ -188,6 +188,13 @@ class Activations:
             self._works = kept_as is not None and self._has_room(*kept_as)
         return self._works
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that all of them take once they are computed; 0 if none are kept, or in a file."""
+        kept_as = self._prefix.kept_as
+        size = 0 if kept_as is None else int(self._offsets[-1]) * kept_as[0] * kept_as[1].itemsize
+        return 0 if size > MEMORY_LIMIT_BYTES else size
+
     def _has_room(self, width: int, dtype: torch.dtype) -> bool:
         try:
             self._store = self._allocate(int(self._offsets[-1]), width, dtype)
@@ -220,36 +227,52 @@ class Activations:
         kept, and to replay them raises RunError. Without shapes, batches are cut to the examples: for those
         whose privacy nobody promised.
         """
-        if shapes is not None and shapes != self._shapes:
-            self._shapes, self._known = shapes, self._sizes == 0
-        missing = indices[~self._known[indices]]
+        missing = self.missing(indices, shapes)
         if shapes is None:
             batches = self._examples.batches(missing, rows=_FILL_BATCH)
         else:
-            known = self._known.copy()
-            known[missing] = True
             # What would be a blank row may as well be of use later.
-            whole = shapes.filled_up(self._examples, missing, np.flatnonzero(~known))
+            whole = shapes.filled_up(self._examples, missing, self.unknown(beside=missing))
             batches = shapes.batches(self._examples, whole)
         for batch in batches:
-            for part, hidden in self._computed(batch):
-                rows = hidden.cpu()[: len(part.indices)][self.real(part)]
-                if len(self._store) == 0:
-                    self._store = self._allocate(int(self._offsets[-1]), rows.shape[1], rows.dtype)
-                self._store[self._positions(part)] = rows
-                self._known[part.indices] = True
+            for part, hidden in self.compute(batch):
+                self.keep(part.indices, hidden, size=part.size)
 
-    def _computed(self, batch: Batch) -> list[tuple[Batch, torch.Tensor]]:
+    def missing(self, indices: NDArray[np.int64], shapes: Shapes | None) -> NDArray[np.int64]:
+        """Those of the examples at ``indices`` that are not kept as they are computed in ``shapes``."""
+        if shapes is not None and shapes != self._shapes:
+            self._shapes, self._known = shapes, self._sizes == 0
+        missing: NDArray[np.int64] = indices[~self._known[indices]]
+        return missing
+
+    def unknown(self, *, beside: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All examples of which nothing is kept, but for those at ``beside``."""
+        known = self._known.copy()
+        known[beside] = True
+        found: NDArray[np.int64] = np.flatnonzero(~known)
+        return found
+
+    def keep(self, indices: NDArray[np.int64], hidden: torch.Tensor, *, size: int) -> None:
+        """Keep what was computed of these examples, [n, size, width] on the CPU, without its padding."""
+        rows = hidden[self._real(indices, size)]
+        if len(self._store) == 0:
+            self._store = self._allocate(int(self._offsets[-1]), rows.shape[1], rows.dtype)
+        self._store[self._positions(indices)] = rows
+        self._known[indices] = True
+
+    def compute(self, batch: Batch) -> list[tuple[Batch, torch.Tensor]]:
         """What goes into the first adapted layer, for the examples that the model does not fail on.
 
-        One must not decide about the others: where a batch fails, each is computed in its shape alone.
+        One must not decide about the others: where a batch fails, each is computed in its shape alone. Each
+        part comes with [n, size, width] of its n examples, on the CPU.
         """
         try:
-            return [(batch, self._prefix.compute(batch.to(self._prefix.device)))]
+            found = self._prefix.compute(batch.to(self._prefix.device))
+            return [(batch, found.cpu()[: len(batch.indices)])]
         except Exception as error:
             log.warning("the model fails below its first adapted layer: %s", type(error).__name__)
             parts = batch.apart() if len(batch.indices) > 1 else ()
-            return [found for alone in parts for found in self._computed(alone)]
+            return [found for alone in parts for found in self.compute(alone)]
 
     def fetch(self, batch: Batch, *, rows: int) -> torch.Tensor:
         """What is kept of a batch's examples, [rows, size, width] on the device; other rows are zero.
@@ -260,15 +283,18 @@ class Activations:
         if not self._known[batch.indices].all():
             raise RunError("the model fails on an example before its first adapted layer")
         hidden = torch.zeros((rows, batch.size, self._store.shape[1]), dtype=self._store.dtype)
-        hidden[: len(batch.indices)][self.real(batch)] = self._store[self._positions(batch)]
+        hidden[: len(batch.indices)][self.real(batch)] = self._store[self._positions(batch.indices)]
         return hidden.to(self._prefix.device)
 
-    def _positions(self, batch: Batch) -> torch.Tensor:
-        return torch.from_numpy(positions(self._offsets, batch.indices))
+    def _positions(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(positions(self._offsets, indices))
 
     def real(self, batch: Batch) -> torch.Tensor:
         """Where the batch has its examples, without padding and blank rows: bool[n, size]."""
-        return torch.from_numpy(np.arange(batch.size)[None, :] < self._sizes[batch.indices][:, None])
+        return self._real(batch.indices, batch.size)
+
+    def _real(self, indices: NDArray[np.int64], size: int) -> torch.Tensor:
+        return torch.from_numpy(np.arange(size)[None, :] < self._sizes[indices][:, None])
 
     def _allocate(self, places: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         size = places * width * dtype.itemsize

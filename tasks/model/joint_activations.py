@@ -22,10 +22,22 @@ class JointActivations:
         self._examples, self._stores = examples, tuple(stores)
 
     def fill(self, indices: NDArray[np.int64], shapes: Shapes) -> None:
-        """Compute what is not yet kept: see ``Activations.fill``."""
+        """Compute what is not yet kept, in batches that owners share: see ``Activations.fill``."""
+        offsets = self._examples.offsets
         owners = self._examples.owners(indices)
+        missing, spare = [indices[:0]], [indices[:0]]
         for owner in np.unique(owners):
-            self._stores[owner].fill(indices[owners == owner] - self._examples.offsets[owner], shapes)
+            store, first = self._stores[owner], offsets[owner]
+            lacking = store.missing(indices[owners == owner] - first, shapes)
+            missing.append(lacking + first)
+            spare.append(store.unknown(beside=lacking) + first)
+        whole = shapes.filled_up(self._examples, np.concatenate(missing), np.concatenate(spare))
+        for batch in shapes.batches(self._examples, whole):
+            for part, hidden in self._stores[0].compute(batch):
+                start = 0
+                for owner, own in self._examples.by_owner(part.indices):
+                    self._stores[owner].keep(own, hidden[start : start + len(own)], size=part.size)
+                    start += len(own)
 
     @contextmanager
     def replay(self, batch: Batch) -> Iterator[None]:

@@ -58,7 +58,7 @@ def test_where_training_together_fails_each_site_trains_alone(
         tried.append(True)
         raise PolicyError("too long", rule="rules.longest_round")
 
-    monkeypatch.setattr(cohort_grid, "train_together", refused)
+    monkeypatch.setattr("client.training.together.train_together", refused)
     apart, together = runs(tiny_folder, tmp_path, monkeypatch)
     assert len(tried) == 2  # a round each
     assert np.array_equal(together, apart)
