@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
@@ -15,6 +15,7 @@ from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.processes.json_log import about
 from protocol.processes.time_spent import Part, end_lap, timed
+from protocol.sums.reply_limits import ReplyLimits
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from server.evaluation import Evaluator
@@ -63,6 +64,7 @@ class _Run:
         self.bytes_up = self.bytes_down = 0
         signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
+        self.limits = ReplyLimits(manifest=manifest, update_size=layout.update_size)
         self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()
         self._everyone = frozenset(manifest.sites)  # where they are drawn
@@ -109,6 +111,8 @@ class _Run:
             seconds=self.manifest.job.federation.deadline,
             enough=enough,
             side_requests=None if side_requests is None else self.receipts.remind(side_requests),
+            take=lambda name, reply: self._take(name, reply, number),
+            longest=self.limits.longest,
         )
         for name, why in answers.silent.items():
             if enough is None:
@@ -120,9 +124,7 @@ class _Run:
         refused = {
             name: error for name, error in answers.refused.items() if name not in (side_requests or {})
         }
-        return self._sound(
-            replace(answers, refused=refused), lambda name, reply: self._check(name, reply, number)
-        )
+        return replace(answers, refused=refused)
 
     def _leave(self, errors: Mapping[str, ConfideError]) -> None:
         for name, error in sorted(errors.items()):
@@ -133,30 +135,18 @@ class _Run:
             self.gone.add(name)
         self.members -= errors.keys()
 
-    def _sound(self, answers: Exchange, check: Callable[[str, Reply], None]) -> Exchange:
-        """Without the answers that a check turns down: as if those sites had refused."""
-        broken: dict[str, ConfideError] = {}
-        for name, reply in answers.replies.items():
-            try:
-                check(name, reply)
-            except ProtocolError as error:
-                broken[name] = error
-        self._leave(broken)
-        return replace(
-            answers,
-            replies={name: reply for name, reply in answers.replies.items() if name not in broken},
-            refused={**answers.refused, **broken},
-        )
+    def _take(self, name: str, reply: Reply, number: int) -> Reply:
+        """What is kept of an answer, as it comes: its update is in the round's sum from now on.
 
-    def _check(self, name: str, reply: Reply, number: int) -> None:
-        """Raises ProtocolError for an answer that cannot be one to this run's request."""
+        Raises ProtocolError for an answer that cannot be one to this run's request.
+        """
         if reply.HasField("joined"):
             known = self.folder.public_keys.get(name, reply.joined.public_key)
             if reply.joined.manifest_digest != self.manifest.digest:
                 raise ProtocolError(f"{name} joined another manifest than the one sent")
             if reply.joined.public_key != known:
                 raise ProtocolError(f"{name} answers under another key than the one it joined with")
-            return
+            return reply
         if reply.HasField("trained"):
             if reply.trained.round != number:
                 raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
@@ -164,7 +154,7 @@ class _Run:
         elif reply.HasField("evaluated"):
             self.receipts.take(name, reply.evaluated.receipt, number, "metrics")
         with timed(Part.SUMS):
-            self.sums.check(name, reply)
+            return self.sums.take(name, reply)
 
     @timed(Part.SUMS)
     def _welcome(self, answers: Exchange) -> None:
@@ -198,10 +188,8 @@ class _Run:
             self.sums.prepare(self._cohort(number), number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
-        with timed(Part.SUMS):
-            requests = self.sums.train(train, following=() if last else self._cohort(number + 1))
         answers = self._ask(
-            requests,
+            self._requests(train, following=() if last else self._cohort(number + 1)),
             number,
             side_requests=dict.fromkeys(self._missing(number + 1), self.join) | self.sums.side_requests(),
         )
@@ -239,6 +227,10 @@ class _Run:
         )
         log.info("round %d: %s", number, told)
         self.listener(record)
+
+    @timed(Part.SUMS)
+    def _requests(self, train: Train, *, following: Collection[str]) -> Mapping[str, Request]:
+        return self.sums.train(train, following=following)
 
     def _cohort(self, number: int) -> set[str]:
         """The members that are in a round."""

@@ -9,18 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from flwr.app import DEFAULT_TTL, Message, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.messages.flower import unwrap, wrap
+from protocol.messages.flower import size_of, unwrap, wrap
 from protocol.processes.flower_internals import Run, identify_process, make_run
 from protocol.processes.time_spent import Part, timed
 from simulation.round_progress import RoundProgress
 
 Handler = Callable[[bytes], bytes]
 
+# Bytes of answers that are held until they are settled together: small ones all, of big ones a few.
+_MOST_HELD = 1 << 26
+
 
 class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not followed
     """Delivers each message to the handler of its node, one after another.
 
-    ``progress`` hears of each answer; ``settle`` is called before any of them is handed back.
+    ``progress`` hears of each answer. ``settle`` is called before any of them is handed back: of all at
+    once, or of big ones after every few, so that what is held does not grow with the number of nodes.
     """
 
     def __init__(
@@ -60,10 +64,13 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         identifiers = list(self._deliver(messages))
+        self._settle_all()
+        return identifiers
+
+    def _settle_all(self) -> None:
         if self._settle is not None:
             with timed(Part.LEDGER):
                 self._settle()
-        return identifiers
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
         """Have each message answered; the answers' identifiers, in the messages' order."""
@@ -93,4 +100,20 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
         *,
         timeout: float | None = None,  # noqa: ARG002 - nothing is waited for
     ) -> Iterable[Message]:
-        return self.pull_messages(self.push_messages(messages))
+        for some in self._in_parts(messages):
+            self._settle_all()
+            for identifier in some:
+                yield self._replies.pop(identifier)
+
+    def _in_parts(self, messages: Iterable[Message]) -> Iterator[list[str]]:
+        """Have the messages answered, and give the answers' identifiers whenever these are much."""
+        held: list[str] = []
+        size = 0
+        for identifier in self._deliver(messages):
+            held.append(identifier)
+            size += size_of(self._replies[identifier].content)
+            if size >= _MOST_HELD:
+                yield held
+                held, size = [], 0
+        if held:
+            yield held

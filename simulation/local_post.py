@@ -7,10 +7,20 @@ from collections.abc import Iterator, Mapping
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from privacy.errors import ConfideError, SiteError
+from privacy.errors import ConfideError, ProtocolError, SiteError
 from protocol.messages.confide_pb2 import Reply, Request
 from protocol.messages.flower import unwrap, wrap
-from server.post.post import Exchange, check_answers, read_reply, refusal
+from server.post.post import (
+    Exchange,
+    Longest,
+    Take,
+    any_length,
+    check_answers,
+    check_length,
+    keep_all,
+    read_reply,
+    refusal,
+)
 from simulation.round_progress import RoundProgress
 
 
@@ -47,23 +57,28 @@ class OpenPost:
         seconds: float,  # noqa: ARG002
         enough: int | None = None,  # noqa: ARG002
         side_requests: Mapping[str, Request] | None = None,
+        take: Take = keep_all,
+        longest: Longest = any_length,
     ) -> Exchange:
         """Ask, and wait for all. Raises SiteError if a node fails or two have one name."""
         nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
-        train = [nodes[name] for name, request in requests.items() if request.HasField("train")]
-        if self._progress is not None and train:
-            self._progress.begin(train)
+        first = next(
+            iter(requests.values()), None
+        )  # the others are of its kind, and made when they are sent
+        if self._progress is not None and first is not None and first.HasField("train"):
+            self._progress.begin([nodes[name] for name in requests if name in nodes])
 
         def messages() -> Iterator[Message]:
             """One at a time: each has an adapter in it."""
             nonlocal sent
             named = requests.keys() | side_requests.keys()
             for node, name in sorted((nodes[name], name) for name in named if name in nodes):
-                request = side_requests.get(name) or requests[name]
-                content = request.SerializeToString()
+                request = side_requests[name] if name in side_requests else requests[name]
                 asked[node] = str(request.WhichOneof("kind"))
+                content = request.SerializeToString()
+                del request
                 sent += len(content)
                 yield Message(wrap(content), node, MessageType.TRAIN)
 
@@ -77,13 +92,19 @@ class OpenPost:
             data = unwrap(answer.content)
             received += len(data)
             reply = read_reply(data)
-            self._learn(node, reply.site)
+            site, size = reply.site, len(data)
+            del answer, data  # an update may be most of what there is in memory
+            self._learn(node, site)
             error = refusal(reply)
             if error is not None:
-                refused[reply.site] = error
-            else:
-                check_answers(asked[node], reply)
-                replies[reply.site] = reply
+                refused[site] = error
+                continue
+            check_answers(asked[node], reply)
+            try:
+                check_length(site, asked[node], size, longest(asked[node]))
+                replies[site] = take(site, reply)
+            except ProtocolError as broken:
+                refused[site] = broken
         if len(replies) + len(refused) != len(asked):
             raise SiteError(f"expected replies from {len(asked)} sites, got {len(replies) + len(refused)}")
         return Exchange(

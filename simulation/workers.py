@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import BoundedSemaphore
@@ -107,19 +107,27 @@ class WorkersGrid(InProcessGrid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self._places)
 
-    @timed(Part.WAITING)
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        asked: list[tuple[Message, Future[bytes]]] = []
+    def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
+        asked: dict[Future[bytes], Message] = {}
         for message in messages:
             node = message.metadata.dst_node_id
             site, worker = self._places[node]
-            self._room.acquire()
+            with timed(Part.WAITING):
+                self._room.acquire()
             answer = self._lines[id(worker)].submit(worker.ask, site, unwrap(message.content))
             answer.add_done_callback(partial(self._has_answered, node))
-            asked.append((message, answer))
-        kept = [self.keep(Message(wrap(answer.result()), reply_to=message)) for message, answer in asked]
+            asked[answer] = message
+            yield from self._taken(asked, [one for one in asked if one.done()])
+        while asked:
+            with timed(Part.WAITING):
+                done = wait(asked, return_when=FIRST_COMPLETED).done
+            yield from self._taken(asked, done)
         self._count_work()
-        return kept
+
+    def _taken(self, asked: dict[Future[bytes], Message], done: Iterable[Future[bytes]]) -> Iterator[str]:
+        """Keep the answers that are there, and wait for them no longer."""
+        for answer in done:
+            yield self.keep(Message(wrap(answer.result()), reply_to=asked.pop(answer)))
 
     def _has_answered(self, node: int, _answer: Future[bytes]) -> None:
         self._room.release()
@@ -127,11 +135,13 @@ class WorkersGrid(InProcessGrid):
 
     def _count_work(self) -> None:
         """Of what was waited for, count what workers were at: each is one of so many at work at once."""
+        spent = [parts for worker in self._workers.values() for parts in worker.take_spent()]
         clock = running_clock()
         if clock is not None:
-            for worker in self._workers.values():
-                for parts in worker.take_spent():
-                    clock.credit({part: seconds / len(self._workers) for part, seconds in parts.items()})
+            clock.credit(
+                {part: sum(p.get(part, 0.0) for p in spent) / len(self._workers) for part in Part},
+                of=Part.WAITING,
+            )
 
     def close(self) -> None:
         """Hand out nothing more."""

@@ -23,10 +23,19 @@ def wrap(content: bytes) -> RecordDict:
 
 def unwrap(record: RecordDict) -> bytes:
     """The bytes of a Flower record. Raises ProtocolError if it carries anything else."""
+    return bytes(_content(record))
+
+
+def size_of(record: RecordDict) -> int:
+    """How many bytes ``unwrap`` gives. Raises as it does."""
+    return len(_content(record))
+
+
+def _content(record: RecordDict) -> bytes:
     found = next(iter(record.values())) if len(record) == 1 else None
     inner = found.get(_KEY) if isinstance(found, ConfigRecord | ArrayRecord) else None
+    if isinstance(inner, Array) and inner.stype == _STYPE:
+        inner = inner.data
     if isinstance(inner, bytes):
         return inner
-    if isinstance(inner, Array) and inner.stype == _STYPE:
-        return bytes(inner.data)
     raise ProtocolError("expected a Confide message in the Flower record, got something else")

@@ -6,17 +6,21 @@ import of Flower out, and ``tests/protocol/processes/test_flower_contract.py`` t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_body,
+    get_object_children_ids_from_object_content,
     get_object_tree,
+    get_object_type_from_object_content,
     iterate_object_tree,
     no_object_id_recompute,
 )
@@ -41,6 +45,7 @@ __all__ = [
     "failure",
     "identify_process",
     "inflate",
+    "inflated_size",
     "make_run",
     "object_ids",
     "pull_contents",
@@ -111,6 +116,24 @@ def pull_contents(ids: list[str], pull: Callable[[str], bytes], *, seconds: floa
         backoff_cap=_LATER_LOOKS,
     )
     return found
+
+
+def inflated_size(tree: Any, contents: Mapping[str, bytes]) -> int:
+    """How many bytes the content of a message will have, by the contents of its objects.
+
+    That may be more than these have: an array says of which parts it is made, and may name one many times.
+    Raises whatever Flower raises for contents that are broken.
+    """
+    record = _only_record(tree)
+    if record is not None:
+        return len(contents[record])
+    size = 0
+    for content in contents.values():
+        if get_object_type_from_object_content(content) == Array.__name__:
+            parts = get_object_children_ids_from_object_content(content)
+            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            size += sum(len(contents[parts[place]]) for place in places)
+    return size
 
 
 def inflate(announced: Message, tree: Any, contents: dict[str, bytes]) -> Message:

@@ -95,12 +95,17 @@ class Clock:
         spent, self._spent = self._spent, dict.fromkeys(Part, 0.0)
         return {part: seconds for part, seconds in spent.items() if seconds}
 
-    def credit(self, parts: Mapping[Part, float]) -> None:
-        """Of what counted for the block that is open, let so much count for other parts."""
+    def credit(self, parts: Mapping[Part, float], *, of: Part) -> None:
+        """Of what counted for one part, let so much count for others: what was done meanwhile.
+
+        If that is more than there is, as of work that went on beside other parts, it is cut in proportion.
+        """
         self._count()
+        done = sum(parts.values())
+        share = min(1.0, self._spent[of] / done) if done else 0.0
+        self._spent[of] -= share * done
         for part, seconds in parts.items():
-            self._spent[part] += seconds
-            self._spent[self._open[-1]] -= seconds
+            self._spent[part] += share * seconds
 
     def _count(self) -> None:
         now = self._now()

@@ -54,6 +54,9 @@ class Homomorphic:
             "working with the coordinator, could decrypt another’s update."
         )
 
+    def longest_update(self, job: Job, *, update_size: int) -> int:
+        return longest_content(vector_size(job, update_size))
+
     def messages(
         self,
         job: Job,
@@ -63,7 +66,7 @@ class Homomorphic:
         update_size: int,
     ) -> RoundMessages:
         """One site opens the sum, and is sent the ciphertexts of all."""
-        content = longest_content(vector_size(job, update_size))
+        content = self.longest_update(job, update_size=update_size)
         return RoundMessages(
             train=pb.Train(),
             trained=pb.Trained(update=bytes(content)),

@@ -87,10 +87,13 @@ class Masks:
             )
         return text + f"If it does not, that holds {_while_working(other)}."
 
+    def longest_update(self, job: Job, *, update_size: int) -> int:
+        """The modulus' bits a number, and so of every update."""
+        return Ring(job.masks.modulus_bits).packed_size(vector_size(job, update_size))
+
     def messages(self, job: Job, sites: Sequence[str], *, site: str, update_size: int) -> RoundMessages:
         """Every site is taken to mask with every other."""
-        ring = Ring(job.masks.modulus_bits)
-        trained = pb.Trained(update=bytes(ring.packed_size(vector_size(job, update_size))))
+        trained = pb.Trained(update=bytes(self.longest_update(job, update_size=update_size)))
         trained.next.CopyFrom(
             pb.Dealing(
                 key=bytes(KEY_BYTES),

@@ -8,6 +8,7 @@ from privacy.accounting.plan import Plan
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.sums.sparsification import longest_top
 from protocol.sums.sum_kind import RoundMessages
 from protocol.sums.update_encoding import vector_size
 
@@ -38,6 +39,11 @@ class Plain:
             "Updates are not masked by secure aggregation: the coordinator reads each site’s "
             f"{'noisy ' * noisy}update."
         )
+
+    def longest_update(self, job: Job, *, update_size: int) -> int:
+        if job.compression.kind == "top-k":
+            return longest_top(update_size, share=job.compression.share)
+        return 4 * vector_size(job, update_size)
 
     def messages(
         self,

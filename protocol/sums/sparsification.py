@@ -93,6 +93,11 @@ def encode_top(update: NDArray[np.float32], *, share: float) -> bytes:
     return to_bytes(update[kept]) + places.tobytes()
 
 
+def longest_top(size: int, *, share: float) -> int:
+    """How many bytes ``encode_top`` makes of ``size`` coordinates at most."""
+    return 5 * kept_count(size, share) + size // _LONG
+
+
 def decode_top(data: bytes, *, size: int, share: float) -> NDArray[np.float32]:
     """What ``encode_top`` sent, at its places among zeros: float32[size].
 
@@ -100,7 +105,7 @@ def decode_top(data: bytes, *, size: int, share: float) -> NDArray[np.float32]:
     number of coordinates, places beyond the end, NaN or infinity.
     """
     count = kept_count(size, share)
-    least, most = 5 * count, 5 * count + size // _LONG
+    least, most = 5 * count, longest_top(size, share=share)
     if not least <= len(data) <= most:
         raise ProtocolError(
             f"expected {count} coordinates of {size} in {least} to {most} bytes, got {len(data)} bytes"

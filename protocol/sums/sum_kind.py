@@ -54,6 +54,10 @@ class SumKind(Protocol):
         """What a report says of the same."""
         ...
 
+    def longest_update(self, job: Job, *, update_size: int) -> int:
+        """How many bytes an update has at most as it travels."""
+        ...
+
     def messages(self, job: Job, sites: Sequence[str], *, site: str, update_size: int) -> RoundMessages:
         """A round's messages of ``site``, one of ``sites``."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,6 +64,22 @@ class Exchange:
         )
 
 
+# What is kept of a site's answer, by whom and what it says. Raises ProtocolError for one that cannot be.
+Take = Callable[[str, Reply], Reply]
+# How many bytes the answer to a kind of request may have.
+Longest = Callable[[str], int]
+
+
+def keep_all(_site: str, reply: Reply) -> Reply:
+    """Keep an answer as it is."""
+    return reply
+
+
+def any_length(_kind: str) -> int:
+    """As many bytes as Flower carries."""
+    return sys.maxsize
+
+
 class Post(Protocol):
     """How requests reach sites, and answers come back."""
 
@@ -79,12 +96,18 @@ class Post(Protocol):
         seconds: float,
         enough: int | None = None,
         side_requests: Mapping[str, Request] | None = None,
+        take: Take = keep_all,
+        longest: Longest = any_length,
     ) -> Exchange:
         """Send each site its request and wait for the answers, at most ``seconds``.
 
         Once ``min_survivors`` have answered, those that are no longer connected are not waited for, and
         once ``enough`` have, nobody is. ``side_requests`` go to other sites at the same time, and
-        are waited for no longer than the rest.
+        are waited for no longer than the rest. Requests are looked up when they are sent, and again if they
+        are sent again: each has an adapter in it.
+
+        Each answer is handed to ``take`` as it comes, once, and only what that gives back is kept. A site
+        whose answer it turns down, or is longer than ``longest`` says, counts as one that refused.
         """
         ...
 
@@ -110,6 +133,15 @@ def refusal(reply: Reply) -> ConfideError | None:
     mistake = refused.exit_code == UserError.exit_code
     exit_code = UserError.exit_code if mistake else SiteError.exit_code
     return SiteError(f"{reply.site} refused: {reason}", exit_code=exit_code)
+
+
+def check_length(site: str, kind: str, size: int, longest: int) -> None:
+    """Raises ProtocolError for an answer with more bytes than its kind of request can need."""
+    if size > longest:
+        raise ProtocolError(
+            f"{site} sent {size} bytes in answer to {kind}: expected {longest} at most, by the job and its "
+            "adapter"
+        )
 
 
 def check_answers(asked: str, reply: Reply) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -15,21 +16,29 @@ from flwr.app import Message, MessageType
 from privacy.errors import ConfideError, ProtocolError
 from privacy.identity import Identity
 from protocol.messages.confide_pb2 import Reply, Request
-from protocol.messages.envelope import COORDINATOR, TURNED_AWAY, open_envelope, seal
+from protocol.messages.envelope import COORDINATOR, open_envelope, seal
 from protocol.messages.flower import unwrap, wrap
-from server.post.post import Exchange, check_answers, read_reply, refusal
-from server.post.prompt_grid import MessageGrid
+from server.post.letters import Letter, Letters
+from server.post.post import (
+    Exchange,
+    Longest,
+    Take,
+    any_length,
+    check_answers,
+    check_length,
+    keep_all,
+    read_reply,
+    refusal,
+)
+from server.post.prompt_grid import TOO_LONG, MessageGrid
 
 # Seconds between two looks for answers. Each costs the SuperLink, on the same machine, a few milliseconds:
 # after a long silence an answer is found late by a thirtieth of it.
 _POLL, _LONGEST_POLL, _SHARE = 0.05, 1.0, 30
 _ROLL_CALL = 2.0  # seconds between two looks at who is connected
 _GRACE = 30.0  # seconds that Flower keeps a message beyond its deadline: else it reports it as a failure
-_LONGEST_PAUSE = 15.0  # seconds before a request that failed is sent again, at most
-_MOST_TURNED_AWAY = 3  # times that a site's agent may turn a request away, for its clock say
 _MOST_SENT = 64  # messages that are sent before answers are looked for
-_MOST_BYTES = 64_000_000  # that they hold, but for one that alone is longer
-_MOST_FAILURES = 40  # in a row; then a site is not waited for any longer
+_MOST_BYTES = 64_000_000  # that they hold, but for the last one
 
 log = logging.getLogger("confide.post")
 
@@ -54,49 +63,10 @@ class Clock:
     pause: Callable[[float], None] = time.sleep
 
 
-@dataclass
-class _Letter:
-    """A request on its way to one site, until there is an answer."""
-
-    kind: str  # of the request; what is in it is in the content alone
-    expires: float
-    content: bytes
-    message: str | None = None  # Flower's id of it, while an answer is awaited
-    activation: str = ""  # which life of the SuperNode it went to
-    asked: float = 0.0
-    due: float = 0.0
-    failures: int = 0
-    why: str = "it is not connected"
-    answer: Reply | None = None
-    error: ConfideError | None = None
-    received: int = 0
-    sent: int = 0
-
-    @property
-    def open(self) -> bool:
-        return self.answer is None and self.error is None and self.failures < _MOST_FAILURES
-
-    def fail(self, why: str, now: float) -> None:
-        self.message, self.why = None, why
-        self.failures += 1
-        if TURNED_AWAY in why and self.failures >= _MOST_TURNED_AWAY:
-            self.failures = _MOST_FAILURES
-        self.due = now + min(2.0 ** (self.failures - 1), _LONGEST_PAUSE)
-
-
-@dataclass
-class _Round:
-    """One exchange: the letters by site, and what every header in it says."""
-
-    counter: int
-    number: int
-    letters: dict[str, _Letter] = field(default_factory=dict)
-
-
 class SealedPost:
     """Reaches sites by name over Flower's Grid, each by its pinned keys.
 
-    A request is sealed once. It is sent again, as it is, when Flower says that it failed, and when the
+    A request is sent again, as it was, when Flower says that it failed, and when the
     site's SuperNode was started anew, which loses what the old one had taken: a site that has the
     request already answers it once. ``take_counter`` gives a number that no request of the run had before;
     ``tell`` hears who is waited for, whenever that changes.
@@ -136,40 +106,51 @@ class SealedPost:
         seconds: float,
         enough: int | None = None,
         side_requests: Mapping[str, Request] | None = None,
+        take: Take = keep_all,
+        longest: Longest = any_length,
     ) -> Exchange:
         heard = self._clock.monotonic()
         end = heard + seconds
-        exchange = _Round(counter=self._take_counter(), number=round_number)
-        for site, request in chain(requests.items(), (side_requests or {}).items()):
-            exchange.letters[site] = self._letter(exchange, site, request, seconds)
+        sent = self._clock.now()
+        exchange = Letters(
+            counter=self._take_counter(),
+            number=round_number,
+            sent=sent,
+            expires=sent + seconds,
+            take=take,
+            longest=longest,
+        )
+        for some in (requests, side_requests or {}):
+            exchange.by_site |= {site: Letter(request=partial(some.__getitem__, site)) for site in some}
         while True:
             now = self._clock.monotonic()
             self._call_the_roll(now)
-            self._send(exchange.letters, now, seconds=end - now)
+            self._send(exchange, now, seconds=end - now)
             if self._collect(exchange):
                 heard = now
             self._say(exchange, requests)
             if now >= end or self._settled(exchange, requests, min_survivors=min_survivors, enough=enough):
-                return _outcome(exchange.letters, awaited=set(requests))
-            due = [letter.due - now for letter in exchange.letters.values() if letter.due > now]
-            longest = min(_LONGEST_POLL, end - now, *due)
-            self._clock.pause(max(min((now - heard) / _SHARE, longest), _POLL))
+                return exchange.outcome(awaited=set(requests))
+            due = [letter.due - now for letter in exchange.by_site.values() if letter.due > now]
+            most = min(_LONGEST_POLL, end - now, *due)
+            self._clock.pause(max(min((now - heard) / _SHARE, most), _POLL))
 
-    def _letter(self, exchange: _Round, site: str, request: Request, seconds: float) -> _Letter:
-        sent = self._clock.now()
-        content = seal(
+    def _seal(self, exchange: Letters, site: str, letter: Letter) -> bytes:
+        request = letter.request()
+        letter.kind = str(request.WhichOneof("kind"))
+        payload = request.SerializeToString()
+        del request
+        return seal(
             self._identity,
-            request.SerializeToString(),
+            payload,
             run=self._run,
             round_number=exchange.number,
             sender=COORDINATOR,
             receiver=site,
             counter=exchange.counter,
-            sent=sent,
-            expires=sent + seconds,
+            sent=exchange.sent,
+            expires=exchange.expires,
         )
-        kind = str(request.WhichOneof("kind"))
-        return _Letter(kind=kind, expires=sent + seconds, content=content)
 
     def _call_the_roll(self, now: float) -> None:
         """See which sites are connected, and since when."""
@@ -184,32 +165,32 @@ class SealedPost:
             if site is not None:
                 self._nodes[site] = (node.node_id, node.last_activated_at)
 
-    def _send(self, letters: Mapping[str, _Letter], now: float, *, seconds: float) -> None:
+    def _send(self, exchange: Letters, now: float, *, seconds: float) -> None:
         """Send what is due, in one go; of a great deal, a part, so that answers are not kept waiting."""
-        due: list[tuple[str, _Letter]] = []
+        due: list[tuple[str, Letter, int]] = []
+        messages: list[Message] = []
         count = 0
-        for site, letter in letters.items():
-            if len(due) == _MOST_SENT or (due and count + len(letter.content) > _MOST_BYTES):
+        for site, letter in exchange.by_site.items():
+            if len(due) == _MOST_SENT or count >= _MOST_BYTES:
                 break
             if letter.open and site in self._nodes and self._is_due(site, letter, now):
-                count += len(letter.content)
-                due.append((site, letter))
+                content = self._seal(exchange, site, letter)
+                count += len(content)
+                due.append((site, letter, len(content)))
+                node = self._nodes[site][0]
+                messages.append(Message(wrap(content), node, MessageType.TRAIN, ttl=seconds + _GRACE))
         if not due:
             return
-        messages = [
-            Message(wrap(letter.content), self._nodes[site][0], MessageType.TRAIN, ttl=seconds + _GRACE)
-            for site, letter in due
-        ]
         identifiers = list(self._grid.push_messages(messages))
-        for (site, letter), identifier in zip_longest(due, identifiers[: len(due)]):
+        for (site, letter, size), identifier in zip_longest(due, identifiers[: len(due)]):
             if not identifier:
                 letter.fail("Flower did not take the message", now)
                 continue
             letter.message, letter.activation, letter.asked = identifier, self._nodes[site][1], now
-            letter.sent += len(letter.content)
+            letter.sent += size
             letter.why = "it is connected and has not answered"
 
-    def _is_due(self, site: str, letter: _Letter, now: float) -> bool:
+    def _is_due(self, site: str, letter: Letter, now: float) -> bool:
         if letter.message is None:
             return now >= letter.due
         lost = letter.activation != self._nodes[site][1] and now >= letter.due
@@ -217,18 +198,24 @@ class SealedPost:
             log.warning("%s connected anew: its request is sent again", site)
         return lost
 
-    def _collect(self, exchange: _Round) -> bool:
+    def _collect(self, exchange: Letters) -> bool:
         """Take the answers that are there; whether there were any."""
-        waiting = {letter.message: site for site, letter in exchange.letters.items() if letter.message}
+        waiting = {letter.message: site for site, letter in exchange.by_site.items() if letter.message}
         if not waiting:
             return False
-        answers = list(self._grid.pull_messages(list(waiting)))
-        for answer in answers:
+        longest = {
+            letter.message: exchange.longest(letter.kind)
+            for letter in exchange.by_site.values()
+            if letter.message
+        }
+        found = False
+        for answer in self._grid.pull_messages(longest):
+            found = True
             message = answer.metadata.reply_to_message_id
             site = waiting.get(message)
-            if site is None or exchange.letters[site].message != message:  # nobody's, or a second one
+            if site is None or exchange.by_site[site].message != message:  # nobody's, or a second one
                 continue
-            letter = exchange.letters[site]
+            letter = exchange.by_site[site]
             letter.message = None
             try:
                 self._read(exchange, site, letter, answer)
@@ -239,16 +226,35 @@ class SealedPost:
                 seconds = self._clock.monotonic() - letter.asked
                 text = "round %d: %s answered request %d after %.2f s"
                 log.info(text, exchange.number, site, exchange.counter, seconds)
-        return bool(answers)
+        return found
 
-    def _read(self, exchange: _Round, site: str, letter: _Letter, answer: Message) -> None:
+    def _read(self, exchange: Letters, site: str, letter: Letter, answer: Message) -> None:
         """Take an answer. Raises ProtocolError for anything that the site did not sign as this answer."""
         if answer.has_error():
-            raise ProtocolError(f"its relay failed: {answer.error.reason or 'no reason given'}")
+            reason = answer.error.reason or "no reason given"
+            if reason.startswith(TOO_LONG):  # as often as it is asked
+                letter.error = ProtocolError(f"{site}: {reason}")
+                return
+            raise ProtocolError(f"its relay failed: {reason}")
         if not answer.has_content():
             raise ProtocolError("its relay sent nothing")
         content = unwrap(answer.content)
-        letter.received += len(content)
+        size = len(content)
+        letter.received += size
+        reply = self._open(exchange, site, content)
+        del content  # an update may be most of what there is in memory
+        letter.error = refusal(reply)
+        if letter.error is not None:
+            return
+        check_answers(letter.kind, reply)
+        try:
+            check_length(site, letter.kind, size, exchange.longest(letter.kind))
+            letter.answer = exchange.take(site, reply)
+        except ProtocolError as error:
+            letter.error = error
+
+    def _open(self, exchange: Letters, site: str, content: bytes) -> Reply:
+        """What a site signed as the answer to this exchange's request. Raises ProtocolError."""
         member = self._members.get(site)
         if member is None:
             raise ProtocolError("it was revoked")
@@ -260,20 +266,17 @@ class SealedPost:
                 f"it answered request {header.counter} of round {header.round} of run {header.run} instead "
                 f"of request {exchange.counter} of round {exchange.number}"
             )
-        if header.expires != letter.expires:
+        if header.expires != exchange.expires:
             raise ProtocolError("it answered a request of this number that was made another time")
         reply = read_reply(opened.payload)
         if reply.site != site:
             raise ProtocolError(f"it calls itself {reply.site}")
         if reply.HasField("joined") and reply.joined.public_key != key:
             raise ProtocolError("it means to sign its receipts with another key than the one pinned for it")
-        letter.error = refusal(reply)
-        if letter.error is None:
-            check_answers(letter.kind, reply)
-            letter.answer = reply
+        return reply
 
-    def _say(self, exchange: _Round, requests: Iterable[str]) -> None:
-        missing = [site for site in requests if exchange.letters[site].open]
+    def _say(self, exchange: Letters, requests: Iterable[str]) -> None:
+        missing = [site for site in requests if exchange.by_site[site].open]
         away = [site for site in missing if site not in self._nodes]
         waited = ", ".join(f"{site} (not connected)" if site in away else site for site in sorted(missing))
         text = f"waiting for {waited}" if waited else ""
@@ -282,29 +285,14 @@ class SealedPost:
             self._told = text
 
     def _settled(
-        self, exchange: _Round, requests: Iterable[str], *, min_survivors: int, enough: int | None
+        self, exchange: Letters, requests: Iterable[str], *, min_survivors: int, enough: int | None
     ) -> bool:
         """Whether there is nobody left to wait for."""
-        open_sites = [site for site in requests if exchange.letters[site].open]
-        answered = sum(exchange.letters[site].answer is not None for site in requests)
+        open_sites = [site for site in requests if exchange.by_site[site].open]
+        answered = sum(exchange.by_site[site].answer is not None for site in requests)
         if not open_sites or (enough is not None and answered >= enough):
             return True
         return answered >= min_survivors and not any(site in self._nodes for site in open_sites)
-
-
-def _outcome(letters: Mapping[str, _Letter], *, awaited: set[str]) -> Exchange:
-    ordered = dict(sorted(letters.items()))
-    return Exchange(
-        replies={site: letter.answer for site, letter in ordered.items() if letter.answer is not None},
-        refused={site: letter.error for site, letter in ordered.items() if letter.error is not None},
-        silent={
-            site: letter.why
-            for site, letter in ordered.items()
-            if site in awaited and letter.answer is None and letter.error is None
-        },
-        bytes_down=sum(letter.sent for letter in ordered.values()),
-        bytes_up=sum(letter.received for letter in ordered.values()),
-    )
 
 
 def _der(pem: bytes) -> bytes | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import reduce
-
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.errors import ProtocolError
 from privacy.mechanisms.clipping import Clipped, clip
 from privacy.mechanisms.rng import Entropy, NoiseSource, fresh_entropy, keyed_entropy
 from privacy.secagg.encoding import Encoding
@@ -23,20 +21,34 @@ def central_entropy(manifest: Manifest) -> Entropy:
     return fresh_entropy if seed is None else keyed_entropy(seed, "coordinator")
 
 
-def noisy_mean(
-    updates: Iterable[NDArray[np.float32]], *, plan: CentralSitePlan, source: NoiseSource
-) -> NDArray[np.float32]:
-    """The mean of one site's update or more, float32[d] each, with the plan's noise in their sum.
+class NoisyMean:
+    """The mean of sites' updates that come one after another, with the plan's noise in their sum.
 
-    Each is clipped to ``plan.clipping_norm`` here, whatever its site did, and added up on a grid: see
-    ``privacy.mechanisms.clipping``. The noise hides one site in the sum, so it is as many times
-    smaller in the mean as there are sites.
+    Each is clipped to ``plan.clipping_norm`` here, whatever its site did, and added up on a grid of
+    integers: see ``privacy.mechanisms.clipping``. So their order does not matter.
     """
-    parts = [clip(update, bound=plan.clipping_norm, norm=2) for update in updates]
-    summed = reduce(Clipped.joined, parts)
-    with timed(Part.NOISE):
-        released = plan.mechanism.release(summed, source)
-    return (released / len(parts)).astype(np.float32)
+
+    def __init__(self, plan: CentralSitePlan) -> None:
+        self._plan = plan
+        self._sum: Clipped | None = None
+        self._count = 0
+
+    def add(self, update: NDArray[np.float32]) -> None:
+        """Add one site's update, float32[d]."""
+        part = clip(update, bound=self._plan.clipping_norm, norm=2)
+        self._sum = part if self._sum is None else self._sum.joined(part)
+        self._count += 1
+
+    def release(self, source: NoiseSource) -> NDArray[np.float32]:
+        """The noisy mean, float32[d]. Raises ProtocolError if nothing was added.
+
+        The noise hides one site in the sum, so it is as many times smaller in the mean as there are sites.
+        """
+        if self._sum is None:
+            raise ProtocolError("expected updates from at least one site, got none")
+        with timed(Part.NOISE):
+            released = self._plan.mechanism.release(self._sum, source)
+        return (released / self._count).astype(np.float32)
 
 
 def noisy_decoded_mean(

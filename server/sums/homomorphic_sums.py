@@ -46,6 +46,7 @@ from protocol.sums.ciphertext_messages import (
 from protocol.sums.mask_messages import asked_to_train, make_rules, read_joined, write_cohort, write_roster
 from runs.metrics import Metrics
 from server.sums.confirming import ask_to_confirm
+from server.sums.requests import Requests
 from server.sums.sums import Asking, check_enough
 
 log = logging.getLogger("confide.sums")
@@ -101,16 +102,18 @@ class HomomorphicSums:
         request: Train,
         *,
         following: Collection[str],  # noqa: ARG002 - no sum needs the next
-    ) -> dict[str, Request]:
+    ) -> Mapping[str, Request]:
         roster, self._asked = self._roster_now, asked_to_train(request)
-        requests = {}
-        for site in sorted(self._members):
+        told = {site: self._dealt(site) for site in sorted(self._members)}
+
+        def make(site: str) -> Request:
             train = Train()
             train.CopyFrom(request)
             train.roster.CopyFrom(write_roster(roster))
-            train.cohort.CopyFrom(write_cohort(Cohort(dealt=(self._dealt(site),)), number=roster.number))
-            requests[site] = Request(train=train)
-        return requests
+            train.cohort.CopyFrom(write_cohort(Cohort(dealt=(told[site],)), number=roster.number))
+            return Request(train=train)
+
+        return Requests(told, make)
 
     def evaluate(self, request: Evaluate) -> dict[str, Request]:  # noqa: ARG002
         raise _no_metrics()
@@ -118,7 +121,7 @@ class HomomorphicSums:
     def side_requests(self) -> dict[str, Request]:
         return {}
 
-    def check(self, site: str, reply: Reply) -> None:
+    def take(self, site: str, reply: Reply) -> Reply:
         if reply.HasField("trained"):
             contribution = self._contribution(site, reply.trained)
             check_contribution(contribution, self._roster_now, self._digest)
@@ -134,6 +137,7 @@ class HomomorphicSums:
             check_key_dealing(self._roster_now, read_key_dealing(site, reply.dealing))
         elif reply.HasField("opened"):
             from_bytes(reply.opened.sum, size=self._size)
+        return reply  # whoever opens the sum gets all ciphertexts
 
     def aggregate(
         self,

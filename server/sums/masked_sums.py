@@ -47,7 +47,9 @@ from runs.metrics import Metrics, SiteMetrics
 from server.post.post import Exchange
 from server.sums.central_noise import central_entropy, noisy_decoded_mean
 from server.sums.confirming import ask_to_confirm
-from server.sums.sums import Asking, check_enough, spread
+from server.sums.contributors import Contributors
+from server.sums.requests import Requests
+from server.sums.sums import Asking, check_enough, spread, without_update
 
 log = logging.getLogger("confide.sums")
 
@@ -101,6 +103,8 @@ class MaskedSums:
         self._current: _Dealt | None = None
         self._next: _Dealt | None = None
         self._cohorts: dict[str, Cohort] = {}  # of the sum that is being asked for
+        self._sites = Contributors()
+        self._total: Words | None = None  # of their masked updates, not reduced
 
     def join(self, site: str, joined: Joined) -> None:
         member = read_joined(site, joined, self._manifest)
@@ -126,30 +130,37 @@ class MaskedSums:
             self._take(answers.require(self._rules.min_survivors, "dealing", what="dealing"), self._current)
         return self._ready()
 
-    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:
+    def train(self, request: Train, *, following: Collection[str]) -> Mapping[str, Request]:
+        self._sites, self._total = Contributors(), None
         # Too few may have joined yet: then secrets are dealt before the next round, and not in this one.
         enough = len(following) >= self._rules.min_survivors
         self._next = self._begin(following, request.round + 1) if enough else None
-        requests = {}
         request.noise_std = self._now.noise_std
-        for site, cohort in self._hand_on(asked_to_train(request)).items():
+        cohorts, number = self._hand_on(asked_to_train(request)), self._now.roster.number
+        later = set() if self._next is None else self._next.sites
+        roster = None if self._next is None else write_roster(self._next.roster)
+
+        def make(site: str) -> Request:
             train = Train()
             train.CopyFrom(request)
-            train.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
-            if self._next is not None and site in self._next.sites:
-                train.next.CopyFrom(write_roster(self._next.roster))
-            requests[site] = Request(train=train)
-        return requests
+            train.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
+            if roster is not None and site in later:
+                train.next.CopyFrom(roster)
+            return Request(train=train)
 
-    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+        return Requests(cohorts, make)
+
+    def evaluate(self, request: Evaluate) -> Mapping[str, Request]:
         self._next = None
-        requests = {}
-        for site, cohort in self._hand_on(asked_to_evaluate(request)).items():
+        cohorts, number = self._hand_on(asked_to_evaluate(request)), self._now.roster.number
+
+        def make(site: str) -> Request:
             evaluate = Evaluate()
             evaluate.CopyFrom(request)
-            evaluate.cohort.CopyFrom(write_cohort(cohort, number=self._now.roster.number))
-            requests[site] = Request(evaluate=evaluate)
-        return requests
+            evaluate.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
+            return Request(evaluate=evaluate)
+
+        return Requests(cohorts, make)
 
     def side_requests(self) -> dict[str, Request]:
         if self._next is None:
@@ -158,25 +169,40 @@ class MaskedSums:
         others = self._next.sites - set(self._ready()) - self._next.dealings.keys()
         return dict.fromkeys(sorted(others), Request(deal=deal))
 
-    def check(self, site: str, reply: Reply) -> None:
+    def take(self, site: str, reply: Reply) -> Reply:
         if reply.HasField("trained"):
-            job = self._manifest.job
-            size = vector_size(job, self._size)
-            Ring(job.masks.modulus_bits).unpack(reply.trained.update, size=size)
             if self._next is not None and site in self._next.sites:
                 check_dealing(self._next.roster, read_dealing(site, reply.trained.next))
-        elif reply.HasField("evaluated"):
+            self._add(site, reply.trained.update)
+            return without_update(reply)
+        if reply.HasField("evaluated"):
             METRICS_RING.unpack(reply.evaluated.masked, size=2)
         elif reply.HasField("dealing") and self._next is not None:
             check_dealing(self._next.roster, read_dealing(site, reply.dealing))
         elif reply.HasField("unmasked"):
             read_shares(reply.unmasked, self._now.roster)
+        return reply
+
+    def _add(self, site: str, update: bytes) -> None:
+        """Add a masked update to the sum. Raises ProtocolError for one that is none, or a second one."""
+        self._sites.check_new(site)
+        job = self._manifest.job
+        words = Ring(job.masks.modulus_bits).unpack(update, size=vector_size(job, self._size))
+        if self._total is None:
+            self._total = words.copy()
+        else:
+            self._total += words  # wraps around
+        self._sites.add(site)
 
     def aggregate(
         self, trained: Mapping[str, Trained], dealt: Mapping[str, Reply], number: int
     ) -> NDArray[np.float32]:
         if self._next is not None:
             self._take(dealt, self._next)
+        self._sites.check_all(trained)
+        total, self._total = self._total, None
+        if total is None:
+            raise RunError(f"round {number}: expected a sum of one update or more, got none")
         encoding = make_encoding(
             self._manifest,
             update_size=self._size,
@@ -184,21 +210,18 @@ class MaskedSums:
             noise_std=self._now.noise_std,
             plan=self._plan,
         )
-        masked = {
-            site: encoding.ring.unpack(answer.update, size=encoding.dimension)
-            for site, answer in trained.items()
-        }
-        total = self._uncovered(masked, ring=encoding.ring, size=encoding.dimension, number=number)
+        ring = encoding.ring
+        total = self._uncovered(ring.reduced(total), sorted(trained), ring=ring, number=number)
         if isinstance(self._plan, CentralSitePlan):
             mean = noisy_decoded_mean(
                 total,
                 encoding=encoding,
                 plan=self._plan,
-                count=len(masked),
+                count=len(trained),
                 source=self._entropy(number, 0, "sum"),
             )
         else:
-            mean = encoding.mean(total, count=len(masked))
+            mean = encoding.mean(total, count=len(trained))
         following, self._next = self._next, None
         if following is not None:
             for site in sorted(trained.keys() & following.sites):
@@ -207,20 +230,21 @@ class MaskedSums:
         return spread(self._manifest, mean, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:
-        masked = {site: METRICS_RING.unpack(answer.masked, size=2) for site, answer in evaluated.items()}
-        total = self._uncovered(masked, ring=METRICS_RING, size=2, number=number)
+        masked = [METRICS_RING.unpack(answer.masked, size=2) for answer in evaluated.values()]
+        total = add_up(masked, ring=METRICS_RING, size=2)
+        total = self._uncovered(total, sorted(evaluated), ring=METRICS_RING, number=number)
         right, examples = map(int, METRICS_RING.centred(total))
         try:
             summed = SiteMetrics(right=right, examples=examples)
         except ValueError as error:
             raise ProtocolError(f"the sites' metrics add up to what cannot be: {error}") from error
         return Metrics(
-            epsilon=self._manifest.job.metrics.epsilon, total=summed, told_by=tuple(sorted(masked))
+            epsilon=self._manifest.job.metrics.epsilon, total=summed, told_by=tuple(sorted(evaluated))
         )
 
-    def _uncovered(self, masked: Mapping[str, Words], *, ring: Ring, size: int, number: int) -> Words:
-        """The sum of the masked vectors, without masks, confirmed and uncovered by their sites."""
-        survivors, roster = sorted(masked), self._now.roster
+    def _uncovered(self, total: Words, survivors: list[str], *, ring: Ring, number: int) -> Words:
+        """The sum of the survivors' masked vectors, without masks, confirmed and uncovered by them."""
+        roster = self._now.roster
         quorum = roster.committee.quorum
         cohort = self._cohorts[survivors[0]]
         signatures = self._confirmed(survivors, cohort, number)
@@ -238,7 +262,6 @@ class MaskedSums:
         asked = dict.fromkeys(survivors, request)
         answers = self._ask_meanwhile(asked, number, enough=self._rules.threshold)
         told = answers.require(self._rules.threshold, "unmasked", what="uncovering the sum")
-        total = add_up(masked.values(), ring=ring, size=size)
         try:
             return unmask(
                 total,

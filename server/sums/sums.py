@@ -19,8 +19,9 @@ from protocol.sums.update_encoding import round_support, vector_size
 from runs.formats import format_count
 from runs.metrics import Metrics, SiteMetrics
 from server.post.post import Exchange
-from server.sums.central_noise import central_entropy, noisy_mean
-from strategies.averaging import mean_update
+from server.sums.central_noise import NoisyMean, central_entropy
+from server.sums.contributors import Contributors
+from strategies.averaging import RunningMean
 
 
 class Asking(Protocol):
@@ -61,7 +62,7 @@ class Sums(Protocol):
         """See that round ``number`` can be asked for: those of its members that can contribute to it."""
         ...
 
-    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:
+    def train(self, request: Train, *, following: Collection[str]) -> Mapping[str, Request]:
         """The request of a round for each site that can contribute.
 
         ``following`` are those that will be in the next sum, as far as they have joined; none after the
@@ -69,7 +70,7 @@ class Sums(Protocol):
         """
         ...
 
-    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+    def evaluate(self, request: Evaluate) -> Mapping[str, Request]:
         """The same for metrics."""
         ...
 
@@ -77,8 +78,12 @@ class Sums(Protocol):
         """What other members are asked meanwhile, so that they can contribute to the next round."""
         ...
 
-    def check(self, site: str, reply: Reply) -> None:
-        """Raises ProtocolError for an answer that cannot be read."""
+    def take(self, site: str, reply: Reply) -> Reply:
+        """Check an answer as it comes, and add its update to the round's sum. What is kept of it.
+
+        It is the last of all checks, since nothing is taken out of a sum again. Raises ProtocolError for an
+        answer that cannot be read, and adds nothing then.
+        """
         ...
 
     def aggregate(
@@ -86,7 +91,8 @@ class Sums(Protocol):
     ) -> NDArray[np.float32]:
         """What the strategy makes the next adapter of: the mean of the updates, float32[update_size].
 
-        For a strategy that is not linear it is the updates, float32[sites, update_size], in order of the
+        ``trained`` is what is kept of the answers that were taken since the round was asked for. For a
+        strategy that is not linear it is the updates, float32[sites, update_size], in order of the
         sites' names. ``dealt`` answers what was asked aside.
         """
         ...
@@ -97,7 +103,7 @@ class Sums(Protocol):
 
 
 class PlainSums:
-    """The coordinator reads every update, and adds them up itself.
+    """The coordinator reads every update, and adds it up itself as it comes.
 
     ``plan`` is that of a run that hides whole sites, by noise that is added here.
     """
@@ -116,6 +122,14 @@ class PlainSums:
         self._plan = plan
         self._entropy = central_entropy(manifest)
         self._ready: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new sum, of nobody yet."""
+        self._sites = Contributors()
+        self._mean = RunningMean(vector_size(self._manifest.job, self._size))
+        self._noisy = NoisyMean(self._plan) if isinstance(self._plan, CentralSitePlan) else None
+        self._each: dict[str, NDArray[np.float32]] = {}  # where the strategy wants them all
 
     def join(self, site: str, joined: Joined) -> None:
         """Nothing is agreed on beforehand."""
@@ -124,20 +138,31 @@ class PlainSums:
         self._ready = sorted(members)
         return self._ready
 
-    def train(self, request: Train, *, following: Collection[str]) -> dict[str, Request]:  # noqa: ARG002
+    def train(self, request: Train, *, following: Collection[str]) -> Mapping[str, Request]:  # noqa: ARG002
+        self._begin()
         return dict.fromkeys(self._ready, Request(train=request))
 
-    def evaluate(self, request: Evaluate) -> dict[str, Request]:
+    def evaluate(self, request: Evaluate) -> Mapping[str, Request]:
         return dict.fromkeys(self._ready, Request(evaluate=request))
 
     def side_requests(self) -> dict[str, Request]:
         return {}
 
-    def check(self, site: str, reply: Reply) -> None:
-        if reply.HasField("trained"):
-            self._read(reply.trained)
-        elif reply.HasField("evaluated"):
+    def take(self, site: str, reply: Reply) -> Reply:
+        if reply.HasField("evaluated"):
             site_metrics(site, reply.evaluated)
+        if not reply.HasField("trained"):
+            return reply
+        self._sites.check_new(site)
+        update = self._read(reply.trained.update)
+        if not self._manifest.job.strategy.linear:
+            self._each[site] = update
+        elif self._noisy is not None:
+            self._noisy.add(update)
+        else:
+            self._mean.add(update)
+        self._sites.add(site)
+        return without_update(reply)
 
     def aggregate(
         self,
@@ -145,14 +170,12 @@ class PlainSums:
         dealt: Mapping[str, Reply],  # noqa: ARG002 - nothing is dealt
         number: int,
     ) -> NDArray[np.float32]:
-        updates = {site: self._read(answer) for site, answer in trained.items()}
+        self._sites.check_all(trained)
+        each, noisy, mean = self._each, self._noisy, self._mean
+        self._begin()
         if not self._manifest.job.strategy.linear:
-            whole = [spread(self._manifest, updates[s], self._size, number) for s in sorted(updates)]
-            return np.stack(whole)
-        if not isinstance(self._plan, CentralSitePlan):
-            found = mean_update(updates)
-        else:
-            found = noisy_mean(updates.values(), plan=self._plan, source=self._entropy(number, 0, "sum"))
+            return np.stack([spread(self._manifest, each[s], self._size, number) for s in sorted(each)])
+        found = mean.mean() if noisy is None else noisy.release(self._entropy(number, 0, "sum"))
         return spread(self._manifest, found, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002
@@ -161,11 +184,21 @@ class PlainSums:
             {site: site_metrics(site, answer) for site, answer in evaluated.items()},
         )
 
-    def _read(self, trained: Trained) -> NDArray[np.float32]:
+    def _read(self, update: bytes) -> NDArray[np.float32]:
         compression = self._manifest.job.compression
         if compression.kind == "top-k":
-            return decode_top(trained.update, size=self._size, share=compression.share)
-        return from_bytes(trained.update, size=vector_size(self._manifest.job, self._size))
+            return decode_top(update, size=self._size, share=compression.share)
+        return from_bytes(update, size=vector_size(self._manifest.job, self._size))
+
+
+def without_update(reply: Reply) -> Reply:
+    """An answer to ``Train`` without its update, whose bytes it no longer holds."""
+    trained, kept = reply.trained, Trained(round=reply.trained.round)
+    if trained.HasField("receipt"):
+        kept.receipt.CopyFrom(trained.receipt)
+    if trained.HasField("next"):
+        kept.next.CopyFrom(trained.next)
+    return Reply(site=reply.site, trained=kept)
 
 
 def spread(

@@ -12,7 +12,7 @@ import numpy as np
 
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import make_count_plan, make_sampled_plan
-from privacy.errors import BudgetError, ConfideError
+from privacy.errors import BudgetError, ConfideError, ProtocolError
 from privacy.identity import Identity
 from privacy.ledger.receipt import Receipt, sign_receipt
 from protocol.job.job import Job
@@ -23,7 +23,7 @@ from protocol.messages.vector import to_bytes
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RoundRecord, RunFolder
 from server.evaluation import Score
-from server.post.post import Exchange, refusal
+from server.post.post import Exchange, Longest, Take, any_length, check_length, keep_all, refusal
 from server.rounds import run_rounds
 from tests.server.runs import LAYOUT, STATE, make_job
 
@@ -136,6 +136,8 @@ class ScriptedPost:
         seconds: float,
         enough: int | None = None,
         side_requests: Mapping[str, Request] | None = None,
+        take: Take = keep_all,
+        longest: Longest = any_length,
     ) -> Exchange:
         replies, refused, silent = {}, {}, {}
         for site, request in sorted({**requests, **(side_requests or {})}.items()):
@@ -150,10 +152,14 @@ class ScriptedPost:
                     self.kept[key] = self.answer(site, request, round_number).SerializeToString()
                 reply = act(Reply.FromString(self.kept[key]))
                 error = refusal(reply)
-                if error is None:
-                    replies[site] = reply
-                else:
+                if error is not None:
                     refused[site] = error
+                    continue
+                try:
+                    check_length(site, kind, reply.ByteSize(), longest(kind))
+                    replies[site] = take(site, reply)
+                except ProtocolError as broken:
+                    refused[site] = broken
             elif site in requests:
                 silent[site] = "it is not connected"
         return Exchange(replies=replies, refused=refused, silent=silent, bytes_up=1, bytes_down=1)

@@ -74,8 +74,15 @@ def test_what_others_did_meanwhile_is_taken_from_the_waiting(hands: Hands) -> No
     clock = Clock(hands)
     with clock.running(), timed(Part.WAITING):
         hands.move(10)
-        clock.credit({Part.GRADIENTS: 6, Part.OTHER: 1})
+    clock.credit({Part.GRADIENTS: 6, Part.OTHER: 1}, of=Part.WAITING)
     assert clock.take() == {Part.GRADIENTS: 6, Part.WAITING: 3, Part.OTHER: 1}
+    with clock.running(), timed(Part.WAITING):
+        hands.move(10)
+    # Twice as much as was waited for: they were at work while something else was done here, too.
+    clock.credit({Part.GRADIENTS: 15, Part.DATA: 5}, of=Part.WAITING)
+    assert clock.take() == {Part.GRADIENTS: 7.5, Part.DATA: 2.5}
+    clock.credit({}, of=Part.WAITING)
+    assert clock.take() == {}
 
 
 def test_laps_are_kept_where_they_are_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,8 @@ from flwr.app import Message, MessageType
 
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import ObjectPullError, deflate, identify_process
-from server.post.prompt_grid import PromptGrid
+from server.post import prompt_grid
+from server.post.prompt_grid import TOO_LONG, PromptGrid
 from simulation.grid import InProcessGrid
 
 PATIENCE = 20.0  # seconds; nothing is measured by it
@@ -67,11 +69,16 @@ def grid(superlink: Superlink) -> PromptGrid:
     return PromptGrid(InProcessGrid({}), runtime=superlink)
 
 
-def pull(grid: PromptGrid, names: list[str]) -> list[Message]:
+def look(grid: PromptGrid, names: list[str], longest: int = 1 << 30) -> list[Message]:
+    """What is whole by now; no answer may have more than ``longest`` bytes."""
+    return list(grid.pull_messages(dict.fromkeys(names, longest)))
+
+
+def pull(grid: PromptGrid, names: list[str], longest: int = 1 << 30) -> list[Message]:
     """Look until something is whole."""
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.01)):
-        if found := list(grid.pull_messages(names)):
+        if found := look(grid, names, longest):
             return found
         pause.wait(0.01)
     raise AssertionError("nothing came")
@@ -84,7 +91,7 @@ def test_an_answer_comes_whole_and_once(superlink: Superlink, grid: PromptGrid, 
     (answer,) = pull(grid, [name])
     assert unwrap(answer.content) == bytes(size)
     assert answer.metadata.reply_to_message_id == name
-    assert list(grid.pull_messages([name])) == []
+    assert look(grid, [name]) == []
     grid.close()
     assert superlink.confirmed == objects[-1:]
 
@@ -96,7 +103,7 @@ def test_a_site_that_stops_half_way_holds_up_nobody(
     """What was announced is not asked for again: Flower would say that it knows no such message."""
     slow, parts = superlink.announce(1, size * b"s")
     superlink.upload(parts[1:])
-    assert list(grid.pull_messages([slow, "to 2"])) == []
+    assert look(grid, [slow, "to 2"]) == []
     quick, objects = superlink.announce(2, b"quick")
     superlink.upload(objects)
     (answer,) = pull(grid, [slow, quick])
@@ -119,3 +126,87 @@ def test_what_never_comes_whole_is_a_failure(superlink: Superlink, grid: PromptG
     assert answer.has_error()
     assert answer.metadata.reply_to_message_id == name
     assert {"lost": "lost", "no message": "it cannot be fetched"}[broken] in answer.error.reason
+
+
+@pytest.mark.parametrize("size", [70_000, 12_000_000], ids=["short", "in pieces"])
+def test_an_answer_that_is_too_long_is_not_fetched(
+    superlink: Superlink, grid: PromptGrid, size: int
+) -> None:
+    """Of pieces of 5 MiB only those are fetched that it may have, and the one that is too much."""
+    name, objects = superlink.announce(4, os.urandom(size))
+    superlink.upload(objects)
+    (answer,) = pull(grid, [name], longest=1000)
+    assert answer.has_error()
+    assert answer.error.reason == f"{TOO_LONG}: expected 1000 bytes at most"
+    assert answer.metadata.reply_to_message_id == name
+    fetched = 0
+    while superlink.looked.acquire(blocking=False):
+        fetched += 1
+    assert fetched < max(2, len(objects))
+    assert look(grid, [name]) == []
+
+
+def test_an_answer_may_have_as_many_bytes_as_it_needs(superlink: Superlink, grid: PromptGrid) -> None:
+    content = os.urandom(12_000_000)
+    name, objects = superlink.announce(5, content)
+    superlink.upload(objects)
+    (answer,) = pull(grid, [name], longest=len(content))
+    assert unwrap(answer.content) == content
+
+
+def test_pieces_that_occur_many_times_count_each_time(superlink: Superlink, grid: PromptGrid) -> None:
+    """One piece of 5 MiB, named often, would be as many gigabytes as its sender likes."""
+    name, objects = superlink.announce(6, bytes(12 * (5 << 20)))
+    superlink.upload(objects)
+    assert sum(len(superlink.objects[one]) for one in objects) < 6 << 20
+    (answer,) = pull(grid, [name], longest=6 << 20)
+    assert answer.has_error()
+    assert answer.error.reason.startswith(TOO_LONG)
+
+
+def test_what_is_fetched_at_once_is_bounded(
+    superlink: Superlink, grid: PromptGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of a megabyte each, and room for two: the third waits until one is taken."""
+    monkeypatch.setattr(prompt_grid, "_MOST_HELD", 2 << 20)
+    names = []
+    for node in range(1, 7):
+        name, objects = superlink.announce(node, os.urandom(1 << 20))
+        superlink.upload(objects)
+        names.append(name)
+    seen: list[int] = []
+    taken = 0
+    while taken < 6:
+        for answer in grid.pull_messages(dict.fromkeys(names, 1 << 20)):
+            held = [one for one in grid._arriving if one.fetch is not None]
+            seen.append(len(held))
+            assert len(unwrap(answer.content)) == 1 << 20
+            taken += 1
+    assert max(seen) <= 2
+    assert grid._arriving == []
+
+
+def test_halves_of_answers_keep_nobody_out(
+    superlink: Superlink, grid: PromptGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More sites stop half way than there is room for: what they sent is forgotten, and fetched again."""
+    monkeypatch.setattr(prompt_grid, "_MOST_HELD", 11_000_000)
+    contents = {node: os.urandom(11_000_000) for node in range(1, 5)}
+    announced = {node: superlink.announce(node, content) for node, content in contents.items()}
+    names = [name for name, _ in announced.values()]
+    for _, objects in announced.values():
+        superlink.upload(objects[1:])
+    quick, objects = superlink.announce(9, b"quick")
+    superlink.upload(objects)
+    (answer,) = pull(grid, [*names, quick], longest=11_000_000)
+    assert unwrap(answer.content) == b"quick"
+    for _ in range(5):
+        assert look(grid, names, longest=11_000_000) == []
+        assert sum(one.size for one in grid._arriving if one.fetch is None) <= 11_000_000
+    for _, objects in announced.values():
+        superlink.upload(objects)
+    found = {}
+    while len(found) < 4:
+        for answer in pull(grid, names, longest=11_000_000):
+            found[answer.metadata.src_node_id] = unwrap(answer.content)
+    assert found == contents

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 
-from privacy.errors import BudgetError, RunError, SiteError
+from privacy.errors import BudgetError, ProtocolError, RunError, SiteError
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Reply, Request
 from protocol.messages.envelope import TURNED_AWAY
 from protocol.messages.flower import wrap
 from runs.run_folder import RunFolder
 from server.post.post import Exchange
+from server.post.prompt_grid import TOO_LONG
+from server.sums.requests import Requests
 from tests import children
 from tests.server.mail import Mail, identity, joined, node_pem, opened, reply_to, sealed
 
@@ -430,7 +432,7 @@ def test_messages_that_flower_never_takes(mail: Mail) -> None:
     assert found.bytes_down == 0
 
 
-def twice(mail: Mail, second: Callable[[bytes], Any]) -> Exchange:
+def twice(mail: Mail, second: Callable[[bytes], Any], **how: Any) -> Exchange:
     """South's node answers its one message twice."""
     push = mail.grid.push_messages
 
@@ -445,7 +447,7 @@ def twice(mail: Mail, second: Callable[[bytes], Any]) -> Exchange:
         return identifiers
 
     mail.grid.push_messages = push_all
-    return ask(mail)
+    return ask(mail, **how)
 
 
 def test_the_same_answer_twice_counts_once(mail: Mail) -> None:
@@ -545,3 +547,91 @@ def test_counters_never_repeat_over_processes(tmp_path: Path) -> None:
         process.wait()
     taken.append(RunFolder(tmp_path).take_counter())
     assert taken == sorted(set(taken))
+
+
+def test_answers_are_handed_over_as_they_come(mail: Mail) -> None:
+    """South's is there while north's is still awaited; what comes back is kept in its place."""
+    taken: list[tuple[float, str]] = []
+
+    def take(site: str, reply: Reply) -> Reply:
+        taken.append((mail.ticking.time, site))
+        return Reply(site=site)
+
+    late = mail.does["north"]
+    mail.does["north"] = lambda _: FAILED
+    mail.ticking.events.append((30.0, lambda: mail.does.update(north=late)))
+    found = ask(mail, take=take, seconds=3600.0)
+    assert [site for _, site in taken] == ["south", "north"]
+    assert taken[0][0] == 0
+    assert taken[1][0] > 30
+    assert found.replies == {site: Reply(site=site) for site in ("north", "south")}
+
+
+def test_who_is_turned_down_has_refused(mail: Mail) -> None:
+    """Its answer is not asked for again, and does not count towards those that are enough."""
+
+    def take(site: str, reply: Reply) -> Reply:
+        if site == "north":
+            raise ProtocolError("its receipt is wrong")
+        return reply
+
+    found = ask(mail, take=take, enough=1)
+    assert list(found.replies) == ["south"]
+    assert str(found.refused["north"]) == "its receipt is wrong"
+    assert len(mail.contents("north")) == 1
+
+
+def test_the_same_answer_twice_is_handed_over_once(mail: Mail) -> None:
+    taken: list[str] = []
+
+    def take(site: str, reply: Reply) -> Reply:
+        taken.append(site)
+        return reply
+
+    twice(mail, lambda content: sealed("south", content), take=take)
+    assert sorted(taken) == ["north", "south"]
+
+
+def test_an_answer_that_is_too_long_refuses(mail: Mail) -> None:
+    """Its site is not asked again, and others count."""
+    ask(mail)
+    longest = len(sealed("north", mail.contents("north")[0]))
+    long = joined("south")
+    long.joined.session_key = bytes(1)
+    mail.does["south"] = lambda content: sealed("south", content, long)
+    found = ask(mail, longest={"join": longest}.__getitem__)
+    assert list(found.replies) == ["north"]
+    assert len(mail.contents("south")) == 2
+    assert f"in answer to join: expected {longest} at most" in str(found.refused["south"])
+    assert str(found.refused["south"]).startswith(f"south sent {longest + 3} bytes")
+
+
+def test_an_answer_that_is_not_fetched_for_its_length_refuses(mail: Mail) -> None:
+    mail.does["south"] = lambda _: Error(code=2, reason=f"{TOO_LONG}: expected 400 bytes at most")
+    found = ask(mail)
+    assert list(found.replies) == ["north"]
+    assert len(mail.contents("south")) == 1
+    assert str(found.refused["south"]) == f"south: {TOO_LONG}: expected 400 bytes at most"
+
+
+def test_requests_are_sealed_as_they_are_sent(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no sooner: all at once they would hold an adapter a site. Again they are the same bytes."""
+    monkeypatch.setattr("server.post.sealed_post._MOST_BYTES", 10)
+    made: list[str] = []
+
+    def make(site: str) -> Request:
+        made.append(site)
+        return JOIN
+
+    states: list[list[str]] = []
+    honest = dict(mail.does)
+    mail.does["north"] = lambda content: (states.append(list(made)), honest["north"](content))[1]
+    mail.does["south"] = lambda _: FAILED
+    mail.ticking.events.append((5.0, lambda: mail.does.update(south=honest["south"])))
+    post = mail.post("north", "south")
+    requests = Requests(["north", "south"], make)
+    found = post.ask(requests, round_number=3, min_survivors=2, seconds=60.0)
+    assert list(found.replies) == ["north", "south"]
+    assert states == [["north"]]
+    assert made.count("south") == len(mail.contents("south")) > 1
+    assert len(set(mail.contents("south"))) == 1

@@ -20,7 +20,7 @@ from protocol.messages.vector import to_bytes
 from protocol.sums.update_encoding import make_encoding, plan_for_site
 from server.post.post import Exchange
 from server.sums import masked_sums
-from server.sums.central_noise import central_entropy, noisy_decoded_mean, noisy_mean
+from server.sums.central_noise import NoisyMean, central_entropy, noisy_decoded_mean
 from server.sums.sums import PlainSums
 from tests.server.masked import SITES, MaskedPost, masked_folder
 from tests.server.runs import LAYOUT, make_job
@@ -61,7 +61,16 @@ def noise_of_plain_sums(job: Job, *, count: int, number: int = 1) -> np.ndarray:
         made, update_size=SIZE, plan=plan_for_site(made, update_size=SIZE), take_number=int, ask=unasked
     )
     zero = pb.Trained(update=to_bytes(np.zeros(SIZE, np.float32)))
-    return sums.aggregate({f"site-{n}": zero for n in range(count)}, {}, number)
+    sites = [f"site-{n}" for n in range(count)]
+    kept = {site: sums.take(site, pb.Reply(site=site, trained=zero)).trained for site in sites}
+    return sums.aggregate(kept, {}, number)
+
+
+def noisy_mean(updates: list[np.ndarray], *, plan: CentralSitePlan, source: ChaCha20Source) -> np.ndarray:
+    mean = NoisyMean(plan)
+    for update in updates:
+        mean.add(update)
+    return mean.release(source)
 
 
 def std_of(plan: CentralSitePlan, *, count: int) -> float:

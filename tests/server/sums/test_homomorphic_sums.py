@@ -91,8 +91,7 @@ class Federation:
                     raise act
                 reply = act(self.answer(site, request))
                 check_answers(kind, reply)
-                self.sums.check(site, reply)
-                replies[site] = reply
+                replies[site] = self.sums.take(site, reply)
             except ConfideError as error:
                 refused[site] = error
         return Exchange(replies=replies, refused=refused, silent=silent)
