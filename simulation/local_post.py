@@ -64,9 +64,8 @@ class OpenPost:
         nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
-        first = next(
-            iter(requests.values()), None
-        )  # the others are of its kind, and made when they are sent
+        # The others are of its kind, and each is made when it is sent.
+        first = next(iter(requests.values()), None)
         if self._progress is not None and first is not None and first.HasField("train"):
             self._progress.begin([nodes[name] for name in requests if name in nodes])
 
