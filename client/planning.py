@@ -29,6 +29,7 @@ from privacy.durable import write_durably
 from privacy.errors import PlanError, RunError
 from privacy.ledger.entries import from_table, to_table
 from protocol.job.manifest import VERSION, Manifest, read_manifest
+from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import plan_for_site
 
 log = logging.getLogger("confide.planning")
@@ -65,6 +66,7 @@ class Plans:
 Planner = Callable[[Manifest, int, int, int], Plans]
 
 
+@timed(Part.PLANS)
 def plan_here(
     manifest: Manifest, examples: int, update_size: int, rounds: int, *, near: float = 1.0
 ) -> Plans:

@@ -7,8 +7,10 @@ from privacy.accounting.plan import Plan
 from privacy.ledger.entries import Purpose
 from privacy.ledger.ledger import Charge
 from privacy.ledger.receipt import Receipt
+from protocol.processes.time_spent import Part, timed
 
 
+@timed(Part.LEDGER)
 def reserve(
     session: Session, plan: Plan, number: int, *, site: str, keyed: bool, purpose: Purpose = "training"
 ) -> Receipt:

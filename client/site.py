@@ -33,6 +33,7 @@ from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Header
 from protocol.messages.message_kinds import kind_of
 from protocol.messages.vector import from_bytes
+from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import update_noise_std
 
 
@@ -128,7 +129,8 @@ class Site:
             raise
         # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
         if request.head and not joins:
-            ledger.check_holds(request.head.hex())
+            with timed(Part.LEDGER):
+                ledger.check_holds(request.head.hex())
         return session, policy
 
     def _manifest_of(self, request: pb.Request) -> tuple[Manifest, bytes]:
@@ -144,6 +146,7 @@ class Site:
             raise ProtocolError("the site has not joined this run: send Join first")
         return kept
 
+    @timed(Part.LEDGER)
     def _ledger(self, policy: Policy, header: Header | None) -> Ledger:
         """The site's ledger, which hears when the coordinator signed its last request."""
         if self._opened is None:
@@ -246,13 +249,14 @@ class Site:
             dataset=dataset,
         )
         if session.plan.protects and self._keyed(job) is None:
-            ledger.check_fits(
-                dataset,
-                run=manifest.run,
-                manifest=session.digest,
-                plan=session.plan,
-                metrics=session.metrics,
-            )
+            with timed(Part.LEDGER):
+                ledger.check_fits(
+                    dataset,
+                    run=manifest.run,
+                    manifest=session.digest,
+                    plan=session.plan,
+                    metrics=session.metrics,
+                )
         self._check_unit(trainer.gradients, trainer.adapted.probe())
         return session
 
@@ -327,6 +331,7 @@ class Site:
     def _entropy(self, job: Job) -> Entropy:
         return self._keyed(job) or fresh_entropy
 
+    @timed(Part.LEDGER)
     def _signed(self, receipt: Receipt) -> pb.Receipt:
         signed = sign_receipt(self._signer(), receipt)
         return pb.Receipt(content=signed.content, signature=signed.signature)

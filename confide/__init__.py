@@ -2,7 +2,7 @@
 
 >>> import confide
 >>> sorted(confide.__all__)
-['Run', '__version__', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'run', 'simulate']
+['Run', '__version__', 'audit_book', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'run', 'simulate']
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from privacy.ledger.book_audit import BookAudit
     from privacy.ledger.ledger_audit import LedgerAudit
     from protocol.job.job import Job
     from runs.run import Run
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from tasks.registry import read_job
 
 __version__ = version("confide")  # which pyproject.toml alone says
-__all__ = ["Run", "__version__", "audit_ledger", "audit_run", "read_job", "resume", "run", "simulate"]
+__all__ = [
+    "Run",
+    "__version__",
+    "audit_book",
+    "audit_ledger",
+    "audit_run",
+    "read_job",
+    "resume",
+    "run",
+    "simulate",
+]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
 _HOMES = {"Run": "runs.run", "resume": "simulation.simulate", "read_job": "tasks.registry"}
@@ -61,6 +72,16 @@ def audit_ledger(home: Path | str, *, key: str | None = None, site: str | None =
     return audit(_database(home), key=key, site=site)
 
 
+def audit_book(path: Path | str) -> BookAudit:
+    """Verify all ledgers in a simulation's book.db, or in the one of its sites' folder.
+
+    What is wrong with one is in the answer. Raises LedgerError if the book itself cannot be read.
+    """
+    from privacy.ledger.book_audit import audit_book as audit
+
+    return audit(_database(path))
+
+
 def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudit:
     """Check a run's receipts, and the ledgers of its sites that are given.
 
@@ -74,12 +95,10 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
 
 def _database(path: Path | str) -> Path:
     from privacy.ledger.ledger import DATABASE
-    from privacy.ledger.ledger_book import BOOK
+    from privacy.ledger.ledger_book import find_book
 
-    if not Path(path).is_dir():
-        return Path(path)
-    book = Path(path) / BOOK
-    return book if book.exists() else Path(path) / DATABASE
+    place = Path(path)
+    return find_book(place) or (place / DATABASE if place.is_dir() else place)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,18 +29,40 @@ def ledger(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Verify a ledger's chain and signatures and compute every total anew.
+    """Verify a ledger's chain and signatures and compute every total anew; of a book.db, all ledgers'.
 
     Exit code 1, with the first wrong entry, if something does not hold.
     """
     from confide.audit_view import ledger_table, print_ledger
     from confide.console import print_json
+    from privacy.ledger.ledger_book import find_book
 
+    if site is None and key is None and find_book(path) is not None:
+        _book(path, json=json)
+        return
     audit = confide.audit_ledger(path, key=key, site=site)
     if json:
         print_json(ledger_table(audit))
     else:
         print_ledger(audit)
+
+
+def _book(path: Path, *, json: bool) -> None:
+    """Show what a book's ledgers come to. Raises LedgerError naming the first that is broken."""
+    from confide.book_view import book_table, print_book
+    from confide.console import print_json
+    from privacy.errors import LedgerError
+
+    audit = confide.audit_book(path)
+    if json:
+        print_json(book_table(audit))
+    else:
+        print_book(audit, path)
+    if audit.broken:
+        first = audit.broken[0]
+        raise LedgerError(
+            f"{len(audit.broken)} of {audit.sites} ledgers do not hold; site {first.site}: {first.reason}"
+        )
 
 
 @app.command()

@@ -85,6 +85,9 @@ def simulate(
             metavar="N", help="Processes that train sites side by side.", show_default="as many as pay"
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time of the rounds went.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
     ] = False,
@@ -116,6 +119,7 @@ def simulate(
             return "no run was begun"
         options = ["--engine", engine.value] * (engine is not Engine.inprocess) + ["--compare"] * compare
         options += [] if workers is None else ["--workers", str(workers)]
+        options += ["--profile"] * profile
         return f"go on with: {command_line('confide', 'simulate', '--resume', found, *options)}"
 
     with interruptible(advice), display:
@@ -126,7 +130,12 @@ def simulate(
 
         if resume is not None:
             run = resume_run(
-                resume, engine=engine.value, workers=workers, compare=compare, progress=display
+                resume,
+                engine=engine.value,
+                workers=workers,
+                compare=compare,
+                profile=profile,
+                progress=display,
             )
         elif job is not None:
             parsed = read_job(job, settings=settings or ())
@@ -141,6 +150,7 @@ def simulate(
                 engine=engine.value,
                 workers=workers,
                 compare=compare,
+                profile=profile,
                 progress=display,
             )
         display.finished(run)
@@ -231,11 +241,15 @@ def export(
 
 @app.command()
 def budget(
-    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's home.")],
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's home, or a simulation's sites.")],
     job: Annotated[
         Path | None, typer.Option("--job", metavar="JOB", help="A job file: what would it cost here?")
     ] = None,
     settings: Settings = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Which site alone, where a book.db has many."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
@@ -246,7 +260,7 @@ def budget(
     if job is None and settings:
         raise UserError("--set is for a job: name it with --job")
     asked = None if job is None else read_job(job, settings=settings or ())
-    budgets = read_budgets([site], asked)
+    budgets = read_budgets([site], asked, site=name)
     (print_budgets_json if json else print_budgets)(budgets, asked)
 
 

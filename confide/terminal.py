@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from confide.console import printable
+from confide.profile_view import print_profile, profile_table
+from confide.round_bar import RoundBar
 from runs.formats import (
     format_bytes,
     format_count,
@@ -21,6 +23,7 @@ from tasks.label_scores import what_scores_hide
 from tasks.registry import find_task
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
@@ -83,6 +86,7 @@ class JsonLines(Display):
                 "oddities": list(run.oddities),
                 "seconds": run.seconds,
             }
+            | ({"profile": profile_table(run.profile)} if run.profile else {})
         )
 
     @staticmethod
@@ -96,6 +100,7 @@ class PlainLines(PrintedProgress, Display):
     def finished(self, run: Run) -> None:
         for line in closing_lines(run):
             print(printable(line), flush=True)
+        print_profile(run.profile)
 
 
 class LiveTable(Display):
@@ -114,6 +119,7 @@ class LiveTable(Display):
         self._budget = 0.0
         self._title = ""
         self._doing = ""
+        self._training: RoundBar | None = None
 
     def __enter__(self) -> Self:
         self._status.start()
@@ -138,24 +144,32 @@ class LiveTable(Display):
         self._records = folder.records()
         self._measures = beside_loss(job)
         self._title = printable(f"{title}: {folder.path}")
-        self._live = Live(self._table(), console=self._console, refresh_per_second=2)
+        self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=2)
         self._live.start()
 
     def round(self, record: RoundRecord) -> None:
+        self._training = None
         self._records.append(record)
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            self._live.refresh()
 
     def doing(self, text: str) -> None:
         self._doing = printable(text)
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            self._live.refresh()
+
+    def training(self, done: float, *, sites: int, examples: int) -> None:
+        if not done:
+            self._training = RoundBar(sites=sites, examples=examples)
+        elif self._training is not None:
+            self._training.move(done)
 
     def finished(self, run: Run) -> None:
         self._status.stop()
         self._close_table()
         for line in closing_lines(run):
             self._console.print(printable(line), highlight=False, soft_wrap=True)
+        print_profile(run.profile)
 
     @staticmethod
     def _text(text: str) -> Text:
@@ -165,9 +179,17 @@ class LiveTable(Display):
         return Text(printable(text))
 
     def _close_table(self) -> None:
+        self._training = None
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _view(self) -> RenderableType:
+        """The table, and a bar under it while a long round goes on."""
+        from rich.console import Group
+
+        bar = None if self._training is None else self._training.shown()
+        return self._table() if bar is None else Group(self._table(), bar)
 
     def _table(self) -> Table:
         from rich.table import Table

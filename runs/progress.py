@@ -22,6 +22,13 @@ class Progress:
     def doing(self, text: str) -> None:
         """What the run waits for has changed; empty if it waits for nobody."""
 
+    def training(self, done: float, *, sites: int, examples: int) -> None:
+        """So many ``sites`` of a round have been asked to train, and so many are done: 2.5 of 4.
+
+        ``examples`` are those that a site is expected to train on in a round. It is called from whichever
+        thread an answer comes on, and returns at once.
+        """
+
     def round(self, record: RoundRecord) -> None:
         """A round is finished and on disk."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from privacy.errors import RunError
 from protocol.job.job import Job
+from protocol.processes.time_spent import Lap
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from tasks.label_scores import LabelScore
@@ -19,6 +20,8 @@ class Run:
     """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them.
 
     ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
+    ``profile`` says where its time went, if that was asked: a lap before the first round, one a round, and
+    one after the last.
     """
 
     folder: Path
@@ -28,6 +31,7 @@ class Run:
     metrics: Metrics | None = None
     remarks: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
+    profile: tuple[Lap, ...] = ()
 
     @property
     def adapter(self) -> Path:

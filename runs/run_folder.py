@@ -48,6 +48,7 @@ from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.job.strategy import State
+from protocol.processes.time_spent import Part, timed
 from runs.metrics import Metrics, read_metrics
 from tasks.label_scores import LabelScore
 
@@ -179,6 +180,7 @@ class RunFolder:
     def key_path(self) -> Path:
         return self.path / "coordinator.key"
 
+    @timed(Part.DISK)
     def take_counter(self) -> int:
         """A number that no envelope of this run has had, on disk before it is used. Raises RunError."""
         path = self.path / "counter"
@@ -206,6 +208,7 @@ class RunFolder:
         except (ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
 
+    @timed(Part.DISK)
     def keep_public_keys(self, keys: Mapping[str, bytes]) -> None:
         """Remember the sites' keys. Raises ProtocolError if a site comes back with another one."""
         known = self.public_keys
@@ -236,6 +239,7 @@ class RunFolder:
             where = of if of == "metrics" else f"round {of}"
             raise RunError(f"{where}: {path} cannot be read: {error}") from error
 
+    @timed(Part.DISK)
     def save_receipts(self, of: ReceiptsOf, receipts: Mapping[str, SignedReceipt]) -> None:
         table = {
             name: {"content": receipt.content.decode(), "signature": receipt.signature.hex()}
@@ -251,6 +255,7 @@ class RunFolder:
         path = self.path / "metrics.json"
         return read_metrics(path.read_bytes()) if path.exists() else None
 
+    @timed(Part.DISK)
     def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
         """Write metrics after their receipts: where there are metrics, there are receipts for them."""
         self.save_receipts("metrics", receipts)
@@ -283,6 +288,7 @@ class RunFolder:
             raise RunError(f"{path} cannot be read: expected the names of those absent")
         return records
 
+    @timed(Part.DISK)
     def finish_round(self, record: RoundRecord, layout: AdapterLayout, state: State) -> None:
         """Write a round's state, then its line: a line in rounds.jsonl has its adapter on disk."""
         self.save_state(record.round, layout, state)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from privacy.errors import AuditError, LedgerError
+from privacy.ledger.book_audit import audits_of_book
 from privacy.ledger.entries import Begun, Released, Summed, Unprotected
-from privacy.ledger.ledger_audit import LedgerAudit, audit_book, audit_ledger
+from privacy.ledger.ledger_audit import LedgerAudit, audit_ledger
 from privacy.ledger.ledger_book import BOOK
 from privacy.ledger.receipt import Receipt
 
@@ -40,7 +41,7 @@ def ledgers_by_site(ledgers: Iterable[Path], keys: Mapping[str, bytes]) -> dict[
 def _audits(paths: Iterable[Path]) -> Iterator[tuple[Path, LedgerAudit]]:
     for path in paths:
         if path.name == BOOK:
-            yield from ((path, audit) for audit in audit_book(path))
+            yield from ((path, audit) for audit in audits_of_book(path))
         else:
             yield path, _audit_ledger(path)
 

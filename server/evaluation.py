@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ModelError
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
@@ -61,6 +62,7 @@ class Evaluator:
         labels = self._examples.labels
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
+    @timed(Part.EVALUATION)
     def score(self, adapter: NDArray[np.float32]) -> Score:
         """The measures of an adapter, float32[adapter_size].
 

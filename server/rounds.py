@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
@@ -14,6 +14,7 @@ from protocol.job.manifest import MANIFEST_PURPOSE
 from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
 from protocol.processes.json_log import about
+from protocol.processes.time_spent import Part, end_lap, timed
 from protocol.sums.reply_limits import ReplyLimits
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
@@ -83,10 +84,12 @@ class _Run:
         joined.require(self.manifest.min_survivors, "joined", what="joining")
         self._welcome(joined)
         log.info("joined by %s; %d rounds done", ", ".join(sorted(self.members)), self.done)
+        end_lap("start")
         for number in range(self.done + 1, job.training.rounds + 1):
             try:
                 with about(round_number=number):
                     self._round(number)
+                end_lap(f"round {number}")
             except BudgetError as error:
                 log.warning("the run ends after round %d: %s", number - 1, error)
                 return
@@ -150,8 +153,10 @@ class _Run:
             self.receipts.take(name, reply.trained.receipt, number, "training")
         elif reply.HasField("evaluated"):
             self.receipts.take(name, reply.evaluated.receipt, number, "metrics")
-        return self.sums.take(name, reply)
+        with timed(Part.SUMS):
+            return self.sums.take(name, reply)
 
+    @timed(Part.SUMS)
     def _welcome(self, answers: Exchange) -> None:
         """Take the sites that joined in, as many as the manifest is for."""
         joined = answers.of("joined")
@@ -179,20 +184,22 @@ class _Run:
         if len(self._cohort(number)) < manifest.min_survivors and (missing := self._missing(number)):
             # Sites that lost their secrets of the run are needed now, not in a later round.
             self._welcome(self._ask(dict.fromkeys(missing, self.join), number))
-        self.sums.prepare(self._cohort(number), number)
+        with timed(Part.SUMS):
+            self.sums.prepare(self._cohort(number), number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         answers = self._ask(
-            self.sums.train(train, following=() if last else self._cohort(number + 1)),
+            self._requests(train, following=() if last else self._cohort(number + 1)),
             number,
             side_requests=dict.fromkeys(self._missing(number + 1), self.join) | self.sums.side_requests(),
         )
         trained = answers.require(manifest.min_survivors, "trained", what=f"round {number}")
         training_seconds = time.perf_counter() - began
         self._welcome(answers)
-        aggregate = self.sums.aggregate(
-            {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
-        )
+        with timed(Part.SUMS):
+            aggregate = self.sums.aggregate(
+                {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
+            )
         self.state = manifest.job.strategy.merge(self.state, aggregate, self.layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
@@ -220,6 +227,10 @@ class _Run:
         )
         log.info("round %d: %s", number, told)
         self.listener(record)
+
+    @timed(Part.SUMS)
+    def _requests(self, train: Train, *, following: Collection[str]) -> Mapping[str, Request]:
+        return self.sums.train(train, following=following)
 
     def _cohort(self, number: int) -> set[str]:
         """The members that are in a round."""

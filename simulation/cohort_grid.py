@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -20,7 +20,9 @@ from client.work import Work
 from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.flower import unwrap, wrap
+from protocol.processes.time_spent import Part, timed
 from simulation.grid import InProcessGrid
+from simulation.round_progress import RoundProgress
 from simulation.sites_on_demand import SitesOnDemand
 from tasks.data.shapes import Shapes
 
@@ -36,9 +38,14 @@ class CohortGrid(InProcessGrid):
     """Delivers messages to simulated sites; those asked to train do so together, ``rows`` rows a batch."""
 
     def __init__(
-        self, sites: SitesOnDemand, *, rows: int, settle: Callable[[], None] | None = None
+        self,
+        sites: SitesOnDemand,
+        *,
+        rows: int,
+        settle: Callable[[], None] | None = None,
+        progress: RoundProgress | None = None,
     ) -> None:
-        super().__init__(sites, settle=settle)
+        super().__init__(sites, settle=settle, progress=progress)
         self._sites, self._rows = sites, rows
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
@@ -50,7 +57,11 @@ class CohortGrid(InProcessGrid):
         begun = [
             begin(site, unwrap(message.content)) for site, message in zip(sites, messages, strict=True)
         ]
-        works = [work for work in begun if isinstance(work, Work)]
+        works = {
+            message.metadata.dst_node_id: work
+            for message, work in zip(messages, begun, strict=True)
+            if isinstance(work, Work)
+        }
         updates = iter(self._train(works) if len(works) > 1 else [None] * len(works))
         for message, site, work in zip(messages, sites, begun, strict=True):
             if isinstance(work, Work):
@@ -58,20 +69,25 @@ class CohortGrid(InProcessGrid):
                 answer = finish(site, work, update)
             else:
                 answer = work
+            self.answered(message.metadata.dst_node_id)
             yield self.keep(Message(wrap(answer), reply_to=message))
 
-    def _train(self, works: Sequence[Work]) -> Sequence[NDArray[np.float32] | None]:
-        """The works' updates; None for those that are to be trained alone, one after another."""
-        first = works[0]
+    def _train(self, works: Mapping[int, Work]) -> Sequence[NDArray[np.float32] | None]:
+        """The updates of works, by node; None for those that are to be trained alone, one after another."""
+        first, progress = next(iter(works.values())), self._progress
         return train_or_nothing(
             first.session.materials.trainer,
-            [work.share for work in works],
+            [
+                work.share if progress is None else progress.watched(work.share, node)
+                for node, work in works.items()
+            ],
             training=first.session.manifest.job.training,
             round_number=first.request.round,
             rows=self._rows,
         )
 
 
+@timed(Part.CHECKS)
 def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     """How high batches are that so many sites of a job share, or None where apart they train as fast.
 

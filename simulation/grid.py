@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 
 from protocol.messages.flower import size_of, unwrap, wrap
 from protocol.processes.flower_internals import Run, identify_process, make_run
+from protocol.processes.time_spent import Part, timed
+from simulation.round_progress import RoundProgress
 
 Handler = Callable[[bytes], bytes]
 
@@ -21,15 +23,20 @@ _MOST_HELD = 1 << 26
 class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not followed
     """Delivers each message to the handler of its node, one after another.
 
-    ``settle`` is called before any of their answers is handed back: of all at once, or of big ones after
-    every few, so that what is held does not grow with the number of nodes.
+    ``progress`` hears of each answer. ``settle`` is called before any of them is handed back: of all at
+    once, or of big ones after every few, so that what is held does not grow with the number of nodes.
     """
 
     def __init__(
-        self, handlers: Mapping[int, Handler], *, settle: Callable[[], None] | None = None
+        self,
+        handlers: Mapping[int, Handler],
+        *,
+        settle: Callable[[], None] | None = None,
+        progress: RoundProgress | None = None,
     ) -> None:
         self._handlers = handlers
         self._settle = settle
+        self._progress = progress
         self._replies: dict[str, Message] = {}
         self._counter = itertools.count(1)
         self._run = make_run(int.from_bytes(os.urandom(7), "big"))
@@ -62,13 +69,21 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not follo
 
     def _settle_all(self) -> None:
         if self._settle is not None:
-            self._settle()
+            with timed(Part.LEDGER):
+                self._settle()
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
         """Have each message answered; the answers' identifiers, in the messages' order."""
         for message in messages:
-            answer = self._handlers[message.metadata.dst_node_id](unwrap(message.content))
+            node = message.metadata.dst_node_id
+            answer = self._handlers[node](unwrap(message.content))
+            self.answered(node)
             yield self.keep(Message(wrap(answer), reply_to=message))
+
+    def answered(self, node: int) -> None:
+        """Tell that a node has answered."""
+        if self._progress is not None:
+            self._progress.answered(node)
 
     def keep(self, reply: Message) -> str:
         """Hold a reply until it is pulled, under the identifier that is returned."""

@@ -21,16 +21,21 @@ from server.post.post import (
     read_reply,
     refusal,
 )
+from simulation.round_progress import RoundProgress
 
 
 class OpenPost:
     """Reaches simulated sites over Flower's Grid.
 
     ``names`` are those of the nodes that are known beforehand; another has none before its first reply.
+    ``progress`` hears who is asked to train.
     """
 
-    def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self, grid: Grid, *, names: Mapping[int, str] | None = None, progress: RoundProgress | None = None
+    ) -> None:
         self._grid = grid
+        self._progress = progress
         self._names = dict(names or {})
         self._nodes: dict[str, int] = {}
 
@@ -59,6 +64,10 @@ class OpenPost:
         nodes, side_requests = self._by_name(), side_requests or {}
         asked: dict[int, str] = {}
         sent = 0
+        # The others are of its kind, and each is made when it is sent.
+        first = next(iter(requests.values()), None)
+        if self._progress is not None and first is not None and first.HasField("train"):
+            self._progress.begin([nodes[name] for name in requests if name in nodes])
 
         def messages() -> Iterator[Message]:
             """One at a time: each has an adapter in it."""

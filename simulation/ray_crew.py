@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from client.work import Work
 from privacy.errors import RunError
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from simulation.ray_actor import Assignment
 
 log = logging.getLogger("confide.simulation")
@@ -85,6 +86,7 @@ class Crew:
     def _waiting(self) -> int:
         return sum(len(actor.line) for actor in self._ready) + sum(len(b.works) for b in self._out.values())
 
+    @timed(Part.WAITING)
     def _wait_for_actors(self) -> None:
         """Wait for the first that has loaded the model, and a little for the others.
 
@@ -172,7 +174,8 @@ class Crew:
 
     def _collect(self) -> Iterator[tuple[Work, NDArray[np.float32] | bytes]]:
         """What is done, once anything is; an actor that has ended leaves its works to the others."""
-        done, _ = ray.wait([*self._out, *self._loading], num_returns=1)
+        with timed(Part.WAITING):
+            done, _ = ray.wait([*self._out, *self._loading], num_returns=1)
         for ref in done:
             batch = self._out.pop(ref, None)
             if batch is None:  # one that has loaded the model

@@ -22,6 +22,7 @@ from protocol.plain_text import first_line
 from runs.run_folder import RunFolder
 from simulation.cohort_grid import MOST_TOGETHER, rows_together
 from simulation.quiet import terminal_for_us_alone
+from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
 from simulation.sites_on_demand import SitesOnDemand
 
@@ -36,7 +37,12 @@ _BATCHES = 4
 
 @contextlib.contextmanager
 def ray_grid(
-    world: World, folder: RunFolder, sites: SitesOnDemand, *, settle: Callable[[], None] | None
+    world: World,
+    folder: RunFolder,
+    sites: SitesOnDemand,
+    *,
+    settle: Callable[[], None] | None,
+    progress: RoundProgress | None = None,
 ) -> Iterator[Any]:
     """A grid over ``sites`` whose actors end with the block.
 
@@ -54,7 +60,9 @@ def ray_grid(
         count = min(_room(needs), at_once)
         batch = min(MOST_TOGETHER, math.ceil(at_once / (_BATCHES * count)))
         handles = _actors(world, needs, count=count, batch=batch)
-        yield RayGrid(sites, Crew(handles, batch=batch, patience=_PATIENCE), settle=settle)
+        yield RayGrid(
+            sites, Crew(handles, batch=batch, patience=_PATIENCE), settle=settle, progress=progress
+        )
 
 
 def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) -> list[Any]:

@@ -12,6 +12,7 @@ from protocol.messages.flower import unwrap, wrap
 from simulation.cohort_grid import begin, finish
 from simulation.grid import InProcessGrid
 from simulation.ray_crew import Crew
+from simulation.round_progress import RoundProgress
 from simulation.sites_on_demand import SitesOnDemand
 
 
@@ -22,9 +23,14 @@ class RayGrid(InProcessGrid):
     """
 
     def __init__(
-        self, sites: SitesOnDemand, crew: Crew, *, settle: Callable[[], None] | None = None
+        self,
+        sites: SitesOnDemand,
+        crew: Crew,
+        *,
+        settle: Callable[[], None] | None = None,
+        progress: RoundProgress | None = None,
     ) -> None:
-        super().__init__(sites, settle=settle)
+        super().__init__(sites, settle=settle, progress=progress)
         self._sites, self._crew = sites, crew
 
     def _deliver(self, messages: Iterable[Message]) -> Iterator[str]:
@@ -39,11 +45,13 @@ class RayGrid(InProcessGrid):
                     begun[id(found)] = message, site
                     yield found
                 else:
+                    self.answered(message.metadata.dst_node_id)
                     kept.append(self.keep(Message(wrap(found), reply_to=message)))
 
         for work, found in self._crew.train(works()):
             message, site = begun.pop(id(work))
             answer = found if isinstance(found, bytes) else finish(site, work, found)
+            self.answered(message.metadata.dst_node_id)
             yield self.keep(Message(wrap(answer), reply_to=message))
             yield from kept
             kept.clear()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from client.custody.home import Home
 from client.custody.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job.job import Job
+from protocol.processes.time_spent import end_lap, profiled
 from runs.progress import Progress, Silence
 from runs.report.report import write_report
 from runs.run import Run, new_name
@@ -32,6 +34,7 @@ def simulate(
     engine: Engine = "inprocess",
     workers: int | None = None,
     compare: bool = False,
+    profile: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
     """Run a job with simulated sites and write its run folder under ``runs``.
@@ -40,24 +43,29 @@ def simulate(
     a folder in which sites keep their homes over several runs, whose costs then add up. A run that waits
     for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
     simulation engine; ``workers`` processes train sites side by side, as many as pay by default.
-    ``compare`` also trains without privacy and on one site alone. The report is
-    written at the end. Raises UserError for what the job's author can mend, before a folder is made, and
-    RunError or SiteError for failures.
+    ``compare`` also trains without privacy and on one site alone, and ``profile`` says where the time of
+    the run itself went. The report is written at the end. Raises UserError for what the job's author can
+    mend, before a folder is made, and RunError or SiteError for failures.
     """
     check_workers(workers, engine=engine)
     allowed = None if policy is None else read_policy(policy)
-    progress.stage("Reading the data and loading the base model")
-    world = World(job)
-    folder = world.create_folder(runs / (name or new_name(job)))
-    try:
-        _prepare_homes(world, folder, policy=allowed, homes=homes)
-        return _run(world, folder, engine=engine, workers=workers, compare=compare, progress=progress)
-    except ConfideError as error:
-        released = has_released(folder.path / "sites", folder.manifest.run)
-        if error.exit_code == UserError.exit_code and not released:
-            # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
-            shutil.rmtree(folder.path)
-        raise
+    with profiled(profile) as laps:
+        progress.stage("Reading the data and loading the base model")
+        world = World(job)
+        workers = _workers(world, workers, engine=engine)
+        folder = world.create_folder(runs / (name or new_name(job)))
+        try:
+            _prepare_homes(world, folder, policy=allowed, homes=homes)
+            run = _run(world, folder, engine=engine, workers=workers, progress=progress)
+        except ConfideError as error:
+            released = has_released(folder.path / "sites", folder.manifest.run)
+            if error.exit_code == UserError.exit_code and not released:
+                # A site refused what the job asks for: nothing ran, so nothing is left to go on with.
+                shutil.rmtree(folder.path)
+            raise
+    if compare:
+        _compare(world, folder, workers=workers, progress=progress)
+    return replace(run, profile=tuple(laps))
 
 
 def resume(
@@ -66,6 +74,7 @@ def resume(
     engine: Engine = "inprocess",
     workers: int | None = None,
     compare: bool = False,
+    profile: bool = False,
     progress: Progress = _SILENCE,
 ) -> Run:
     """Go on with an interrupted run from its last finished round.
@@ -74,9 +83,14 @@ def resume(
     """
     check_workers(workers, engine=engine)
     folder = RunFolder.open(path)
-    progress.stage("Reading the data and loading the base model")
-    world = reopen_world(folder)
-    return _run(world, folder, engine=engine, workers=workers, compare=compare, progress=progress)
+    with profiled(profile) as laps:
+        progress.stage("Reading the data and loading the base model")
+        world = reopen_world(folder)
+        workers = _workers(world, workers, engine=engine)
+        run = _run(world, folder, engine=engine, workers=workers, progress=progress)
+    if compare:
+        _compare(world, folder, workers=workers, progress=progress)
+    return replace(run, profile=tuple(laps))
 
 
 def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, homes: Path | None) -> None:
@@ -100,21 +114,21 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
             home.write_policy(world.policy(None))
 
 
-def _run(
-    world: World,
-    folder: RunFolder,
-    *,
-    engine: Engine,
-    workers: int | None,
-    compare: bool,
-    progress: Progress,
-) -> Run:
-    if workers is None:
-        workers = workers_that_pay(world) if engine == "inprocess" else 1
+def _workers(world: World, asked: int | None, *, engine: Engine) -> int:
+    """As many workers as were asked for, or as pay."""
+    if asked is not None:
+        return asked
+    return workers_that_pay(world) if engine == "inprocess" else 1
+
+
+def _run(world: World, folder: RunFolder, *, engine: Engine, workers: int, progress: Progress) -> Run:
     run = run_in_folder(world, folder, engine=engine, workers=workers, progress=progress)
-    # The report comes first: a comparison that is interrupted leaves a finished run with its report.
+    # The report comes before a comparison: one that is interrupted leaves a finished run with its report.
     write_report(folder)
-    if compare:
-        compare_run(world, folder, workers=workers, progress=progress)
-        write_report(folder)
+    end_lap("end")
     return run
+
+
+def _compare(world: World, folder: RunFolder, *, workers: int, progress: Progress) -> None:
+    compare_run(world, folder, workers=workers, progress=progress)
+    write_report(folder)

@@ -20,6 +20,7 @@ from server.rounds import run_rounds
 from simulation.cohort_grid import CohortGrid, rows_together
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
+from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
 from simulation.sites_on_demand import sites_of_run
 
@@ -51,21 +52,22 @@ def run_in_folder(
     began = time.perf_counter()
     workers = min(workers, len(world.site_names))
     names = dict(enumerate(world.site_names, start=1))
+    watch = RoundProgress(progress, world.job.training)
     progress.started(folder, title)
     with logged(folder):
         if engine == "inprocess" and workers > 1:
             from simulation.workers import worker_grid
 
-            with worker_grid(world, folder, workers=workers) as grid:
-                coordinate(grid, world, folder, progress, names=names)
+            with worker_grid(world, folder, workers=workers, progress=watch) as grid:
+                coordinate(grid, world, folder, progress, names=names, watch=watch)
         else:
-            with _grid(world, folder, engine=engine) as grid:
-                coordinate(grid, world, folder, progress, names=names)
+            with _grid(world, folder, engine=engine, watch=watch) as grid:
+                coordinate(grid, world, folder, progress, names=names, watch=watch)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
 @contextmanager
-def _grid(world: World, folder: RunFolder, *, engine: Engine) -> Iterator[Grid]:
+def _grid(world: World, folder: RunFolder, *, engine: Engine, watch: RoundProgress) -> Iterator[Grid]:
     """A grid over sites that are in this process, wherever they train."""
     settle = None
     if (folder.path / "sites" / BOOK).exists():
@@ -75,15 +77,15 @@ def _grid(world: World, folder: RunFolder, *, engine: Engine) -> Iterator[Grid]:
     if engine == "ray":
         from simulation.ray_engine import ray_grid
 
-        with ray_grid(world, folder, sites, settle=settle) as grid:
+        with ray_grid(world, folder, sites, settle=settle, progress=watch) as grid:
             yield grid
         return
     at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
     rows = rows_together(world.trainer, world.job, sites=at_once)
     if rows is None:
-        yield InProcessGrid(sites, settle=settle)
+        yield InProcessGrid(sites, settle=settle, progress=watch)
     else:
-        yield CohortGrid(sites, rows=rows, settle=settle)
+        yield CohortGrid(sites, rows=rows, settle=settle, progress=watch)
 
 
 def coordinate(
@@ -93,10 +95,14 @@ def coordinate(
     progress: Progress,
     *,
     names: Mapping[int, str] | None = None,
+    watch: RoundProgress | None = None,
 ) -> None:
-    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known."""
+    """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known.
+
+    ``watch`` is for a grid that tells of each answer.
+    """
     run_rounds(
-        OpenPost(grid, names=names),
+        OpenPost(grid, names=names, progress=watch),
         folder,
         layout=world.adapted.layout,
         evaluator=world.workplace.evaluator,

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +42,10 @@ def read_frames(file: BinaryIO) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Answer until nobody asks: after what it is for, a frame with a site's name and one with a request."""
+    """Answer until nobody asks: after what it is for, a frame with a site's name and one with a request.
+
+    With ``profile`` a second frame after each answer says what it took: seconds by part, as JSON.
+    """
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     frames = read_frames(requests)
@@ -49,6 +53,7 @@ def main() -> None:
 
     from protocol.job.job import Job
     from protocol.processes.json_log import PlainFormatter
+    from protocol.processes.time_spent import Clock
     from runs.run_folder import RunFolder
     from simulation.simulated_federation import World
     from simulation.sites_on_demand import sites_of_run
@@ -58,9 +63,13 @@ def main() -> None:
     logging.getLogger("confide").addHandler(handler)
     world = World(Job.model_validate(asked["job"]))
     folder = RunFolder.open(Path(asked["folder"]))
-    sites = sites_of_run(world, folder)
-    for name, request in zip(frames, frames, strict=False):
-        write_frame(answers, sites.named(name.decode()).answer(request))
+    sites, clock = sites_of_run(world, folder), Clock()
+    with clock.running() if asked["profile"] else nullcontext():
+        for name, request in zip(frames, frames, strict=False):
+            clock.take()  # it waited to be asked
+            write_frame(answers, sites.named(name.decode()).answer(request))
+            if asked["profile"]:
+                write_frame(answers, json.dumps(clock.take()).encode())
 
 
 if __name__ == "__main__":

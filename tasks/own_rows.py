@@ -11,6 +11,7 @@ from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.job.job import Job
 from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.read_table import read_table
 from tasks.data.rows import Rows, present
@@ -18,11 +19,13 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task, section_of
 
 
+@timed(Part.DATA)
 def read_own_rows(job: Job) -> Rows:
     """Read the rows that the job's ``data.source`` names. Raises DataError if one lacks anything."""
     return _read_whole(job, job.data)
 
 
+@timed(Part.DATA)
 def read_validation_rows(job: Job) -> Rows | None:
     """Read the rows that are held out apart, None without. Raises DataError if one lacks anything."""
     place = job.data.validation_source
@@ -54,6 +57,7 @@ def check_whole(values: Sequence[object], *, key: str, faults: Mapping[int, str]
         )
 
 
+@timed(Part.DATA)
 def encode_own_rows(
     adapted: AdaptedModel,
     rows: Rows,

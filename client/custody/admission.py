@@ -9,8 +9,10 @@ from client.custody.policy import Policy
 from privacy.errors import PolicyError
 from privacy.ledger.ledger import Ledger
 from protocol.job.manifest import Manifest
+from protocol.processes.time_spent import Part, timed
 
 
+@timed(Part.LEDGER)
 def admit(
     manifest: Manifest,
     signature: bytes,

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from client.sums.sum_session import SumSession
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.processes.time_spent import Part, timed
 
 Session = TypeVar("Session", bound=SumSession[Any])
 
@@ -25,6 +26,7 @@ class HiddenSums(ABC, Generic[Session]):
         self._manifest = manifest
         self._session = session
 
+    @timed(Part.SUMS)
     def join(self, joined: pb.Joined) -> None:
         member = self._session.join()
         joined.session_key, joined.session_signature = member.key, member.signature
@@ -32,6 +34,7 @@ class HiddenSums(ABC, Generic[Session]):
     def know_peers(self, peers: Callable[[], Mapping[str, bytes]]) -> None:
         self._session.know_peers(peers())
 
+    @timed(Part.SUMS)
     def answer(self, request: pb.Request) -> pb.Reply:
         if request.HasField("deal"):
             return pb.Reply(dealing=self._session.deal(request.deal.roster))

@@ -19,6 +19,7 @@ from privacy.mechanisms.rng import NoiseSource
 from privacy.secagg.ckks.ciphertexts import load_tenseal
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
+from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import update_reach
 
 
@@ -47,9 +48,11 @@ class HomomorphicSite(HiddenSums[HomomorphicSession]):
         session = HomomorphicSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session)
 
+    @timed(Part.SUMS)
     def check(self, request: pb.Train) -> None:
         self._session.check(request)
 
+    @timed(Part.SUMS)
     def contribute(
         self,
         update: NDArray[np.float32],

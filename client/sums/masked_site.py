@@ -20,6 +20,7 @@ from privacy.secagg.encoding import Encoding
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.plain_text import quoted_some
+from protocol.processes.time_spent import Part, timed
 from protocol.sums.mask_messages import METRICS_RING, asked_to_evaluate, asked_to_train
 from protocol.sums.update_encoding import make_encoding
 
@@ -46,6 +47,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
         session = MaskedSession.for_party(manifest, party)
         return cls(manifest, update_size=update_size, plan=plan, session=session, ledger=ledger)
 
+    @timed(Part.SUMS)
     def check(self, request: pb.Train) -> None:
         self._encoding(request)
         self._check_drawn(request.cohort, request.round)
@@ -56,6 +58,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
             following=_following(request),
         )
 
+    @timed(Part.SUMS)
     def contribute(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
         total = self._compression.total(update, request.round)
         if not self._plan.protects:
@@ -74,12 +77,14 @@ class MaskedSite(HiddenSums[MaskedSession]):
         )
         return pb.Trained(round=request.round, update=masked, next=dealing)
 
+    @timed(Part.SUMS)
     def check_metrics(self, request: pb.Evaluate) -> None:
         self._check_drawn(request.cohort, self._metrics_round)
         self._session.check(
             request.cohort, asked=asked_to_evaluate(request), round_number=self._metrics_round
         )
 
+    @timed(Part.SUMS)
     def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:
         masked, _ = self._session.contribute(
             request.cohort,
@@ -102,16 +107,18 @@ class MaskedSite(HiddenSums[MaskedSession]):
         if not isinstance(self._plan, SitePlan):
             return encoding.integers(values, source)
         clipped = encoding.clipped_integers(values, clipping_norm=self._plan.clipping_norm, source=source)
-        return self._plan.contribution(clipped, source)
+        with timed(Part.NOISE):
+            return self._plan.contribution(clipped, source)
 
     def _unmask(self, request: pb.Unmask) -> pb.Unmasked:
         shares, number = self._session.reveal(request)
         job = self._manifest.job
         # Noise that is drawn again bounds nothing, whatever is summed.
         if self._plan.hides_sites and self._plan.protects and job.seeds.noise is None:
-            self._ledger.record_summed(
-                run=self._manifest.run, round_number=number, survivors=len(request.survivors)
-            )
+            with timed(Part.LEDGER):
+                self._ledger.record_summed(
+                    run=self._manifest.run, round_number=number, survivors=len(request.survivors)
+                )
         if number == job.training.rounds + (job.metrics.epsilon > 0):
             self._session.forget()  # no sum of this run is to come
         return shares

@@ -18,6 +18,7 @@ from privacy.mechanisms.rng import NoiseSource
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import to_bytes
+from protocol.processes.time_spent import Part, timed
 from protocol.sums.sparsification import decode_top, encode_top
 
 
@@ -53,6 +54,7 @@ class PlainSite:
     def check(self, request: pb.Train) -> None:
         """Any round will do."""
 
+    @timed(Part.SUMS)
     def contribute(
         self,
         update: NDArray[np.float32],

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.mechanisms.counting import Count, count_shares
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
@@ -16,6 +17,7 @@ from tasks.model.adapted_model import AdaptedModel
 log = logging.getLogger("confide.metrics")
 
 
+@timed(Part.EVALUATION)
 def count_right(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> Count:
     """Add up each example's share of right answers under an adapter, float32[adapter_size].
 

@@ -21,6 +21,7 @@ from client.training.gradients import (
 from client.training.stacked_gradients import StackedGradients
 from privacy.errors import ConfideError, ModelError, PrivacyUnitError
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
@@ -33,6 +34,7 @@ _RELATIVE = 1e-3
 _SHOWN = 8  # names in a message
 
 
+@timed(Part.CHECKS)
 def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
     """The fastest method that finds this model's gradients: stacked weights, Opacus' hooks, or one by one.
 

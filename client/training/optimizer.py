@@ -9,6 +9,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.rng import NoiseSource
+from protocol.processes.time_spent import Part, timed
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are not followed
@@ -36,6 +37,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         self._clipped: ClippedSum | None = None
         self.zeroed_examples = 0
 
+    @timed(Part.CLIPPING)
     def clip_and_accumulate(self) -> None:
         """Clip and add up the gradients of one physical batch."""
         gradients = [parameter.grad_sample for parameter in self.params]
@@ -49,6 +51,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
             # In the sum now: a step without a backward pass before it must not add them again.
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
 
+    @timed(Part.NOISE)
     def add_noise(self) -> None:
         """Add the mechanism's noise to the sum, once a step."""
         if self._clipped is None:

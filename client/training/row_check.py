@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients, losses
 from client.training.stacked_gradients import StackedGradients
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
 
 
+@timed(Part.CHECKS)
 def heights_apart(
     method: PerExampleGradients, *, size: int, heights: tuple[int, ...], activations: Activations | None
 ) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from client.training.optimizer import PrivateOptimizer
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from protocol.job.job import TrainingSection
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
@@ -70,6 +71,7 @@ def add_batch(optimizer: PrivateOptimizer, gradients: Gradients, *, last: bool) 
     optimizer.step()
 
 
+@timed(Part.GRADIENTS)
 def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
     """A batch's gradients, whatever the model does with a text: one that it fails on adds nothing.
 

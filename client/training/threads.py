@@ -12,6 +12,7 @@ import torch
 
 from client.training.gradients import PerExampleGradients, losses
 from protocol.job.job import Job
+from protocol.processes.time_spent import Part, timed
 from tasks.data.shapes import Shapes
 
 log = logging.getLogger("confide.training")
@@ -20,6 +21,7 @@ log = logging.getLogger("confide.training")
 _PASSES = 3
 
 
+@timed(Part.CHECKS)
 def choose_threads(
     method: PerExampleGradients, job: Job, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
@@ -47,6 +49,7 @@ def choose_threads(
     return taken
 
 
+@timed(Part.CHECKS)
 def seconds_a_batch(
     method: PerExampleGradients,
     job: Job,

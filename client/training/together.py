@@ -26,6 +26,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
 from protocol.job.job import TrainingSection
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.data.joint_examples import JointExamples
 from tasks.model.adapted_model import AdaptedModel
@@ -113,8 +114,11 @@ def train_together(
         ]
         indices = np.concatenate(drawn)
         if kept is not None:
-            kept.fill(indices, shapes)
-        for batch in shapes.batches(examples, indices):
+            with timed(Part.ACTIVATIONS):
+                kept.fill(indices, shapes)
+        with timed(Part.DATA):
+            batches = list(shapes.batches(examples, indices))
+        for batch in batches:
             owners = examples.owners(batch.indices)
             found = whatever_fails(method, batch, loss)
             for owner in np.unique(owners):

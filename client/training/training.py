@@ -17,6 +17,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.mechanisms.rng import Entropy
 from protocol.job.job import TrainingSection
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
 from tasks.model.device import Device
@@ -70,8 +71,10 @@ class Trainer:
             drawn = sampling.poisson_sample(len(examples), rate=plan.sampling_rate)
             indices = examples.without_blanks(drawn)
             if activations is not None:
-                activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
-            batches = list(shapes.batches(examples, indices))
+                with timed(Part.ACTIVATIONS):
+                    activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
+            with timed(Part.DATA):
+                batches = list(shapes.batches(examples, indices))
             take_step(optimizer, self.gradients, batches, loss)
             optimizer.zero_grad(set_to_none=True)
         return self.update(adapter, plan, hidden=hidden, zeroed_examples=optimizer.zeroed_examples)

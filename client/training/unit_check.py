@@ -13,6 +13,7 @@ from client.training.gradients import PerExampleGradients, losses
 from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
+from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel, adapted_layers
 from tasks.model.model_layers import layer_lists, layer_number, linear_layers
@@ -22,6 +23,7 @@ _BATCH = 3
 UnitCheck = Callable[[PerExampleGradients, Examples], None]
 
 
+@timed(Part.CHECKS)
 def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     """Refuse to train a model whose per-example gradients are not those of single examples.
 

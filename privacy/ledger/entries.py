@@ -217,9 +217,9 @@ def read_entry(body: bytes, *, number: int) -> Entry:
 def to_table(value: Any) -> dict[str, Any]:
     """A dataclass's fields as JSON takes them, those that its class fixes among them."""
     return {
-        field.name: to_table(found) if dataclasses.is_dataclass(found) else found
-        for field in dataclasses.fields(value)
-        for found in [getattr(value, field.name)]
+        name: to_table(found) if dataclasses.is_dataclass(found) else found
+        for name in _fields(type(value))  # type: ignore[arg-type]  # a class can be hashed
+        for found in [getattr(value, name)]
     }
 
 
@@ -251,6 +251,8 @@ def _fixed(kind: Any) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any) -> Any:
+    if type(value) is hint and hint is not float:  # most are
+        return value
     if get_origin(hint) is UnionType:
         return _member_value(get_args(hint), value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

@@ -96,27 +96,16 @@ def audit_ledger(path: Path, *, key: str | None = None, site: str | None = None)
         with copied_book(path) as book:
             if site not in book.sites():
                 raise LedgerError(f"{path} has the ledgers of many sites: say which one with --site NAME")
-            return _audit(book.pages(site), key=key)
+            return audit_entries(book.pages(site), key=key)
     with copied(path) as file:
-        return _audit(file, key=key)
+        audit = audit_entries(file, key=key)
+    if site is not None and audit.site != site:
+        raise LedgerError(f"the ledger is of site {audit.site}, not of {site}")
+    return audit
 
 
-def audit_book(path: Path) -> Iterator[LedgerAudit]:
-    """The same of each site's ledger in a book, one after another. Raises LedgerError naming the site."""
-    with copied_book(path) as book:
-        for site in book.sites():
-            try:
-                audit = _audit(book.pages(site), key=None)
-                if audit.site != site:
-                    raise LedgerError(f"it is of site {audit.site}", entry=1)
-            except LedgerError as error:
-                named = LedgerError(f"site {site}: {error}")
-                named.entry = error.entry
-                raise named from error
-            yield audit
-
-
-def _audit(file: EntryFile, *, key: str | None) -> LedgerAudit:
+def audit_entries(file: EntryFile, *, key: str | None = None) -> LedgerAudit:
+    """The same of a ledger that is open, wherever it is kept."""
     entries: list[Entry] = []
     history = History(file.members)
     for row in file.rows():

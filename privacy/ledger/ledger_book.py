@@ -44,6 +44,13 @@ COMMIT;
 """
 
 
+def find_book(path: Path) -> Path | None:
+    """The book at a path, or in the folder that it is; None if there is none."""
+    if path.is_dir():
+        return path / BOOK if (path / BOOK).exists() else None
+    return path if path.name == BOOK else None
+
+
 class LedgerBook:
     """The database, open, and what waits to be written. Raises LedgerError for what SQLite reports.
 
@@ -72,8 +79,9 @@ class LedgerBook:
         return Pages(self, site)
 
     def sites(self) -> tuple[str, ...]:
-        """The sites whose ledgers are on disk."""
-        return tuple(str(site) for (site,) in self.select("SELECT site FROM heads ORDER BY site"))
+        """The sites of whose ledgers something is on disk."""
+        found = self.select("SELECT site FROM heads UNION SELECT site FROM entries ORDER BY site")
+        return tuple(str(site) for (site,) in found)
 
     def commit(self) -> None:
         """Write what waits, in one transaction. Raises LedgerError, and then none of it is on disk."""
@@ -102,8 +110,12 @@ class LedgerBook:
         self._db.close()
 
     def waiting(self, site: str) -> _Waiting:
-        """What of a site's ledger is not on disk yet."""
+        """What of a site's ledger is not on disk yet, to add to."""
         return self._waiting.setdefault(site, _Waiting())
+
+    def found_waiting(self, site: str) -> _Waiting:
+        """The same to read: a book of ten thousand sites remembers nothing of those that write nothing."""
+        return self._waiting.get(site, _NOTHING)
 
     def select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows that a query finds on disk."""
@@ -128,6 +140,9 @@ class _Waiting:
     rows: list[Row] = field(default_factory=list)
     members: dict[int, bytes] = field(default_factory=dict)
     head: Head | None = None
+
+
+_NOTHING = _Waiting()
 
 
 class Pages(Mapping[int, bytes]):
@@ -179,34 +194,41 @@ class Pages(Mapping[int, bytes]):
         found = [
             Row(number=n, body=b, signature=s) for n, b, s in self._book.select(query, self._site, after)
         ]
-        found += [row for row in self._book.waiting(self._site).rows if row.number > after]
+        found += [row for row in self._book.found_waiting(self._site).rows if row.number > after]
         for number, row in enumerate(found, start=after + 1):
             if row.number != number:
                 raise LedgerError(f"it is missing; the next one is entry {row.number}", entry=number)
+            if not (isinstance(row.body, bytes) and isinstance(row.signature, bytes)):
+                raise LedgerError("it is not made of bytes", entry=number)
             yield row
 
     def read_head(self) -> Head | None:
-        waiting = self._book.waiting(self._site)
+        waiting = self._book.found_waiting(self._site)
         if waiting.head is not None:
             return waiting.head
         query = "SELECT entries, hash, signature FROM heads WHERE site = ?"
         found = self._book.select(query, self._site)
-        return Head(entries=found[0][0], hash=found[0][1], signature=found[0][2]) if found else None
+        if not found:
+            return None
+        entries, digest, signature = found[0]
+        if not (isinstance(entries, int) and isinstance(digest, str) and isinstance(signature, bytes)):
+            raise LedgerError(f"the head of {self._site} cannot be read")
+        return Head(entries=entries, hash=digest, signature=signature)
 
     def __getitem__(self, dataset: int) -> bytes:
-        waiting = self._book.waiting(self._site).members
+        waiting = self._book.found_waiting(self._site).members
         if dataset in waiting:
             return waiting[dataset]
         query = "SELECT digests FROM members WHERE site = ? AND dataset = ?"
         found = self._book.select(query, self._site, dataset)
-        if not found:
+        if not found or not isinstance(found[0][0], bytes):
             raise KeyError(dataset)
-        return bytes(found[0][0])
+        return found[0][0]
 
     def __iter__(self) -> Iterator[int]:
         query = "SELECT dataset FROM members WHERE site = ?"
         known = {int(number) for (number,) in self._book.select(query, self._site)}
-        return iter(sorted(known | self._book.waiting(self._site).members.keys()))
+        return iter(sorted(known | self._book.found_waiting(self._site).members.keys()))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

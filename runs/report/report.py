@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
 from protocol.plain_text import escaped
+from protocol.processes.time_spent import Part, timed
 from runs.formats import (
     format_bytes,
     format_count,
@@ -62,6 +63,7 @@ class SpendingRow:
         return 1.0 if self.epsilon is None else min(1.0, self.epsilon / self.budget)
 
 
+@timed(Part.REPORT)
 def write_report(folder: RunFolder) -> Path:
     """Write ``report.html`` into a run's folder, whatever it has finished, and return its path."""
     path = folder.path / "report.html"

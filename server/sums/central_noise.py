@@ -12,6 +12,7 @@ from privacy.mechanisms.rng import Entropy, NoiseSource, fresh_entropy, keyed_en
 from privacy.secagg.encoding import Encoding
 from privacy.secagg.ring import Words
 from protocol.job.manifest import Manifest
+from protocol.processes.time_spent import Part, timed
 
 
 def central_entropy(manifest: Manifest) -> Entropy:
@@ -45,7 +46,8 @@ class NoisyMean:
         """
         if self._sum is None:
             raise ProtocolError("expected updates from at least one site, got none")
-        released = self._plan.mechanism.release(self._sum, source)
+        with timed(Part.NOISE):
+            released = self._plan.mechanism.release(self._sum, source)
         return (released / self._count).astype(np.float32)
 
 
@@ -58,4 +60,6 @@ def noisy_decoded_mean(
     """
     longest = encoding.sensitivity(plan.clipping_norm).l2
     summed = Clipped(value=encoding.centred(words_of_sum), bound=longest, norm=2, steps=longest)
-    return encoding.decode(plan.mechanism.release(summed, source), count=count)
+    with timed(Part.NOISE):
+        released = plan.mechanism.release(summed, source)
+    return encoding.decode(released, count=count)

@@ -12,6 +12,7 @@ from torch import nn
 from privacy.errors import ModelError
 from protocol.job.job import Job
 from protocol.plain_text import first_line
+from protocol.processes.time_spent import Part, timed
 from tasks.data.package_path import locate
 from tasks.model.checkpoint import Checkpoint, check_whole, list_remarks, read_checkpoint
 from tasks.model.device import Device
@@ -97,6 +98,7 @@ class Purpose(Protocol):
         """Set the head to what training starts from."""
 
 
+@timed(Part.MODEL)
 def load_base_model(job: Job, *, labels: tuple[str, ...], device: Device) -> BaseModel:
     """Load, freeze and digest the base model that the job names, as its task wants it.
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from client.budgets import BudgetLeft
+from confide.budget_view import print_budgets
 from confide.cli import main
 from privacy.identity import Identity
 from privacy.ledger.entries import Approved, Entry, Refused
@@ -310,3 +312,98 @@ def test_help_needs_no_heavy_package(command: list[str]) -> None:
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "Usage" in found.stdout
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+# Books, which have the ledgers of many sites.
+
+
+@pytest.fixture(scope="module")
+def finished_cohorts(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    job = tiny.job(
+        tiny_folder,
+        federation={"sites": 4, "cohort": 2},
+        training={"rounds": 2, "local_steps": 1, "batch_size": 8},
+    )
+    return simulate(job, runs=tmp_path_factory.mktemp("runs"), name="run", workers=1).folder
+
+
+@pytest.fixture
+def cohorts(finished_cohorts: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_cohorts, tmp_path / "cohorts", symlinks=True))
+
+
+def test_a_book_is_audited_whole(cohorts: Path, call: Call) -> None:
+    for path in (cohorts / "sites", cohorts / "sites" / "book.db"):
+        told = call("audit", "ledger", path)
+        assert "every signature and total holds" in told.output
+        # Each site is drawn once: one entry to begin, one for its data, one for its plan, one charge.
+        assert "  4 sites, 16 entries, 4 charges" in told.output
+        assert "the most that an example has lost: ε = 8.00 of 8, at site-" in told.output
+    found = one_object(call("audit", "ledger", cohorts / "sites", "--json"))
+    assert (found["ok"], found["sites"], found["entries"], found["charges"]) == (True, 4, 16, 4)
+    assert found["broken"] == []
+    assert 7.9 < found["largest"]["epsilon"] <= 8.0
+    one = one_object(call("audit", "ledger", cohorts / "sites", "--site", "site-2", "--json"))
+    assert (one["site"], one["entries"]) == ("site-2", 4)
+    key = call("audit", "ledger", cohorts / "sites", "--key", one["public_key"])
+    assert (key.code, "--site NAME" in key.errors) == (1, True)
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_broken_ledgers_in_a_book_are_named(cohorts: Path, call: Call, json_too: bool) -> None:
+    database = sqlite3.connect(cohorts / "sites" / "book.db")
+    database.execute("UPDATE entries SET signature = zeroblob(64) WHERE site > 'site-2' AND number = 3")
+    database.commit()
+    database.close()
+    told = call("audit", "ledger", cohorts / "sites", *["--json"] * json_too)
+    assert told.code == 1
+    assert told.errors == (
+        "confide: 2 of 4 ledgers do not hold; site site-3: entry 3: the site's key did not sign it\n"
+    )
+    if json_too:
+        found = json.loads(told.output)
+        assert (found["ok"], [one["site"] for one in found["broken"]]) == (False, ["site-3", "site-4"])
+        assert found["charges"] == 2
+    else:
+        rows = [line.split("  ") for line in told.output.splitlines() if line.startswith("site-")]
+        assert [row[0] for row in rows] == ["site-3", "site-4"]
+        assert "  2 sites, 8 entries, 2 charges" in told.output
+        assert max(map(len, told.output.splitlines())) <= 80 + len(str(cohorts))
+
+
+def test_the_budgets_of_a_book_are_shown(cohorts: Path, call: Call) -> None:
+    told = call("budget", cohorts / "sites")
+    assert "4 sites: each example may lose ε = 8 at δ = 0.002" in told.output
+    rows = [line.split() for line in told.output.splitlines() if line.startswith("site-")]
+    assert [row[0] for row in rows] == ["site-1", "site-2", "site-3", "site-4"]
+    assert {row[3] for row in rows} == {"8.00"}
+    found = one_object(call("budget", cohorts / "sites", "--json"))["datasets"]
+    assert [one["site"] for one in found] == ["site-1", "site-2", "site-3", "site-4"]
+    alone = call("budget", cohorts / "sites", "--site", "site-3")
+    assert "site-3: each example may lose" in alone.output
+    nobody = call("budget", cohorts / "sites", "--site", "nobody")
+    assert (nobody.code, "site nobody" in nobody.errors) == (1, True)
+
+
+def test_of_many_budgets_those_with_the_least_left_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def left(number: int) -> BudgetLeft:
+        return BudgetLeft(
+            site=f"site-{number:02d}",
+            home="",
+            dataset=2,
+            examples=20,
+            epsilon=8.0,
+            delta=1e-5,
+            spent=None if number == 7 else number / 10,
+            after=None,
+            refusal="too much" if number > 20 else None,
+        )
+
+    print_budgets([left(number) for number in range(30)], None)
+    told = capsys.readouterr().out
+    rows = [line.split() for line in told.splitlines() if line.startswith("site-") and "," not in line]
+    assert [int(row[0][-2:]) for row in rows] == [7, *range(29, 18, -1)]
+    assert [row[-1] for row in rows[:2]] == ["none", "5.10"]
+    assert "and 18 data sets more, with as much left or more" in told
+    assert "9 of 30 data sets refuse the job; of those shown:" in told
+    assert "site-29, data set 2 refuses the job: too much" in told

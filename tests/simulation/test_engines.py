@@ -111,8 +111,8 @@ def test_two_sites_of_one_name_are_refused() -> None:
 
 def test_a_silent_site_is_missed() -> None:
     class Deaf(InProcessGrid):
-        def pull_messages(self, message_ids):
-            return list(super().pull_messages(message_ids))[:-1]
+        def send_and_receive(self, messages, **how):
+            return list(super().send_and_receive(messages, **how))[:-1]
 
     grid = Deaf({1: joined("a"), 2: joined("b")})
     with pytest.raises(SiteError, match="from 2 sites, got 1"):
