@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client.site import Site
 from confide.terminal import closing_lines
 from privacy.errors import AuditError, JobError, ProtocolError, SiteError
 from privacy.identity import Identity
@@ -20,7 +21,6 @@ from protocol.messages import confide_pb2 as pb
 from runs.run import Run
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
-from simulation.local_post import OpenPost
 from simulation.simulate import resume, simulate
 from tests import tiny
 
@@ -211,18 +211,21 @@ def with_receipt_of_training(evaluated: pb.Evaluated) -> None:
 def test_an_answer_that_cannot_be_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Changes, reason: str
 ) -> None:
-    ask = OpenPost.ask
+    reply_to, complete = Site.reply, Site.complete
 
-    def changed(*arguments: Any, **named: Any) -> Any:
-        answers = ask(*arguments, **named)
-        reply = answers.replies["site-2"]
-        if reply.HasField("trained"):
-            TRAINED.append(reply.trained.receipt)
-        if reply.HasField("evaluated"):
+    def completed(*arguments: Any) -> pb.Trained:
+        trained = complete(*arguments)
+        TRAINED.append(trained.receipt)
+        return trained
+
+    def changed(site: Site, request: pb.Request, **named: Any) -> pb.Reply:
+        reply = reply_to(site, request, **named)
+        if site.name == "site-2" and reply.HasField("evaluated"):
             change(reply.evaluated)
-        return answers
+        return reply
 
-    monkeypatch.setattr(OpenPost, "ask", changed)
+    monkeypatch.setattr(Site, "reply", changed)
+    monkeypatch.setattr(Site, "complete", completed)
     job = tiny.job(tiny_folder, metrics={"epsilon": 1.0}, training={"rounds": 1})
     with pytest.raises(ProtocolError, match=reason):
         simulate(job, runs=tmp_path, name="run")
