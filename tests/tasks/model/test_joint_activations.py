@@ -16,7 +16,7 @@ from tests.models import CASES
 CASE = CASES["bert-qv-head"]
 # Three sites of one to four texts, one of them blank.
 SITES = ((3, 9, 5), (7, 0, 4, 6), (8,))
-SHAPES = Shapes(rows=4, sizes=(8, 16))
+SHAPES = Shapes.of_one_height(4, sizes=(8, 16))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_another_shape_begins_anew(prefix) -> None:
     everyone = examples.without_blanks(np.arange(len(examples)))
     joint.fill(everyone, SHAPES)
     once = len(shapes)
-    joint.fill(everyone, Shapes(rows=8, sizes=(16,)))
+    joint.fill(everyone, Shapes.of_one_height(8, sizes=(16,)))
     assert shapes[once:] == [(8, 16)]
 
 
