@@ -26,8 +26,9 @@ def heights_apart(
 
     Gradients of made-up examples are compared in other rows of the tallest batch, next to other examples
     and to blank rows: if they differ, there is no such height. Then in a batch of each lower height, in
-    other rows and next to others: heights that differ are left out. As in training: in its precision, with kept activations if there are any, but without
-    dropout. What is found says nothing of anyone's data. The adapter that was loaded is lost.
+    other rows and next to others: heights that differ are left out. As in training: in its precision, with
+    kept activations if there are any, but without dropout. What is found says nothing of anyone's data. The
+    adapter that was loaded is lost.
     """
     with _random_adapter(method.adapted):
         return tuple(_same(method, size, heights, activations))[::-1]
