@@ -30,6 +30,8 @@ log = logging.getLogger("confide.simulation")
 
 # Sites that train at once: each has an adapter and an update in memory meanwhile.
 MOST_TOGETHER = 32
+# Rows of a batch that sites share: taller ones were no faster a row.
+_TALL = 64
 # Together must be faster by this much: a measure of three batches is no better.
 _MARGIN = 1.1
 
@@ -103,11 +105,8 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     apart = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
     group = min(sites, MOST_TOGETHER)
     # A physical batch is for the memory that there is; a whole batch of the job's is no such limit.
-    together = Shapes.of(
-        public,
-        batch_size=group * training.batch_size // 2,
-        physical_batch_size=physical if physical < training.batch_size else max(64, training.batch_size),
-    )
+    most = physical if physical < training.batch_size else max(_TALL, training.batch_size)
+    together = Shapes.up_to(min(most, group * training.batch_size), sizes=public)
     low, tall = apart.heights_at(public[0])[0], together.heights_at(public[0])[-1]
     if low < 2 or tall <= low:
         return None
