@@ -20,6 +20,7 @@ from privacy.secagg.masks.site_steps import (
 )
 from privacy.secagg.ring import Ring, Words
 from privacy.secagg.roster import Roster
+from privacy.secagg.sealing import AgreementKey
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import (
     read_cohort,
@@ -58,6 +59,7 @@ class MaskedSession(SumSession[SiteState]):
 
     _kind = SiteState
     _ready: _Ready | None = None
+    _kept: tuple[bytes, AgreementKey] | None = None
     _begin = staticmethod(begin)
     _advertise = staticmethod(advertise)
 
@@ -135,6 +137,7 @@ class MaskedSession(SumSession[SiteState]):
             read_cohort(asked.cohort, self._rules, asked=asked.asked),
             number=asked.cohort.number,
             round_number=asked.round_number,
+            session=self._session(asked.state),
         )
         after, dealing = contribution.state, None
         if asked.following is not None:
@@ -142,5 +145,13 @@ class MaskedSession(SumSession[SiteState]):
         return _Ready(asked=asked, contribution=contribution, state=after, dealing=dealing)
 
     def _deal(self, state: SiteState, roster: Roster) -> tuple[SiteState, pb.Dealing]:
-        state, dealing = deal(state, roster, peers=self._peers, random=os.urandom)
+        state, dealing = deal(
+            state, roster, peers=self._peers, random=os.urandom, session=self._session(state)
+        )
         return state, write_dealing(dealing)
+
+    def _session(self, state: SiteState) -> AgreementKey:
+        """The run's key, with what it has agreed on with each neighbour: the same for all sums."""
+        if self._kept is None or self._kept[0] != state.key:
+            self._kept = state.key, AgreementKey(state.key)
+        return self._kept[1]

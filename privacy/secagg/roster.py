@@ -191,7 +191,7 @@ class Roster:
             )
         for site, signature in signatures.items():
             try:
-                verify(self.member(site).identity, purpose, content, signature)
+                _check_signature(self.member(site).identity, purpose, content, signature)
             except SignatureError as error:
                 raise AggregationError(
                     f"{site} did not sign this list of survivors of this sum", rule="survivors"
@@ -292,6 +292,12 @@ def check_signed(member: Member, manifest: bytes) -> None:
         raise AggregationError(
             f"{member.site} did not sign its session key for this run", rule="key"
         ) from error
+
+
+@lru_cache(maxsize=1 << 14)
+def _check_signature(identity: bytes, purpose: bytes, content: bytes, signature: bytes) -> None:
+    """Raises SignatureError unless it is. Simulated sites are all shown the same ones."""
+    verify(identity, purpose, content, signature)
 
 
 def _session_key(manifest: bytes, site: str, key: bytes) -> bytes:

@@ -26,6 +26,7 @@ class AgreementKey:
         if len(private) != KEY_BYTES:
             raise AggregationError(f"expected {KEY_BYTES} bytes, got {len(private)}", rule="key")
         self._key = X25519PrivateKey.from_private_bytes(private)
+        self._agreed: dict[bytes, bytes] = {}
 
     @property
     def public(self) -> bytes:
@@ -36,13 +37,17 @@ class AgreementKey:
     def agree(self, public: bytes) -> bytes:
         """The secret shared with the holder of ``public``: 32 bytes, to derive keys from and nothing else.
 
-        Raises AggregationError for bytes that are no key, or a point of low order, whose secret anyone
-        knows (RFC 7748, section 6.1).
+        It is worked out once, and forgotten with this object. Raises AggregationError for bytes that are no
+        key, or a point of low order, whose secret anyone knows (RFC 7748, section 6.1).
         """
+        if public in self._agreed:
+            return self._agreed[public]
         try:
-            return self._key.exchange(X25519PublicKey.from_public_bytes(public))
+            secret = self._key.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError as error:
             raise AggregationError("not a public key to agree on a secret with", rule="key") from error
+        self._agreed[public] = secret
+        return secret
 
 
 def derive(secret: bytes, *parts: bytes) -> bytes:

@@ -89,11 +89,17 @@ def advertise(state: SiteState, *, identity: Identity) -> Member:
 
 
 def deal(
-    state: SiteState, roster: Roster, *, peers: Mapping[str, bytes], random: Random
+    state: SiteState,
+    roster: Roster,
+    *,
+    peers: Mapping[str, bytes],
+    random: Random,
+    session: AgreementKey | None = None,
 ) -> tuple[SiteState, Dealing]:
     """Make and share this sum's secrets.
 
-    ``peers`` are the identities that are pinned here. Raises AggregationError for a roster of another run,
+    ``peers`` are the identities that are pinned here. ``session`` is the state's key, where it is kept with
+    what it agreed on before. Raises AggregationError for a roster of another run,
     of a sum that is over, without this site, or with a site that is not known or did not sign.
     """
     place, graph = roster.place(state.site), roster.graph
@@ -108,7 +114,7 @@ def deal(
     public = AgreementKey(key).public
     mine = holders.index(place)
     own = Held(seed=seeds.pop(mine), key=keys.pop(mine))
-    session, sealed = AgreementKey(state.key), []
+    session, sealed = session or AgreementKey(state.key), []
     for holder, *shares in zip(graph.neighbours[place], seeds, keys, strict=True):
         member = roster.members[holder]
         sealing = _sealing_key(
@@ -168,14 +174,22 @@ class Contribution:
         return apply_masks(words, ring=ring, add=self.add, subtract=self.subtract)
 
 
-def prepare(state: SiteState, cohort: Cohort, *, number: int, round_number: int = 0) -> Contribution:
-    """Get a contribution ready, before there is a vector.
+def prepare(
+    state: SiteState,
+    cohort: Cohort,
+    *,
+    number: int,
+    round_number: int = 0,
+    session: AgreementKey | None = None,
+) -> Contribution:
+    """Get a contribution ready, before there is a vector. ``session`` is as for ``deal``.
 
     In the state after it, the secrets that the masks came from are forgotten, and the shares that others
     need are kept. Raises what ``check_cohort`` raises, and AggregationError for a broken seal.
     """
     dealer = check_cohort(state, cohort, number=number)
-    roster, session, pair = dealer.roster, AgreementKey(state.key), AgreementKey(dealer.key)
+    roster, pair = dealer.roster, AgreementKey(dealer.key)
+    session = session or AgreementKey(state.key)
     neighbours = set(roster.neighbours(state.site))
     held, own, digest = {state.site: dealer.own}, cohort.of(state.site), cohort.digest(roster)
     add = [self_mask_key(dealer.seed, digest, state.site)]

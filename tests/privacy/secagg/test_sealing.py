@@ -87,6 +87,16 @@ def test_agreement_is_that_of_rfc_7748() -> None:
         assert key.agree(bytes.fromhex(other)).hex() == SHARED
 
 
+def test_what_was_agreed_on_is_not_taken_for_another_key() -> None:
+    alice, bob = (AgreementKey(bytes.fromhex(private)) for private, _ in (ALICE, BOB))
+    first = alice.agree(bob.public)
+    assert alice.agree(alice.public) != first
+    assert alice.agree(bob.public) == first == bob.agree(alice.public)
+    for _ in range(2):
+        with pytest.raises(AggregationError):
+            alice.agree(bytes(32))
+
+
 def hkdf(secret: bytes, *, salt: bytes, info: bytes, size: int) -> bytes:
     """RFC 5869, sections 2.2 and 2.3, written out."""
     key = hmac.digest(salt or bytes(32), secret, "sha256")
