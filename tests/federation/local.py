@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server.provisioning.coordinator_folder import CoordinatorFolder
-from tests import children
+from tests import children, tiny
 from tests.ports import free_port
 from tests.server.coordinators import fix_superlink_port
 
@@ -53,7 +53,9 @@ class LocalFederation:
         self.confide("provision", "federation.toml", "--out", "federation")
         self.coordinator = folder / "federation" / "coordinator"
         fix_superlink_port(CoordinatorFolder(self.coordinator))
+        model = tiny.write_model(folder / "model")
         for site in SITES:
+            _replace(self.home(site) / "site.toml", "\n\n[budget]", f'\n"{model}" = "{model}"\n\n[budget]')
             _replace(
                 self.home(site) / "site.toml",
                 "[relay] ",
@@ -63,6 +65,16 @@ class LocalFederation:
     @property
     def job(self) -> Path:
         return self.folder / "job.toml"
+
+    @property
+    def tiny(self) -> list[str]:
+        """Words for ``start_run``: a model that is loaded in a moment, which sites allow as well."""
+        return [
+            "--set",
+            f"model.source={self.folder / 'model'}",
+            "--set",
+            "adapter.layers_to_transform=[1]",
+        ]
 
     def home(self, site: str) -> Path:
         return self.folder / "federation" / "kits" / site
