@@ -222,6 +222,7 @@ def test_status_tells_of_a_site_whether_its_agent_runs_or_not(
     assert "waits for you" not in plain
 
 
+@pytest.mark.process
 def test_what_an_agent_writes_is_its_owners_alone(
     home: Path, start: Start, world: World, coordinator: Coordinator
 ) -> None:

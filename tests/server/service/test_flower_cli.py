@@ -135,6 +135,7 @@ def test_a_connection_that_was_changed_is_seen(tmp_path: Path) -> None:
         read_address(tmp_path)
 
 
+@pytest.mark.process
 def test_what_does_not_exist_is_refused_in_flowers_words(flower: FlowerCli, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"flwr supernode unregister: .*code: "):
         flower.unregister(12345)
