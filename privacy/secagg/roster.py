@@ -295,7 +295,7 @@ def check_signed(member: Member, manifest: bytes) -> None:
 
 
 @lru_cache(maxsize=1 << 14)
-def _check_signature(identity: bytes, purpose: bytes, content: bytes, signature: bytes) -> None:
+def _check_signature(identity: bytes, purpose: str, content: bytes, signature: bytes) -> None:
     """Raises SignatureError unless it is. Simulated sites are all shown the same ones."""
     verify(identity, purpose, content, signature)
 
