@@ -121,7 +121,7 @@ class Trainer:
         if key not in self._apart:
             found = heights_apart(method, size=size, heights=heights, activations=activations)
             # Where there is but the tallest, many of its rows would be blank.
-            if len(found) < 2 and heights != (shapes.rows,):
+            if len(found) < 2 and heights[-1] != shapes.rows:
                 found = heights_apart(method, size=size, heights=(shapes.rows,), activations=activations)
             self._apart[key] = found or (1,)
             if not found:
