@@ -150,6 +150,10 @@ class MaskedSession(SumSession[SiteState]):
         )
         return state, write_dealing(dealing)
 
+    def forget(self) -> None:
+        super().forget()
+        self._ready = self._kept = None
+
     def _session(self, state: SiteState) -> AgreementKey:
         """The run's key, with what it has agreed on with each neighbour: the same for all sums."""
         if self._kept is None or self._kept[0] != state.key:

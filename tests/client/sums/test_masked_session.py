@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import stat
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from privacy.errors import AggregationError, LostError
 from privacy.secagg.masks.coordinator_steps import forward
+from privacy.secagg.sealing import AgreementKey
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import write_cohort, write_roster
 from tests.client.masked import (
@@ -231,6 +233,38 @@ def test_secrets_in_memory_are_in_no_file_and_end_with_the_process(tmp_path: Pat
     with pytest.raises(LostError, match="joins again"):
         again.deal(write_roster(federation.roster(2)))
     assert again.join() != federation.members[SITE]
+
+
+def test_what_is_forgotten_is_in_no_key_either_and_the_next_session_has_its_own(tmp_path: Path) -> None:
+    """What a site agreed on with its neighbours would open the shares that they sealed."""
+
+    def keys() -> list[AgreementKey]:
+        known = [each for each in gc.get_objects() if isinstance(each, AgreementKey)]
+        return [key for key in known if key.public == public]
+
+    for path in (None, tmp_path / "secrets.json"):
+        federation = make_federation(path)
+        public = federation.members[SITE].key
+        _, cohorts = dealt(federation)
+        session = federation.sessions[SITE]
+        session.check(write_cohort(cohorts[SITE], number=1), asked=ASKED, round_number=1)
+        assert keys() != []
+        session.forget()
+        assert keys() == []
+        federation.members[SITE] = session.join()
+        assert federation.members[SITE].key != public
+        _, cohorts, masked = contributed(federation, 2)
+        assert masked.keys() == set(ALL)  # each has opened what the others sealed
+
+
+def test_a_session_that_another_process_began_anew_has_that_ones_key(tmp_path: Path) -> None:
+    federation = make_federation(tmp_path / "secrets.json")
+    contributed(federation)
+    other = make_session(path=tmp_path / "secrets.json")
+    other.forget()
+    federation.members[SITE] = other.join()
+    _, _, masked = contributed(federation, 2)  # by the first process
+    assert masked.keys() == set(ALL)
 
 
 def test_another_process_goes_on(tmp_path: Path) -> None:
