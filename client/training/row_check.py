@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients, losses
 from client.training.stacked_gradients import StackedGradients
@@ -25,9 +27,11 @@ def heights_apart(
     """Those of ``heights``, in rising order, among which no bit of a row's gradients differs.
 
     Gradients of made-up examples are compared in other rows of the tallest batch, next to other examples
-    and to blank rows: if they differ, there is no such height. Then in a batch of each lower height, in
-    other rows and next to others: heights that differ are left out. As in training: in its precision, with
-    kept activations if there are any, but without dropout. What is found says nothing of anyone's data. The
+    and to blank rows: if they differ, there is no such height, nor if what is multiplied has other shapes
+    with other examples, as what a router sends to an expert has: then rounding depends on the others,
+    whether that shows here or not. Lower heights are left out if gradients differ in a batch of one, in
+    other rows and next to others, or next to blank rows alone. As in training: in its precision, with kept
+    activations if there are any, but without dropout. What is found says nothing of anyone's data. The
     adapter that was loaded is lost.
     """
     with _random_adapter(method.adapted):
@@ -69,7 +73,10 @@ def _same(
         shapes = Shapes.of_one_height(height, sizes=(size,))
         return _gradients(method, examples, order, shapes, activations)
 
-    expected = found(first, heights[-1])
+    with _Products() as whole:
+        expected = found(first, heights[-1])
+    with _Products() as nearly_empty:
+        found(others[:1], heights[-1])
 
     def as_expected(order: NDArray[np.int64], height: int) -> bool:
         known = order < rows
@@ -78,6 +85,7 @@ def _same(
 
     half, rest = first[::2], first[1::2]
     orders = (
+        first[-1:],
         first[::-1],
         # The others are all full: nothing but the blank row is padded.
         np.concatenate([others[: rows - 1], first[:1]]),
@@ -85,12 +93,15 @@ def _same(
         # Blank rows after these.
         rest[::-1],
     )
-    if not torch.isfinite(expected).all() or not all(as_expected(order, rows + 1) for order in orders):
+    if whole.noted != nearly_empty.noted or not torch.isfinite(expected).all():
+        return
+    if not all(as_expected(order, rows + 1) for order in orders):
         return
     yield rows + 1
     for height in heights[-2::-1]:
         own = height // 2
-        if as_expected(np.concatenate([others[: height - 1 - own], first[:own][::-1]]), height):
+        full = np.concatenate([others[: height - 1 - own], first[:own][::-1]])
+        if as_expected(full, height) and as_expected(first[-1:], height):
             yield height
 
 
@@ -119,6 +130,27 @@ def _gradients(
         kept.fill(order, shapes)
     found = method.backward(batch, losses(method.adapted, kept))
     return torch.cat([gradients.flatten(1) for gradients in found.values()], dim=1)
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
+    """Notes the shapes of all that is multiplied as matrices within the block, in order.
+
+    A product may be of several groups, one an expert: where they end, in whole numbers, is noted too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.noted: list[list[list[int]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if any(word in func.name() for word in ("mm", "linear", "conv", "attention")):
+            tensors = [each for each in (*args, *named.values()) if isinstance(each, torch.Tensor)]
+            ends = [each.tolist() for each in tensors if each.dtype in (torch.int32, torch.int64)]
+            self.noted.append([list(each.shape) for each in tensors] + ends)
+        return func(*args, **named)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes, ladder
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
-from tests.models import CASES, adapt, bert, make_examples, make_job, random_adapter
+from tests.models import CASES, adapt, bert, make_examples, make_job, qwen2_moe, random_adapter
 
 TRAINING = TrainingSection(batch_size=64, physical_batch_size=8)
 BERT = CASES["bert-qv-head"]
@@ -219,6 +219,30 @@ class ByHeight(nn.Module):
         return output * (1 + 2.0**-14 * (len(output) in self.heights))
 
 
+class FirstOfEight(ByPlace):
+    """Adds next to nothing to the first row of batches of eight."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner, 0)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        return super().forward(*args, **kwargs) if len(output) == 8 else output
+
+
+class BlanksOfEight(nn.Module):
+    """Adds next to nothing to all rows of batches of eight with more than one blank row."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        output = self.inner(hidden)
+        blanks = int((hidden == hidden[-1:]).flatten(1).all(1).sum())  # they are all the same
+        return output * (1 + 2.0**-14 * (len(output) == 8 and blanks > 1))
+
+
 def disturbed(wrap: Callable[[nn.Module], nn.Module]) -> Trainer:
     def build(**kind: Any) -> nn.Module:
         model = bert(**kind)
@@ -255,6 +279,27 @@ def test_heights_that_tell_apart_are_left_out() -> None:
     assert heights(4, 8, 12) == (16,)
 
 
+def test_rows_are_not_apart_where_experts_are_given_what_a_router_sends_them() -> None:
+    """How tall an expert's product is depends on all examples of a batch, whatever their rounding here."""
+    latent = CASES["deepseek-attention"].adapted()
+    shared = adapt(qwen2_moe(), make_job(targets=("q_proj", "v_proj"), task="causal-lm", pooling="model"))
+    for adapted in (latent, shared):
+        for kind in (StackedGradients, HookedGradients):
+            assert heights_apart(kind(adapted), size=8, heights=(4, 8, 12), activations=None) == ()
+        shapes = Trainer(StackedGradients(adapted)).shapes(TRAINING, None)
+        assert set(shapes.heights.values()) == {(1,)}
+
+
+@pytest.mark.parametrize("wrap", [FirstOfEight, BlanksOfEight])
+def test_a_lower_height_is_tried_in_its_first_row_and_next_to_blanks(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    heights = (4, 8, 12, 16)
+    same = heights_apart(case().gradients, size=8, heights=heights, activations=None)
+    found = heights_apart(disturbed(wrap).gradients, size=8, heights=heights, activations=None)
+    assert found == tuple(height for height in same if height != 8)
+
+
 def test_where_none_is_as_the_tallest_all_batches_have_the_height_that_leaves_few_rows_blank() -> None:
     trainer = disturbed(lambda module: ByHeight(module, (16,)))
     training = TRAINING.model_copy(update={"batch_size": 16, "physical_batch_size": 16})
@@ -269,7 +314,8 @@ def test_rows_of_several_sites_are_tried_with_weights_of_their_own(monkeypatch: 
         found = computed(self, weights, batch, loss)
         own = all(tensor.stride(0) for tensor in weights.values())
         if own:
-            spread.append(min(float((w[1:] - w[:-1]).abs().amax()) for w in weights.values()))
+            if len(batch.indices) > 1:  # blank rows have the weights of the first
+                spread.append(min(float((w[1:] - w[:-1]).abs().amax()) for w in weights.values()))
             for gradients in found.values():
                 gradients[0] *= 1 + 2.0**-20
         return found
