@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from confide.console import plain_console, plain_table, print_json, shown
-from protocol.job.strategy import find_strategy, strategy_names
+from protocol.job.strategy import strategy_names
+from protocol.job.strategy_facts import StrategyFacts, strategy_facts
+
+_PROMISES = ("linear", "exact")
 
 
 def print_strategies(*, json: bool) -> None:
-    """Every strategy that can be named here: what it promises, its keys, and where it was published."""
-    found = [_describe(name) for name in strategy_names()]
+    """Every strategy that can be named here: what it trains, promises and goes with."""
+    found = [strategy_facts(name) for name in strategy_names()]
     if json:
-        print_json(found)
+        print_json([asdict(one) for one in found])
         return
-    table = plain_table("name", "linear", "exact", "keys", "paper", left=5)
+    table = plain_table("name", "trains", "linear", "exact", "goes with", "keys", "paper", left=7)
     for one in found:
-        promises = ["yes" if one[promise] else "no" for promise in ("linear", "exact")]
-        keys = ", ".join(map(shown, one["keys"]))
-        table.add_row(shown(one["name"]), *promises, keys, shown(one["paper"]))
+        promises = ["yes" if getattr(one, promise) else "no" for promise in _PROMISES]
+        trained = ", then ".join(" ".join(parts) for parts in one.trains)
+        keys = ", ".join(map(shown, one.keys))
+        table.add_row(
+            shown(one.name), trained, *promises, ", ".join(goes_with(one)), keys, shown(one.paper)
+        )
     plain_console().print(table, soft_wrap=False)
 
 
-def _describe(name: str) -> dict[str, Any]:
-    rule = find_strategy(name)
-    return {
-        "name": name,
-        "linear": rule.linear,
-        "exact": rule.exact,
-        "keys": sorted(rule.model_fields.keys() - {"name"}),
-        "paper": rule.paper,
+def goes_with(one: StrategyFacts) -> list[str]:
+    """What a job may have beside the strategy, in a word each."""
+    may = {
+        "sums": one.linear,
+        "compression": one.compression,
+        "correlated noise": one.correlated_noise,
+        "other ranks": one.ranks_differ,
     }
+    return [what for what, yes in may.items() if yes]

@@ -135,7 +135,7 @@ class Workplace:
             | {name: version(name) for name in _PACKAGES},
             "device": str(self.adapted.device),
             "model_digest": self.adapted.model_digest,
-            "trained_parameters": layout.update_size,
+            "trained_parameters": self.job.strategy.most_trained(layout),
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),

@@ -200,7 +200,9 @@ class _Run:
             aggregate = self.sums.aggregate(
                 {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
             )
-        self.state = manifest.job.strategy.merge(self.state, aggregate, self.layout, number)
+        strategy = manifest.job.strategy
+        layout = strategy.in_round(self.layout, number)
+        self.state = strategy.merge(self.state, aggregate, layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")

@@ -45,6 +45,11 @@ def section_of(job: Job) -> TaskKeys:
     refused = task.refuses(job, section)
     if refused is not None:
         raise JobError(refused)
+    if job.strategy.needs_head and not task.labelled:
+        raise JobError(
+            f'strategy.name: "{job.strategy.name}" trains a classifier\'s head alone, and '
+            f'task="{task.name}" has none: expected another strategy, such as "ffa"'
+        )
     return section
 
 

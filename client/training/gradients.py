@@ -61,10 +61,17 @@ class HookedGradients:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self.adapted = adapted
-        self._hooks = GradSampleHooks(adapted.peft, loss_reduction="sum")
+        self._hook()
+
+    def _hook(self) -> None:
+        self._hooked = tuple(self.adapted.trained)
+        self._hooks = GradSampleHooks(self.adapted.peft, loss_reduction="sum")
         self._hooks.disable_hooks()
 
     def backward(self, batch: Batch, loss: Loss) -> Gradients:
+        if self._hooked != tuple(self.adapted.trained):  # a hook on what is not trained now would fail
+            self.close()
+            self._hook()
         self._hooks.enable_hooks()
         try:
             loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's

@@ -24,6 +24,8 @@ from tasks.model.adapted_model import AdaptedModel
 
 # By a trained tensor's name: [b, *shape], the weights that each row of a batch is computed with.
 RowWeights = Mapping[str, torch.Tensor]
+# Modules, and the names in the layout of their own tensors.
+_Layers = list[tuple[nn.Module, dict[str, str]]]
 
 
 class StackedGradients:
@@ -36,15 +38,15 @@ class StackedGradients:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self.adapted = adapted
-        names = {id(parameter): name for name, parameter in adapted.trained.items()}
-        self._layers = [
-            (module, {slot: names[id(p)] for slot, p in module.named_parameters(recurse=False)})
-            for module in adapted.peft.modules()
-            if any(id(parameter) in names for parameter in module.parameters(recurse=False))
-        ]
-        for module, slots in self._layers:
-            if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
-                raise PrivacyUnitError(f"{min(slots.values())} is not of a plain linear layer")
+        self._found: dict[tuple[str, ...], _Layers] = {}
+        self._layers()
+
+    def _layers(self) -> _Layers:
+        """The layers with trained tensors, which rounds may change: each set is looked for once."""
+        trained = self.adapted.trained
+        if tuple(trained) not in self._found:
+            self._found[tuple(trained)] = _find_layers(self.adapted, trained)
+        return self._found[tuple(trained)]
 
     def backward(self, batch: Batch, loss: Loss) -> Gradients:
         """As all rows are computed with the adapter that is loaded."""
@@ -67,13 +69,27 @@ class StackedGradients:
     @contextmanager
     def _computed_with(self, weights: RowWeights, *, rows: int) -> Iterator[None]:
         """Within this block the trained layers take each row's own weights."""
+        layers = self._layers()
         try:
-            for module, slots in self._layers:
+            for module, slots in layers:
                 module.forward = _RowLinear({slot: weights[name] for slot, name in slots.items()}, rows)
             yield
         finally:
-            for module, _ in self._layers:
+            for module, _ in layers:
                 vars(module).pop("forward", None)
+
+
+def _find_layers(adapted: AdaptedModel, trained: Mapping[str, nn.Parameter]) -> _Layers:
+    names = {id(parameter): name for name, parameter in trained.items()}
+    layers = [
+        (module, {slot: names[id(p)] for slot, p in module.named_parameters(recurse=False)})
+        for module in adapted.peft.modules()
+        if any(id(parameter) in names for parameter in module.parameters(recurse=False))
+    ]
+    for module, slots in layers:
+        if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+            raise PrivacyUnitError(f"{min(slots.values())} is not of a plain linear layer")
+    return layers
 
 
 class _RowLinear:

@@ -101,6 +101,7 @@ def train_together(
     the first site whose training fails: then no update may leave, and each is to be trained alone.
     """
     adapted, examples = trainer.adapted, JointExamples([share.examples for share in shares])
+    adapted.train_in(round_number)
     stores = [share.activations for share in shares if share.activations is not None]
     kept = JointActivations(examples, stores) if len(stores) == len(shares) else None
     shapes = trainer.shapes(training, stores[0] if kept else None, rows=rows)

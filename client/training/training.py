@@ -20,7 +20,6 @@ from protocol.job.job import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
-from tasks.model.device import Device
 from tasks.model.frozen_prefix import Activations
 
 log = logging.getLogger("confide.training")
@@ -32,7 +31,7 @@ class Trainer:
     def __init__(self, gradients: PerExampleGradients) -> None:
         self.adapted = gradients.adapted
         self.gradients = gradients
-        self._apart: dict[tuple[int, tuple[int, ...], bool, type, Device], tuple[int, ...]] = {}
+        self._apart: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def train(
         self,
@@ -56,6 +55,7 @@ class Trainer:
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
         NaN or, without a mechanism, a gradient did.
         """
+        self.adapted.train_in(round_number)
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
@@ -99,7 +99,7 @@ class Trainer:
         Where this machine's arithmetic looks at how tall a batch is, fewer heights are left, or one; where
         it looks at a row's place or neighbours, every example is alone. That is tried once for each size
         that may occur, on made-up examples: which sizes do occur, and so whether one of them fails, is for
-        nobody to know. The adapter that was loaded is lost.
+        nobody to know. It is of what is trained in this round. The adapter that was loaded is lost.
         """
         public, method = self.adapted.sizes.public, self.gradients
         if rows is None:
@@ -117,7 +117,8 @@ class Trainer:
         heights = shapes.heights_at(size)
         if heights == (1,):
             return heights
-        key = size, heights, activations is not None, type(method), self.adapted.device
+        trained = tuple(self.adapted.trained)  # what is multiplied on the way back depends on it
+        key = size, heights, activations is not None, type(method), self.adapted.device, trained
         if key not in self._apart:
             found = heights_apart(method, size=size, heights=heights, activations=activations)
             # Where there is but the tallest, many of its rows would be blank.

@@ -33,13 +33,19 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     leaving one example out moves the clipped sum by what that example adds alone, which is at most
     the clipping norm, in L2 as in L1, and nothing for one that is not finite; a step releases the
     sum of its own batch, empty, whole or in parts; the widest batch that training may make can be
-    computed; and no buffer of the model changes. Raises PrivacyUnitError naming the layer,
-    ModelError if a gradient is not finite. The adapter that was loaded is lost.
+    computed; and no buffer of the model changes. Where rounds train other tensors, each kind of round is
+    checked. Raises PrivacyUnitError naming the layer, ModelError if a gradient is not finite. The adapter
+    that was loaded is lost.
     """
+    for number in range(1, method.adapted.spec.strategy.cycle + 1):
+        method.adapted.train_in(number)
+        _check_round(method, _varied_sizes(examples), number)
+
+
+def _check_round(method: PerExampleGradients, chosen: Examples, number: int) -> None:
     adapted = method.adapted
-    _check_names(adapted)
+    _check_names(adapted, number)
     _check_covered(adapted)
-    chosen = _varied_sizes(examples)
     with as_unit_error(), _buffers_as_they_are(adapted), comparable(adapted):
         gradients = check_gradients(method, chosen)
         gaussian = Mechanism(name="gaussian", multiplier=1.0)
@@ -56,9 +62,9 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
 # What is trained.
 
 
-def _check_names(adapted: AdaptedModel) -> None:
+def _check_names(adapted: AdaptedModel, number: int) -> None:
     """What is trained is what the job's adapter section names, found without PEFT's own matching."""
-    trained, asked = set(adapted.trained), _asked_for(adapted)
+    trained, asked = set(adapted.trained), _asked_for(adapted, number)
     if trained != asked:
         raise PrivacyUnitError(
             "training is not what the job's adapter section asks for. Trained but not asked for: "
@@ -71,8 +77,8 @@ def _few(names: set[str]) -> str:
     return ", ".join(sorted(names)[:4]) or "nothing"
 
 
-def _asked_for(adapted: AdaptedModel) -> set[str]:
-    """Of LoRA's tensors on each linear layer that the targets name, and the head's, what sites train."""
+def _asked_for(adapted: AdaptedModel, number: int) -> set[str]:
+    """Of LoRA's tensors on each linear layer that the targets name, and the head's, what a round trains."""
     spec, model = adapted.spec, adapted.peft.get_base_model()
     layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
     lists = layer_lists(model)
@@ -84,7 +90,8 @@ def _asked_for(adapted: AdaptedModel) -> set[str]:
     for head in adapted.base.head:
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
-    return {name for name in (f"base_model.model.{n}" for n in asked) if spec.strategy.trains(name)}
+    names = {f"base_model.model.{name}" for name in asked}
+    return {name for name in names if spec.strategy.trains_in(name, number)}
 
 
 def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:

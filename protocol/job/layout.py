@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -33,10 +33,13 @@ class AdapterLayout:
     """The adapter's tensors in order of name.
 
     Two vectors are laid out by it: the **adapter**, every tensor, and an **update**, the trained
-    tensors only. Both are float32, tensors one after another, each in row-major order.
+    tensors only. Both are float32, tensors one after another, each in row-major order. An update may be
+    longer than its tensors, which ``sent`` says: then zeros follow them. A strategy that sends something
+    else than what it trains fills an update in its own way.
     """
 
     slots: tuple[TensorSlot, ...]
+    sent: int | None = None
 
     def __post_init__(self) -> None:
         names = [slot.name for slot in self.slots]
@@ -48,21 +51,36 @@ class AdapterLayout:
         return sum(slot.size for slot in self.slots)
 
     @property
-    def update_size(self) -> int:
+    def trained_size(self) -> int:
+        """How many numbers are trained."""
         return sum(slot.size for slot in self.slots if slot.trained)
+
+    @property
+    def update_size(self) -> int:
+        """How many numbers a site sends of a round, before any is left out."""
+        return self.trained_size if self.sent is None else self.sent
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes and what is trained, as hex."""
-        canonical = json.dumps([[s.name, list(s.shape), s.trained] for s in self.slots])
+        """SHA-256 over names, shapes, what is trained and how much is sent, as hex."""
+        slots: list[object] = [[s.name, list(s.shape), s.trained] for s in self.slots]
+        canonical = json.dumps(slots if self.sent is None else [*slots, self.sent])
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def narrowed(self, trains: Callable[[str], bool]) -> AdapterLayout:
+        """The same tensors, fewer of them trained: those that ``trains`` says. Updates stay as long."""
+        slots = (replace(slot, trained=slot.trained and trains(slot.name)) for slot in self.slots)
+        return replace(self, slots=tuple(slots), sent=self.update_size)
 
     def split(self, adapter: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Cut an adapter vector, float32[adapter_size], into its tensors (views)."""
         return dict(self._cut(adapter, self.slots, self.adapter_size))
 
     def split_update(self, update: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Cut an update vector, float32[update_size], into its tensors (views)."""
+        """Cut an update vector, float32[update_size], into its tensors (views).
+
+        Raises ProtocolError for another size, and if its tensors are more than is sent in one round.
+        """
         trained = tuple(slot for slot in self.slots if slot.trained)
         return dict(self._cut(update, trained, self.update_size))
 
@@ -86,10 +104,15 @@ class AdapterLayout:
         return self.join(tensors)
 
     def change(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far the trained tensors are from one adapter to another: the update for ``apply``."""
+        """How far the trained tensors are from one adapter to another: the update for ``apply``.
+
+        Raises ProtocolError if they are more than is sent in one round.
+        """
         start, end = self.split(before), self.split(after)
-        moved = [(end[slot.name] - start[slot.name]).ravel() for slot in self.slots if slot.trained]
-        return np.concatenate(moved) if moved else np.zeros(0, np.float32)
+        update = np.zeros(self.update_size, np.float32)
+        for name, part in self.split_update(update).items():
+            part[...] = end[name] - start[name]
+        return update
 
     @staticmethod
     def _cut(
@@ -97,6 +120,9 @@ class AdapterLayout:
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
         if vector.shape != (size,):
             raise ProtocolError(f"expected a vector of {size} numbers, got shape {vector.shape}")
+        needed = sum(slot.size for slot in slots)
+        if needed > size:
+            raise ProtocolError(f"expected tensors of {size} numbers at most, got {needed}")
         start = 0
         for slot in slots:
             yield slot.name, vector[start : start + slot.size].reshape(slot.shape)

@@ -7,7 +7,7 @@ model, a site and the coordinator all ask the section; nothing but this file kno
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ModelWrapValidatorHandler, model_validator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from protocol.job.layout import AdapterLayout
 
 _DEFAULT = "fedsvd"
+_ALIASES = {"lora": "fedit"}  # names that jobs may use for another one, which manifests have
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,12 +45,19 @@ class Strategy(Section):
     methods differ. All of them are pure functions of what they are given: a run that was stopped goes on
     with the same result, and sites and coordinator agree.
 
+    What a rule does not go with is refused when a job is read, from what it declares here.
+
     Attributes:
         paper: where the rule was published.
         linear: the mean of what sites send is all that ``merge`` needs, and nobody has to read each.
         exact: the merged product B·A is the mean of the sites' products.
         basis_turns: the adapter's basis is another one after each round, so that no change of it may wait
             for a later round.
+        cycle: after so many rounds the same tensors are trained again; 1 if they are in each.
+        messages: how many vectors a site sends in a round.
+        needs_head: only what a classifier's head learns is trained.
+        ranks_differ: sites may have adapters of other ranks than each other's.
+        keeps_local: part of what a site trains may stay there.
     """
 
     name: Word
@@ -57,13 +65,33 @@ class Strategy(Section):
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     basis_turns: ClassVar[bool] = False
+    cycle: ClassVar[int] = 1
+    messages: ClassVar[int] = 1
+    needs_head: ClassVar[bool] = False
+    ranks_differ: ClassVar[bool] = False
+    keeps_local: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
     def _by_name(cls, value: Any, handler: ModelWrapValidatorHandler[Strategy]) -> Strategy:
-        if cls is Strategy and isinstance(value, dict):
-            return find_strategy(value.get("name", _DEFAULT)).model_validate(value)
+        if not isinstance(value, dict):
+            return handler(value)
+        name = value.get("name", _DEFAULT)
+        if isinstance(name, str) and name in _ALIASES:
+            value = value | {"name": _ALIASES[name]}
+        if cls is Strategy:
+            return find_strategy(name).model_validate(value)
         return handler(value)
+
+    @classmethod
+    def compresses(cls) -> bool:
+        """Whether part of an update may wait at a site: each number means the same in the next round."""
+        return not cls.basis_turns and cls.cycle == 1
+
+    @classmethod
+    def correlates(cls) -> bool:
+        """Whether a later round's noise may take some of an earlier one's back: both are summed alike."""
+        return cls.linear and cls.compresses()
 
     def allows(self, job: Job) -> None:
         """Raises ValueError that names the key to change, for a job that the rule does not go with."""
@@ -72,16 +100,49 @@ class Strategy(Section):
                 f'strategy.name: "{self.name}" needs each site\'s update, and not their sum: expected '
                 'aggregation.kind="none" and privacy.unit="example", or another strategy'
             )
-        if job.compression.kind != "none" and self.basis_turns:
+        if job.compression.kind != "none" and not self.compresses():
+            why = "turns the adapter's basis after each round"
+            if not self.basis_turns:
+                why = "trains other tensors in the next round"
             raise ValueError(
-                f'compression.kind: expected "none" with strategy.name="{self.name}", which turns the '
-                "adapter's basis after each round: what waits at a site would be added to other directions "
-                'than it belongs to; use strategy.name="ffa"'
+                f'compression.kind: expected "none" with strategy.name="{self.name}", which {why}: what '
+                "waits at a site would be added to other directions than it belongs to; use "
+                'strategy.name="ffa"'
             )
 
     def trains(self, name: str) -> bool:  # noqa: ARG002 - all are
-        """Whether sites train a tensor of the adapter, by its name in the layout."""
+        """Whether sites train a tensor of the adapter, by its name in the layout, in any round."""
         return True
+
+    def trains_in(self, name: str, round_number: int) -> bool:  # noqa: ARG002 - rounds are alike
+        """Whether sites train a tensor in a round, which counts from 1; it repeats after ``cycle``."""
+        return self.trains(name)
+
+    def lay_out(self, shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
+        """The layout of an adapter's tensors, by their shapes, and of the updates that sites send of it.
+
+        Updates are as long as those of the round that trains the most: sums have one size in all rounds.
+        """
+        from protocol.job.layout import AdapterLayout, TensorSlot
+
+        layout = AdapterLayout(
+            slots=tuple(
+                TensorSlot(name=name, shape=shape, trained=self.trains(name))
+                for name, shape in sorted(shapes.items())
+            )
+        )
+        return layout if self.cycle == 1 else replace(layout, sent=self.most_trained(layout))
+
+    def in_round(self, layout: AdapterLayout, round_number: int) -> AdapterLayout:
+        """The layout with what is trained in a round; its updates are as long as any."""
+        if self.cycle == 1:
+            return layout
+        return layout.narrowed(lambda name: self.trains_in(name, round_number))
+
+    def most_trained(self, layout: AdapterLayout) -> int:
+        """How many numbers are trained in a round, in the one that trains the most."""
+        rounds = (self.in_round(layout, number) for number in range(1, self.cycle + 1))
+        return max(layout.trained_size for layout in rounds)
 
     def start(self, layout: AdapterLayout, adapter: NDArray[np.float32]) -> State:  # noqa: ARG002
         """The state before the first round, from the adapter that ``seeds.adapter`` drew."""
@@ -92,7 +153,8 @@ class Strategy(Section):
     ) -> NDArray[np.float32]:
         """What a site sends of the adapter it got and the one it trained: float32[update_size].
 
-        Of a linear strategy, vectors are added up unread, and only their mean reaches ``merge``.
+        ``layout`` has what the round trains. Of a linear strategy, vectors are added up unread, and only
+        their mean reaches ``merge``.
         """
         return layout.change(before, after)
 
@@ -103,7 +165,7 @@ class Strategy(Section):
         layout: AdapterLayout,
         round_number: int,  # noqa: ARG002 - all are alike
     ) -> State:
-        """The state after a round.
+        """The state after a round, whose ``layout`` has what it trains.
 
         ``aggregate`` is the mean of what sites sent, float32[update_size]; for a strategy that is not
         linear it is what each sent, float32[sites, update_size], in order of the sites' names.
@@ -117,7 +179,9 @@ _STRATEGIES = Registry[type[Strategy]](
     listed={
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
-        "lora": "strategies.lora:LoRA",
+        "fedit": "strategies.fedit:FedIT",
+        "rolora": "strategies.rolora:RoLoRA",
+        "head": "strategies.head:Head",
     },
 )
 
@@ -127,9 +191,14 @@ def strategy_names() -> tuple[str, ...]:
     return _STRATEGIES.names()
 
 
+def listed_strategies() -> tuple[str, ...]:
+    """Those of Confide, without what is installed beside it."""
+    return tuple(_STRATEGIES.listed)
+
+
 def find_strategy(name: object) -> type[Strategy]:
     """The strategy of that name. Raises UnknownNameError for any but those that are listed or installed."""
-    return _STRATEGIES.find(name)
+    return _STRATEGIES.find(_ALIASES.get(name, name) if isinstance(name, str) else name)
 
 
 def default_strategy() -> Strategy:

@@ -99,7 +99,7 @@ def forecast(
     check_encoding(manifest, update_size=setup.layout.update_size)
     loading = clock() - began
     cohort = cohort_size(job.federation.cohort, sites=len(sizes))
-    noise = noise_level(plans, training=job.training, parameters=setup.layout.update_size, cohort=cohort)
+    noise = noise_level(plans, training=job.training, parameters=setup.parameters, cohort=cohort)
     # Noise for whole sites takes none of the training's time.
     steps = [
         plan if isinstance(plan, SampledPlan) else plan_training(job, size, rounds=plan.steps)
@@ -108,7 +108,7 @@ def forecast(
     effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
     return Forecast(
         job=job,
-        parameters=setup.layout.update_size,
+        parameters=job.strategy.most_trained(setup.layout),
         sites=_sites(sizes, plans),
         noise=noise,
         traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),

@@ -57,6 +57,12 @@ class Setup:
     layout: AdapterLayout
     examples: tuple[int, ...]
 
+    @property
+    def parameters(self) -> int:
+        """The numbers that noise is added to: trained in a round, or sent where sites are hidden."""
+        hides_sites, strategy = self.job.privacy.hides_sites, self.job.strategy
+        return self.layout.update_size if hides_sites else strategy.most_trained(self.layout)
+
     def plans(self) -> tuple[Plan, ...]:
         """Each site's plan, in the order of ``examples``. Raises PlanError where there can be none."""
         by_size = {size: self.plan(size) for size in set(self.examples)}
@@ -84,7 +90,7 @@ class Setup:
         return noise_level(
             self.plans(),
             training=self.job.training,
-            parameters=self.layout.update_size,
+            parameters=self.parameters,
             cohort=cohort_size(self.job.federation.cohort, sites=len(self.examples)),
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from privacy.errors import PlanError
-from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.layout import TensorSlot
 from protocol.job.strategy import default_strategy
 from simulation.forecast.noise_level import Setup
 
@@ -93,18 +93,18 @@ def _with(setup: Setup, section: str, **values: object) -> Setup:
 def _frozen_a(setup: Setup) -> _Change | None:
     """The default strategy, where it goes with the job and trains less than the job's own."""
     strategy = default_strategy()
-    slots = [replace(s, trained=s.trained and strategy.trains(s.name)) for s in setup.layout.slots]
+    trained = {slot.name for slot in setup.layout.slots if slot.trained}
     try:
         strategy.allows(setup.job)
     except ValueError:
         return None
-    if slots == list(setup.layout.slots):
+    if all(strategy.trains(name) for name in trained):
         return None
     job = setup.job.model_copy(update={"strategy": strategy})
     return _Change(
         text="LoRA's A frozen",
         settings=(f"strategy.name={strategy.name}",),
-        setup=_relaid(replace(setup, job=job), slots),
+        setup=_relaid(replace(setup, job=job), setup.layout.slots),
     )
 
 
@@ -197,8 +197,10 @@ def _weaker_privacy(setup: Setup) -> _Change | None:
     )
 
 
-def _relaid(setup: Setup, slots: list[TensorSlot]) -> Setup:
-    return replace(setup, layout=AdapterLayout(slots=tuple(slots)))
+def _relaid(setup: Setup, slots: Iterable[TensorSlot]) -> Setup:
+    """The setup with these tensors, laid out as its strategy does."""
+    shapes = {slot.name: slot.shape for slot in slots}
+    return replace(setup, layout=setup.job.strategy.lay_out(shapes))
 
 
 def _layer_number(slot: TensorSlot) -> int | None:

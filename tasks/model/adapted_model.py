@@ -17,7 +17,6 @@ from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job import AdapterSection, Job, ModelSection, top_share
-from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy
 from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
@@ -69,8 +68,9 @@ class AdaptedModel:
 
     Attributes:
         spec: what it was made for.
-        peft: the PeftModel; its trainable parameters are the layout's trained slots.
+        peft: the PeftModel; its trainable parameters are the trained slots of ``round_layout``.
         layout: names as PEFT saves them, so a vector and a checkpoint differ only in form.
+        round_layout: the same with what the round trains that ``train_in`` named last; all, before that.
         base: the model as it was loaded, and what its task knows of it.
         sizes: how large examples are, and what batches of them are padded to.
 
@@ -90,12 +90,8 @@ class AdaptedModel:
         self.peft: Any = _attach(base, spec, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(spec.strategy)
-        self.layout = AdapterLayout(
-            slots=tuple(
-                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
-                for name, p in sorted(self._parameters.items())
-            )
-        )
+        self.layout = spec.strategy.lay_out({name: tuple(p.shape) for name, p in self._parameters.items()})
+        self.round_layout = self.layout
 
     @property
     def model_digest(self) -> str:
@@ -131,8 +127,16 @@ class AdaptedModel:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that sites train, by their name in the layout, in its order."""
-        return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
+        """The parameters that sites train in this round, by their name in the layout, in its order."""
+        return {s.name: self._parameters[s.name] for s in self.round_layout.slots if s.trained}
+
+    def train_in(self, round_number: int) -> None:
+        """From here on what is trained is what the strategy trains in a round, which counts from 1."""
+        found = self.spec.strategy.in_round(self.layout, round_number)
+        if found != self.round_layout:
+            self.round_layout = found
+            for slot in found.slots:
+                self._parameters[slot.name].requires_grad_(slot.trained)
 
     def initial_adapter(self, seed: int) -> NDArray[np.float32]:
         """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
@@ -177,7 +181,7 @@ class AdaptedModel:
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
         tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
-        return self.spec.strategy.encode(self.layout, adapter, self.layout.join(tensors))
+        return self.spec.strategy.encode(self.round_layout, adapter, self.layout.join(tensors))
 
     def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """The adapter's parameters by the name that PEFT saves them under."""

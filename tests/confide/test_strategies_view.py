@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from confide.cli import app
+from protocol.job.strategy import listed_strategies
 from tests.strategies.installing import install
 
 
@@ -23,17 +24,20 @@ def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pyte
     install(tmp_path, "median", "tests.strategies.median:Median")
     monkeypatch.syspath_prepend(tmp_path)
     found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))}
-    assert sorted(found) == ["fedsvd", "ffa", "lora", "median", "momentum"]
-    assert {name for name, entry in found.items() if not entry["linear"]} == {"median"}
-    assert {name for name, entry in found.items() if entry["exact"]} == {"fedsvd", "ffa", "momentum"}
+    assert sorted(found) == sorted([*listed_strategies(), "median", "momentum"])
+    linear = {name: entry["linear"] for name, entry in found.items()}
+    assert (linear["median"], linear["momentum"]) == (False, True)
+    assert (found["fedsvd"]["exact"], found["fedit"]["exact"]) == (True, False)
+    assert (found["fedsvd"]["compression"], found["ffa"]["compression"]) == (False, True)
+    assert found["rolora"]["trains"] == [["B", "head"], ["A", "head"]]
     assert found["momentum"]["keys"] == ["momentum"]
     assert found["ffa"]["paper"] == "Sun et al. 2024, FFA-LoRA (arXiv:2403.12313)"
 
 
 def test_people_read_a_line_for_each() -> None:
     lines = [line.split() for line in listed().splitlines()]
-    expected = [["fedsvd", "yes", "yes"], ["ffa", "yes", "yes"], ["lora", "yes", "no"]]
-    assert [line[:3] for line in lines[1:]] == expected
+    assert ["fedsvd", "B", "head", "yes", "yes", "sums"] in [line[:6] for line in lines[1:]]
+    assert ["fedit", "A", "B", "head", "yes", "no"] in [line[:6] for line in lines[1:]]
 
 
 def test_what_another_package_calls_itself_is_shown_and_not_obeyed(
@@ -42,4 +46,4 @@ def test_what_another_package_calls_itself_is_shown_and_not_obeyed(
     install(tmp_path, "[red]mo\u202emen\x1btum", "tests.strategies.momentum:Momentum")
     monkeypatch.syspath_prepend(tmp_path)
     (line,) = [line for line in listed().splitlines() if "Hsu" in line]
-    assert line.startswith(r"[red]mo\u202emen\x1btum  yes")
+    assert line.startswith(r"[red]mo\u202emen\x1btum  B head")

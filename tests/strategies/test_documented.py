@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from protocol.job.layout import AdapterLayout, TensorSlot
-from protocol.job.strategy import find_strategy, strategy_names
+from protocol.job.strategy import listed_strategies
+from protocol.job.strategy_facts import strategy_facts
 from tests.strategies.momentum import Momentum
+from tests.strategies.page import render
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "strategies.md").read_text()
 
 
-def test_the_table_says_what_the_rules_do() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \| (yes|no) \|$", TEXT, re.MULTILINE)
-    declared = {name: find_strategy(name) for name in strategy_names()}
-    assert {name: (linear == "yes", exact == "yes") for name, linear, exact in rows} == {
-        name: (rule.linear, rule.exact) for name, rule in declared.items()
-    }
+def test_the_table_is_made_of_what_the_rules_declare() -> None:
+    """`python tools/strategies_page.py` writes it."""
+    assert render(TEXT, [strategy_facts(name) for name in listed_strategies()]) == TEXT
+
+
+def test_another_declaration_would_change_it() -> None:
+    facts = [strategy_facts(name) for name in listed_strategies()]
+    assert render(TEXT, [*facts[1:], replace(facts[0], exact=not facts[0].exact)]) != TEXT
+    with pytest.raises(ValueError, match="got 0 tables"):
+        render("no table", facts)
 
 
 def test_the_one_that_is_shown_works() -> None:

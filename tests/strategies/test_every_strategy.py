@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
 from protocol.job.strategy import State, Strategy, find_strategy, strategy_names
 from runs.run_folder import RunFolder
@@ -28,7 +27,16 @@ def each(strategies: list[Strategy]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("strategy", strategies, ids=lambda strategy: strategy.name)
 
 
+def each_round(strategies: list[Strategy]) -> pytest.MarkDecorator:
+    """Each round of each strategy, until what is trained repeats; ``number`` counts from 1."""
+    rounds = [(strategy, number) for strategy in strategies for number in range(1, strategy.cycle + 1)]
+    return pytest.mark.parametrize(
+        ("strategy", "number"), rounds, ids=[f"{strategy.name}-{number}" for strategy, number in rounds]
+    )
+
+
 every_strategy = each(STRATEGIES)
+every_round = each_round(STRATEGIES)
 shapes = given(
     rank=st.integers(1, 4),
     rows=st.integers(1, 9),
@@ -39,29 +47,30 @@ few = settings(max_examples=25, deadline=None)
 
 
 class Case:
-    """One pair and a head, laid out for a strategy, and adapters drawn at random."""
+    """One pair and a head, laid out for a round of a strategy, and adapters drawn at random."""
 
-    def __init__(self, strategy: Strategy, *, rank: int, rows: int, columns: int, seed: int) -> None:
-        self.strategy = strategy
+    def __init__(
+        self, strategy: Strategy, *, rank: int, rows: int, columns: int, seed: int, number: int = 1
+    ) -> None:
+        self.strategy, self.number = strategy, number
         sizes = {
             "head.weight": (2, 3),
             "l.lora_A.weight": (rank, columns),
             "l.lora_B.weight": (max(rows, rank), rank),
         }
-        self.layout = AdapterLayout(
-            slots=tuple(
-                TensorSlot(name=name, shape=shape, trained=strategy.trains(name))
-                for name, shape in sizes.items()
-            )
-        )
+        whole = strategy.lay_out(sizes)
+        self.layout = strategy.in_round(whole, number)
         self.generator = np.random.default_rng(seed)
-        self.before = self.generator.standard_normal(self.layout.adapter_size).astype(np.float32)
-        self.state = strategy.start(self.layout, self.before)
+        self.before = self.generator.standard_normal(whole.adapter_size).astype(np.float32)
+        self.state = strategy.start(whole, self.before)
 
     def trained(self) -> NDArray[np.float32]:
-        """What a site may make of the adapter in a round."""
-        update = self.generator.standard_normal(self.layout.update_size).astype(np.float32)
-        return self.layout.apply(self.before, update)
+        """What a site may make of the adapter in the round."""
+        tensors = {name: tensor.copy() for name, tensor in self.layout.split(self.before).items()}
+        for slot in self.layout.slots:
+            if slot.trained:
+                tensors[slot.name] += self.generator.standard_normal(slot.shape).astype(np.float32)
+        return self.layout.join(tensors)
 
     def encoded(self, after: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.strategy.encode(self.layout, self.before, after)
@@ -71,7 +80,7 @@ class Case:
         aggregate = np.stack(sent)
         if self.strategy.linear:
             aggregate = aggregate.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return self.strategy.merge(self.state, aggregate, self.layout, 1)
+        return self.strategy.merge(self.state, aggregate, self.layout, self.number)
 
     def meaning(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
         """What a model makes of an adapter: the head, and the product of the pair."""
@@ -85,61 +94,65 @@ def close(found: NDArray[np.float64], expected: NDArray[np.float64]) -> bool:
     return bool(np.abs(found - expected).max() <= 64 * ROUNDING * max(1.0, np.abs(expected).max()))
 
 
-@every_strategy
+@every_round
 @few
 @shapes
-def test_what_is_sent_is_as_long_as_the_layout_says(strategy: Strategy, **shape: int) -> None:
-    case = Case(strategy, **shape)
+def test_what_is_sent_is_as_long_as_the_layout_says(strategy: Strategy, number: int, **shape: int) -> None:
+    case = Case(strategy, number=number, **shape)
     vector = case.encoded(case.trained())
     assert vector.shape == (case.layout.update_size,)
     assert vector.dtype == np.float32
 
 
-@every_strategy
+@every_round
 @few
 @shapes
-def test_a_zero_update_changes_nothing_that_a_model_computes(strategy: Strategy, **shape: int) -> None:
-    case = Case(strategy, **shape)
+def test_a_zero_update_changes_nothing_that_a_model_computes(
+    strategy: Strategy, number: int, **shape: int
+) -> None:
+    case = Case(strategy, number=number, **shape)
     nothing = case.encoded(case.before)
     assert not nothing.any()
     assert close(case.meaning(case.merged([nothing]).adapter), case.meaning(case.before))
 
 
-@every_strategy
+@every_round
 @few
 @shapes
-def test_a_single_site_gets_back_what_it_trained(strategy: Strategy, **shape: int) -> None:
-    case = Case(strategy, **shape)
+def test_a_single_site_gets_back_what_it_trained(strategy: Strategy, number: int, **shape: int) -> None:
+    case = Case(strategy, number=number, **shape)
     after = case.trained()
     assert close(case.meaning(case.merged([case.encoded(after)]).adapter), case.meaning(after))
 
 
-@each([strategy for strategy in STRATEGIES if strategy.linear])
+@each_round([strategy for strategy in STRATEGIES if strategy.linear])
 @few
 @shapes
-def test_the_mean_of_what_is_sent_is_what_the_mean_adapter_sends(strategy: Strategy, **shape: int) -> None:
+def test_the_mean_of_what_is_sent_is_what_the_mean_adapter_sends(
+    strategy: Strategy, number: int, **shape: int
+) -> None:
     """So a sum that nobody reads the parts of is enough."""
-    case = Case(strategy, **shape)
+    case = Case(strategy, number=number, **shape)
     sites = [case.trained() for _ in range(3)]
     mean = np.mean(sites, axis=0, dtype=np.float64).astype(np.float32)
     sent = np.mean([case.encoded(after) for after in sites], axis=0, dtype=np.float64)
     assert close(sent, case.encoded(mean).astype(np.float64))
 
 
-def error(strategy: Strategy, **shape: int) -> tuple[float, float]:
+def error(strategy: Strategy, number: int = 1, **shape: int) -> tuple[float, float]:
     """How far a merged adapter is from the mean of what the sites' compute, and how large that is."""
-    case = Case(strategy, **shape)
+    case = Case(strategy, number=number, **shape)
     sites = [case.trained() for _ in range(3)]
     expected = np.mean([case.meaning(after) for after in sites], axis=0)
     found = case.meaning(case.merged([case.encoded(after) for after in sites]).adapter)
     return float(np.abs(found - expected).max()), max(1.0, float(np.abs(expected).max()))
 
 
-@each([strategy for strategy in STRATEGIES if strategy.exact])
+@each_round([strategy for strategy in STRATEGIES if strategy.exact])
 @few
 @shapes
-def test_an_exact_one_averages_products(strategy: Strategy, **shape: int) -> None:
-    off, size = error(strategy, **shape)
+def test_an_exact_one_averages_products(strategy: Strategy, number: int, **shape: int) -> None:
+    off, size = error(strategy, number, **shape)
     assert off <= 64 * ROUNDING * size
 
 
@@ -147,6 +160,20 @@ def test_an_exact_one_averages_products(strategy: Strategy, **shape: int) -> Non
 def test_one_that_does_not_say_so_does_not(strategy: Strategy) -> None:
     off, size = error(strategy, rank=2, rows=5, columns=6, seed=0)
     assert off > 0.01 * size
+
+
+@every_round
+@few
+@shapes
+def test_only_what_the_round_trains_is_moved(strategy: Strategy, number: int, **shape: int) -> None:
+    """But for a change of basis, which leaves what a model computes."""
+    if strategy.basis_turns:
+        return
+    case = Case(strategy, number=number, **shape)
+    merged = case.layout.split(case.merged([case.encoded(case.trained()) for _ in range(3)]).adapter)
+    for slot in case.layout.slots:
+        moved = not np.array_equal(merged[slot.name], case.layout.split(case.before)[slot.name])
+        assert moved == slot.trained
 
 
 @every_strategy
