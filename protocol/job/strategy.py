@@ -50,6 +50,8 @@ class Strategy(Section):
         exact: the merged product B·A is the mean of the sites' products.
         basis_turns: the adapter's basis is another one after each round, so that no change of it may wait
             for a later round.
+        residual: ``merge`` moves a part of the product into the base: the layout has a frozen tensor
+            [out, in] for each adapted layer, zero at first, which a model adds to the layer's weight.
     """
 
     name: Word
@@ -57,6 +59,7 @@ class Strategy(Section):
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     basis_turns: ClassVar[bool] = False
+    residual: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -118,6 +121,15 @@ _STRATEGIES = Registry[type[Strategy]](
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
         "lora": "strategies.lora:LoRA",
+        "flora": "strategies.flora:FLoRA",
+        "flexlora": "strategies.flexlora:FlexLoRA",
+        "fedex": "strategies.fedex:FedEx",
+        "hetlora": "strategies.hetlora:HetLoRA",
+        "krum": "strategies.robust:Krum",
+        "multi_krum": "strategies.robust:MultiKrum",
+        "bulyan": "strategies.robust:Bulyan",
+        "trimmed_mean": "strategies.robust:TrimmedMean",
+        "median": "strategies.robust:Median",
     },
 )
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job import AdapterSection, Job, ModelSection, top_share
-from protocol.job.layout import AdapterLayout, TensorSlot
+from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy
 from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
@@ -25,6 +25,7 @@ from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
 from tasks.model.frozen_modes import keep_evaluated
 from tasks.model.model_layers import count_layers, layer_lists, layer_number, linear_layers
+from tasks.model.moved_weights import MovedWeights
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -90,11 +91,13 @@ class AdaptedModel:
         self.peft: Any = _attach(base, spec, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(spec.strategy)
+        self._moved = MovedWeights(self.peft, adapter=_ADAPTER, wanted=spec.strategy.residual)
+        slots = [
+            TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
+            for name, p in self._parameters.items()
+        ]
         self.layout = AdapterLayout(
-            slots=tuple(
-                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
-                for name, p in sorted(self._parameters.items())
-            )
+            slots=tuple(sorted((*slots, *self._moved.slots), key=lambda slot: slot.name))
         )
 
     @property
@@ -135,7 +138,7 @@ class AdaptedModel:
         return {s.name: self._parameters[s.name] for s in self.layout.slots if s.trained}
 
     def initial_adapter(self, seed: int) -> NDArray[np.float32]:
-        """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
+        """A with orthonormal rows drawn from ``seed``, B and residuals zero, the head as loaded."""
         generator = np.random.Generator(np.random.PCG64(seed))
         tensors = {}
         for slot in self.layout.slots:
@@ -148,7 +151,7 @@ class AdaptedModel:
                     )
                 gaussian = generator.standard_normal((columns, rows))
                 tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
-            elif ".lora_B." in slot.name:
+            elif ".lora_B." in slot.name or slot.name.endswith(RESIDUAL):
                 tensors[slot.name] = np.zeros(slot.shape, np.float32)
             else:
                 tensors[slot.name] = self._parameters[slot.name].detach().cpu().numpy()
@@ -156,9 +159,23 @@ class AdaptedModel:
 
     def load(self, adapter: NDArray[np.float32]) -> None:
         """Put an adapter vector, float32[adapter_size], into the model."""
+        tensors = self.layout.split(adapter)
         with torch.no_grad():
-            for name, tensor in self.layout.split(adapter).items():
-                self._parameters[name].copy_(torch.from_numpy(tensor.copy()))
+            for name, parameter in self._parameters.items():
+                parameter.copy_(torch.from_numpy(tensors[name].copy()))
+        self._moved.put(tensors)
+
+    def some_adapter(self, seed: int) -> NDArray[np.float32]:
+        """An adapter to try the model with: each number of PEFT's drawn, so that no gradient is zero.
+
+        Residuals stay zero: of such numbers they would be the whole layer.
+        """
+        drawn = np.random.Generator(np.random.PCG64(seed)).standard_normal(self.layout.adapter_size)
+        adapter = (0.05 * drawn).astype(np.float32)
+        for name, tensor in self.layout.split(adapter).items():
+            if name not in self._parameters:
+                tensor[:] = 0.0
+        return adapter
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -168,7 +185,8 @@ class AdaptedModel:
             for parameter in self._parameters.values():
                 parameter.zero_()
         try:
-            yield
+            with self._moved.at_rest():
+                yield
         finally:
             with torch.no_grad():
                 for name, parameter in self._parameters.items():
@@ -177,6 +195,7 @@ class AdaptedModel:
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
         tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
+        tensors |= self._moved.residuals
         return self.spec.strategy.encode(self.layout, adapter, self.layout.join(tensors))
 
     def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:
