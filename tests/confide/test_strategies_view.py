@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from confide.cli import app
+from protocol.job.strategy import find_strategy, strategy_names
 from tests.strategies.installing import install
 
 
@@ -20,12 +21,16 @@ def listed(*options: str) -> str:
 
 def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "momentum", "tests.strategies.momentum:Momentum")
-    install(tmp_path, "median", "tests.strategies.median:Median")
+    install(tmp_path, "middle", "tests.strategies.middle:Middle")
     monkeypatch.syspath_prepend(tmp_path)
     found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))}
-    assert sorted(found) == ["fedsvd", "ffa", "lora", "median", "momentum"]
-    assert {name for name, entry in found.items() if not entry["linear"]} == {"median"}
-    assert {name for name, entry in found.items() if entry["exact"]} == {"fedsvd", "ffa", "momentum"}
+    assert sorted(found) == sorted(strategy_names())
+    assert {"fedsvd", "flora", "krum", "middle", "momentum"} <= found.keys()
+    assert {name: (entry["linear"], entry["exact"]) for name, entry in found.items()} == {
+        name: (rule.linear, rule.exact) for name in found if (rule := find_strategy(name))
+    }
+    assert not found["middle"]["linear"]
+    assert found["krum"]["keys"] == ["malicious"]
     assert found["momentum"]["keys"] == ["momentum"]
     assert found["ffa"]["paper"] == "Sun et al. 2024, FFA-LoRA (arXiv:2403.12313)"
 
@@ -33,7 +38,7 @@ def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pyte
 def test_people_read_a_line_for_each() -> None:
     lines = [line.split() for line in listed().splitlines()]
     expected = [["fedsvd", "yes", "yes"], ["ffa", "yes", "yes"], ["lora", "yes", "no"]]
-    assert [line[:3] for line in lines[1:]] == expected
+    assert [line[:3] for line in lines[1:4]] == expected
 
 
 def test_what_another_package_calls_itself_is_shown_and_not_obeyed(

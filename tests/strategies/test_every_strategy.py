@@ -17,10 +17,16 @@ from protocol.job.manifest import Manifest
 from protocol.job.strategy import State, Strategy, find_strategy, strategy_names
 from runs.run_folder import RunFolder
 from tests import tiny
-from tests.strategies.median import Median
+from tests.strategies.middle import Middle
 from tests.strategies.momentum import Momentum
 
-STRATEGIES = [*(find_strategy(name).model_validate({}) for name in strategy_names()), Momentum(), Median()]
+
+def with_keys(rule: type[Strategy]) -> Strategy:
+    """A rule as a job would have it: one against malicious sites is told of one."""
+    return rule.model_validate({"malicious": 1} if "malicious" in rule.model_fields else {})
+
+
+STRATEGIES = [*(with_keys(find_strategy(name)) for name in strategy_names()), Momentum(), Middle()]
 ROUNDING = 2.0**-23  # of one float32 operation, relative
 
 
@@ -48,11 +54,13 @@ class Case:
             "l.lora_A.weight": (rank, columns),
             "l.lora_B.weight": (max(rows, rank), rank),
         }
+        frozen = {"l.residual.weight": (max(rows, rank), columns)} if strategy.residual else {}
         self.layout = AdapterLayout(
             slots=tuple(
                 TensorSlot(name=name, shape=shape, trained=strategy.trains(name))
                 for name, shape in sizes.items()
             )
+            + tuple(TensorSlot(name=name, shape=shape, trained=False) for name, shape in frozen.items())
         )
         self.generator = np.random.default_rng(seed)
         self.before = self.generator.standard_normal(self.layout.adapter_size).astype(np.float32)
@@ -67,16 +75,18 @@ class Case:
         return self.strategy.encode(self.layout, self.before, after)
 
     def merged(self, sent: list[NDArray[np.float32]]) -> State:
-        """The state after a round in which sites sent these."""
-        aggregate = np.stack(sent)
+        """The state after a round in which sites sent these, each as many as the rule needs sites."""
+        aggregate = np.stack(sent * -(-getattr(self.strategy, "least", 1) // len(sent)))
         if self.strategy.linear:
             aggregate = aggregate.mean(axis=0, dtype=np.float64).astype(np.float32)
         return self.strategy.merge(self.state, aggregate, self.layout, 1)
 
     def meaning(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What a model makes of an adapter: the head, and the product of the pair."""
+        """What a model makes of an adapter: the head, and the product of the pair with the residual."""
         tensors = {n: t.astype(np.float64) for n, t in self.layout.split(adapter).items()}
         product = tensors["l.lora_B.weight"] @ tensors["l.lora_A.weight"]
+        if "l.residual.weight" in tensors:
+            product += tensors["l.residual.weight"]
         return np.concatenate([tensors["head.weight"].ravel(), product.ravel()])
 
 
