@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from privacy.errors import ProtocolError
 
+# How the factors of an adapted layer end, and what a rule adds to the layer's own weight beside them.
+FACTOR_A, FACTOR_B, RESIDUAL = ".lora_A.weight", ".lora_B.weight", ".residual.weight"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSlot:
@@ -26,6 +29,19 @@ class TensorSlot:
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The names of one adapted layer's tensors: A [rank, in], B [out, rank], the residual [out, in].
+
+    What the layer computes with beside its own weight is a multiple of residual + B·A. Most rules have no
+    residual.
+    """
+
+    a: str
+    b: str
+    residual: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +87,17 @@ class AdapterLayout:
         """The same tensors, fewer of them trained: those that ``trains`` says. Updates stay as long."""
         slots = (replace(slot, trained=slot.trained and trains(slot.name)) for slot in self.slots)
         return replace(self, slots=tuple(slots), sent=self.update_size)
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The layers that have both factors, in order."""
+        names = {slot.name for slot in self.slots}
+        layers = [slot.name.removesuffix(FACTOR_A) for slot in self.slots if slot.name.endswith(FACTOR_A)]
+        return tuple(
+            Pair(a=layer + FACTOR_A, b=layer + FACTOR_B, residual=layer + RESIDUAL)
+            for layer in layers
+            if layer + FACTOR_B in names
+        )
 
     def split(self, adapter: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Cut an adapter vector, float32[adapter_size], into its tensors (views)."""

@@ -58,6 +58,8 @@ class Strategy(Section):
         needs_head: only what a classifier's head learns is trained.
         ranks_differ: sites may have adapters of other ranks than each other's.
         keeps_local: part of what a site trains may stay there.
+        residual: ``merge`` moves a part of the product into the base: the layout has a frozen tensor
+            [out, in] for each adapted layer, zero at first, which a model adds to the layer's weight.
     """
 
     name: Word
@@ -70,6 +72,7 @@ class Strategy(Section):
     needs_head: ClassVar[bool] = False
     ranks_differ: ClassVar[bool] = False
     keeps_local: ClassVar[bool] = False
+    residual: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -123,11 +126,11 @@ class Strategy(Section):
 
         Updates are as long as those of the round that trains the most: sums have one size in all rounds.
         """
-        from protocol.job.layout import AdapterLayout, TensorSlot
+        from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
 
         layout = AdapterLayout(
             slots=tuple(
-                TensorSlot(name=name, shape=shape, trained=self.trains(name))
+                TensorSlot(name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL))
                 for name, shape in sorted(shapes.items())
             )
         )
@@ -182,6 +185,15 @@ _STRATEGIES = Registry[type[Strategy]](
         "fedit": "strategies.fedit:FedIT",
         "rolora": "strategies.rolora:RoLoRA",
         "head": "strategies.head:Head",
+        "flora": "strategies.flora:FLoRA",
+        "flexlora": "strategies.flexlora:FlexLoRA",
+        "fedex": "strategies.fedex:FedEx",
+        "hetlora": "strategies.hetlora:HetLoRA",
+        "krum": "strategies.robust:Krum",
+        "multi_krum": "strategies.robust:MultiKrum",
+        "bulyan": "strategies.robust:Bulyan",
+        "trimmed_mean": "strategies.robust:TrimmedMean",
+        "median": "strategies.robust:Median",
     },
 )
 

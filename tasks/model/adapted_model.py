@@ -17,6 +17,7 @@ from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job import AdapterSection, Job, ModelSection, top_share
+from protocol.job.layout import RESIDUAL
 from protocol.job.strategy import Strategy
 from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
@@ -24,6 +25,7 @@ from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
 from tasks.model.frozen_modes import keep_evaluated
 from tasks.model.model_layers import count_layers, layer_lists, layer_number, linear_layers
+from tasks.model.moved_weights import MovedWeights
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -90,7 +92,9 @@ class AdaptedModel:
         self.peft: Any = _attach(base, spec, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(spec.strategy)
-        self.layout = spec.strategy.lay_out({name: tuple(p.shape) for name, p in self._parameters.items()})
+        self._moved = MovedWeights(self.peft, adapter=_ADAPTER, wanted=spec.strategy.residual)
+        shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
         self.round_layout = self.layout
 
     @property
@@ -135,11 +139,12 @@ class AdaptedModel:
         found = self.spec.strategy.in_round(self.layout, round_number)
         if found != self.round_layout:
             self.round_layout = found
-            for slot in found.slots:
-                self._parameters[slot.name].requires_grad_(slot.trained)
+            trained = {slot.name for slot in found.slots if slot.trained}
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad_(name in trained)
 
     def initial_adapter(self, seed: int) -> NDArray[np.float32]:
-        """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
+        """A with orthonormal rows drawn from ``seed``, B and residuals zero, the head as loaded."""
         generator = np.random.Generator(np.random.PCG64(seed))
         tensors = {}
         for slot in self.layout.slots:
@@ -152,7 +157,7 @@ class AdaptedModel:
                     )
                 gaussian = generator.standard_normal((columns, rows))
                 tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
-            elif ".lora_B." in slot.name:
+            elif ".lora_B." in slot.name or slot.name.endswith(RESIDUAL):
                 tensors[slot.name] = np.zeros(slot.shape, np.float32)
             else:
                 tensors[slot.name] = self._parameters[slot.name].detach().cpu().numpy()
@@ -160,9 +165,23 @@ class AdaptedModel:
 
     def load(self, adapter: NDArray[np.float32]) -> None:
         """Put an adapter vector, float32[adapter_size], into the model."""
+        tensors = self.layout.split(adapter)
         with torch.no_grad():
-            for name, tensor in self.layout.split(adapter).items():
-                self._parameters[name].copy_(torch.from_numpy(tensor.copy()))
+            for name, parameter in self._parameters.items():
+                parameter.copy_(torch.from_numpy(tensors[name].copy()))
+        self._moved.put(tensors)
+
+    def some_adapter(self, seed: int) -> NDArray[np.float32]:
+        """An adapter to try the model with: each number of PEFT's drawn, so that no gradient is zero.
+
+        Residuals stay zero: of such numbers they would be the whole layer.
+        """
+        drawn = np.random.Generator(np.random.PCG64(seed)).standard_normal(self.layout.adapter_size)
+        adapter = (0.05 * drawn).astype(np.float32)
+        for name, tensor in self.layout.split(adapter).items():
+            if name not in self._parameters:
+                tensor[:] = 0.0
+        return adapter
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -172,7 +191,8 @@ class AdaptedModel:
             for parameter in self._parameters.values():
                 parameter.zero_()
         try:
-            yield
+            with self._moved.at_rest():
+                yield
         finally:
             with torch.no_grad():
                 for name, parameter in self._parameters.items():
@@ -181,6 +201,7 @@ class AdaptedModel:
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
         tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
+        tensors |= self._moved.residuals
         return self.spec.strategy.encode(self.round_layout, adapter, self.layout.join(tensors))
 
     def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:

@@ -21,15 +21,16 @@ def listed(*options: str) -> str:
 
 def test_json_lists_each_with_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "momentum", "tests.strategies.momentum:Momentum")
-    install(tmp_path, "median", "tests.strategies.median:Median")
+    install(tmp_path, "middle", "tests.strategies.middle:Middle")
     monkeypatch.syspath_prepend(tmp_path)
     found = {entry.pop("name"): entry for entry in json.loads(listed("--json"))}
-    assert sorted(found) == sorted([*listed_strategies(), "median", "momentum"])
+    assert sorted(found) == sorted([*listed_strategies(), "middle", "momentum"])
     linear = {name: entry["linear"] for name, entry in found.items()}
-    assert (linear["median"], linear["momentum"]) == (False, True)
+    assert (linear["middle"], linear["momentum"], linear["krum"]) == (False, True, False)
     assert (found["fedsvd"]["exact"], found["fedit"]["exact"]) == (True, False)
     assert (found["fedsvd"]["compression"], found["ffa"]["compression"]) == (False, True)
     assert found["rolora"]["trains"] == [["B", "head"], ["A", "head"]]
+    assert found["krum"]["keys"] == ["malicious"]
     assert found["momentum"]["keys"] == ["momentum"]
     assert found["ffa"]["paper"] == "Sun et al. 2024, FFA-LoRA (arXiv:2403.12313)"
 

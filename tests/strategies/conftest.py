@@ -12,5 +12,5 @@ def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Two strategies that are none of ours, as pip would install them."""
     folder = tmp_path_factory.mktemp("site-packages")
     install(folder, "momentum", "tests.strategies.momentum:Momentum")
-    install(folder, "median", "tests.strategies.median:Median")
+    install(folder, "middle", "tests.strategies.middle:Middle")
     monkeypatch.syspath_prepend(folder)

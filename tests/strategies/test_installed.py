@@ -18,7 +18,7 @@ from simulation.simulated_federation import World
 from strategies.fedsvd import FedSVD
 from tests import tiny
 from tests.strategies.installing import install
-from tests.strategies.median import Median
+from tests.strategies.middle import Middle
 from tests.strategies.momentum import Momentum
 
 
@@ -64,8 +64,8 @@ def test_an_installed_one_does_not_take_the_place_of_ours(
 def test_one_that_reads_each_update_is_refused_where_only_a_sum_is_read(
     tiny_folder: Path, installed: None, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(JobError, match=r'strategy\.name: "median" needs each site\'s update'):
-        tiny.job(tiny_folder, strategy={"name": "median"}, **changes)
+    with pytest.raises(JobError, match=r'strategy\.name: "middle" needs each site\'s update'):
+        tiny.job(tiny_folder, strategy={"name": "middle"}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -130,22 +130,22 @@ def test_one_that_is_not_linear_gets_each_update(
 ) -> None:
     """Those of three sites, in a row each; their mean is what a strategy that trains the same gets."""
     given: list[np.ndarray] = []
-    merge = Median.merge
+    merge = Middle.merge
 
-    def watched(self: Median, state: State, aggregate: np.ndarray, *rest: Any) -> State:
+    def watched(self: Middle, state: State, aggregate: np.ndarray, *rest: Any) -> State:
         given.append(aggregate)
         return merge(self, state, aggregate, *rest)
 
-    monkeypatch.setattr(Median, "merge", watched)
+    monkeypatch.setattr(Middle, "merge", watched)
     layout = World(tiny.job(tiny_folder, strategy={"name": "lora"})).adapted.layout
     once = {"training": {"rounds": 1}}
-    median = run_job(tiny_folder, tmp_path, "median", strategy={"name": "median"}, **once)
+    middle_run = run_job(tiny_folder, tmp_path, "middle", strategy={"name": "middle"}, **once)
     mean = run_job(tiny_folder, tmp_path, "mean", strategy={"name": "lora"}, **once)
     (updates,) = given
     assert updates.shape == (3, layout.update_size)
-    start = adapter(median, 0, layout)
+    start = adapter(middle_run, 0, layout)
     averaged = layout.apply(start, updates.mean(axis=0, dtype=np.float64).astype(np.float32))
     assert adapter(mean, 1, layout).tobytes() == averaged.tobytes()
     middle = layout.apply(start, np.median(updates, axis=0).astype(np.float32))
-    assert adapter(median, 1, layout).tobytes() == middle.tobytes()
+    assert adapter(middle_run, 1, layout).tobytes() == middle.tobytes()
     assert middle.tobytes() != averaged.tobytes()

@@ -12,10 +12,10 @@ from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import State, Strategy
 
 
-class Median(Strategy):
+class Middle(Strategy):
     """One site of three cannot move the adapter further than another one does."""
 
-    name: Literal["median"] = "median"
+    name: Literal["middle"] = "middle"
     paper: ClassVar[str] = "Yin et al. 2018, coordinate-wise median (arXiv:1803.01498)"
     linear: ClassVar[bool] = False
 

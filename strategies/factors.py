@@ -1,0 +1,58 @@
+"""The sites' factors of each adapted layer, from what the sites sent, for rules that need each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.job.layout import AdapterLayout, Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """One layer's factors at the sites, in order: ``a`` float64[sites, rank, in], ``b`` [sites, out, rank].
+
+    ``pair`` has the names of the layer's tensors.
+    """
+
+    pair: Pair
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+
+    @property
+    def stacked_a(self) -> NDArray[np.float64]:
+        """All sites' A under one another: float64[sites · rank, in]."""
+        return self.a.reshape(-1, self.a.shape[2])
+
+    @property
+    def stacked_b(self) -> NDArray[np.float64]:
+        """All sites' B beside one another, float64[out, sites · rank]: times ``stacked_a``, Σ B·A."""
+        return self.b.transpose(1, 0, 2).reshape(self.b.shape[1], -1)
+
+
+def each_layer(
+    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
+) -> Iterator[Factors]:
+    """Each layer's factors at sites that began with ``adapter`` and sent ``updates``, one layer at a time.
+
+    ``adapter`` is float32[adapter_size], ``updates`` float32[sites, update_size].
+    """
+    begun = layout.split(adapter)
+    sent = [layout.split_update(update) for update in updates]
+
+    def trained(name: str) -> NDArray[np.float64]:
+        before = begun[name].astype(np.float64)
+        return np.stack([before + one[name] if name in one else before for one in sent])
+
+    for pair in layout.pairs:
+        yield Factors(pair=pair, a=trained(pair.a), b=trained(pair.b))
+
+
+def with_means(
+    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
+) -> NDArray[np.float32]:
+    """An adapter and the mean of the updates, each number for itself: a new float32[adapter_size]."""
+    return layout.apply(adapter, updates.mean(axis=0, dtype=np.float64).astype(np.float32))

@@ -1,0 +1,54 @@
+"""FLoRA: the sites' factors are stacked, and their product goes into the base."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.job.layout import AdapterLayout
+from protocol.job.strategy import State, Strategy
+from strategies.factors import each_layer, with_means
+
+
+class FLoRA(Strategy):
+    """[B₁ … Bₙ]·[A₁; …; Aₙ]/n is the mean of the products, with no cross terms; then A and B begin anew.
+
+    B is zero, and A has orthonormal rows that are drawn from a public seed: the layout and the round. So
+    each round trains in another row space. Source: Wang et al. 2024 (arXiv:2409.05976), stacking-based
+    aggregation.
+    """
+
+    name: Literal["flora"] = "flora"
+    paper: ClassVar[str] = "Wang et al. 2024, FLoRA (arXiv:2409.05976)"
+    linear: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    basis_turns: ClassVar[bool] = True
+    residual: ClassVar[bool] = True
+
+    def merge(
+        self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
+    ) -> State:
+        merged = with_means(state.adapter, aggregate, layout)
+        tensors = layout.split(merged)
+        generator = np.random.Generator(np.random.PCG64(_seed(layout, round_number)))
+        for factors in each_layer(state.adapter, aggregate, layout):
+            pair, sites = factors.pair, len(aggregate)
+            tensors[pair.residual] += factors.stacked_b @ (factors.stacked_a / sites)
+            tensors[pair.b][:] = 0.0
+            tensors[pair.a][:] = _orthonormal(generator, tensors[pair.a].shape)
+        return State(adapter=merged, memory=state.memory)
+
+
+def _seed(layout: AdapterLayout, round_number: int) -> int:
+    content = f"confide flora {layout.digest} {round_number}".encode()
+    return int.from_bytes(hashlib.sha256(content).digest(), "little")
+
+
+def _orthonormal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Rows of length one at right angles, float64[rank, in], drawn as those of the first round are."""
+    rows, columns = shape
+    found: NDArray[np.float64] = np.linalg.qr(generator.standard_normal((columns, rows)))[0].T
+    return found
