@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client.host import Materials
 from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
@@ -13,6 +16,8 @@ from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
+from protocol.job.ranks import layout_at, narrowed
+from protocol.messages.vector import from_bytes
 
 if TYPE_CHECKING:
     from tasks.model.adapted_model import AdaptedModel
@@ -44,6 +49,17 @@ class Session:
         more than the update.
         """
         return not self.training.protects and (self.plan.hides_sites or self.sums.hidden)
+
+    def adapter(self, content: bytes) -> NDArray[np.float32]:
+        """What the site holds of a run's adapter that came as bytes: float32[adapter_size] at its rank.
+
+        Raises ProtocolError for bytes that are no adapter of the run.
+        """
+        adapted, job = self.materials.trainer.adapted, self.manifest.job
+        if job.adapter.ranks is None:
+            return from_bytes(content, size=adapted.layout.adapter_size)
+        whole = layout_at(adapted.layout, job.adapter.rank)
+        return narrowed(from_bytes(content, size=whole.adapter_size), whole, rank=adapted.spec.adapter.rank)
 
     @property
     def digest(self) -> str:
@@ -86,7 +102,9 @@ def check_manifest(
     if not examples:
         raise DataError("the site has no examples: use fewer sites or another partition")
     check_model(manifest, adapted.model_digest)
-    if manifest.layout_digest != adapted.layout.digest:
+    ranks, layout = manifest.job.adapter.ranks, adapted.layout
+    whole = layout if ranks is None else layout_at(layout, manifest.job.adapter.rank)
+    if manifest.layout_digest != whole.digest:
         raise ProtocolError("the adapter's layout differs: use the same versions everywhere")
     check_labels(manifest, labels)
     if manifest.job.seeds.noise is not None and not simulated:

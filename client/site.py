@@ -18,6 +18,7 @@ from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
+from client.sums.update_norm import within_norm
 from client.training.cancellation import Between, no_pause
 from client.training.counted import count_right
 from client.training.unit_check import UnitCheck, check_privacy_unit
@@ -32,7 +33,6 @@ from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Header
 from protocol.messages.message_kinds import kind_of
-from protocol.messages.vector import from_bytes
 from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import update_noise_std
 
@@ -275,11 +275,11 @@ class Site:
         """
         session, policy = self._admit(asked, header)
         request = asked.train
-        job, layout = session.manifest.job, session.materials.trainer.adapted.layout
+        job = session.manifest.job
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         self._check_drawn(session.manifest, request.round)
-        adapter = from_bytes(request.adapter, size=layout.adapter_size)
+        adapter = session.adapter(request.adapter)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
@@ -298,7 +298,8 @@ class Site:
     def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:
         """The last half of a round: what leaves of an update, float32[update_size], with its receipt."""
         source = work.entropy(work.request.round, 0, "update")
-        trained = work.session.sums.contribute(update, work.request, source)
+        bounded = within_norm(update, work.session.manifest.job.training.update_norm)
+        trained = work.session.sums.contribute(bounded, work.request, source)
         trained.receipt.CopyFrom(self._signed(work.receipt))
         return trained
 
@@ -307,7 +308,7 @@ class Site:
         adapted = session.materials.trainer.adapted
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
-        adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
+        adapter = session.adapter(request.adapter)
         last = job.training.rounds
         self._check_drawn(session.manifest, last)
         session.sums.check_metrics(request)

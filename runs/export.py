@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import UserError
+from runs.factored import factor_residuals
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
@@ -18,6 +19,7 @@ from tasks.registry import find_task
 def export_adapter(folder: RunFolder, to: Path) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
+    What a strategy has moved into the base is in its factors, whose rank is then higher than the job's.
     Layers that the checkpoint lacks, which elsewhere would be drawn anew, are in it too; where there are
     any, the base model is loaded for them. Raises as ``export_merged`` does.
     """
@@ -31,6 +33,7 @@ def export_adapter(folder: RunFolder, to: Path) -> None:
             ignore=shutil.ignore_patterns(MEMORY),
             dirs_exist_ok=True,
         )
+        factor_residuals(partial)
         if base is not None:
             _add_layers(partial, base, beside)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from privacy.errors import ConfideError, JobError, RunError, SiteError, UserError
 from protocol.job.draw import cohort_size
 from protocol.job.job import Job
+from protocol.job.ranks import with_named_ranks
 from runs.progress import Progress, Silence
 from runs.run import Run, finished, new_name
 from runs.run_folder import RunFolder
@@ -49,6 +50,7 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
         )
     if job.seeds.noise is not None:
         raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
+    job = with_named_ranks(job, everyone)
     workplace = Workplace.load(job)
     run = name or new_name(job)
     return workplace.create_folder(

@@ -101,6 +101,8 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
     stacked = isinstance(trainer.gradients, StackedGradients)
     if sites < 2 or not stacked or job.adapter.dropout or job.seeds.noise is not None:
         return None
+    if job.adapter.ranks is not None:  # weights of different shapes do not stack
+        return None
     physical = training.physical_batch_size
     apart = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
     group = min(sites, MOST_TOGETHER)

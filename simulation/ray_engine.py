@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from privacy.errors import RunError, UserError
+from privacy.errors import JobError, RunError, UserError
 from protocol.job.draw import cohort_size
 from protocol.job.job_file import beside
 from protocol.plain_text import first_line
@@ -70,6 +70,8 @@ def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) ->
 
     from simulation.ray_actor import Equipment, TrainingActor
 
+    if world.job.adapter.ranks is not None:
+        raise JobError("adapter.ranks: expected none with --engine ray, whose actors hold one model each")
     job = beside(world.job, Path.cwd())
     device = job.device.model_copy(update={"threads": int(needs["num_cpus"])})
     equipment = Equipment(

@@ -22,6 +22,7 @@ from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
+from protocol.job.ranks import with_named_ranks
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace
@@ -29,6 +30,7 @@ from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
+from simulation.smaller_models import Equipment, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.data.rows import Rows
@@ -68,6 +70,7 @@ class World:
         if isinstance(kind, ByColumn):
             groups = read_own_column(job, kind.column, key="federation.partition.column")
         parts = partition(job, table, groups=groups)
+        self.job = job = with_named_ranks(job, tuple(parts.sites))
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
         if apart is None:
@@ -85,6 +88,8 @@ class World:
         self.trainer = Trainer(choose_gradients(adapted))
         # By threads, what a batch took; nothing where none were tried.
         self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
+        whole = Equipment(trainer=self.trainer, prefix=self.workplace.prefix)
+        self._models = SmallerModels(whole=whole, labels=self.labels, device=self.device)
         self._plans, self._check = SharedPlans(), SharedCheck()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._booked: dict[Path, BookedHomes] = {}
@@ -162,8 +167,9 @@ class World:
         candid: bool,
     ) -> Site:
         seed = self.job.seeds.noise
+        trainer = self._models.of(name, self.job).trainer
         materials = Materials(
-            examples=examples, labels=self.labels, trainer=self.trainer, activations=activations
+            examples=examples, labels=self.labels, trainer=trainer, activations=activations
         )
         contents = (self._table.contents[row] for row in self._rows[name])
         digests = tuple(self.adapted.task.digest(content) for content in contents)
@@ -269,8 +275,9 @@ class World:
 
     def _kept(self, name: str, examples: Examples) -> Activations:
         """A site's activations: a site that is made again, or a variant of a run, finds what there is."""
+        prefix = self._models.of(name, self.job).prefix
         return self._activations.get(
-            name, lambda: Activations(self.prefix, examples), size=lambda kept: kept.nbytes
+            name, lambda: Activations(prefix, examples), size=lambda kept: kept.nbytes
         )
 
 

@@ -22,6 +22,7 @@ class FlexLoRA(Strategy):
     name: Literal["flexlora"] = "flexlora"
     paper: ClassVar[str] = "Bai et al. 2024, FlexLoRA (arXiv:2402.11505)"
     linear: ClassVar[bool] = False
+    ranks_differ: ClassVar[bool] = True
     basis_turns: ClassVar[bool] = True
 
     def merge(

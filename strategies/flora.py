@@ -24,6 +24,7 @@ class FLoRA(Strategy):
     name: Literal["flora"] = "flora"
     paper: ClassVar[str] = "Wang et al. 2024, FLoRA (arXiv:2409.05976)"
     linear: ClassVar[bool] = False
+    ranks_differ: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     basis_turns: ClassVar[bool] = True
     residual: ClassVar[bool] = True

@@ -27,6 +27,7 @@ class HetLoRA(Strategy):
     name: Literal["hetlora"] = "hetlora"
     paper: ClassVar[str] = "Cho et al. 2024, HetLoRA (arXiv:2401.06432)"
     linear: ClassVar[bool] = False
+    ranks_differ: ClassVar[bool] = True
 
     def allows(self, job: Job) -> None:
         super().allows(job)

@@ -27,6 +27,7 @@ from privacy.canonical import canonical_json
 from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
+from protocol.job.ranks import job_at
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Opened
 from tasks.model.adapted_model import AdaptedModel, ModelSpec
@@ -145,7 +146,7 @@ class SiteHost:
 
     def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that a manifest names, in the place of another, and the data as it reads them."""
-        alias, key = data.alias, _model_key(manifest)
+        alias, key = data.alias, _model_key(manifest, site=self._file.site.name)
         known = self._model is not None and self._model.key == key
         if known and self._materials is not None and self._materials[0] == alias:
             return self._materials[1]
@@ -184,7 +185,7 @@ class SiteHost:
         # Before its tokenizer sees a text: one that was made to ask of texts is another model.
         check_model(manifest, base.digest)
         # By the job's word for its source, and not by the place: what it says may reach the coordinator.
-        adapted = AdaptedModel(base, job=job, device=device)
+        adapted = AdaptedModel(base, job=job_at(job, self._file.site.name), device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
         trainer = Trainer(choose_gradients(adapted))
         choose_threads(trainer.gradients, job)
@@ -203,11 +204,11 @@ def _check_file(site_file: SiteFile) -> None:
     check_models(site_file.models)
 
 
-def _model_key(manifest: Manifest) -> bytes:
+def _model_key(manifest: Manifest, *, site: str) -> bytes:
     """What two manifests have in common that can be answered with one model in memory."""
     return canonical_json(
         {
-            "spec": ModelSpec.of(manifest.job).as_table(),
+            "spec": ModelSpec.of(job_at(manifest.job, site)).as_table(),
             "device": manifest.job.device.model_dump(mode="json"),
             "labels": manifest.labels,
             "digest": manifest.model_digest,

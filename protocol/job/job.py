@@ -54,10 +54,25 @@ _Layers = Annotated[
 ]
 
 
+def _kind_of_ranks(value: Any) -> str | None:
+    return {list: "list", dict: "dict"}.get(type(value))
+
+
+_Rank = Annotated[int, Field(ge=1, le=1024)]
+_Ranks = Annotated[
+    Annotated[list[_Rank], Field(min_length=1, max_length=COHORT_MAX), Tag("list")]
+    | Annotated[dict[Word, _Rank], Field(min_length=1, max_length=COHORT_MAX), Tag("dict")],
+    by_shape(_kind_of_ranks, "expected { SITE = 4 } or a list, in order of the sites' names"),
+]
+
+
 class AdapterSection(Section):
     """The LoRA adapter."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    rank: _Rank = 4
+    ranks: _Ranks | None = Field(
+        None, description="ranks of the sites' own, up to the run's: { SITE = 4 }, or a list by their names"
+    )
     alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = 4.0
     dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
     target_modules: list[Word] = Field(min_length=1, max_length=1000)
@@ -70,6 +85,9 @@ class AdapterSection(Section):
         layers = self.layers_to_transform
         if isinstance(layers, str) and top_share(layers) is None:
             raise ValueError(f'layers_to_transform: expected numbers or "top 20%", got {layers!r}')
+        own = list(self.ranks.values()) if isinstance(self.ranks, dict) else self.ranks or []
+        if any(rank > self.rank for rank in own):
+            raise ValueError(f"ranks: expected at most adapter.rank={self.rank} each, got {max(own)}")
         if layers == []:
             raise ValueError("layers_to_transform: expected at least one layer, got []")
         return self
@@ -140,6 +158,9 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
+    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = Field(
+        None, description="the L2 norm that each site scales its whole update down to; unset: any"
+    )
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
@@ -215,12 +236,26 @@ class Job(Section):
         self.strategy.allows(self)
         self.privacy.check(self)
         self.aggregation.check(self)
+        if self.training.update_norm is not None:
+            self._check_update_norm()
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
                 f"{self.training.batch_size}, got {self.training.physical_batch_size}"
             )
         return self
+
+    def _check_update_norm(self) -> None:
+        if self.privacy.hides_sites:
+            raise ValueError(
+                'training.update_norm: expected none with privacy.unit="site", where privacy.clipping_norm '
+                "bounds each site's whole update"
+            )
+        if self.compression.kind != "none":
+            raise ValueError(
+                "training.update_norm: expected none with compression.kind="
+                f'"{self.compression.kind}": what waits at a site would be added to a bounded update'
+            )
 
     @property
     def masks(self) -> MasksSection:

@@ -60,6 +60,8 @@ class Manifest:
             raise ProtocolError(
                 f"expected a cohort of 1 to {COHORT_MAX} sites, got {self.cohort!r}: set federation.cohort"
             )
+        if isinstance(self.job.adapter.ranks, list):
+            raise ProtocolError("adapter.ranks: expected ranks by the sites' names, got a list")
         self._check_sites()
         self._check_labels()
         for digest in (self.model_digest, self.layout_digest):

@@ -56,10 +56,11 @@ class Strategy(Section):
         cycle: after so many rounds the same tensors are trained again; 1 if they are in each.
         messages: how many vectors a site sends in a round.
         needs_head: only what a classifier's head learns is trained.
-        ranks_differ: sites may have adapters of other ranks than each other's.
         keeps_local: part of what a site trains may stay there.
         residual: ``merge`` moves a part of the product into the base: the layout has a frozen tensor
             [out, in] for each adapted layer, zero at first, which a model adds to the layer's weight.
+        ranks_differ: sites may train at ranks of their own (``adapter.ranks``). Each gets the first rows of
+            A and columns of B; ``merge`` gets what they send padded, so that B·A is the site's own product.
     """
 
     name: Word
@@ -103,6 +104,8 @@ class Strategy(Section):
                 f'strategy.name: "{self.name}" needs each site\'s update, and not their sum: expected '
                 'aggregation.kind="none" and privacy.unit="example", or another strategy'
             )
+        if job.adapter.ranks is not None:
+            self._allows_ranks(job)
         if job.compression.kind != "none" and not self.compresses():
             why = "turns the adapter's basis after each round"
             if not self.basis_turns:
@@ -111,6 +114,18 @@ class Strategy(Section):
                 f'compression.kind: expected "none" with strategy.name="{self.name}", which {why}: what '
                 "waits at a site would be added to other directions than it belongs to; use "
                 'strategy.name="ffa"'
+            )
+
+    def _allows_ranks(self, job: Job) -> None:
+        if not self.ranks_differ:
+            raise ValueError(
+                f'adapter.ranks: expected none with strategy.name="{self.name}", which has one rank for '
+                'all sites; use "flora", "flexlora" or, without noise, "hetlora"'
+            )
+        if job.compression.kind != "none":
+            raise ValueError(
+                f'adapter.ranks: expected none with compression.kind="{job.compression.kind}", which picks '
+                "numbers of updates that are all as long"
             )
 
     def trains(self, name: str) -> bool:  # noqa: ARG002 - all are

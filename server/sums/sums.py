@@ -154,7 +154,7 @@ class PlainSums:
         if not reply.HasField("trained"):
             return reply
         self._sites.check_new(site)
-        update = self._read(reply.trained.update)
+        update = self._read(site, reply.trained.update)
         if not self._manifest.job.strategy.linear:
             self._each[site] = update
         elif self._noisy is not None:
@@ -184,7 +184,7 @@ class PlainSums:
             {site: site_metrics(site, answer) for site, answer in evaluated.items()},
         )
 
-    def _read(self, update: bytes) -> NDArray[np.float32]:
+    def _read(self, site: str, update: bytes) -> NDArray[np.float32]:  # noqa: ARG002 - all are as long
         compression = self._manifest.job.compression
         if compression.kind == "top-k":
             return decode_top(update, size=self._size, share=compression.share)

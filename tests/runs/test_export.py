@@ -5,17 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from privacy.errors import UserError
+from protocol.job.job import Job
+from protocol.job.layout import RESIDUAL
+from protocol.job.strategy import State
 from runs.export import export_adapter, export_merged
 from runs.run import Run
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tests import tiny
-from tests.tasks.model.checkpoints import DECODER, DISTILBERT, ENCODER, write_checkpoint
+from tests.tasks.model.checkpoints import DECODER, DISTILBERT, ENCODER, GPT2, write_checkpoint
 
 TEXT = "good day late train"
 
@@ -77,6 +82,50 @@ def test_the_adapter_changes_the_model(run: Run, expected: torch.Tensor) -> None
     assert not torch.allclose(before, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("GPT2Model", GPT2 | {"pad_token_id": 0}),
+        ("BertModel", ENCODER),
+        ("LlamaModel", DECODER),
+    ],  # the first keeps [in, out]
+    ids=["gpt2", "bert", "llama"],
+)
+@pytest.mark.exhaustive(but=2)
+def test_what_moved_into_the_base_is_in_both_exports(
+    kind: str, config: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Stock PEFT knows of no residual, and a merged model of no adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    source = write_checkpoint(tmp_path / "base", kind, **config)
+    world = World(job_on(source, tiny_folder, strategy={"name": "flora"}))
+    layout, folder = world.adapted.layout, world.create_folder(tmp_path / "run")
+    drawn = 0.2 * np.random.default_rng(0).standard_normal(layout.adapter_size)
+    assert any(slot.name.endswith(RESIDUAL) for slot in layout.slots)
+    folder.save_state(1, layout, State(adapter=drawn.astype(np.float32)))
+    world.adapted.load(folder.newest_adapter(layout))
+    expected = tokens_to_logits(world.adapted.peft)
+    export_adapter(folder, tmp_path / "adapter")
+    export_merged(folder, tmp_path / "merged")
+    exported = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert not any(name.endswith(RESIDUAL) for name in exported)
+    torch.manual_seed(1)
+    base = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
+    found = tokens_to_logits(PeftModel.from_pretrained(base, tmp_path / "adapter"))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(tokens_to_logits(merged), expected, atol=1e-5, rtol=1e-5)
+    # And it is not what the factors alone compute.
+    tensors = layout.split(drawn.astype(np.float32))
+    for name in tensors:
+        if name.endswith(RESIDUAL):
+            tensors[name][:] = 0.0
+    world.adapted.load(layout.join(tensors))
+    assert (tokens_to_logits(world.adapted.peft) - expected).abs().max() > 0.01
+
+
 def test_an_existing_folder_is_left_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     for export in (export_adapter, export_merged):
@@ -94,21 +143,26 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
 
 
-def trained_on(
-    kind: str, config: dict[str, Any], tiny_folder: Path, place: Path
-) -> tuple[Path, RunFolder, torch.Tensor]:
-    """A checkpoint, a short run on it, and what the run's own model says of some texts."""
-    source = write_checkpoint(place / "base", kind, **config)
-    job = tiny.job(
+def job_on(source: Path, tiny_folder: Path, **changes: Any) -> Job:
+    """A short run's job that adapts every linear layer of a checkpoint."""
+    return tiny.job(
         tiny_folder,
         model={"source": str(source), "pooling": "model"},
         adapter={"target_modules": ["all-linear"], "layers_to_transform": None},
         training={"rounds": 1, "local_steps": 1, "learning_rate": 30.0},
         privacy={"mechanism": "none"},
+        **changes,
     )
-    folder = RunFolder.open(simulate(job, runs=place / "runs").folder)
+
+
+def trained_on(
+    kind: str, config: dict[str, Any], tiny_folder: Path, place: Path
+) -> tuple[Path, RunFolder, torch.Tensor]:
+    """A checkpoint, a short run on it, and what the run's own model says of some texts."""
+    source = write_checkpoint(place / "base", kind, **config)
+    folder = RunFolder.open(simulate(job_on(source, tiny_folder), runs=place / "runs").folder)
     adapted = World(folder.manifest.job).adapted
-    adapted.load(folder.load_adapter(1, adapted.layout))
+    adapted.load(folder.newest_adapter(adapted.layout))
     found = tokens_to_logits(adapted.peft)
     assert found.abs().max() > 0.1
     return source, folder, found
