@@ -50,6 +50,7 @@ class Strategy(Section):
         exact: the merged product B·A is the mean of the sites' products.
         basis_turns: the adapter's basis is another one after each round, so that no change of it may wait
             for a later round.
+        cored: between A and B there is a square core, ``lora_C``.
     """
 
     name: Word
@@ -57,6 +58,7 @@ class Strategy(Section):
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     basis_turns: ClassVar[bool] = False
+    cored: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -115,6 +117,7 @@ _STRATEGIES = Registry[type[Strategy]](
     key="name",  # of the section
     group="confide.strategies",
     listed={
+        "fedsb": "strategies.fedsb:FedSB",
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
         "lora": "strategies.lora:LoRA",
