@@ -116,12 +116,12 @@ class AdapterSection(Section):
                 name = str(value[key]).lower().replace("-", "").replace("_", "")
                 why = _KINDS.get(name, "[adapter] describes LoRA: leave the key out")
                 raise ValueError(f"{key}: {quoted(value[key])} is not supported: {why}")
-        for key, why in _KEYS.items():
+        for key, otherwise in _KEYS.items():
             if key in value:
-                raise ValueError(f"{key}: {why}")
+                raise ValueError(f"{key}: {otherwise}")
         init = value.get("init")
-        if isinstance(init, str) and (why := _INITS.get(init.lower())) is not None:
-            raise ValueError(f"init: {quoted(init)} is not supported: {why}")
+        if isinstance(init, str) and init.lower() in _INITS:
+            raise ValueError(f"init: {quoted(init)} is not supported: {_INITS[init.lower()]}")
         return value
 
     @model_validator(mode="after")

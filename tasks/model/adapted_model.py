@@ -23,7 +23,7 @@ from tasks.model.adapter_start import Matrix, olora, orthonormal_rows, pissa, si
 from tasks.model.attach_adapter import ADAPTER, attach
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
-from tasks.model.frozen_modes import keep_evaluated
+from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -88,6 +88,7 @@ class AdaptedModel:
 
             add_cores(self.peft, adapter=ADAPTER)
         self._parameters = self._collect(spec.strategy)
+        follow_where_biases_are_trained(base.model)
         self.layout = AdapterLayout(
             slots=tuple(
                 TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
@@ -189,14 +190,16 @@ class AdaptedModel:
 
         Every machine takes out its own: in float64, so that they agree to the rounding of the weight.
         """
-        adapter, starts = self.spec.adapter, {}
+        adapter, starts = self.spec.adapter, dict[str, NDArray[np.float32]]()
         for slot in self.layout.slots:
             layer, half, _ = slot.name.partition(".lora_A.")
             if not half:
                 continue
             weight, module = self._weight(layer), self.peft.get_submodule(layer)
             rank, scale = self._rank(layer, most=min(weight.shape)), module.scaling[ADAPTER]
-            pair = pissa(weight, rank, scale) if adapter.init == "pissa" else olora(weight, rank, layer)
+            pair = (
+                pissa(weight, rank, scale, layer) if adapter.init == "pissa" else olora(weight, rank, layer)
+            )
             starts |= self._pair(layer, *pair)
             first, last = (
                 starts[f"{layer}.lora_{side}.weight"].astype(np.float64).reshape(pair[side == "B"].shape)

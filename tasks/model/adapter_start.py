@@ -13,8 +13,8 @@ Matrix: TypeAlias = NDArray[np.float64]
 
 # Of the iteration that finds singular vectors: passes, and how many more than are asked for are sought.
 _PASSES, _BESIDE = 16, 8
-# Columns that depend on one another to this share leave a QR to rounding.
-_DEPENDENT = 1e-6
+# What rounding in float64, 1e-16, becomes when it is divided by these stays below float32's.
+_CLOSE, _DEPENDENT = 1e-7, 1e-6
 
 
 def orthonormal_rows(rank: int, columns: int, generator: np.random.Generator) -> Matrix:
@@ -26,9 +26,8 @@ def orthonormal_rows(rank: int, columns: int, generator: np.random.Generator) ->
 def singular_factors(weight: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     """The largest singular values of a weight, [m, n]: U [m, rank], S [rank] and Vᵀ [rank, n].
 
-    By subspace iteration from a fixed draw, in float64: as good as a whole decomposition where values
-    differ, at a share of its cost, and the same on each machine to rounding even where they do not. Signs
-    are fixed: the largest entry of each column of U is positive.
+    By subspace iteration from a fixed draw, in float64: as good as a whole decomposition, at a share of
+    its cost. Signs are fixed: the largest entry of each column of U is positive.
 
     Source: Halko, Martinsson and Tropp 2011 (arXiv:0909.4061), algorithm 4.4.
     """
@@ -43,14 +42,21 @@ def singular_factors(weight: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]
     return left * signs, values[:rank], right[:rank] * signs[:, None]
 
 
-def pissa(weight: Matrix, rank: int, scale: float) -> tuple[Matrix, Matrix]:
+def pissa(weight: Matrix, rank: int, scale: float, layer: str) -> tuple[Matrix, Matrix]:
     """A and B whose product, times ``scale``, is the best approximation of a weight at this rank.
 
-    Source: Meng et al. 2024 (arXiv:2404.02948), equations 2 to 4.
+    Raises ModelError where two at this rank are as good: which of them would follow from rounding. Source:
+    Meng et al. 2024 (arXiv:2404.02948), equations 2 to 4.
     """
-    left, values, right = singular_factors(weight, rank)
-    root = np.sqrt(values / scale)
-    return root[:, None] * right, left * root
+    left, values, right = singular_factors(weight, min(rank + 1, *weight.shape))
+    least = _CLOSE * values[0]
+    if len(values) > rank and values[rank] > least and values[rank - 1] - values[rank] <= least:
+        raise ModelError(
+            f'adapter.init="pissa": the weight of {layer} has equal singular values at rank {rank}, so that '
+            "what is taken of it would follow from rounding: choose another rank"
+        )
+    root = np.sqrt(values[:rank] / scale)
+    return root[:, None] * right[:rank], left[:, :rank] * root
 
 
 def olora(weight: Matrix, rank: int, layer: str) -> tuple[Matrix, Matrix]:
