@@ -52,8 +52,8 @@ def pissa(weight: Matrix, rank: int, scale: float, layer: str) -> tuple[Matrix, 
     least = _CLOSE * values[0]
     if len(values) > rank and values[rank] > least and values[rank - 1] - values[rank] <= least:
         raise ModelError(
-            f'adapter.init="pissa": the weight of {layer} has equal singular values at rank {rank}, so that '
-            "what is taken of it would follow from rounding: choose another rank"
+            f'adapter.init="pissa": the weight of {layer} has equal singular values at rank {rank}, so '
+            "that what is taken of it would follow from rounding: choose another rank"
         )
     root = np.sqrt(values[:rank] / scale)
     return root[:, None] * right[:rank], left[:, :rank] * root

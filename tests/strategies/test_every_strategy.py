@@ -39,7 +39,7 @@ few = settings(max_examples=25, deadline=None)
 
 
 class Case:
-    """One pair and a head, laid out for a strategy, and adapters drawn at random."""
+    """One pair and a head, laid out for a strategy, perhaps with a core, and adapters drawn at random."""
 
     def __init__(self, strategy: Strategy, *, rank: int, rows: int, columns: int, seed: int) -> None:
         self.strategy = strategy
@@ -47,7 +47,7 @@ class Case:
             "head.weight": (2, 3),
             "l.lora_A.weight": (rank, columns),
             "l.lora_B.weight": (max(rows, rank), rank),
-        }
+        } | ({"l.lora_C.weight": (rank, rank)} if strategy.cored else {})
         self.layout = AdapterLayout(
             slots=tuple(
                 TensorSlot(name=name, shape=shape, trained=strategy.trains(name))
@@ -76,7 +76,10 @@ class Case:
     def meaning(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
         """What a model makes of an adapter: the head, and the product of the pair."""
         tensors = {n: t.astype(np.float64) for n, t in self.layout.split(adapter).items()}
-        product = tensors["l.lora_B.weight"] @ tensors["l.lora_A.weight"]
+        first = tensors["l.lora_A.weight"]
+        if self.strategy.cored:
+            first = tensors["l.lora_C.weight"] @ first
+        product = tensors["l.lora_B.weight"] @ first
         return np.concatenate([tensors["head.weight"].ravel(), product.ravel()])
 
 
