@@ -9,6 +9,7 @@ from pathlib import Path
 
 from privacy.errors import UserError
 from runs.factored import factor_residuals
+from runs.peft_form import TRAINED
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
@@ -30,7 +31,7 @@ def export_adapter(folder: RunFolder, to: Path) -> None:
         shutil.copytree(
             folder.adapter_path.resolve(),
             partial,
-            ignore=shutil.ignore_patterns(MEMORY),
+            ignore=shutil.ignore_patterns(MEMORY, TRAINED),
             dirs_exist_ok=True,
         )
         factor_residuals(partial)
@@ -86,7 +87,8 @@ def _add_layers(adapter: Path, base: BaseModel, layers: list[str]) -> None:
                 "export the whole model with --merge"
             )
         for name, tensor in base.model.get_submodule(layer).state_dict().items():
-            tensors[f"base_model.model.{layer}.{name}"] = tensor.contiguous()
+            # A bias of it may have been trained.
+            tensors.setdefault(f"base_model.model.{layer}.{name}", tensor.contiguous())
     save_file(tensors, weights, metadata={"format": "pt"})
 
 

@@ -17,6 +17,7 @@
     rounds/000/          the adapter before the first round, in PEFT's own format, with residuals if any
     rounds/001/ …        the adapter after each round
     rounds/001/memory.safetensors …  and what the strategy remembers, if it does
+    rounds/001/trained.safetensors … and the adapter as it is trained, where PEFT has it in another form
     adapter              a link to the last one
     sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder
@@ -50,6 +51,7 @@ from protocol.job.manifest import Manifest, read_manifest
 from protocol.job.strategy import State
 from protocol.processes.time_spent import Part, timed
 from runs.metrics import Metrics, read_metrics
+from runs.peft_form import load_tensors, save_tensors
 from tasks.label_scores import LabelScore
 
 MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
@@ -308,9 +310,9 @@ class RunFolder:
         partial.mkdir()
         try:
             shutil.copy(self.path / "adapter_config.json", partial / "adapter_config.json")
-            tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(state.adapter).items()}
-            weights = partial / "adapter_model.safetensors"
-            save_file(tensors, weights, metadata={"format": "pt"})
+            whole = not self.manifest.job.adapter.changes_base
+            first = self.load_adapter(0, layout) if number and not whole else state.adapter
+            save_tensors(partial, layout.split(state.adapter), begun=None if whole else layout.split(first))
             if state.memory:
                 save_file(dict(state.memory), partial / MEMORY)
             for file in partial.iterdir():
@@ -337,10 +339,10 @@ class RunFolder:
 
     def load_adapter(self, number: int, layout: AdapterLayout) -> NDArray[np.float32]:
         """The adapter after a round: float32[adapter_size]."""
-        weights = self.path / "rounds" / f"{number:03d}" / "adapter_model.safetensors"
-        if not weights.exists():
-            raise RunError(f"{self.path} lost the adapter of round {number}")
-        return layout.join(load_file(weights))
+        try:
+            return layout.join(load_tensors(self.path / "rounds" / f"{number:03d}"))
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} lost the adapter of round {number}") from error
 
 
 def job_toml(job: Job) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
 from protocol.sums.sum_kinds import check_encoding, check_sums
+from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 from tasks.data.examples import Examples
@@ -147,6 +148,4 @@ class Workplace:
 
     def adapter_config(self) -> dict[str, Any]:
         """PEFT's own description of the adapter."""
-        config = self.adapted.peft.peft_config["default"].to_dict()
-        config["inference_mode"] = True
-        return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
+        return peft_config(self.adapted.peft.peft_config["default"].to_dict(), self.job.adapter)

@@ -43,7 +43,10 @@ def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.
     tensors = {name: tensor.copy() for name, tensor in layout.split(adapter).items()}
     for name_b in [name for name in tensors if ".lora_B." in name]:
         name_a = name_b.replace(".lora_B.", ".lora_A.")
-        b, a = tensors[name_b].astype(np.float64), tensors[name_a].astype(np.float64)
+        # On a convolution A has a kernel and B is one place wide: as matrices their product is the same.
+        shape_b, shape_a = tensors[name_b].shape, tensors[name_a].shape
+        b = tensors[name_b].astype(np.float64).reshape(shape_b[:2])
+        a = tensors[name_a].astype(np.float64).reshape(shape_a[0], -1)
         if not b.any():
             continue
         left, b_small = np.linalg.qr(b)
@@ -51,6 +54,6 @@ def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.
         u, singular, vt = np.linalg.svd(b_small @ a_small.T)
         # The sign of each pair of singular vectors is free: fix it, so that platforms agree.
         signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(len(singular))])
-        tensors[name_b] = ((left @ u) * (singular * signs)).astype(np.float32)
-        tensors[name_a] = ((vt * signs[:, None]) @ right.T).astype(np.float32)
+        tensors[name_b] = ((left @ u) * (singular * signs)).astype(np.float32).reshape(shape_b)
+        tensors[name_a] = ((vt * signs[:, None]) @ right.T).astype(np.float32).reshape(shape_a)
     return layout.join(tensors)

@@ -158,6 +158,8 @@ def _references(adapted: AdaptedModel, examples: Examples) -> list[Gradients]:
 
 def _without(adapted: AdaptedModel, unused: Collection[str]) -> str:
     """What to name in place of layers that cannot be trained: the shortest endings that none has."""
+    if all(name.endswith(".bias") and ".lora_" not in name for name in unused):
+        return 'Choose adapter.bias="lora_only" or "none"'
     bad = {_layer(name) for name in unused if ".lora_" in name}
     left = set()
     for layer in {_layer(name) for name in adapted.trained if ".lora_" in name} - bad:

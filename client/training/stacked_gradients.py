@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,7 +73,8 @@ class StackedGradients:
         layers = self._layers()
         try:
             for module, slots in layers:
-                module.forward = _RowLinear({slot: weights[name] for slot, name in slots.items()}, rows)
+                own = {slot: weights[name] for slot, name in slots.items()}
+                module.forward = _RowLinear(own, rows, shared=module)
             yield
         finally:
             for module, _ in layers:
@@ -82,7 +84,10 @@ class StackedGradients:
 def _find_layers(adapted: AdaptedModel, trained: Mapping[str, nn.Parameter]) -> _Layers:
     names = {id(parameter): name for name, parameter in trained.items()}
     layers = [
-        (module, {slot: names[id(p)] for slot, p in module.named_parameters(recurse=False)})
+        (
+            module,
+            {slot: names[id(p)] for slot, p in module.named_parameters(recurse=False) if id(p) in names},
+        )
         for module in adapted.peft.modules()
         if any(id(parameter) in names for parameter in module.parameters(recurse=False))
     ]
@@ -93,10 +98,14 @@ def _find_layers(adapted: AdaptedModel, trained: Mapping[str, nn.Parameter]) -> 
 
 
 class _RowLinear:
-    """A linear layer's forward pass with each row's weights, [b, out, in], and perhaps biases, [b, out]."""
+    """A linear layer's forward pass with each row's weights, [b, out, in], and perhaps biases, [b, out].
 
-    def __init__(self, tensors: RowWeights, rows: int) -> None:
-        self._weight, self._bias, self._rows = tensors["weight"], tensors.get("bias"), rows
+    What of these is not trained the layer itself has, for all rows: ``shared``.
+    """
+
+    def __init__(self, tensors: RowWeights, rows: int, *, shared: Any) -> None:
+        self._weight, self._bias, self._rows = tensors.get("weight"), tensors.get("bias"), rows
+        self._shared = shared
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """[b, …, in] to [b, …, out]. Raises PrivacyUnitError where the layer's rows are no examples."""
@@ -106,7 +115,12 @@ class _RowLinear:
                 "counts something else, such as tokens, as examples. Choose other adapter.target_modules"
             )
         flat = values.reshape(self._rows, -1, values.shape[-1])
-        found = torch.bmm(flat, self._weight.transpose(1, 2))
+        if self._weight is None:
+            found = nn.functional.linear(flat, self._shared.weight)
+        else:
+            found = torch.bmm(flat, self._weight.transpose(1, 2))
         if self._bias is not None:
             found = found + self._bias.unsqueeze(1).to(found.dtype)
+        elif self._shared.bias is not None:
+            found = found + self._shared.bias.to(found.dtype)
         return found.reshape(*values.shape[:-1], -1)

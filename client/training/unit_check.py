@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
-from tasks.model.adapted_model import AdaptedModel, adapted_layers
-from tasks.model.model_layers import layer_lists, layer_number, linear_layers
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.attach_adapter import adapted_layers
+from tasks.model.model_layers import convolutions, layer_lists, layer_number, linear_layers
 
 _BATCH = 3
+_COPIES = ("original_module", "modules_to_save")  # that PEFT makes of a head
 # From a way to find gradients, and made-up examples to try it on; raises what ``check_privacy_unit`` does.
 UnitCheck = Callable[[PerExampleGradients, Examples], None]
 
@@ -78,28 +81,41 @@ def _few(names: set[str]) -> str:
 
 
 def _asked_for(adapted: AdaptedModel, number: int) -> set[str]:
-    """Of LoRA's tensors on each linear layer that the targets name, and the head's, what a round trains."""
+    """What a round trains of LoRA on the layers that the targets name, of biases, and of the head."""
     spec, model = adapted.spec, adapted.peft.get_base_model()
-    layers, targets = adapted_layers(spec, model), spec.adapter.target_modules
+    layers, targets = adapted_layers(spec.adapter, model), spec.adapter.target_modules
     lists = layer_lists(model)
+    halves = ("lora_A", "lora_B", "lora_C") if spec.strategy.cored else ("lora_A", "lora_B")
     asked = set()
-    for name in _linear_layers(adapted):
-        named = targets == ["all-linear"] or any(f".{name}".endswith(f".{target}") for target in targets)
+    for name, linear, layer in _adaptable_layers(adapted):
+        everywhere = linear and targets == ["all-linear"]
+        named = everywhere or any(f".{name}".endswith(f".{target}") for target in targets)
         if named and (layers is None or layer_number(name, lists) in layers):
-            asked |= {f"{name}.{half}.weight" for half in ("lora_A", "lora_B")}
+            asked |= {f"{name}.{half}.weight" for half in halves}
+            if spec.adapter.bias == "lora_only" and layer.bias is not None:
+                asked.add(f"{name}.base_layer.bias")
     for head in adapted.base.head:
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
+    if spec.adapter.bias == "all":
+        copies = tuple(f"{head}.{copy}." for head in adapted.base.head for copy in _COPIES)
+        biases = (name for name, _ in model.named_parameters() if name.endswith(".bias"))
+        asked |= {name for name in biases if not name.startswith(copies)}
     names = {f"base_model.model.{name}" for name in asked}
     return {name for name in names if spec.strategy.trains_in(name, number)}
 
 
-def _linear_layers(adapted: AdaptedModel) -> Iterator[str]:
-    """The linear layers under the head, by their names before PEFT wrapped some of them."""
-    for inside, _ in linear_layers(adapted.peft.get_base_model()):
-        name = inside.removesuffix(".base_layer")
-        if adapted.base.may_adapt(name) and "lora_" not in name:
-            yield name
+def _adaptable_layers(adapted: AdaptedModel) -> Iterator[tuple[str, bool, Any]]:
+    """The layers under the head that LoRA may be on, by their names before PEFT wrapped some of them.
+
+    With each is said whether it is a linear one.
+    """
+    model = adapted.peft.get_base_model()
+    for linear, found in ((True, linear_layers(model)), (False, convolutions(model))):
+        for inside, layer in found:
+            name = inside.removesuffix(".base_layer")
+            if adapted.base.may_adapt(name) and "lora_" not in name:
+                yield name, linear, layer
 
 
 def _check_covered(adapted: AdaptedModel) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, Tag, model_validator
 
 from privacy.errors import JobError
+from protocol.job.adapter_section import AdapterSection
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
@@ -39,58 +40,6 @@ class ModelSection(Section):
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
     )
-
-
-def _kind_of_layers(value: Any) -> str | None:
-    if isinstance(value, list):
-        return "list"
-    return "str" if isinstance(value, str) else None
-
-
-_Layers = Annotated[
-    Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(max_length=1000), Tag("list")]
-    | Annotated[Word, Tag("str")],
-    by_shape(_kind_of_layers, 'expected numbers or "top 20%"'),
-]
-
-
-def _kind_of_ranks(value: Any) -> str | None:
-    return {list: "list", dict: "dict"}.get(type(value))
-
-
-_Rank = Annotated[int, Field(ge=1, le=1024)]
-_Ranks = Annotated[
-    Annotated[list[_Rank], Field(min_length=1, max_length=COHORT_MAX), Tag("list")]
-    | Annotated[dict[Word, _Rank], Field(min_length=1, max_length=COHORT_MAX), Tag("dict")],
-    by_shape(_kind_of_ranks, "expected { SITE = 4 } or a list, in order of the sites' names"),
-]
-
-
-class AdapterSection(Section):
-    """The LoRA adapter."""
-
-    rank: _Rank = 4
-    ranks: _Ranks | None = Field(
-        None, description="ranks of the sites' own, up to the run's: { SITE = 4 }, or a list by their names"
-    )
-    alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = 4.0
-    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
-    target_modules: list[Word] = Field(min_length=1, max_length=1000)
-    layers_to_transform: _Layers | None = Field(
-        None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
-    )
-
-    @model_validator(mode="after")
-    def _layers(self) -> AdapterSection:
-        layers = self.layers_to_transform
-        if isinstance(layers, str) and top_share(layers) is None:
-            raise ValueError(f'layers_to_transform: expected numbers or "top 20%", got {layers!r}')
-        own = list(self.ranks.values()) if isinstance(self.ranks, dict) else self.ranks or []
-        if any(rank > self.rank for rank in own):
-            raise ValueError(f"ranks: expected at most adapter.rank={self.rank} each, got {max(own)}")
-        if layers == []:
-            raise ValueError("layers_to_transform: expected at least one layer, got []")
-        return self
 
 
 class Dirichlet(Section):
@@ -273,15 +222,3 @@ class Job(Section):
         """How many rounds a run of so many sites has those in that are drawn most often."""
         drawn = self.training.rounds * cohort_size(self.federation.cohort, sites=sites)
         return -(-drawn // sites)
-
-
-def top_share(layers: str) -> float | None:
-    """The share in ``"top 20%"`` as 0.2, or None if it says something else."""
-    words = layers.split()
-    if len(words) != 2 or words[0] != "top" or not words[1].endswith("%"):
-        return None
-    try:
-        percent = float(words[1][:-1])
-    except ValueError:
-        return None
-    return percent / 100 if 0 < percent <= 100 else None

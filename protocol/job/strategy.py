@@ -61,6 +61,7 @@ class Strategy(Section):
             [out, in] for each adapted layer, zero at first, which a model adds to the layer's weight.
         ranks_differ: sites may train at ranks of their own (``adapter.ranks``). Each gets the first rows of
             A and columns of B; ``merge`` gets what they send padded, so that B·A is the site's own product.
+        cored: between A and B there is a square core, ``lora_C``.
     """
 
     name: Word
@@ -74,6 +75,7 @@ class Strategy(Section):
     ranks_differ: ClassVar[bool] = False
     keeps_local: ClassVar[bool] = False
     residual: ClassVar[bool] = False
+    cored: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -145,7 +147,9 @@ class Strategy(Section):
 
         layout = AdapterLayout(
             slots=tuple(
-                TensorSlot(name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL))
+                TensorSlot(
+                    name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL)
+                )
                 for name, shape in sorted(shapes.items())
             )
         )
@@ -195,6 +199,7 @@ _STRATEGIES = Registry[type[Strategy]](
     key="name",  # of the section
     group="confide.strategies",
     listed={
+        "fedsb": "strategies.fedsb:FedSB",
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
         "fedit": "strategies.fedit:FedIT",

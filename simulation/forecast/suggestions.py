@@ -124,18 +124,25 @@ def _lower_rank(setup: Setup) -> _Change | None:
     rank = old // 2
     if not rank:
         return None
+    changed = _with(setup, "adapter", rank=rank)
 
     def narrowed(slot: TensorSlot) -> TensorSlot:
-        if ".lora_A." in slot.name:
-            return replace(slot, shape=(rank, *slot.shape[1:]))
-        if ".lora_B." in slot.name:
-            return replace(slot, shape=(*slot.shape[:-1], rank))
-        return slot
+        # A pattern's layers keep the rank that it gives them.
+        layer, pair, half = slot.name.partition(".lora_")
+        own = changed.job.adapter.rank_of(layer)
+        if not pair:
+            return slot
+        rows, columns, *kernel = slot.shape
+        sides = {"A": (own, columns), "B": (rows, own), "C": (own, own)}
+        return replace(slot, shape=(*sides[half[0]], *kernel))
 
+    slots = [narrowed(slot) for slot in setup.layout.slots]
+    if slots == list(setup.layout.slots):
+        return None
     return _Change(
         text="half the rank" if old % 2 == 0 else "a lower rank",
         settings=(f"adapter.rank={rank}",),
-        setup=_relaid(_with(setup, "adapter", rank=rank), [narrowed(s) for s in setup.layout.slots]),
+        setup=_relaid(changed, slots),
     )
 
 
@@ -145,6 +152,8 @@ def _fewer_layers(setup: Setup) -> _Change | None:
     if len(kept) == len(numbers):
         return None
     slots = [s for s in setup.layout.slots if (n := _layer_number(s)) is None or n in kept]
+    if setup.job.adapter.unmatched(s.name.partition(".lora_")[0] for s in slots if ".lora_" in s.name):
+        return None  # a pattern names layers that would have no adapter
     return _Change(
         text="adapters in the upper half of these layers",
         settings=(f"adapter.layers_to_transform={kept}".replace(" ", ""),),

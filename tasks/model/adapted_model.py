@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,21 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from privacy.errors import ModelError, PrivacyUnitError
-from protocol.job.job import AdapterSection, Job, ModelSection, top_share
+from privacy.errors import ModelError
+from protocol.job.adapter_section import AdapterSection
+from protocol.job.job import Job, ModelSection
 from protocol.job.layout import RESIDUAL
 from protocol.job.strategy import Strategy
-from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
+from tasks.model.adapter_start import Matrix, olora, orthonormal_rows, pissa, singular_factors
+from tasks.model.attach_adapter import ADAPTER, attach
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
-from tasks.model.frozen_modes import keep_evaluated
-from tasks.model.model_layers import count_layers, layer_lists, layer_number, linear_layers
+from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.model.moved_weights import MovedWeights
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
-
-_ADAPTER = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +84,15 @@ class AdaptedModel:
         self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
         keep_evaluated(base.model, trained=base.head)
-        layers = adapted_layers(spec, base.model)
-        expected = _expected_targets(base, spec, layers)
-        self.peft: Any = _attach(base, spec, layers, expected)
-        _check_targets(self.peft, expected)
+        self.peft: Any = attach(base, spec.adapter, source=spec.model.source)
+        if spec.strategy.cored:
+            from tasks.model.adapter_core import add_cores
+
+            add_cores(self.peft, adapter=ADAPTER)
         self._parameters = self._collect(spec.strategy)
-        self._moved = MovedWeights(self.peft, adapter=_ADAPTER, wanted=spec.strategy.residual)
+        follow_where_biases_are_trained(base.model)
+        self._starts = self._take_out_starts() if spec.adapter.changes_base else {}
+        self._moved = MovedWeights(self.peft, adapter=ADAPTER, wanted=spec.strategy.residual)
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
         self.round_layout = self.layout
@@ -144,20 +144,27 @@ class AdaptedModel:
                 parameter.requires_grad_(name in trained)
 
     def initial_adapter(self, seed: int) -> NDArray[np.float32]:
-        """A with orthonormal rows drawn from ``seed``, B and residuals zero, the head as loaded."""
+        """What the first round begins with: heads and biases as loaded, and pairs as ``adapter.init`` says.
+
+        Drawn from ``seed`` are rows of A, B being zero. Pairs with a core begin as singular vectors of the
+        layer's weight, with the core zero. Others are taken out of the base model. Residuals are zero.
+        Raises ModelError.
+        """
         generator = np.random.Generator(np.random.PCG64(seed))
-        tensors = {}
+        tensors = dict(self._starts)
         for slot in self.layout.slots:
-            if ".lora_A." in slot.name:
-                rows, columns = slot.shape
-                if rows > columns:
-                    raise ModelError(
-                        f"adapter.rank={rows}: expected at most {columns}, the input size of "
-                        f"{slot.name.partition('.lora_A.')[0]}"
-                    )
-                gaussian = generator.standard_normal((columns, rows))
-                tensors[slot.name] = np.linalg.qr(gaussian)[0].T.astype(np.float32)
-            elif ".lora_B." in slot.name or slot.name.endswith(RESIDUAL):
+            layer, half, _ = slot.name.partition(".lora_A.")
+            if slot.name in tensors:
+                continue
+            if half and self.spec.strategy.cored:
+                weight = self._weight(layer)
+                left, _, right = singular_factors(weight, self._rank(layer, most=min(weight.shape)))
+                tensors |= self._pair(layer, right, left)
+            elif half:
+                rank = self._rank(layer, most=slot.size // slot.shape[0])
+                drawn = orthonormal_rows(rank, slot.size // rank, generator)
+                tensors[slot.name] = drawn.reshape(slot.shape).astype(np.float32)
+            elif slot.name.endswith((".lora_B.weight", ".lora_C.weight", RESIDUAL)):
                 tensors[slot.name] = np.zeros(slot.shape, np.float32)
             else:
                 tensors[slot.name] = self._parameters[slot.name].detach().cpu().numpy()
@@ -204,6 +211,51 @@ class AdaptedModel:
         tensors |= self._moved.residuals
         return self.spec.strategy.encode(self.round_layout, adapter, self.layout.join(tensors))
 
+    def _take_out_starts(self) -> dict[str, NDArray[np.float32]]:
+        """A and B by name that are a part of each layer's weight, which is less by s · B · A from now on.
+
+        Every machine takes out its own: in float64, so that they agree to the rounding of the weight.
+        """
+        adapter, starts = self.spec.adapter, dict[str, NDArray[np.float32]]()
+        for layer in (name.partition(".lora_A.")[0] for name in self._parameters if ".lora_A." in name):
+            weight, module = self._weight(layer), self.peft.get_submodule(layer)
+            rank, scale = self._rank(layer, most=min(weight.shape)), module.scaling[ADAPTER]
+            pair = (
+                pissa(weight, rank, scale, layer) if adapter.init == "pissa" else olora(weight, rank, layer)
+            )
+            starts |= self._pair(layer, *pair)
+            first, last = (
+                starts[f"{layer}.lora_{side}.weight"].astype(np.float64).reshape(pair[side == "B"].shape)
+                for side in "AB"
+            )
+            rest = weight - scale * (last @ first)
+            base = module.get_base_layer()
+            found = torch.from_numpy(rest.T.copy() if _turned(module) else rest).reshape(base.weight.shape)
+            # A tensor of its own: one that another layer shares stays whole there.
+            base.weight = nn.Parameter(found.to(base.weight), requires_grad=False)
+        return starts
+
+    def _weight(self, layer: str) -> Matrix:
+        """The weight of a layer that carries a pair, as a matrix of its outputs by its inputs."""
+        module = self.peft.get_submodule(layer)
+        found: Matrix = module.get_base_layer().weight.detach().cpu().numpy().astype(np.float64)
+        return found.T if _turned(module) else found.reshape(len(found), -1)
+
+    def _rank(self, layer: str, *, most: int) -> int:
+        """The rank of a layer's pair. Raises ModelError where its matrices allow less."""
+        rank = int(self.peft.get_submodule(layer).r[ADAPTER])
+        if rank > most:
+            raise ModelError(f"adapter.rank={rank}: expected at most {most}, the input size of {layer}")
+        return rank
+
+    def _pair(self, layer: str, first: Matrix, last: Matrix) -> dict[str, NDArray[np.float32]]:
+        """A and B by name, each in its tensor's shape."""
+        names = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+        return {
+            name: half.reshape(tuple(self._parameters[name].shape)).astype(np.float32)
+            for name, half in zip(names, (first, last), strict=True)
+        }
+
     def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """The adapter's parameters by the name that PEFT saves them under."""
         from peft import get_peft_model_state_dict
@@ -212,10 +264,15 @@ class AdaptedModel:
         for name, parameter in self.peft.named_parameters():
             if not parameter.requires_grad:
                 continue
-            saved = name.replace(f".modules_to_save.{_ADAPTER}.", ".").replace(f".{_ADAPTER}.", ".")
+            saved = name.replace(f".modules_to_save.{ADAPTER}.", ".").replace(f".{ADAPTER}.", ".")
             found[saved] = parameter.requires_grad_(strategy.trains(saved))
         # Told that no embedding is trained: PEFT would ask the Hub for the model that the job names.
-        saved_names = set(get_peft_model_state_dict(self.peft, save_embedding_layers=False))
+        saved_names = {
+            name
+            for name in get_peft_model_state_dict(self.peft, save_embedding_layers=False)
+            # With biases PEFT lists those of a head as both of its copies have them, too.
+            if not any(part in name for part in (".original_module.", ".modules_to_save."))
+        }
         if saved_names != set(found):
             odd = sorted(saved_names ^ set(found))
             raise ModelError(
@@ -225,116 +282,6 @@ class AdaptedModel:
         return found
 
 
-def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
-    """The layers that carry adapters, or None for all. Raises ModelError if one does not exist."""
-    asked = spec.adapter.layers_to_transform
-    if asked is None:
-        return None
-    count = count_layers(model)
-    if isinstance(asked, str):
-        share = top_share(asked) or 1.0
-        # Rounded first: 0.28 · 25 is a hair above 7 in floating point, and would become 8.
-        return list(range(count - math.ceil(round(share * count, 6)), count))
-    if max(asked) >= count:
-        raise ModelError(f"adapter.layers_to_transform: expected layers 0 to {count - 1}, got {max(asked)}")
-    return sorted(set(asked))
-
-
-def _attach(base: BaseModel, spec: ModelSpec, layers: list[int] | None, expected: set[str]) -> Any:
-    from peft import LoraConfig, get_peft_model
-    from peft.utils import ModulesToSaveWrapper
-
-    targets = spec.adapter.target_modules
-    # PEFT looks for endings and for the first number in a name, which may be another part's or block's.
-    everything = [name for name, _ in base.model.named_modules()]
-    short = layers is None and expected == set(_matching(everything, targets))
-    config = LoraConfig(
-        task_type=base.peft_type,
-        r=spec.adapter.rank,
-        lora_alpha=spec.adapter.alpha,
-        lora_dropout=spec.adapter.dropout,
-        target_modules=targets if short else sorted(expected),
-        modules_to_save=list(base.head) or None,
-        base_model_name_or_path=spec.model.source,
-    )
-    called = _call_names(base)  # before PEFT, which may fail half-way
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fan_in_fan_out is set right by PEFT, which says so
-        try:
-            peft = get_peft_model(base.model, config, adapter_name=_ADAPTER)
-        except Exception as error:  # PEFT and the model's class raise whatever they like
-            raise ModelError(f"adapter.target_modules={targets}: {first_line(error)}. {called}") from error
-    # PEFT takes whatever ends with a head's name for it: DistilBERT has a pre_classifier, too.
-    for name, module in list(base.model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper) and name not in base.head:
-            base.model.set_submodule(name, module.original_module)
-    return peft
-
-
-def _linear_names(base: BaseModel) -> list[str]:
-    return [name for name, _ in linear_layers(base.model) if base.may_adapt(name)]
-
-
-def _matching(names: list[str], targets: list[str]) -> list[str]:
-    return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
-
-
-def _call_names(base: BaseModel) -> str:
-    names = sorted({n.rsplit(".", 1)[-1] for n in _linear_names(base)})
-    if not names:
-        return "this model has no linear layers under its head that texts use: choose another model"
-    return f"This model's linear layers are called: {', '.join(names)}"
-
-
-def _expected_targets(base: BaseModel, spec: ModelSpec, layers: list[int] | None) -> set[str]:
-    """Names of the linear layers that the job's targets name, found without PEFT.
-
-    Raises ModelError if a target names none: PEFT is content when any of them names one.
-    """
-    targets, names = spec.adapter.target_modules, _linear_names(base)
-    if "all-linear" in targets and len(targets) > 1:
-        raise ModelError(f'adapter.target_modules={targets}: expected "all-linear" alone, or names')
-    if targets != ["all-linear"]:
-        unknown = [target for target in targets if not _matching(names, [target])]
-        if unknown:
-            raise ModelError(
-                f"adapter.target_modules={unknown}: expected the names of linear layers under the "
-                f"head. {_call_names(base)}"
-            )
-        names = _matching(names, targets)
-    if not names:
-        raise ModelError(f"adapter.target_modules={targets}: {_call_names(base)}")
-    if layers is None:
-        return set(names)
-    lists = layer_lists(base.model)
-    chosen = {name for name in names if layer_number(name, lists) in layers}
-    if not chosen:
-        held = sorted({number for name in names if (number := layer_number(name, lists)) is not None})
-        raise ModelError(
-            f"adapter.layers_to_transform: none of {', '.join(map(str, targets))} is in layer "
-            f"{', '.join(map(str, layers))}; expected one of {', '.join(map(str, held)) or 'none'}"
-        )
-    return chosen
-
-
-def _check_targets(peft_model: Any, expected: set[str]) -> None:
-    """Refuse if PEFT put LoRA anywhere else than on the linear layers that were asked for.
-
-    PEFT moves names that match parts of a fused mixture-of-experts layer onto its routed experts
-    without a word, where per-example gradients do not exist.
-    """
-    prefix = "base_model.model."
-    carrying = {
-        name.removeprefix(prefix)
-        for name, module in peft_model.named_modules()
-        if hasattr(module, "lora_A") and len(module.lora_A)
-    }
-    odd = sorted(carrying ^ expected)
-    if odd:
-        wrong = {name.removesuffix(".base_layer").rpartition(".")[2] for name in odd}
-        left = sorted({name.rpartition(".")[2] for name in expected} - wrong)
-        raise PrivacyUnitError(
-            "PEFT puts LoRA elsewhere than adapter.target_modules asks for, such as on routed experts in "
-            f"place of shared ones; it differs at {', '.join(odd[:4])}. Name other layers: "
-            f"{', '.join(left) or 'this model has none'}"
-        )
+def _turned(module: nn.Module) -> bool:
+    """Whether a layer has its weight as inputs by outputs, as GPT-2's are."""
+    return bool(getattr(module, "fan_in_fan_out", False))

@@ -320,9 +320,13 @@ class Activations:
 
 
 def _frozen_depth(model: nn.Module, found: LayerList) -> int:
-    """How many layers lie under the first one with a LoRA tensor, whether trained or not.
+    """How many layers lie under the first one with a LoRA tensor, trained or not, or a trained bias.
 
-    None where one lies outside the layers: it may be under them.
+    None where one lies outside the layers: it may be under them. A head lies above.
     """
-    numbers = {layer_number(name, (found,)) for name, _ in model.named_parameters() if "lora_" in name}
+    numbers = {
+        layer_number(name, (found,))
+        for name, parameter in model.named_parameters()
+        if "lora_" in name or (parameter.requires_grad and ".modules_to_save." not in name)
+    }
     return min((number or 0 for number in numbers), default=0)

@@ -12,6 +12,7 @@ from torch import nn
 from privacy.errors import ModelError
 from tasks.model.model_limits import text_config
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # What configs call the number of layers.
 _COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_blocks")
 
@@ -54,6 +55,25 @@ def linear_layers(model: Any) -> Iterator[tuple[str, nn.Module]]:
     within = text_part(model)
     for name, module in model.named_modules():
         if _is_in(name, within) and module is not output and _is_linear(module):
+            yield name, module
+
+
+def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The convolutions of the part that reads text, by name, that B · A can be added to and merged into.
+
+    PEFT gives A the kernel, stride and zeros at the edge, and B none of them: so it is wrong for those with
+    groups or dilation, that pad with something else, that are transposed, or that are called otherwise.
+    """
+    within = text_part(model)
+    for name, module in model.named_modules():
+        if (
+            _is_in(name, within)
+            and isinstance(module, _CONVOLUTIONS)
+            and any(type(module).forward is kind.forward for kind in _CONVOLUTIONS)
+            and module.groups == 1
+            and set(module.dilation) == {1}
+            and module.padding_mode == "zeros"
+        ):
             yield name, module
 
 

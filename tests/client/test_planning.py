@@ -14,7 +14,8 @@ import pytest
 from client.planning import PLANNING, PlanningProcess, plan_here
 from privacy.errors import PlanError, RunError
 from privacy.ledger.entries import to_table
-from protocol.job.job import AdapterSection, DataSection, Job, ModelSection
+from protocol.job.adapter_section import AdapterSection
+from protocol.job.job import DataSection, Job, ModelSection
 from protocol.job.manifest import Manifest
 from tests.needs import needs_linux
 

@@ -53,7 +53,7 @@ few = settings(max_examples=25, deadline=None)
 
 
 class Case:
-    """One pair and a head, laid out for a round of a strategy, and adapters drawn at random."""
+    """One pair and a head, perhaps with a core, laid out for a round, and adapters drawn at random."""
 
     def __init__(
         self, strategy: Strategy, *, rank: int, rows: int, columns: int, seed: int, number: int = 1
@@ -63,7 +63,7 @@ class Case:
             "head.weight": (2, 3),
             "l.lora_A.weight": (rank, columns),
             "l.lora_B.weight": (max(rows, rank), rank),
-        }
+        } | ({"l.lora_C.weight": (rank, rank)} if strategy.cored else {})
         if strategy.residual:
             sizes["l.residual.weight"] = (max(rows, rank), columns)
         whole = strategy.lay_out(sizes)
@@ -93,7 +93,10 @@ class Case:
     def meaning(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
         """What a model makes of an adapter: the head, and the product of the pair with the residual."""
         tensors = {n: t.astype(np.float64) for n, t in self.layout.split(adapter).items()}
-        product = tensors["l.lora_B.weight"] @ tensors["l.lora_A.weight"]
+        first = tensors["l.lora_A.weight"]
+        if self.strategy.cored:
+            first = tensors["l.lora_C.weight"] @ first
+        product = tensors["l.lora_B.weight"] @ first
         if "l.residual.weight" in tensors:
             product += tensors["l.residual.weight"]
         return np.concatenate([tensors["head.weight"].ravel(), product.ravel()])

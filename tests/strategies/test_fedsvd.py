@@ -47,6 +47,34 @@ def test_refactoring_keeps_the_product_and_makes_a_orthonormal(
     assert np.array_equal(found["head.weight"], tensors["head.weight"])
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    rank=st.integers(1, 3),
+    kernel=st.sampled_from([(3,), (2, 2), (1, 2, 2)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_halves_of_convolutions_are_refactored_as_the_matrices_that_they_are(
+    rank: int, kernel: tuple[int, ...], seed: int
+) -> None:
+    one = tuple(1 for _ in kernel)
+    form = AdapterLayout(
+        slots=(
+            TensorSlot(name="l.lora_A.weight", shape=(rank, 3, *kernel), trained=False),
+            TensorSlot(name="l.lora_B.weight", shape=(5, rank, *one), trained=True),
+        )
+    )
+    before = np.random.default_rng(seed).standard_normal(form.adapter_size).astype(np.float32)
+    after = refactor(before, form)
+    products = []
+    for adapter in (before, after):
+        tensors = form.split(adapter)
+        a, b = tensors["l.lora_A.weight"].reshape(rank, -1), tensors["l.lora_B.weight"].reshape(5, rank)
+        products.append(b @ a)
+    # As above; A's rows have 6 to 12 numbers.
+    np.testing.assert_allclose(products[1], products[0], atol=1e-5 * max(1.0, np.abs(products[0]).max()))
+    np.testing.assert_allclose(a @ a.T, np.eye(rank), atol=1e-5)
+
+
 def test_a_zero_b_keeps_its_a() -> None:
     form = layout(2, 5, 6)
     tensors = {s.name: np.zeros(s.shape, np.float32) for s in form.slots}

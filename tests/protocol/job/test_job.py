@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from privacy.errors import JobError
-from protocol.job.job import top_share
+from protocol.job.adapter_section import top_share
 from protocol.job.job_file import parse_job
 from runs.run_folder import job_toml
 from tasks.registry import checked_job, read_job, section_of
