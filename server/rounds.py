@@ -20,6 +20,7 @@ from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
+from server.server_optimizer import merge_round
 from server.sums.make_sums import make_sums
 
 Listener = Callable[[RoundRecord], None]
@@ -202,7 +203,7 @@ class _Run:
             )
         strategy = manifest.job.strategy
         layout = strategy.in_round(self.layout, number)
-        self.state = strategy.merge(self.state, aggregate, layout, number)
+        self.state = merge_round(strategy, self.state, aggregate, layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
