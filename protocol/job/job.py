@@ -140,6 +140,8 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
+    # The run stops after so many rounds without a lower held-out loss; unset: after all.
+    patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
@@ -215,6 +217,11 @@ class Job(Section):
         self.strategy.allows(self)
         self.privacy.check(self)
         self.aggregation.check(self)
+        if self.training.patience is not None and self.metrics.epsilon > 0:
+            raise ValueError(
+                "training.patience: expected none with metrics.epsilon > 0: the sites tell of their own "
+                "examples after the last round that the job plans, which such a run may not reach"
+            )
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
