@@ -71,8 +71,8 @@ def find_notices(
     if has_stopped(job, records) and done < asked:
         text = (
             f"The run stopped after {done} of {format_count(asked, 'round')}, as training.patience = "
-            f"{job.training.patience} asks: the held-out loss fell no more. The others were not charged; "
-            "noise was planned for all of them."
+            f"{job.training.patience} asks: the held-out loss fell no more. ε is of the rounds that were "
+            "trained; noise was planned for all, and sites count them until they close the run."
         )
         notices.append(Notice(title="Stopped early", text=text, grave=False))
     elif done < asked:
