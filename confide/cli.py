@@ -225,6 +225,9 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the whole model with the adapter folded in.")
     ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The round with the lowest held-out loss, not the last.")
+    ] = False,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers."""
     from runs.export import export_adapter, export_merged
@@ -232,10 +235,10 @@ def export(
 
     folder = RunFolder.open(run)
     if merge:
-        export_merged(folder, to)
+        export_merged(folder, to, best=best)
         print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
     else:
-        export_adapter(folder, to)
+        export_adapter(folder, to, best=best)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
 
 

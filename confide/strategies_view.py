@@ -33,6 +33,7 @@ def goes_with(one: StrategyFacts) -> list[str]:
     may = {
         "sums": one.linear,
         "compression": one.compression,
+        "server optimizer": one.server_optimizer,
         "correlated noise": one.correlated_noise,
         "other ranks": one.ranks_differ,
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privacy.errors import UserError
+from runs.best_round import best_round
 from runs.factored import factor_residuals
 from runs.peft_form import TRAINED
 from runs.run_folder import MEMORY, RunFolder
@@ -17,19 +18,21 @@ from tasks.model.device import choose_device
 from tasks.registry import find_task
 
 
-def export_adapter(folder: RunFolder, to: Path) -> None:
+def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
-    What a strategy has moved into the base is in its factors, whose rank is then higher than the job's.
-    Layers that the checkpoint lacks, which elsewhere would be drawn anew, are in it too; where there are
-    any, the base model is loaded for them. Raises as ``export_merged`` does.
+    With ``best`` it is that of the round with the lowest held-out loss. What a strategy has moved into the
+    base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks, which
+    elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for them.
+    Raises as ``export_merged`` does.
     """
+    number = _exported_round(folder, best=best)
     beside = folder.facts["exported_beside"]
     base = _load_base(folder) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
-            folder.adapter_path.resolve(),
+            folder.path / "rounds" / f"{number:03d}",
             partial,
             ignore=shutil.ignore_patterns(MEMORY, TRAINED),
             dirs_exist_ok=True,
@@ -41,22 +44,32 @@ def export_adapter(folder: RunFolder, to: Path) -> None:
     _write_whole(to, write)
 
 
-def export_merged(folder: RunFolder, to: Path) -> None:
+def export_merged(folder: RunFolder, to: Path, *, best: bool = False) -> None:
     """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
-    Raises ModelError if the base model cannot be loaded, UserError if it is not the run's own or if
-    the folder exists.
+    ``best`` is as for ``export_adapter``. Raises ModelError if the base model cannot be loaded, UserError
+    if it is not the run's own, if the folder exists, or if no round has finished of which one is best.
     """
+    number = _exported_round(folder, best=best)
     job = folder.manifest.job
     base = _load_base(folder)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
-    adapted.load(folder.newest_adapter(adapted.layout))
+    adapted.load(folder.load_adapter(number, adapted.layout))
     merged = adapted.peft.merge_and_unload()
 
     def write(partial: Path) -> None:
         find_task(job.task).export(merged, base, partial)
 
     _write_whole(to, write)
+
+
+def _exported_round(folder: RunFolder, *, best: bool) -> int:
+    if not best:
+        return int(folder.adapter_path.resolve().name)
+    found = best_round(folder.records())
+    if found is None:
+        raise UserError(f"{folder.path}: no round has finished yet, so that none is best")
+    return found.round
 
 
 def _load_base(folder: RunFolder) -> BaseModel:

@@ -16,10 +16,12 @@ from protocol.messages.vector import to_bytes
 from protocol.processes.json_log import about
 from protocol.processes.time_spent import Part, end_lap, timed
 from protocol.sums.reply_limits import ReplyLimits
+from runs.best_round import has_stopped
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
+from server.server_optimizer import merge_round
 from server.sums.make_sums import make_sums
 
 Listener = Callable[[RoundRecord], None]
@@ -39,12 +41,13 @@ def run_rounds(
 
     Each finished round is on disk before the next begins, so a killed run goes on from there. A round
     counts with the updates of ``manifest.min_survivors`` sites; a site that comes later joins then. Where
-    cohorts are drawn, only sites of the round and of the next two are asked for anything. The
-    run ends early, and its log says so, if too few sites are left that have not taken all the steps that
-    they planned for: interrupted rounds count. A site whose receipt does not go on from its last one takes
-    no further part. Metrics are asked for after the last round, and again where
-    they were lost: then a site that has answered once refuses, and the run ends without. Raises SiteError,
-    ProtocolError or RunError, and BudgetError if that is why too few sites join.
+    cohorts are drawn, only sites of the round and of the next two are asked for anything. The run ends
+    early, and its log says so, once ``training.patience`` rounds have brought no lower held-out loss; and
+    if too few sites are left that have not taken all the steps that they planned for: interrupted rounds
+    count. A site whose receipt does not go on from its last one takes no further part. Metrics are asked
+    for after the last round, and again where they were lost: then a site that has answered once refuses,
+    and the run ends without. Raises SiteError, ProtocolError or RunError, and BudgetError if that is why
+    too few sites join.
     """
     _Run(post, folder, layout, evaluator, listener).go()
 
@@ -69,10 +72,10 @@ class _Run:
         self.members: set[str] = set()
         self._everyone = frozenset(manifest.sites)  # where they are drawn
         self.gone: set[str] = set()  # refused: not asked again before the run is resumed
-        records = folder.records()
-        self.done = len(records)
-        self.receipts = Receipts(folder, manifest, records)
-        self.epsilon = last_epsilon(records)
+        self.records = folder.records()
+        self.done = len(self.records)
+        self.receipts = Receipts(folder, manifest, self.records)
+        self.epsilon = last_epsilon(self.records)
         self.state = folder.load_state(self.done, layout)
 
     def go(self) -> None:
@@ -86,6 +89,9 @@ class _Run:
         log.info("joined by %s; %d rounds done", ", ".join(sorted(self.members)), self.done)
         end_lap("start")
         for number in range(self.done + 1, job.training.rounds + 1):
+            if has_stopped(job, self.records):
+                log.info("the run stops after round %d: the loss fell no more", number - 1)
+                return
             try:
                 with about(round_number=number):
                     self._round(number)
@@ -202,7 +208,7 @@ class _Run:
             )
         strategy = manifest.job.strategy
         layout = strategy.in_round(self.layout, number)
-        self.state = strategy.merge(self.state, aggregate, layout, number)
+        self.state = merge_round(strategy, self.state, aggregate, layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")
@@ -223,6 +229,7 @@ class _Run:
             absent=sorted(told_of - trained.keys()),
         )
         folder.finish_round(record, self.layout, self.state)
+        self.records.append(record)
         self._let_go(number)
         told = ", ".join(
             f"{name} {value:.4f}" for name, value in ({"loss": score.loss} | record.measures).items()

@@ -54,4 +54,5 @@ def _norm(products: Sequence[Pair], shares: NDArray[np.float64]) -> float:
     """‖Σ p·B·A‖, from one thin decomposition of all B side by side and one of all A."""
     b = np.concatenate([share * pair.b for share, pair in zip(shares, products, strict=True)], axis=1)
     a = np.concatenate([pair.a for pair in products], axis=0)
-    return float(np.linalg.norm(np.linalg.qr(b, mode="r") @ np.linalg.qr(a.T, mode="r").T))
+    left, right = np.linalg.qr(b).R, np.linalg.qr(a.T).R
+    return float(np.linalg.norm(left @ right.T))

@@ -46,10 +46,11 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
     for kind in (StackedGradients, HookedGradients):
         method: PerExampleGradients | None = None
         try:
+            with as_unit_error():
+                method = kind(adapted)
             for number in range(1, adapted.spec.strategy.cycle + 1):
                 adapted.train_in(number)
                 with comparable(adapted), as_unit_error():
-                    method = method or kind(adapted)
                     check_gradients(method, adapted.probe())
         except PrivacyUnitError as error:
             log.info("%s do not serve: %s", kind.__name__, error)

@@ -110,6 +110,8 @@ class TrainingSection(Section):
     update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = Field(
         None, description="the L2 norm that each site scales its whole update down to; unset: any"
     )
+    # The run stops after so many rounds without a lower held-out loss; unset: after all.
+    patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
@@ -187,6 +189,11 @@ class Job(Section):
         self.aggregation.check(self)
         if self.training.update_norm is not None:
             self._check_update_norm()
+        if self.training.patience is not None and self.metrics.epsilon > 0:
+            raise ValueError(
+                "training.patience: expected none with metrics.epsilon > 0: the sites tell of their own "
+                "examples after the last round that the job plans, which such a run may not reach"
+            )
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="

@@ -17,6 +17,10 @@ from protocol.toml_file import parse_toml, read_toml
 
 _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
+# Of unions whose kinds are told apart by their shape, the tags.
+_BRANCHES = {"Dirichlet", "ByColumn", "ServerMomentum", "ServerAdam", "ServerAdagrad"} | {
+    *("str", "int", "float", "list"),
+}
 _SHORT = "secure_aggregation"
 
 
@@ -184,4 +188,4 @@ def _expected(item: Any) -> str:
 
 def _is_branch(part: str | int) -> bool:
     text = str(part)
-    return text in {"Dirichlet", "ByColumn", "str", "int", "float", "list"} or "[" in text
+    return text in _BRANCHES or "[" in text

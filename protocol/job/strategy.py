@@ -14,6 +14,7 @@ from pydantic import ModelWrapValidatorHandler, model_validator
 
 from protocol.entry_registry import Registry
 from protocol.job.section import Section
+from protocol.job.server_section import ServerSection
 from protocol.plain_text import Word
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Strategy(Section):
     What a rule does not go with is refused when a job is read, from what it declares here.
 
     Attributes:
+        server: the optimizer that moves the adapter by the aggregate; None to add the aggregate itself.
         paper: where the rule was published.
         linear: the mean of what sites send is all that ``merge`` needs, and nobody has to read each.
         exact: the merged product B·A is the mean of the sites' products.
@@ -65,6 +67,7 @@ class Strategy(Section):
     """
 
     name: Word
+    server: ServerSection | None = None
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
@@ -99,6 +102,11 @@ class Strategy(Section):
         """Whether a later round's noise may take some of an earlier one's back: both are summed alike."""
         return cls.linear and cls.compresses()
 
+    @classmethod
+    def moves_on(cls) -> bool:
+        """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""
+        return cls.linear and not cls.basis_turns
+
     def allows(self, job: Job) -> None:
         """Raises ValueError that names the key to change, for a job that the rule does not go with."""
         if not self.linear and (job.aggregation.hidden or job.privacy.hides_sites):
@@ -116,6 +124,17 @@ class Strategy(Section):
                 f'compression.kind: expected "none" with strategy.name="{self.name}", which {why}: what '
                 "waits at a site would be added to other directions than it belongs to; use "
                 'strategy.name="ffa"'
+            )
+
+        if self.server is not None and not self.moves_on():
+            why = (
+                "turns the adapter's basis after each round"
+                if self.basis_turns
+                else "makes more than a mean"
+            )
+            raise ValueError(
+                f'strategy.server: expected none with strategy.name="{self.name}", which {why}: what an '
+                'optimizer remembers of earlier rounds would not fit the next; use strategy.name="ffa"'
             )
 
     def _allows_ranks(self, job: Job) -> None:
@@ -204,6 +223,7 @@ _STRATEGIES = Registry[type[Strategy]](
         "ffa": "strategies.ffa:FFA",
         "fedit": "strategies.fedit:FedIT",
         "rolora": "strategies.rolora:RoLoRA",
+        "lora_fair": "strategies.lora_fair:LoRAFAIR",
         "head": "strategies.head:Head",
         "flora": "strategies.flora:FLoRA",
         "flexlora": "strategies.flexlora:FlexLoRA",

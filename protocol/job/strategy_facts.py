@@ -27,6 +27,7 @@ class StrategyFacts:
     messages: int
     compression: bool
     correlated_noise: bool
+    server_optimizer: bool
     ranks_differ: bool
     keeps_local: bool
     needs_head: bool
@@ -47,10 +48,11 @@ def strategy_facts(name: str) -> StrategyFacts:
         messages=rule.messages,
         compression=rule.compresses(),
         correlated_noise=rule.correlates(),
+        server_optimizer=rule.moves_on(),
         ranks_differ=rule.ranks_differ,
         keeps_local=rule.keeps_local,
         needs_head=rule.needs_head,
-        keys=tuple(sorted(rule.model_fields.keys() - {"name"})),
+        keys=tuple(sorted(rule.model_fields.keys() - Strategy.model_fields.keys())),
         paper=rule.paper,
     )
 

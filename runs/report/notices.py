@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
+from runs.best_round import best_round, has_stopped
 from runs.formats import format_count
 from runs.run_folder import RoundRecord, last_epsilon
 from tasks.label_scores import what_scores_hide
@@ -60,7 +61,21 @@ def find_notices(
     if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
         text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
         notices.append(Notice(title="Budget exceeded", text=text))
-    if done < asked:
+    best = best_round(records)
+    if best is not None and best.round < done:
+        text = (
+            f"Round {best.round} has the lowest held-out loss, {best.loss:.4f}; after the last, {done}, it "
+            f"is {records[-1].loss:.4f}. confide export --best writes that round’s adapter."
+        )
+        notices.append(Notice(title="The best round is not the last", text=text, grave=False))
+    if has_stopped(job, records) and done < asked:
+        text = (
+            f"The run stopped after {done} of {format_count(asked, 'round')}, as training.patience = "
+            f"{job.training.patience} asks: the held-out loss fell no more. ε is of the rounds that were "
+            "trained; noise was planned for all, and sites count them until they close the run."
+        )
+        notices.append(Notice(title="Stopped early", text=text, grave=False))
+    elif done < asked:
         text = (
             f"{done} of the {format_count(asked, 'round')} that the job asked for "
             f"{'is' if done == 1 else 'are'} finished: the run ended early or still goes on, and "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import ConfideError
+from runs.best_round import has_stopped
 from runs.run_folder import RunFolder, highest_epsilon
 from runs.run_state import is_coordinated, read_state
 from server.provisioning.authority import format_day, valid_until
@@ -109,7 +110,8 @@ def _run(path: Path) -> RunStatus:
         folder = RunFolder.open(path)
         records, rounds = folder.records(), folder.manifest.job.training.rounds
         told = read_state(folder)
-        state: str = told.state if told else ("finished" if len(records) >= rounds else "unknown")
+        over = len(records) >= rounds or has_stopped(folder.manifest.job, records)
+        state: str = told.state if told else ("finished" if over else "unknown")
         if state == "running" and not is_coordinated(folder):
             state = "interrupted"
     except (ConfideError, OSError) as error:

@@ -25,7 +25,11 @@ from tests.strategies.momentum import Momentum
 def test_one_is_found_by_its_name_with_its_own_keys(tiny_folder: Path, installed: None) -> None:
     job = tiny.job(tiny_folder, strategy={"name": "momentum", "momentum": 0.5})
     assert job.strategy == Momentum(momentum=0.5)
-    assert job.model_dump(mode="json")["strategy"] == {"name": "momentum", "momentum": 0.5}
+    assert job.model_dump(mode="json")["strategy"] == {
+        "name": "momentum",
+        "momentum": 0.5,
+        "server": None,
+    }
     assert "momentum" in strategy_names()
 
 
