@@ -22,9 +22,9 @@ def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
     With ``best`` it is that of the round with the lowest held-out loss. What a strategy has moved into the
-    base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks, which
-    elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for them.
-    Raises as ``export_merged`` does.
+    base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks,
+    which elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for
+    them. Raises as ``export_merged`` does.
     """
     number = _exported_round(folder, best=best)
     beside = folder.facts["exported_beside"]

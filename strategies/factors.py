@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,15 @@ class Factors:
     a: NDArray[np.float64]
     b: NDArray[np.float64]
 
+    def less_means(self, weights: NDArray[np.float64] | None = None) -> Factors:
+        """What the sites' factors are off their means, with ``weights`` of sum one or equal ones.
+
+        Σ p·(B − B̄)·(A − Ā) is Σ p·B·A − B̄·Ā, without the difference of two large numbers.
+        """
+        means = (np.average(factor, axis=0, weights=weights) for factor in (self.a, self.b))
+        mean_a, mean_b = means
+        return Factors(pair=self.pair, a=self.a - mean_a, b=self.b - mean_b)
+
     @property
     def stacked_a(self) -> NDArray[np.float64]:
         """All sites' A under one another: float64[sites · rank, in]."""
@@ -40,15 +49,25 @@ def each_layer(
 
     ``adapter`` is float32[adapter_size], ``updates`` float32[sites, update_size].
     """
-    begun = layout.split(adapter)
+    begun = layout.matrices(adapter)
     sent = [layout.split_update(update) for update in updates]
 
     def trained(name: str) -> NDArray[np.float64]:
         before = begun[name].astype(np.float64)
-        return np.stack([before + one[name] if name in one else before for one in sent])
+        return np.stack(
+            [before + one[name].reshape(before.shape) if name in one else before for one in sent]
+        )
 
     for pair in layout.pairs:
         yield Factors(pair=pair, a=trained(pair.a), b=trained(pair.b))
+
+
+def layers_of(adapters: Sequence[NDArray[np.float32]], layout: AdapterLayout) -> Iterator[Factors]:
+    """Each layer's factors at sites that have these ``adapters``, float32[adapter_size] each."""
+    sites = [layout.matrices(adapter) for adapter in adapters]
+    for pair in layout.pairs:
+        a, b = (np.stack([site[name].astype(np.float64) for site in sites]) for name in (pair.a, pair.b))
+        yield Factors(pair=pair, a=a, b=b)
 
 
 def with_means(

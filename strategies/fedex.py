@@ -33,7 +33,7 @@ class FedEx(Strategy):
         round_number: int,  # noqa: ARG002 - all are alike
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.split(merged)
+        tensors = layout.matrices(merged)
         for factors in each_layer(state.adapter, aggregate, layout):
             pair = factors.pair
             # By the means as they are kept, in float32: what their rounding moves is as small.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.job.layout import AdapterLayout
+from protocol.job.layout import FACTOR_A, AdapterLayout
 from protocol.job.strategy import Strategy
-from strategies.lora_pairs import Pair, pairs
+from strategies.factors import Factors, layers_of
 
 
 class FedIT(Strategy):
@@ -37,22 +38,19 @@ def averaging_error(
     Source: Wang et al. 2024, FLoRA (arXiv:2409.05976), section 3.1, for the error.
     """
     shares = np.full(len(adapters), 1 / len(adapters)) if weights is None else np.asarray(weights, float)
-    sites = [pairs(layout, adapter) for adapter in adapters]
-    return {layer: _missed([site[layer] for site in sites], shares) for layer in sites[0]}
+    return {
+        factors.pair.a.removesuffix(FACTOR_A): _missed(factors, shares)
+        for factors in layers_of(adapters, layout)
+    }
 
 
-def _missed(sites: Sequence[Pair], shares: NDArray[np.float64]) -> float:
+def _missed(factors: Factors, shares: NDArray[np.float64]) -> float:
     """One layer's error, relative."""
-    mean = Pair.mean(sites, shares)
-    # Σ p·(B − B̄)(A − Ā) is Σ p·B·A − B̄·Ā, without the difference of two large numbers.
-    apart = [Pair(b=site.b - mean.b, a=site.a - mean.a) for site in sites]
-    whole = _norm(sites, shares)
-    return _norm(apart, shares) / whole if whole else 0.0
+    whole = _norm(factors, shares)
+    return _norm(factors.less_means(shares), shares) / whole if whole else 0.0
 
 
-def _norm(products: Sequence[Pair], shares: NDArray[np.float64]) -> float:
+def _norm(factors: Factors, shares: NDArray[np.float64]) -> float:
     """‖Σ p·B·A‖, from one thin decomposition of all B side by side and one of all A."""
-    b = np.concatenate([share * pair.b for share, pair in zip(shares, products, strict=True)], axis=1)
-    a = np.concatenate([pair.a for pair in products], axis=0)
-    left, right = np.linalg.qr(b).R, np.linalg.qr(a.T).R
-    return float(np.linalg.norm(left @ right.T))
+    b = replace(factors, b=factors.b * shares[:, None, None]).stacked_b
+    return float(np.linalg.norm(np.linalg.qr(b, mode="r") @ np.linalg.qr(factors.stacked_a.T, mode="r").T))

@@ -40,13 +40,10 @@ def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.
     Source: Lee et al. 2025, FedSVD (arXiv:2505.12805), section 3; the thin decomposition here costs
     O((m + n)·r²) for a product of m by n and never forms it.
     """
-    tensors = {name: tensor.copy() for name, tensor in layout.split(adapter).items()}
-    for name_b in [name for name in tensors if ".lora_B." in name]:
-        name_a = name_b.replace(".lora_B.", ".lora_A.")
-        # On a convolution A has a kernel and B is one place wide: as matrices their product is the same.
-        shape_b, shape_a = tensors[name_b].shape, tensors[name_a].shape
-        b = tensors[name_b].astype(np.float64).reshape(shape_b[:2])
-        a = tensors[name_a].astype(np.float64).reshape(shape_a[0], -1)
+    refactored = adapter.copy()
+    tensors = layout.matrices(refactored)
+    for pair in layout.pairs:
+        b, a = tensors[pair.b].astype(np.float64), tensors[pair.a].astype(np.float64)
         if not b.any():
             continue
         left, b_small = np.linalg.qr(b)
@@ -54,6 +51,6 @@ def refactor(adapter: NDArray[np.float32], layout: AdapterLayout) -> NDArray[np.
         u, singular, vt = np.linalg.svd(b_small @ a_small.T)
         # The sign of each pair of singular vectors is free: fix it, so that platforms agree.
         signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(len(singular))])
-        tensors[name_b] = ((left @ u) * (singular * signs)).astype(np.float32).reshape(shape_b)
-        tensors[name_a] = ((vt * signs[:, None]) @ right.T).astype(np.float32).reshape(shape_a)
-    return layout.join(tensors)
+        tensors[pair.b][:] = (left @ u) * (singular * signs)
+        tensors[pair.a][:] = (vt * signs[:, None]) @ right.T
+    return refactored

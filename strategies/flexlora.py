@@ -33,7 +33,7 @@ class FlexLoRA(Strategy):
         round_number: int,  # noqa: ARG002 - all are alike
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
-        tensors, before = layout.split(merged), layout.split(state.adapter)
+        tensors, before = layout.matrices(merged), layout.matrices(state.adapter)
         for factors in each_layer(state.adapter, aggregate, layout):
             pair = factors.pair
             tensors[pair.b][:], tensors[pair.a][:] = best_pair(factors, otherwise=before[pair.a])

@@ -33,7 +33,7 @@ class FLoRA(Strategy):
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.split(merged)
+        tensors = layout.matrices(merged)
         generator = np.random.Generator(np.random.PCG64(_seed(layout, round_number)))
         for factors in each_layer(state.adapter, aggregate, layout):
             pair, sites = factors.pair, len(aggregate)

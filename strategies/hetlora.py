@@ -46,7 +46,7 @@ class HetLoRA(Strategy):
         round_number: int,  # noqa: ARG002 - all are alike
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.split(merged)
+        tensors = layout.matrices(merged)
         # Twice through the layers: all factors at once, in float64, would be as large as two more rounds.
         weights = _weights(each_layer(state.adapter, aggregate, layout))
         for factors in each_layer(state.adapter, aggregate, layout):

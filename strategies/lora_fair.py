@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +10,7 @@ from pydantic import Field
 
 from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import State, Strategy
-from strategies.lora_pairs import Pair, b_name, pairs
+from strategies.factors import Factors, each_layer, with_means
 
 
 class LoRAFAIR(Strategy):
@@ -30,32 +28,26 @@ class LoRAFAIR(Strategy):
     linear: ClassVar[bool] = False
 
     def merge(
-        self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
+        self,
+        state: State,
+        aggregate: NDArray[np.float32],
+        layout: AdapterLayout,
+        round_number: int,  # noqa: ARG002 - all are alike
     ) -> State:
-        mean = aggregate.mean(axis=0, dtype=np.float64).astype(np.float32)
-        merged = super().merge(state, mean, layout, round_number)
-        sites = [pairs(layout, layout.apply(state.adapter, update)) for update in aggregate]
-        tensors = {name: tensor.copy() for name, tensor in layout.split(merged.adapter).items()}
-        for layer in sites[0]:
-            correction = _correction([site[layer] for site in sites], self.penalty)
-            tensors[b_name(layout, layer)] += correction.astype(np.float32)
-        return replace(merged, adapter=layout.join(tensors))
+        merged = with_means(state.adapter, aggregate, layout)
+        tensors = layout.matrices(merged)
+        for factors in each_layer(state.adapter, aggregate, layout):
+            tensors[factors.pair.b] += _correction(factors, self.penalty).astype(np.float32)
+        return State(adapter=merged, memory=state.memory)
 
 
-def _correction(sites: Sequence[Pair], penalty: float) -> NDArray[np.float64]:
+def _correction(factors: Factors, penalty: float) -> NDArray[np.float64]:
     """ΔB, float64[m, r], that makes ‖Σp·B·A − (B̄ + ΔB)·Ā‖² + λ·‖ΔB‖² least; weights p are equal.
 
     It is E·Āᵀ·(Ā·Āᵀ + λ·I)⁻¹ for E = Σp·B·A − B̄·Ā = Σp·(B − B̄)·(A − Ā), which is not formed.
     """
-    shares = np.full(len(sites), 1 / len(sites))
-    mean = Pair.mean(sites, shares)
-    missed = sum(
-        (
-            share * (site.b - mean.b) @ ((site.a - mean.a) @ mean.a.T)
-            for share, site in zip(shares, sites, strict=True)
-        ),
-        start=np.zeros_like(mean.b),
-    )
-    gram = mean.a @ mean.a.T + penalty * np.eye(len(mean.a))
+    mean_a, off = factors.a.mean(axis=0), factors.less_means()
+    missed = off.stacked_b @ (off.stacked_a @ mean_a.T) / len(factors.a)
+    gram = mean_a @ mean_a.T + penalty * np.eye(len(mean_a))
     found: NDArray[np.float64] = np.linalg.solve(gram, missed.T).T
     return found

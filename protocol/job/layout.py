@@ -44,6 +44,10 @@ class Pair:
     residual: str
 
 
+def _matrix(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    return tensor.reshape(len(tensor), -1) if name.endswith((FACTOR_A, FACTOR_B)) else tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterLayout:
     """The adapter's tensors in order of name.
@@ -102,6 +106,14 @@ class AdapterLayout:
     def split(self, adapter: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Cut an adapter vector, float32[adapter_size], into its tensors (views)."""
         return dict(self._cut(adapter, self.slots, self.adapter_size))
+
+    def matrices(self, adapter: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """An adapter's tensors (views), each layer's factors as matrices: B · A is the layer's product.
+
+        On a convolution A has a kernel, and B is one place wide: so they are here [rank, in · kernel] and
+        [out, rank].
+        """
+        return {name: _matrix(name, tensor) for name, tensor in self.split(adapter).items()}
 
     def split_update(self, update: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Cut an update vector, float32[update_size], into its tensors (views).

@@ -116,6 +116,12 @@ class Strategy(Section):
             )
         if job.adapter.ranks is not None:
             self._allows_ranks(job)
+        own = job.adapter.rank_pattern or job.adapter.alpha_pattern or job.adapter.changes_base
+        if self.residual and own:
+            raise ValueError(
+                f'adapter: expected no rank_pattern, no alpha_pattern and init="orthonormal" with '
+                f'strategy.name="{self.name}", which moves products into the base: use "flexlora" or "ffa"'
+            )
         if job.compression.kind != "none" and not self.compresses():
             why = "turns the adapter's basis after each round"
             if not self.basis_turns:
@@ -125,7 +131,6 @@ class Strategy(Section):
                 "waits at a site would be added to other directions than it belongs to; use "
                 'strategy.name="ffa"'
             )
-
         if self.server is not None and not self.moves_on():
             why = (
                 "turns the adapter's basis after each round"

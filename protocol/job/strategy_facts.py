@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from protocol.job.strategy import Strategy, find_strategy
 
 # A layer's pair and a classifier's head, by names as a layout has them.
-_PARTS = {"A": "layer.lora_A.weight", "B": "layer.lora_B.weight", "head": "head.weight"}
+_PARTS = {
+    "A": "layer.lora_A.weight",
+    "B": "layer.lora_B.weight",
+    "core": "layer.lora_C.weight",
+    "head": "head.weight",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyFacts:
     """One strategy's declarations: see ``Strategy`` for each.
 
-    ``trains`` has the parts of an adapter that are trained and sent, "A", "B" and "head", of each round
-    until they repeat. ``about`` is what the rule does, in a sentence.
+    ``trains`` has the parts of an adapter that are trained and sent, "A", "B", "core" and "head", of each
+    round until they repeat. ``about`` is what the rule does, in a sentence.
     """
 
     name: str
@@ -59,6 +64,10 @@ def strategy_facts(name: str) -> StrategyFacts:
 
 def _trained(strategy: Strategy, cycle: int) -> tuple[tuple[str, ...], ...]:
     return tuple(
-        tuple(part for part, name in _PARTS.items() if strategy.trains_in(name, number))
+        tuple(
+            part
+            for part, name in _PARTS.items()
+            if strategy.trains_in(name, number) and (strategy.cored or part != "core")
+        )
         for number in range(1, cycle + 1)
     )

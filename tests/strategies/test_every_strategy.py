@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,23 @@ def test_only_what_the_round_trains_is_moved(strategy: Strategy, number: int, **
     for slot in case.layout.slots:
         moved = not np.array_equal(merged[slot.name], case.layout.split(case.before)[slot.name])
         assert moved == slot.trained
+
+
+@every_round
+def test_a_convolution_is_merged_as_the_matrix_that_it_is(strategy: Strategy, number: int) -> None:
+    """The same numbers come out of a layout in which A has a kernel, and B is one place wide."""
+    case = Case(strategy, rank=2, rows=5, columns=6, seed=0, number=number)
+    sent = [case.encoded(case.trained()) for _ in range(3)]
+    as_matrices = case.merged(sent).adapter
+    kernels = {"l.lora_A.weight": (2, 1, 2, 3), "l.lora_B.weight": (5, 2, 1, 1)}
+    case.layout = replace(
+        case.layout,
+        slots=tuple(replace(slot, shape=kernels.get(slot.name, slot.shape)) for slot in case.layout.slots),
+    )
+    found = case.merged(sent).adapter
+    if strategy.name == "flora":  # which draws A by the layout's digest
+        as_matrices, found = (np.concatenate([vector[:6], vector[18:]]) for vector in (as_matrices, found))
+    assert np.array_equal(found, as_matrices)
 
 
 @every_strategy
