@@ -138,19 +138,21 @@ class Strategy(Section):
         return self.trains(name)
 
     def lay_out(self, shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
-        """The layout of an adapter's tensors, by their shapes, and of the updates that sites send of it.
-
-        Updates are as long as those of the round that trains the most: sums have one size in all rounds.
-        """
+        """The layout of an adapter of these tensors, and of the updates that sites send of it."""
         from protocol.job.layout import AdapterLayout, TensorSlot
 
-        layout = AdapterLayout(
-            slots=tuple(
-                TensorSlot(name=name, shape=shape, trained=self.trains(name))
-                for name, shape in sorted(shapes.items())
-            )
+        slots = (
+            TensorSlot(name=name, shape=shape, trained=self.trains(name))
+            for name, shape in sorted(shapes.items())
         )
-        return layout if self.cycle == 1 else replace(layout, sent=self.most_trained(layout))
+        return self.sized(AdapterLayout(slots=tuple(slots)))
+
+    def sized(self, layout: AdapterLayout) -> AdapterLayout:
+        """The layout, its updates as long as the longest round's: sums have one size in all."""
+        if self.cycle == 1:
+            return layout
+        rounds = (self.in_round(layout, number) for number in range(1, self.cycle + 1))
+        return replace(layout, length=max(replace(one, length=None).update_size for one in rounds))
 
     def in_round(self, layout: AdapterLayout, round_number: int) -> AdapterLayout:
         """The layout with what is trained in a round; its updates are as long as any."""

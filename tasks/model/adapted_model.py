@@ -17,6 +17,7 @@ from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job import AdapterSection, Job, ModelSection, top_share
+from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy
 from protocol.plain_text import first_line
 from tasks.data.examples import Batch, Examples
@@ -90,8 +91,13 @@ class AdaptedModel:
         self.peft: Any = _attach(base, spec, layers, expected)
         _check_targets(self.peft, expected)
         self._parameters = self._collect(spec.strategy)
-        self.layout = spec.strategy.lay_out({name: tuple(p.shape) for name, p in self._parameters.items()})
-        self.round_layout = self.layout
+        self.layout = AdapterLayout(
+            slots=tuple(
+                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
+                for name, p in sorted(self._parameters.items())
+            )
+        )
+        self.layout = self.round_layout = spec.strategy.sized(self.layout)
 
     @property
     def model_digest(self) -> str:
