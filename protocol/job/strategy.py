@@ -97,7 +97,7 @@ class Strategy(Section):
         return cls.linear and cls.compresses()
 
     @classmethod
-    def moves_on(cls) -> bool:
+    def takes_optimizer(cls) -> bool:
         """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""
         return cls.linear and not cls.basis_turns
 
@@ -118,7 +118,7 @@ class Strategy(Section):
                 'strategy.name="ffa"'
             )
 
-        if self.server is not None and not self.moves_on():
+        if self.server is not None and not self.takes_optimizer():
             why = (
                 "turns the adapter's basis after each round"
                 if self.basis_turns

@@ -141,8 +141,9 @@ class AdaptedModel:
         found = self.spec.strategy.in_round(self.layout, round_number)
         if found != self.round_layout:
             self.round_layout = found
-            for slot in found.slots:
-                self._parameters[slot.name].requires_grad_(slot.trained)
+            trained = {slot.name for slot in found.slots if slot.trained}
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad_(name in trained)
 
     def initial_adapter(self, seed: int) -> NDArray[np.float32]:
         """A with orthonormal rows drawn from ``seed``, B zero, the head as loaded."""
