@@ -54,12 +54,12 @@ class AdapterLayout:
 
     Two vectors are laid out by it: the **adapter**, every tensor, and an **update**, the trained
     tensors only. Both are float32, tensors one after another, each in row-major order. An update may be
-    longer than its tensors, which ``sent`` says: then zeros follow them. A strategy that sends something
+    longer than its tensors, which ``length`` says: then zeros follow them. A strategy that sends something
     else than what it trains fills an update in its own way.
     """
 
     slots: tuple[TensorSlot, ...]
-    sent: int | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         names = [slot.name for slot in self.slots]
@@ -78,19 +78,19 @@ class AdapterLayout:
     @property
     def update_size(self) -> int:
         """How many numbers a site sends of a round, before any is left out."""
-        return self.trained_size if self.sent is None else self.sent
+        return self.trained_size if self.length is None else self.length
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, shapes, what is trained and how much is sent, as hex."""
         slots: list[object] = [[s.name, list(s.shape), s.trained] for s in self.slots]
-        canonical = json.dumps(slots if self.sent is None else [*slots, self.sent])
+        canonical = json.dumps(slots if self.length is None else [*slots, self.length])
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def narrowed(self, trains: Callable[[str], bool]) -> AdapterLayout:
         """The same tensors, fewer of them trained: those that ``trains`` says. Updates stay as long."""
         slots = (replace(slot, trained=slot.trained and trains(slot.name)) for slot in self.slots)
-        return replace(self, slots=tuple(slots), sent=self.update_size)
+        return replace(self, slots=tuple(slots), length=self.update_size)
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:

@@ -103,7 +103,7 @@ class Strategy(Section):
         return cls.linear and cls.compresses()
 
     @classmethod
-    def moves_on(cls) -> bool:
+    def takes_optimizer(cls) -> bool:
         """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""
         return cls.linear and not cls.basis_turns
 
@@ -131,7 +131,7 @@ class Strategy(Section):
                 "waits at a site would be added to other directions than it belongs to; use "
                 'strategy.name="ffa"'
             )
-        if self.server is not None and not self.moves_on():
+        if self.server is not None and not self.takes_optimizer():
             why = (
                 "turns the adapter's basis after each round"
                 if self.basis_turns
@@ -163,21 +163,21 @@ class Strategy(Section):
         return self.trains(name)
 
     def lay_out(self, shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
-        """The layout of an adapter's tensors, by their shapes, and of the updates that sites send of it.
-
-        Updates are as long as those of the round that trains the most: sums have one size in all rounds.
-        """
+        """The layout of an adapter of these tensors, and of the updates that sites send of it."""
         from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
 
-        layout = AdapterLayout(
-            slots=tuple(
-                TensorSlot(
-                    name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL)
-                )
-                for name, shape in sorted(shapes.items())
-            )
+        slots = (
+            TensorSlot(name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL))
+            for name, shape in sorted(shapes.items())
         )
-        return layout if self.cycle == 1 else replace(layout, sent=self.most_trained(layout))
+        return self.sized(AdapterLayout(slots=tuple(slots)))
+
+    def sized(self, layout: AdapterLayout) -> AdapterLayout:
+        """The layout, its updates as long as the longest round's: sums have one size in all."""
+        if self.cycle == 1:
+            return layout
+        rounds = (self.in_round(layout, number) for number in range(1, self.cycle + 1))
+        return replace(layout, length=max(replace(one, length=None).update_size for one in rounds))
 
     def in_round(self, layout: AdapterLayout, round_number: int) -> AdapterLayout:
         """The layout with what is trained in a round; its updates are as long as any."""

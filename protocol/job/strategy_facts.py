@@ -53,7 +53,7 @@ def strategy_facts(name: str) -> StrategyFacts:
         messages=rule.messages,
         compression=rule.compresses(),
         correlated_noise=rule.correlates(),
-        server_optimizer=rule.moves_on(),
+        server_optimizer=rule.takes_optimizer(),
         ranks_differ=rule.ranks_differ,
         keeps_local=rule.keeps_local,
         needs_head=rule.needs_head,

@@ -21,6 +21,7 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.model.adapted_model import AdaptedModel
+from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import CASES, random_adapter
 
 CASE, LANGUAGE = CASES["bert-qv-head"], CASES["llama-qv"]
@@ -115,6 +116,29 @@ def test_sites_together_have_what_they_have_alone(number: int) -> None:
     for update, before in zip(together, alone, strict=True):
         # As in test_together: two steps' sums of float32 in another order.
         np.testing.assert_allclose(update, before, atol=1e-4 * np.abs(before).max())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_kept_activations_give_the_same(number: int) -> None:
+    adapted = CASE.adapted(layers=3, adapter={"layers_to_transform": [2]}, **ROLORA)
+    trainer, examples = Trainer(StackedGradients(adapted)), CASE.examples(LENGTHS)
+    kept = Activations(FrozenPrefix(adapted), examples)
+    assert kept.work
+    training = TRAINING.model_copy(update={"optimizer": "sgd"})
+    found, expected = (
+        trainer.train(
+            random_adapter(adapted),
+            examples,
+            training=training,
+            plan=plan(0.5),
+            round_number=number,
+            entropy=keyed_entropy(0, "site"),
+            activations=activations,
+        )
+        for activations in (kept, None)
+    )
+    # As in test_together: two steps' sums of float32 in another order.
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["rolora", "head"])

@@ -96,7 +96,7 @@ def test_leaves_no_gradient_behind() -> None:
     [EXPERTS, ("gate_proj", "up_proj", "down_proj"), ("all-linear",)],
     ids=["shared experts", "every expert", "all-linear"],
 )
-def test_refuses_adapters_that_peft_moves_onto_routed_experts(targets: tuple[str, ...]) -> None:
+def test_refuses_adapters_that_peft_takes_optimizerto_routed_experts(targets: tuple[str, ...]) -> None:
     with pytest.raises(PrivacyUnitError, match=r"layers\.1\.mlp\.experts"):
         adapt(deepseek(), make_job(targets=targets))
 
