@@ -55,7 +55,9 @@ _Layers = Annotated[
 
 
 def _kind_of_ranks(value: Any) -> str | None:
-    return {list: "list", dict: "dict"}.get(type(value))
+    if isinstance(value, list):
+        return "list"
+    return "dict" if isinstance(value, dict) else None
 
 
 _Rank = Annotated[int, Field(ge=1, le=1024)]
@@ -158,9 +160,8 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
-    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = Field(
-        None, description="the L2 norm that each site scales its whole update down to; unset: any"
-    )
+    # The L2 norm that each site scales its whole update down to; unset: any.
+    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
