@@ -19,7 +19,7 @@ import numpy as np
 from protocol.job.layout import FACTOR_A, FACTOR_B, RESIDUAL, AdapterLayout, TensorSlot
 from protocol.job.strategy import Strategy, find_strategy, strategy_names
 
-REPEATS = 3
+REPEATS = 2
 
 
 def layout_for(strategy: Strategy, *, numbers: int, width: int, rank: int) -> AdapterLayout:

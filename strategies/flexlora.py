@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def best_pair(
     """
     sites, rank = len(factors.a), factors.a.shape[1]
     stacked_b, stacked_a = factors.stacked_b, factors.stacked_a / sites
-    b_small, a_small = np.linalg.qr(stacked_b, mode="r"), np.linalg.qr(stacked_a.T, mode="r")
+    b_small, a_small = _triangle(stacked_b), _triangle(stacked_a.T)
     u, singular, _ = np.linalg.svd(b_small @ a_small.T, full_matrices=False)
     # What is shorter is lost in the largest one's rounding to float32.
     kept = min(rank, int((singular > singular[0] * 2.0**-26).sum()))
@@ -68,3 +68,10 @@ def best_pair(
     a = otherwise.astype(np.float64)
     a[:kept] = (right * signs).T
     return b, a
+
+
+def _triangle(stacked: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R of a QR decomposition, without Q."""
+    found: Any = np.linalg.qr(stacked, mode="r")  # numpy's types know of both alone
+    upper: NDArray[np.float64] = found
+    return upper
