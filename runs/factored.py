@@ -33,11 +33,11 @@ def factor_residuals(adapter: Path) -> None:
     ranks, alphas = {}, {}
     for layer in layers:
         b, a = tensors[layer + FACTOR_B].astype(np.float64), tensors[layer + FACTOR_A].astype(np.float64)
-        b, a = _factors(tensors.pop(layer + RESIDUAL) + b @ a)
-        tensors[layer + FACTOR_B], tensors[layer + FACTOR_A] = b, a
+        new_b, new_a = _factors(tensors.pop(layer + RESIDUAL) + b @ a)
+        tensors[layer + FACTOR_B], tensors[layer + FACTOR_A] = new_b, new_a
         # PEFT takes a layer's own rank and alpha by its name in the base model.
-        ranks[layer.removeprefix(_PREFIX)] = len(a)
-        alphas[layer.removeprefix(_PREFIX)] = scale * len(a)
+        ranks[layer.removeprefix(_PREFIX)] = len(new_a)
+        alphas[layer.removeprefix(_PREFIX)] = scale * len(new_a)
     table |= {"rank_pattern": ranks, "alpha_pattern": alphas, "use_rslora": False}
     config.write_text(json.dumps(table), "utf-8")
     save_file(tensors, weights, metadata={"format": "pt"})

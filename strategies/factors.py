@@ -36,6 +36,12 @@ class Factors:
         """All sites' A under one another: float64[sites · rank, in]."""
         return self.a.reshape(-1, self.a.shape[2])
 
+    def mean_product(self) -> NDArray[np.float32]:
+        """The mean of the sites' B·A, float32[out, in]: one product of the stacks, in float32."""
+        a = (self.stacked_a / len(self.a)).astype(np.float32)
+        found: NDArray[np.float32] = self.stacked_b.astype(np.float32) @ a
+        return found
+
     @property
     def stacked_b(self) -> NDArray[np.float64]:
         """All sites' B beside one another, float64[out, sites · rank]: times ``stacked_a``, Σ B·A."""
@@ -74,4 +80,10 @@ def with_means(
     adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
 ) -> NDArray[np.float32]:
     """An adapter and the mean of the updates, each number for itself: a new float32[adapter_size]."""
-    return layout.apply(adapter, updates.mean(axis=0, dtype=np.float64).astype(np.float32))
+    # In place of ``layout.apply``, which copies twice: a residual may be a gigabyte.
+    moved = adapter.copy()
+    tensors = layout.split(moved)
+    mean = updates.mean(axis=0, dtype=np.float64).astype(np.float32)
+    for name, change in layout.split_update(mean).items():
+        tensors[name] += change
+    return moved

@@ -38,5 +38,5 @@ class FedEx(Strategy):
             pair = factors.pair
             # By the means as they are kept, in float32: what their rounding moves is as small.
             off = Factors(pair=pair, a=factors.a - tensors[pair.a], b=factors.b - tensors[pair.b])
-            tensors[pair.residual] += off.stacked_b @ (off.stacked_a / len(aggregate))
+            tensors[pair.residual] += off.mean_product()
         return State(adapter=merged, memory=state.memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +49,29 @@ def best_pair(
     those of ``otherwise``, float32[rank, in], with a B of zero: so they can still learn.
 
     The stacked factors are reduced by QR first, so that for a product of m by n from s sites of rank r the
-    decomposition is of s·r by s·r, and none of m by n is formed.
+    decomposition is of s·r by s·r, and none of m by n is formed; nor is an orthonormal factor, which would
+    take most of the time: A comes from the small singular vectors, and B is the product along A.
     """
     sites, rank = len(factors.a), factors.a.shape[1]
-    left, b_small = np.linalg.qr(factors.stacked_b)
-    right, a_small = np.linalg.qr(factors.stacked_a.T / sites)
-    u, singular, vt = np.linalg.svd(b_small @ a_small.T, full_matrices=False)
-    # Beyond float64's rounding of the largest there is no direction, but noise.
-    kept = min(rank, int((singular > singular[0] * 1e-13).sum()))
-    u, singular, vt = u[:, :kept], singular[:kept], vt[:kept]
-    # The sign of each pair of singular vectors is free: fix it, so that platforms agree.
-    signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(kept)])
-    b = np.zeros((len(left), rank))
-    b[:, :kept] = (left @ u) * (singular * signs)
+    stacked_b, stacked_a = factors.stacked_b, factors.stacked_a / sites
+    b_small, a_small = _triangle(stacked_b), _triangle(stacked_a.T)
+    u, singular, _ = np.linalg.svd(b_small @ a_small.T, full_matrices=False)
+    # What is shorter is lost in the largest one's rounding to float32.
+    kept = min(rank, int((singular > singular[0] * 2.0**-26).sum()))
+    # Aᵀ·Bᵀ·U = V·S: orthonormal but for rounding, which one more QR of so few takes away.
+    right = np.linalg.qr(stacked_a.T @ (b_small.T @ u[:, :kept]) / singular[:kept])[0]
+    b = np.zeros((len(stacked_b), rank))
+    b[:, :kept] = stacked_b @ (stacked_a @ right)
+    # The sign of each pair of vectors is free: fix it, so that platforms agree.
+    signs = np.sign(b[np.abs(b).argmax(axis=0), np.arange(rank)][:kept])
+    b[:, :kept] *= signs
     a = otherwise.astype(np.float64)
-    a[:kept] = (vt * signs[:, None]) @ right.T
+    a[:kept] = (right * signs).T
     return b, a
+
+
+def _triangle(stacked: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R of a QR decomposition, without Q."""
+    found: Any = np.linalg.qr(stacked, mode="r")  # numpy's types know of both alone
+    upper: NDArray[np.float64] = found
+    return upper

@@ -36,8 +36,8 @@ class FLoRA(Strategy):
         tensors = layout.matrices(merged)
         generator = np.random.Generator(np.random.PCG64(_seed(layout, round_number)))
         for factors in each_layer(state.adapter, aggregate, layout):
-            pair, sites = factors.pair, len(aggregate)
-            tensors[pair.residual] += factors.stacked_b @ (factors.stacked_a / sites)
+            pair = factors.pair
+            tensors[pair.residual] += factors.mean_product()
             tensors[pair.b][:] = 0.0
             tensors[pair.a][:] = _orthonormal(generator, tensors[pair.a].shape)
         return State(adapter=merged, memory=state.memory)

@@ -95,7 +95,9 @@ class Krum(_Robust):
         return 2 * self.malicious + 3
 
     def combined(self, updates: NDArray[np.float32]) -> NDArray[np.float32]:
-        return updates[_chosen(updates, malicious=self.malicious, count=1)[0]]
+        (best,) = _chosen(updates, malicious=self.malicious, count=1)
+        found: NDArray[np.float32] = updates[best]
+        return found
 
 
 class MultiKrum(_Robust):

@@ -70,7 +70,9 @@ _Rank = Annotated[int, Field(ge=1, le=1024)]
 
 
 def _kind_of_ranks(value: Any) -> str | None:
-    return {list: "list", dict: "dict"}.get(type(value))
+    if isinstance(value, list):
+        return "list"
+    return "dict" if isinstance(value, dict) else None
 
 
 _Ranks = Annotated[

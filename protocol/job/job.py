@@ -107,9 +107,8 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
-    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = Field(
-        None, description="the L2 norm that each site scales its whole update down to; unset: any"
-    )
+    # The L2 norm that each site scales its whole update down to; unset: any.
+    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     # The run stops after so many rounds without a lower held-out loss; unset: after all.
     patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
 

@@ -29,8 +29,10 @@ from privacy.ledger.ledger_audit import audit_ledger
 from privacy.secagg.roster import Member, Roster
 from privacy.secagg.sealing import AgreementKey
 from protocol.job.manifest import Manifest
+from protocol.job.ranks import layout_at
 from protocol.messages.confide_pb2 import Confirm, Deal, Reply, Request
 from protocol.messages.envelope import COORDINATOR, open_envelope
+from protocol.messages.vector import from_bytes
 from protocol.sums.mask_messages import make_rules, write_roster
 from simulation.simulated_federation import World
 from tests import tiny
@@ -127,6 +129,22 @@ def test_a_site_without_data_has_nothing_to_answer_with(make: Callable[..., Site
     resident = make()
     with pytest.raises(PolicyFileError, match=r"\[data.ALIAS\]"):
         SiteHost(resident._home.path, resident._file.model_copy(update={"data": {}}))
+
+
+def test_a_site_of_its_own_rank_holds_a_smaller_adapter(
+    make: Callable[..., SiteHost], coordinator: Coordinator, tiny_folder: Path
+) -> None:
+    strategy = {"name": "flora"}
+    whole = World(tiny.job(tiny_folder, strategy=strategy))
+    job = tiny.job(tiny_folder, strategy=strategy, adapter={"ranks": {SITE: 1, "south": 2}})
+    manifest = replace(whole.manifest("run"), job=job)
+    resident = make()
+    assert join(resident, coordinator, manifest).joined.manifest_digest == manifest.digest
+    reply = ask(resident, coordinator, coordinator.train(manifest, whole))
+    own = layout_at(whole.adapted.layout, 1)
+    update = own.split_update(from_bytes(reply.trained.update, size=own.update_size))
+    assert any(tensor.any() for tensor in update.values())
+    assert own.update_size < whole.adapted.layout.update_size
 
 
 # What it refuses before it computes anything.

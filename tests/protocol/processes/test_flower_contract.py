@@ -9,6 +9,7 @@ import subprocess
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import DEFAULT_TTL, Error, Message, MessageType
 from flwr.serverapp import Grid
@@ -17,6 +18,7 @@ from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import (
     Run,
     RunNotRunningException,
+    closest_mean,
     deflate,
     failure,
     identify_process,
@@ -25,6 +27,8 @@ from protocol.processes.flower_internals import (
     object_ids,
     pull_contents,
     run_simulation,
+    select_krum,
+    trimmed_mean,
 )
 from protocol.processes.flower_process import flower_environment, flower_program
 
@@ -228,6 +232,30 @@ def test_programs_know_their_options(tmp_path: Path, program: str, file: str) ->
 def test_commands_answer_in_json(tmp_path: Path, words: tuple[str, ...], given: set[str]) -> None:
     known = set(re.findall(r"--[a-z-]+", help_of(tmp_path, "flwr", *words)))
     assert given | {"--format"} <= known
+
+
+def test_krum_keeps_those_with_the_nearest_neighbours() -> None:
+    """Of five points on a line, with one malicious, each is judged by its two nearest others."""
+    points = [np.array([number, 0.0]) for number in (0.0, 1.0, 1.5, 4.0, 100.0)]
+    scores = [1.0 + 2.25, 1.0 + 0.25, 0.25 + 2.25, 6.25 + 9.0, 96.0**2 + 98.5**2]
+    best = [int(number) for number in np.argsort(scores)]
+    assert best[0] == 1
+    for count in (1, 4):
+        assert select_krum(points, malicious=1, count=count) == best[:count]
+
+
+def test_a_trimmed_mean_rounds_what_it_leaves_out_down() -> None:
+    vectors = np.array([[0.0], [1.0], [2.0], [9.0], [100.0]], np.float32)
+    assert trimmed_mean(vectors, share=1.25 / 5).tolist() == [4.0]
+    assert trimmed_mean(vectors, share=2.25 / 5).tolist() == [2.0]
+    with pytest.raises(ValueError, match="fraction"):
+        trimmed_mean(vectors, share=0.5)
+
+
+def test_the_mean_next_to_a_vector_is_of_each_number_for_itself() -> None:
+    vectors = np.array([[0.0, 9.0], [1.0, 8.0], [5.0, 1.0]], np.float32)
+    to = np.array([0.4, 8.6], np.float32)
+    assert closest_mean(vectors, to=to, count=2).tolist() == [0.5, 8.5]
 
 
 def test_variables_that_are_set_are_read(tmp_path: Path) -> None:
