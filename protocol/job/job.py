@@ -140,6 +140,17 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
+    # FedProx' μ: how hard each step is pulled back to where its round began.
+    proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+
+    @model_validator(mode="after")
+    def _pull(self) -> TrainingSection:
+        if self.optimizer == "sgd" and self.learning_rate * self.proximal > 1.0:
+            raise ValueError(
+                "proximal: expected learning_rate · proximal <= 1, or a step goes past where its round "
+                f"began, got learning_rate={self.learning_rate:g}, proximal={self.proximal:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:

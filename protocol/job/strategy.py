@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from protocol.entry_registry import Registry
 from protocol.job.section import Section
@@ -50,13 +50,19 @@ class Strategy(Section):
         exact: the merged product B·A is the mean of the sites' products.
         basis_turns: the adapter's basis is another one after each round, so that no change of it may wait
             for a later round.
+        corrects: sites correct their steps by what ``beside`` sends and by what they keep of their own last
+            round (see ``client.control_variate``).
     """
 
     name: Word
+    keep_local: Literal["nothing", "head"] = Field(
+        "nothing", description="head: each site trains a classification head of its own, which stays there"
+    )
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     basis_turns: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -82,6 +88,14 @@ class Strategy(Section):
     def trains(self, name: str) -> bool:  # noqa: ARG002 - all are
         """Whether sites train a tensor of the adapter, by its name in the layout."""
         return True
+
+    def keeps(self, name: str) -> bool:
+        """Whether a tensor that sites train stays at each site, which has its own, and is never sent."""
+        return self.keep_local == "head" and ".lora_" not in name
+
+    def beside(self, state: State) -> NDArray[np.float32] | None:  # noqa: ARG002
+        """What goes out beside the adapter, float32[update_size], in units of updates; None for nothing."""
+        return None
 
     def start(self, layout: AdapterLayout, adapter: NDArray[np.float32]) -> State:  # noqa: ARG002
         """The state before the first round, from the adapter that ``seeds.adapter`` drew."""
@@ -115,9 +129,11 @@ _STRATEGIES = Registry[type[Strategy]](
     key="name",  # of the section
     group="confide.strategies",
     listed={
+        "fedsa": "strategies.fedsa:FedSA",
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
         "lora": "strategies.lora:LoRA",
+        "scaffold": "strategies.scaffold:Scaffold",
     },
 )
 

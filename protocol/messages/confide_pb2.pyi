@@ -35,7 +35,7 @@ class Join(_message.Message):
     def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster")
+    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster", "beside")
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Train(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     NOISE_STD_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
     round: int
     adapter: bytes
@@ -50,7 +51,8 @@ class Train(_message.Message):
     next: Roster
     noise_std: float
     roster: Roster
-    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
+    beside: bytes
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., beside: _Optional[bytes] = ...) -> None: ...
 
 class Evaluate(_message.Message):
     __slots__ = ("manifest_digest", "adapter", "cohort")

@@ -92,10 +92,16 @@ class AdaptedModel:
         self._parameters = self._collect(spec.strategy)
         self.layout = AdapterLayout(
             slots=tuple(
-                TensorSlot(name=name, shape=tuple(p.shape), trained=p.requires_grad)
+                TensorSlot(
+                    name=name,
+                    shape=tuple(p.shape),
+                    trained=p.requires_grad,
+                    local=p.requires_grad and spec.strategy.keeps(name),
+                )
                 for name, p in sorted(self._parameters.items())
             )
         )
+        _check_kept(base, spec, self.layout)
 
     @property
     def model_digest(self) -> str:
@@ -174,10 +180,13 @@ class AdaptedModel:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(held[name])
 
+    def now(self) -> NDArray[np.float32]:
+        """The adapter that the model has: float32[adapter_size]."""
+        return self.layout.join({name: p.detach().cpu().numpy() for name, p in self._parameters.items()})
+
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
-        tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
-        return self.spec.strategy.encode(self.layout, adapter, self.layout.join(tensors))
+        return self.spec.strategy.encode(self.layout, adapter, self.now())
 
     def _collect(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """The adapter's parameters by the name that PEFT saves them under."""
@@ -198,6 +207,21 @@ class AdaptedModel:
                 "means would keep something of examples: choose a model without"
             )
         return found
+
+
+def _check_kept(base: BaseModel, spec: ModelSpec, layout: AdapterLayout) -> None:
+    """Raises ModelError where a site would keep what there is not, or all that it trains."""
+    strategy = spec.strategy
+    if strategy.keep_local == "head" and not base.head:
+        raise ModelError(
+            f'strategy.keep_local: expected "nothing" with task="{spec.task}", whose models have no head '
+            "to keep"
+        )
+    if not layout.update_size:
+        raise ModelError(
+            f'strategy.keep_local: expected "nothing" with strategy.name="{strategy.name}": all that is '
+            "trained would stay at the sites"
+        )
 
 
 def adapted_layers(spec: ModelSpec, model: Any) -> list[int] | None:
