@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.host import Materials
+from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
@@ -15,6 +16,7 @@ from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 
 if TYPE_CHECKING:
+    from protocol.job.layout import AdapterLayout
     from tasks.model.adapted_model import AdaptedModel
 
 
@@ -23,7 +25,8 @@ class Session:
     """A run that was joined; ``dataset`` is the data's number in the ledger.
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
-    ``metrics`` is for the one release after it, None if the job asks for none.
+    ``metrics`` is for the one release after it, None if the job asks for none. ``memory`` is what the site
+    keeps from round to round.
     """
 
     manifest: Manifest
@@ -35,6 +38,16 @@ class Session:
     metrics: SampledPlan | None
     ledger: Ledger
     dataset: int
+    memory: SiteMemory
+
+    @property
+    def layout(self) -> AdapterLayout:
+        return self.materials.trainer.adapted.layout
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of a round stays at the site for the next one."""
+        return self.layout.local_size > 0 or self.manifest.job.strategy.corrects
 
     @property
     def hidden(self) -> bool:

@@ -12,6 +12,7 @@ from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
 from client.host import Host, LocalData, Materials
+from client.local_round import adapter_at_end, begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
@@ -32,7 +33,6 @@ from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Header
 from protocol.messages.message_kinds import kind_of
-from protocol.messages.vector import from_bytes
 from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import update_noise_std
 
@@ -247,6 +247,7 @@ class Site:
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
+            memory=self._home.memory(manifest),
         )
         if session.plan.protects and self._keyed(job) is None:
             with timed(Part.LEDGER):
@@ -274,12 +275,11 @@ class Site:
         Raises as ``reply`` does.
         """
         session, policy = self._admit(asked, header)
-        request = asked.train
-        job, layout = session.manifest.job, session.materials.trainer.adapted.layout
+        request, job = asked.train, session.manifest.job
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         self._check_drawn(session.manifest, request.round)
-        adapter = from_bytes(request.adapter, size=layout.adapter_size)
+        start = begin_round(session, request)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
@@ -287,7 +287,7 @@ class Site:
         return Work(
             session=session,
             request=request,
-            adapter=adapter,
+            start=start,
             receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
             entropy=self._entropy(job),
             between=self._between,
@@ -295,20 +295,25 @@ class Site:
             clock=self._clock,
         )
 
-    def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:
-        """The last half of a round: what leaves of an update, float32[update_size], with its receipt."""
-        source = work.entropy(work.request.round, 0, "update")
-        trained = work.session.sums.contribute(update, work.request, source)
-        trained.receipt.CopyFrom(self._signed(work.receipt))
-        return trained
+    def complete(self, work: Work, trained: NDArray[np.float32]) -> pb.Trained:
+        """The last half of a round: what leaves of what was ``trained``, with its receipt.
+
+        ``trained`` is float32[update_size + local_size]; what stays of it is on the disk before it leaves.
+        """
+        number = work.request.round
+        update = end_round(work.session, work.start, trained, round_number=number)
+        source = work.entropy(number, 0, "update")
+        reply = work.session.sums.contribute(update, work.request, source)
+        reply.receipt.CopyFrom(self._signed(work.receipt))
+        return reply
 
     def _evaluate(self, session: Session, request: pb.Evaluate) -> pb.Evaluated:
         job, examples, plan = session.manifest.job, session.materials.examples, session.metrics
         adapted = session.materials.trainer.adapted
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
-        adapter = from_bytes(request.adapter, size=adapted.layout.adapter_size)
         last = job.training.rounds
+        adapter = adapter_at_end(session, request)
         self._check_drawn(session.manifest, last)
         session.sums.check_metrics(request)
         keyed = self._keyed(job) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from confide.console import plain_console, plain_table, print_json, shown
-from protocol.job.strategy import find_strategy, strategy_names
+from protocol.job.strategy import Strategy, find_strategy, strategy_names
 
 
 def print_strategies(*, json: bool) -> None:
@@ -28,6 +28,6 @@ def _describe(name: str) -> dict[str, Any]:
         "name": name,
         "linear": rule.linear,
         "exact": rule.exact,
-        "keys": sorted(rule.model_fields.keys() - {"name"}),
+        "keys": sorted(rule.model_fields.keys() - Strategy.model_fields.keys()),
         "paper": rule.paper,
     }

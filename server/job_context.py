@@ -139,11 +139,21 @@ class Workplace:
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
-            "remarks": list(self.adapted.base.remarks),
+            "remarks": [*self.adapted.base.remarks, *self._local_remarks()],
             "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }
+
+    def _local_remarks(self) -> list[str]:
+        layout = self.adapted.layout
+        if not layout.local_size:
+            return []
+        return [
+            f"{layout.local_size} of the {layout.update_size + layout.local_size} numbers that are trained "
+            "stay at their sites: what is scored and exported here has them as they were at the start; "
+            "metrics.epsilon tells how the sites' own adapters do"
+        ]
 
     def adapter_config(self) -> dict[str, Any]:
         """PEFT's own description of the adapter."""

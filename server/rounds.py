@@ -187,6 +187,9 @@ class _Run:
         with timed(Part.SUMS):
             self.sums.prepare(self._cohort(number), number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
+        beside = manifest.job.strategy.beside(self.state)
+        if beside is not None:
+            train.beside = to_bytes(beside)
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         answers = self._ask(
             self._requests(train, following=() if last else self._cohort(number + 1)),

@@ -4,6 +4,7 @@
 
     sites/identity.key   a key that each site's own is derived from
     sites/book.db        all sites' ledgers (see privacy.ledger.ledger_book)
+    sites/local/         what sites keep from round to round, a file each, if they keep anything
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from client.custody.home import Home
+from client.custody.home import MEMORY, Home
 from client.custody.policy import Policy
+from client.site_memory import SiteMemory
 from privacy.identity import Identity
 from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import Begun, Released, Unprotected, read_entry
@@ -32,7 +34,7 @@ class BookedHomes:
         self.policy = policy
         self.manifests: dict[bytes, tuple[Manifest, bytes]] = {}
         self.book = LedgerBook(folder / BOOK, create=True)
-        self._folder = folder
+        self.folder = folder
         self._key = Identity.load_or_create(folder / "identity.key", flush=False)
         self.peers: Mapping[str, bytes] = _Peers(self, names)
 
@@ -42,7 +44,7 @@ class BookedHomes:
 
     def home(self, site: str) -> BookedHome:
         """A site's home."""
-        return BookedHome(self, self._folder / site, site)
+        return BookedHome(self, self.folder / site, site)
 
 
 class BookedHome(Home):
@@ -70,6 +72,9 @@ class BookedHome(Home):
     def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:  # noqa: ARG002
         """All sites join one run: it is remembered once."""
         self._homes.manifests[manifest.digest] = manifest, signature
+
+    def memory(self, manifest: Manifest) -> SiteMemory:  # noqa: ARG002 - a book is of one run
+        return SiteMemory(self._homes.folder / "local" / f"{self._site}{MEMORY}", flush=False)
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)

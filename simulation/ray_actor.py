@@ -62,11 +62,12 @@ class Assignment:
     """One site's round: what ``Work`` has of it that can travel.
 
     ``adapter``, float32[adapter_size], and ``examples`` are in Ray's object store, where all actors of a
-    machine share one copy.
+    machine share one copy. ``drift`` is as ``Trainer.train`` takes it.
     """
 
     site: str
     adapter: ObjectRef[NDArray[np.float32]]
+    drift: NDArray[np.float32] | None
     examples: ObjectRef[Examples]
     plan: SampledPlan
     hidden: bool
@@ -135,6 +136,7 @@ class TrainingActor:
         seed = self._job.seeds.noise
         return Share(
             adapter=ray.get(asked.adapter),
+            drift=asked.drift,
             examples=examples,
             plan=asked.plan,
             hidden=asked.hidden,

@@ -50,7 +50,12 @@ class Case:
         }
         self.layout = AdapterLayout(
             slots=tuple(
-                TensorSlot(name=name, shape=shape, trained=strategy.trains(name))
+                TensorSlot(
+                    name=name,
+                    shape=shape,
+                    trained=strategy.trains(name),
+                    local=strategy.trains(name) and strategy.keeps(name),
+                )
                 for name, shape in sizes.items()
             )
         )
@@ -61,7 +66,12 @@ class Case:
     def trained(self) -> NDArray[np.float32]:
         """What a site may make of the adapter in a round."""
         update = self.generator.standard_normal(self.layout.update_size).astype(np.float32)
-        return self.layout.apply(self.before, update)
+        own = self.generator.standard_normal(self.layout.local_size).astype(np.float32)
+        return self.layout.with_local(self.layout.apply(self.before, update), own)
+
+    def at_site(self, state: State, after: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The adapter of a state as a site has it whose own tensors are those of ``after``."""
+        return self.layout.with_local(state.adapter, self.layout.local_part(after))
 
     def encoded(self, after: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.strategy.encode(self.layout, self.before, after)
@@ -111,7 +121,8 @@ def test_a_zero_update_changes_nothing_that_a_model_computes(strategy: Strategy,
 def test_a_single_site_gets_back_what_it_trained(strategy: Strategy, **shape: int) -> None:
     case = Case(strategy, **shape)
     after = case.trained()
-    assert close(case.meaning(case.merged([case.encoded(after)]).adapter), case.meaning(after))
+    merged = case.merged([case.encoded(after)])
+    assert close(case.meaning(case.at_site(merged, after)), case.meaning(after))
 
 
 @each([strategy for strategy in STRATEGIES if strategy.linear])

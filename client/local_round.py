@@ -1,0 +1,97 @@
+"""A round as it begins and ends at a site that keeps something of its own from one to the next.
+
+What is kept costs nothing. With ``unit = "example"`` each step clips an example's gradient over **all**
+trained tensors together and adds noise to all of them, those that stay at the site too, whatever a rule
+sends. It must: the gradient of what is sent depends on what stays, so a tensor trained without noise would
+carry examples into every later update, uncharged. So all that is kept is made of noisy steps, each of which
+the ledger has charged, and of what the coordinator sent: post-processing. Keeping a tensor back makes a run
+no cheaper, either: the steps are what is charged, and not the numbers that leave. With ``unit = "site"``
+steps have no noise, what is kept is as private as the data, and what is sent is clipped as a whole, with
+noise in the sum: the bound holds whatever the site had kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.control_variate import drift_of, own_variate, uncorrected
+from client.session import Session
+from client.site_memory import Kept
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import from_bytes
+
+_LOCAL, _VARIATE = "local", "variate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a round's steps begin: the ``adapter``, float32[adapter_size], the site's own tensors in it.
+
+    ``drift``, float32[update_size], is added to each step's noisy gradient; None for nothing.
+    """
+
+    adapter: NDArray[np.float32]
+    drift: NDArray[np.float32] | None = None
+
+
+def begin_round(session: Session, request: pb.Train) -> Start:
+    """What a request asks a site to train. Raises ProtocolError for vectors of another size."""
+    job, layout = session.manifest.job, session.layout
+    sent = from_bytes(request.adapter, size=layout.adapter_size)
+    if not session.keeps:
+        return Start(adapter=sent)
+    kept = session.memory.before(request.round)
+    drift = None
+    if job.strategy.corrects and request.beside:
+        mean = from_bytes(request.beside, size=layout.update_size)
+        own = _sized(kept, _VARIATE, layout.update_size)
+        drift = drift_of(mean, own, training=job.training, round_number=request.round)
+    return Start(adapter=_with_own(session, sent, kept), drift=drift)
+
+
+def adapter_at_end(session: Session, request: pb.Evaluate) -> NDArray[np.float32]:
+    """The adapter after the last round as this site has it: float32[adapter_size].
+
+    Raises ProtocolError for a vector of another size.
+    """
+    layout, last = session.layout, session.manifest.job.training.rounds
+    sent = from_bytes(request.adapter, size=layout.adapter_size)
+    return _with_own(session, sent, session.memory.before(last + 1)) if layout.local_size else sent
+
+
+def end_round(
+    session: Session, start: Start, trained: NDArray[np.float32], *, round_number: int
+) -> NDArray[np.float32]:
+    """What leaves of a round, float32[update_size], once what stays is on the disk.
+
+    ``trained`` is what training makes of a round, float32[update_size + local_size]. What is not finite is
+    not kept: then the site goes on from what it had.
+    """
+    size, training = session.layout.update_size, session.manifest.job.training
+    update, local = trained[:size], trained[size:]
+    if not session.keeps:
+        return update
+    kept = dict(session.memory.before(round_number))
+    if session.manifest.job.strategy.corrects:
+        update = uncorrected(update, start.drift, training=training, round_number=round_number)
+        kept[_VARIATE] = own_variate(update, training=training, round_number=round_number)
+    if local.size:
+        kept[_LOCAL] = local
+    if all(np.isfinite(array).all() for array in kept.values()):
+        session.memory.keep(kept, round_number=round_number)
+    return update
+
+
+def _with_own(session: Session, adapter: NDArray[np.float32], kept: Kept) -> NDArray[np.float32]:
+    """An adapter with the site's own tensors in their places, as far as it has kept any."""
+    local = _sized(kept, _LOCAL, session.layout.local_size)
+    return adapter if local is None else session.layout.with_local(adapter, local)
+
+
+def _sized(kept: Kept, name: str, size: int) -> NDArray[np.float32] | None:
+    """A kept array; None if there is none, or if it is of something else."""
+    found = kept.get(name)
+    return found if found is not None and found.shape == (size,) and size else None
