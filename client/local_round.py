@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from client.control_variate import drift_of, own_variate, uncorrected
 from client.session import Session
 from client.site_memory import Kept
+from privacy.mechanisms.clipping import clip
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import from_bytes
 
-_LOCAL, _VARIATE = "local", "variate"
+# Names of what is kept; the adapter is for the site's custodian.
+_LOCAL, _VARIATE, ADAPTER = "local", "variate", "adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +55,24 @@ def begin_round(session: Session, request: pb.Train) -> Start:
 
 
 def adapter_at_end(session: Session, request: pb.Evaluate) -> NDArray[np.float32]:
-    """The adapter after the last round as this site has it: float32[adapter_size].
+    """The adapter after the last round as this site has it, float32[adapter_size], kept for its custodian.
 
     Raises ProtocolError for a vector of another size.
     """
-    layout, last = session.layout, session.manifest.job.training.rounds
+    layout, after = session.layout, session.manifest.job.training.rounds + 1
     sent = from_bytes(request.adapter, size=layout.adapter_size)
-    return _with_own(session, sent, session.memory.before(last + 1)) if layout.local_size else sent
+    if not layout.local_size:
+        return sent
+    kept = session.memory.before(after)
+    adapter = _with_own(session, sent, kept)
+    session.memory.keep({**kept, ADAPTER: adapter}, round_number=after)
+    return adapter
 
 
 def end_round(
-    session: Session, start: Start, trained: NDArray[np.float32], *, round_number: int
+    session: Session, start: Start, trained: NDArray[np.float32], *, site: str, round_number: int
 ) -> NDArray[np.float32]:
-    """What leaves of a round, float32[update_size], once what stays is on the disk.
+    """What leaves of a round, float32[update_size], weighted, once what stays is on the disk.
 
     ``trained`` is what training makes of a round, float32[update_size + local_size]. What is not finite is
     not kept: then the site goes on from what it had.
@@ -73,16 +80,31 @@ def end_round(
     size, training = session.layout.update_size, session.manifest.job.training
     update, local = trained[:size], trained[size:]
     if not session.keeps:
-        return update
+        return _weighted(session, update, site)
     kept = dict(session.memory.before(round_number))
     if session.manifest.job.strategy.corrects:
         update = uncorrected(update, start.drift, training=training, round_number=round_number)
         kept[_VARIATE] = own_variate(update, training=training, round_number=round_number)
     if local.size:
         kept[_LOCAL] = local
+        kept[ADAPTER] = session.layout.with_local(start.adapter, local)
     if all(np.isfinite(array).all() for array in kept.values()):
         session.memory.keep(kept, round_number=round_number)
-    return update
+    return _weighted(session, update, site)
+
+
+def _weighted(session: Session, update: NDArray[np.float32], site: str) -> NDArray[np.float32]:
+    """An update times its site's public weight, which is at most 1: float32[update_size].
+
+    So no bound that the grid and the noise of a sum were made for grows: the heaviest site's is what it is
+    unweighted, and each other's is smaller. Where a whole site is hidden, it is clipped before it is
+    weighted: clipped after it, a light site would be cut less than a heavy one.
+    """
+    if session.manifest.job.federation.weights is None:
+        return update
+    if session.plan.hides_sites:
+        update = clip(update, bound=session.plan.clipping_norm, norm=2).reals.astype(np.float32)
+    return update * np.float32(session.manifest.weight(site))
 
 
 def _with_own(session: Session, adapter: NDArray[np.float32], kept: Kept) -> NDArray[np.float32]:

@@ -89,13 +89,22 @@ def plan_metrics(job: Job) -> SampledPlan | None:
 
 
 def check_manifest(
-    manifest: Manifest, adapted: AdaptedModel, *, labels: tuple[str, ...], examples: int, simulated: bool
+    manifest: Manifest,
+    adapted: AdaptedModel,
+    *,
+    site: str,
+    labels: tuple[str, ...],
+    examples: int,
+    simulated: bool,
 ) -> None:
     """Raises ProtocolError or DataError if a site with this model, labels and examples cannot join.
 
     Labels are compared with those that the site declares, never with what its rows hold: a refusal is a
     release.
     """
+    if not manifest.rounds_of(site):
+        raise ProtocolError(f"site {site} is in no round of this run")
+    manifest.weight(site)
     if not examples:
         raise DataError("the site has no examples: use fewer sites or another partition")
     check_model(manifest, adapted.model_digest)

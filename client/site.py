@@ -219,11 +219,10 @@ class Site:
     ) -> Session:
         """Check a manifest against what is here, plan its noise, see that it fits."""
         job, trainer, examples = manifest.job, materials.trainer, len(materials.examples)
-        if not manifest.rounds_of(self.name):
-            raise ProtocolError(f"site {self.name} is in no round of this run")
         check_manifest(
             manifest,
             trainer.adapted,
+            site=self.name,
             labels=materials.labels,
             examples=examples,
             simulated=self._keyed_entropy is not None,
@@ -301,7 +300,7 @@ class Site:
         ``trained`` is float32[update_size + local_size]; what stays of it is on the disk before it leaves.
         """
         number = work.request.round
-        update = end_round(work.session, work.start, trained, round_number=number)
+        update = end_round(work.session, work.start, trained, site=self.name, round_number=number)
         source = work.entropy(number, 0, "update")
         reply = work.session.sums.contribute(update, work.request, source)
         reply.receipt.CopyFrom(self._signed(work.receipt))

@@ -41,6 +41,10 @@ class SiteMemory:
         prefix = _AFTER if round_number > last else _BEFORE
         return {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
 
+    def newest(self) -> Kept:
+        """What was kept last."""
+        return self.before(self._read()[0] + 1)
+
     def keep(self, kept: Kept, *, round_number: int) -> None:
         """Keep what a round made in the place of what its last try made: durable when this returns."""
         before = self.before(round_number)

@@ -225,13 +225,25 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the whole model with the adapter folded in.")
     ] = False,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="A simulated site's own, with what stays at it."),
+    ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers."""
     from runs.export import export_adapter, export_merged
     from runs.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    if merge:
+    if site is not None:
+        if merge:
+            raise UserError("expected --site or --merge, got both")
+        from confide.kept_adapter import export_own
+        from simulation.booked_homes import memory_in
+
+        manifest = folder.manifest
+        export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
+    elif merge:
         export_merged(folder, to)
         print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
     else:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import MANIFEST_PURPOSE
@@ -146,6 +149,7 @@ class _Run:
                 raise ProtocolError(f"{name} joined another manifest than the one sent")
             if reply.joined.public_key != known:
                 raise ProtocolError(f"{name} answers under another key than the one it joined with")
+            self.manifest.weight(name)
             return reply
         if reply.HasField("trained"):
             if reply.trained.round != number:
@@ -203,6 +207,7 @@ class _Run:
             aggregate = self.sums.aggregate(
                 {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
             )
+            aggregate = self._weighted(aggregate, trained)
         self.state = manifest.job.strategy.merge(self.state, aggregate, self.layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
@@ -234,6 +239,12 @@ class _Run:
     @timed(Part.SUMS)
     def _requests(self, train: Train, *, following: Collection[str]) -> Mapping[str, Request]:
         return self.sums.train(train, following=following)
+
+    def _weighted(self, mean: NDArray[np.float32], sites: Collection[str]) -> NDArray[np.float32]:
+        """A mean of updates that each site has weighted, over the weights in place of the sites' number."""
+        if self.manifest.job.federation.weights is None:
+            return mean
+        return mean * np.float32(len(sites) / math.fsum(self.manifest.weight(site) for site in sites))
 
     def _cohort(self, number: int) -> set[str]:
         """The members that are in a round."""

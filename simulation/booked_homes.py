@@ -73,11 +73,18 @@ class BookedHome(Home):
         """All sites join one run: it is remembered once."""
         self._homes.manifests[manifest.digest] = manifest, signature
 
-    def memory(self, manifest: Manifest) -> SiteMemory:  # noqa: ARG002 - a book is of one run
-        return SiteMemory(self._homes.folder / "local" / f"{self._site}{MEMORY}", flush=False)
+    def memory(self, manifest: Manifest) -> SiteMemory:
+        return memory_in(self._homes.folder, self._site, manifest)
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)
+
+
+def memory_in(homes: Path, site: str, manifest: Manifest) -> SiteMemory:
+    """What a simulated site has kept of a run, in the folder of its homes."""
+    if (homes / BOOK).exists():
+        return SiteMemory(homes / "local" / f"{site}{MEMORY}", flush=False)
+    return Home(homes / site).memory(manifest)
 
 
 class _Peers(Mapping[str, bytes]):

@@ -29,7 +29,7 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         WITHOUT_PRIVACY: world.variant(_with(job, mechanism="none", noise="distributed", unit="example")),
         # A site's noise in shares would be the whole noise here.
         ONE_SITE: world.variant(
-            _with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job,
+            _alone(_with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job),
             sites=world.site_names[:1],
         ),
     }
@@ -39,6 +39,11 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         if job.federation.cohort is not None:
             variant.booked_homes(there)
         run_in_folder(variant, there, workers=workers, progress=progress, title=BASELINES[name])
+
+
+def _alone(job: Job) -> Job:
+    """A job for one site, which nothing is weighed against."""
+    return job.model_copy(update={"federation": job.federation.model_copy(update={"weights": None})})
 
 
 def _with(job: Job, **privacy: str) -> Job:

@@ -189,6 +189,17 @@ class Home:
             )
         return waiting[0]
 
+    def joined(self, run: str) -> Manifest:
+        """The one manifest of a run that the site joined. Raises UserError for none or several."""
+        found = [manifest for manifest in self.manifests() if manifest.run == run]
+        if len(found) != 1:
+            names = ", ".join(sorted({m.run for m in self.manifests()})) or "no run"
+            raise UserError(
+                f"expected one manifest of run {run} that this site joined, found {len(found)}; it joined "
+                f"{names}, by {self.path / 'manifests'}"
+            )
+        return found[0]
+
     def approve(self, manifest: Manifest) -> None:
         """Write into the ledger that the custodian approves a manifest that waits."""
         ledger = self.open_ledger(self.site_name(), self.identity())

@@ -21,6 +21,7 @@ from protocol.plain_text import Place, Word
 ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
 # A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
 BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
+WEIGHT_MAX = 1_000_000_000
 # What NumPy, torch and TOML take as one number.
 SEED_MAX = 2**63 - 1
 
@@ -123,6 +124,14 @@ class FederationSection(Section):
     cohort: _Cohort | None = None
     # A round counts with so many sites' updates; unset: all that are drawn.
     min_sites: Annotated[int, Field(ge=1, le=COHORT_MAX)] | None = None
+    # By site, how much its update counts in the mean, as examples: public numbers. Unset: all the same.
+    weights: (
+        Annotated[
+            dict[Word, Annotated[int, Field(ge=1, le=WEIGHT_MAX)]],
+            Field(min_length=1, max_length=SITES_MAX),
+        ]
+        | None
+    ) = None
     # Seconds after which a round of a real run closes with those that answered.
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 

@@ -78,6 +78,11 @@ class Strategy(Section):
                 f'strategy.name: "{self.name}" needs each site\'s update, and not their sum: expected '
                 'aggregation.kind="none" and privacy.unit="example", or another strategy'
             )
+        if not self.linear and job.federation.weights is not None:
+            raise ValueError(
+                f'federation.weights: expected none with strategy.name="{self.name}", which takes each '
+                "site's update for itself, and no weighted mean"
+            )
         if job.compression.kind != "none" and self.basis_turns:
             raise ValueError(
                 f'compression.kind: expected "none" with strategy.name="{self.name}", which turns the '
