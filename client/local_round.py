@@ -63,10 +63,15 @@ def adapter_at_end(session: Session, request: pb.Evaluate) -> NDArray[np.float32
     sent = from_bytes(request.adapter, size=layout.adapter_size)
     if not layout.local_size:
         return sent
-    kept = session.memory.before(after)
-    adapter = _with_own(session, sent, kept)
-    session.memory.keep({**kept, ADAPTER: adapter}, round_number=after)
+    adapter = _with_own(session, sent, session.memory.before(after))
+    keep_adapter(session, adapter)
     return adapter
+
+
+def keep_adapter(session: Session, adapter: NDArray[np.float32]) -> None:
+    """Keep what the site has after the run for its custodian: float32[adapter_size]."""
+    after = session.manifest.job.training.rounds + 1
+    session.memory.keep({**session.memory.before(after), ADAPTER: adapter}, round_number=after)
 
 
 def end_round(

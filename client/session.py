@@ -69,6 +69,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
 
     It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
+    rounds = job.training.rounds if rounds is None else rounds
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -76,7 +77,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=(job.training.rounds if rounds is None else rounds) * job.training.local_steps,
+        steps=rounds * job.training.local_steps + job.training.personal_steps,
         near=near,
     )
 

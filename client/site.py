@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
+from client.final_round import measure
 from client.host import Host, LocalData, Materials
-from client.local_round import adapter_at_end, begin_round, end_round
+from client.local_round import begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from client.training.cancellation import Between, no_pause
-from client.training.counted import count_right
+from client.training.cancellation import Between, no_pause, within
 from client.training.unit_check import UnitCheck, check_privacy_unit
 from client.work import Work
 from privacy.errors import ConfideError, ProtocolError
@@ -105,13 +105,13 @@ class Site:
             work = self.prepare(request, header=header)
             return pb.Reply(site=self.name, trained=self.complete(work, work.train()))
         kind = kind_of(request)
-        session, _ = self._admit(request, header)
+        session, policy = self._admit(request, header)
         if kind.of_sum:
             reply = session.sums.answer(request)
             reply.site = self.name
             return reply
         if kind.request == "evaluate":
-            return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
+            return pb.Reply(site=self.name, evaluated=self._evaluate(session, policy, request.evaluate))
         return pb.Reply(site=self.name, joined=self._join(session))
 
     def _admit(self, request: pb.Request, header: Header | None) -> tuple[Session, Policy]:
@@ -306,21 +306,22 @@ class Site:
         reply.receipt.CopyFrom(self._signed(work.receipt))
         return reply
 
-    def _evaluate(self, session: Session, request: pb.Evaluate) -> pb.Evaluated:
-        job, examples, plan = session.manifest.job, session.materials.examples, session.metrics
-        adapted = session.materials.trainer.adapted
+    def _evaluate(self, session: Session, policy: Policy, request: pb.Evaluate) -> pb.Evaluated:
+        job, plan = session.manifest.job, session.metrics
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
-        last = job.training.rounds
-        adapter = adapter_at_end(session, request)
-        self._check_drawn(session.manifest, last)
+        self._check_drawn(session.manifest, job.training.rounds)
         session.sums.check_metrics(request)
-        keyed = self._keyed(job) is not None
-        reserved = reserve(session, plan, last, site=self.name, keyed=keyed, purpose="metrics")
-        right = count_right(adapted, adapter, examples)
-        released = right.release(plan.mechanism, self._entropy(job)(last, 0, "metrics"))
-        evaluated = session.sums.contribute_count(released, len(examples), request)
-        evaluated.receipt.CopyFrom(self._signed(reserved))
+        evaluated, receipt = measure(
+            session,
+            plan,
+            request,
+            site=self.name,
+            keyed=self._keyed(job) is not None,
+            entropy=self._entropy(job),
+            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+        )
+        evaluated.receipt.CopyFrom(self._signed(receipt))
         return evaluated
 
     def _check_drawn(self, manifest: Manifest, number: int) -> None:

@@ -19,8 +19,8 @@ def export_own(manifest: Manifest, memory: SiteMemory, to: Path, *, source: str 
     adapter = memory.newest().get(ADAPTER)
     if adapter is None:
         raise UserError(
-            f"the site has kept no adapter of run {manifest.run}: sites keep one where something of it never "
-            'leaves them, as with strategy.name="fedsa" or strategy.keep_local="head"; the '
+            f"the site has kept no adapter of run {manifest.run}: sites keep one where something of it "
+            'never leaves them (strategy.name="fedsa", strategy.keep_local, training.personal_steps); the '
             "coordinator has the run's own (confide export)"
         )
     export_kept(manifest, adapter, to, source=source)

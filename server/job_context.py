@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from privacy.errors import JobError
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
+from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
@@ -25,6 +27,17 @@ from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_val
 from tasks.registry import checked_job, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
+
+
+def check_weights(job: Job, sites: Collection[str]) -> None:
+    """Raises JobError for weights of other sites than those of the run."""
+    weights = job.federation.weights
+    odd = sorted(weights.keys() ^ set(sites)) if weights is not None else []
+    if odd:
+        raise JobError(
+            "federation.weights: expected a weight for each of the run's sites and for no other, got "
+            f"otherwise for {quoted_some(odd)}"
+        )
 
 
 class Workplace:

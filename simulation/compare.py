@@ -17,12 +17,14 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
     ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
     gradients. ``one-site`` is the first site alone, with the whole of its own budget. Both start from
     the same adapter and see the same held-out examples, by which they are compared: neither asks for
-    metrics. Nothing is masked: a site alone has no other to mask with.
+    metrics, and no site goes on for itself. Nothing is masked: a site alone has no other to mask with.
     """
-    job = folder.manifest.job.model_copy(
+    asked = folder.manifest.job
+    job = asked.model_copy(
         update={
             "metrics": MetricsSection(),
             "aggregation": PlainSection(),
+            "training": asked.training.model_copy(update={"personal_steps": 0}),
         }
     )
     variants = {

@@ -67,11 +67,11 @@ class Assignment:
 
     site: str
     adapter: ObjectRef[NDArray[np.float32]]
-    drift: NDArray[np.float32] | None
     examples: ObjectRef[Examples]
     plan: SampledPlan
     hidden: bool
     longest: float
+    drift: NDArray[np.float32] | None = None
 
 
 class TrainingActor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,14 @@ from client.site import Site
 from client.training.gradient_check import choose_gradients
 from client.training.threads import choose_threads
 from client.training.training import Trainer
-from privacy.errors import JobError
 from privacy.ledger.ledger_book import BOOK
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
-from protocol.plain_text import quoted_some
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
-from server.job_context import Workplace
+from server.job_context import Workplace, check_weights
 from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
@@ -70,7 +68,7 @@ class World:
         if isinstance(kind, ByColumn):
             groups = read_own_column(job, kind.column, key="federation.partition.column")
         parts = partition(job, table, groups=groups)
-        _check_weights(job, parts.sites)
+        check_weights(job, parts.sites)
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
         if apart is None:
@@ -274,16 +272,6 @@ class World:
         """A site's activations: a site that is made again, or a variant of a run, finds what there is."""
         return self._activations.get(
             name, lambda: Activations(self.prefix, examples), size=lambda kept: kept.nbytes
-        )
-
-
-def _check_weights(job: Job, sites: Collection[str]) -> None:
-    """Raises JobError for weights of other sites than those that the data were dealt out to."""
-    odd = sorted((job.federation.weights or {}).keys() ^ set(sites)) if job.federation.weights else []
-    if odd:
-        raise JobError(
-            f"federation.weights: expected a weight for each site and for no other, got otherwise for "
-            f"{quoted_some(odd)}"
         )
 
 

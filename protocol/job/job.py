@@ -152,6 +152,9 @@ class TrainingSection(Section):
     # FedProx' μ: how hard each step is pulled back to where its round began.
     proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
 
+    # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
+    personal_steps: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MAX)] = 0
+
     @model_validator(mode="after")
     def _pull(self) -> TrainingSection:
         if self.optimizer == "sgd" and self.learning_rate * self.proximal > 1.0:
@@ -163,10 +166,11 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
-        if self.total_steps > TOTAL_STEPS_MAX:
+        if self.total_steps + self.personal_steps > TOTAL_STEPS_MAX:
             raise ValueError(
-                f"expected rounds · local_steps <= {TOTAL_STEPS_MAX}, got rounds={self.rounds}, "
-                f"local_steps={self.local_steps}"
+                f"expected rounds · local_steps + personal_steps <= {TOTAL_STEPS_MAX}, got "
+                f"rounds={self.rounds}, local_steps={self.local_steps}, "
+                f"personal_steps={self.personal_steps}"
             )
         return self
 
@@ -235,6 +239,11 @@ class Job(Section):
         self.strategy.allows(self)
         self.privacy.check(self)
         self.aggregation.check(self)
+        if self.training.personal_steps and not self.metrics.epsilon:
+            raise ValueError(
+                "training.personal_steps: expected 0 with metrics.epsilon=0: the last adapter reaches the "
+                "sites with the request for metrics"
+            )
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
@@ -253,6 +262,10 @@ class Job(Section):
     def steps_a_round(self) -> int:
         """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
         return 1 if self.privacy.hides_sites else self.training.local_steps
+
+    def planned_steps(self, rounds: int) -> int:
+        """The releases that a plan is for, of a site that is in so many rounds."""
+        return rounds * self.steps_a_round + self.training.personal_steps
 
     def most_rounds(self, *, sites: int) -> int:
         """How many rounds a run of so many sites has those in that are drawn most often."""

@@ -227,16 +227,18 @@ class Trained(_message.Message):
     def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., next: _Optional[_Union[Dealing, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Evaluated(_message.Message):
-    __slots__ = ("right", "examples", "receipt", "masked")
+    __slots__ = ("right", "examples", "receipt", "masked", "personal")
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
+    PERSONAL_FIELD_NUMBER: _ClassVar[int]
     right: int
     examples: int
     receipt: Receipt
     masked: bytes
-    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ...) -> None: ...
+    personal: int
+    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ..., personal: _Optional[int] = ...) -> None: ...
 
 class Confirmed(_message.Message):
     __slots__ = ("signature",)

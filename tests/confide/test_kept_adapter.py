@@ -73,5 +73,5 @@ def test_a_custodian_names_a_run_that_was_joined(tiny_folder: Path, tmp_path: Pa
     run = simulate(tiny.job(tiny_folder, training={"rounds": 1}), runs=tmp_path, name="run")
     home = Home(run.folder / "sites" / "site-1")
     assert home.joined("run") == RunFolder.open(run.folder).manifest
-    with pytest.raises(UserError, match="expected one manifest of run other .*it joined run"):
+    with pytest.raises(UserError, match=r"expected one manifest of run other .*it joined run"):
         home.joined("other")
