@@ -10,7 +10,10 @@ from protocol.job.job import TrainingSection
 
 
 def total_rate(training: TrainingSection, round_number: int) -> float:
-    """How far a round's steps go together for gradients of length one: Σ η over them."""
+    """How far a round's steps go together for gradients of length one: Σ η over them.
+
+    With rates that fall each mean gradient is over its own round's, and so one may be taken from another.
+    """
     return sum(learning_rate(training, round_number, step) for step in range(training.local_steps))
 
 

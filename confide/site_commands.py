@@ -144,6 +144,9 @@ def _described(manifest: Manifest) -> Iterator[str]:
         yield "  the coordinator adds the noise, and knows the sum without it"
     if job.metrics.epsilon:
         yield f"  and epsilon={job.metrics.epsilon:g} for metrics on this site's examples"
+    if job.training.personal_steps:
+        own = format_count(job.training.personal_steps, "step")
+        yield f"  then {own} for an adapter that stays here, within the epsilon above"
     if job.seeds.noise is not None:
         yield "  seeds.noise is set: its noise can be drawn again, and so protects nobody"
 
