@@ -40,7 +40,7 @@ _LONGEST = 500  # letters of what is told of numbers that no plan fits
 # What a job is planned from. Runs that agree in these have one plan.
 _PLANNED: Mapping[str, bool | set[str]] = {
     "privacy": True,
-    "training": {"local_steps", "batch_size"},
+    "training": {"local_steps", "batch_size", "personal_steps"},
     "aggregation": True,
     "compression": True,
     "federation": {"min_sites"},
@@ -194,7 +194,7 @@ def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | N
     asked = (privacy.mechanism, privacy.unit, privacy.delta, privacy.clipping_norm)
     found = (plan.mechanism.name, plan.unit, plan.delta, plan.clipping_norm)
     # The ledger computes this ε in any case, and it is composed within bounds.
-    steps = rounds * manifest.job.steps_a_round
+    steps = manifest.job.planned_steps(rounds)
     if found != asked or plan.steps != steps or plan.epsilon > privacy.epsilon:
         return None
     return plans

@@ -12,15 +12,24 @@ from protocol.processes.time_spent import Part, timed
 
 @timed(Part.LEDGER)
 def reserve(
-    session: Session, plan: Plan, number: int, *, site: str, keyed: bool, purpose: Purpose = "training"
+    session: Session,
+    plan: Plan,
+    number: int,
+    *,
+    site: str,
+    keyed: bool,
+    purpose: Purpose = "training",
+    steps: int | None = None,
 ) -> Receipt:
     """Write a round's steps, or the metrics, into the ledger; the receipt says what was written.
 
-    ``number`` is the round's, and ``keyed`` whether its noise repeats. Raises BudgetError, LedgerError or
+    ``number`` is the round's, and ``keyed`` whether its noise repeats. ``steps`` are a round's if they are
+    not given. Raises BudgetError, LedgerError or
     OverdrawnError where there is no room: then nothing may be computed.
     """
     job, training = session.manifest.job, purpose == "training"
-    steps = job.steps_a_round if training else 1
+    if steps is None:
+        steps = job.steps_a_round if training else 1
     if not plan.protects:
         taken, epsilon = session.manifest.rounds_until(site, number) * steps, None
         head = session.ledger.record_unprotected(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.host import Materials
+from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
@@ -20,6 +21,7 @@ from protocol.job.ranks import layout_at, narrowed
 from protocol.messages.vector import from_bytes
 
 if TYPE_CHECKING:
+    from protocol.job.layout import AdapterLayout
     from tasks.model.adapted_model import AdaptedModel
 
 
@@ -28,7 +30,8 @@ class Session:
     """A run that was joined; ``dataset`` is the data's number in the ledger.
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
-    ``metrics`` is for the one release after it, None if the job asks for none.
+    ``metrics`` is for the one release after it, None if the job asks for none. ``memory`` is what the site
+    keeps from round to round.
     """
 
     manifest: Manifest
@@ -40,6 +43,16 @@ class Session:
     metrics: SampledPlan | None
     ledger: Ledger
     dataset: int
+    memory: SiteMemory
+
+    @property
+    def layout(self) -> AdapterLayout:
+        return self.materials.trainer.adapted.layout
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of a round stays at the site for the next one."""
+        return self.layout.local_size > 0 or self.manifest.job.strategy.corrects
 
     @property
     def hidden(self) -> bool:
@@ -72,6 +85,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
 
     It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
+    rounds = job.training.rounds if rounds is None else rounds
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -79,7 +93,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=(job.training.rounds if rounds is None else rounds) * job.training.local_steps,
+        steps=rounds * job.training.local_steps + job.training.personal_steps,
         near=near,
     )
 
@@ -92,13 +106,22 @@ def plan_metrics(job: Job) -> SampledPlan | None:
 
 
 def check_manifest(
-    manifest: Manifest, adapted: AdaptedModel, *, labels: tuple[str, ...], examples: int, simulated: bool
+    manifest: Manifest,
+    adapted: AdaptedModel,
+    *,
+    site: str,
+    labels: tuple[str, ...],
+    examples: int,
+    simulated: bool,
 ) -> None:
     """Raises ProtocolError or DataError if a site with this model, labels and examples cannot join.
 
     Labels are compared with those that the site declares, never with what its rows hold: a refusal is a
     release.
     """
+    if not manifest.rounds_of(site):
+        raise ProtocolError(f"site {site} is in no round of this run")
+    manifest.weight(site)
     if not examples:
         raise DataError("the site has no examples: use fewer sites or another partition")
     check_model(manifest, adapted.model_digest)

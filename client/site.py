@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
+from client.final_round import measure
 from client.host import Host, LocalData, Materials
+from client.local_round import begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
 from client.session import Session, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
-from client.sums.update_norm import within_norm
-from client.training.cancellation import Between, no_pause
-from client.training.counted import count_right
+from client.training.cancellation import Between, no_pause, within
 from client.training.unit_check import UnitCheck, check_privacy_unit
 from client.work import Work
 from privacy.errors import ConfideError, ProtocolError
@@ -105,13 +105,13 @@ class Site:
             work = self.prepare(request, header=header)
             return pb.Reply(site=self.name, trained=self.complete(work, work.train()))
         kind = kind_of(request)
-        session, _ = self._admit(request, header)
+        session, policy = self._admit(request, header)
         if kind.of_sum:
             reply = session.sums.answer(request)
             reply.site = self.name
             return reply
         if kind.request == "evaluate":
-            return pb.Reply(site=self.name, evaluated=self._evaluate(session, request.evaluate))
+            return pb.Reply(site=self.name, evaluated=self._evaluate(session, policy, request.evaluate))
         return pb.Reply(site=self.name, joined=self._join(session))
 
     def _admit(self, request: pb.Request, header: Header | None) -> tuple[Session, Policy]:
@@ -219,11 +219,10 @@ class Site:
     ) -> Session:
         """Check a manifest against what is here, plan its noise, see that it fits."""
         job, trainer, examples = manifest.job, materials.trainer, len(materials.examples)
-        if not manifest.rounds_of(self.name):
-            raise ProtocolError(f"site {self.name} is in no round of this run")
         check_manifest(
             manifest,
             trainer.adapted,
+            site=self.name,
             labels=materials.labels,
             examples=examples,
             simulated=self._keyed_entropy is not None,
@@ -247,6 +246,7 @@ class Site:
             metrics=plan_metrics(job),
             ledger=ledger,
             dataset=dataset,
+            memory=self._home.memory(manifest),
         )
         if session.plan.protects and self._keyed(job) is None:
             with timed(Part.LEDGER):
@@ -274,12 +274,11 @@ class Site:
         Raises as ``reply`` does.
         """
         session, policy = self._admit(asked, header)
-        request = asked.train
-        job = session.manifest.job
+        request, job = asked.train, session.manifest.job
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
         self._check_drawn(session.manifest, request.round)
-        adapter = session.adapter(request.adapter)
+        start = begin_round(session, request)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
@@ -287,7 +286,7 @@ class Site:
         return Work(
             session=session,
             request=request,
-            adapter=adapter,
+            start=start,
             receipt=reserve(session, session.plan, request.round, site=self.name, keyed=keyed),
             entropy=self._entropy(job),
             between=self._between,
@@ -295,29 +294,34 @@ class Site:
             clock=self._clock,
         )
 
-    def complete(self, work: Work, update: NDArray[np.float32]) -> pb.Trained:
-        """The last half of a round: what leaves of an update, float32[update_size], with its receipt."""
-        source = work.entropy(work.request.round, 0, "update")
-        bounded = within_norm(update, work.session.manifest.job.training.update_norm)
-        trained = work.session.sums.contribute(bounded, work.request, source)
-        trained.receipt.CopyFrom(self._signed(work.receipt))
-        return trained
+    def complete(self, work: Work, trained: NDArray[np.float32]) -> pb.Trained:
+        """The last half of a round: what leaves of what was ``trained``, with its receipt.
 
-    def _evaluate(self, session: Session, request: pb.Evaluate) -> pb.Evaluated:
-        job, examples, plan = session.manifest.job, session.materials.examples, session.metrics
-        adapted = session.materials.trainer.adapted
+        ``trained`` is float32[update_size + local_size]; what stays of it is on the disk before it leaves.
+        """
+        number = work.request.round
+        update = end_round(work.session, work.start, trained, site=self.name, round_number=number)
+        source = work.entropy(number, 0, "update")
+        reply = work.session.sums.contribute(update, work.request, source)
+        reply.receipt.CopyFrom(self._signed(work.receipt))
+        return reply
+
+    def _evaluate(self, session: Session, policy: Policy, request: pb.Evaluate) -> pb.Evaluated:
+        job, plan = session.manifest.job, session.metrics
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
-        adapter = session.adapter(request.adapter)
-        last = job.training.rounds
-        self._check_drawn(session.manifest, last)
+        self._check_drawn(session.manifest, job.training.rounds)
         session.sums.check_metrics(request)
-        keyed = self._keyed(job) is not None
-        reserved = reserve(session, plan, last, site=self.name, keyed=keyed, purpose="metrics")
-        right = count_right(adapted, adapter, examples)
-        released = right.release(plan.mechanism, self._entropy(job)(last, 0, "metrics"))
-        evaluated = session.sums.contribute_count(released, len(examples), request)
-        evaluated.receipt.CopyFrom(self._signed(reserved))
+        evaluated, receipt = measure(
+            session,
+            plan,
+            request,
+            site=self.name,
+            keyed=self._keyed(job) is not None,
+            entropy=self._entropy(job),
+            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+        )
+        evaluated.receipt.CopyFrom(self._signed(receipt))
         return evaluated
 
     def _check_drawn(self, manifest: Manifest, number: int) -> None:

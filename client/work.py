@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
 from client.training.together import Share
@@ -24,14 +25,13 @@ from protocol.messages import confide_pb2 as pb
 class Work:
     """One round of one run at one site. That there is one means that the ledger has reserved its cost.
 
-    ``adapter`` is float32[adapter_size], where the steps begin; ``receipt`` is not signed yet. ``between``
-    is called between steps, which may take ``longest`` seconds by ``clock`` from the first one on: what is
-    prepared may wait.
+    ``start`` is where the steps begin; ``receipt`` is not signed yet. ``between`` is called between steps,
+    which may take ``longest`` seconds by ``clock`` from the first one on: what is prepared may wait.
     """
 
     session: Session
     request: pb.Train
-    adapter: NDArray[np.float32]
+    start: Start
     receipt: Receipt
     entropy: Entropy
     between: Between
@@ -43,7 +43,8 @@ class Work:
         """Its steps, to be taken alone or together with other sites'."""
         materials = self.session.materials
         return Share(
-            adapter=self.adapter,
+            adapter=self.start.adapter,
+            drift=self.start.drift,
             examples=materials.examples,
             plan=self.session.training,
             hidden=self.session.hidden,
@@ -53,7 +54,7 @@ class Work:
         )
 
     def train(self) -> NDArray[np.float32]:
-        """Take the round's steps: the update, float32[update_size]. Raises what ``Trainer.train`` does."""
+        """Take the round's steps: what ``Trainer.update`` says. Raises what ``Trainer.train`` does."""
         session = self.session
         return self.share.train(
             session.materials.trainer,

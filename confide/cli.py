@@ -228,13 +228,25 @@ def export(
     best: Annotated[
         bool, typer.Option("--best", help="The round with the lowest held-out loss, not the last.")
     ] = False,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="A simulated site's own, with what stays at it."),
+    ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers."""
     from runs.export import export_adapter, export_merged
     from runs.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    if merge:
+    if site is not None:
+        if merge or best:
+            raise UserError("expected --site, or --merge and --best: a site keeps its last adapter alone")
+        from confide.kept_adapter import export_own
+        from simulation.booked_homes import memory_in
+
+        manifest = folder.manifest
+        export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
+    elif merge:
         export_merged(folder, to, best=best)
         print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
     else:

@@ -138,10 +138,15 @@ def _described(manifest: Manifest) -> Iterator[str]:
     else:
         whole = " for the site as a whole" if privacy.hides_sites else ""
         yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}{whole}"
+    if job.federation.weights is not None:
+        yield "  federation.weights tells all sites how much each one counts"
     if privacy.noise == "central":
         yield "  the coordinator adds the noise, and knows the sum without it"
     if job.metrics.epsilon:
         yield f"  and epsilon={job.metrics.epsilon:g} for metrics on this site's examples"
+    if job.training.personal_steps:
+        own = format_count(job.training.personal_steps, "step")
+        yield f"  then {own} for an adapter that stays here, within the epsilon above"
     if job.seeds.noise is not None:
         yield "  seeds.noise is set: its noise can be drawn again, and so protects nobody"
 
@@ -156,6 +161,26 @@ def close(run: Run, home: Home) -> None:
     lost = SiteHome(find_home(home)).close_run(run)
     counted = format_epsilon(lost if math.isfinite(lost) else None)
     print(f"Closed run {run}\n  what its data have lost counts as epsilon={counted} now")
+
+
+@app.command()
+def adapter(
+    run: Run,
+    home: Home,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="The folder to write; RUN-adapter if unset.")
+    ] = None,
+) -> None:
+    """Write this site's own adapter of a run, with all that never left it, as a folder for PEFT."""
+    from client.custody.home import Home as SiteHome
+    from client.custody.model_sources import local_source
+    from client.custody.site_file import find_home, find_site_file, read_site_file
+    from confide.kept_adapter import export_own
+
+    place = SiteHome(find_home(home))
+    manifest = place.joined(run)
+    source = local_source(manifest.job.model, read_site_file(find_site_file(home)).models)
+    export_own(manifest, place.memory(manifest), to or Path(f"{run}-adapter"), source=source)
 
 
 @app.command("accept-clock")

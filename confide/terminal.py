@@ -231,6 +231,9 @@ def closing_lines(run: Run) -> list[str]:
     if run.metrics is not None:
         share, epsilon = format_percent(run.metrics.mean), format_epsilon(run.metrics.epsilon)
         own = [f"accuracy {share} on the sites' own examples, under noise for ε = {epsilon}"]
+        if run.metrics.personal is not None:
+            share = format_percent(run.metrics.personal.mean)
+            own.append(f"accuracy {share} with the adapters that sites made of it for themselves")
     main = find_task(run.task).measures[0]
     rounds = format_count(len(run.rounds), "round")
     return [

@@ -7,10 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.errors import UserError
+from protocol.job.manifest import Manifest
 from runs.best_round import best_round
 from runs.factored import factor_residuals
-from runs.peft_form import TRAINED
+from runs.peft_form import TRAINED, peft_config, save_tensors
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
@@ -28,7 +32,7 @@ def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
     """
     number = _exported_round(folder, best=best)
     beside = folder.facts["exported_beside"]
-    base = _load_base(folder) if beside else None
+    base = _load_base(folder.manifest) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
@@ -52,7 +56,7 @@ def export_merged(folder: RunFolder, to: Path, *, best: bool = False) -> None:
     """
     number = _exported_round(folder, best=best)
     job = folder.manifest.job
-    base = _load_base(folder)
+    base = _load_base(folder.manifest)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     adapted.load(folder.load_adapter(number, adapted.layout))
     merged = adapted.peft.merge_and_unload()
@@ -72,10 +76,38 @@ def _exported_round(folder: RunFolder, *, best: bool) -> int:
     return found.round
 
 
-def _load_base(folder: RunFolder) -> BaseModel:
-    manifest = folder.manifest
-    device = choose_device(manifest.job.device)
-    base = load_base_model(manifest.job, labels=manifest.labels, device=device)
+def export_kept(
+    manifest: Manifest, adapter: NDArray[np.float32], to: Path, *, source: str | None = None
+) -> None:
+    """Write the adapter that a site has kept of a run, float32[adapter_size], as a folder that PEFT reads.
+
+    ``source`` is where the base model is at the site, if not where the job says. Raises as
+    ``export_merged`` does.
+    """
+    job, base = manifest.job, _load_base(manifest, source=source)
+    adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
+    config = peft_config(adapted.peft.peft_config["default"].to_dict(), job.adapter)
+    first = adapted.initial_adapter(job.seeds.adapter) if job.adapter.changes_base else None
+    # As it was loaded: PEFT has put its own layers into the other.
+    fresh = _load_base(manifest, source=source) if adapted.exported_beside else None
+
+    def write(partial: Path) -> None:
+        (partial / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+        begun = None if first is None else adapted.layout.split(first)
+        save_tensors(partial, adapted.layout.split(adapter), begun=begun)
+        (partial / TRAINED).unlink(missing_ok=True)
+        factor_residuals(partial)
+        if fresh is not None:
+            _add_layers(partial, fresh, list(adapted.exported_beside))
+
+    _write_whole(to, write)
+
+
+def _load_base(manifest: Manifest, *, source: str | None = None) -> BaseModel:
+    job = manifest.job
+    if source is not None:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"source": source})})
+    base = load_base_model(job, labels=manifest.labels, device=choose_device(job.device))
     if base.digest != manifest.model_digest:
         raise UserError(
             f"model.source={manifest.job.model.source!r} is not the model of this run: expected "

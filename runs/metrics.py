@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,12 @@ class SiteMetrics:
                 f"examples={self.examples}"
             )
 
+    @classmethod
+    def of(cls, sites: Iterable[SiteMetrics]) -> SiteMetrics:
+        """Several sites' counts as one. Raises ValueError where there is none."""
+        told = list(sites)
+        return cls(right=sum(site.right for site in told), examples=sum(site.examples for site in told))
+
     @property
     def mean(self) -> float:
         """The share of right answers, in [0, 1]."""
@@ -43,22 +49,28 @@ class Metrics:
     """What sites counted together, each released at ``epsilon``.
 
     ``total`` is over all of ``told_by``; ``sites`` has each one's own count, by name, where that is known:
-    under masks it is not.
+    under masks it is not. ``personal`` is the count of all for adapters of their own, if they have any: a
+    site released both for ``epsilon`` then, with twice the noise in each.
     """
 
     epsilon: float
     total: SiteMetrics
     told_by: tuple[str, ...]
     sites: Mapping[str, SiteMetrics] = field(default_factory=dict)
+    personal: SiteMetrics | None = None
 
     @classmethod
-    def told(cls, epsilon: float, sites: Mapping[str, SiteMetrics]) -> Metrics:
+    def told(
+        cls, epsilon: float, sites: Mapping[str, SiteMetrics], *, personal: SiteMetrics | None = None
+    ) -> Metrics:
         """Metrics of sites whose counts are known one by one. Raises ValueError where there is none."""
-        total = SiteMetrics(
-            right=sum(site.right for site in sites.values()),
-            examples=sum(site.examples for site in sites.values()),
+        return cls(
+            epsilon=epsilon,
+            total=SiteMetrics.of(sites.values()),
+            told_by=tuple(sorted(sites)),
+            sites=sites,
+            personal=personal,
         )
-        return cls(epsilon=epsilon, total=total, told_by=tuple(sorted(sites)), sites=sites)
 
     @property
     def mean(self) -> float:
@@ -73,7 +85,8 @@ class Metrics:
     def deviation(self) -> float:
         """The standard deviation of the noise in the mean over all sites, before it is cut to [0, 1]."""
         # A Laplace variable of scale b has variance 2b², on integers 1/6 less at most.
-        return math.sqrt(2 * len(self.told_by)) / self.epsilon / self.examples
+        scale = (1 if self.personal is None else 2) / self.epsilon
+        return math.sqrt(2 * len(self.told_by)) * scale / self.examples
 
     @property
     def content(self) -> bytes:
@@ -84,6 +97,8 @@ class Metrics:
             "told_by": list(self.told_by),
             "sites": {name: _table(site) for name, site in self.sites.items()},
         }
+        if self.personal is not None:
+            table["personal"] = _table(self.personal)
         return json.dumps(table, indent=1).encode()
 
 
@@ -97,8 +112,9 @@ def read_metrics(content: bytes) -> Metrics:
             total=_read(table),
             told_by=tuple(map(str, table["told_by"])),
             sites=sites,
+            personal=_read(table["personal"]) if "personal" in table else None,
         )
-        if sites and Metrics.told(metrics.epsilon, sites) != metrics:
+        if sites and Metrics.told(metrics.epsilon, sites, personal=metrics.personal) != metrics:
             raise ValueError("its sites do not add up to its total")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"metrics.json cannot be read: {error!r}") from error

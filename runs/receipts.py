@@ -116,7 +116,7 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
         ("delta", plan.delta, job.privacy.delta),
         ("unit", plan.unit, job.privacy.unit),
         ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
-        ("number of planned steps", plan.steps, manifest.planned_rounds(receipt.site) * job.steps_a_round),
+        ("number of planned steps", plan.steps, job.planned_steps(manifest.planned_rounds(receipt.site))),
         ("number of steps", receipt.steps, job.steps_a_round),
         ("budget", receipt.budget, job.privacy.epsilon),
     )

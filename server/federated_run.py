@@ -23,7 +23,7 @@ from runs.run_state import (
     read_state,
     write_state,
 )
-from server.job_context import Workplace
+from server.job_context import Workplace, check_weights
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.fab import write_app
 from server.service.flower_cli import FlowerCli
@@ -50,6 +50,7 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
         )
     if job.seeds.noise is not None:
         raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
+    check_weights(job, everyone)
     job = with_named_ranks(job, everyone)
     workplace = Workplace.load(job)
     run = name or new_name(job)

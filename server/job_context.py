@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from privacy.errors import JobError
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
+from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
@@ -26,6 +28,17 @@ from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_val
 from tasks.registry import checked_job, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
+
+
+def check_weights(job: Job, sites: Collection[str]) -> None:
+    """Raises JobError for weights of other sites than those of the run."""
+    weights = job.federation.weights
+    odd = sorted(weights.keys() ^ set(sites)) if weights is not None else []
+    if odd:
+        raise JobError(
+            "federation.weights: expected a weight for each of the run's sites and for no other, got "
+            f"otherwise for {quoted_some(odd)}"
+        )
 
 
 class Workplace:
@@ -140,11 +153,21 @@ class Workplace:
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
-            "remarks": list(self.adapted.base.remarks),
+            "remarks": [*self.adapted.base.remarks, *self._local_remarks()],
             "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }
+
+    def _local_remarks(self) -> list[str]:
+        layout = self.adapted.layout
+        if not layout.local_size:
+            return []
+        return [
+            f"{layout.local_size} of the {layout.update_size + layout.local_size} numbers that are trained "
+            "stay at their sites: what is scored and exported here has them as they were at the start; "
+            "metrics.epsilon tells how the sites' own adapters do"
+        ]
 
     def adapter_config(self) -> dict[str, Any]:
         """PEFT's own description of the adapter."""

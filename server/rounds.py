@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.errors import BudgetError, ConfideError, LostError, ProtocolError, RunError
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import MANIFEST_PURPOSE
@@ -152,6 +155,7 @@ class _Run:
                 raise ProtocolError(f"{name} joined another manifest than the one sent")
             if reply.joined.public_key != known:
                 raise ProtocolError(f"{name} answers under another key than the one it joined with")
+            self.manifest.weight(name)
             return reply
         if reply.HasField("trained"):
             if reply.trained.round != number:
@@ -193,6 +197,9 @@ class _Run:
         with timed(Part.SUMS):
             self.sums.prepare(self._cohort(number), number)
         train = Train(manifest_digest=manifest.digest, round=number, adapter=to_bytes(self.state.adapter))
+        beside = manifest.job.strategy.beside(self.state)
+        if beside is not None:
+            train.beside = to_bytes(beside)
         last = number == manifest.job.training.rounds and not manifest.job.metrics.epsilon > 0
         answers = self._ask(
             self._requests(train, following=() if last else self._cohort(number + 1)),
@@ -206,6 +213,7 @@ class _Run:
             aggregate = self.sums.aggregate(
                 {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
             )
+            aggregate = self._weighted(aggregate, trained)
         strategy = manifest.job.strategy
         layout = strategy.in_round(self.layout, number)
         self.state = merge_round(strategy, self.state, aggregate, layout, number)
@@ -240,6 +248,12 @@ class _Run:
     @timed(Part.SUMS)
     def _requests(self, train: Train, *, following: Collection[str]) -> Mapping[str, Request]:
         return self.sums.train(train, following=following)
+
+    def _weighted(self, mean: NDArray[np.float32], sites: Collection[str]) -> NDArray[np.float32]:
+        """A mean of updates that each site has weighted, over the weights in place of the sites' number."""
+        if self.manifest.job.federation.weights is None:
+            return mean
+        return mean * np.float32(len(sites) / math.fsum(self.manifest.weight(site) for site in sites))
 
     def _cohort(self, number: int) -> set[str]:
         """The members that are in a round."""

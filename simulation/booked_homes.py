@@ -4,6 +4,7 @@
 
     sites/identity.key   a key that each site's own is derived from
     sites/book.db        all sites' ledgers (see privacy.ledger.ledger_book)
+    sites/local/         what sites keep from round to round, a file each, if they keep anything
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from client.custody.home import Home
+from client.custody.home import MEMORY, Home
 from client.custody.policy import Policy
+from client.site_memory import SiteMemory
 from privacy.identity import Identity
 from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import Begun, Released, Unprotected, read_entry
@@ -32,7 +34,7 @@ class BookedHomes:
         self.policy = policy
         self.manifests: dict[bytes, tuple[Manifest, bytes]] = {}
         self.book = LedgerBook(folder / BOOK, create=True)
-        self._folder = folder
+        self.folder = folder
         self._key = Identity.load_or_create(folder / "identity.key", flush=False)
         self.peers: Mapping[str, bytes] = _Peers(self, names)
 
@@ -42,7 +44,7 @@ class BookedHomes:
 
     def home(self, site: str) -> BookedHome:
         """A site's home."""
-        return BookedHome(self, self._folder / site, site)
+        return BookedHome(self, self.folder / site, site)
 
 
 class BookedHome(Home):
@@ -71,8 +73,18 @@ class BookedHome(Home):
         """All sites join one run: it is remembered once."""
         self._homes.manifests[manifest.digest] = manifest, signature
 
+    def memory(self, manifest: Manifest) -> SiteMemory:
+        return memory_in(self._homes.folder, self._site, manifest)
+
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)
+
+
+def memory_in(homes: Path, site: str, manifest: Manifest) -> SiteMemory:
+    """What a simulated site has kept of a run, in the folder of its homes."""
+    if (homes / BOOK).exists():
+        return SiteMemory(homes / "local" / f"{site}{MEMORY}", flush=False)
+    return Home(homes / site).memory(manifest)
 
 
 class _Peers(Mapping[str, bytes]):

@@ -17,19 +17,21 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
     ``without-privacy`` adds no noise, and clips all the same: the learning rate is one for clipped
     gradients. ``one-site`` is the first site alone, with the whole of its own budget. Both start from
     the same adapter and see the same held-out examples, by which they are compared: neither asks for
-    metrics. Nothing is masked: a site alone has no other to mask with.
+    metrics, and no site goes on for itself. Nothing is masked: a site alone has no other to mask with.
     """
-    job = folder.manifest.job.model_copy(
+    asked = folder.manifest.job
+    job = asked.model_copy(
         update={
             "metrics": MetricsSection(),
             "aggregation": PlainSection(),
+            "training": asked.training.model_copy(update={"personal_steps": 0}),
         }
     )
     variants = {
         WITHOUT_PRIVACY: world.variant(_with(job, mechanism="none", noise="distributed", unit="example")),
         # A site's noise in shares would be the whole noise here.
         ONE_SITE: world.variant(
-            _with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job,
+            _alone(_with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job),
             sites=world.site_names[:1],
         ),
     }
@@ -39,6 +41,11 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         if job.federation.cohort is not None:
             variant.booked_homes(there)
         run_in_folder(variant, there, workers=workers, progress=progress, title=BASELINES[name])
+
+
+def _alone(job: Job) -> Job:
+    """A job for one site, which nothing is weighed against."""
+    return job.model_copy(update={"federation": job.federation.model_copy(update={"weights": None})})
 
 
 def _with(job: Job, **privacy: str) -> Job:

@@ -62,7 +62,7 @@ class Assignment:
     """One site's round: what ``Work`` has of it that can travel.
 
     ``adapter``, float32[adapter_size], and ``examples`` are in Ray's object store, where all actors of a
-    machine share one copy.
+    machine share one copy. ``drift`` is as ``Trainer.train`` takes it.
     """
 
     site: str
@@ -71,6 +71,7 @@ class Assignment:
     plan: SampledPlan
     hidden: bool
     longest: float
+    drift: NDArray[np.float32] | None = None
 
 
 class TrainingActor:
@@ -135,6 +136,7 @@ class TrainingActor:
         seed = self._job.seeds.noise
         return Share(
             adapter=ray.get(asked.adapter),
+            drift=asked.drift,
             examples=examples,
             plan=asked.plan,
             hidden=asked.hidden,

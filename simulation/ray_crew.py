@@ -53,7 +53,7 @@ class Crew:
         self._ready: list[_Actor] = []
         self._of_site: dict[str, _Actor] = {}
         self._examples: dict[str, Any] = {}  # in the object store, by site
-        self._adapter: tuple[bytes, Any] = b"", None
+        self._adapter: tuple[NDArray[np.float32], Any] = np.zeros(0, np.float32), None
         self._out: dict[Any, _Batch] = {}
         self._patience = patience
         self._loading = {handle.load.remote(): _Actor(handle) for handle in handles}
@@ -161,11 +161,14 @@ class Crew:
         site, session = work.receipt.site, work.session
         if site not in self._examples:
             self._examples[site] = ray.put(session.materials.examples)
-        if work.request.adapter != self._adapter[0]:  # one for all sites of a round
-            self._adapter = work.request.adapter, ray.put(work.adapter)
+        start = work.start
+        # One for all sites of a round, unless each has tensors of its own.
+        if not np.array_equal(start.adapter, self._adapter[0]):
+            self._adapter = start.adapter, ray.put(start.adapter)
         return Assignment(
             site=site,
             adapter=self._adapter[1],
+            drift=start.drift,
             examples=self._examples[site],
             plan=session.training,
             hidden=session.hidden,

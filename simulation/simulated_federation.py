@@ -25,7 +25,7 @@ from protocol.job.manifest import Manifest
 from protocol.job.ranks import with_named_ranks
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
-from server.job_context import Workplace
+from server.job_context import Workplace, check_weights
 from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
@@ -70,6 +70,7 @@ class World:
         if isinstance(kind, ByColumn):
             groups = read_own_column(job, kind.column, key="federation.partition.column")
         parts = partition(job, table, groups=groups)
+        check_weights(job, parts.sites)
         self.job = job = with_named_ranks(job, tuple(parts.sites))
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
@@ -311,6 +312,7 @@ def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> 
         coordinator=coordinator.hex() if coordinator else None,
         metrics_epsilon=job.metrics.epsilon,
         central_noise="allowed",
+        weights="allowed",
     )
     return Policy(budget=budget, rules=rules)
 

@@ -8,6 +8,7 @@
     manifests/<digest>.json the manifests that the site joined, each with its .signature
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
+    local/<digest>.safetensors  what the site keeps of a run from round to round, and never sends
     outbox/                 the last answers of each run (see client.agent.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
     plans.json              plans that were made, so that none is paid for twice
@@ -26,6 +27,7 @@ from client.custody.outbox import forget_run
 from client.custody.peers import FILE as PEERS_FILE
 from client.custody.peers import read_peers
 from client.custody.policy import FILE, Policy, policy_toml, read_policy
+from client.site_memory import SiteMemory
 from privacy.durable import make_private_folder, write_durably
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
@@ -36,6 +38,7 @@ from privacy.ledger.ledger_file import copied
 from protocol.job.manifest import Manifest, read_manifest
 
 DIGEST_BYTES = 32
+MEMORY = ".safetensors"
 MOST_WAITING = 16
 MOST_UNCHARGED = 32
 
@@ -124,6 +127,7 @@ class Home:
             run = read_manifest(old.read_bytes()).run
             _remove_manifest(old)
             (self.path / "secrets" / old.name).unlink(missing_ok=True)
+            (self.path / "local" / old.with_suffix(MEMORY).name).unlink(missing_ok=True)
             if run not in charged.values():
                 # What it said to a Join must not stand for a run that it does not know any more.
                 forget_run(self.path / "outbox", run)
@@ -143,6 +147,11 @@ class Home:
     def secrets_path(self, manifest: Manifest) -> Path:
         """Where a run's secrets are, if the site keeps any."""
         return self.path / "secrets" / f"{manifest.digest.hex()}.json"
+
+    def memory(self, manifest: Manifest) -> SiteMemory:
+        """What the site keeps of a run from round to round, if it keeps anything."""
+        path = (self.path / "local" / manifest.digest.hex()).with_suffix(MEMORY)
+        return SiteMemory(path, flush=self._flush)
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         """A manifest that the site joined and its signature, if it did."""
@@ -179,6 +188,17 @@ class Home:
                 f"{names} waits at {self.path}"
             )
         return waiting[0]
+
+    def joined(self, run: str) -> Manifest:
+        """The one manifest of a run that the site joined. Raises UserError for none or several."""
+        found = [manifest for manifest in self.manifests() if manifest.run == run]
+        if len(found) != 1:
+            names = ", ".join(sorted({m.run for m in self.manifests()})) or "no run"
+            raise UserError(
+                f"expected one manifest of run {run} that this site joined, found {len(found)}; it joined "
+                f"{names}, by {self.path / 'manifests'}"
+            )
+        return found[0]
 
     def approve(self, manifest: Manifest) -> None:
         """Write into the ledger that the custodian approves a manifest that waits."""

@@ -67,6 +67,7 @@ class RulesSection(Section):
     central_noise: Literal["refused", "allowed"] = "refused"
     secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
     colluding_sites: Annotated[int, Field(ge=0)] = 0
+    weights: Literal["refused", "allowed"] = "refused"
     models: list[_Hex32] | None = None
     tasks: list[Annotated[str, AfterValidator(_installed)]] | None = None
     coordinator: _Hex32 | None = None
@@ -107,6 +108,12 @@ class Policy(Section):
             raise PolicyError(
                 f"expected at least {rules.least_cohort} sites in each round, got {manifest.min_survivors}",
                 rule="rules.least_cohort",
+            )
+        if job.federation.weights is not None and rules.weights == "refused":
+            raise PolicyError(
+                "the job tells all sites how much each one counts, as by its examples: expected no "
+                "federation.weights",
+                rule="rules.weights",
             )
         self._check_aggregation(manifest)
         _allow("models", manifest.model_digest, rules.models)

@@ -65,7 +65,14 @@ class HomomorphicSite(HiddenSums[HomomorphicSession]):
     def check_metrics(self, request: pb.Evaluate) -> None:  # noqa: ARG002
         raise _no_metrics()
 
-    def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:  # noqa: ARG002
+    def contribute_count(
+        self,
+        right: int,  # noqa: ARG002
+        examples: int,  # noqa: ARG002
+        request: pb.Evaluate,  # noqa: ARG002
+        *,
+        personal: int | None = None,  # noqa: ARG002
+    ) -> pb.Evaluated:
         raise _no_metrics()
 
     def _uncover(self, request: pb.Request) -> pb.Reply:

@@ -85,10 +85,13 @@ class MaskedSite(HiddenSums[MaskedSession]):
         )
 
     @timed(Part.SUMS)
-    def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:
+    def contribute_count(
+        self, right: int, examples: int, request: pb.Evaluate, *, personal: int | None = None
+    ) -> pb.Evaluated:
+        told = [right, examples] if personal is None else [right, examples, personal]
         masked, _ = self._session.contribute(
             request.cohort,
-            METRICS_RING.words(np.array([right, examples], np.int64)),
+            METRICS_RING.words(np.array(told, np.int64)),
             asked=asked_to_evaluate(request),
             ring=METRICS_RING,
             round_number=self._metrics_round,

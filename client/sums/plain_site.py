@@ -69,8 +69,15 @@ class PlainSite:
     def check_metrics(self, request: pb.Evaluate) -> None:
         """A count may be asked for at any time."""
 
-    def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:  # noqa: ARG002
-        return pb.Evaluated(right=right, examples=examples)
+    def contribute_count(
+        self,
+        right: int,
+        examples: int,
+        request: pb.Evaluate,  # noqa: ARG002 - one is as good as another
+        *,
+        personal: int | None = None,
+    ) -> pb.Evaluated:
+        return pb.Evaluated(right=right, examples=examples, personal=personal)
 
     def answer(self, request: pb.Request) -> pb.Reply:
         raise no_such_step(request, self._manifest.job.aggregation.kind)

@@ -60,8 +60,13 @@ class SiteSums(Protocol):
         """The same as ``check`` for metrics."""
         ...
 
-    def contribute_count(self, right: int, examples: int, request: pb.Evaluate) -> pb.Evaluated:
-        """A noisy count and the number of examples as they leave: the answer, but for the receipt."""
+    def contribute_count(
+        self, right: int, examples: int, request: pb.Evaluate, *, personal: int | None = None
+    ) -> pb.Evaluated:
+        """A noisy count and the number of examples as they leave: the answer, but for the receipt.
+
+        ``personal`` is the noisy count for the site's own adapter, where the job has it take steps for one.
+        """
         ...
 
     def answer(self, request: pb.Request) -> pb.Reply:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from client.training.correction import Correction
 from client.training.gradients import Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
 from privacy.accounting.sampled_plan import SampledPlan
@@ -26,8 +29,12 @@ def make_optimizer(
     plan: SampledPlan,
     *,
     copies: Sequence[nn.Parameter] | None = None,
+    drift: NDArray[np.float32] | None = None,
 ) -> PrivateOptimizer:
     """A fresh optimizer over exactly the layout's trained tensors, or over ``copies`` of them.
+
+    They are where the round begins: what pulls steps back pulls them there. ``drift``,
+    float32[update_size], is added to each step's noisy gradient.
 
     Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be
     neither clipped nor noised.
@@ -41,11 +48,20 @@ def make_optimizer(
             "their gradients would be neither clipped nor noised"
         )
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
-    return PrivateOptimizer(
+    optimizer = PrivateOptimizer(
         kind(copies or parameters, lr=training.learning_rate),
         plan=plan,
         expected_batch_size=training.batch_size,
     )
+    if training.proximal or drift is not None:
+        parts = {} if drift is None else adapted.layout.split_update(drift)
+        correction = Correction(
+            optimizer.params,
+            proximal=training.proximal,
+            drift=[torch.from_numpy(parts[name]) if name in parts else None for name in adapted.trained],
+        )
+        optimizer.attach_step_hook(correction)
+    return optimizer
 
 
 def take_step(

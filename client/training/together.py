@@ -47,6 +47,7 @@ class Share:
     entropy: Entropy
     activations: Activations | None
     between: Between
+    drift: NDArray[np.float32] | None = None
 
     def train(
         self, trainer: Trainer, *, training: TrainingSection, round_number: int
@@ -62,6 +63,7 @@ class Share:
             entropy=self.entropy,
             activations=self.activations,
             between=self.between,
+            drift=self.drift,
         )
 
 
@@ -138,7 +140,7 @@ class _Site:
         adapted.load(share.adapter)
         self.weights = {name: nn.Parameter(p.detach().clone()) for name, p in adapted.trained.items()}
         copies = list(self.weights.values())
-        self._optimizer = make_optimizer(adapted, training, share.plan, copies=copies)
+        self._optimizer = make_optimizer(adapted, training, share.plan, copies=copies, drift=share.drift)
 
     def draw(self, round_number: int, step: int, training: TrainingSection) -> NDArray[np.int64]:
         """Who is in the step's Poisson sample, without blank examples; the step's noise is ready then."""

@@ -45,13 +45,15 @@ class Trainer:
         entropy: Entropy,
         activations: Activations | None,
         between: Between = no_pause,
+        drift: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Take ``local_steps`` private steps from ``adapter``: the update, float32[d].
+        """Take ``local_steps`` private steps from ``adapter``: what ``update`` says of them.
 
         ``entropy`` gives each step sources of its own for who is drawn, for dropout and for the noise;
         ``between`` is called before each, and what it raises ends the round. A blank example that is drawn
         contributes nothing, and so does one that the model fails on. With ``hidden``, the steps have no
-        noise, and something after them hides the update: then nothing is said of it. Raises
+        noise, and something after them hides the update: then nothing is said of it. ``drift``,
+        float32[update_size], is added to each step's noisy gradient. Raises
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
         NaN or, without a mechanism, a gradient did.
         """
@@ -59,7 +61,8 @@ class Trainer:
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
-        optimizer, loss = make_optimizer(self.adapted, training, plan), losses(self.adapted, activations)
+        optimizer = make_optimizer(self.adapted, training, plan, drift=drift)
+        loss = losses(self.adapted, activations)
         for step in range(training.local_steps):
             between(step, training.local_steps)
             optimizer.source = entropy(round_number, step, "gradients")
@@ -82,11 +85,14 @@ class Trainer:
     def update(
         self, adapter: NDArray[np.float32], plan: SampledPlan, *, hidden: bool, zeroed_examples: int
     ) -> NDArray[np.float32]:
-        """What a site sends of steps that led from ``adapter`` to the weights that the model has."""
-        update = self.adapted.update_since(adapter)
+        """What steps made of ``adapter``: float32[update_size + local_size].
+
+        It is what a site sends of them, and after it the tensors that stay there, as they are now.
+        """
+        after = self.adapted.now()
         if not hidden:
-            self._check_moved(update, plan, zeroed_examples=zeroed_examples)
-        return update
+            self._check_moved(after - adapter, plan, zeroed_examples=zeroed_examples)
+        return np.concatenate([self.adapted.update_since(adapter), self.adapted.layout.local_part(after)])
 
     def shapes(
         self, training: TrainingSection, activations: Activations | None, *, rows: int | None = None
@@ -132,16 +138,16 @@ class Trainer:
                 )
         return self._apart[key]
 
-    def _check_moved(self, update: NDArray[np.float32], plan: SampledPlan, *, zeroed_examples: int) -> None:
+    def _check_moved(self, moved: NDArray[np.float32], plan: SampledPlan, *, zeroed_examples: int) -> None:
         # With a mechanism, non-finite examples count as zero and no more is said of them: to stop
         # because of one would tell of it.
         lost = 0 if plan.protects else zeroed_examples
-        if lost or not np.isfinite(update).all():
+        if lost or not np.isfinite(moved).all():
             raise RunError(
                 "the loss or the adapter became NaN or infinite: lower training.learning_rate; if "
                 "that does not help, check the base model's weights"
             )
-        if plan.protects and not update.any():
+        if plan.protects and not moved.any():
             raise PrivacyUnitError("no weight changed after noisy steps: the optimizer moves nothing")
 
 

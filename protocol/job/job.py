@@ -22,6 +22,7 @@ from protocol.plain_text import Place, Word
 ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
 # A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
 BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
+WEIGHT_MAX = 1_000_000_000
 # What NumPy, torch and TOML take as one number.
 SEED_MAX = 2**63 - 1
 
@@ -90,6 +91,14 @@ class FederationSection(Section):
     cohort: _Cohort | None = None
     # A round counts with so many sites' updates; unset: all that are drawn.
     min_sites: Annotated[int, Field(ge=1, le=COHORT_MAX)] | None = None
+    # By site, how much its update counts in the mean, as examples: public numbers. Unset: all the same.
+    weights: (
+        Annotated[
+            dict[Word, Annotated[int, Field(ge=1, le=WEIGHT_MAX)]],
+            Field(min_length=1, max_length=SITES_MAX),
+        ]
+        | None
+    ) = None
     # Seconds after which a round of a real run closes with those that answered.
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
@@ -111,13 +120,27 @@ class TrainingSection(Section):
     update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     # The run stops after so many rounds without a lower held-out loss; unset: after all.
     patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
+    # FedProx' μ: how hard each step is pulled back to where its round began.
+    proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
+    personal_steps: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MAX)] = 0
+
+    @model_validator(mode="after")
+    def _pull(self) -> TrainingSection:
+        if self.optimizer == "sgd" and self.learning_rate * self.proximal > 1.0:
+            raise ValueError(
+                "proximal: expected learning_rate · proximal <= 1, or a step goes past where its round "
+                f"began, got learning_rate={self.learning_rate:g}, proximal={self.proximal:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingSection:
-        if self.total_steps > TOTAL_STEPS_MAX:
+        if self.total_steps + self.personal_steps > TOTAL_STEPS_MAX:
             raise ValueError(
-                f"expected rounds · local_steps <= {TOTAL_STEPS_MAX}, got rounds={self.rounds}, "
-                f"local_steps={self.local_steps}"
+                f"expected rounds · local_steps + personal_steps <= {TOTAL_STEPS_MAX}, got "
+                f"rounds={self.rounds}, local_steps={self.local_steps}, "
+                f"personal_steps={self.personal_steps}"
             )
         return self
 
@@ -193,12 +216,25 @@ class Job(Section):
                 "training.patience: expected none with metrics.epsilon > 0: the sites tell of their own "
                 "examples after the last round that the job plans, which such a run may not reach"
             )
+        if self.training.personal_steps:
+            self._check_personal()
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
                 f"{self.training.batch_size}, got {self.training.physical_batch_size}"
             )
         return self
+
+    def _check_personal(self) -> None:
+        if not self.metrics.epsilon:
+            raise ValueError(
+                "training.personal_steps: expected 0 with metrics.epsilon=0: the last adapter reaches the "
+                "sites with the request for metrics"
+            )
+        if self.adapter.ranks is not None:
+            raise ValueError(
+                "training.personal_steps: expected 0 with adapter.ranks, which has one rank each"
+            )
 
     def _check_update_norm(self) -> None:
         if self.privacy.hides_sites:
@@ -223,6 +259,10 @@ class Job(Section):
     def steps_a_round(self) -> int:
         """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
         return 1 if self.privacy.hides_sites else self.training.local_steps
+
+    def planned_steps(self, rounds: int) -> int:
+        """The releases that a plan is for, of a site that is in so many rounds."""
+        return rounds * self.steps_a_round + self.training.personal_steps
 
     def most_rounds(self, *, sites: int) -> int:
         """How many rounds a run of so many sites has those in that are drawn most often."""

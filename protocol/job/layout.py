@@ -20,11 +20,21 @@ FACTOR_A, FACTOR_B, RESIDUAL = ".lora_A.weight", ".lora_B.weight", ".residual.we
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSlot:
-    """One tensor of the adapter; ``trained`` is false where the strategy keeps it frozen."""
+    """One tensor of the adapter.
+
+    ``trained`` is false where the strategy keeps it frozen. One that is ``local`` is trained, and each site
+    has its own, which never leaves it.
+    """
 
     name: str
     shape: tuple[int, ...]
     trained: bool
+    local: bool = False
+
+    @property
+    def sent(self) -> bool:
+        """Whether its change is in what sites send."""
+        return self.trained and not self.local
 
     @property
     def size(self) -> int:
@@ -52,10 +62,11 @@ def _matrix(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
 class AdapterLayout:
     """The adapter's tensors in order of name.
 
-    Two vectors are laid out by it: the **adapter**, every tensor, and an **update**, the trained
-    tensors only. Both are float32, tensors one after another, each in row-major order. An update may be
-    longer than its tensors, which ``length`` says: then zeros follow them. A strategy that sends something
-    else than what it trains fills an update in its own way.
+    Vectors are laid out by it: the **adapter**, every tensor, an **update**, the tensors only that sites
+    train and send, and what is **local**, those that stay at a site. All are float32, tensors one after
+    another, each in row-major order. An update may be longer than its tensors, which ``length`` says: then
+    zeros follow them. A strategy that sends something else than what it trains fills an update in its own
+    way.
     """
 
     slots: tuple[TensorSlot, ...]
@@ -72,18 +83,25 @@ class AdapterLayout:
 
     @property
     def trained_size(self) -> int:
-        """How many numbers are trained."""
+        """How many numbers are trained, those that stay at the site among them."""
         return sum(slot.size for slot in self.slots if slot.trained)
+
+    @property
+    def local_size(self) -> int:
+        return sum(slot.size for slot in self.slots if slot.local)
 
     @property
     def update_size(self) -> int:
         """How many numbers a site sends of a round, before any is left out."""
-        return self.trained_size if self.length is None else self.length
+        tensors = sum(slot.size for slot in self.slots if slot.sent)
+        return tensors if self.length is None else self.length
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes, what is trained and how much is sent, as hex."""
-        slots: list[object] = [[s.name, list(s.shape), s.trained] for s in self.slots]
+        """SHA-256 over names, shapes, what is trained, what stays at a site and how much is sent, as hex."""
+        slots: list[object] = [
+            [s.name, list(s.shape), s.trained, *(["local"] if s.local else [])] for s in self.slots
+        ]
         canonical = json.dumps(slots if self.length is None else [*slots, self.length])
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -120,8 +138,8 @@ class AdapterLayout:
 
         Raises ProtocolError for another size, and if its tensors are more than is sent in one round.
         """
-        trained = tuple(slot for slot in self.slots if slot.trained)
-        return dict(self._cut(update, trained, self.update_size))
+        sent = tuple(slot for slot in self.slots if slot.sent)
+        return dict(self._cut(update, sent, self.update_size))
 
     def join(self, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Lay tensors out as one adapter vector. Raises ProtocolError if one is missing or odd."""
@@ -136,22 +154,36 @@ class AdapterLayout:
         return np.concatenate(flat) if flat else np.zeros(0, np.float32)
 
     def apply(self, adapter: NDArray[np.float32], update: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Add an update to the trained tensors of an adapter; a new vector."""
+        """Add an update to the tensors of an adapter that it is of; a new vector."""
         tensors = {name: tensor.copy() for name, tensor in self.split(adapter).items()}
         for name, change in self.split_update(update).items():
             tensors[name] += change
         return self.join(tensors)
 
     def change(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far the trained tensors are from one adapter to another: the update for ``apply``.
+        """How far it is from one adapter to another in what is sent: the update for ``apply``.
 
-        Raises ProtocolError if they are more than is sent in one round.
+        Raises ProtocolError if that is more than is sent in one round.
         """
         start, end = self.split(before), self.split(after)
         update = np.zeros(self.update_size, np.float32)
         for name, part in self.split_update(update).items():
             part[...] = end[name] - start[name]
         return update
+
+    def local_part(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What stays at a site of the adapter that it trains: float32[local_size]."""
+        kept = [tensor.ravel() for name, tensor in self.split(adapter).items() if name in self._local]
+        return np.concatenate(kept) if kept else np.zeros(0, np.float32)
+
+    def with_local(self, adapter: NDArray[np.float32], local: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An adapter with a site's own tensors, float32[local_size], in their places; a new vector."""
+        slots = tuple(slot for slot in self.slots if slot.local)
+        return self.join(self.split(adapter) | dict(self._cut(local, slots, self.local_size)))
+
+    @cached_property
+    def _local(self) -> frozenset[str]:
+        return frozenset(slot.name for slot in self.slots if slot.local)
 
     @staticmethod
     def _cut(

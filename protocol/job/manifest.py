@@ -63,6 +63,7 @@ class Manifest:
         if isinstance(self.job.adapter.ranks, list):
             raise ProtocolError("adapter.ranks: expected ranks by the sites' names, got a list")
         self._check_sites()
+        self._check_weights()
         self._check_labels()
         for digest in (self.model_digest, self.layout_digest):
             if not (isinstance(digest, str) and _HEX.fullmatch(digest)):
@@ -91,6 +92,17 @@ class Manifest:
                 f"{self.job.training.rounds} · {size}"
             )
 
+    def _check_weights(self) -> None:
+        weights = self.job.federation.weights
+        if weights is None:
+            return
+        unknown = self.sites and sorted(weights.keys() ^ set(self.sites))
+        if unknown or len(weights) != self.site_count:
+            raise ProtocolError(
+                f"federation.weights: expected a weight for each of the run's {self.site_count} sites, and "
+                f"for no other, got {len(weights)} of them"
+            )
+
     def _check_labels(self) -> None:
         if len(self.labels) > MOST_LABELS:
             raise ProtocolError(f"expected {MOST_LABELS} labels at most, got {len(self.labels)}")
@@ -106,6 +118,18 @@ class Manifest:
     def site_count(self) -> int:
         """The number of sites in the run."""
         return len(self.sites) or self.cohort
+
+    def weight(self, site: str) -> float:
+        """How much of a site's update is in a sum: at most 1, which is the heaviest site's.
+
+        Raises ProtocolError for a site that ``federation.weights`` does not name.
+        """
+        weights = self.job.federation.weights
+        if weights is None:
+            return 1.0
+        if site not in weights:
+            raise ProtocolError(f"federation.weights: expected a weight for {quoted(site)}, got none")
+        return weights[site] / max(weights.values())
 
     def drawn(self, number: int) -> frozenset[str] | None:
         """The sites of a round; None where all are in each. Metrics are asked of the last round's."""

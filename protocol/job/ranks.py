@@ -48,13 +48,18 @@ def rank_at(job: Job, site: str) -> int:
 def job_at(job: Job, site: str) -> Job:
     """The job that a site's model is made from: of its own rank, and scaled as the run's is.
 
-    B·A counts alpha / rank times, which is the same number for all sites then.
+    B·A counts alpha / rank or alpha / √rank times, which is the same number for all sites then.
     """
     adapter = job.adapter
     if adapter.ranks is None:
         return job
     rank = rank_at(job, site)
-    own = {"rank": rank, "alpha": adapter.alpha * rank / adapter.rank, "ranks": None}
+    share = rank / adapter.rank
+    own = {
+        "rank": rank,
+        "alpha": adapter.alpha * (share if adapter.scaling == "lora" else share**0.5),
+        "ranks": None,
+    }
     return job.model_copy(update={"adapter": adapter.model_copy(update=own)})
 
 
@@ -63,9 +68,9 @@ def layout_at(layout: AdapterLayout, rank: int) -> AdapterLayout:
 
     def at_rank(slot: TensorSlot) -> TensorSlot:
         if slot.name.endswith(FACTOR_A):
-            return replace(slot, shape=(rank, slot.shape[1]))
+            return replace(slot, shape=(rank, *slot.shape[1:]))
         if slot.name.endswith(FACTOR_B):
-            return replace(slot, shape=(slot.shape[0], rank))
+            return replace(slot, shape=(slot.shape[0], rank, *slot.shape[2:]))
         return slot
 
     return AdapterLayout(slots=tuple(at_rank(slot) for slot in layout.slots))
@@ -100,4 +105,4 @@ def widened(
     moved = {name: np.negative(tensor) for name, tensor in before.items()}
     for name, change in layout_at(layout, rank).split_update(update).items():
         moved[name][tuple(slice(length) for length in change.shape)] = change
-    return np.concatenate([moved[slot.name].ravel() for slot in layout.slots if slot.trained])
+    return np.concatenate([moved[slot.name].ravel() for slot in layout.slots if slot.sent])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from protocol.entry_registry import Registry
 from protocol.job.section import Section
@@ -58,16 +58,21 @@ class Strategy(Section):
         cycle: after so many rounds the same tensors are trained again; 1 if they are in each.
         messages: how many vectors a site sends in a round.
         needs_head: only what a classifier's head learns is trained.
-        keeps_local: part of what a site trains may stay there.
+        keeps_local: part of what a site trains always stays there.
         residual: ``merge`` moves a part of the product into the base: the layout has a frozen tensor
             [out, in] for each adapted layer, zero at first, which a model adds to the layer's weight.
         ranks_differ: sites may train at ranks of their own (``adapter.ranks``). Each gets the first rows of
             A and columns of B; ``merge`` gets what they send padded, so that B·A is the site's own product.
         cored: between A and B there is a square core, ``lora_C``.
+        corrects: sites correct their steps by what ``beside`` sends and by what they keep of their own last
+            round (see ``client.control_variate``).
     """
 
     name: Word
     server: ServerSection | None = None
+    keep_local: Literal["nothing", "head"] = Field(
+        "nothing", description="head: each site trains a classification head of its own, which stays there"
+    )
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
     exact: ClassVar[bool] = False
@@ -79,6 +84,7 @@ class Strategy(Section):
     keeps_local: ClassVar[bool] = False
     residual: ClassVar[bool] = False
     cored: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -114,6 +120,11 @@ class Strategy(Section):
                 f'strategy.name: "{self.name}" needs each site\'s update, and not their sum: expected '
                 'aggregation.kind="none" and privacy.unit="example", or another strategy'
             )
+        if not self.linear and job.federation.weights is not None:
+            raise ValueError(
+                f'federation.weights: expected none with strategy.name="{self.name}", which takes each '
+                "site's update for itself, and no weighted mean"
+            )
         if job.adapter.ranks is not None:
             self._allows_ranks(job)
         own = job.adapter.rank_pattern or job.adapter.alpha_pattern or job.adapter.changes_base
@@ -148,6 +159,11 @@ class Strategy(Section):
                 f'adapter.ranks: expected none with strategy.name="{self.name}", which has one rank for '
                 'all sites; use "flora", "flexlora" or, without noise, "hetlora"'
             )
+        if self.keep_local != "nothing":
+            raise ValueError(
+                f'adapter.ranks: expected none with strategy.keep_local="{self.keep_local}", whose sites '
+                "have one rank"
+            )
         if job.compression.kind != "none":
             raise ValueError(
                 f'adapter.ranks: expected none with compression.kind="{job.compression.kind}", which picks '
@@ -158,6 +174,10 @@ class Strategy(Section):
         """Whether sites train a tensor of the adapter, by its name in the layout, in any round."""
         return True
 
+    def keeps(self, name: str) -> bool:
+        """Whether a tensor that sites train stays at each site, which has its own, and is never sent."""
+        return self.keep_local == "head" and ".lora_" not in name
+
     def trains_in(self, name: str, round_number: int) -> bool:  # noqa: ARG002 - rounds are alike
         """Whether sites train a tensor in a round, which counts from 1; it repeats after ``cycle``."""
         return self.trains(name)
@@ -166,11 +186,11 @@ class Strategy(Section):
         """The layout of an adapter of these tensors, and of the updates that sites send of it."""
         from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
 
-        slots = (
-            TensorSlot(name=name, shape=shape, trained=self.trains(name) and not name.endswith(RESIDUAL))
-            for name, shape in sorted(shapes.items())
-        )
-        return self.sized(AdapterLayout(slots=tuple(slots)))
+        def slot(name: str, shape: tuple[int, ...]) -> TensorSlot:
+            trained = self.trains(name) and not name.endswith(RESIDUAL)
+            return TensorSlot(name=name, shape=shape, trained=trained, local=trained and self.keeps(name))
+
+        return self.sized(AdapterLayout(slots=tuple(slot(*named) for named in sorted(shapes.items()))))
 
     def sized(self, layout: AdapterLayout) -> AdapterLayout:
         """The layout, its updates as long as the longest round's: sums have one size in all."""
@@ -185,10 +205,9 @@ class Strategy(Section):
             return layout
         return layout.narrowed(lambda name: self.trains_in(name, round_number))
 
-    def most_trained(self, layout: AdapterLayout) -> int:
-        """How many numbers are trained in a round, in the one that trains the most."""
-        rounds = (self.in_round(layout, number) for number in range(1, self.cycle + 1))
-        return max(layout.trained_size for layout in rounds)
+    def beside(self, state: State) -> NDArray[np.float32] | None:  # noqa: ARG002
+        """What goes out beside the adapter, float32[update_size], in units of updates; None for nothing."""
+        return None
 
     def start(self, layout: AdapterLayout, adapter: NDArray[np.float32]) -> State:  # noqa: ARG002
         """The state before the first round, from the adapter that ``seeds.adapter`` drew."""
@@ -223,13 +242,15 @@ _STRATEGIES = Registry[type[Strategy]](
     key="name",  # of the section
     group="confide.strategies",
     listed={
-        "fedsb": "strategies.fedsb:FedSB",
         "fedsvd": "strategies.fedsvd:FedSVD",
         "ffa": "strategies.ffa:FFA",
         "fedit": "strategies.fedit:FedIT",
         "rolora": "strategies.rolora:RoLoRA",
-        "lora_fair": "strategies.lora_fair:LoRAFAIR",
+        "fedsb": "strategies.fedsb:FedSB",
+        "fedsa": "strategies.fedsa:FedSA",
+        "scaffold": "strategies.scaffold:Scaffold",
         "head": "strategies.head:Head",
+        "lora_fair": "strategies.lora_fair:LoRAFAIR",
         "flora": "strategies.flora:FLoRA",
         "flexlora": "strategies.flexlora:FlexLoRA",
         "fedex": "strategies.fedex:FedEx",

@@ -67,7 +67,9 @@ def _trained(strategy: Strategy, cycle: int) -> tuple[tuple[str, ...], ...]:
         tuple(
             part
             for part, name in _PARTS.items()
-            if strategy.trains_in(name, number) and (strategy.cored or part != "core")
+            if strategy.trains_in(name, number)
+            and not strategy.keeps(name)
+            and (strategy.cored or part != "core")
         )
         for number in range(1, cycle + 1)
     )

@@ -35,7 +35,7 @@ class Join(_message.Message):
     def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster")
+    __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster", "beside")
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Train(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     NOISE_STD_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
     manifest_digest: bytes
     round: int
     adapter: bytes
@@ -50,7 +51,8 @@ class Train(_message.Message):
     next: Roster
     noise_std: float
     roster: Roster
-    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
+    beside: bytes
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., adapter: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., next: _Optional[_Union[Roster, _Mapping]] = ..., noise_std: _Optional[float] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., beside: _Optional[bytes] = ...) -> None: ...
 
 class Evaluate(_message.Message):
     __slots__ = ("manifest_digest", "adapter", "cohort")
@@ -225,16 +227,18 @@ class Trained(_message.Message):
     def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., next: _Optional[_Union[Dealing, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Evaluated(_message.Message):
-    __slots__ = ("right", "examples", "receipt", "masked")
+    __slots__ = ("right", "examples", "receipt", "masked", "personal")
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
+    PERSONAL_FIELD_NUMBER: _ClassVar[int]
     right: int
     examples: int
     receipt: Receipt
     masked: bytes
-    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ...) -> None: ...
+    personal: int
+    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ..., personal: _Optional[int] = ...) -> None: ...
 
 class Confirmed(_message.Message):
     __slots__ = ("signature",)

@@ -128,10 +128,13 @@ def write_cohort(cohort: Cohort, *, number: int) -> pb.Cohort:
 
 
 def asked_to_train(request: pb.Train) -> bytes:
-    """A digest of all in a request that an update depends on: its round, adapter and grid. 32 bytes."""
-    adapter = hashlib.sha256(request.adapter).digest()
+    """A digest of all in a request that an update depends on, 32 bytes.
+
+    That is its round, its adapter, what is sent beside that, and its grid.
+    """
+    adapter, beside = (hashlib.sha256(part).digest() for part in (request.adapter, request.beside))
     what = struct.pack("<Qd", request.round, request.noise_std)
-    return hashlib.sha256(b"confide train\0" + what + adapter).digest()
+    return hashlib.sha256(b"confide train\0" + what + adapter + beside).digest()
 
 
 def asked_to_evaluate(request: pb.Evaluate) -> bytes:

@@ -175,6 +175,19 @@ def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundR
         f"{measured} is {format_percent(metrics.mean)}{apart}. Each site counted once, under Laplace noise "
         f"for ε = {format_epsilon(metrics.epsilon)}, which moves the whole by about "
         f"±{format_points(metrics.deviation)} (one standard deviation)."
+        f"{_personal_sentence(metrics, job)}"
+    )
+
+
+def _personal_sentence(metrics: Metrics, job: Job) -> str:
+    """What the adapters do that sites made for themselves, on the same examples; empty without any."""
+    if metrics.personal is None:
+        return ""
+    steps = format_count(job.training.personal_steps, "step")
+    return (
+        f" With the adapters that sites made of it for themselves, in {steps} of their own, it is "
+        f"{format_percent(metrics.personal.mean)}; both counts together have that ε, and these steps count "
+        "within the run’s."
     )
 
 

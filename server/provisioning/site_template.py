@@ -27,6 +27,7 @@ _MEANING = {
     "mechanisms": '"none" would allow a run without noise',
     "least_cohort": "sites that a round needs, this one included",
     "central_noise": '"allowed": trust the coordinator to add the noise that hides this site',
+    "weights": '"allowed": jobs may tell all how much each site counts, as by its number of examples',
     "units": "whom a run protects: an example or the whole site",
     "secure_aggregation": '"required": masks, so that the coordinator reads sums alone',
     "colluding_sites": "sites that may work with the coordinator and still read no update",

@@ -176,7 +176,7 @@ class MaskedSums:
             self._add(site, reply.trained.update)
             return without_update(reply)
         if reply.HasField("evaluated"):
-            METRICS_RING.unpack(reply.evaluated.masked, size=2)
+            METRICS_RING.unpack(reply.evaluated.masked, size=self._counts)
         elif reply.HasField("dealing") and self._next is not None:
             check_dealing(self._next.roster, read_dealing(site, reply.dealing))
         elif reply.HasField("unmasked"):
@@ -230,17 +230,26 @@ class MaskedSums:
         return spread(self._manifest, mean, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:
-        masked = [METRICS_RING.unpack(answer.masked, size=2) for answer in evaluated.values()]
-        total = add_up(masked, ring=METRICS_RING, size=2)
+        masked = [METRICS_RING.unpack(one.masked, size=self._counts) for one in evaluated.values()]
+        total = add_up(masked, ring=METRICS_RING, size=self._counts)
         total = self._uncovered(total, sorted(evaluated), ring=METRICS_RING, number=number)
-        right, examples = map(int, METRICS_RING.centred(total))
+        right, examples, *personal = map(int, METRICS_RING.centred(total))
         try:
             summed = SiteMetrics(right=right, examples=examples)
+            own = SiteMetrics(right=personal[0], examples=examples) if personal else None
         except ValueError as error:
             raise ProtocolError(f"the sites' metrics add up to what cannot be: {error}") from error
         return Metrics(
-            epsilon=self._manifest.job.metrics.epsilon, total=summed, told_by=tuple(sorted(evaluated))
+            epsilon=self._manifest.job.metrics.epsilon,
+            total=summed,
+            told_by=tuple(sorted(evaluated)),
+            personal=own,
         )
+
+    @property
+    def _counts(self) -> int:
+        """How many numbers a site's metrics are."""
+        return 3 if self._manifest.job.training.personal_steps else 2
 
     def _uncovered(self, total: Words, survivors: list[str], *, ring: Ring, number: int) -> Words:
         """The sum of the survivors' masked vectors, without masks, confirmed and uncovered by them."""

@@ -151,6 +151,8 @@ class PlainSums:
     def take(self, site: str, reply: Reply) -> Reply:
         if reply.HasField("evaluated"):
             site_metrics(site, reply.evaluated)
+            if self._manifest.job.training.personal_steps:
+                personal_metrics(site, reply.evaluated)
         if not reply.HasField("trained"):
             return reply
         self._sites.check_new(site)
@@ -179,9 +181,13 @@ class PlainSums:
         return spread(self._manifest, found, self._size, number)
 
     def metrics(self, evaluated: Mapping[str, Evaluated], number: int) -> Metrics:  # noqa: ARG002
+        own = None
+        if self._manifest.job.training.personal_steps:
+            own = [personal_metrics(site, answer) for site, answer in evaluated.items()]
         return Metrics.told(
             self._manifest.job.metrics.epsilon,
             {site: site_metrics(site, answer) for site, answer in evaluated.items()},
+            personal=None if own is None else SiteMetrics.of(own),
         )
 
     def _read(self, site: str, update: bytes) -> NDArray[np.float32]:  # noqa: ARG002 - all are as long
@@ -222,5 +228,15 @@ def site_metrics(site: str, evaluated: Evaluated) -> SiteMetrics:
     """One site's count. Raises ProtocolError for one that cannot be."""
     try:
         return SiteMetrics(right=evaluated.right, examples=evaluated.examples)
+    except ValueError as error:
+        raise ProtocolError(f"{site} sent metrics that cannot be: {error}") from error
+
+
+def personal_metrics(site: str, evaluated: Evaluated) -> SiteMetrics:
+    """One site's count for its own adapter. Raises ProtocolError for one that is missing or cannot be."""
+    if not evaluated.HasField("personal"):
+        raise ProtocolError(f"{site} sent no count for its own adapter")
+    try:
+        return SiteMetrics(right=evaluated.personal, examples=evaluated.examples)
     except ValueError as error:
         raise ProtocolError(f"{site} sent metrics that cannot be: {error}") from error

@@ -43,6 +43,8 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan], *, cohor
         train = pb.Train(
             manifest_digest=bytes(DIGEST_BYTES), round=number, adapter=bytes(4 * layout.adapter_size)
         )
+        if job.strategy.corrects:
+            train.beside = bytes(4 * layout.update_size)
         train.MergeFrom(made_up.train)
         content = _receipt(job, name, plans[name]).content
         receipt = asdict(SignedReceipt(content=content, signature=bytes(SIGNATURE_BYTES)))

@@ -96,6 +96,7 @@ class AdaptedModel:
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
         self.round_layout = self.layout
+        _check_kept(base, spec, self.layout)
 
     @property
     def model_digest(self) -> str:
@@ -205,11 +206,14 @@ class AdaptedModel:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(held[name])
 
+    def now(self) -> NDArray[np.float32]:
+        """The adapter that the model has: float32[adapter_size]."""
+        tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
+        return self.layout.join(tensors | self._moved.residuals)
+
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
-        tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
-        tensors |= self._moved.residuals
-        return self.spec.strategy.encode(self.round_layout, adapter, self.layout.join(tensors))
+        return self.spec.strategy.encode(self.round_layout, adapter, self.now())
 
     def _take_out_starts(self) -> dict[str, NDArray[np.float32]]:
         """A and B by name that are a part of each layer's weight, which is less by s · B · A from now on.
@@ -285,3 +289,18 @@ class AdaptedModel:
 def _turned(module: nn.Module) -> bool:
     """Whether a layer has its weight as inputs by outputs, as GPT-2's are."""
     return bool(getattr(module, "fan_in_fan_out", False))
+
+
+def _check_kept(base: BaseModel, spec: ModelSpec, layout: AdapterLayout) -> None:
+    """Raises ModelError where a site would keep what there is not, or all that it trains."""
+    strategy = spec.strategy
+    if strategy.keep_local == "head" and not base.head:
+        raise ModelError(
+            f'strategy.keep_local: expected "nothing" with task="{spec.task}", whose models have no head '
+            "to keep"
+        )
+    if not layout.update_size:
+        raise ModelError(
+            f'strategy.keep_local: expected "nothing" with strategy.name="{strategy.name}": all that is '
+            "trained would stay at the sites"
+        )

@@ -270,7 +270,7 @@ def test_a_cohort_that_no_run_has_is_refused(make: Callable[..., Site], world: W
 def test_the_steps_of_a_whole_run_are_bounded_together(make: Callable[..., Site], world: World) -> None:
     training = {"rounds": 1001, "local_steps": 1000}
     refused = ask(make(), hostile(world, training=training)).refused
-    assert f"rounds · local_steps <= {TOTAL_STEPS_MAX}" in refused.reason
+    assert f"rounds · local_steps + personal_steps <= {TOTAL_STEPS_MAX}" in refused.reason
 
 
 def test_no_search_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

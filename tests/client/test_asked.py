@@ -173,6 +173,7 @@ LIES: dict[str, tuple[int, Callable[[pb.Train], Request]]] = {
     "a round of its own, in 16 bits": (16, with_field(round=3)),
     "an adapter of its own": (32, with_field(adapter=bytes(range(8)))),
     "an adapter of its own, in 20 bits": (20, with_field(adapter=bytes(range(8)))),
+    "another mean beside its adapter": (32, with_field(beside=bytes(range(8)))),
     "an update, the others for metrics": (32, lambda request: pb.Evaluate(adapter=request.adapter)),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.local_round import Start
 from client.training.cancellation import no_pause
 from client.work import Work
 from privacy.errors import PolicyError
@@ -44,7 +45,7 @@ def work_of(trainer: Clocked, *, longest: float) -> Work:
     whole: dict[str, Any] = {"session": session, "receipt": None, "entropy": None}
     return Work(
         request=pb.Train(round=1),
-        adapter=np.zeros(1, np.float32),
+        start=Start(adapter=np.zeros(1, np.float32)),
         between=no_pause,
         longest=longest,
         clock=lambda: trainer.now,

@@ -81,6 +81,10 @@ class Case:
                 tensors[slot.name] += self.generator.standard_normal(slot.shape).astype(np.float32)
         return self.layout.join(tensors)
 
+    def at_site(self, state: State, after: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The adapter of a state as a site has it whose own tensors are those of ``after``."""
+        return self.layout.with_local(state.adapter, self.layout.local_part(after))
+
     def encoded(self, after: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.strategy.encode(self.layout, self.before, after)
 
@@ -136,7 +140,8 @@ def test_a_zero_update_changes_nothing_that_a_model_computes(
 def test_a_single_site_gets_back_what_it_trained(strategy: Strategy, number: int, **shape: int) -> None:
     case = Case(strategy, number=number, **shape)
     after = case.trained()
-    assert close(case.meaning(case.merged([case.encoded(after)]).adapter), case.meaning(after))
+    merged = case.merged([case.encoded(after)])
+    assert close(case.meaning(case.at_site(merged, after)), case.meaning(after))
 
 
 @each_round([strategy for strategy in STRATEGIES if strategy.linear])

@@ -27,6 +27,7 @@ def test_one_is_found_by_its_name_with_its_own_keys(tiny_folder: Path, installed
     assert job.strategy == Momentum(momentum=0.5)
     assert job.model_dump(mode="json")["strategy"] == {
         "name": "momentum",
+        "keep_local": "nothing",
         "momentum": 0.5,
         "server": None,
     }

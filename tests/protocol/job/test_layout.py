@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privacy.errors import ProtocolError
 from protocol.job.layout import AdapterLayout, TensorSlot
@@ -83,3 +85,31 @@ def test_vectors_that_are_not_finite_are_refused(number: float) -> None:
     data = np.array([1.0, number], np.float32).tobytes()
     with pytest.raises(ProtocolError, match="NaN or infinity"):
         from_bytes(data, size=2)
+
+
+@given(st.integers(1, 4), st.integers(0, 999))
+def test_what_is_local_is_in_no_update(rank: int, seed: int) -> None:
+    """Whatever a site's own tensors are, what it sends is the same; and they come back as they were."""
+    layout = AdapterLayout(
+        slots=(
+            TensorSlot(name="a.lora_A.weight", shape=(rank, 3), trained=True),
+            TensorSlot(name="a.lora_B.weight", shape=(4, rank), trained=True, local=True),
+            TensorSlot(name="head", shape=(2,), trained=False),
+        )
+    )
+    random = np.random.default_rng(seed)
+    before, after, other = random.standard_normal((3, layout.adapter_size)).astype(np.float32)
+    own = layout.local_part(other)
+    assert (layout.update_size, layout.local_size) == (3 * rank, 4 * rank)
+    mine = layout.with_local(after, own)
+    assert np.array_equal(layout.change(before, mine), layout.change(before, after))
+    assert np.array_equal(layout.local_part(mine), own)
+    applied = layout.apply(mine, layout.change(before, after))
+    assert np.array_equal(layout.local_part(applied), own)
+
+
+def test_what_stays_at_a_site_is_in_the_digest() -> None:
+    def laid_out(local: bool) -> AdapterLayout:
+        return AdapterLayout(slots=(TensorSlot(name="b", shape=(2,), trained=True, local=local),))
+
+    assert laid_out(local=True).digest != laid_out(local=False).digest

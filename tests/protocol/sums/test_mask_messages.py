@@ -216,6 +216,8 @@ ASKED = [
     pb.Train(adapter=bytes(1)),
     pb.Train(adapter=bytes(2)),
     pb.Train(round=1, noise_std=1.0, adapter=bytes(1)),
+    pb.Train(beside=bytes(1)),
+    pb.Train(adapter=bytes(1), beside=bytes(1)),
     pb.Evaluate(),
     pb.Evaluate(adapter=bytes(1)),
     pb.Evaluate(adapter=bytes(2)),
