@@ -205,6 +205,11 @@ class Strategy(Section):
             return layout
         return layout.narrowed(lambda name: self.trains_in(name, round_number))
 
+    def most_trained(self, layout: AdapterLayout) -> int:
+        """How many numbers are trained in a round, in the one that trains the most."""
+        rounds = (self.in_round(layout, number) for number in range(1, self.cycle + 1))
+        return max(layout.trained_size for layout in rounds)
+
     def beside(self, state: State) -> NDArray[np.float32] | None:  # noqa: ARG002
         """What goes out beside the adapter, float32[update_size], in units of updates; None for nothing."""
         return None

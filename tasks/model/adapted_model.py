@@ -16,7 +16,7 @@ from torch import nn
 from privacy.errors import ModelError
 from protocol.job.adapter_section import AdapterSection
 from protocol.job.job import Job, ModelSection
-from protocol.job.layout import RESIDUAL
+from protocol.job.layout import RESIDUAL, AdapterLayout
 from protocol.job.strategy import Strategy
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapter_start import Matrix, olora, orthonormal_rows, pissa, singular_factors

@@ -192,7 +192,7 @@ def test_only_what_the_round_trains_is_moved(strategy: Strategy, number: int, **
     merged = case.layout.split(case.merged([case.encoded(case.trained()) for _ in range(3)]).adapter)
     for slot in case.layout.slots:
         moved = not np.array_equal(merged[slot.name], case.layout.split(case.before)[slot.name])
-        assert moved == slot.trained
+        assert moved == slot.sent
 
 
 @every_round

@@ -86,4 +86,4 @@ def test_lora_is_another_name_for_it(tiny_folder: Path) -> None:
     assert Strategy.model_validate({"name": "lora"}) == FedIT()
     job = tiny.job(tiny_folder, strategy={"name": "lora"})
     assert job == tiny.job(tiny_folder, strategy={"name": "fedit"})
-    assert job.model_dump(mode="json")["strategy"] == {"name": "fedit", "server": None}
+    assert job.model_dump(mode="json")["strategy"]["name"] == "fedit"
