@@ -40,7 +40,7 @@ def test_its_keys_are_checked_like_ours(tiny_folder: Path, installed: None) -> N
     "name", ["momentum", "os", "strategies.fedsvd", "fedsvd:refactor", "FedSVD", "", 3, ["ffa"], None]
 )
 def test_what_is_neither_listed_nor_installed_is_not_imported(tiny_folder: Path, name: object) -> None:
-    with pytest.raises(JobError, match=r"strategy\.name: expected one of fedsvd, ffa, lora, got "):
+    with pytest.raises(JobError, match=r"strategy\.name: expected one of fedsb, fedsvd, ffa, lora, got "):
         tiny.job(tiny_folder, strategy={"name": name})
 
 
