@@ -98,7 +98,7 @@ class AdapterLayout:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, as hex, over names, shapes, what is trained, what stays at a site and how much is sent."""
+        """SHA-256, as hex, over names, shapes, what is trained, what is local and how much is sent."""
         slots: list[object] = [
             [s.name, list(s.shape), s.trained, *(["local"] if s.local else [])] for s in self.slots
         ]

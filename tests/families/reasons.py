@@ -84,7 +84,8 @@ NO_TEXT = Reason(
 CONVOLUTIONS = Reason(
     key="convolutions",
     words="expected the names of linear layers under the head",
-    about="These modules are convolutions, which carry no adapters; the message names the linear layers.",
+    about="These modules are convolutions in groups, into which B · A cannot be merged; the message names "
+    "others.",
 )
 NO_BACKBONE = Reason(
     key="no backbone",

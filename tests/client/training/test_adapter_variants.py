@@ -118,6 +118,21 @@ def test_the_first_adapter_changes_nothing_that_the_base_model_computes(case: st
         assert (without - expected).abs().max() > 1e-3  # what was taken out is in the adapter
 
 
+@pytest.mark.parametrize("case", ["llama-qv", "gpt2-c_attn"])
+@pytest.mark.parametrize("variant", ["pissa", "olora", "a core", "rslora"])
+def test_merged_it_computes_the_same(case: str, variant: str) -> None:
+    adapted, examples = CASES[case].adapted(**VARIANTS[variant]), CASES[case].examples()
+    adapted.load(random_adapter(adapted))
+    adapted.peft.eval()
+    batch = examples.batch(np.arange(4))
+    with torch.no_grad():
+        adapter = adapted.forward(batch).losses
+        adapted.peft = adapted.peft.merge_and_unload()
+        merged = adapted.forward(batch).losses
+        adapted.peft = None
+    torch.testing.assert_close(merged, adapter, rtol=1e-4, atol=1e-5)
+
+
 def test_two_machines_take_out_the_same_to_rounding() -> None:
     """Each finds its part by itself; that from another order of sums, as of another processor, agrees."""
     adapted, turned = (CASES["llama-qv"].adapted(adapter={"init": "pissa"}) for _ in range(2))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import client.training.unit_check
-import tasks.model.adapted_model
+import tasks.model.attach_adapter
 from client.training.gradients import Gradients, HookedGradients, Loss
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
@@ -105,7 +105,7 @@ def test_refuses_adapters_that_peft_takes_optimizerto_routed_experts(targets: tu
 def test_finds_adapters_on_routed_experts_by_itself(
     targets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks.model.adapted_model, "_check_targets", lambda *_: None)
+    monkeypatch.setattr(tasks.model.attach_adapter, "_check_targets", lambda *_: None)
     adapted = adapt(deepseek(), make_job(targets=targets))
     assert any(".mlp.experts." in name for name in adapted.trained), "PEFT moves them no more"
 
@@ -114,7 +114,7 @@ def test_finds_adapters_on_routed_experts_by_itself(
 
 
 def test_refuses_routed_experts_by_their_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.model.adapted_model, "_check_targets", lambda *_: None)
+    monkeypatch.setattr(tasks.model.attach_adapter, "_check_targets", lambda *_: None)
     monkeypatch.setattr(client.training.unit_check, "_check_names", lambda *_: None)
 
     with pytest.raises(PrivacyUnitError, match=r"layers\.1\.mlp\.experts.* differs from its gradient"):

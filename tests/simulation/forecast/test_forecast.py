@@ -23,7 +23,7 @@ from protocol.job.job import Job, TrainingSection
 from runs.run_folder import job_toml
 from simulation.forecast.forecast import Forecast, forecast
 from simulation.forecast.noise_level import HIGH, HOPELESS, Setup, noise_level, steps_in_effect
-from simulation.forecast.suggestions import suggest
+from simulation.forecast.suggestions import _fewer_layers, _lower_rank, suggest
 from simulation.simulate import simulate
 from tasks.registry import read_job
 from tests import tiny
@@ -256,10 +256,41 @@ def test_many_sizes_are_stood_for_by_a_few(tiny_folder: Path, monkeypatch: pytes
     assert sites.after == pytest.approx(before / math.sqrt(2))
 
 
-def _layout(tiny_folder: Path) -> Any:
+@pytest.mark.parametrize("strategy", ["lora", "fedsb"])
+def test_a_lower_rank_is_that_of_layers_that_no_pattern_names(tiny_folder: Path, strategy: str) -> None:
+    """The layout that is planned with is the one that the changed job has."""
+    changes: dict[str, Any] = {"strategy": {"name": strategy}}
+    adapter = {"rank": 4, "layers_to_transform": [0, 1], "rank_pattern": {"0.attention.self.value": 3}}
+    job = tiny.job(tiny_folder, adapter=adapter, **changes)
+    setup = Setup(job=job, layout=_layout(tiny_folder, adapter=adapter, **changes), examples=(60, 60))
+    found = {one.settings: one.setup for make in (_lower_rank, _fewer_layers) if (one := make(setup))}
+    # In the upper half of the layers the pattern would name none.
+    (settings,) = found
+    assert settings == ("adapter.rank=2",)
+    assert found[settings].layout == _layout(tiny_folder, adapter=adapter | {"rank": 2}, **changes)
+    everywhere = adapter | {"rank_pattern": {"query": 3, "value": 3}}
+    layout = _layout(tiny_folder, adapter=everywhere, **changes)
+    job = tiny.job(tiny_folder, adapter=everywhere, **changes)
+    assert _lower_rank(replace(setup, job=job, layout=layout)) is None
+
+
+def test_cores_take_a_share_of_the_bytes(tiny_folder: Path) -> None:
+    """Of a layer of MiniLM's, 384 by 384, both halves are 192 times a core at rank 4, and 96 at 8."""
+    for rank in (4, 8):
+        both, core = rank * (384 + 384), rank * rank
+        assert both / core == 768 / rank >= 50
+    sizes = {
+        name: _layout(tiny_folder, strategy={"name": name}, adapter={"rank": 4}).update_size
+        for name in ("lora", "fedsb")
+    }
+    head = 2 * 16 + 2
+    assert sizes == {"lora": 2 * 4 * (16 + 16) + head, "fedsb": 2 * 4 * 4 + head}
+
+
+def _layout(tiny_folder: Path, **changes: Any) -> Any:
     from simulation.simulated_federation import World
 
-    return World(tiny.job(tiny_folder)).adapted.layout
+    return World(tiny.job(tiny_folder, **changes)).adapted.layout
 
 
 def test_a_batch_larger_than_a_sites_data_names_the_site(tiny_folder: Path) -> None:
