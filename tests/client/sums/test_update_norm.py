@@ -33,8 +33,8 @@ def test_no_update_is_longer_and_a_longer_one_keeps_its_direction(
     length = np.linalg.norm(update.astype(np.float64))
     assert np.linalg.norm(found) <= norm
     expected = update.astype(np.float64) * min(1.0, norm / length if length else 1.0)
-    # A step of the grid is the norm over 2^40. Clipping leaves room for rounding, a part in a million; float32
-    # rounds by 2^-24 of each number, and its bound is lower by 2^-23.
+    # A step of the grid is the norm over 2^40. Clipping leaves room for rounding, a part in a million;
+    # float32 rounds by 2^-24 of each number, and its bound is lower by 2^-23.
     np.testing.assert_allclose(found, expected, rtol=1.2e-6, atol=norm * 2.0**-39)
 
 
