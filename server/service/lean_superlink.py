@@ -32,12 +32,13 @@ _WORKS_AT = {
 
 def narrow(layers: list[Middleware]) -> list[Middleware]:
     """The same layers, outermost first; those that work at some paths alone are met at these alone."""
-    return [
-        Middleware(_only_at(_WORKS_AT[layer.cls.__name__], layer.cls), *layer.args, **layer.kwargs)
-        if layer.cls.__name__ in _WORKS_AT
-        else layer
-        for layer in layers
-    ]
+    return [_narrowed(layer) for layer in layers]
+
+
+def _narrowed(layer: Middleware) -> Middleware:
+    kind: Any = layer.cls
+    prefix = _WORKS_AT.get(kind.__name__)
+    return layer if prefix is None else Middleware(_only_at(prefix, kind), *layer.args, **layer.kwargs)
 
 
 def _only_at(prefix: str, layer: Any) -> Any:

@@ -30,7 +30,7 @@ _SUPERLINK = "server.service.lean_superlink"
 _SOURCE = Path(__file__).resolve().parents[2]
 
 # Seconds between two looks for runs to start: each costs what a site's look costs, and runs are rare.
-_CALM = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
+_CALM = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
