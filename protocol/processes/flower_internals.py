@@ -292,22 +292,23 @@ class Runtime:
     def __init__(self, grid: Any) -> None:
         self._grid = grid
 
-    def send(self, messages: list[Message]) -> list[str]:
-        """Send short messages in one piece each: the identifier of each, in order, empty for a refused one.
+    def send(self, message: Message) -> str:
+        """Send a short message in one piece: its identifier, empty if it was refused.
 
-        Only a relay of Confide's understands them.
+        Only a relay of Confide's understands it. Its name is an object that is never uploaded. Whoever asks
+        for that after three minutes has the SuperLink drop all that was sent in the same request: so a
+        node's message shares none with another's.
         """
         from flwr.common.serde import message_to_proto
         from flwr.proto.message_pb2 import ObjectTree
         from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id
+        name = message.metadata.__dict__["_message_id"] = message.object_id
         request = PushAppMessagesRequest(
-            messages_list=map(message_to_proto, messages),
-            message_object_trees=[ObjectTree(object_id=one.metadata.message_id) for one in messages],
+            messages_list=[message_to_proto(message)], message_object_trees=[ObjectTree(object_id=name)]
         )
-        return list(self._grid._runtime_client.PushMessages(request).message_ids)
+        (taken,) = self._grid._runtime_client.PushMessages(request).message_ids
+        return str(taken)
 
     def arrived(self, message_ids: Iterable[str]) -> list[tuple[Message, Any]]:
         """Answers that were announced, each once, and the trees of their objects.

@@ -37,7 +37,6 @@ TOO_LONG = "its answer is too long"  # how it is told of an answer that was not 
 _AT_ONCE = 8  # answers that are fetched side by side; each has one request under way
 _MOST_HELD = 1 << 27  # bytes that these may have together, but for one that alone has more
 _BESIDE = 1 << 16  # bytes of an answer that are Flower's
-_MOST_SENT = 1 << 23  # bytes of short messages that are sent in one request, but for the last one
 _MOST_FOUND = 1 << 25  # bytes of answers in one piece that a look may bring at once
 _LONGEST_PIECE = 1 << 20  # bytes that an answer in one piece has, if its site keeps to what was agreed
 _LAST_SECONDS = 5.0  # for what is under way when a run has ended
@@ -126,33 +125,19 @@ class PromptGrid:
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         names: dict[int, str] = {}
         rest: dict[int, Message] = {}
-        group: dict[int, Message] = {}
-        size = count = 0
+        count = 0
         for place, message in enumerate(messages):
             count += 1
-            if not (self._takes_one_piece(message.metadata.dst_node_id) and is_short(message)):
+            node = message.metadata.dst_node_id
+            if self._takes_one_piece(node) and is_short(message):
+                names[place] = name = self._runtime.send(message)
+                if name:
+                    self._sent[name] = node
+            else:
                 rest[place] = message
-                continue
-            group[place] = message
-            size += size_in_one_piece(message)
-            if size >= _MOST_SENT:
-                names |= self._push_whole(group)
-                group, size = {}, 0
-        if group:
-            names |= self._push_whole(group)
         if rest:
             names |= dict(zip(rest, self._grid.push_messages([*rest.values()]), strict=False))
         return [names.get(place, "") for place in range(count)]
-
-    def _push_whole(self, group: Mapping[int, Message]) -> dict[int, str]:
-        """Send messages in one piece, all in one request: what each is called, by its place."""
-        names = self._runtime.send([*group.values()])
-        self._sent |= {
-            name: message.metadata.dst_node_id
-            for name, message in zip(names, group.values(), strict=True)
-            if name
-        }
-        return dict(zip(group, names, strict=True))
 
     def _takes_one_piece(self, node: int) -> bool:
         life = self._lives.get(node)

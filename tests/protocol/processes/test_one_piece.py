@@ -88,7 +88,7 @@ def test_a_short_message_goes_through_a_superlink_in_one_piece(database: str, an
     superlink = State(database)
     identify_process(run_id=superlink.run, node_id=1, task_id=superlink.task)
     asked = Message(wrap(b"there"), superlink.node.node_id, MessageType.TRAIN, ttl=60.0)
-    names = superlink.runtime.send([asked])
+    name = superlink.runtime.send(asked)
     fleet = Fleet(
         receive=superlink.receive,
         announce=superlink.announce,
@@ -106,9 +106,9 @@ def test_a_short_message_goes_through_a_superlink_in_one_piece(database: str, an
     identify_process(run_id=superlink.run, node_id=superlink.node.node_id, task_id=superlink.task)
     given = wrap(b"back") if answered == "content" else failure("why")
     fleet.answer(Message(given, reply_to=message), seconds=0.5)
-    ((answer, _),) = superlink.runtime.arrived(names)
+    ((answer, _),) = superlink.runtime.arrived([name])
     assert has_come_whole(answer)
-    assert answer.metadata.reply_to_message_id == names[0]
+    assert answer.metadata.reply_to_message_id == name
     if answered == "content":
         assert unwrap(answer.content) == b"back"
     else:

@@ -31,7 +31,6 @@ class Superlink:
         self.confirmed: list[str] = []
         self.looked = threading.Semaphore(0)
         self.sent: list[Message] = []
-        self.requests = 0
 
     def announce(self, node: int, content: bytes) -> tuple[str, list[str]]:
         """A node answers: the message that it answers, and its answer's objects, none uploaded."""
@@ -54,10 +53,9 @@ class Superlink:
         self.announced[name] = whole, type(tree)(object_id=tree.object_id)
         return name
 
-    def send(self, messages: list[Message]) -> list[str]:
-        self.requests += 1
-        self.sent += messages
-        return [f"to {message.metadata.dst_node_id}" for message in messages]
+    def send(self, message: Message) -> str:
+        self.sent.append(message)
+        return f"to {message.metadata.dst_node_id}"
 
     def upload(self, names: Iterable[str]) -> None:
         self.objects |= {name: self.whole[name] for name in names}
@@ -288,10 +286,9 @@ def test_an_answer_in_one_piece_that_is_too_long_is_left_out(
 def test_who_answered_in_one_piece_is_asked_in_one(
     superlink: Superlink, nodes: Nodes, quick: PromptGrid
 ) -> None:
-    """One request for all of them; what is long, and what is for others, goes in pieces."""
+    """What is long, and what is for others, goes in pieces."""
     messages = [ask(1), ask(7), ask(2, 12_000_000), ask(3)]
     assert list(quick.push_messages(messages)) == ["to 1", "to 7", "to 2", "to 3"]
-    assert superlink.requests == 1
     assert superlink.sent == [messages[0], messages[3]]
     assert nodes.pushed == [messages[1], messages[2]]
 
@@ -321,14 +318,6 @@ def test_whose_message_failed_is_asked_in_pieces(
     assert [message.metadata.dst_node_id for message in nodes.pushed] == [1]
     quick.close()
     assert superlink.confirmed == [tree.object_id]
-
-
-def test_a_great_deal_is_sent_in_several_requests(
-    superlink: Superlink, quick: PromptGrid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompt_grid, "_MOST_SENT", 1500)
-    assert list(quick.push_messages([ask(node, 1000) for node in (3, 1, 2)])) == ["to 3", "to 1", "to 2"]
-    assert superlink.requests == 2
 
 
 def test_a_look_brings_no_more_than_there_is_room_for(
