@@ -67,7 +67,7 @@ class Chaos:
         kinds: dict[str, Callable[[str], bool]] = {
             "agent": self._agent,
             "relay": lambda site: self._one_below(f"relay-{site}", "relay_process"),
-            "SuperLink": lambda _site: self._one_below("server", "flower-superlink"),
+            "SuperLink": lambda _site: self._one_below("server", "lean_superlink"),
             "server": self._server,
             "coordinating process": lambda _site: self._one_below("server", "flwr-serverapp"),
             "stopped site": self._stop_a_while,

@@ -5,6 +5,9 @@ updates in the open. Then a minute without a run: what relays and agents use, an
 Beside it stock Flower: the same certificates and keys, plain messages, Flower's own intervals, and two
 messages a round, as FedAvg has.
 
+With ``--count`` the SuperLink writes down what it is asked, which takes it time of its own: how often a
+round asks for what, sites (``fleet/``) and the coordinator's side (``runtime/``).
+
 Run from the repository's root: PYTHONPATH=. python benchmarks/overhead.py [--rounds 12] [--json]
 """
 
@@ -36,11 +39,12 @@ SETTINGS = (
 )
 IDLE_AFTER, IDLE_FOR = 130.0, 60.0  # seconds
 _ROUND_ENDS = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*confide\.rounds: round (\d+): ")
+_ASKED = re.compile(r"uvicorn\.access\].*POST /v1/(\S+) ")
 _ANSWERED = re.compile(r"run (\S+), round (\d+), request \d+: answered after ([\d.]+) s")
 # What a process is called here, by a word of its command line; the first that fits.
 _KINDS = {
     "relay_process": "relays",
-    "flower-superlink": "SuperLink",
+    "lean_superlink": "SuperLink",
     "serverapp": "coordinator",
     "nginx": "proxy",
     "--agent-only": "agents",
@@ -51,6 +55,8 @@ _KINDS = {
 def main() -> None:
     end_in_order()
     options = _options()
+    if options.count:
+        os.environ["FLWR_LOG_LEVEL"] = "DEBUG"
     found: dict[str, object] = {}
     with ExitStack() as stack:
         place = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
@@ -59,10 +65,12 @@ def main() -> None:
             masked = federation.job.read_text()
             for kind, key in (("masks", "beyond_training_masks"), ("none", "beyond_training")):
                 federation.job.write_text(masked if kind == "masks" else _in_the_open(masked))
-                beyond, processor = measure(federation, kind, rounds=options.rounds)
+                beyond, processor, asked = measure(federation, kind, rounds=options.rounds)
                 found[key] = statistics.median(beyond)
                 found[f"{key}_all"] = beyond
                 found[f"processor_{kind}"] = processor
+                if options.count:
+                    found[f"requests_{kind}"] = asked
             if not options.without_idle:
                 found["idle"] = idle(federation)
             found["load_average"] = os.getloadavg()[0]
@@ -76,13 +84,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--without-stock", action="store_true")
     parser.add_argument("--without-idle", action="store_true")
+    parser.add_argument("--count", action="store_true", help="requests a round, by what is asked")
     parser.add_argument("--keep", type=Path, help="a new folder for the federation and its logs")
     parser.add_argument("--json", action="store_true", help="one line: seconds a round, medians")
     return parser.parse_args()
 
 
-def measure(federation: LocalFederation, kind: str, *, rounds: int) -> tuple[list[float], dict[str, float]]:
-    """Seconds of each round beyond training, and the processor seconds a round of each part.
+def measure(
+    federation: LocalFederation, kind: str, *, rounds: int
+) -> tuple[list[float], dict[str, float], dict[str, float]]:
+    """Seconds of each round beyond training, and what a round takes: processor seconds by part, requests.
 
     The first round is left out: its requests wait for agents that load and check their model.
     """
@@ -91,16 +102,17 @@ def measure(federation: LocalFederation, kind: str, *, rounds: int) -> tuple[lis
     run = federation.start_run(*[word for each in words for word in ("--set", each)], name=name)
     log = federation.coordinator / "runs" / name / "run.log"
     federation.wait_until(lambda: 1 in _ends(log) or run.poll() is not None, what="the first round")
-    before = _processor(federation)
+    before, asked_before = _processor(federation), _asked(federation)
     federation.wait_until(
         lambda: rounds in _ends(log) or run.poll() is not None, what="the last round", seconds=60.0 * rounds
     )
-    after = _processor(federation)
+    after, asked = _processor(federation), _asked(federation) - asked_before
     if federation.wait(run) != 0:
         raise RuntimeError(federation.said())
     ends, training = _ends(log), _training(federation, name)
     beyond = [ends[this] - ends[last] - training[this] for last, this in pairwise(sorted(ends))]
-    return beyond, {part: (after[part] - before[part]) / (rounds - 1) for part in sorted(after)}
+    spent = {part: (after[part] - before[part]) / (rounds - 1) for part in sorted(after)}
+    return beyond, spent, {what: asked[what] / (rounds - 1) for what in sorted(asked)}
 
 
 def _ends(log: Path) -> dict[int, float]:
@@ -134,6 +146,12 @@ def _processor(federation: LocalFederation) -> Counter[str]:
             kind = next((name for word, name in _KINDS.items() if word in words), "other")
             found[kind] += times.user + times.system
     return found
+
+
+def _asked(federation: LocalFederation) -> Counter[str]:
+    """What the SuperLink was asked so far, if it writes that down."""
+    log = federation.coordinator / "logs" / "superlink.log"
+    return Counter(_ASKED.findall(log.read_text(errors="replace")))
 
 
 def idle(federation: LocalFederation) -> dict[str, float]:

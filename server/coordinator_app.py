@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import RunError
+from protocol.processes.tether import tie_to_parent
 from runs.run_folder import RunFolder
 from server.coordinated_run import coordinate
 from server.post.prompt_grid import PromptGrid
@@ -26,6 +27,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds that the run folder lacks."""
+    # Flower sees the end of what started this process on a thread of its own, and raises SIGINT there: that
+    # does not wake a main thread which waits for a lock or for another thread. Linux's signal does.
+    tie_to_parent()
     place = os.environ.get(SERVED)
     if place is None:
         raise RunError("this process was not started by `confide server start`")

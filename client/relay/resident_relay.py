@@ -18,7 +18,7 @@ from flwr.app import Message
 from client.relay.pace import SOONEST, Pace
 from privacy.errors import ConfideError, ProtocolError
 from protocol.messages.flower import unwrap, wrap
-from protocol.processes.flower_internals import Fleet, RunNotRunningException, failure
+from protocol.processes.flower_internals import Fleet, RunNotRunningException, failure, has_come_whole
 
 MOST_AT_ONCE = 8  # messages; those of one run come one after the other, or two at a time
 MOST_BYTES = 1 << 30  # of all messages that are on their way to the agent
@@ -125,7 +125,8 @@ class ResidentRelay:
             # Where one object failed, others may still be on their way: threads and bytes of this message.
             share.give_back()
             self._places.release()
-        self._forget(message)
+        if not has_come_whole(message):
+            self._forget(message)
 
     def _forget(self, message: Message) -> None:
         """Let the SuperLink forget what it sent: nobody waits for that, so it comes last."""

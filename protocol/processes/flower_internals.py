@@ -1,7 +1,8 @@
-"""What Confide uses of Flower beyond ``flwr.app``, ``flwr.clientapp`` and ``flwr.serverapp``: all of it.
+"""What Confide uses of Flower beyond ``flwr.app``, ``flwr.clientapp`` and ``flwr.serverapp``.
 
 Only these three are documented to last; the rest moves between minor versions. A test keeps every other
-import of Flower out, and ``tests/protocol/processes/test_flower_contract.py`` tries what is assumed of it.
+import of Flower out, but for ``server/service/lean_superlink.py``; ``test_flower_contract.py`` and
+``test_one_piece.py`` try what is assumed of it.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ __all__ = [
     "deflate",
     "failed_answer",
     "failure",
+    "has_come_whole",
     "identify_process",
     "inflate",
     "inflated_size",
+    "is_short",
     "make_run",
     "object_ids",
     "pull_contents",
     "run_simulation",
     "select_krum",
+    "size_in_one_piece",
     "trimmed_mean",
 ]
 
@@ -116,6 +120,30 @@ def run_simulation(**arguments: Any) -> None:
 def failure(reason: str) -> Error:
     """What a message is answered with when nothing came of it."""
     return Error(_APP_FAILED, reason)
+
+
+def is_short(message: Message) -> bool:
+    """Whether a message may travel in one piece: it is an error, or one record without parts.
+
+    Its content is then in its announcement, and of its objects only its name is known to the SuperLink: no
+    object has to be sent, fetched or deleted. Flower itself takes the content out.
+    """
+    if message.has_error():
+        return True
+    records = list(message.content.values())
+    return len(records) == 1 and isinstance(records[0], ConfigRecord)
+
+
+def has_come_whole(announced: Message) -> bool:
+    """Whether an announced message has its content with it."""
+    return announced.has_error() or (announced.has_content() and len(announced.content) > 0)
+
+
+def size_in_one_piece(message: Message) -> int:
+    """How many bytes the content of a message takes that came with it."""
+    from flwr.common.serde import recorddict_to_proto
+
+    return 0 if message.has_error() else int(recorddict_to_proto(message.content).ByteSize())
 
 
 def object_ids(tree: Any) -> list[str]:
@@ -194,6 +222,17 @@ def deflate(message: Message) -> tuple[Any, dict[str, bytes]]:
         return get_object_tree(message), {name: part.deflate() for name, part in objects.items()}
 
 
+def _name_alone(tree: Any) -> Any:
+    """The tree of a message whose objects stay where they are."""
+    return type(tree)(object_id=tree.object_id)
+
+
+def _without_what_is_long(message: Message) -> Message:
+    from flwr.app.message import remove_content_from_message
+
+    return message if is_short(message) else remove_content_from_message(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
     """A SuperNode's connection to the SuperLink, by Flower's own functions.
@@ -222,6 +261,9 @@ class Fleet:
         Objects are fetched side by side, each on a thread of its own within ``pulling()``. When one fails
         this raises, and the others end with what they next receive.
         """
+        if has_come_whole(message):
+            take(size_in_one_piece(message))
+            return message
         run, given_up = message.metadata.run_id, threading.Event()
 
         def pull(name: str) -> bytes:
@@ -241,6 +283,9 @@ class Fleet:
         run = message.metadata.run_id
         tree, objects = deflate(message)
         message.metadata.__dict__["_message_id"] = tree.object_id
+        if is_short(message):
+            self.announce(message, _name_alone(tree), seconds)
+            return
         wanted, session = self.announce(message, tree, seconds)
         push_object_contents_from_iterable(
             [(name, content) for name, content in objects.items() if name in wanted],
@@ -258,8 +303,9 @@ def connect_to_fleet(address: str, *, authority: Path, key: EllipticCurvePrivate
     from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
-    # Flower takes no client from outside.
+    # Flower takes no client from outside, and takes the content out of whatever it announces.
     connection.FleetHttpClient = type("CarefulClient", (Careful, FleetHttpClient), {})
+    connection.remove_content_from_message = _without_what_is_long
     with connection.http_request_response(
         address, False, str(authority), authentication_keys=(key, key.public_key())
     ) as (_node, receive, send, _get_run, _get_fab, pull_object, push_object, confirm):
@@ -278,8 +324,29 @@ class Runtime:
     def __init__(self, grid: Any) -> None:
         self._grid = grid
 
+    def send(self, message: Message) -> str:
+        """Send a short message in one piece: its identifier, empty if it was refused.
+
+        Only a relay of Confide's understands it. Its name is an object that is never uploaded. Whoever asks
+        for that after three minutes has the SuperLink drop all that was sent in the same request: so a
+        node's message shares none with another's.
+        """
+        from flwr.common.serde import message_to_proto
+        from flwr.proto.message_pb2 import ObjectTree
+        from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+
+        name = message.metadata.__dict__["_message_id"] = message.object_id
+        request = PushAppMessagesRequest(
+            messages_list=[message_to_proto(message)], message_object_trees=[ObjectTree(object_id=name)]
+        )
+        (taken,) = self._grid._runtime_client.PushMessages(request).message_ids
+        return str(taken)
+
     def arrived(self, message_ids: Iterable[str]) -> list[tuple[Message, Any]]:
-        """Answers that were announced, each once, without their content, and the trees of their objects."""
+        """Answers that were announced, each once, and the trees of their objects.
+
+        Those that did not come whole are without their content.
+        """
         from flwr.common.serde import message_from_proto
         from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 

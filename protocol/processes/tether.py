@@ -14,14 +14,20 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def tie_to_parent() -> None:
+    """Have this process get SIGTERM when the thread that started it ends. Raises OSError."""
+    if sys.platform != "linux":
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
 def main(arguments: list[str]) -> None:
     """Become the program, tied to the thread of the parent that started it."""
     parent, command = int(arguments[0]), arguments[1:]
-    if sys.platform == "linux":
-        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-            raise OSError(ctypes.get_errno(), "prctl failed")
-        if os.getppid() != parent:  # it ended before the line above, and no signal comes
-            raise SystemExit(1)
+    tie_to_parent()
+    if sys.platform == "linux" and os.getppid() != parent:  # it ended before that, and no signal comes
+        raise SystemExit(1)
     os.execv(command[0], command)  # noqa: S606  # no shell is wanted
 
 

@@ -7,15 +7,17 @@ loopback alone, under a certificate that is good for nothing else.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from privacy.errors import UserError
-from protocol.processes.flower_process import Program, flower_environment, flower_program
+from protocol.processes.flower_process import Program, flower_environment
 from server.provisioning.authority import LOOPBACK, loopback_certificate
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import read_address
@@ -24,8 +26,11 @@ from server.service.flower_cli import read_address
 SERVED = "CONFIDE_COORDINATOR"
 
 
+_SUPERLINK = "server.service.lean_superlink"
+_SOURCE = Path(__file__).resolve().parents[2]
+
 # Seconds between two looks for runs to start: each costs what a site's look costs, and runs are rare.
-_CALM = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
+_CALM = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +110,7 @@ def superlink_program(folder: CoordinatorFolder, endpoint: Endpoint) -> Program:
     """The SuperLink of a coordinator's folder. Paths are absolute: its children run elsewhere."""
     home = folder.flower_home.resolve()
     command = (
-        *(flower_program("flower-superlink"), "--host", endpoint.host, "--port", str(endpoint.port)),
+        *(sys.executable, "-P", "-m", _SUPERLINK, "--host", endpoint.host, "--port", str(endpoint.port)),
         *("--ssl-ca-certfile", str(endpoint.authority.resolve())),
         *("--ssl-certfile", str(endpoint.certificate.resolve())),
         *("--ssl-keyfile", str(endpoint.key.resolve())),
@@ -115,7 +120,12 @@ def superlink_program(folder: CoordinatorFolder, endpoint: Endpoint) -> Program:
     return Program(
         name="SuperLink",
         command=command,
-        environment={**flower_environment(home), **_CALM, SERVED: str(folder.path.resolve())},
+        environment={
+            **flower_environment(home),
+            **_CALM,
+            SERVED: str(folder.path.resolve()),
+            "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(_SOURCE), os.environ.get("PYTHONPATH")])),
+        },
         folder=home,
         log=folder.logs / "superlink.log",
     )

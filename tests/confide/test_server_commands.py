@@ -286,7 +286,7 @@ def test_a_servers_life(call: Terminal, started: list[Server], tmp_path: Path, p
     try:
         until(lambda: states() == {"north": "connected", "south": "never seen"}, lambda: str(states()))
 
-        os.kill(server.pid_of("flower-superlink"), signal.SIGKILL)
+        os.kill(server.pid_of("lean_superlink"), signal.SIGKILL)
         server.wait_for("SuperLink ended by signal 9")
         os.kill(server.pid_of(IN_ITS_COMMAND[proxy]), signal.SIGKILL)
         server.wait_for("proxy was started again")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.provisioning.coordinator_folder import CoordinatorFolder
@@ -177,6 +178,18 @@ class LocalFederation:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        self._see_all_ended()
+
+    def _see_all_ended(self) -> None:
+        """Raises AssertionError, and ends them, if any process that works in this folder is left."""
+        end = time.monotonic() + PATIENCE / 5
+        while left := _naming(str(self.folder)):
+            if time.monotonic() > end:
+                said = [" ".join(process.cmdline()) for process in left]
+                for process in left:
+                    process.kill()
+                raise AssertionError(f"these outlived the federation: {said}")
+            time.sleep(0.1)
 
     def said(self, lines: int = 15) -> str:
         """The ends of all logs."""
@@ -201,6 +214,15 @@ def local_federation(
         yield federation
     finally:
         federation.close()
+
+
+def _naming(folder: str) -> list[psutil.Process]:
+    """The processes whose command names a folder, but for this one."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != os.getpid() and any(folder in word for word in process.info["cmdline"] or ())
+    ]
 
 
 def _settings() -> list[str]:

@@ -46,6 +46,27 @@ def test_an_envelope_goes_to_the_agent_and_its_answer_back(superlink: Superlink,
     assert (metadata.reply_to_message_id, metadata.src_node_id, metadata.run_id) == (sent, 2, 1)
 
 
+def test_a_message_in_one_piece_needs_nothing_more(superlink: Superlink) -> None:
+    """No object is fetched, and nothing is to be forgotten."""
+    sent = superlink.send_whole(b"there")
+    with relaying(superlink, lambda envelope: b"<" + envelope) as relay:
+        (answer,) = superlink.wait_for(1)
+        assert unwrap(answer.content) == b"<there"
+        assert answer.metadata.reply_to_message_id == sent
+        superlink.send(b"another")
+        superlink.wait_for(2)
+        assert superlink.confirmed.acquire(timeout=PATIENCE)
+    assert not superlink.confirmed.acquire(blocking=False)
+    assert relay._room._left == relay._room.most
+
+
+def test_a_message_in_one_piece_takes_its_bytes(superlink: Superlink) -> None:
+    superlink.send_whole(bytes(5000))
+    with relaying(superlink, lambda envelope: envelope, most_bytes=4000):
+        (answer,) = superlink.wait_for(1)
+    assert "4000 bytes at most" in answer.error.reason
+
+
 def test_a_long_request_holds_up_no_other(superlink: Superlink) -> None:
     let = threading.Event()
 

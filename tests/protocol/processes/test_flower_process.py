@@ -238,3 +238,19 @@ def test_a_tether_whose_parent_is_gone_runs_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(tether), "1", "/usr/bin/touch", str(mark)]
     assert subprocess.run(command, check=False).returncode == 1
     assert not mark.exists()
+
+
+@needs_linux
+def test_whoever_waits_for_ever_ends_with_its_parent() -> None:
+    """A signal that a thread of its own raises would not wake it."""
+    waits = (
+        "import os, signal, sys, threading; from protocol.processes.tether import tie_to_parent;"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); tie_to_parent();"
+        "lock = threading.Lock(); lock.acquire(); print(os.getpid(), flush=True); lock.acquire()"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}])"
+    with children.start([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        inner = int(process.stdout.readline())
+        process.kill()
+    until(lambda: not runs(inner))

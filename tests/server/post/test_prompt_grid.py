@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flwr.app import Message, MessageType
+from flwr.app import Error, Message, MessageType
 
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes.flower_internals import ObjectPullError, deflate, identify_process
@@ -29,6 +30,7 @@ class Superlink:
         self.asked: list[list[str]] = []
         self.confirmed: list[str] = []
         self.looked = threading.Semaphore(0)
+        self.sent: list[Message] = []
 
     def announce(self, node: int, content: bytes) -> tuple[str, list[str]]:
         """A node answers: the message that it answers, and its answer's objects, none uploaded."""
@@ -41,6 +43,19 @@ class Superlink:
         answer.__dict__["_content"] = None
         self.announced[f"to {node}"] = answer, tree
         return f"to {node}", list(objects)
+
+    def answer_whole(self, node: int, content: bytes | Error) -> str:
+        """A node answers in one piece: the message that it answers."""
+        name, _ = self.announce(node, b"")
+        announced, tree = self.announced[name]
+        fields = {"error": content} if isinstance(content, Error) else {"content": wrap(content)}
+        whole = Message(metadata=announced.metadata, **fields)
+        self.announced[name] = whole, type(tree)(object_id=tree.object_id)
+        return name
+
+    def send(self, message: Message) -> str:
+        self.sent.append(message)
+        return f"to {message.metadata.dst_node_id}"
 
     def upload(self, names: Iterable[str]) -> None:
         self.objects |= {name: self.whole[name] for name in names}
@@ -67,6 +82,42 @@ def superlink() -> Superlink:
 @pytest.fixture
 def grid(superlink: Superlink) -> PromptGrid:
     return PromptGrid(InProcessGrid({}), runtime=superlink)
+
+
+class Nodes(InProcessGrid):
+    """Nodes 1 to 9, connected since ``life``; what is pushed in pieces is kept."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.life = "monday"
+        self.pushed: list[Message] = []
+
+    def get_nodes(self) -> list[Any]:
+        return [SimpleNamespace(node_id=node, last_activated_at=self.life) for node in range(1, 10)]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        some = list(messages)
+        self.pushed += some
+        return [f"to {message.metadata.dst_node_id}" for message in some]
+
+
+@pytest.fixture
+def nodes() -> Nodes:
+    return Nodes()
+
+
+@pytest.fixture
+def quick(superlink: Superlink, nodes: Nodes) -> PromptGrid:
+    """A Grid of these nodes, of which the first three have answered in one piece."""
+    found = PromptGrid(nodes, runtime=superlink)
+    found.get_nodes()
+    answered = [superlink.answer_whole(node, b"first") for node in (1, 2, 3)]
+    assert [unwrap(answer.content) for answer in look(found, answered)] == [b"first"] * 3
+    return found
+
+
+def ask(node: int, size: int = 5) -> Message:
+    return Message(wrap(bytes(size)), node, MessageType.TRAIN, ttl=60.0)
 
 
 def look(grid: PromptGrid, names: list[str], longest: int = 1 << 30) -> list[Message]:
@@ -210,3 +261,89 @@ def test_halves_of_answers_keep_nobody_out(
         for answer in pull(grid, names, longest=11_000_000):
             found[answer.metadata.src_node_id] = unwrap(answer.content)
     assert found == contents
+
+
+def test_an_answer_in_one_piece_needs_nothing_more(superlink: Superlink, quick: PromptGrid) -> None:
+    name = superlink.answer_whole(4, b"all of it")
+    (answer,) = look(quick, [name])
+    assert unwrap(answer.content) == b"all of it"
+    assert answer.metadata.reply_to_message_id == name
+    assert look(quick, [name]) == []
+    quick.close()
+    assert not superlink.looked.acquire(blocking=False)
+    assert superlink.confirmed == []
+
+
+def test_an_answer_in_one_piece_that_is_too_long_is_left_out(
+    superlink: Superlink, quick: PromptGrid
+) -> None:
+    name = superlink.answer_whole(4, bytes(70_000))
+    (answer,) = look(quick, [name], longest=1000)
+    assert answer.error.reason == f"{TOO_LONG}: expected 1000 bytes at most"
+    assert answer.metadata.reply_to_message_id == name
+
+
+def test_who_answered_in_one_piece_is_asked_in_one(
+    superlink: Superlink, nodes: Nodes, quick: PromptGrid
+) -> None:
+    """What is long, and what is for others, goes in pieces."""
+    messages = [ask(1), ask(7), ask(2, 12_000_000), ask(3)]
+    assert list(quick.push_messages(messages)) == ["to 1", "to 7", "to 2", "to 3"]
+    assert superlink.sent == [messages[0], messages[3]]
+    assert nodes.pushed == [messages[1], messages[2]]
+
+
+def test_who_connected_anew_is_asked_in_pieces(
+    superlink: Superlink, nodes: Nodes, quick: PromptGrid
+) -> None:
+    """It may be a SuperNode of Flower's by now."""
+    nodes.life = "tuesday"
+    quick.get_nodes()
+    assert list(quick.push_messages([ask(1)])) == ["to 1"]
+    assert (superlink.sent, len(nodes.pushed)) == ([], 1)
+
+
+@pytest.mark.parametrize("told_by", [1, 0], ids=["the node", "the SuperLink"])
+def test_whose_message_failed_is_asked_in_pieces(
+    superlink: Superlink, nodes: Nodes, quick: PromptGrid, told_by: int
+) -> None:
+    (name,) = quick.push_messages([ask(1)])
+    assert len(superlink.sent) == 1
+    superlink.answer_whole(1, Error(0, "no such object"))
+    failed, tree = superlink.announced[name]
+    failed.metadata.__dict__["_src_node_id"] = told_by
+    (answer,) = look(quick, [name])
+    assert answer.error.reason == "no such object"
+    quick.push_messages([ask(1), ask(2)])
+    assert [message.metadata.dst_node_id for message in nodes.pushed] == [1]
+    quick.close()
+    assert superlink.confirmed == [tree.object_id]
+
+
+def test_a_look_brings_no_more_than_there_is_room_for(
+    superlink: Superlink, quick: PromptGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_grid, "_MOST_FOUND", 2500)
+    names = [superlink.answer_whole(node, bytes(1000)) for node in range(1, 10)]
+    superlink.asked.clear()
+    assert len(look(quick, names, longest=1000)) == 9
+    assert [len(asked) for asked in superlink.asked] == [2, 2, 2, 2, 1]
+
+
+def test_a_superlink_that_is_gone_keeps_no_run_from_ending(
+    superlink: Superlink, grid: PromptGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's client asks it for ever."""
+    monkeypatch.setattr(prompt_grid, "_LAST_SECONDS", 0.05)
+    ended = threading.Event()
+    monkeypatch.setattr(superlink, "confirm_received", lambda _name: ended.wait(PATIENCE))
+    name, objects = superlink.announce(7, b"x")
+    superlink.upload(objects)
+    pull(grid, [name])
+    closing = threading.Thread(target=grid.close)
+    closing.start()
+    closing.join(PATIENCE / 2)
+    left = closing.is_alive()
+    ended.set()
+    closing.join()
+    assert not left
