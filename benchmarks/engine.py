@@ -28,6 +28,7 @@ from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
 from privacy.ledger.receipt import Receipt, sign_receipt
 from privacy.mechanisms.rng import fresh_source
+from privacy.secagg.sealing import PairKeys
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
@@ -56,7 +57,14 @@ class NoEvaluation:
         return Score(loss=1.0, measures={"accuracy": 0.5, "loss": 1.0})
 
 
-def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes], layout: AdapterLayout):
+def answer_as(
+    name: str,
+    place: Path,
+    manifest: Manifest,
+    peers: dict[str, bytes],
+    layout: AdapterLayout,
+    pairs: PairKeys,
+):
     """A site that has trained already."""
     plan = make_sampled_plan(
         mechanism="gaussian",
@@ -72,7 +80,7 @@ def answer_as(name: str, place: Path, manifest: Manifest, peers: dict[str, bytes
     # As the simulation opens those of homes that are the run's own.
     ledger = Ledger.open(place / name, site=name, identity=identity, epsilon=3.0, delta=2e-5, flush=False)
     dataset = ledger.register([b"%d" % number for number in range(9000)])
-    party = Party(site=name, identity=identity, peers=lambda: peers, secrets=None)
+    party = Party(site=name, identity=identity, peers=lambda: peers, secrets=None, pairs=pairs)
     sums = open_sums(manifest, update_size=layout.update_size, plan=plan, party=party, ledger=ledger)
 
     def join() -> Joined:
@@ -136,14 +144,17 @@ def milliseconds(kind: str, sites: int) -> list[float]:
             layout=layout,
             state=job.strategy.start(layout, adapter),
             adapter_config={},
+            flush=False,
         )
         names = {number: f"site-{number}" for number in range(1, sites + 1)}
         peers = {
             name: Identity.load_or_create(place / name / "identity.key").public for name in names.values()
         }
-        grid = InProcessGrid(
-            {number: answer_as(name, place, manifest, peers, layout) for number, name in names.items()}
-        )
+        pairs = PairKeys()
+        sites = {
+            number: answer_as(name, place, manifest, peers, layout, pairs) for number, name in names.items()
+        }
+        grid = InProcessGrid(sites)
         stamps = [time.perf_counter()]
 
         def listen(_record: object) -> None:

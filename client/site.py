@@ -28,6 +28,7 @@ from privacy.identity import Identity
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.receipt import Receipt, sign_receipt
 from privacy.mechanisms.rng import Entropy, fresh_entropy
+from privacy.secagg.sealing import PairKeys
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.messages import confide_pb2 as pb
@@ -49,7 +50,8 @@ class Site:
     ``peers`` are the identity keys of all sites, by name, that it would mask with. ``between`` is called
     between steps, ``planner`` finds a run's noise, ``check_unit`` refuses a model whose gradients are not
     those of single examples, and ``clock`` gives seconds. What it keeps secret of sums outlives the process
-    unless ``forgetful``. What a ``candid`` one refuses with is as its custodian would read it.
+    unless ``forgetful``. What a ``candid`` one refuses with is as its custodian would read it. Sites that
+    share a process may share ``pairs``.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Site:
         clock: Callable[[], float] = time.monotonic,
         forgetful: bool = False,
         candid: bool = False,
+        pairs: PairKeys | None = None,
     ) -> None:
         self.name = name
         self._host = host
@@ -73,6 +76,7 @@ class Site:
         self._peers = peers
         self._forgetful = forgetful
         self._candid = candid
+        self._pairs = pairs
         self._keyed_entropy = keyed_entropy
         self._between = between
         self._planner = planner
@@ -266,6 +270,7 @@ class Site:
             identity=self._signer(),
             peers=self._peers,
             secrets=None if self._forgetful else self._home.secrets_path(manifest),
+            pairs=self._pairs,
         )
 
     def prepare(self, asked: pb.Request, *, header: Header | None = None) -> Work:

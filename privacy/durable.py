@@ -36,6 +36,27 @@ def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, flush: 
         partial.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: bytes, *, flush: bool = True) -> None:
+    """Put a line at the end of a file of lines, flushed to the disk.
+
+    What a kill left of a line at the end goes: whoever reads the file takes whole lines alone. ``flush`` is
+    as for ``write_durably``.
+    """
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                end = file.read().rfind(b"\n") + 1
+                file.truncate(end)
+        file.seek(end)
+        file.write(line + b"\n")
+        file.flush()
+        if flush:
+            os.fsync(file.fileno())
+
+
 def sync_file(path: Path) -> None:
     """Flush one file's content to the disk."""
     with path.open("rb") as file:
@@ -49,6 +70,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Make a link point elsewhere, at once: whoever reads it finds the old target or this."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.rename(link)
 
 
 def make_private_folder(path: Path, *, flush: bool = True) -> None:

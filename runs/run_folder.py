@@ -41,7 +41,7 @@ import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from privacy.durable import BY_UMASK, sync_file, sync_folder, write_durably
+from privacy.durable import BY_UMASK, append_line, replace_link, sync_file, sync_folder, write_durably
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from privacy.ledger.receipt import SignedReceipt
@@ -116,10 +116,14 @@ def highest_epsilon(records: Sequence[RoundRecord]) -> float | None:
 
 
 class RunFolder:
-    """One run on disk. Whatever is read back was whole when it was written."""
+    """One run on disk. Whatever is read back was whole when it was written.
 
-    def __init__(self, path: Path) -> None:
+    Without ``flush`` it outlasts a kill and no power cut: for simulations, whose sites are lost with it.
+    """
+
+    def __init__(self, path: Path, *, flush: bool = True) -> None:
         self.path = path
+        self._flush = flush
         self._keys: tuple[tuple[int, int], dict[str, bytes]] | None = None
 
     @classmethod
@@ -133,6 +137,7 @@ class RunFolder:
         state: State,
         adapter_config: Mapping[str, Any],
         coordinator_key: Path | None = None,
+        flush: bool = True,
     ) -> RunFolder:
         """Make a folder with everything that a run starts from. It appears whole or not at all.
 
@@ -144,30 +149,33 @@ class RunFolder:
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             partial.mkdir()
-            write_durably(partial / "manifest.json", manifest.content, mode=BY_UMASK)
-            write_durably(partial / "job.toml", job_toml(manifest.job).encode(), mode=BY_UMASK)
-            write_durably(partial / "facts.json", json.dumps(facts, indent=1).encode(), mode=BY_UMASK)
-            write_durably(partial / "rounds.jsonl", b"", mode=BY_UMASK)
-            write_durably(
-                partial / "adapter_config.json", json.dumps(adapter_config).encode(), mode=BY_UMASK
-            )
-            folder = cls(partial)
+            folder = cls(partial, flush=flush)
+            folder._write("manifest.json", manifest.content)
+            folder._write("job.toml", job_toml(manifest.job).encode())
+            folder._write("facts.json", json.dumps(facts, indent=1).encode())
+            folder._write("rounds.jsonl", b"")
+            folder._write("adapter_config.json", json.dumps(adapter_config).encode())
             if coordinator_key is not None:
                 folder.key_path.symlink_to(coordinator_key.resolve())
             folder.save_state(0, layout, state)
-            sync_folder(partial)
+            if flush:
+                sync_folder(partial)
             partial.rename(path)
-            sync_folder(path.parent)
+            if flush:
+                sync_folder(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return cls(path)
+        return cls(path, flush=flush)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, *, flush: bool = True) -> RunFolder:
         """Open an existing run. Raises RunError if the folder is none."""
         if not (path / "manifest.json").exists():
             raise RunError(f"{path} is not a run folder: it has no manifest.json")
-        return cls(path)
+        return cls(path, flush=flush)
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_durably(self.path / name, content, mode=BY_UMASK, flush=self._flush)
 
     @property
     def manifest(self) -> Manifest:
@@ -176,7 +184,7 @@ class RunFolder:
     @property
     def identity(self) -> Identity:
         """The coordinator's key in this run."""
-        return Identity.load_or_create(self.key_path)
+        return Identity.load_or_create(self.key_path, flush=self._flush)
 
     @property
     def key_path(self) -> Path:
@@ -190,7 +198,7 @@ class RunFolder:
             taken = int(path.read_text()) + 1 if path.exists() else 1
         except ValueError as error:
             raise RunError(f"{path} cannot be read: {error}") from error
-        write_durably(path, str(taken).encode(), mode=BY_UMASK)
+        self._write("counter", str(taken).encode())
         return taken
 
     @property
@@ -220,7 +228,7 @@ class RunFolder:
         if keys.keys() <= known.keys():
             return
         table = {name: key.hex() for name, key in sorted({**known, **keys}.items())}
-        write_durably(self.path / "sites.json", json.dumps(table, indent=1).encode(), mode=BY_UMASK)
+        self._write("sites.json", json.dumps(table, indent=1).encode())
 
     def receipts_path(self, of: ReceiptsOf) -> Path:
         """Where a round's receipts are, or those for the metrics."""
@@ -249,7 +257,7 @@ class RunFolder:
         }
         path = self.receipts_path(of)
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, json.dumps(table, indent=1).encode(), mode=BY_UMASK)
+        self._write(str(path.relative_to(self.path)), json.dumps(table, indent=1).encode())
 
     @property
     def metrics(self) -> Metrics | None:
@@ -261,7 +269,7 @@ class RunFolder:
     def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
         """Write metrics after their receipts: where there are metrics, there are receipts for them."""
         self.save_receipts("metrics", receipts)
-        write_durably(self.path / "metrics.json", metrics.content, mode=BY_UMASK)
+        self._write("metrics.json", metrics.content)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -294,11 +302,7 @@ class RunFolder:
     def finish_round(self, record: RoundRecord, layout: AdapterLayout, state: State) -> None:
         """Write a round's state, then its line: a line in rounds.jsonl has its adapter on disk."""
         self.save_state(record.round, layout, state)
-        path = self.path / "rounds.jsonl"
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        line = json.dumps(asdict(record)).encode() + b"\n"
-        write_durably(path, whole + line, mode=BY_UMASK)
+        append_line(self.path / "rounds.jsonl", json.dumps(asdict(record)).encode(), flush=self._flush)
 
     def save_state(self, number: int, layout: AdapterLayout, state: State) -> None:
         """Write the state after a round, its adapter in PEFT's format, and make ``adapter`` point to it."""
@@ -315,17 +319,15 @@ class RunFolder:
             save_tensors(partial, layout.split(state.adapter), begun=None if whole else layout.split(first))
             if state.memory:
                 save_file(dict(state.memory), partial / MEMORY)
-            for file in partial.iterdir():
+            for file in partial.iterdir() if self._flush else ():
                 sync_file(file)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        sync_folder(rounds)
-        link = self.path / ".adapter.partial"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("rounds") / f"{number:03d}")
-        link.rename(self.path / "adapter")
+        if self._flush:
+            sync_folder(rounds)
+        replace_link(self.path / "adapter", Path("rounds") / f"{number:03d}")
 
     def newest_adapter(self, layout: AdapterLayout) -> NDArray[np.float32]:
         """The newest adapter: float32[adapter_size]."""

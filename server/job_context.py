@@ -112,12 +112,13 @@ class Workplace:
         examples_by_site: Mapping[str, int] | None = None,
         coordinator_key: Path | None = None,
         federation: str | None = None,
+        flush: bool = True,
     ) -> RunFolder:
         """The folder of a new run, whole from the start.
 
         ``coordinator_key`` is where the coordinator keeps its key; without it the run gets one of its own.
-        ``federation`` is the name of a real one; without it the run is simulated. Raises JobError for a job
-        whose updates could not be summed as it asks.
+        ``federation`` is the name of a real one; without it the run is simulated. ``flush`` is as in
+        ``RunFolder``. Raises JobError for a job whose updates could not be summed as it asks.
         """
         check_sums(manifest)
         check_encoding(manifest, update_size=self.adapted.layout.update_size)
@@ -137,6 +138,7 @@ class Workplace:
             state=self.job.strategy.start(self.adapted.layout, self.initial_adapter),
             adapter_config=self.adapter_config(),
             coordinator_key=coordinator_key,
+            flush=flush,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
     }
     for name, variant in variants.items():
         path = folder.path / "compare" / name
-        there = RunFolder.open(path) if path.exists() else variant.create_folder(path)
+        there = RunFolder.open(path, flush=False) if path.exists() else variant.create_folder(path)
         if job.federation.cohort is not None:
             variant.booked_homes(there)
         run_in_folder(variant, there, workers=workers, progress=progress, title=BASELINES[name])

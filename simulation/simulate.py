@@ -53,7 +53,7 @@ def simulate(
         progress.stage("Reading the data and loading the base model")
         world = World(job)
         workers = _workers(world, workers, engine=engine)
-        folder = world.create_folder(runs / (name or new_name(job)))
+        folder = world.create_folder(runs / (name or new_name(job)), flush=homes is not None)
         try:
             _prepare_homes(world, folder, policy=allowed, homes=homes)
             run = _run(world, folder, engine=engine, workers=workers, progress=progress)
@@ -82,7 +82,7 @@ def resume(
     Raises RunError if the folder is none, or if the model differs from the one it started with.
     """
     check_workers(workers, engine=engine)
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(path, flush=(path / "sites").is_symlink())
     with profiled(profile) as laps:
         progress.stage("Reading the data and loading the base model")
         world = reopen_world(folder)
@@ -106,7 +106,7 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
         homes.mkdir(parents=True, exist_ok=True)
         (folder.path / "sites").symlink_to(homes.resolve())
     for name in world.site_names:
-        home = Home(folder.path / "sites" / name)
+        home = Home(folder.path / "sites" / name, flush=homes is not None)
         if policy is not None:
             home.write_policy(policy)
         elif homes is not None and not home.has_policy:

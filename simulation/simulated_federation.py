@@ -19,6 +19,7 @@ from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.ledger.ledger_book import BOOK
 from privacy.mechanisms.rng import keyed_entropy
+from privacy.secagg.sealing import PairKeys
 from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
@@ -91,7 +92,7 @@ class World:
         self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
         whole = Equipment(trainer=self.trainer, prefix=self.workplace.prefix)
         self._models = SmallerModels(whole=whole, labels=self.labels, device=self.device)
-        self._plans, self._check = SharedPlans(), SharedCheck()
+        self._plans, self._check, self._pairs = SharedPlans(), SharedCheck(), PairKeys()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._booked: dict[Path, BookedHomes] = {}
         self._examples: Kept[str, Examples] = Kept(_EXAMPLES_BYTES)
@@ -184,6 +185,7 @@ class World:
             keyed_entropy=None if seed is None else keyed_entropy(seed, name),
             planner=self._plans,
             check_unit=self._check,
+            pairs=self._pairs,
         )
 
     def site_of_run(self, name: str, folder: RunFolder, *, forgetful: bool = False) -> Site:
@@ -266,12 +268,13 @@ class World:
             sites=() if drawn is None else tuple(sorted(self._rows)),
         )
 
-    def create_folder(self, path: Path) -> RunFolder:
-        """The folder of a new run, whole from the start."""
+    def create_folder(self, path: Path, *, flush: bool = False) -> RunFolder:
+        """The folder of a new run, whole from the start; ``flush`` is for homes that outlast it."""
         return self.workplace.create_folder(
             path,
             manifest=self.manifest(path.name),
             examples_by_site=self.sizes,
+            flush=flush,
         )
 
     def _kept(self, name: str, examples: Examples) -> Activations:

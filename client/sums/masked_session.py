@@ -157,5 +157,5 @@ class MaskedSession(SumSession[SiteState]):
     def _session(self, state: SiteState) -> AgreementKey:
         """The run's key, with what it has agreed on with each neighbour: the same for all sums."""
         if self._kept is None or self._kept[0] != state.key:
-            self._kept = state.key, AgreementKey(state.key)
+            self._kept = state.key, AgreementKey(state.key, pairs=self._pairs)
         return self._kept[1]

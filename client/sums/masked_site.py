@@ -39,6 +39,7 @@ class MaskedSite(HiddenSums[MaskedSession]):
         self._plan = plan
         self._ledger = ledger
         self._compression = Compression(manifest, update_size=update_size)
+        self._checked: tuple[pb.Train, bytes] | None = None  # a request, and what it asks
 
     @classmethod
     def for_party(
@@ -51,12 +52,14 @@ class MaskedSite(HiddenSums[MaskedSession]):
     def check(self, request: pb.Train) -> None:
         self._encoding(request)
         self._check_drawn(request.cohort, request.round)
+        asked = asked_to_train(request)
         self._session.check(
             request.cohort,
-            asked=asked_to_train(request),
+            asked=asked,
             round_number=request.round,
             following=_following(request),
         )
+        self._checked = request, asked
 
     @timed(Part.SUMS)
     def contribute(self, update: NDArray[np.float32], request: pb.Train, source: NoiseSource) -> pb.Trained:
@@ -67,10 +70,11 @@ class MaskedSite(HiddenSums[MaskedSession]):
         encoding = self._encoding(request)
         integers = self._integers(chosen.values, encoding, source)
         self._compression.sent(chosen)
+        (checked, asked), self._checked = self._checked or (None, b""), None
         masked, dealing = self._session.contribute(
             request.cohort,
             encoding.words(integers),
-            asked=asked_to_train(request),
+            asked=asked if checked is request else asked_to_train(request),
             ring=encoding.ring,
             round_number=request.round,
             following=_following(request),

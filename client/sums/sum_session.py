@@ -14,6 +14,7 @@ from privacy.errors import ProtocolError
 from privacy.identity import Identity
 from privacy.secagg.kept_secrets import State
 from privacy.secagg.roster import Member, Rules
+from privacy.secagg.sealing import PairKeys
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.sums.mask_messages import make_rules
@@ -24,13 +25,14 @@ class Party:
     """Who a site is among those that it sums with.
 
     ``peers`` gives the identities of all sites by name, this one's among them; ``secrets`` is the file for
-    the run's secrets, None to keep them in memory alone.
+    the run's secrets, None to keep them in memory alone. Simulated sites share ``pairs``.
     """
 
     site: str
     identity: Identity
     peers: Callable[[], Mapping[str, bytes]]
     secrets: Path | None
+    pairs: PairKeys | None = None
 
 
 class SumSession(ABC, Generic[State]):
@@ -54,11 +56,13 @@ class SumSession(ABC, Generic[State]):
         identity: Identity,
         peers: Mapping[str, bytes],
         path: Path | None,
+        pairs: PairKeys | None = None,
     ) -> None:
         self._site = site
         self._rules = rules
         self._identity = identity
         self._peers = peers
+        self._pairs = pairs
         self._secrets: RunSecrets[State] = RunSecrets(
             self._kind, site=site, manifest=rules.manifest, path=path
         )
@@ -86,6 +90,7 @@ class SumSession(ABC, Generic[State]):
             identity=party.identity,
             peers=peers,
             path=party.secrets,
+            pairs=party.pairs,
         )
 
     def join(self) -> Member:

@@ -54,6 +54,7 @@ class Chain:
         self._hashes: list[str] = []
         self._seen: float | None = None
         self._heads: set[str] = set()
+        self._head: Head | None = None  # the last one whose signature is known to be good
 
     def has_seen(self, moment: float | None) -> None:
         """See ``Ledger.has_seen``."""
@@ -121,7 +122,8 @@ class Chain:
     def _write_head(self) -> None:
         entries, digest = self.history.length, self.history.head
         signature = self._identity.sign(HEAD_PURPOSE, head_content(entries, digest))
-        self._file.write_head(Head(entries=entries, hash=digest, signature=signature))
+        self._head = Head(entries=entries, hash=digest, signature=signature)
+        self._file.write_head(self._head)
 
     def _catch_up(self) -> None:
         """Verify what other processes wrote since; the first time, everything."""
@@ -131,7 +133,9 @@ class Chain:
                 self._take(read_entry(row.body, number=row.number))
             if row is not None:
                 self._check_signature(row)
-            check_head(self._file.read_head(), self._hashes, self._identity.public)
+            head = self._file.read_head()
+            check_head(head, self._hashes, self._identity.public, known=self._head)
+            self._head = head
         except BaseException:
             self._forget()  # entries without a good signature after them must not count the next time
             raise
@@ -139,6 +143,7 @@ class Chain:
     def _forget(self) -> None:
         """Begin anew from what is on disk."""
         self.history, self._hashes, self._heads = History(self._file.members), [], set()
+        self._head = None
 
     def _check_signature(self, row: Row) -> None:
         try:
@@ -150,15 +155,19 @@ class Chain:
             ) from error
 
 
-def check_head(head: Head | None, hashes: list[str], public: bytes) -> None:
-    """Raises LedgerError if a ledger whose entries have ``hashes`` falls short of its head."""
+def check_head(head: Head | None, hashes: list[str], public: bytes, *, known: Head | None = None) -> None:
+    """Raises LedgerError if a ledger whose entries have ``hashes`` falls short of its head.
+
+    The signature of a head that is ``known``, to the last bit, is not verified again.
+    """
     if head is None:
         # The first commit may have been cut off from its head.
         if len(hashes) > 1:
             raise LedgerError("ledger.head is lost: it tells whether the database has lost entries")
         return
     try:
-        verify(public, HEAD_PURPOSE, head.content, head.signature)
+        if head != known:
+            verify(public, HEAD_PURPOSE, head.content, head.signature)
     except SignatureError as error:
         raise LedgerError("ledger.head was changed, or is another site's") from error
     if head.entries > len(hashes):

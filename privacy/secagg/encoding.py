@@ -25,6 +25,7 @@ _LARGEST = 2.0**52
 _LARGEST_DEVIATION = 2.0**26
 # An attempt at rounding fails with probability at most β = e^-½: 89 of them in a row with 2^-64.2.
 _BETA, _ATTEMPTS = math.exp(-0.5), 89
+_BLOCK = 1 << 14  # numbers that are rounded at once: what a block needs stays in the processor's cache
 # What a public number of a plan may be, as in clipping.py: squares and quotients stay finite.
 _NUMBER_MIN, _NUMBER_MAX = 1e-12, 1e12
 
@@ -132,7 +133,8 @@ class Encoding:
         """Rotated, cut and scaled, float64[d]: integers are missing."""
         turned = update.astype(np.float64) if self.rotation is None else rotate(update, self.rotation)
         most = _LARGEST if self.reach is None else min(self.reach * self.scale, _LARGEST)
-        return np.clip(turned * self.scale, -most, most)
+        turned *= self.scale  # in place: memory that is new costs more than the product
+        return np.clip(turned, -most, most, out=turned)
 
     def _check(self, vector: NDArray[np.generic]) -> None:
         if vector.shape != (self.dimension,):
@@ -256,5 +258,9 @@ def _generator(source: NoiseSource) -> np.random.Generator:
 
 def _rounded(numbers: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
     """Each number's floor or the integer after it, such that the expectation is the number (to 2^-53)."""
-    low = np.floor(numbers)
-    return (low + (generator.random(len(numbers)) < numbers - low)).astype(np.int64)
+    found = np.empty(len(numbers), np.int64)
+    for start in range(0, len(numbers), _BLOCK):
+        block = numbers[start : start + _BLOCK]
+        low = np.floor(block)
+        found[start : start + _BLOCK] = low + (generator.random(len(block)) < block - low)
+    return found

@@ -5,6 +5,9 @@ Source: X25519 (RFC 7748, section 6.1), HKDF-SHA256 (RFC 5869), ChaCha20-Poly130
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -17,18 +20,47 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 
 _NONCE = bytes(12)
+_MOST_WAITING = 1 << 16  # keys: all of 250 sites that all mask with one another
+
+
+class PairKeys:
+    """Keys that one of two sites in this process has derived, until the other one asks for them.
+
+    For simulated sites: what both ends would each work out to the same is worked out once. Keys that nobody
+    comes for make room, the oldest first.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[frozenset[bytes], tuple[bytes, ...]], bytes] = {}
+
+    def take(self, pair: frozenset[bytes], about: tuple[bytes, ...], make: Callable[[], bytes]) -> bytes:
+        """The key that waits for the other holder of two public keys; else ``make``'s, which waits."""
+        found = self._waiting.pop((pair, about), None)
+        if found is None:
+            found = self._waiting[pair, about] = make()
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+        return found
 
 
 class AgreementKey:
-    """An X25519 private key, from 32 bytes. Raises AggregationError for another number of them."""
+    """An X25519 private key, from 32 bytes. Raises AggregationError for another number of them.
 
-    def __init__(self, private: bytes) -> None:
+    ``pairs`` are those of the process, where its sites share what they derive.
+    """
+
+    def __init__(self, private: bytes, *, pairs: PairKeys | None = None) -> None:
         if len(private) != KEY_BYTES:
             raise AggregationError(f"expected {KEY_BYTES} bytes, got {len(private)}", rule="key")
         self._key = X25519PrivateKey.from_private_bytes(private)
         self._agreed: dict[bytes, bytes] = {}
+        self._pairs = pairs
 
-    @property
+    def beside(self, private: bytes) -> AgreementKey:
+        """Another key of the same site."""
+        return AgreementKey(private, pairs=self._pairs)
+
+    @cached_property
     def public(self) -> bytes:
         """The public key: 32 bytes."""
         raw = serialization.Encoding.Raw, serialization.PublicFormat.Raw
@@ -48,6 +80,16 @@ class AgreementKey:
             raise AggregationError("not a public key to agree on a secret with", rule="key") from error
         self._agreed[public] = secret
         return secret
+
+    def once(self, public: bytes, make: Callable[[], bytes], *about: bytes) -> bytes:
+        """The key that ``make`` derives from what is agreed on with the holder of ``public``.
+
+        Where that one has derived it in this process already, it is taken from there. ``about`` is all that
+        it is derived from beside the secret.
+        """
+        if self._pairs is None:
+            return make()
+        return self._pairs.take(frozenset((self.public, public)), about, make)
 
 
 def derive(secret: bytes, *parts: bytes) -> bytes:

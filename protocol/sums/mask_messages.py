@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from privacy.errors import AggregationError, JobError
 from privacy.secagg.ring import Ring
@@ -91,6 +92,13 @@ def read_roster(message: pb.Roster, rules: Rules) -> Roster:
         raise AggregationError(
             f"expected at most {rules.cohort} sites, got {len(message.members)}", rule="cohort"
         )
+    return _read_roster(message.SerializeToString(), rules)
+
+
+@lru_cache(maxsize=2)
+def _read_roster(content: bytes, rules: Rules) -> Roster:
+    """Simulated sites are all shown the same list: it is read, and its graph made, once."""
+    message = pb.Roster.FromString(content)
     members = tuple(
         Member(
             site=member.site,

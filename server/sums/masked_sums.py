@@ -141,12 +141,11 @@ class MaskedSums:
         roster = None if self._next is None else write_roster(self._next.roster)
 
         def make(site: str) -> Request:
-            train = Train()
-            train.CopyFrom(request)
-            train.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
+            made = Request(train=request)  # the one copy of the adapter
+            made.train.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
             if roster is not None and site in later:
-                train.next.CopyFrom(roster)
-            return Request(train=train)
+                made.train.next.CopyFrom(roster)
+            return made
 
         return Requests(cohorts, make)
 
@@ -155,10 +154,9 @@ class MaskedSums:
         cohorts, number = self._hand_on(asked_to_evaluate(request)), self._now.roster.number
 
         def make(site: str) -> Request:
-            evaluate = Evaluate()
-            evaluate.CopyFrom(request)
-            evaluate.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
-            return Request(evaluate=evaluate)
+            made = Request(evaluate=request)
+            made.evaluate.cohort.CopyFrom(write_cohort(cohorts[site], number=number))
+            return made
 
         return Requests(cohorts, make)
 

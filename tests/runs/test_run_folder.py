@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from privacy.errors import RunError
+from privacy.ledger.receipt import SignedReceipt
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
 from protocol.job.strategy import State
@@ -36,7 +37,7 @@ def state(number: int) -> State:
     return State(adapter=np.full(3, number, np.float32), memory={"v": np.full(2, -number, np.float64)})
 
 
-def create(path: Path, tiny_folder: Path) -> RunFolder:
+def create(path: Path, tiny_folder: Path, *, flush: bool = True) -> RunFolder:
     manifest = Manifest(
         run="r",
         job=tiny.job(tiny_folder),
@@ -46,7 +47,13 @@ def create(path: Path, tiny_folder: Path) -> RunFolder:
         layout_digest=LAYOUT.digest,
     )
     return RunFolder.create(
-        path, manifest=manifest, facts={}, layout=LAYOUT, state=state(0), adapter_config={"r": 1}
+        path,
+        manifest=manifest,
+        facts={},
+        layout=LAYOUT,
+        state=state(0),
+        adapter_config={"r": 1},
+        flush=flush,
     )
 
 
@@ -139,6 +146,27 @@ def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path, tiny_folder: Pat
     assert folder.records() == [record(1)]
     folder.finish_round(record(2), LAYOUT, state(2))
     assert folder.records() == [record(1), record(2)]
+
+
+def test_a_folder_without_flushes_is_as_whole_and_waits_for_no_disk(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_from(monkeypatch, 0)
+    with pytest.raises(FullError):
+        create(tmp_path / "flushed", tiny_folder)
+    folder = create(tmp_path / "run", tiny_folder, flush=False)
+    signed = SignedReceipt(content=b"{}", signature=bytes(64))
+    for number in (1, 2):
+        assert folder.take_counter() == number
+        folder.keep_public_keys({"a": bytes(32)})
+        folder.save_receipts(number, {"a": signed})
+        folder.finish_round(record(number), LAYOUT, state(number))
+    again = RunFolder.open(tmp_path / "run")
+    assert again.records() == [record(1), record(2)]
+    assert again.receipts(2) == {"a": signed}
+    assert again.load_adapter(2, LAYOUT)[0] == 2
+    with pytest.raises(FullError):
+        again.take_counter()
 
 
 def test_a_lost_adapter_is_said(tmp_path: Path, tiny_folder: Path) -> None:

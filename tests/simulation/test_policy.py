@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,27 @@ def test_homes_without_a_policy_allow_one_run(tiny_folder: Path, tmp_path: Path)
     simulate(job, runs=tmp_path, name="first", homes=tmp_path / "homes")
     with pytest.raises(BudgetError, match="budget is epsilon=8 "):
         simulate(job, runs=tmp_path, name="second", homes=tmp_path / "homes")
+
+
+def test_a_run_is_flushed_to_the_disk_where_its_homes_outlast_it(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What homes were charged for must not be lost in a power cut that they outlast."""
+    flushed: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    job = tiny.job(tiny_folder, training={"rounds": 1}, seeds={"noise": 1})  # a round may be repeated
+    simulate(job, runs=tmp_path, name="alone")
+    alone = tmp_path / "alone"
+    assert flushed == [str(alone / ".report.html.partial"), str(alone)]  # the report, once it is over
+    simulate(job, runs=tmp_path, name="kept", homes=tmp_path / "homes")
+    ours = [name for name in flushed if name.startswith(str(tmp_path / "kept"))]
+    assert str(tmp_path / "kept" / "rounds.jsonl") in ours
+    assert str(tmp_path / "kept" / "rounds") in ours
+    with (tmp_path / "kept" / "rounds.jsonl").open("w"):  # as if the last round had not been written
+        flushed.clear()
+    resume(tmp_path / "kept")
+    assert str(tmp_path / "kept" / "rounds.jsonl") in flushed

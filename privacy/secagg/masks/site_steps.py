@@ -102,7 +102,7 @@ def deal(
     what it agreed on before. Raises AggregationError for a roster of another run,
     of a sum that is over, without this site, or with a site that is not known or did not sign.
     """
-    place, graph = roster.place(state.site), roster.graph
+    place, graph, session = roster.place(state.site), roster.graph, session or AgreementKey(state.key)
     # Whose session key is used here. Of the others a name is taken, and no key: see docs/threat-model.md.
     neighbours = [roster.members[other] for other in graph.neighbours[place]]
     check_roster(state, roster, peers, signed=neighbours)
@@ -114,12 +114,10 @@ def deal(
     public = AgreementKey(key).public
     mine = holders.index(place)
     own = Held(seed=seeds.pop(mine), key=keys.pop(mine))
-    session, sealed = session or AgreementKey(state.key), []
+    sealed = []
     for holder, *shares in zip(graph.neighbours[place], seeds, keys, strict=True):
         member = roster.members[holder]
-        sealing = _sealing_key(
-            _agree(session, member.key, member.site), roster, state.site, member.site, public
-        )
+        sealing = _sealing_between(session, member, roster, state.site, member.site, public)
         sealed.append(seal(sealing, b"".join(shares)))
     dealer = Dealer(roster=roster, seed=seed, key=key, own=own)
     dealing = Dealing(
@@ -188,8 +186,8 @@ def prepare(
     need are kept. Raises what ``check_cohort`` raises, and AggregationError for a broken seal.
     """
     dealer = check_cohort(state, cohort, number=number)
-    roster, pair = dealer.roster, AgreementKey(dealer.key)
     session = session or AgreementKey(state.key)
+    roster, pair = dealer.roster, session.beside(dealer.key)
     neighbours = set(roster.neighbours(state.site))
     held, own, digest = {state.site: dealer.own}, cohort.of(state.site), cohort.digest(roster)
     add = [self_mask_key(dealer.seed, digest, state.site)]
@@ -274,8 +272,8 @@ def pair_mask_key(pair: AgreementKey, cohort: bytes, *, own: Dealt, other: Dealt
     """
     first, second = sorted([own, other], key=lambda dealt: dealt.site)
     names = first.site.encode(), second.site.encode()
-    secret = _agree(pair, other.key, other.site)
-    return derive(secret, b"pair mask", cohort, *names, first.key, second.key)
+    about = (b"pair mask", cohort, *names, first.key, second.key)
+    return pair.once(other.key, lambda: derive(_agree(pair, other.key, other.site), *about), *about)
 
 
 def _agree(key: AgreementKey, public: bytes, site: str) -> bytes:
@@ -290,9 +288,20 @@ def _sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str, key:
     return derive(secret, b"shares", roster.digest, sender.encode(), receiver.encode(), key)
 
 
+def _sealing_between(
+    session: AgreementKey, other: Member, roster: Roster, sender: str, receiver: str, key: bytes
+) -> bytes:
+    """The key of one of the two for what the other seals, or the other way round: 32 bytes."""
+    return session.once(
+        other.key,
+        lambda: _sealing_key(_agree(session, other.key, other.site), roster, sender, receiver, key),
+        *(b"shares", roster.digest, sender.encode(), receiver.encode(), key),
+    )
+
+
 def _open(session: AgreementKey, roster: Roster, dealt: Dealt, receiver: str) -> Held:
     member = roster.member(dealt.site)
-    key = _sealing_key(_agree(session, member.key, member.site), roster, dealt.site, receiver, dealt.key)
+    key = _sealing_between(session, member, roster, dealt.site, receiver, dealt.key)
     content = open_sealed(key, dealt.sealed, sender=dealt.site)
     if len(content) != 2 * SHARE_BYTES:
         raise AggregationError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import math
 import os
 import shutil
@@ -18,10 +19,12 @@ import pytest
 
 from privacy import durable
 from privacy.errors import LedgerError, PlanError
+from privacy.identity import verify
+from privacy.ledger import chain
 from privacy.ledger.budget import make_budget
 from privacy.ledger.entries import PURPOSE, Approved, Created, Entry
 from privacy.ledger.ledger import Ledger
-from privacy.ledger.ledger_file import LedgerFile, Row
+from privacy.ledger.ledger_file import HEAD_PURPOSE, LedgerFile, Row
 from tests import children
 from tests.needs import needs
 from tests.privacy.ledgers import (
@@ -214,6 +217,36 @@ def test_a_broken_head_is_named(tmp_path: Path, text: bytes) -> None:
     for use in (lambda: ledger.epsilon(2), lambda: open_ledger(tmp_path)):
         with pytest.raises(LedgerError, match=r"ledger\.head"):
             use()
+
+
+def test_a_head_is_verified_once_and_a_changed_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, verified = open_ledger(tmp_path), list[str]()
+    _spend(ledger, range(1))
+
+    def counted(public: bytes, purpose: str, content: bytes, signature: bytes) -> None:
+        verified.append(purpose)
+        verify(public, purpose, content, signature)
+
+    monkeypatch.setattr(chain, "verify", counted)
+    for _ in range(3):
+        ledger.epsilon(2)
+    assert verified == []
+    other = open_ledger(tmp_path)
+    other.reserve(charge(2, round=1))
+    assert verified == [PURPOSE, HEAD_PURPOSE]  # of the last entry, and of what the first ledger wrote
+    ledger.epsilon(2)
+    assert verified == 2 * [PURPOSE, HEAD_PURPOSE]  # and what the second one wrote
+    path = tmp_path / "ledger.head"
+    table = json.loads(path.read_text())
+    last = table["signature"][-1]
+    path.write_text(
+        json.dumps(table | {"signature": table["signature"][:-1] + ("0" if last != "0" else "1")})
+    )
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="was changed"):
+            ledger.epsilon(2)
 
 
 def test_a_lost_head_is_named_unless_nothing_was_spent(tmp_path: Path) -> None:

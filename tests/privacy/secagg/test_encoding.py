@@ -140,6 +140,14 @@ def test_an_integer_is_expected_to_be_its_number(number: float) -> None:
     assert abs(found.mean() - exact) <= 5 * math.sqrt(part * (1 - part) / size)
 
 
+def test_rounding_in_blocks_is_rounding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, grid = normal(1000), plain(dimension=1000)
+    at_once = grid.integers(numbers, keyed_source(1))
+    for block in (1, 7, 500, 999):
+        monkeypatch.setattr(encoding, "_BLOCK", block)
+        assert (grid.integers(numbers, keyed_source(1)) == at_once).all()
+
+
 def test_rounding_to_the_nearest_would_not_be_fair() -> None:
     """Control for the test above."""
     assert abs(np.rint(np.full(40_000, 0.3)).mean() - 0.3) > 5 * math.sqrt(0.21 / 40_000)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import AggregationError
 from privacy.secagg import sealing
-from privacy.secagg.sealing import TAG_BYTES, AgreementKey, derive, open_sealed, seal
+from privacy.secagg.sealing import TAG_BYTES, AgreementKey, PairKeys, derive, open_sealed, seal
 
 # RFC 7748, section 6.1: private and public keys of two, and what they share.
 ALICE = (
@@ -164,3 +164,43 @@ def test_what_is_sealed_opens_and_nothing_else_does() -> None:
         assert refused.value.rule == "sealed"
     with pytest.raises(AggregationError):
         open_sealed(bytes(32), sealed, sender="a")
+
+
+def test_what_one_end_derived_the_other_takes_once() -> None:
+    """Of what is the same at both ends; for another purpose, or another pair, it is derived anew."""
+    pairs = PairKeys()
+    alice, bob = (AgreementKey(bytes.fromhex(private), pairs=pairs) for private, _ in (ALICE, BOB))
+    eve = alice.beside(bytes(range(32)))
+    made: list[bytes] = []
+
+    def key(own: AgreementKey, other: AgreementKey, *about: bytes) -> bytes:
+        def make() -> bytes:
+            made.append(about[0])
+            return derive(own.agree(other.public), *about)
+
+        return own.once(other.public, make, *about)
+
+    first = key(alice, bob, b"a", b"b")
+    assert key(alice, eve, b"a", b"b") != first != key(alice, bob, b"ab")
+    assert len(made) == 3
+    assert key(bob, alice, b"a", b"b") == first == derive(bytes.fromhex(SHARED), b"a", b"b")
+    assert key(eve, alice, b"a", b"b") == derive(eve.agree(alice.public), b"a", b"b")
+    assert len(made) == 3
+    assert key(bob, alice, b"a", b"b") == first  # what was taken waits no longer
+    assert len(made) == 4
+
+
+def test_keys_that_nobody_comes_for_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "_MOST_WAITING", 3)
+    pairs, pair = PairKeys(), frozenset((b"a", b"b"))
+    for number in range(5):
+        pairs.take(pair, (bytes([number]),), lambda: b"old")
+    found = [pairs.take(pair, (bytes([number]),), lambda: b"new") for number in (2, 3, 4, 0)]
+    assert found == [b"old", b"old", b"old", b"new"]
+
+
+def test_sites_that_share_nothing_derive_each_key_themselves() -> None:
+    made: list[int] = []
+    for private, _ in (ALICE, BOB):
+        AgreementKey(bytes.fromhex(private)).once(bytes(32), lambda: bytes([made.append(1) or 0]), b"a")
+    assert len(made) == 2
