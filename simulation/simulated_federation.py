@@ -94,6 +94,7 @@ class World:
         )
         self._table = table
         self._rows = parts.sites
+        self.own_trainers: Mapping[str, Trainer] = {}  # of sites that train otherwise than all others
 
     @property
     def adapted(self) -> AdaptedModel:
@@ -162,8 +163,9 @@ class World:
         candid: bool,
     ) -> Site:
         seed = self.job.seeds.noise
+        trainer = self.own_trainers.get(name, self.trainer)
         materials = Materials(
-            examples=examples, labels=self.labels, trainer=self.trainer, activations=activations
+            examples=examples, labels=self.labels, trainer=trainer, activations=activations
         )
         contents = (self._table.contents[row] for row in self._rows[name])
         digests = tuple(self.adapted.task.digest(content) for content in contents)
@@ -248,6 +250,12 @@ class World:
         other.job = job
         other.workplace = self.workplace.variant(job)
         other._rows = {name: self._rows[name] for name in sites or self.site_names}
+        return other
+
+    def with_trainers(self, trainers: Mapping[str, Trainer]) -> World:
+        """The same world, where these sites have trainers of their own and train one after another."""
+        other = copy.copy(self)
+        other.own_trainers = trainers
         return other
 
     def manifest(self, run: str) -> Manifest:
