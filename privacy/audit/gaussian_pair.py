@@ -26,9 +26,9 @@ def separation_bound(scores: NDArray[np.float64], weights: NDArray[np.float64], 
 
     ``scores`` and ``weights`` are float64[n], n > 2; a, b and s are unknown, and the normal numbers are
     independent of one another and of the weights. With weights of 1 for what is in and 0 for what is out,
-    it is how far apart two Gaussians are. With probability 1 − ``error`` a / s is at least what is returned:
-    0 at the least, and infinite for scores that lie on a line. Raises AuditError for arrays that do not fit
-    or are not finite.
+    it is how far apart two Gaussians are. With probability 1 − ``error`` a / s is at least what is
+    returned: 0 at the least, and infinite for scores that lie on a line. Raises AuditError for arrays that
+    do not fit or are not finite.
     """
     if scores.shape != weights.shape or scores.ndim != 1 or len(scores) < 3:
         raise AuditError(f"expected a weight a score, 3 at least: got {scores.shape} and {weights.shape}")

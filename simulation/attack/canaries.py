@@ -86,8 +86,8 @@ def draw_canaries(
     if count < _FEWEST:
         raise UserError(
             f"expected room for {_FEWEST} canaries at least, got canaries={wanted}, {len(room)} examples "
-            f"that are not blank at {site} and {len(places)} trained numbers: ask for more canaries or give "
-            "the site more data"
+            f"that are not blank at {site} and {len(places)} trained numbers: ask for more canaries or "
+            "give the site more data"
         )
     return Canaries(
         site=site,
