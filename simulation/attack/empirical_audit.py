@@ -15,7 +15,7 @@ from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
 from runs.progress import Progress, Silence
 from runs.run import new_name
-from runs.run_folder import RunFolder
+from runs.run_folder import RunFolder, last_epsilon
 from simulation.attack.attack_bounds import Bound, find_bounds
 from simulation.attack.canaries import Canaries, draw_canaries
 from simulation.attack.canary_trainer import CanaryTrainer
@@ -137,8 +137,7 @@ def _judge(
     world: World, folder: RunFolder, canaries: Canaries, trainers: Mapping[str, CanaryTrainer]
 ) -> EmpiricalAudit:
     sent = trainers[canaries.site].sent
-    records = folder.records()
-    upper = records[-1].epsilon[canaries.site] if records and sent else None
+    upper = last_epsilon(folder.records()).get(canaries.site) if sent else None
     if upper is None:
         raise AuditError(
             f"{canaries.site} trained in no round that was finished: there is nothing to attack"

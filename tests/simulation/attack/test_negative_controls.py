@@ -71,7 +71,8 @@ def test_shuffling_is_not_told_from_poisson_sampling(multiplier: float) -> None:
 def hits(denominator: Callable[[int], int], *, runs: int, multiplier: float) -> Hits:
     """An attack on single steps over two examples and the canary: by how wide the noise is.
 
-    It is measured where no gradient is. The threshold is between what two and three in the denominator make of it.
+    It is measured where no gradient is. The threshold is between what two and three as denominators make
+    of it.
     """
     mechanism, size, bound = Mechanism(name="gaussian", multiplier=multiplier), 500, 1.0
     called = np.zeros(runs, bool)
