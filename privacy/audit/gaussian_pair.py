@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtri
-from scipy.stats import chi2
+from scipy.special import log_ndtr, ndtri  # type: ignore[import-untyped]
+from scipy.stats import chi2  # type: ignore[import-untyped]
 
 from privacy.audit.one_run import largest_refuted
 from privacy.errors import AuditError

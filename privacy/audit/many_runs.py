@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.stats import beta  # type: ignore[import-untyped]
 
 from privacy.errors import AuditError
 

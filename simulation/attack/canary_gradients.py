@@ -90,8 +90,8 @@ class CanaryGradients:
 
     def _count(self, into: Contributed, found: Gradients, numbers: NDArray[np.int64]) -> None:
         into.signal[numbers[numbers >= 0]] += self._weight * into.plan.clipping_norm
-        own = torch.from_numpy(numbers < 0).to(next(iter(found.values())).device)
-        rows = {name: tensor[own].flatten(1).double() for name, tensor in found.items()}
+        own = torch.from_numpy(numbers < 0)
+        rows = {name: _exact(tensor[own.to(tensor.device)].flatten(1)) for name, tensor in found.items()}
         shares = _clipping_shares(rows, into.plan)
         for name, tensor in rows.items():
             ours = self._canaries.tensors[name]
@@ -119,11 +119,14 @@ class CanaryGradients:
         return (numbers >= 0) & self._canaries.present[np.maximum(numbers, 0)]
 
 
+def _exact(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64: on the processor if it is on one of Apple's GPUs, which have none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 def _clipping_shares(rows: Mapping[str, torch.Tensor], plan: SampledPlan) -> torch.Tensor:
     """What clipping leaves of each example: float64[n]; 0 for one that is not finite."""
-    if plan.mechanism.norm == 1:
-        lengths = sum((t.abs().sum(1) for t in rows.values()), torch.zeros(()).double())
-    else:
-        lengths = sum((t.square().sum(1) for t in rows.values()), torch.zeros(()).double()).sqrt()
+    every = torch.cat(list(rows.values()), dim=1)
+    lengths = every.abs().sum(1) if plan.mechanism.norm == 1 else every.square().sum(1).sqrt()
     shares = (plan.clipping_norm / lengths.clamp(min=1e-300)).clamp(max=1.0)
     return torch.where(lengths.isfinite(), shares, torch.zeros_like(shares))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom  # type: ignore[import-untyped]
 
 from privacy.accounting.sampled_plan import SampledPlan
 from protocol.job.layout import AdapterLayout
