@@ -212,3 +212,16 @@ def test_what_is_refuted_is_searched_to_its_end() -> None:
     assert largest_refuted(lambda x: x < 2.5) == pytest.approx(2.5, rel=1e-3)
     assert largest_refuted(lambda _x: False) == 0.0
     assert largest_refuted(lambda _x: True, most=7.0) == 7.0
+
+
+@given(numbers=MADE, epsilon=st.floats(0.0, 4.0), delta=st.floats(1e-6, 1e-3))
+def test_a_p_values_delta_term_is_the_theorems(
+    numbers: tuple[int, int], epsilon: float, delta: float
+) -> None:
+    """Term by term: 2mδ times the largest mean of the probabilities of just too few right guesses."""
+    made, right = numbers
+    chances = [float(binom.pmf(k, made, 1 / (1 + math.exp(-epsilon)))) for k in range(made + 1)]
+    few = [sum(chances[right - i : right]) / i for i in range(1, right + 1)]
+    expected = sum(chances[right:]) + 2 * 60 * delta * max(few, default=0.0)
+    found = p_value(Guesses(canaries=60, made=made, right=right), epsilon=epsilon, delta=delta)
+    assert found == pytest.approx(min(1.0, expected), abs=1e-9)
