@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
@@ -21,6 +21,7 @@ from privacy.errors import AuditError
 MADE = st.integers(1, 60).flatmap(lambda made: st.tuples(st.just(made), st.integers(0, made)))
 
 
+@settings(deadline=None)
 @given(numbers=MADE, epsilon=st.floats(0.0, 8.0))
 def test_without_delta_a_p_value_is_a_binomial_tail(numbers: tuple[int, int], epsilon: float) -> None:
     made, right = numbers
@@ -29,6 +30,7 @@ def test_without_delta_a_p_value_is_a_binomial_tail(numbers: tuple[int, int], ep
     assert found == pytest.approx(min(1.0, tail), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(numbers=MADE, epsilon=st.floats(0.0, 8.0), delta=st.floats(1e-9, 1e-3))
 def test_a_p_value_falls_with_epsilon_and_grows_with_delta(
     numbers: tuple[int, int], epsilon: float, delta: float
@@ -41,6 +43,7 @@ def test_a_p_value_falls_with_epsilon_and_grows_with_delta(
     assert p_value(guesses, epsilon=epsilon, delta=0.0) <= found + 1e-12
 
 
+@settings(deadline=None, max_examples=25)
 @given(numbers=MADE)
 def test_bounds_grow_with_right_guesses(numbers: tuple[int, int]) -> None:
     made, right = numbers
@@ -65,6 +68,7 @@ def test_several_tries_share_the_error() -> None:
     assert found < one_run_bound(several[0], delta=0.0, error=0.05)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), made=st.integers(1, 50))
 def test_guesses_go_by_scores_alone(seed: int, made: int) -> None:
     generator = np.random.default_rng(seed)
@@ -84,6 +88,7 @@ def test_guesses_are_refused_for_what_are_no_scores() -> None:
     assert [one.made for one in guess_shares(np.ones(10), np.ones(10, bool), shares=(0.01, 0.5))] == [1, 5]
 
 
+@settings(deadline=None)
 @given(right=st.floats(0.001, 0.999), apart=st.floats(0.0, 6.0))
 def test_a_gaussian_curve_is_its_tests(right: float, apart: float) -> None:
     """A test that is right with a probability is wrong with another: a threshold between two Gaussians."""
@@ -91,6 +96,7 @@ def test_a_gaussian_curve_is_its_tests(right: float, apart: float) -> None:
     assert gaussian_curve(apart)(right) == pytest.approx(float(norm.sf(threshold)), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(right=st.floats(0.0, 1.0), epsilon=st.floats(0.0, 5.0), delta=st.floats(0.0, 0.5))
 def test_a_curve_through_one_promise_is_that_promise(right: float, epsilon: float, delta: float) -> None:
     wrong = curve_through([(epsilon, delta)])(right)
@@ -126,6 +132,7 @@ def test_the_least_noise_that_is_refuted_is_found_among_those_tried() -> None:
     )
 
 
+@settings(deadline=None)
 @given(apart=st.floats(0.05, 4.0), delta=st.floats(1e-8, 0.05))
 def test_a_gaussian_epsilon_has_its_delta(apart: float, delta: float) -> None:
     epsilon = gaussian_epsilon(apart, delta=delta)
@@ -140,6 +147,7 @@ def test_the_reference_gaussian() -> None:
     assert gaussian_epsilon(1 / 3.730632, delta=1e-5) == pytest.approx(1.0, rel=1e-3)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3))
 def test_a_separation_knows_no_units(seed: int, scale: float, shift: float) -> None:
     generator = np.random.default_rng(seed)
@@ -163,6 +171,7 @@ def test_scores_without_noise_are_infinitely_far_apart() -> None:
         separation_bound(np.zeros(2), np.zeros(2), error=0.05)
 
 
+@settings(deadline=None)
 @given(numbers=MADE)
 def test_an_interval_of_a_rate_inverts_binomial_tails(numbers: tuple[int, int]) -> None:
     runs, hits = numbers
@@ -214,6 +223,7 @@ def test_what_is_refuted_is_searched_to_its_end() -> None:
     assert largest_refuted(lambda _x: True, most=7.0) == 7.0
 
 
+@settings(deadline=None)
 @given(numbers=MADE, epsilon=st.floats(0.0, 4.0), delta=st.floats(1e-6, 1e-3))
 def test_a_p_values_delta_term_is_the_theorems(
     numbers: tuple[int, int], epsilon: float, delta: float
