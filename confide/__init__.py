@@ -2,7 +2,8 @@
 
 >>> import confide
 >>> sorted(confide.__all__)
-['Run', '__version__', 'audit_book', 'audit_ledger', 'audit_run', 'read_job', 'resume', 'run', 'simulate']
+['Run', '__version__', 'audit_book', 'audit_empirically', 'audit_ledger', 'audit_run', 'read_job', 'resume',
+ 'run', 'simulate']
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from protocol.job.job import Job
     from runs.run import Run
     from runs.run_audit import RunAudit
+    from simulation.attack.empirical_audit import EmpiricalAudit
     from simulation.simulate import resume
     from tasks.registry import read_job
 
@@ -27,6 +29,7 @@ __all__ = [
     "Run",
     "__version__",
     "audit_book",
+    "audit_empirically",
     "audit_ledger",
     "audit_run",
     "read_job",
@@ -91,6 +94,19 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
     from runs.run_folder import RunFolder
 
     return audit(RunFolder.open(Path(run)), [_database(path) for path in ledgers])
+
+
+def audit_empirically(job: Job | Path | str, **options: Any) -> EmpiricalAudit:
+    """Run a job, or a job file, once with canaries at a simulated site, and attack what is released.
+
+    Options are those of simulation.attack.empirical_audit.audit_empirically. What is shown and what is
+    claimed are in the answer, whose ``check`` raises AuditError if the claim is refuted. Raises UserError
+    for what the job's author can mend.
+    """
+    from simulation.attack.empirical_audit import audit_empirically as audit
+    from tasks.registry import read_job
+
+    return audit(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
 def _database(path: Path | str) -> Path:

@@ -10,7 +10,7 @@ import typer
 import confide
 
 app = typer.Typer(
-    no_args_is_help=True, help="Check a site's ledger, or a run's receipts, against everything."
+    no_args_is_help=True, help="Check ledgers and receipts against everything, or attack a run of a job."
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -86,3 +86,46 @@ def run(
         print_json(run_table(audit))
     else:
         print_run(audit)
+
+
+@app.command()
+def empirical(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
+    canaries: Annotated[
+        int, typer.Option(metavar="N", min=8, max=1_000_000, help="Made-up examples to look for.")
+    ] = 1000,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Repeat where canaries stand, and which are in."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a job once with canaries among a simulated site's examples, and attack what is released.
+
+    Prints a lower bound on ε beside the ledger's upper one. Exit code 1, with the attack that shows it, if
+    the lower one is above.
+    """
+    from confide.console import print_json
+    from confide.empirical_view import empirical_table, print_empirical
+    from confide.interruption import interruptible
+    from confide.terminal import Display, choose_display
+    from tasks.registry import read_job
+
+    with (
+        interruptible(lambda: "nothing was kept"),
+        Display() if json else choose_display(json=False) as display,
+    ):
+        from simulation.attack.empirical_audit import audit_empirically
+
+        audit = audit_empirically(
+            read_job(job, settings=settings or ()), canaries=canaries, seed=seed, progress=display
+        )
+    if json:
+        print_json(empirical_table(audit))
+    else:
+        print_empirical(audit)
+    audit.check()

@@ -101,6 +101,7 @@ class World:
         )
         self._table = table
         self._rows = parts.sites
+        self.own_trainers: Mapping[str, Trainer] = {}  # of sites that train otherwise than all others
 
     @property
     def adapted(self) -> AdaptedModel:
@@ -169,7 +170,7 @@ class World:
         candid: bool,
     ) -> Site:
         seed = self.job.seeds.noise
-        trainer = self._models.of(name, self.job).trainer
+        trainer = self.own_trainers.get(name) or self._models.of(name, self.job).trainer
         materials = Materials(
             examples=examples, labels=self.labels, trainer=trainer, activations=activations
         )
@@ -257,6 +258,12 @@ class World:
         other.job = job
         other.workplace = self.workplace.variant(job)
         other._rows = {name: self._rows[name] for name in sites or self.site_names}
+        return other
+
+    def with_trainers(self, trainers: Mapping[str, Trainer]) -> World:
+        """The same world, where these sites have trainers of their own and train one after another."""
+        other = copy.copy(self)
+        other.own_trainers = trainers
         return other
 
     def manifest(self, run: str) -> Manifest:

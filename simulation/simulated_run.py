@@ -81,7 +81,8 @@ def _grid(world: World, folder: RunFolder, *, engine: Engine, watch: RoundProgre
             yield grid
         return
     at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
-    rows = rows_together(world.trainer, world.job, sites=at_once)
+    alone = bool(world.own_trainers)
+    rows = None if alone else rows_together(world.trainer, world.job, sites=at_once)
     if rows is None:
         yield InProcessGrid(sites, settle=settle, progress=watch)
     else:

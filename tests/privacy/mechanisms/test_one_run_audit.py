@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from privacy.accounting.sampled_plan import make_sampled_plan
+from privacy.audit.guesses import Guesses
+from privacy.audit.one_run import one_run_bound
 from privacy.mechanisms.clipping import STEPS
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
@@ -25,27 +25,11 @@ CLIPPING_NORM = 0.5
 STEINKE = [(1.0, 0.22), (2.0, 0.64), (4.0, 1.50), (8.0, 2.91)]
 
 
-@lru_cache(maxsize=100_000)
-def p_value(epsilon: float, guesses: int, correct: int) -> float:
-    """How likely (ε, δ)-DP makes at least ``correct`` of ``guesses`` right.
-
-    Source: Steinke, Nasr and Jagielski 2023 (arXiv:2305.08846), Theorem 5.2.
-    """
-    right = 1.0 / (1.0 + math.exp(-epsilon))
-    at_least = binom.sf(np.arange(correct, -1, -1) - 1, guesses, right)
-    gains = (at_least[1:] - at_least[0]) / np.arange(1, correct + 1)
-    return float(at_least[0] + 2 * CANARIES * DELTA * max(0.0, gains.max(initial=0.0)))
-
-
+@cache
 def lower_bound(guesses: int, correct: int) -> float:
     """The largest ε that so many right guesses refute at 95 %."""
-    low, high = 0.0, 20.0
-    if p_value(low, guesses, correct) > ERROR:
-        return 0.0
-    while high - low > 5e-3:
-        middle = (low + high) / 2
-        low, high = (middle, high) if p_value(middle, guesses, correct) <= ERROR else (low, middle)
-    return low
+    made = Guesses(canaries=CANARIES, made=guesses, right=correct)
+    return one_run_bound(made, delta=DELTA, error=ERROR)
 
 
 def audit(mechanism: Mechanism) -> NDArray[np.float64]:

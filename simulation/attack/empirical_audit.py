@@ -1,0 +1,195 @@
+"""The empirical audit: one run of a job with canaries in it, attacked, and what that proves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from privacy.accounting.sampled_plan import SampledPlan
+from privacy.audit.roc import Rate, auc, tpr_at
+from privacy.errors import AuditError, UserError
+from protocol.job.job import Job
+from runs.progress import Progress, Silence
+from runs.run import new_name
+from runs.run_folder import RunFolder, last_epsilon
+from simulation.attack.attack_bounds import Bound, find_bounds
+from simulation.attack.canaries import Canaries, draw_canaries
+from simulation.attack.canary_trainer import CanaryTrainer
+from simulation.attack.observed import Observed, seen_from_site, seen_in_adapter, seen_in_rounds
+from simulation.simulated_federation import World
+from simulation.simulated_run import run_in_folder
+
+ERROR = 0.05
+_SILENCE = Silence()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacker:
+    """How well one attacker tells canaries that are in: rates with their intervals at 95 % each."""
+
+    name: str
+    auc: Rate
+    tpr_at_permille: Rate
+    tpr_at_percent: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmpiricalAudit:
+    """What attacks proved of one run of a job.
+
+    ``upper`` is the ε at ``delta`` that the receipts of the canaries' ``site`` claim. ``bounds`` are lower
+    bounds, of which with probability ``confidence`` none is above what it bounds. ``present`` of the
+    ``canaries`` were in.
+    """
+
+    job: str
+    site: str
+    canaries: int
+    present: int
+    upper: float
+    delta: float
+    confidence: float
+    bounds: tuple[Bound, ...]
+    attackers: tuple[Attacker, ...]
+
+    @property
+    def best(self) -> Bound:
+        """The largest lower bound."""
+        return max(self.bounds, key=lambda bound: bound.epsilon)
+
+    @property
+    def lower(self) -> float:
+        return self.best.epsilon
+
+    @property
+    def margin(self) -> float:
+        """How far the claim is above what attacks prove; negative where the claim is refuted."""
+        return self.upper - self.lower
+
+    @property
+    def verdict(self) -> str:
+        return "holds" if self.lower <= self.upper else "refuted"
+
+    def check(self) -> None:
+        """Raises AuditError, naming the attack, if what is claimed is refuted."""
+        if self.verdict == "refuted":
+            best = self.best
+            raise AuditError(
+                f"{self.site} claims epsilon={self.upper:.4g} at delta={self.delta:g}, and the attacker "
+                f"{best.attacker!r} shows epsilon >= {best.epsilon:.4g} (form {best.form!r}, from "
+                f"{best.of}), with a confidence of {self.confidence:.0%}: the mechanism does not do "
+                "what its plan says"
+            )
+
+
+def audit_empirically(
+    job: Job, *, canaries: int = 1000, seed: int | None = None, progress: Progress = _SILENCE
+) -> EmpiricalAudit:
+    """Run a job once with simulated sites and canaries at the first of them, and attack what is released.
+
+    The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
+    sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
+    where canaries stand and which are in, and nothing else. Raises UserError for a job that hides whole
+    sites or has no noise, and what a simulation raises.
+    """
+    privacy = job.privacy
+    if privacy.hides_sites or not privacy.protects:
+        raise UserError(
+            f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
+            f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
+        )
+    progress.stage("Reading the data and loading the base model")
+    world = World(job)
+    placed = place_canaries(world, canaries=canaries, seed=seed)
+    trainers = {
+        site: CanaryTrainer(world.trainer, placed, planted=site == placed.site) for site in world.site_names
+    }
+    with tempfile.TemporaryDirectory(prefix="confide-audit-") as place:
+        attacked = world.with_trainers(trainers)
+        folder = attacked.create_folder(Path(place) / new_name(job))
+        if job.federation.cohort is not None:
+            attacked.booked_homes(folder)
+        run_in_folder(attacked, folder, progress=progress, title="Attacked run")
+        progress.stage("Attacking what was released")
+        return _judge(world, folder, placed, trainers)
+
+
+def place_canaries(world: World, *, canaries: int, seed: int | None) -> Canaries:
+    """Canaries at the site with the most examples, the first of several."""
+    rounds = world.manifest("audit")
+    in_a_round = [site for site in world.site_names if rounds.rounds_of(site)]
+    site = max(in_a_round, key=lambda name: world.sizes[name])
+    return draw_canaries(
+        site,
+        world.examples(site),
+        layout=world.adapted.layout,
+        strategy=world.job.strategy,
+        wanted=canaries,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def _judge(
+    world: World, folder: RunFolder, canaries: Canaries, trainers: Mapping[str, CanaryTrainer]
+) -> EmpiricalAudit:
+    sent = trainers[canaries.site].sent
+    upper = last_epsilon(folder.records()).get(canaries.site) if sent else None
+    if upper is None:
+        raise AuditError(
+            f"{canaries.site} trained in no round that was finished: there is nothing to attack"
+        )
+    plan = sent[min(sent)].contributed.plan
+    seen = observe(world, folder, canaries, trainers)
+    return EmpiricalAudit(
+        job=world.job.name,
+        site=canaries.site,
+        canaries=len(canaries),
+        present=int(canaries.present.sum()),
+        upper=upper,
+        delta=plan.delta,
+        confidence=1.0 - ERROR,
+        bounds=find_bounds(seen, canaries, plan, error=ERROR),
+        attackers=tuple(_attacker(one, canaries, plan) for one in seen),
+    )
+
+
+def observe(
+    world: World, folder: RunFolder, canaries: Canaries, trainers: Mapping[str, CanaryTrainer]
+) -> tuple[Observed, ...]:
+    """What each attacker sees of a finished run: a site's updates only where the job lets them be read."""
+    job, layout = world.job, world.adapted.layout
+    linear = job.training.optimizer == "sgd"
+    plain = job.compression.kind == "none"
+    adapters = [folder.load_adapter(number, layout) for number in range(len(folder.records()) + 1)]
+    rounds = seen_in_rounds(
+        adapters,
+        {site: trainer.sent for site, trainer in trainers.items()},
+        canaries,
+        strategy=job.strategy,
+        linear=linear and plain,
+    )
+    adapter = seen_in_adapter(
+        adapters[0],
+        adapters[-1],
+        rounds,
+        canaries,
+        strategy=job.strategy,
+        sites=folder.manifest.cohort,
+    )
+    if job.aggregation.hidden:
+        return rounds, adapter
+    return seen_from_site(trainers[canaries.site].sent, canaries, linear=linear), rounds, adapter
+
+
+def _attacker(seen: Observed, canaries: Canaries, plan: SampledPlan) -> Attacker:
+    scores, present = seen.scores(plan), canaries.present
+    return Attacker(
+        name=seen.attacker,
+        auc=auc(scores, present, error=ERROR),
+        tpr_at_permille=tpr_at(scores, present, fpr=0.001, error=ERROR),
+        tpr_at_percent=tpr_at(scores, present, fpr=0.01, error=ERROR),
+    )

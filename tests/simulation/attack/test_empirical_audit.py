@@ -1,0 +1,142 @@
+"""A whole attacked run: the pipeline is a run's own, and a mistake in it comes out as exit code 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client.training import optimizer
+from privacy.errors import UserError
+from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.mechanism import Mechanism
+from runs.run_folder import job_toml
+from simulation import simulated_federation
+from simulation.attack import empirical_audit
+from simulation.attack.empirical_audit import EmpiricalAudit, audit_empirically
+from simulation.attack.observed import Observed
+from tests import tiny
+from tests.confide.test_cli import call
+
+FEW = {"rounds": 2, "local_steps": 2, "batch_size": 32}
+
+
+def attacked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> tuple[EmpiricalAudit, tuple[Observed, ...]]:
+    """An audit of the tiny job, and what the attackers saw."""
+    seen = list[tuple[Observed, ...]]()
+    whole = empirical_audit.observe
+
+    def observe(*given: Any) -> tuple[Observed, ...]:
+        seen.append(whole(*given))
+        return seen[0]
+
+    monkeypatch.setattr(empirical_audit, "observe", observe)
+    job = tiny.job(folder, **{"training": FEW, **changes})
+    return audit_empirically(job, canaries=60, seed=3), seen[0]
+
+
+def check_linear(seen: Observed) -> None:
+    """Values are the canaries' signal, and noise as wide as planned: each within five standard errors."""
+    assert seen.signal is not None
+    y, x = ((v / seen.noise[:, None]).ravel() for v in (seen.values, seen.signal))
+    slope, error = float(x @ y / (x @ x)), 1 / np.linalg.norm(x)
+    assert abs(slope - 1) < 5 * error
+    assert error < 0.4  # or the line above says nothing
+    assert abs(np.std(y - x) - 1) < 5 / np.sqrt(2 * len(y))
+
+
+def test_what_is_seen_is_signal_and_the_planned_noise(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, seen = attacked(tiny_folder, monkeypatch)
+    assert [one.attacker for one in seen] == ["site", "rounds", "adapter"]
+    for one in seen[:2]:
+        check_linear(one)
+    assert audit.canaries == 60
+    assert 7.9 < audit.upper <= 8.0
+    assert 0.0 <= audit.lower <= audit.upper
+    assert audit.verdict == "holds"
+    assert len(audit.bounds) == 8
+    audit.check()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": {"kind": "masks"}, "strategy": {"name": "lora"}},
+        {"strategy": {"name": "ffa"}, "federation": {"sites": 4, "cohort": 2}},
+        {"training": FEW | {"optimizer": "adam", "learning_rate": 0.01}},
+        {"privacy": {"mechanism": "laplace", "epsilon": 50.0}},
+    ],
+    ids=["masks", "cohorts", "adam", "laplace"],
+)
+def test_other_jobs_are_attacked_as_well(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    audit, seen = attacked(tiny_folder, monkeypatch, **changes)
+    assert audit.verdict == "holds"
+    for one in seen:
+        if one.signal is not None:
+            check_linear(one)
+    hidden = changes.get("aggregation", {}).get("kind") == "masks"
+    assert ("site" not in [one.attacker for one in seen]) == hidden
+    adam = changes.get("training", FEW) is not FEW
+    assert any(one.signal is not None for one in seen) != adam
+
+
+def test_a_quarter_of_the_noise_ends_the_command(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Control: what the plan asks for is charged, and a quarter of it is added."""
+    whole = Mechanism.noise
+
+    def quiet(mechanism: Mechanism, size: int, **given: Any) -> Any:
+        return whole(mechanism, size, **given) // 4
+
+    monkeypatch.setattr(Mechanism, "noise", quiet)
+    path = tmp_path / "job.toml"
+    path.write_text(job_toml(tiny.job(tiny_folder, training=FEW)))
+    assert call(monkeypatch, "audit", "empirical", path, "--canaries", "60", "--seed", "3", "--json") == 1
+    output, errors = capfd.readouterr()
+    told = json.loads(output.splitlines()[-1])
+    assert told["verdict"] == "refuted"
+    assert told["lower"] > told["upper"]
+    assert told["confidence"] == 0.95
+    assert "site-1 claims epsilon=" in errors
+    assert "form 'gaussian'" in errors
+
+
+@pytest.mark.exhaustive
+def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: a canary's gradient is four clipping norms long, and so is what it adds.
+
+    The check before every run finds that too, so here there is none.
+    """
+
+    def loose(gradients: Sequence[torch.Tensor], *, bound: float, norm: int) -> ClippedSum:
+        found = clip_gradients(gradients, bound=4 * bound, norm=norm)
+        return replace(found, tensors=tuple(4 * tensor for tensor in found.tensors), bound=bound)
+
+    monkeypatch.setattr(optimizer, "clip_gradients", loose)
+    monkeypatch.setattr(simulated_federation, "SharedCheck", lambda: lambda _method, _examples: None)
+    audit, _ = attacked(tiny_folder, monkeypatch)
+    assert audit.verdict == "refuted"
+
+
+@pytest.mark.parametrize("privacy", [{"mechanism": "none"}, {"unit": "site", "mechanism": "skellam"}])
+def test_a_job_without_a_claim_for_examples_is_refused(tiny_folder: Path, privacy: dict[str, Any]) -> None:
+    job = tiny.job(tiny_folder, privacy=privacy, aggregation={"kind": "masks"})
+    with pytest.raises(UserError, match="canaries are examples"):
+        audit_empirically(job)
