@@ -36,7 +36,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDi
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from race_environment import UnavailableError, python_with_pfl
-from race_work import COHORT, DONE, SITES, Lap, cohort, next_turn, the_job, train_plainly
+from race_work import DONE, SITES, Lap, cohort, next_turn, the_job, train_plainly
 
 from protocol.job.job import Job
 from protocol.processes.flower_internals import run_simulation
@@ -96,8 +96,7 @@ def flower(lap: Lap) -> None:
         nodes, adapter = sorted(grid.get_node_ids()), world.initial_adapter
         for number in range(lap.rounds):
             asked = []
-            for place in range(COHORT):
-                node = nodes[(COHORT * number + place) % SITES]
+            for node in cohort(nodes, number):
                 content = RecordDict({"adapter": ArrayRecord({"adapter": Array(adapter)})})
                 asked.append(Message(content, node, MessageType.TRAIN, group_id=str(number)))
             answers = list(grid.send_and_receive(asked))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from tasks.registry import read_job
 
 SITES, TWEETS, HELD_OUT, COHORT = 100, 64, 53, 20
 STEPS, BATCH, RATE = 4, 16, 0.1
+S = TypeVar("S")
 # What a peer prints when a round is done; libraries print on the same stream.
 DONE = "a round of the race is done"
 
@@ -62,9 +65,9 @@ def the_job(lap: Lap, *, mechanism: str = "none") -> Job:
         return read_job(path, settings=settings)
 
 
-def cohort(names: tuple[str, ...], number: int) -> list[str]:
-    """The sites of a round, counted from 0: all in turn, as Confide draws them too."""
-    return [names[(COHORT * number + place) % len(names)] for place in range(COHORT)]
+def cohort(sites: Sequence[S], number: int) -> list[S]:
+    """Those of a round, counted from 0: all in turn, as Confide draws them too."""
+    return [sites[(COHORT * number + place) % len(sites)] for place in range(COHORT)]
 
 
 def train_plainly(world: World, site: str, adapter: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
