@@ -173,6 +173,15 @@ def test_an_embedding_is_refused_by_name() -> None:
         adapt(bert(), job)
 
 
+def test_a_bias_that_nothing_uses_is_refused_with_what_to_choose() -> None:
+    model = bert()
+    model.beside = torch.nn.Linear(2, 2)
+    job = make_job(targets=["query"], task="sequence-classification", adapter={"bias": "all"})
+    adapted = adapt(model, job)
+    with pytest.raises(PrivacyUnitError, match=r'beside\.bias took no part.*adapter\.bias="lora_only"'):
+        check_privacy_unit(OneByOne(adapted), adapted.probe())
+
+
 @pytest.mark.parametrize(("bias", "depth"), [("none", 1), ("lora_only", 1), ("all", 0)])
 def test_where_lower_layers_have_trained_biases_nothing_is_kept(bias: str, depth: int) -> None:
     adapted = CASES["bert-qv-head"].adapted(adapter={"bias": bias, "layers_to_transform": [1]})
