@@ -136,6 +136,12 @@ def check_manifest(
         )
 
 
+def check_drawn(manifest: Manifest, site: str, number: int) -> None:
+    """Raises ProtocolError for a round that a site is not in: its noise is planned without it."""
+    if not manifest.draws(site, number):
+        raise ProtocolError(f"site {site} is not drawn for round {number} of this run")
+
+
 def check_model(manifest: Manifest, digest: str) -> None:
     """Raises ProtocolError unless a manifest is for the model that a site has loaded."""
     if manifest.model_digest != digest:

@@ -17,7 +17,7 @@ from client.local_round import begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
-from client.session import Session, check_manifest, plan_metrics
+from client.session import Session, check_drawn, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
@@ -282,7 +282,7 @@ class Site:
         request, job = asked.train, session.manifest.job
         if not 1 <= request.round <= job.training.rounds:
             raise ProtocolError(f"expected a round from 1 to {job.training.rounds}, got {request.round}")
-        self._check_drawn(session.manifest, request.round)
+        check_drawn(session.manifest, self.name, request.round)
         start = begin_round(session, request)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
@@ -315,7 +315,7 @@ class Site:
         job, plan = session.manifest.job, session.metrics
         if plan is None:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
-        self._check_drawn(session.manifest, job.training.rounds)
+        check_drawn(session.manifest, self.name, job.training.rounds)
         session.sums.check_metrics(request)
         evaluated, receipt = measure(
             session,
@@ -328,11 +328,6 @@ class Site:
         )
         evaluated.receipt.CopyFrom(self._signed(receipt))
         return evaluated
-
-    def _check_drawn(self, manifest: Manifest, number: int) -> None:
-        """Raises ProtocolError for a round that this site is not in: its noise is planned without it."""
-        if not manifest.draws(self.name, number):
-            raise ProtocolError(f"site {self.name} is not drawn for round {number} of this run")
 
     def _keyed(self, job: Job) -> Entropy | None:
         """Where noise that repeats comes from, if the job asks for that."""

@@ -16,8 +16,8 @@
     metrics.json         the last adapter on the sites' own examples, if the job asks for that
     rounds/000/          the adapter before the first round, in PEFT's own format, with residuals if any
     rounds/001/ …        the adapter after each round
-    rounds/001/memory.safetensors …  and what the strategy remembers, if it does
-    rounds/001/trained.safetensors … and the adapter as it is trained, where PEFT has it in another form
+    rounds/001/memory.safetensors …   what the strategy remembers, if it does
+    rounds/001/trained.safetensors …  the adapter as it is trained, where PEFT has another form
     adapter              a link to the last one
     sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder
@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -45,7 +44,7 @@ from privacy.durable import BY_UMASK, append_line, replace_link, sync_file, sync
 from privacy.errors import ProtocolError, RunError
 from privacy.identity import Identity
 from privacy.ledger.receipt import SignedReceipt
-from protocol.job.job import Job
+from protocol.job.job_file import job_toml
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.job.strategy import State
@@ -158,11 +157,9 @@ class RunFolder:
             if coordinator_key is not None:
                 folder.key_path.symlink_to(coordinator_key.resolve())
             folder.save_state(0, layout, state)
-            if flush:
-                sync_folder(partial)
+            folder._sync(partial)
             partial.rename(path)
-            if flush:
-                sync_folder(path.parent)
+            folder._sync(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return cls(path, flush=flush)
@@ -176,6 +173,10 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         write_durably(self.path / name, content, mode=BY_UMASK, flush=self._flush)
+
+    def _sync(self, folder: Path) -> None:
+        if self._flush:
+            sync_folder(folder)
 
     @property
     def manifest(self) -> Manifest:
@@ -314,9 +315,10 @@ class RunFolder:
         partial.mkdir()
         try:
             shutil.copy(self.path / "adapter_config.json", partial / "adapter_config.json")
-            whole = not self.manifest.job.adapter.changes_base
-            first = self.load_adapter(0, layout) if number and not whole else state.adapter
-            save_tensors(partial, layout.split(state.adapter), begun=None if whole else layout.split(first))
+            begun = None
+            if self.manifest.job.adapter.changes_base:
+                begun = layout.split(self.load_adapter(0, layout) if number else state.adapter)
+            save_tensors(partial, layout.split(state.adapter), begun=begun)
             if state.memory:
                 save_file(dict(state.memory), partial / MEMORY)
             for file in partial.iterdir() if self._flush else ():
@@ -325,8 +327,7 @@ class RunFolder:
             partial.rename(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        if self._flush:
-            sync_folder(rounds)
+        self._sync(rounds)
         replace_link(self.path / "adapter", Path("rounds") / f"{number:03d}")
 
     def newest_adapter(self, layout: AdapterLayout) -> NDArray[np.float32]:
@@ -345,8 +346,3 @@ class RunFolder:
             return layout.join(load_tensors(self.path / "rounds" / f"{number:03d}"))
         except FileNotFoundError as error:
             raise RunError(f"{self.path} lost the adapter of round {number}") from error
-
-
-def job_toml(job: Job) -> str:
-    """A job as TOML, every key filled in but those that are unset."""
-    return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))

@@ -53,4 +53,5 @@ def _missed(factors: Factors, shares: NDArray[np.float64]) -> float:
 def _norm(factors: Factors, shares: NDArray[np.float64]) -> float:
     """‖Σ p·B·A‖, from one thin decomposition of all B side by side and one of all A."""
     b = replace(factors, b=factors.b * shares[:, None, None]).stacked_b
-    return float(np.linalg.norm(np.linalg.qr(b, mode="r") @ np.linalg.qr(factors.stacked_a.T, mode="r").T))
+    left, right = np.linalg.qr(b)[1], np.linalg.qr(factors.stacked_a.T)[1]
+    return float(np.linalg.norm(left @ right.T))

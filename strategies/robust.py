@@ -5,7 +5,7 @@ of two sites' B is that of their products: whom Krum and Bulyan keep they would 
 Numbers that are chosen each for itself (median, trimmed mean, Bulyan's last step) depend on A's basis.
 
 Flower's strategies want messages, and so their functions alone are used. Which these are stands in
-``protocol.processes.flower_internals``, with all that Confide uses of Flower beyond its documented modules.
+``protocol.processes.flower_aggregation``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Bulyan(_Robust):
         return 4 * self.malicious + 3
 
     def combined(self, updates: NDArray[np.float32]) -> NDArray[np.float32]:
-        from protocol.processes.flower_internals import closest_mean, select_krum
+        from protocol.processes.flower_aggregation import closest_mean, select_krum
 
         points, left = _points(updates), list(range(len(updates)))
         theta = len(updates) - 2 * self.malicious
@@ -159,7 +159,7 @@ class TrimmedMean(_Robust):
     paper: ClassVar[str] = "Yin et al. 2018, coordinate-wise trimmed mean (arXiv:1803.01498)"
 
     def combined(self, updates: NDArray[np.float32]) -> NDArray[np.float32]:
-        from protocol.processes.flower_internals import trimmed_mean
+        from protocol.processes.flower_aggregation import trimmed_mean
 
         # Flower rounds share · n down; a quarter more than f is f, and under a half of 2f + 1 sites.
         share = (self.malicious + 0.25) / len(updates)
@@ -189,7 +189,7 @@ def in_blocks(
 
 def _chosen(updates: NDArray[np.float32], *, malicious: int, count: int) -> list[int]:
     """The numbers of the updates that Krum puts first, best first."""
-    from protocol.processes.flower_internals import select_krum
+    from protocol.processes.flower_aggregation import select_krum
 
     return select_krum(list(_points(updates)), malicious=malicious, count=count)
 

@@ -58,6 +58,7 @@ def test_a_breach_is_seen(tmp_path: Path) -> None:
 
 # Flower's own secure aggregation is what this one measures.
 FLOWERS_INTERNALS = {
+    ROOT / "protocol/processes/flower_aggregation.py",
     ROOT / "protocol/processes/flower_internals.py",
     ROOT / "server/service/lean_superlink.py",
     ROOT / "benchmarks/flower_secagg.py",

@@ -1,4 +1,4 @@
-"""Reading a job: TOML, keys set on the command line, and errors that name the key."""
+"""A job as a file: TOML read and written, keys set on the command line, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -189,3 +190,8 @@ def _expected(item: Any) -> str:
 def _is_branch(part: str | int) -> bool:
     text = str(part)
     return text in _BRANCHES or "[" in text
+
+
+def job_toml(job: Job) -> str:
+    """A job as TOML, every key filled in but those that are unset."""
+    return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))

@@ -1,23 +1,22 @@
 """What Confide uses of Flower beyond ``flwr.app``, ``flwr.clientapp`` and ``flwr.serverapp``.
 
 Only these three are documented to last; the rest moves between minor versions. A test keeps every other
-import of Flower out, but for ``server/service/lean_superlink.py``; ``test_flower_contract.py`` and
-``test_one_piece.py`` try what is assumed of it.
+import of Flower out, but for ``flower_aggregation.py`` and ``server/service/lean_superlink.py``;
+``test_flower_contract.py`` and ``test_one_piece.py`` try what is assumed of it.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_body,
@@ -35,7 +34,6 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
-from numpy.typing import NDArray
 
 from protocol.processes.careful_client import Careful, fetch_until
 
@@ -45,7 +43,6 @@ __all__ = [
     "Run",
     "RunNotRunningException",
     "Runtime",
-    "closest_mean",
     "connect_to_fleet",
     "deflate",
     "failed_answer",
@@ -59,9 +56,7 @@ __all__ = [
     "object_ids",
     "pull_contents",
     "run_simulation",
-    "select_krum",
     "size_in_one_piece",
-    "trimmed_mean",
 ]
 
 # Flower's code for an app that raised: what a SuperNode answers with when its ClientApp fails.
@@ -81,33 +76,6 @@ def identify_process(*, run_id: int, node_id: int, task_id: int) -> None:
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = node_id
     TaskIdentity.task_id = task_id
-
-
-def select_krum(points: Sequence[NDArray[np.float64]], *, malicious: int, count: int) -> list[int]:
-    """The numbers of the points, float64[d] each, that Flower's (multi-)Krum keeps, best first."""
-    from flwr.serverapp.strategy.multikrum import select_multikrum
-
-    contents = [RecordDict({"arrays": ArrayRecord({"point": Array(point)})}) for point in points]
-    numbers = {id(content): number for number, content in enumerate(contents)}
-    return [numbers[id(content)] for content in select_multikrum(contents, malicious, count)]
-
-
-def trimmed_mean(vectors: NDArray[np.float32], *, share: float) -> NDArray[Any]:
-    """Flower's mean of each number without such a share of the lowest and of the highest: [d] of [n, d]."""
-    from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
-
-    found: NDArray[Any] = trim_mean(vectors, share)
-    return found
-
-
-def closest_mean(
-    vectors: NDArray[np.float32], *, to: NDArray[np.float32], count: int
-) -> NDArray[np.float32]:
-    """Flower's mean of the ``count`` numbers of float32[n, d] next to those of ``to``: float32[d]."""
-    from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
-
-    found: NDArray[np.float32] = aggregate_n_closest_weights([to], [[one] for one in vectors], count)[0]
-    return found
 
 
 def run_simulation(**arguments: Any) -> None:

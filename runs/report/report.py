@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
+from protocol.job.job_file import job_toml
 from protocol.plain_text import escaped
 from protocol.processes.time_spent import Part, timed
 from runs.formats import (
@@ -33,7 +34,7 @@ from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
-from runs.run_folder import RoundRecord, RunFolder, job_toml, last_epsilon
+from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task

@@ -48,6 +48,7 @@ class CanaryTrainer(Trainer):
         entropy: Entropy,
         activations: Activations | None,
         between: Between = no_pause,
+        drift: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """See ``Trainer.train``."""
         contributed = self._watched.begin(plan)
@@ -67,6 +68,7 @@ class CanaryTrainer(Trainer):
                 entropy=entropy,
                 activations=activations,
                 between=watched,
+                drift=drift,
             )
         finally:
             self._watched.end()

@@ -16,9 +16,9 @@ from client.site import Site
 from confide.cli import main
 from privacy.ledger.entries import Refused
 from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job_file import job_toml
 from protocol.messages.confide_pb2 import Evaluate, Join, Reply, Request, Train
 from protocol.messages.vector import to_bytes
-from runs.run_folder import job_toml
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tests import tiny

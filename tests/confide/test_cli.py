@@ -13,8 +13,9 @@ import pytest
 from confide import __version__
 from confide.cli import main
 from confide.terminal import LiveTable
+from protocol.job.job_file import job_toml
 from protocol.job.manifest import VERSION
-from runs.run_folder import RunFolder, job_toml
+from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from tests import tiny
 

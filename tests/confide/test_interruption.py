@@ -13,7 +13,8 @@ import pytest
 import typer
 
 from confide.interruption import interruptible
-from runs.run_folder import RunFolder, job_toml
+from protocol.job.job_file import job_toml
+from runs.run_folder import RunFolder
 from runs.run_state import RunState, coordinating, write_state
 from server.federated_run import COORDINATOR, resume_command
 from server.provisioning.coordinator_folder import CoordinatorFolder

@@ -13,7 +13,7 @@ from client.session import plan_training
 from confide.plan_view import print_forecast
 from privacy.identity import Identity
 from privacy.ledger.ledger import Charge, Ledger
-from runs.run_folder import job_toml
+from protocol.job.job_file import job_toml
 from simulation.forecast.forecast import Forecast, forecast
 from tests import tiny
 from tests.confide.test_cli import call

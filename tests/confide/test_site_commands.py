@@ -15,8 +15,9 @@ from client.custody.policy import BudgetSection, Policy, RulesSection
 from confide.cli import main
 from privacy.ledger.entries import Approved, Refused
 from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job_file import job_toml
 from runs.run_audit import audit_run
-from runs.run_folder import RunFolder, job_toml
+from runs.run_folder import RunFolder
 from tests import tiny
 
 SITES = ("site-1", "site-2", "site-3")

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from confide.cli import app
 from privacy.errors import DataError, JobError
 from protocol.job.job import Job
-from runs.run_folder import RunFolder, job_toml
+from protocol.job.job_file import job_toml
+from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from simulation.simulate import simulate
 from simulation.simulated_federation import World

@@ -12,9 +12,9 @@ import pytest
 from client.training import training
 from confide.cli import main
 from confide.profile_view import print_profile
+from protocol.job.job_file import job_toml
 from protocol.processes.time_spent import Lap, Part
 from runs.run import Run
-from runs.run_folder import job_toml
 from simulation import simulated_run
 from simulation.simulate import resume, simulate
 from tests import tiny

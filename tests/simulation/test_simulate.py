@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 import confide
 from privacy.errors import DataError, JobError, SiteError
-from protocol.job.job_file import parse_job
+from protocol.job.job_file import job_toml, parse_job
 from protocol.job.layout import AdapterLayout
 from runs.run import Run
-from runs.run_folder import RunFolder, job_toml
+from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
 from tests import children, tiny

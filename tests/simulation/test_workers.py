@@ -16,7 +16,8 @@ import pytest
 
 from confide.cli import main
 from privacy.errors import RunError, UserError
-from runs.run_folder import RunFolder, job_toml
+from protocol.job.job_file import job_toml
+from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from simulation.worker_count import workers_that_pay

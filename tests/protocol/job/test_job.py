@@ -11,8 +11,7 @@ import tomli_w
 
 from privacy.errors import JobError
 from protocol.job.adapter_section import top_share
-from protocol.job.job_file import parse_job
-from runs.run_folder import job_toml
+from protocol.job.job_file import job_toml, parse_job
 from tasks.registry import checked_job, read_job, section_of
 from tests import tiny
 

@@ -15,10 +15,10 @@ from flwr.app import DEFAULT_TTL, Error, Message, MessageType
 from flwr.serverapp import Grid
 
 from protocol.messages.flower import unwrap, wrap
+from protocol.processes.flower_aggregation import closest_mean, select_krum, trimmed_mean
 from protocol.processes.flower_internals import (
     Run,
     RunNotRunningException,
-    closest_mean,
     deflate,
     failure,
     identify_process,
@@ -27,8 +27,6 @@ from protocol.processes.flower_internals import (
     object_ids,
     pull_contents,
     run_simulation,
-    select_krum,
-    trimmed_mean,
 )
 from protocol.processes.flower_process import flower_environment, flower_program
 

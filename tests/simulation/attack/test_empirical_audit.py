@@ -16,7 +16,7 @@ from client.training import optimizer
 from privacy.errors import UserError
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.mechanism import Mechanism
-from runs.run_folder import job_toml
+from protocol.job.job_file import job_toml
 from simulation import simulated_federation
 from simulation.attack import empirical_audit
 from simulation.attack.empirical_audit import EmpiricalAudit, audit_empirically

@@ -20,7 +20,7 @@ from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.job import Job, TrainingSection
-from runs.run_folder import job_toml
+from protocol.job.job_file import job_toml
 from simulation.forecast.forecast import Forecast, forecast
 from simulation.forecast.noise_level import HIGH, HOPELESS, Setup, noise_level, steps_in_effect
 from simulation.forecast.suggestions import _fewer_layers, _lower_rank, suggest
