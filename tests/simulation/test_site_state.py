@@ -47,6 +47,7 @@ def kept(folder: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     return {path.parts[-3]: load_file(path) for path in sorted(folder.glob("sites/*/local/*.safetensors"))}
 
 
+@pytest.mark.exhaustive(but=2)
 @each
 def test_each_site_keeps_its_own_and_sums_are_what_they_are(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
@@ -67,6 +68,7 @@ def test_each_site_keeps_its_own_and_sums_are_what_they_are(
         assert 0 < record.bytes_up - 3 * 4 * layout.update_size < 3 * 800
 
 
+@pytest.mark.exhaustive(but=1)
 @each
 def test_what_stays_at_a_site_is_at_the_coordinator_as_it_was_drawn(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
@@ -80,6 +82,7 @@ def test_what_stays_at_a_site_is_at_the_coordinator_as_it_was_drawn(
     assert layout.change(start, found).any()
 
 
+@pytest.mark.exhaustive(but=2)
 @each
 def test_a_run_goes_on_where_its_sites_were(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
