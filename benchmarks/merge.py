@@ -16,7 +16,7 @@ import tracemalloc
 
 import numpy as np
 
-from protocol.job.layout import FACTOR_A, FACTOR_B, RESIDUAL, AdapterLayout, TensorSlot
+from protocol.job.layout import FACTOR_A, FACTOR_B, RESIDUAL, AdapterLayout
 from protocol.job.strategy import Strategy, find_strategy, strategy_names
 
 REPEATS = 2
@@ -24,21 +24,20 @@ REPEATS = 2
 
 def layout_for(strategy: Strategy, *, numbers: int, width: int, rank: int) -> AdapterLayout:
     """As many square layers as factors of so many numbers make."""
-    slots = []
+    sizes: dict[str, tuple[int, ...]] = {}
     for number in range(max(1, round(numbers / (2 * width * rank)))):
-        sizes = {FACTOR_A: (rank, width), FACTOR_B: (width, rank)}
-        sizes |= {RESIDUAL: (width, width)} if strategy.residual else {}
-        for ending, shape in sizes.items():
-            name = f"{number:04d}{ending}"
-            trained = ending != RESIDUAL and strategy.trains(name)
-            slots.append(TensorSlot(name=name, shape=shape, trained=trained))
-    return AdapterLayout(slots=tuple(sorted(slots, key=lambda slot: slot.name)))
+        sizes |= {f"{number:04d}{FACTOR_A}": (rank, width), f"{number:04d}{FACTOR_B}": (width, rank)}
+        if strategy.residual:
+            sizes[f"{number:04d}{RESIDUAL}"] = (width, width)
+        if strategy.cored:
+            sizes[f"{number:04d}.lora_C.weight"] = (rank, rank)
+    return strategy.lay_out(sizes)
 
 
 def measured(name: str, *, numbers: int, width: int, rank: int, sites: int) -> dict[str, float | str]:
     rule = find_strategy(name)
     strategy = rule.model_validate({"malicious": 1} if "malicious" in rule.model_fields else {})
-    layout = layout_for(strategy, numbers=numbers, width=width, rank=rank)
+    layout = strategy.in_round(layout_for(strategy, numbers=numbers, width=width, rank=rank), 1)
     generator = np.random.default_rng(0)
     adapter = 0.1 * generator.standard_normal(layout.adapter_size, np.float32)
     updates = 0.01 * generator.standard_normal((sites, layout.update_size), np.float32)

@@ -133,6 +133,11 @@ class Strategy(Section):
                 f'adapter: expected no rank_pattern, no alpha_pattern and init="orthonormal" with '
                 f'strategy.name="{self.name}", which moves products into the base: use "flexlora" or "ffa"'
             )
+        if job.adapter.bias != "none" and (self.needs_head or self.keep_local == "head"):
+            raise ValueError(
+                f'adapter.bias: expected "none" with strategy.name="{self.name}" and '
+                f'strategy.keep_local="{self.keep_local}": the head is all that is not LoRA\'s then'
+            )
         if job.compression.kind != "none" and not self.compresses():
             why = "turns the adapter's basis after each round"
             if not self.basis_turns:
