@@ -98,6 +98,13 @@ def test_trimmed_mean_and_median_take_each_number_for_itself(
     np.testing.assert_allclose(found, np.median(updates, axis=0), atol=1e-6)
 
 
+def test_a_trimmed_mean_leaves_one_out_of_49() -> None:
+    """As floats, 49 times a 49th is less than one, which Flower rounds down."""
+    updates = np.zeros((49, 2), np.float32)
+    updates[7] = 1.0
+    assert not TrimmedMean(malicious=1).combined(updates).any()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("huge", [1e4, 1e20, 3e38])
 def test_one_that_sends_anything_moves_none_of_them(name: str, huge: float) -> None:
@@ -108,11 +115,12 @@ def test_one_that_sends_anything_moves_none_of_them(name: str, huge: float) -> N
     assert np.abs(found - 1.0).max() < 0.1
 
 
-def test_a_huge_update_does_not_hide_a_bad_one() -> None:
+@pytest.mark.parametrize(("huge", "bad"), [(0, 1), (3, 5), (6, 2)])
+def test_a_huge_update_does_not_hide_a_bad_one(huge: int, bad: int) -> None:
     """Two malicious sites: one so large that the others' distances would vanish beside it."""
     updates = 1.0 + 0.01 * updates_of(7, 30, 0)
-    updates[0] = 3e38
-    updates[1] = 3.0
+    updates[huge] = 3e38 * np.sign(updates_of(1, 30, 9)[0])
+    updates[bad] = 1.5
     kept = MultiKrum(malicious=2).combined(updates)
     assert np.abs(kept - 1.0).max() < 0.1
 
