@@ -1,9 +1,8 @@
 """Confide: fine-tune one model together without showing each other the data.
 
 >>> import confide
->>> sorted(confide.__all__)
-['Run', '__version__', 'audit_book', 'audit_empirically', 'audit_ledger', 'audit_run', 'read_job', 'resume',
- 'run', 'simulate']
+>>> print(*sorted(confide.__all__))
+Run __version__ audit_book audit_empirically audit_ledger audit_run read_job resume run simulate
 """
 
 from __future__ import annotations
