@@ -7,7 +7,7 @@ are read in the open, so that rules which need each of them stand beside those t
 Each run that ends is a line of ``--results``, and is not run again: the whole takes hours, and can be
 stopped and gone on with.
 
-Run: python benchmarks/compare_strategies.py --results strategies.jsonl [--rules ffa,fedsvd] [--epsilons none,3,1]
+Run: python benchmarks/compare_strategies.py --results FILE [--rules ffa,fedsvd] [--epsilons none,3,1]
      [--repeats 3] [--rounds 8] [--limit ROWS] [--json]
 """
 
