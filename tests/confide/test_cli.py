@@ -149,7 +149,8 @@ def test_a_full_disk_ends_with_one_message(
         raise OSError(28, "No space left on device", str(tmp_path))
 
     monkeypatch.setattr("os.fsync", full)
-    assert call(monkeypatch, "simulate", job_file, "--runs", tmp_path / "runs") == 1
+    options = "--runs", tmp_path / "runs", "--homes", tmp_path / "homes"  # which are flushed, and their run
+    assert call(monkeypatch, "simulate", job_file, *options) == 1
     errors = capfd.readouterr().err
     assert "No space left on device" in errors
     assert "Traceback" not in errors

@@ -13,6 +13,7 @@ pytest.importorskip("ray")
 
 import ray
 
+from client.local_round import Start
 from privacy.errors import RunError
 from simulation import ray_crew
 from simulation.ray_crew import Crew
@@ -89,7 +90,7 @@ def works(sites: str, *, size: int = 10, adapter: bytes = b"start") -> Iterator[
                 materials=SimpleNamespace(examples=[site] * size), training="plan", hidden=False
             ),
             request=SimpleNamespace(round=7, adapter=adapter),
-            adapter=ADAPTER,
+            start=Start(adapter=ADAPTER),
             longest=60.0,
         )
 

@@ -179,8 +179,8 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     join(site, manifest)
     exact = 17 * ONE
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
-    monkeypatch.setattr("client.site.count_right", lambda *_: replace(counted, value=exact))
-    monkeypatch.setattr("client.site.reserve", lambda *_, **__: None)
+    monkeypatch.setattr("client.final_round.count_right", lambda *_: replace(counted, value=exact))
+    monkeypatch.setattr("client.final_round.reserve", lambda *_, **__: None)
     monkeypatch.setattr(Site, "_signed", lambda *_: Receipt())
     sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
     draws = (np.array(sent) - exact) / ONE
@@ -236,7 +236,7 @@ def test_an_answer_that_failed_stays_charged(
     manifest = world.manifest("run")
     join(site, manifest)
     with monkeypatch.context() as patch:
-        patch.setattr("client.site.count_right", fail)
+        patch.setattr("client.final_round.count_right", fail)
         refused = evaluate(site, manifest, world.initial_adapter).refused
     assert refused.reason == "the site failed; its own log says how"
     assert len(charges(tmp_path)) == 1

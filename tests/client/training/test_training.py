@@ -406,7 +406,7 @@ def test_a_rank_beyond_the_layer_is_refused() -> None:
 
 
 def test_dora_cannot_be_asked_for() -> None:
-    with pytest.raises(JobError, match=r"adapter\.use_dora: unknown key"):
+    with pytest.raises(JobError, match=r"adapter\.use_dora: DoRA is not supported"):
         make_job(targets=["q_proj"], adapter={"use_dora": True})
 
 

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from protocol.messages.flower import wrap
 from protocol.processes import careful_client
@@ -124,15 +124,19 @@ def connected(
         raise problem
 
 
-def announced() -> tuple[Message, object]:
-    message = Message(wrap(b"x"), 7, "train", group_id="1")
-    return message, deflate(message)[0]
+def message_with(content: RecordDict) -> Message:
+    return Message(content, 7, "train", group_id="1")
+
+
+def announced(content: bytes = b"x") -> tuple[Message, object]:
+    """A message as a node hears of it, whose content it has to fetch, and the tree of its objects."""
+    return message_with(RecordDict()), deflate(message_with(wrap(content)))[0]
 
 
 ASKS: dict[str, Callable[[Fleet], object]] = {
     "pull-messages": lambda fleet: fleet.receive(),
     "pull-object": lambda fleet: fleet.fetch(*announced(), seconds=1.0, take=lambda _count: None),
-    "push-messages": lambda fleet: fleet.answer(announced()[0], seconds=0.0),
+    "push-messages": lambda fleet: fleet.answer(message_with(wrap(b"x")), seconds=0.0),
     "confirm-message-received": lambda fleet: fleet.confirm_received(1, "x"),
 }
 
@@ -208,7 +212,6 @@ def test_nothing_is_asked_for_a_message_that_was_given_up() -> None:
         raise RuntimeError("refused")
 
     identify_process(run_id=1, node_id=7, task_id=1)
-    message = Message(wrap(bytes(3 << 20)), 7, "train", group_id="1")
     fleet = Fleet(
         receive=lambda: None,
         announce=lambda *_: (set(), ""),
@@ -217,7 +220,7 @@ def test_nothing_is_asked_for_a_message_that_was_given_up() -> None:
         confirm_received=lambda *_: None,
     )
     with pytest.raises(RuntimeError, match="refused"):
-        fleet.fetch(message, deflate(message)[0], seconds=1.0, take=lambda _count: None)
+        fleet.fetch(*announced(bytes(3 << 20)), seconds=1.0, take=lambda _count: None)
     over.set()
     assert ended.wait(PATIENCE)
     assert len(names) == 2

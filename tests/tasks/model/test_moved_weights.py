@@ -21,23 +21,23 @@ def adapted(folder: Path) -> object:
 
 def test_a_rule_without_a_residual_moves_nothing(tmp_path: Path) -> None:
     moved = MovedWeights(adapted(tmp_path), adapter="default", wanted=False)
-    assert moved.slots == ()
+    assert moved.shapes == {}
 
 
 def test_layers_that_keep_their_weight_the_other_way_round_get_it_so(tmp_path: Path) -> None:
     peft = adapted(tmp_path)
     moved = MovedWeights(peft, adapter="default", wanted=True)
-    slot = moved.slots[0]
-    assert slot.shape == (3 * GPT2["n_embd"], GPT2["n_embd"])
-    weight = peft.get_submodule(slot.name.removesuffix(RESIDUAL)).get_base_layer().weight
+    name, shape = next(iter(moved.shapes.items()))
+    assert shape == (3 * GPT2["n_embd"], GPT2["n_embd"])
+    weight = peft.get_submodule(name.removesuffix(RESIDUAL)).get_base_layer().weight
     before = weight.detach().numpy().copy()
-    residual = np.random.default_rng(0).standard_normal(slot.shape).astype(np.float32)
-    given = {other.name: np.zeros(other.shape, np.float32) for other in moved.slots} | {slot.name: residual}
+    residual = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    given = {other: np.zeros(size, np.float32) for other, size in moved.shapes.items()} | {name: residual}
     moved.put(given)
     scale = np.float32(4.0 / 2)  # the job's alpha by its rank
     assert np.array_equal(weight.detach().numpy(), before + scale * residual.T)
     residual[:] = 7.0  # what was given may change afterwards
-    assert not np.array_equal(moved.residuals[slot.name], residual)
+    assert not np.array_equal(moved.residuals[name], residual)
 
 
 def test_a_shared_weight_is_refused(tmp_path: Path) -> None:
