@@ -71,6 +71,7 @@ def away_jobs(folder: Path) -> tuple[Job, Job]:
     return make_job(folder, **changes), make_job(folder, **changes, aggregation=MASKS)
 
 
+@pytest.mark.exhaustive
 def test_a_masked_cohort_goes_on_without_a_site_that_is_away(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +146,7 @@ def adapters(run: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(run.glob("rounds/*/adapter_model.safetensors"))]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("charged_before", [False, True])
 def test_a_keyed_run_that_was_killed_in_a_round_ends_as_if_it_never_was(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charged_before: bool
@@ -162,6 +164,7 @@ def test_a_keyed_run_that_was_killed_in_a_round_ends_as_if_it_never_was(
     audit_run(cut, ledgers=[cut / "sites" / "book.db"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("charged_before", [False, True])
 def test_fresh_noise_that_was_charged_before_a_kill_stays_charged(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charged_before: bool

@@ -25,6 +25,7 @@ PERSONAL = {"training": {"rounds": 2, "personal_steps": 3}, "metrics": {"epsilon
 SITES = ("site-1", "site-2", "site-3")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["none", "masks"])
 def test_sites_tell_of_both_adapters_and_keep_their_own(
     tiny_folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +85,7 @@ def test_they_are_charged_before_they_are_taken_and_have_the_runs_noise(
     assert told < plan.epsilon  # what the last round's receipt says, before them
 
 
+@pytest.mark.exhaustive
 def test_without_them_a_count_has_its_noise_alone(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,7 @@ def test_without_them_a_count_has_its_noise_alone(
     assert run.metrics.personal is None
 
 
+@pytest.mark.exhaustive
 def test_it_goes_on_from_what_stays_at_the_site(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

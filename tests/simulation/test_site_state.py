@@ -47,7 +47,7 @@ def kept(folder: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     return {path.parts[-3]: load_file(path) for path in sorted(folder.glob("sites/*/local/*.safetensors"))}
 
 
-@pytest.mark.exhaustive(but=2)
+@pytest.mark.exhaustive(but=1)
 @each
 def test_each_site_keeps_its_own_and_sums_are_what_they_are(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
@@ -82,7 +82,7 @@ def test_what_stays_at_a_site_is_at_the_coordinator_as_it_was_drawn(
     assert layout.change(start, found).any()
 
 
-@pytest.mark.exhaustive(but=2)
+@pytest.mark.exhaustive
 @each
 def test_a_run_goes_on_where_its_sites_were(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -147,6 +147,7 @@ def test_a_site_that_has_lost_what_it_kept_begins_as_the_first_round_does(
     assert np.array_equal(begin_round(session, request).adapter, world.initial_adapter)
 
 
+@pytest.mark.exhaustive(but=1)
 @each
 def test_a_drawn_site_finds_what_it_kept(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
@@ -167,6 +168,7 @@ def test_a_run_that_keeps_nothing_writes_nothing(tiny_folder: Path, tmp_path: Pa
     assert kept(run.folder) == {}
 
 
+@pytest.mark.exhaustive
 def test_local_tensors_are_noised_and_charged_as_those_that_are_sent(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

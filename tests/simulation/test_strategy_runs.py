@@ -66,6 +66,7 @@ def test_each_round_of_rolora_moves_its_half(tiny_folder: Path, tmp_path: Path) 
         assert moved == {name for name in states[0] if half in name or ".lora_" not in name}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", ["fedadam"])
 def test_a_stopped_run_of_halves_in_turn_under_a_server_optimizer_goes_on(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str

@@ -393,6 +393,7 @@ def test_a_whole_run_has_the_plain_mean(tiny_folder: Path, tmp_path: Path) -> No
     assert not any(record.absent for record in summed.records())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("needs_tenseal")
 def test_a_run_is_resumed(tiny_folder: Path, tmp_path: Path) -> None:
     """Between two rounds all that the coordinator and the simulated sites had in memory is gone."""

@@ -202,6 +202,7 @@ OTHERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.exhaustive
 def test_any_other_value_is_another_model(tiny_folder: Path, tmp_path: Path, honest: str) -> None:
     found = {"": honest}
     for name, change in OTHERS.items():
