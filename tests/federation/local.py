@@ -140,14 +140,17 @@ class LocalFederation:
         return {site["site"] for site in json.loads(done.stdout)["sites"] if site["state"] == "connected"}
 
     def wait_for_sites(self, *sites: str) -> None:
-        self.wait_until(lambda: self.connected() >= set(sites or SITES), what="sites to connect")
+        # Each look starts two programs, which would keep a core from those that are waited for.
+        self.wait_until(lambda: self.connected() >= set(sites or SITES), what="sites to connect", pause=2.0)
 
-    def wait_until(self, done: Callable[[], bool], *, what: str, seconds: float = PATIENCE) -> None:
+    def wait_until(
+        self, done: Callable[[], bool], *, what: str, seconds: float = PATIENCE, pause: float = 0.1
+    ) -> None:
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
                 raise AssertionError(f"waited {seconds:.0f} s for {what}\n{self.said()}")
-            time.sleep(0.1)
+            time.sleep(pause)
 
     def wait(self, process: subprocess.Popen[bytes], *, seconds: float = PATIENCE) -> int:
         try:
