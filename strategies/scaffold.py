@@ -38,9 +38,17 @@ class Scaffold(FrozenA):
     paper: ClassVar[str] = "Karimireddy et al. 2020, SCAFFOLD (arXiv:1910.06378)"
     corrects: ClassVar[bool] = True
 
+    @classmethod
+    def compresses(cls) -> bool:
+        return False  # numbers that wait at a site are in no mean
+
     def allows(self, job: Job) -> None:
-        super().allows(job)
         wanted = f'with strategy.name="{self.name}"'
+        if job.compression.kind != "none":
+            raise ValueError(
+                f'compression.kind: expected "none" {wanted}: numbers that wait at a site are in no mean'
+            )
+        super().allows(job)
         if job.training.optimizer != "sgd":
             raise ValueError(
                 f'training.optimizer: expected "sgd" {wanted}, whose variates are mean gradients: another '
@@ -50,10 +58,6 @@ class Scaffold(FrozenA):
             raise ValueError(
                 f"training.proximal: expected 0 {wanted}: the pull would be taken for a gradient, and be "
                 'added to every site; use strategy.name="ffa" with it'
-            )
-        if job.compression.kind != "none":
-            raise ValueError(
-                f'compression.kind: expected "none" {wanted}: numbers that wait at a site are in no mean'
             )
         if job.federation.cohort is not None:
             raise ValueError(
