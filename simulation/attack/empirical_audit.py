@@ -72,7 +72,7 @@ class EmpiricalAudit:
 
     @property
     def verdict(self) -> str:
-        return "holds" if self.lower <= self.upper else "refuted"
+        return "not refuted" if self.lower <= self.upper else "refuted"
 
     def check(self) -> None:
         """Raises AuditError, naming the attack, if what is claimed is refuted."""
@@ -132,7 +132,7 @@ def _check_sent(job: Job) -> None:
 
 
 def steps_add_up(job: Job) -> bool:
-    """Whether an update is a sum of steps, each of which is a clipped sum and its noise and nothing else."""
+    """Whether an update is a sum of steps, each of which is a clipped sum with its noise and no more."""
     training = job.training
     return training.optimizer == "sgd" and not training.proximal and not job.strategy.corrects
 
