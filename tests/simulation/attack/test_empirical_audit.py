@@ -20,6 +20,7 @@ from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job_file import job_toml
 from simulation import simulated_federation
 from simulation.attack import empirical_audit
+from simulation.attack.attack_bounds import find_bounds
 from simulation.attack.empirical_audit import (
     EmpiricalAudit,
     audit_empirically,
@@ -152,7 +153,7 @@ def test_bounds_are_for_the_steps_that_the_claim_is_for(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan has room for steps that are not attacked: with these, right code would seem refuted."""
-    plans, whole = list[SampledPlan](), empirical_audit.find_bounds
+    plans, whole = list[SampledPlan](), find_bounds
 
     def noted(*given: Any, **how: Any) -> Any:
         plans.append(given[2])
