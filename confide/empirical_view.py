@@ -59,7 +59,7 @@ def print_empirical(audit: EmpiricalAudit) -> None:
     for bound in audit.bounds:
         bounds.add_row(bound.attacker, _ASSUMES[bound.form], format_epsilon(bound.epsilon))
     console.print(bounds)
-    colour = "green" if audit.verdict == "holds" else "red"
+    colour = "green" if audit.verdict == "not refuted" else "red"
     console.print(
         f"[{colour}]{audit.verdict}[/{colour}]: claimed ε ≤ {format_epsilon(audit.upper)} at "
         f"δ = {format_delta(audit.delta)}, shown ε ≥ {format_epsilon(audit.lower)} with confidence "

@@ -142,6 +142,8 @@ class Policy(Section):
 
     def _check_aggregation(self, manifest: Manifest) -> None:
         aggregation, rules = manifest.job.aggregation, self.rules
+        if rules.secure_aggregation != "optional":
+            _check_none_outweighs(manifest)
         if rules.secure_aggregation != "optional" and not aggregation.hidden:
             raise PolicyError(
                 "the coordinator would read this site's updates one by one: expected secure "
@@ -171,6 +173,24 @@ class Policy(Section):
             raise PolicyError(
                 f"the coordinator {coordinator[:16]}… did not sign this manifest", rule="rules.coordinator"
             ) from error
+
+
+def _check_none_outweighs(manifest: Manifest) -> None:
+    """Raises PolicyError if a sum may hold one site's update and next to nothing else.
+
+    Who is in a round besides the heaviest site, a coordinator has a hand in: so the lightest are counted.
+    """
+    weights = manifest.job.federation.weights
+    if weights is None:
+        return
+    *lighter, heaviest = sorted(weights.values())
+    others = sum(lighter[: manifest.min_survivors - 1])
+    if heaviest > others:
+        raise PolicyError(
+            "a sum would be little but the heaviest site's update: expected no weight above those of "
+            f"{manifest.min_survivors - 1} other sites together, the lightest: got {heaviest}, {others}",
+            rule="rules.secure_aggregation",
+        )
 
 
 def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:

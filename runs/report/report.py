@@ -308,6 +308,9 @@ def _spent(job: Job, records: Sequence[RoundRecord]) -> str:
     more = f", and at most {format_epsilon(job.metrics.epsilon)} more on metrics" * (
         job.metrics.epsilon > 0
     )
+    if job.training.personal_steps:
+        # No receipt of a round has them: they come after the last.
+        more += f"; steps of a site's own may take what is left of the {budget}"
     return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}{more}"
 
 

@@ -73,7 +73,8 @@ class CanaryTrainer(Trainer):
         finally:
             self._watched.end()
         places = update[self._canaries.places].astype(np.float64)
-        self.sent[round_number] = SentRound(contributed=contributed, update=places)
+        # The first counts: steps after the last round, which nothing leaves of, call theirs round 1 too.
+        self.sent.setdefault(round_number, SentRound(contributed=contributed, update=places))
         return update
 
     def shapes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ class EmpiricalAudit:
 
     @property
     def verdict(self) -> str:
-        return "holds" if self.lower <= self.upper else "refuted"
+        return "not refuted" if self.lower <= self.upper else "refuted"
 
     def check(self) -> None:
         """Raises AuditError, naming the attack, if what is claimed is refuted."""
@@ -94,7 +94,8 @@ def audit_empirically(
     The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
     sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
     where canaries stand and which are in, and nothing else. Raises UserError for a job that hides whole
-    sites or has no noise, and what a simulation raises.
+    sites, has no noise, or whose sites send something else than what they train, and what a simulation
+    raises.
     """
     privacy = job.privacy
     if privacy.hides_sites or not privacy.protects:
@@ -102,6 +103,7 @@ def audit_empirically(
             f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
         )
+    _check_sent(job)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     placed = place_canaries(world, canaries=canaries, seed=seed)
@@ -116,6 +118,34 @@ def audit_empirically(
         run_in_folder(attacked, folder, progress=progress, title="Attacked run")
         progress.stage("Attacking what was released")
         return _judge(world, folder, placed, trainers)
+
+
+def _check_sent(job: Job) -> None:
+    """Raises UserError unless what each site sends of a round has a place for each trained number."""
+    rule = job.strategy
+    if rule.cycle > 1 or rule.keeps_local or rule.keep_local != "nothing" or job.adapter.ranks is not None:
+        raise UserError(
+            "expected a job whose sites send all that they train, each round the same numbers, got "
+            f'strategy.name="{rule.name}", strategy.keep_local="{rule.keep_local}" and '
+            f"adapter.ranks={job.adapter.ranks}: a canary steps along a number that every round releases"
+        )
+
+
+def steps_add_up(job: Job) -> bool:
+    """Whether an update is a sum of steps, each of which is a clipped sum with its noise and no more."""
+    training = job.training
+    return training.optimizer == "sgd" and not training.proximal and not job.strategy.corrects
+
+
+def rounds_add_up(job: Job) -> bool:
+    """Whether what a round releases is the plain mean of its sites' sums of steps.
+
+    Elsewhere the noise is not that of all sites together: a heavy site's update, or the one that Krum
+    takes, comes with its own noise alone, and would look as if noise were missing.
+    """
+    plain = job.compression.kind == "none" and job.training.update_norm is None
+    mean = job.strategy.linear and job.strategy.server is None and job.federation.weights is None
+    return steps_add_up(job) and plain and mean
 
 
 def place_canaries(world: World, *, canaries: int, seed: int | None) -> Canaries:
@@ -142,7 +172,10 @@ def _judge(
         raise AuditError(
             f"{canaries.site} trained in no round that was finished: there is nothing to attack"
         )
-    plan = sent[min(sent)].contributed.plan
+    # What was claimed is for the steps that were taken: a run may stop before its plan ends, and personal
+    # steps come after what is attacked.
+    taken = sum(len(one.contributed.weights) for one in sent.values())
+    plan = replace(sent[min(sent)].contributed.plan, steps=taken)
     seen = observe(world, folder, canaries, trainers)
     return EmpiricalAudit(
         job=world.job.name,
@@ -162,15 +195,13 @@ def observe(
 ) -> tuple[Observed, ...]:
     """What each attacker sees of a finished run: a site's updates only where the job lets them be read."""
     job, layout = world.job, world.adapted.layout
-    linear = job.training.optimizer == "sgd"
-    plain = job.compression.kind == "none"
     adapters = [folder.load_adapter(number, layout) for number in range(len(folder.records()) + 1)]
     rounds = seen_in_rounds(
         adapters,
         {site: trainer.sent for site, trainer in trainers.items()},
         canaries,
         strategy=job.strategy,
-        linear=linear and plain,
+        linear=rounds_add_up(job),
     )
     adapter = seen_in_adapter(
         adapters[0],
@@ -182,7 +213,7 @@ def observe(
     )
     if job.aggregation.hidden:
         return rounds, adapter
-    return seen_from_site(trainers[canaries.site].sent, canaries, linear=linear), rounds, adapter
+    return seen_from_site(trainers[canaries.site].sent, canaries, linear=steps_add_up(job)), rounds, adapter
 
 
 def _attacker(seen: Observed, canaries: Canaries, plan: SampledPlan) -> Attacker:

@@ -121,6 +121,26 @@ def test_a_custodian_has_to_allow_them(tiny_folder: Path) -> None:
     Policy(budget=budget).check(unweighted, b"")
 
 
+@pytest.mark.parametrize(
+    ("weights", "refused"), [((50, 30, 20), False), ((51, 30, 20), True), ((10**9, 1, 1), True)]
+)
+def test_no_site_outweighs_the_sum_that_is_to_hide_it(
+    tiny_folder: Path, weights: tuple[int, ...], *, refused: bool
+) -> None:
+    """With weights a job's author could have a sum of three that is one site's update, masks or not."""
+    named = dict(zip(sorted(WEIGHTS), weights, strict=True))
+    manifest = manifest_of(tiny_folder, **MASKED, federation={"weights": named, "min_sites": 3})
+    budget = BudgetSection(epsilon=10.0, delta=0.01)
+    for wanted in ("encrypted", "required"):
+        rules = RulesSection(weights="allowed", secure_aggregation=wanted)
+        if refused:
+            with pytest.raises(PolicyError, match=r"no weight above those of 2 other sites together"):
+                Policy(budget=budget, rules=rules).check(manifest, b"")
+        else:
+            Policy(budget=budget, rules=rules).check(manifest, b"")
+    Policy(budget=budget, rules=RulesSection(weights="allowed")).check(manifest, b"")
+
+
 @pytest.mark.parametrize("weights", [{}, {"site-1": 0}, {"site-1": 0.5}, {"site-1": True}])
 def test_weights_are_counts(tiny_folder: Path, weights: dict[str, Any]) -> None:
     with pytest.raises(JobError, match=r"federation\.weights"):

@@ -13,13 +13,20 @@ import pytest
 import torch
 
 from client.training import optimizer
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import UserError
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job_file import job_toml
 from simulation import simulated_federation
 from simulation.attack import empirical_audit
-from simulation.attack.empirical_audit import EmpiricalAudit, audit_empirically
+from simulation.attack.attack_bounds import find_bounds
+from simulation.attack.empirical_audit import (
+    EmpiricalAudit,
+    audit_empirically,
+    rounds_add_up,
+    steps_add_up,
+)
 from simulation.attack.observed import Observed
 from tests import tiny
 from tests.confide.test_cli import call
@@ -63,7 +70,7 @@ def test_what_is_seen_is_signal_and_the_planned_noise(
     assert audit.canaries == 60
     assert 7.9 < audit.upper <= 8.0
     assert 0.0 <= audit.lower <= audit.upper
-    assert audit.verdict == "holds"
+    assert audit.verdict == "not refuted"
     assert len(audit.bounds) == 8
     audit.check()
 
@@ -83,7 +90,7 @@ def test_other_jobs_are_attacked_as_well(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     audit, seen = attacked(tiny_folder, monkeypatch, **changes)
-    assert audit.verdict == "holds"
+    assert audit.verdict == "not refuted"
     for one in seen:
         if one.signal is not None:
             check_linear(one)
@@ -140,3 +147,61 @@ def test_a_job_without_a_claim_for_examples_is_refused(tiny_folder: Path, privac
     job = tiny.job(tiny_folder, privacy=privacy, aggregation={"kind": "masks"})
     with pytest.raises(UserError, match="canaries are examples"):
         audit_empirically(job)
+
+
+def test_bounds_are_for_the_steps_that_the_claim_is_for(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan has room for steps that are not attacked: with these, right code would seem refuted."""
+    plans, whole = list[SampledPlan](), find_bounds
+
+    def noted(*given: Any, **how: Any) -> Any:
+        plans.append(given[2])
+        return whole(*given, **how)
+
+    monkeypatch.setattr(empirical_audit, "find_bounds", noted)
+    audit, seen = attacked(
+        tiny_folder, monkeypatch, training=FEW | {"personal_steps": 3}, metrics={"epsilon": 1.0}
+    )
+    assert plans[0].steps == 4
+    assert plans[0].epsilon == pytest.approx(audit.upper)
+    assert seen[0].noise[0] == seen[0].noise[1]  # of two steps each: the three are in neither
+    check_linear(seen[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": {"name": "rolora"}},
+        {"strategy": {"name": "fedsa"}},
+        {"strategy": {"name": "ffa", "keep_local": "head"}},
+        {"strategy": {"name": "flora"}, "adapter": {"ranks": [1, 2, 2]}},
+    ],
+    ids=["rolora", "fedsa", "head", "ranks"],
+)
+def test_a_job_whose_sites_send_something_else_than_they_train_is_refused(
+    tiny_folder: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="send all that they train"):
+        audit_empirically(tiny.job(tiny_folder, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "rounds"),
+    [
+        ({}, True, True),
+        ({"training": {"optimizer": "adam"}}, False, False),
+        ({"training": {"proximal": 0.1, "learning_rate": 0.1}}, False, False),
+        ({"strategy": {"name": "scaffold"}}, False, False),
+        ({"training": {"update_norm": 1.0}}, True, False),
+        ({"strategy": {"name": "median", "malicious": 1}}, True, False),
+        ({"strategy": {"name": "ffa", "server": {"optimizer": "fedadam"}}}, True, False),
+        ({"federation": {"weights": {"site-1": 8, "site-2": 1, "site-3": 1}}}, True, False),
+    ],
+    ids=["plain", "adam", "proximal", "scaffold", "norm", "median", "server", "weights"],
+)
+def test_gaussian_bounds_are_for_plain_sums_alone(
+    tiny_folder: Path, changes: dict[str, Any], *, steps: bool, rounds: bool
+) -> None:
+    job = tiny.job(tiny_folder, **changes)
+    assert (steps_add_up(job), rounds_add_up(job)) == (steps, rounds)
