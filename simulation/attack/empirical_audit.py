@@ -94,7 +94,8 @@ def audit_empirically(
     The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
     sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
     where canaries stand and which are in, and nothing else. Raises UserError for a job that hides whole
-    sites or has no noise, and what a simulation raises.
+    sites, has no noise or does not train the same numbers at each site in each round, and what a simulation
+    raises.
     """
     privacy = job.privacy
     if privacy.hides_sites or not privacy.protects:
@@ -102,6 +103,7 @@ def audit_empirically(
             f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
         )
+    _check_canaries_fit(job)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     placed = place_canaries(world, canaries=canaries, seed=seed)
@@ -116,6 +118,30 @@ def audit_empirically(
         run_in_folder(attacked, folder, progress=progress, title="Attacked run")
         progress.stage("Attacking what was released")
         return _judge(world, folder, placed, trainers)
+
+
+def _check_canaries_fit(job: Job) -> None:
+    if job.strategy.cycle > 1:
+        raise UserError(
+            "strategy.name: expected a rule that trains the same numbers in each round, got "
+            f'"{job.strategy.name}": a canary is a step along one of them; use strategy.name="ffa"'
+        )
+    if job.adapter.ranks is not None:
+        raise UserError(
+            "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "
+            "a site with a smaller one does not train"
+        )
+
+
+def _adds_up(job: Job) -> bool:
+    """Whether an adapter moves by the plain mean of updates, so that others' can be subtracted."""
+    return (
+        job.strategy.linear
+        and job.strategy.server is None
+        and job.federation.weights is None
+        and job.training.update_norm is None
+        and job.compression.kind == "none"
+    )
 
 
 def place_canaries(world: World, *, canaries: int, seed: int | None) -> Canaries:
@@ -163,14 +189,13 @@ def observe(
     """What each attacker sees of a finished run: a site's updates only where the job lets them be read."""
     job, layout = world.job, world.adapted.layout
     linear = job.training.optimizer == "sgd"
-    plain = job.compression.kind == "none"
     adapters = [folder.load_adapter(number, layout) for number in range(len(folder.records()) + 1)]
     rounds = seen_in_rounds(
         adapters,
         {site: trainer.sent for site, trainer in trainers.items()},
         canaries,
         strategy=job.strategy,
-        linear=linear and plain,
+        linear=linear and _adds_up(job),
     )
     adapter = seen_in_adapter(
         adapters[0],

@@ -135,6 +135,40 @@ def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pyt
     assert audit.verdict == "refuted"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategy": {"name": "rolora"}}, 'strategy.name: expected .* got "rolora"'),
+        ({"strategy": {"name": "flora"}, "adapter": {"ranks": [1, 2, 2]}}, "adapter.ranks: expected none"),
+    ],
+    ids=["rolora", "ranks"],
+)
+def test_a_job_whose_numbers_are_not_trained_everywhere_is_refused(
+    tiny_folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        audit_empirically(tiny.job(tiny_folder, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "adds_up"),
+    [
+        ({"strategy": {"name": "ffa"}}, True),
+        ({"strategy": {"name": "flora"}}, False),
+        ({"strategy": {"name": "ffa", "server": {"optimizer": "fedadam"}}}, False),
+        ({"federation": {"weights": {"site-1": 9, "site-2": 1, "site-3": 1}}}, False),
+        ({"training": FEW | {"update_norm": 0.1}}, False),
+    ],
+    ids=["mean", "flora", "optimizer", "weights", "norm"],
+)
+def test_how_much_a_draw_adds_is_known_for_plain_means_alone(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], adds_up: bool
+) -> None:
+    _, seen = attacked(tiny_folder, monkeypatch, **changes)
+    (rounds,) = (one for one in seen if one.attacker == "rounds")
+    assert (rounds.signal is not None) == adds_up
+
+
 @pytest.mark.parametrize("privacy", [{"mechanism": "none"}, {"unit": "site", "mechanism": "skellam"}])
 def test_a_job_without_a_claim_for_examples_is_refused(tiny_folder: Path, privacy: dict[str, Any]) -> None:
     job = tiny.job(tiny_folder, privacy=privacy, aggregation={"kind": "masks"})
