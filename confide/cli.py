@@ -240,11 +240,18 @@ def export(
     folder = RunFolder.open(run)
     if site is not None:
         if merge or best:
-            raise UserError("expected --site, or --merge and --best: a site keeps its last adapter alone")
+            raise UserError("--site: expected no --merge and no --best: a site keeps its last adapter")
         from confide.kept_adapter import export_own
+        from protocol.plain_text import quoted_some
         from simulation.booked_homes import memory_in
 
         manifest = folder.manifest
+        known = {name for record in folder.records() for name in record.epsilon}
+        if known and site not in known:
+            raise UserError(
+                f"--site: expected a site that trained in the run, such as {quoted_some(sorted(known))}, "
+                f"got {site!r}"
+            )
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
         export_merged(folder, to, best=best)

@@ -23,7 +23,7 @@ from runs.run_state import (
     read_state,
     write_state,
 )
-from server.job_context import Workplace, check_weights
+from server.job_context import Workplace, check_federation
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.fab import write_app
 from server.service.flower_cli import FlowerCli
@@ -42,15 +42,14 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
         raise RunError(f"the server does not run: confide server start {coordinator.path}")
     everyone = sorted(coordinator.federation.active_sites)
     cohort = cohort_size(job.federation.cohort, sites=len(everyone))
-    min_survivors = job.federation.min_sites or cohort
-    if not everyone or min_survivors > cohort:
+    if not everyone:
         raise JobError(
-            f"federation.min_sites={min_survivors}: expected at most {cohort}, the number of sites in a "
-            f"round of the federation {coordinator.federation.name}"
+            f"expected a site in the federation {coordinator.federation.name}, got none: `confide "
+            "provision` adds those that are new in federation.toml"
         )
     if job.seeds.noise is not None:
         raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
-    check_weights(job, everyone)
+    check_federation(job, everyone)
     job = with_named_ranks(job, everyone)
     workplace = Workplace.load(job)
     run = name or new_name(job)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from privacy.errors import JobError
+from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
 from protocol.plain_text import quoted_some
@@ -30,8 +31,19 @@ from tasks.registry import checked_job, section_of
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
 
-def check_weights(job: Job, sites: Collection[str]) -> None:
-    """Raises JobError for weights of other sites than those of the run."""
+def check_federation(job: Job, sites: Collection[str]) -> None:
+    """Raises JobError for weights, or for numbers of sites, that are not those of the run's sites."""
+    cohort = cohort_size(job.federation.cohort, sites=len(sites))
+    wanted, least = job.federation.min_sites, job.strategy.least
+    if wanted is not None and wanted > cohort:
+        raise JobError(
+            f"federation.min_sites={wanted}: expected at most {cohort}, the number of sites in a round"
+        )
+    if least > cohort:
+        raise JobError(
+            f'strategy.name: "{job.strategy.name}" with these keys takes the updates of {least} sites in a '
+            f"round, got {cohort}: set strategy.malicious lower, or have more sites"
+        )
     weights = job.federation.weights
     odd = sorted(weights.keys() ^ set(sites)) if weights is not None else []
     if odd:

@@ -26,7 +26,7 @@ from protocol.job.manifest import Manifest
 from protocol.job.ranks import with_named_ranks
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
-from server.job_context import Workplace, check_weights
+from server.job_context import Workplace, check_federation
 from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
@@ -71,7 +71,7 @@ class World:
         if isinstance(kind, ByColumn):
             groups = read_own_column(job, kind.column, key="federation.partition.column")
         parts = partition(job, table, groups=groups)
-        check_weights(job, parts.sites)
+        check_federation(job, parts.sites)
         self.job = job = with_named_ranks(job, tuple(parts.sites))
         base = load_base_model(job, labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)

@@ -20,7 +20,7 @@ _LONGEST_KEY = 200  # characters, in a message about it
 _MOST_MISTAKES = 20  # that are told of
 # Of unions whose kinds are told apart by their shape, the tags.
 _BRANCHES = {"Dirichlet", "ByColumn", "ServerMomentum", "ServerAdam", "ServerAdagrad"} | {
-    *("str", "int", "float", "list"),
+    *("str", "int", "float", "list", "dict"),
 }
 _SHORT = "secure_aggregation"
 

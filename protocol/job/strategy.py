@@ -86,6 +86,11 @@ class Strategy(Section):
     cored: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
 
+    @property
+    def least(self) -> int:
+        """How many sites' updates a round takes at least."""
+        return 1
+
     @model_validator(mode="wrap")
     @classmethod
     def _by_name(cls, value: Any, handler: ModelWrapValidatorHandler[Strategy]) -> Strategy:

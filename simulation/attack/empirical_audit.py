@@ -103,7 +103,7 @@ def audit_empirically(
             f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
         )
-    _check_sent(job)
+    _check_canaries_fit(job)
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     placed = place_canaries(world, canaries=canaries, seed=seed)
@@ -120,14 +120,24 @@ def audit_empirically(
         return _judge(world, folder, placed, trainers)
 
 
-def _check_sent(job: Job) -> None:
+def _check_canaries_fit(job: Job) -> None:
     """Raises UserError unless what each site sends of a round has a place for each trained number."""
     rule = job.strategy
-    if rule.cycle > 1 or rule.keeps_local or rule.keep_local != "nothing" or job.adapter.ranks is not None:
+    if rule.cycle > 1:
         raise UserError(
-            "expected a job whose sites send all that they train, each round the same numbers, got "
-            f'strategy.name="{rule.name}", strategy.keep_local="{rule.keep_local}" and '
-            f"adapter.ranks={job.adapter.ranks}: a canary steps along a number that every round releases"
+            "strategy.name: expected a rule that trains the same numbers in each round, got "
+            f'"{rule.name}": a canary is a step along one of them; use strategy.name="ffa"'
+        )
+    if rule.keeps_local or rule.keep_local != "nothing":
+        raise UserError(
+            f'strategy.keep_local: expected "nothing", and a rule that sends all that it trains, got '
+            f'"{rule.keep_local}" and strategy.name="{rule.name}": a canary is a step along a number that '
+            "is released"
+        )
+    if job.adapter.ranks is not None:
+        raise UserError(
+            "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "
+            "a site with a smaller one does not train"
         )
 
 

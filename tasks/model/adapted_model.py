@@ -249,7 +249,10 @@ class AdaptedModel:
         """The rank of a layer's pair. Raises ModelError where its matrices allow less."""
         rank = int(self.peft.get_submodule(layer).r[ADAPTER])
         if rank > most:
-            raise ModelError(f"adapter.rank={rank}: expected at most {most}, the input size of {layer}")
+            key = "rank" if rank == self.spec.adapter.rank else "rank_pattern"
+            raise ModelError(
+                f"adapter.{key}: expected at most {most}, the input size of {layer}, got {rank}"
+            )
         return rank
 
     def _pair(self, layer: str, first: Matrix, last: Matrix) -> dict[str, NDArray[np.float32]]:

@@ -18,6 +18,7 @@ from simulation.booked_homes import memory_in
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tests import tiny
+from tests.confide.test_cli import call
 
 TEXT = "good day late train"
 KEEPS: dict[str, Any] = {"strategy": {"name": "fedsa"}, "training": {"rounds": 1}}
@@ -75,3 +76,12 @@ def test_a_custodian_names_a_run_that_was_joined(tiny_folder: Path, tmp_path: Pa
     assert home.joined("run") == RunFolder.open(run.folder).manifest
     with pytest.raises(UserError, match=r"expected one manifest of run other .*it joined run"):
         home.joined("other")
+
+
+def test_a_site_that_no_run_had_is_named(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = simulate(tiny.job(tiny_folder, **KEEPS), runs=tmp_path)
+    assert call(monkeypatch, "export", run.folder, "--site", "site-9", "--to", tmp_path / "own") == 2
+    said = "--site: expected a site that trained in the run, such as 'site-1', "
+    assert said in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from privacy.errors import ProtocolError
+from privacy.errors import ModelError, ProtocolError
 from protocol.job.layout import RESIDUAL
 from protocol.job.ranks import layout_at
 from runs.run_folder import RunFolder
@@ -111,3 +111,13 @@ def test_an_update_of_another_rank_is_refused(size: int, tiny_folder: Path) -> N
     assert sums._read("site-2", bytes(right)).shape == (layout.update_size,)
     with pytest.raises(ProtocolError):
         sums._read("site-2", bytes(right + size))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"), [({"rank": 17}, "rank"), ({"rank_pattern": {"query": 17}}, "rank_pattern")]
+)
+def test_a_rank_beyond_a_layer_is_told_by_the_key_that_says_it(
+    tiny_folder: Path, changes: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"^adapter\.{key}: expected at most 16, .*query, got 17"):
+        World(tiny.job(tiny_folder, adapter=changes))

@@ -101,7 +101,8 @@ def test_ranks_that_do_not_fit_the_sites_are_refused(ranks: Any, reason: str, ti
     ("ranks", "changes", "reason"),
     [
         ({"a": 5}, {}, r"adapter.ranks: expected at most adapter.rank=4 each, got 5"),
-        ({"a": 0}, {}, r"adapter.ranks"),
+        ({"a": 0}, {}, r"^adapter.ranks.a: expected greater than or equal to 1, got 0"),
+        ({}, {}, r"^adapter.ranks: expected at least 1 of them"),
         (3, {}, r"adapter.ranks: expected \{ SITE = 4 \} or a list"),
         ({"a": 2}, {"strategy": {"name": "ffa"}}, r'adapter.ranks: expected none with strategy.name="ffa"'),
         ({"a": 2}, {"strategy": {"name": "fedex"}}, r"adapter.ranks: expected none with"),
