@@ -150,7 +150,7 @@ def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pyt
         ({"strategy": {"name": "fedsa"}}, "strategy.keep_local: expected"),
         ({"strategy": {"name": "ffa", "keep_local": "head"}}, "strategy.keep_local: expected"),
     ],
-    ids=["rolora", "ranks"],
+    ids=["rolora", "ranks", "fedsa", "head"],
 )
 def test_a_job_whose_numbers_are_not_trained_everywhere_is_refused(
     tiny_folder: Path, changes: dict[str, Any], said: str
