@@ -139,9 +139,15 @@ class Strategy(Section):
                 f'strategy.name="{self.name}", which moves products into the base: use "flexlora" or "ffa"'
             )
         if job.adapter.bias != "none" and (self.needs_head or self.keep_local == "head"):
+            which = "name" if self.needs_head else "keep_local"
             raise ValueError(
-                f'adapter.bias: expected "none" with strategy.name="{self.name}" and '
-                f'strategy.keep_local="{self.keep_local}": the head is all that is not LoRA\'s then'
+                f'adapter.bias: expected "none" with strategy.{which}="{getattr(self, which)}": what is '
+                "not LoRA is the head then"
+            )
+        if job.adapter.changes_base and self.needs_head:
+            raise ValueError(
+                f'adapter.init: expected "orthonormal" with strategy.name="{self.name}", which trains no '
+                f'pairs, got "{job.adapter.init}"'
             )
         if job.compression.kind != "none" and not self.compresses():
             why = "turns the adapter's basis after each round"
