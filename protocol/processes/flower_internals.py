@@ -251,7 +251,8 @@ class Fleet:
         run = message.metadata.run_id
         tree, objects = deflate(message)
         message.metadata.__dict__["_message_id"] = tree.object_id
-        if is_short(message):
+        # An error is read in its announcement by ours, and by whoever else asked in what is pushed.
+        if is_short(message) and not message.has_error():
             self.announce(message, _name_alone(tree), seconds)
             return
         wanted, session = self.announce(message, tree, seconds)

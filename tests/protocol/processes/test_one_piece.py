@@ -82,8 +82,7 @@ def refuse(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("database", [":memory:", ":flwr-in-memory:"], ids=["SQLite", "in memory"])
-@pytest.mark.parametrize("answered", ["content", "error"])
-def test_a_short_message_goes_through_a_superlink_in_one_piece(database: str, answered: str) -> None:
+def test_a_short_message_goes_through_a_superlink_in_one_piece(database: str) -> None:
     """There and back in one request each, with no object sent or fetched; and nothing of it stays."""
     superlink = State(database)
     identify_process(run_id=superlink.run, node_id=1, task_id=superlink.task)
@@ -104,17 +103,39 @@ def test_a_short_message_goes_through_a_superlink_in_one_piece(database: str, an
     assert 5 <= sum(taken) < 100
     assert fleet.receive() is None
     identify_process(run_id=superlink.run, node_id=superlink.node.node_id, task_id=superlink.task)
-    given = wrap(b"back") if answered == "content" else failure("why")
-    fleet.answer(Message(given, reply_to=message), seconds=0.5)
+    fleet.answer(Message(wrap(b"back"), reply_to=message), seconds=0.5)
     ((answer, _),) = superlink.runtime.arrived([name])
     assert has_come_whole(answer)
     assert answer.metadata.reply_to_message_id == name
-    if answered == "content":
-        assert unwrap(answer.content) == b"back"
-    else:
-        assert answer.error.reason == "why"
+    assert unwrap(answer.content) == b"back"
     superlink.state.cleanup_run(superlink.run)
     assert len(superlink.state.object_store) == 0
+
+
+def test_an_error_is_read_in_its_announcement_and_pushed_for_others() -> None:
+    """Whoever asked may be a program of Flower's alone, which reads objects."""
+    superlink = State(":memory:")
+    identify_process(run_id=superlink.run, node_id=1, task_id=superlink.task)
+    name = superlink.runtime.send(
+        Message(wrap(b"there"), superlink.node.node_id, MessageType.TRAIN, ttl=60.0)
+    )
+    pushed: list[str] = []
+    fleet = Fleet(
+        receive=superlink.receive,
+        announce=superlink.announce,
+        pull_object=refuse,
+        push_object=lambda _run, _session, object_id, _content: pushed.append(object_id),
+        confirm_received=refuse,
+    )
+    found = fleet.receive()
+    assert found is not None
+    message = fleet.fetch(*found, seconds=1.0, take=lambda _count: None)
+    identify_process(run_id=superlink.run, node_id=superlink.node.node_id, task_id=superlink.task)
+    fleet.answer(Message(failure("why"), reply_to=message), seconds=0.5)
+    ((answer, tree),) = superlink.runtime.arrived([name])
+    assert has_come_whole(answer)
+    assert answer.error.reason == "why"
+    assert pushed == [tree.object_id]
 
 
 def test_a_long_message_is_announced_without_its_content() -> None:
