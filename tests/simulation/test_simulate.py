@@ -18,6 +18,7 @@ import confide
 from privacy.errors import DataError, JobError, SiteError
 from protocol.job.job_file import job_toml, parse_job
 from protocol.job.layout import AdapterLayout
+from runs import run_folder
 from runs.run import Run
 from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
@@ -99,9 +100,9 @@ def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     monkeypatch: pytest.MonkeyPatch,
     writes: int,
 ) -> None:
-    """Each file is written beside its place, and renamed: before its rename it is not there."""
+    """A file is written beside its place, and renamed: before that it is not there. A line is cut off."""
     left = [writes]
-    whole = os.rename
+    whole, whole_line = os.rename, run_folder.append_line
 
     def rename(source: Path, target: Path) -> None:
         left[0] -= 1
@@ -109,8 +110,17 @@ def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
             raise Killed
         whole(source, target)
 
+    def append_line(path: Path, line: bytes, *, flush: bool) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            with path.open("ab") as lines:
+                lines.write(line[: len(line) // 2])
+            raise Killed
+        whole_line(path, line, flush=flush)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
+        patch.setattr(run_folder, "append_line", append_line)
         with pytest.raises(Killed):
             simulate(tiny.job(tiny_folder, **KEYED), runs=tmp_path, name="run")
     run = resume(tmp_path / "run")
