@@ -31,7 +31,7 @@ from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
-from simulation.smaller_models import Equipment, SmallerModels
+from simulation.smaller_models import SiteModel, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.data.rows import Rows
@@ -90,7 +90,7 @@ class World:
         self.trainer = Trainer(choose_gradients(adapted))
         # By threads, what a batch took; nothing where none were tried.
         self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
-        whole = Equipment(trainer=self.trainer, prefix=self.workplace.prefix)
+        whole = SiteModel(trainer=self.trainer, prefix=self.workplace.prefix)
         self._models = SmallerModels(whole=whole, labels=self.labels, device=self.device)
         self._plans, self._check, self._pairs = SharedPlans(), SharedCheck(), PairKeys()
         self._peers: dict[Path, dict[str, bytes]] = {}

@@ -15,7 +15,7 @@ from tasks.model.frozen_prefix import FrozenPrefix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equipment:
+class SiteModel:
     """What a simulated site trains with, and where its frozen layers end."""
 
     trainer: Trainer
@@ -28,11 +28,11 @@ class SmallerModels:
     ``whole`` is that of the run's rank. A base model carries one adapter, and so each rank has one.
     """
 
-    def __init__(self, *, whole: Equipment, labels: tuple[str, ...], device: Device) -> None:
+    def __init__(self, *, whole: SiteModel, labels: tuple[str, ...], device: Device) -> None:
         self._whole, self._labels, self._device = whole, labels, device
-        self._made: dict[int, Equipment] = {}
+        self._made: dict[int, SiteModel] = {}
 
-    def of(self, site: str, job: Job) -> Equipment:
+    def of(self, site: str, job: Job) -> SiteModel:
         """What a site of a job trains with. Raises ModelError if it cannot be loaded."""
         rank = rank_at(job, site)
         if rank == job.adapter.rank:
@@ -41,7 +41,7 @@ class SmallerModels:
             own = job_at(job, site)
             base = load_base_model(own, labels=self._labels, device=self._device)
             adapted = AdaptedModel(base, job=own, device=self._device)
-            self._made[rank] = Equipment(
+            self._made[rank] = SiteModel(
                 trainer=Trainer(choose_gradients(adapted)), prefix=FrozenPrefix(adapted)
             )
         return self._made[rank]

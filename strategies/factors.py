@@ -27,8 +27,7 @@ class Factors:
 
         Σ p·(B − B̄)·(A − Ā) is Σ p·B·A − B̄·Ā, without the difference of two large numbers.
         """
-        means = (np.average(factor, axis=0, weights=weights) for factor in (self.a, self.b))
-        mean_a, mean_b = means
+        mean_a, mean_b = (np.average(factor, axis=0, weights=weights) for factor in (self.a, self.b))
         return Factors(pair=self.pair, a=self.a - mean_a, b=self.b - mean_b)
 
     @property
@@ -36,16 +35,16 @@ class Factors:
         """All sites' A under one another: float64[sites · rank, in]."""
         return self.a.reshape(-1, self.a.shape[2])
 
+    @property
+    def stacked_b(self) -> NDArray[np.float64]:
+        """All sites' B beside one another, float64[out, sites · rank]: times ``stacked_a``, Σ B·A."""
+        return self.b.transpose(1, 0, 2).reshape(self.b.shape[1], -1)
+
     def mean_product(self) -> NDArray[np.float32]:
         """The mean of the sites' B·A, float32[out, in]: one product of the stacks, in float32."""
         a = (self.stacked_a / len(self.a)).astype(np.float32)
         found: NDArray[np.float32] = self.stacked_b.astype(np.float32) @ a
         return found
-
-    @property
-    def stacked_b(self) -> NDArray[np.float64]:
-        """All sites' B beside one another, float64[out, sites · rank]: times ``stacked_a``, Σ B·A."""
-        return self.b.transpose(1, 0, 2).reshape(self.b.shape[1], -1)
 
 
 def each_layer(

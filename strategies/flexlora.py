@@ -7,12 +7,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.job.layout import AdapterLayout
-from protocol.job.strategy import State, Strategy
-from strategies.factors import Factors, each_layer, with_means
+from strategies.by_layer import ByLayer, Matrices
+from strategies.factors import Factors
 
 
-class FlexLoRA(Strategy):
+class FlexLoRA(ByLayer):
     """After each round the pair is the mean product's truncated SVD: B = U·S, A = Vᵀ with orthonormal rows.
 
     No pair of the rank is nearer to the mean product (Eckart and Young 1936); what lies beyond the rank is
@@ -21,23 +20,12 @@ class FlexLoRA(Strategy):
 
     name: Literal["flexlora"] = "flexlora"
     paper: ClassVar[str] = "Bai et al. 2024, FlexLoRA (arXiv:2402.11505)"
-    linear: ClassVar[bool] = False
     ranks_differ: ClassVar[bool] = True
     basis_turns: ClassVar[bool] = True
 
-    def merge(
-        self,
-        state: State,
-        aggregate: NDArray[np.float32],
-        layout: AdapterLayout,
-        round_number: int,  # noqa: ARG002 - all are alike
-    ) -> State:
-        merged = with_means(state.adapter, aggregate, layout)
-        tensors, before = layout.matrices(merged), layout.matrices(state.adapter)
-        for factors in each_layer(state.adapter, aggregate, layout):
-            pair = factors.pair
-            tensors[pair.b][:], tensors[pair.a][:] = best_pair(factors, otherwise=before[pair.a])
-        return State(adapter=merged, memory=state.memory)
+    def merge_layer(self, factors: Factors, before: Matrices, merged: Matrices) -> None:
+        pair = factors.pair
+        merged[pair.b][:], merged[pair.a][:] = best_pair(factors, otherwise=before[pair.a])
 
 
 def best_pair(

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from protocol.job.layout import AdapterLayout
-from protocol.job.strategy import State, Strategy
-from strategies.factors import Factors, each_layer, with_means
+from strategies.by_layer import ByLayer, Matrices
+from strategies.factors import Factors
 
 
-class LoRAFAIR(Strategy):
+class LoRAFAIR(ByLayer):
     """A and B are averaged, and then B is moved so that B·A is nearer to the mean of the sites' products.
 
     ``penalty`` is the paper's λ: how dear it is to move B. Sums of A and of B do not tell the mean product,
@@ -25,20 +24,9 @@ class LoRAFAIR(Strategy):
     name: Literal["lora_fair"] = "lora_fair"
     penalty: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.01
     paper: ClassVar[str] = "Bian et al. 2024, LoRA-FAIR (arXiv:2411.14961)"
-    linear: ClassVar[bool] = False
 
-    def merge(
-        self,
-        state: State,
-        aggregate: NDArray[np.float32],
-        layout: AdapterLayout,
-        round_number: int,  # noqa: ARG002 - all are alike
-    ) -> State:
-        merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.matrices(merged)
-        for factors in each_layer(state.adapter, aggregate, layout):
-            tensors[factors.pair.b] += _correction(factors, self.penalty).astype(np.float32)
-        return State(adapter=merged, memory=state.memory)
+    def merge_layer(self, factors: Factors, before: Matrices, merged: Matrices) -> None:  # noqa: ARG002
+        merged[factors.pair.b][:] += _correction(factors, self.penalty).astype(np.float32)
 
 
 def _correction(factors: Factors, penalty: float) -> NDArray[np.float64]:
