@@ -60,6 +60,39 @@ def test_a_sites_own_adapter_loads_with_stock_peft(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": {"name": "flora", "keep_local": "head"}, "aggregation": {"kind": "none"}},
+        {"strategy": {"name": "fedsb", "keep_local": "head"}},
+        {"strategy": {"name": "ffa", "keep_local": "head"}, "adapter": {"init": "pissa"}},
+    ],
+    ids=["a residual", "a core", "a start in the weight"],
+)
+def test_what_peft_has_in_another_form_loads_too(
+    tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForTokenClassification
+
+    job = tiny.job(tiny_folder, **changes, training={"rounds": 1}, metrics={"epsilon": 1.0})
+    folder = RunFolder.open(simulate(job, runs=tmp_path).folder)
+    memory = memory_in(folder.path / "sites", "site-2", folder.manifest)
+    adapted = World(job).adapted
+    export_own(folder.manifest, memory, tmp_path / "own")
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    base = AutoModelForTokenClassification.from_pretrained(tiny_folder / "model", num_labels=2)
+    adapted.load(memory.newest()[ADAPTER])
+    with torch.no_grad():
+        expected = adapted.peft.eval()(**tokens(tiny_folder)).logits
+        found = PeftModel.from_pretrained(base, tmp_path / "own").eval()(**tokens(tiny_folder)).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)  # as above
+
+
 def test_where_nothing_is_kept_it_is_said(tiny_folder: Path, tmp_path: Path) -> None:
     run = simulate(tiny.job(tiny_folder, training={"rounds": 1}), runs=tmp_path)
     folder = RunFolder.open(run.folder)

@@ -132,3 +132,33 @@ def test_a_manifest_has_ranks_by_name(tiny_folder: Path) -> None:
     assert rank_at(read_manifest(manifest.content).job, "a") == 1
     with pytest.raises(ProtocolError, match="expected ranks by the sites' names, got a list"):
         Manifest(job=job(tiny_folder, [1, 2]), **rest)
+
+
+@pytest.mark.parametrize("scaling", ["lora", "rslora"])
+def test_products_count_alike_at_every_rank(tiny_folder: Path, scaling: str) -> None:
+    job = tiny.job(
+        tiny_folder,
+        adapter={"rank": 4, "ranks": {"site-1": 1}, "scaling": scaling},
+        strategy={"name": "flora"},
+        aggregation={"kind": "none"},
+    )
+    own = job_at(job, "site-1").adapter
+    assert own.rank == 1
+    assert own.scale_of("l") == pytest.approx(job.adapter.scale_of("l"), rel=1e-12)
+
+
+def test_of_a_convolution_a_smaller_rank_has_whole_kernels() -> None:
+    sizes = {A: (3, 2, 5, 5), B: (4, 3, 1, 1)}
+    whole = AdapterLayout(
+        slots=tuple(TensorSlot(name=name, shape=shape, trained=True) for name, shape in sizes.items())
+    )
+    assert {slot.name: slot.shape for slot in layout_at(whole, 2).slots} == {
+        A: (2, 2, 5, 5),
+        B: (4, 2, 1, 1),
+    }
+    adapter = np.arange(whole.adapter_size, dtype=np.float32)
+    part = layout_at(whole, 2).split(narrowed(adapter, whole, rank=2))
+    assert np.array_equal(part[A], whole.split(adapter)[A][:2])
+    assert np.array_equal(part[B], whole.split(adapter)[B][:, :2])
+    back = widened(np.zeros(layout_at(whole, 2).update_size, np.float32), adapter, whole, rank=2)
+    assert np.array_equal(whole.split(whole.apply(adapter, back))[B][:, :2], part[B])
