@@ -40,14 +40,17 @@ class Canaries:
     def tensors(self) -> dict[str, NDArray[np.int64]]:
         """By a trained tensor's name, which canaries step along one of its coordinates: int64[k]."""
         slots = [slot for slot in self.layout.slots if slot.trained]
-        owners = np.searchsorted(self._starts, self.places, side="right") - 1
-        return {slot.name: np.flatnonzero(owners == number) for number, slot in enumerate(slots)}
+        return {slot.name: np.flatnonzero(self._owners == number) for number, slot in enumerate(slots)}
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Each canary's coordinate within its tensor, laid flat: int64[m]."""
-        owners = np.searchsorted(self._starts, self.places, side="right") - 1
-        return np.asarray(self.places - self._starts[owners], np.int64)
+        return np.asarray(self.places - self._starts[self._owners], np.int64)
+
+    @cached_property
+    def _owners(self) -> NDArray[np.int64]:
+        """The trained tensor, by its number, that each canary steps along: int64[m]."""
+        return np.searchsorted(self._starts, self.places, side="right") - 1
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

@@ -106,10 +106,11 @@ def test_a_link_that_breaks_costs_its_site_some_rounds(hosts: Hosts, tmp_path: P
         federation.wait_for_sites(*SITES)
         hosts.delay("north", 50)
         settings = (
-            *("training.rounds=200", "training.local_steps=6", "federation.min_sites=2"),
+            *("training.rounds=200", "training.local_steps=200", "federation.min_sites=2"),
             f"federation.deadline={DEADLINE}",
         )
-        process = federation.start_run(*(word for setting in settings for word in ("--set", setting)))
+        words = (word for setting in settings for word in ("--set", setting))
+        process = federation.start_run(*federation.tiny, *words)
         federation.wait_until(
             lambda: charged(federation, "south", "run") == [1], what="south to begin the first round"
         )

@@ -151,7 +151,7 @@ def test_a_pattern_that_names_no_layer_or_a_layer_twice_is_refused() -> None:
     for pattern, words in (
         ({"k_proj": 3}, r"adapter\.rank_pattern\.k_proj: expected the end of the name"),
         ({"v_proj": 3, "self_attn.v_proj": 2}, r"both name .*v_proj: expected one"),
-        ({"q_proj": 17}, r"adapter\.rank=17: expected at most 16"),
+        ({"q_proj": 17}, r"adapter\.rank_pattern: expected at most 16.*q_proj, got 17"),
     ):
         with pytest.raises(ModelError, match=words):
             CASES["llama-qv"].adapted(adapter={"rank_pattern": pattern}).initial_adapter(0)
