@@ -56,7 +56,7 @@ class Run:
 
     @property
     def epsilon(self) -> dict[str, float | None]:
-        """ε that training spent by site, its own steps after the last round included; None without privacy."""
+        """ε that training spent by site, a site's own steps at the end included; None without privacy."""
         return last_epsilon(self.rounds, self.metrics)
 
 

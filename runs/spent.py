@@ -8,9 +8,7 @@ from runs.metrics import Metrics
 from runs.run_folder import RoundRecord
 
 
-def last_epsilon(
-    records: Iterable[RoundRecord], metrics: Metrics | None = None
-) -> dict[str, float | None]:
+def last_epsilon(records: Iterable[RoundRecord], metrics: Metrics | None = None) -> dict[str, float | None]:
     """The ε of each site after the last of its rounds, in order of the names.
 
     With a run's ``metrics`` it is after the steps, too, that sites took for themselves when they told them.

@@ -1,9 +1,8 @@
-"""FedASK: sites send sketches of their products, whose sum tells the mean product to who reads no site's."""
+"""FedASK: sites send sketches of their products, and the sum of these tells the mean product."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -128,7 +127,9 @@ class _Layer:
 
     def drawn(self, tensors: dict[str, NDArray[np.float32]]) -> Sketch:
         """The layer's sketch in a round: it follows from the factors that all sites begin with."""
-        factors = (np.ascontiguousarray(tensors[name], "<f4").tobytes() for name in (self.pair.a, self.pair.b))
+        factors = (
+            np.ascontiguousarray(tensors[name], "<f4").tobytes() for name in (self.pair.a, self.pair.b)
+        )
         digest = hashlib.sha256(b"confide fedask" + b"".join(factors)).digest()
         return self.form.drawn(int.from_bytes(digest, "little"))
 

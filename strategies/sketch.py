@@ -1,4 +1,4 @@
-"""Two-sided sketches of a matrix: they add up as matrices do, and one of low rank comes out of its sketch."""
+"""Two-sided sketches of matrices: they add up as matrices do, and tell one of low rank exactly."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class SketchSize:
-    """What a sketch holds of matrices [rows, columns]: ``size`` mixtures of columns, and 2 · size + 1 of rows.
+    """What a sketch has of matrices [rows, columns]: ``size`` mixtures of columns, 2 · size + 1 of rows.
 
-    With these numbers of both, the expected squared error is at most four times that of the best matrix of
-    rank (size - 1) / 2, and nothing is lost of a matrix whose rank is at most ``size``. Where mixtures
+    Nothing is lost of a matrix whose rank is at most ``size``. Of any other, the expected squared error is
+    at most four times that of the best matrix of rank (size - 1) / 2, for normal mixtures. Where mixtures
     would be no fewer numbers than the matrix has, the matrix itself is its sketch.
 
     Source: Tropp, Yurtsever, Udell and Cevher 2017 (arXiv:1609.00048), theorem 4.3 for l = 2k + 1.
@@ -77,7 +77,7 @@ class Sketch:
     psi: Matrix
 
     def of(self, left: Matrix, right: Matrix) -> Matrix:
-        """The sketch of left · right, float64[numbers]; the product is only formed where it is the sketch."""
+        """The sketch of left · right, float64[numbers], for which the product is not formed."""
         mixed = left @ (right @ self.omega)
         return np.concatenate([mixed.ravel(), ((self.psi @ left) @ right).ravel()])
 

@@ -177,7 +177,11 @@ def _set(table: dict[str, Any], setting: str) -> None:
 
 
 def _explain(
-    item: Any, shown_by: str, model: type[BaseModel] | None, under: str, rules: Mapping[str, type[BaseModel]]
+    item: Any,
+    shown_by: str,
+    model: type[BaseModel] | None,
+    under: str,
+    rules: Mapping[str, type[BaseModel]],
 ) -> str:
     """One pydantic error as ``key: expected …, got …``."""
     keys, section, of_kind = _walk(item["loc"], model, rules)

@@ -137,10 +137,7 @@ def result_sentence(
     if not records:
         return "No round has finished yet, so there is nothing to report but what was asked for."
     last = records[-1]
-    trained = (
-        f"{format_count(len(spent), 'site')} trained for "
-        f"{format_count(len(records), 'round')}"
-    )
+    trained = f"{format_count(len(spent), 'site')} trained for {format_count(len(records), 'round')}"
     if job.federation.cohort is not None:
         trained += f", {len(last.epsilon)} in each"
     told = [

@@ -64,8 +64,8 @@ def test_the_pair_is_the_best_for_the_mean_product_where_its_rank_fits_the_sketc
     singular = np.linalg.svd(whole, compute_uv=False)
     b, a = found[B].astype(np.float64), found[A].astype(np.float64)
     beyond = np.sqrt(np.square(singular[rank:]).sum())
-    # Sketches are rounded to float32 on their way, of numbers of about a product's length; mixtures that are
-    # more than the rank make that a hundred times larger at most, but for chance.
+    # Sketches are rounded to float32 on their way, in numbers of about a product's length. With two mixtures
+    # more than the rank that grows a hundred times at most, but for chance.
     close = 2.0**10 * ROUNDING * singular[0]
     assert abs(np.linalg.norm(whole - b @ a) - beyond) <= close
     np.testing.assert_allclose(b.T @ b, a @ a.T, atol=close)
@@ -74,7 +74,7 @@ def test_the_pair_is_the_best_for_the_mean_product_where_its_rank_fits_the_sketc
 
 
 def test_of_products_of_a_rank_above_the_sketch_the_pair_is_near_the_best() -> None:
-    """Eight sites of rank 4: a mean of rank 32 from sketches of 9, whose error is twice the best's at most."""
+    """Eight sites of rank 4: a mean of rank 32 from sketches of 9, with twice the best's error at most."""
     strategy = FedASK()
     form = layout(strategy, rank=4, rows=200, columns=200)
     assert form.update_size == 6 + 9 * 200 + 19 * 200

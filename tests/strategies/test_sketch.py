@@ -34,7 +34,7 @@ def test_a_weighted_sum_of_sketches_gives_the_sum_of_products_back(
     assert all(vector.shape == (drawn.form.numbers,) for vector in sent)
     q, x = drawn.factors(sum(share * vector for share, vector in zip(shares, sent, strict=True)))
     wanted = sum(p * left @ right for p, left, right in zip(shares, lefts, rights, strict=True))
-    # A rounding of 2^-53 grows by how oblique the mixtures of a square Ω are: more than 10^5 is beyond chance.
+    # A rounding of 2^-53 grows by how oblique the mixtures of a square Ω are: 10^6 is beyond chance.
     np.testing.assert_allclose(q @ x, wanted, atol=1e-9 * max(1.0, np.abs(wanted).max()))
     np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=1e-12)
 
