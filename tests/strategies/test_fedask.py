@@ -64,8 +64,8 @@ def test_the_pair_is_the_best_for_the_mean_product_where_its_rank_fits_the_sketc
     singular = np.linalg.svd(whole, compute_uv=False)
     b, a = found[B].astype(np.float64), found[A].astype(np.float64)
     beyond = np.sqrt(np.square(singular[rank:]).sum())
-    # Sketches are rounded to float32 on their way, in numbers of about a product's length. With two mixtures
-    # more than the rank that grows a hundred times at most, but for chance.
+    # Sketches are rounded to float32 on their way, in numbers of about a product's length. With two
+    # mixtures more than the rank that grows a hundred times at most, but for chance.
     close = 2.0**10 * ROUNDING * singular[0]
     assert abs(np.linalg.norm(whole - b @ a) - beyond) <= close
     np.testing.assert_allclose(b.T @ b, a @ a.T, atol=close)
