@@ -103,17 +103,15 @@ def run_once(wanted: dict[str, Any]) -> dict[str, Any]:
         records, facts = left.records(), left.facts
         missed = averages_miss(left, sent)
     later = records[1:] or records  # the first keeps activations, and finds out what pays
-    return (
-        wanted
-        | ({} if missed is None else {"missed": missed})
-        | {
-            "accuracy": records[-1].measures["accuracy"],
-            "loss": records[-1].loss,
-            "numbers": facts["trained_parameters"],
-            "bytes": records[-1].bytes_up / 8,
-            "seconds": statistics.median(record.seconds for record in later),
-        }
-    )
+    figures = {
+        "accuracy": records[-1].measures["accuracy"],
+        "loss": records[-1].loss,
+        "numbers": facts["trained_parameters"],
+        "bytes": records[-1].bytes_up / 8,
+        "seconds": statistics.median(record.seconds for record in later),
+        "missed": missed,
+    }
+    return wanted | {key: value for key, value in figures.items() if value is not None}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A federation makes the adapter that a simulation makes of the same job and the same data, rule by rule."""
+"""A federation makes the adapter that a simulation makes of the same job and data, rule by rule."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"strategy": {"name": "krum", "malicous": 1}},
-        r"strategy\.malicous: unknown key of name='krum' \(expected one of .*; did you mean 'malicious'\?\)",
+        r"strategy\.malicous: unknown key of name='krum' \(expected .*; did you mean 'malicious'\?\)",
     ),
     (
         {"strategy": {"name": "lora_fair", "malicious": 1}},

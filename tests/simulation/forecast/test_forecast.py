@@ -290,7 +290,7 @@ def test_cores_take_a_share_of_the_bytes(tiny_folder: Path) -> None:
 
 @pytest.mark.parametrize("cohort", [3, 2])
 def test_each_site_sends_what_its_own_rank_takes(tiny_folder: Path, cohort: int) -> None:
-    """Two ranks fewer at one site of three are 2 · (16 + 20) numbers of four bytes, in each of its rounds."""
+    """Two ranks fewer at one site of three: 2 · (16 + 20) numbers of four bytes, in each of its rounds."""
     sizes = {"l.lora_A.weight": (3, 20), "l.lora_B.weight": (16, 3), "l.residual.weight": (16, 20)}
     plans = {f"site-{number}": plan(multiplier=1.0) for number in (1, 2, 3)}
     found = {}
