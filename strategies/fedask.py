@@ -146,15 +146,16 @@ def _balanced(q: Matrix, x: Matrix, *, otherwise: Matrix) -> tuple[Matrix, Matri
     ``otherwise``, float64[rank, in], is the A before: its rows stay where a product of lower rank needs
     none, beside a B of zero, so that they can still learn.
     """
-    right, small = np.linalg.qr(x.T)
-    u, singular, vt = np.linalg.svd(small.T)
     rank = len(otherwise)
+    # Of X·Xᵀ, whose eigenvectors W make U = Q·W: with Wᵀ·X for S·Vᵀ the product loses nothing by squares.
+    vectors = np.linalg.eigh(x @ x.T)[1][:, ::-1][:, :rank]
+    left, right = q @ vectors, vectors.T @ x
+    lengths = np.linalg.norm(right, axis=1)
     # What is shorter is what sketches in float32 round: a pair of it would hardly learn.
-    kept = min(rank, int((singular > singular[0] * 2.0**-20).sum()))
-    left = q @ u[:, :kept]
+    kept = int((lengths > lengths[0] * 2.0**-20).sum())
     # The sign of each pair of vectors is free: fix it, so that platforms agree.
-    scales = np.sqrt(singular[:kept]) * np.sign(left[np.abs(left).argmax(axis=0), np.arange(kept)])
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
+    scales = (signs * np.sqrt(lengths))[:kept]
     b, a = np.zeros((len(q), rank)), otherwise.copy()
-    b[:, :kept] = left * scales
-    a[:kept] = (vt[:kept] * scales[:, None]) @ right.T
+    b[:, :kept], a[:kept] = left[:, :kept] * scales, right[:kept] / scales[:, None]
     return b, a

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import State, Strategy
-from strategies.factors import each_layer, with_means
+from strategies.factors import Moved, add_mean_product, with_means
 
 
 class FLoRA(Strategy):
@@ -32,14 +32,15 @@ class FLoRA(Strategy):
     def merge(
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
     ) -> State:
-        merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.matrices(merged)
+        merged = with_means(state.adapter, aggregate, layout, pairs=False)
+        tensors, moved = layout.matrices(merged), Moved(aggregate, layout)
         generator = np.random.Generator(np.random.PCG64(_seed(layout, round_number)))
-        for factors in each_layer(state.adapter, aggregate, layout):
-            pair = factors.pair
-            tensors[pair.residual] += factors.mean_product()
-            tensors[pair.b][:] = 0.0
-            tensors[pair.a][:] = _orthonormal(generator, tensors[pair.a].shape)
+        for pair in layout.pairs:
+            a, b = tensors[pair.a], tensors[pair.b]
+            each_a, each_b = a + moved.of(pair.a, a.shape), b + moved.of(pair.b, b.shape)
+            add_mean_product(tensors[pair.residual], each_a, each_b)
+            b[:] = 0.0
+            a[:] = _orthonormal(generator, a.shape)
         return State(adapter=merged, memory=state.memory)
 
 
