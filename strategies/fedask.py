@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -57,7 +59,7 @@ class FedASK(Strategy):
             )
 
     def sized(self, layout: AdapterLayout) -> AdapterLayout:
-        numbers = sum(self._form(layout, pair).numbers for pair in layout.pairs)
+        numbers = sum(form.numbers for form in self._forms(layout))
         return replace(layout, length=numbers + sum(slot.size for slot in _plain(layout)))
 
     def encode(
@@ -95,18 +97,19 @@ class FedASK(Strategy):
             tensors[pair.b][:], tensors[pair.a][:] = _balanced(*found, otherwise=a)
         return State(adapter=merged, memory=state.memory)
 
-    def _form(self, layout: AdapterLayout, pair: Pair) -> SketchSize:
-        """What is sketched of a layer."""
+    def _forms(self, layout: AdapterLayout) -> Iterator[SketchSize]:
+        """What is sketched of each layer."""
         shapes = {slot.name: slot.shape for slot in layout.slots}
-        (rank, *columns), rows = shapes[pair.a], shapes[pair.b][0]
-        size = 2 * rank + 1 if self.sketch is None else self.sketch
-        return SketchSize(rows=rows, columns=int(np.prod(columns)), size=size)
+        for pair in layout.pairs:
+            (rank, *columns), rows = shapes[pair.a], shapes[pair.b][0]
+            size = 2 * rank + 1 if self.sketch is None else self.sketch
+            yield SketchSize(rows=rows, columns=prod(columns), size=size)
 
     def _parts(
         self, layout: AdapterLayout, update: NDArray[np.float32]
     ) -> tuple[dict[str, NDArray[np.float32]], list[_Layer]]:
         """An update's parts (views): tensors beside the pairs, by name, and then each layer's sketch."""
-        slots, forms = _plain(layout), [self._form(layout, pair) for pair in layout.pairs]
+        slots, forms = _plain(layout), tuple(self._forms(layout))
         ends = np.cumsum([slot.size for slot in slots] + [form.numbers for form in forms])
         cuts = iter(np.split(update, ends[:-1]))
         plain = {slot.name: next(cuts).reshape(slot.shape) for slot in slots}
