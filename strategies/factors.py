@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,22 +43,35 @@ class Factors:
         return self.b.transpose(1, 0, 2).reshape(self.b.shape[1], -1)
 
 
-def each_layer(
-    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
-) -> Iterator[Factors]:
-    """Each layer's factors at sites that began with ``adapter`` and sent ``updates``, one layer at a time.
+class Trained:
+    """The factors of sites that began with ``adapter`` and sent ``updates``.
 
     ``adapter`` is float32[adapter_size], ``updates`` float32[sites, update_size].
     """
-    begun, moved = layout.matrices(adapter), Moved(updates, layout)
 
-    def trained(name: str) -> NDArray[np.float64]:
-        before = begun[name].astype(np.float64)
-        found: NDArray[np.float64] = before + moved.of(name, before.shape)
+    def __init__(
+        self, adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
+    ) -> None:
+        self._begun, self._moved = layout.matrices(adapter), Moved(updates, layout)
+
+    def of(self, pair: Pair) -> Factors:
+        """Those of one layer: of all at once there would be twice as much as sites sent."""
+        return Factors(pair=pair, a=self._tensor(pair.a), b=self._tensor(pair.b))
+
+    def _tensor(self, name: str) -> NDArray[np.float64]:
+        before = self._begun[name].astype(np.float64)
+        found: NDArray[np.float64] = before + self._moved.of(name, before.shape)
         return found
 
-    for pair in layout.pairs:
-        yield Factors(pair=pair, a=trained(pair.a), b=trained(pair.b))
+
+def for_each(pairs: Sequence[Pair], work: Callable[[Pair], None]) -> None:
+    """Do some work on each layer, several at once: NumPy and BLAS let other threads go on meanwhile.
+
+    Raises what the work does.
+    """
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for _ in pool.map(work, pairs):
+            pass
 
 
 class Moved:
@@ -84,7 +99,7 @@ def add_mean_product(to: NDArray[np.float32], a: NDArray[np.float32], b: NDArray
     ``a`` is float32[sites, rank, in], ``b`` float32[sites, out, rank]. It is one product of the stacks,
     which BLAS adds to what there is: a matrix for the product alone would be as large as the layer.
     """
-    from scipy.linalg.blas import sgemm
+    from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
 
     below = a.reshape(-1, a.shape[2])
     beside = b.transpose(1, 0, 2).reshape(b.shape[1], -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -15,6 +15,7 @@ from pydantic import Field
 from protocol.job.layout import AdapterLayout, Pair, TensorSlot
 from protocol.job.section import COHORT_MAX
 from protocol.job.strategy import State, Strategy
+from strategies.factors import for_each
 from strategies.sketch import Matrix, Sketch, SketchSize
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class FedASK(Strategy):
         plain, sketches = self._parts(layout, update)
         for name, part in plain.items():
             part[...] = (end[name] - start[name]).reshape(part.shape)
-        for layer in sketches:
-            a, b = (start[name].astype(np.float64) for name in (layer.pair.a, layer.pair.b))
-            new_a, new_b = (end[name].astype(np.float64) for name in (layer.pair.a, layer.pair.b))
+        for pair, layer in sketches.items():
+            a, b = (start[name].astype(np.float64) for name in (pair.a, pair.b))
+            new_a, new_b = (end[name].astype(np.float64) for name in (pair.a, pair.b))
             # B'·A' - B·A, so that what has not moved is zero to the last bit.
             left, right = np.hstack([new_b - b, b]), np.vstack([new_a, new_a - a])
             layer.numbers[:] = layer.drawn(start).of(left, right)
@@ -90,11 +91,14 @@ class FedASK(Strategy):
         plain, sketches = self._parts(layout, aggregate)
         for name, mean in plain.items():
             tensors[name] += mean.reshape(tensors[name].shape)
-        for layer in sketches:
-            pair, drawn = layer.pair, layer.drawn(before)
+
+        def merge_layer(pair: Pair) -> None:
+            drawn = sketches[pair].drawn(before)
             a, b = before[pair.a].astype(np.float64), before[pair.b].astype(np.float64)
-            found = drawn.factors(layer.numbers + drawn.of(b, a))
+            found = drawn.factors(sketches[pair].numbers + drawn.of(b, a))
             tensors[pair.b][:], tensors[pair.a][:] = _balanced(*found, otherwise=a)
+
+        for_each(layout.pairs, merge_layer)
         return State(adapter=merged, memory=state.memory)
 
     def _forms(self, layout: AdapterLayout) -> Iterator[SketchSize]:
@@ -107,16 +111,16 @@ class FedASK(Strategy):
 
     def _parts(
         self, layout: AdapterLayout, update: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[np.float32]], list[_Layer]]:
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[Pair, _Layer]]:
         """An update's parts (views): tensors beside the pairs, by name, and then each layer's sketch."""
         slots, forms = _plain(layout), tuple(self._forms(layout))
         ends = np.cumsum([slot.size for slot in slots] + [form.numbers for form in forms])
         cuts = iter(np.split(update, ends[:-1]))
         plain = {slot.name: next(cuts).reshape(slot.shape) for slot in slots}
-        layers = [
-            _Layer(pair=pair, form=form, numbers=next(cuts))
+        layers = {
+            pair: _Layer(pair=pair, form=form, numbers=next(cuts))
             for pair, form in zip(layout.pairs, forms, strict=True)
-        ]
+        }
         return plain, layers
 
 
@@ -128,7 +132,7 @@ class _Layer:
     form: SketchSize
     numbers: NDArray[np.float32]
 
-    def drawn(self, tensors: dict[str, NDArray[np.float32]]) -> Sketch:
+    def drawn(self, tensors: Mapping[str, NDArray[np.float32]]) -> Sketch:
         """The layer's sketch in a round: it follows from the factors that all sites begin with."""
         factors = (
             np.ascontiguousarray(tensors[name], "<f4").tobytes() for name in (self.pair.a, self.pair.b)

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.job.layout import AdapterLayout
+from protocol.job.layout import AdapterLayout, Pair
 from protocol.job.strategy import State, Strategy
-from strategies.factors import Moved, add_mean_product, with_means
+from strategies.factors import Moved, add_mean_product, for_each, with_means
 
 
 class FedEx(Strategy):
@@ -35,12 +35,16 @@ class FedEx(Strategy):
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
         tensors, moved = layout.matrices(merged), Moved(aggregate, layout)
-        for pair in layout.pairs:
+
+        def merge_layer(pair: Pair) -> None:
             a, b = (moved.of(name, tensors[name].shape) for name in (pair.a, pair.b))
             add_mean_product(tensors[pair.residual], _less_mean(a), _less_mean(b))
+
+        for_each(layout.pairs, merge_layer)
         return State(adapter=merged, memory=state.memory)
 
 
 def _less_mean(factors: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the sites' factors are off their mean, float32[sites, rows, columns]."""
-    return factors - factors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean: NDArray[np.float32] = factors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return factors - mean

@@ -45,7 +45,7 @@ def best_pair(
     vectors are Aᵀ·L⁻ᵀ times its eigenvectors. Of these only the largest are sought. Squares halve the
     digits of float64, which are then as many as float32 has: what is a millionth of the largest is lost.
     """
-    from scipy.linalg import eigh, solve_triangular
+    from scipy.linalg import eigh, solve_triangular  # type: ignore[import-untyped]
 
     rank, b_stack, a_stack = factors.a.shape[1], factors.stacked_b, factors.stacked_a / len(factors.a)
     if len(a_stack) > a_stack.shape[1]:  # more directions than there are columns
@@ -75,6 +75,5 @@ def _lower(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     shift = size * np.finfo(np.float64).eps * np.trace(gram) or 1.0
     for power in range(8):
         with suppress(np.linalg.LinAlgError):
-            found: NDArray[np.float64] = np.linalg.cholesky(gram + 16.0**power * shift * np.eye(size))
-            return found
+            return np.linalg.cholesky(gram + 16.0**power * shift * np.eye(size)).astype(np.float64)
     raise RunError("a layer's updates cannot be decomposed: lower training.learning_rate")

@@ -96,5 +96,5 @@ class Sketch:
             return np.eye(form.rows), mixed
         q = np.linalg.qr(mixed)[0]
         inner, triangle = np.linalg.qr(self.psi @ q)
-        x: Matrix = np.linalg.solve(triangle, inner.T @ sketch[split:].reshape(-1, form.columns))
+        x: Matrix = np.linalg.solve(triangle, inner.T) @ sketch[split:].reshape(-1, form.columns)
         return q, x

@@ -123,7 +123,8 @@ class _GoingOn:
             self._add("last_round_training_seconds", run, value=last.training_seconds)
             self._add("absent_sites", run, value=len(last.absent))
             metrics = folder.metrics
-            for site, epsilon in (last.epsilon | ({} if metrics is None else metrics.spent)).items():
+            own = {} if metrics is None else dict(metrics.spent)
+            for site, epsilon in (last.epsilon | own).items():
                 self._add("epsilon", run, site, value=math.inf if epsilon is None else epsilon)
 
     def _add(self, name: str, *labels: str, value: float) -> None:
