@@ -2,13 +2,17 @@
 
 The demo's tweets and model, dealt to eight sites by Dirichlet(0.3). A rule's learning rate is chosen for
 each ε among a few, on a seed of its own; what is reported are other seeds, the same for all rules. Updates
-are read in the open, so that rules which need each of them stand beside those that do not.
+are read in the open, so that rules which need each of them stand beside those that do not. Where a sum of
+both factors is all that a rule takes, it is also measured how far that misses the mean of the products.
 
-Each run that ends is a line of ``--results``, and is not run again: the whole takes hours, and can be
-stopped and gone on with.
+``--quick`` takes minutes in place of hours: fewer tweets and steps, the top layer alone, and one learning
+rate for all rules that train the same factors, which ``--tune`` found on a seed of its own.
 
-Run: python benchmarks/compare_strategies.py --results FILE [--rules ffa,fedsvd] [--epsilons none,3,1]
-     [--repeats 3] [--rounds 8] [--limit ROWS] [--json]
+Each run that ends is a line of ``--results``, and is not run again: the whole can be stopped and gone on
+with, and ``--print`` shows what there is so far. Seeds come one after another, each with all rules.
+
+Run: python benchmarks/compare_strategies.py --results FILE [--quick] [--rules ffa,fedsvd]
+     [--epsilons none,3,1] [--repeats 3] [--rounds N] [--limit ROWS] [--print] [--tune] [--json]
 """
 
 from __future__ import annotations
@@ -19,23 +23,52 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
 
 from privacy.errors import ConfideError
 from protocol.job.strategy import find_strategy, listed_strategies
+from runs.peft_form import load_tensors
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
+from strategies.averaging import RunningMean
+from strategies.fedit import FedIT, averaging_error
 from tasks.registry import read_job
 
 DEMO = Path(__file__).parent.parent / "examples" / "tweets.toml"
 RATES = (4.0, 16.0, 64.0)
-TUNED_ON = 1000  # the first seed of runs that choose a rate; reports count from 0
+EPSILONS = ("none", "3", "1")
+# Seeds, by --quick, with which every site gets a batch at least; rates are chosen on one of their own.
+SEEDS = {False: (8, 10, 13, 3, 4), True: (0, 3, 5, 10, 11)}
+TUNED_ON = {False: 14, True: 7}
+ROUNDS = {False: 8, True: 6}
+QUICK_LIMIT = 6000  # tweets
+QUICK = (
+    "adapter.layers_to_transform=[5]",
+    "data.max_length=16",
+    "data.holdout=0.1",
+    "training.local_steps=2",
+    "training.batch_size=48",
+    "training.physical_batch_size=48",
+)
+# By what a rule trains, and by ε: what --quick --tune finds for one rule of each kind.
+QUICK_RATES = {
+    "B": dict.fromkeys(EPSILONS, 16.0),
+    "A and B": dict.fromkeys(EPSILONS, 16.0),
+    "core": dict.fromkeys(EPSILONS, 16.0),
+    "head": dict.fromkeys(EPSILONS, 16.0),
+}
+TUNED = {"B": "ffa", "A and B": "fedit", "core": "fedsb", "head": "head"}
 
 
 def settings(
-    rule: str, epsilon: str, *, rate: float, seed: int, rounds: int, limit: int | None
+    rule: str, epsilon: str, *, rate: float, seed: int, rounds: int, limit: int | None, quick: bool
 ) -> list[str]:
     """One run's job, as settings of the demo's."""
     keys = ["malicious=1"] if "malicious" in find_strategy(rule).model_fields else []
@@ -53,28 +86,72 @@ def settings(
         found.append('privacy.mechanism="none"')
     else:
         found.append(f"privacy.epsilon={epsilon}")
+    found += QUICK if quick else ()
     return found if limit is None else [*found, f"data.limit={limit}"]
 
 
 def run_once(wanted: dict[str, Any]) -> dict[str, Any]:
     """A run's figures, or why there are none."""
-    asked = {key: wanted[key] for key in ("rate", "seed", "rounds", "limit")}
-    with tempfile.TemporaryDirectory() as folder:
+    asked = {key: wanted[key] for key in ("rate", "seed", "rounds", "limit", "quick")}
+    with tempfile.TemporaryDirectory() as folder, sent_updates() as sent:
         try:
             job = read_job(DEMO, settings=settings(wanted["rule"], wanted["epsilon"], **asked))
             run = simulate(job, runs=Path(folder), name="run", workers=1)
         except ConfideError as error:
             return wanted | {"failed": str(error)}
-        records = RunFolder.open(run.folder).records()
-        facts = RunFolder.open(run.folder).facts
+        left = RunFolder.open(run.folder)
+        records, facts = left.records(), left.facts
+        missed = averages_miss(left, sent)
     later = records[1:] or records  # the first keeps activations, and finds out what pays
-    return wanted | {
+    figures = {
         "accuracy": records[-1].measures["accuracy"],
         "loss": records[-1].loss,
         "numbers": facts["trained_parameters"],
         "bytes": records[-1].bytes_up / 8,
         "seconds": statistics.median(record.seconds for record in later),
+        "missed": missed,
     }
+    return wanted | {key: value for key, value in figures.items() if value is not None}
+
+
+@contextmanager
+def sent_updates() -> Iterator[list[list[NDArray[np.float32]]]]:
+    """What the sites of a simulation in this process send, by round, where the coordinator adds it up."""
+    rounds: list[list[NDArray[np.float32]]] = []
+
+    class Noted(RunningMean):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self._sent: list[NDArray[np.float32]] = []
+
+        def add(self, update: NDArray[np.float32]) -> None:
+            super().add(update)
+            self._sent.append(update.copy())
+
+        def mean(self) -> NDArray[np.float32]:
+            rounds.append(self._sent)
+            return super().mean()
+
+    with patch("server.sums.sums.RunningMean", Noted):
+        yield rounds
+
+
+def averages_miss(folder: RunFolder, sent: list[list[NDArray[np.float32]]]) -> float | None:
+    """How far averages of A and of B miss the mean product, relative, over rounds and layers.
+
+    None for a rule that does not average both.
+    """
+    strategy = folder.manifest.job.strategy
+    if type(strategy) is not FedIT:
+        return None
+    shapes = {name: tensor.shape for name, tensor in load_tensors(folder.path / "rounds" / "000").items()}
+    layout = strategy.lay_out(shapes)
+    found: list[float] = []
+    for number, updates in enumerate(sent):
+        before = folder.load_adapter(number, layout)
+        adapters = [layout.apply(before, update) for update in updates]
+        found += averaging_error(layout, adapters).values()
+    return statistics.fmean(found)
 
 
 class Results:
@@ -97,12 +174,36 @@ class Results:
 
     @staticmethod
     def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(line[name] for name in ("rule", "epsilon", "rate", "seed", "rounds", "limit"))
+        names = ("rule", "epsilon", "rate", "seed", "rounds", "limit", "quick")
+        return tuple(line[name] for name in names)
+
+
+class Shown(Results):
+    """The same, of which nothing is run that has not been."""
+
+    def get(self, **wanted: Any) -> dict[str, Any]:
+        return self._found.get(self._key(wanted), wanted | {"failed": "not run yet"})
+
+
+def rate_for(results: Results, rule: str, epsilon: str, **size: Any) -> float | None:
+    """A rule's rate; None if none works."""
+    if size["quick"]:
+        return QUICK_RATES[kind_of(rule)][epsilon]
+    return best_rate(results, rule, epsilon, **size)
+
+
+def kind_of(rule: str) -> str:
+    """What a rule trains, as ``QUICK_RATES`` has it."""
+    strategy = find_strategy(rule).model_construct()
+    if strategy.cored or strategy.needs_head:
+        return "core" if strategy.cored else "head"
+    return "A and B" if strategy.trains("layer.lora_A.weight") else "B"
 
 
 def best_rate(results: Results, rule: str, epsilon: str, **size: Any) -> float | None:
     """The rate with the lowest held-out loss on the seed that rates are chosen on; None if none works."""
-    tried = [results.get(rule=rule, epsilon=epsilon, rate=rate, seed=TUNED_ON, **size) for rate in RATES]
+    seed = TUNED_ON[size["quick"]]
+    tried = [results.get(rule=rule, epsilon=epsilon, rate=rate, seed=seed, **size) for rate in RATES]
     worked = [one for one in tried if "failed" not in one]
     return min(worked, key=lambda one: one["loss"])["rate"] if worked else None
 
@@ -111,43 +212,49 @@ def compared(
     results: Results, rules: Iterable[str], epsilons: Iterable[str], *, repeats: int, **size: Any
 ) -> list[dict[str, Any]]:
     """A row for each rule and ε."""
-    rows = []
-    for epsilon in epsilons:
-        for rule in rules:
-            rate = best_rate(results, rule, epsilon, **size)
-            row: dict[str, Any] = {"rule": rule, "epsilon": epsilon, "rate": rate}
+    pairs = [(rule, epsilon) for epsilon in epsilons for rule in rules]
+    rates = {pair: rate_for(results, *pair, **size) for pair in pairs}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for seed in SEEDS[size["quick"]][:repeats]:
+        for (rule, epsilon), rate in rates.items():
             if rate is not None:
-                found = [
-                    results.get(rule=rule, epsilon=epsilon, rate=rate, seed=seed, **size)
-                    for seed in range(repeats)
-                ]
-                done = defaultdict(list)
-                for one in found:
-                    for key in ("accuracy", "bytes", "numbers", "seconds"):
-                        if key in one:
-                            done[key].append(one[key])
-                row |= {key: statistics.fmean(values) for key, values in done.items()}
-                row["deviation"] = statistics.stdev(done["accuracy"]) if len(done["accuracy"]) > 1 else None
-                row["runs"] = len(done["accuracy"])
-            rows.append(row)
-    return rows
+                one = results.get(rule=rule, epsilon=epsilon, rate=rate, seed=seed, **size)
+                found[rule, epsilon].append(one)
+    return [
+        {"rule": pair[0], "epsilon": pair[1], "rate": rate} | _row(found[pair])
+        for pair, rate in rates.items()
+    ]
+
+
+def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What some runs came to together."""
+    worked = [one for one in runs if "failed" not in one]
+    row: dict[str, Any] = {"runs": len(worked)}
+    for key in ("accuracy", "bytes", "numbers", "seconds", "missed"):
+        values = [one[key] for one in worked if key in one]
+        if values:
+            row[key] = statistics.fmean(values)
+    if len(worked) > 1:
+        row["deviation"] = statistics.stdev(one["accuracy"] for one in worked)
+    return row
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
     """Rows as a table of Markdown."""
     lines = [
-        "| rule | ε | rate | accuracy | numbers sent | kB a round | s a round |",
-        "|---|---|---|---|---|---|---|",
+        "| rule | ε | rate | accuracy | runs | numbers trained | kB a round | s a round | averages miss |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if not row.get("runs"):
-            lines.append(f"| `{row['rule']}` | {row['epsilon']} | | does not go with it | | | |")
+        begin = f"| `{row['rule']}` | {row['epsilon']} |"
+        if not row["runs"]:
+            lines.append(f"{begin} | does not go with it | 0 | | | | |")
             continue
-        spread = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.1f}"
+        spread = f" ± {100 * row['deviation']:.1f}" if "deviation" in row else ""
+        missed = f"{100 * row['missed']:.0f} %" if "missed" in row else ""
         lines.append(
-            f"| `{row['rule']}` | {row['epsilon']} | {row['rate']:g} "
-            f"| {100 * row['accuracy']:.1f} %{spread} | {row['numbers']:,.0f} "
-            f"| {row['bytes'] / 1000:,.0f} | {row['seconds']:.1f} |"
+            f"{begin} {row['rate']:g} | {100 * row['accuracy']:.1f} %{spread} | {row['runs']} "
+            f"| {row['numbers']:,.0f} | {row['bytes'] / 1000:,.1f} | {row['seconds']:.2f} | {missed} |"
         )
     return "\n".join(lines)
 
@@ -157,20 +264,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--rules", default=",".join(listed_strategies()))
-    parser.add_argument("--epsilons", default="none,3,1")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--epsilons", default=",".join(EPSILONS))
+    parser.add_argument("--repeats", type=int, choices=range(1, 6), default=3)
+    parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--quick", action="store_true", help="minutes in place of hours")
+    parser.add_argument("--tune", action="store_true", help="find a rate for one rule of each kind")
+    parser.add_argument("--print", action="store_true", help="what there is so far, and run nothing")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    rows = compared(
-        Results(asked.results),
-        asked.rules.split(","),
-        asked.epsilons.split(","),
-        repeats=asked.repeats,
-        rounds=asked.rounds,
-        limit=asked.limit,
-    )
+    limit = QUICK_LIMIT if asked.quick and asked.limit is None else asked.limit
+    size = {"rounds": asked.rounds or ROUNDS[asked.quick], "limit": limit, "quick": asked.quick}
+    results = (Shown if asked.print else Results)(asked.results)
+    epsilons = asked.epsilons.split(",")
+    if asked.tune:
+        found = {k: {e: best_rate(results, rule, e, **size) for e in epsilons} for k, rule in TUNED.items()}
+        print(json.dumps(found, indent=1))
+        return
+    rows = compared(results, asked.rules.split(","), epsilons, repeats=asked.repeats, **size)
     print(json.dumps(rows) if asked.json else as_table(rows))
 
 

@@ -28,8 +28,10 @@ def measure(
     keyed: bool,
     entropy: Entropy,
     between: Between,
-) -> tuple[pb.Evaluated, Receipt]:
+) -> tuple[pb.Evaluated, Receipt, Receipt | None]:
     """Count what the site's examples say of the last adapter: the answer, and what to sign for it.
+
+    That is a receipt for the count, and one for the site's own steps if it took any.
 
     Where a job has ``training.personal_steps``, the site first takes these from the last adapter, and
     counts for what comes of them, too. They have the noise of all the run's steps and are charged as they
@@ -41,9 +43,11 @@ def measure(
     adapter = adapter_at_end(session, request)
     # First: a site that has answered once refuses here, and takes no step for nothing.
     receipt = reserve(session, plan, last, site=site, keyed=keyed, purpose="metrics")
-    adapters = [adapter]
+    adapters, own_steps = [adapter], None
     if training.personal_steps:
-        reserve(session, session.plan, last + 1, site=site, keyed=keyed, steps=training.personal_steps)
+        own_steps = reserve(
+            session, session.plan, last + 1, site=site, keyed=keyed, steps=training.personal_steps
+        )
         adapters.append(_personal(session, adapter, entropy=entropy, between=between))
         keep_adapter(session, adapters[-1])
     counts = [count_right(adapted, one, examples) for one in adapters]
@@ -55,7 +59,7 @@ def measure(
     evaluated = session.sums.contribute_count(
         right, len(examples), request, personal=personal[0] if personal else None
     )
-    return evaluated, receipt
+    return evaluated, receipt, own_steps
 
 
 def _personal(

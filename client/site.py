@@ -317,16 +317,14 @@ class Site:
             raise ProtocolError("the job asks for no metrics: metrics.epsilon=0")
         check_drawn(session.manifest, self.name, job.training.rounds)
         session.sums.check_metrics(request)
-        evaluated, receipt = measure(
-            session,
-            plan,
-            request,
-            site=self.name,
-            keyed=self._keyed(job) is not None,
-            entropy=self._entropy(job),
-            between=within(policy.rules.longest_round, self._between, clock=self._clock),
+        between = within(policy.rules.longest_round, self._between, clock=self._clock)
+        keyed, source = self._keyed(job) is not None, self._entropy(job)
+        evaluated, receipt, own_steps = measure(
+            session, plan, request, site=self.name, keyed=keyed, entropy=source, between=between
         )
         evaluated.receipt.CopyFrom(self._signed(receipt))
+        if own_steps is not None:
+            evaluated.own_steps.CopyFrom(self._signed(own_steps))
         return evaluated
 
     def _keyed(self, job: Job) -> Entropy | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from confide.console import plain_console, plain_table, print_json, shown
 from protocol.job.strategy import strategy_names
 from protocol.job.strategy_facts import StrategyFacts, strategy_facts
+from protocol.plain_text import escaped
 
 _PROMISES = ("linear", "exact")
 
@@ -17,15 +18,18 @@ def print_strategies(*, json: bool) -> None:
     if json:
         print_json([asdict(one) for one in found])
         return
-    table = plain_table("name", "trains", "linear", "exact", "goes with", "keys", "paper", left=7)
+    table = plain_table("name", "trains", "linear", "exact", "goes with", "keys", left=6)
     for one in found:
         promises = ["yes" if getattr(one, promise) else "no" for promise in _PROMISES]
         trained = ", then ".join(" ".join(parts) for parts in one.trains)
         keys = ", ".join(map(shown, one.keys))
-        table.add_row(
-            shown(one.name), trained, *promises, ", ".join(goes_with(one)), keys, shown(one.paper)
-        )
+        table.add_row(shown(one.name), trained, *promises, ", ".join(goes_with(one)), keys)
     plain_console().print(table, soft_wrap=False)
+    # Not in a column: that would be too narrow for an identifier.
+    print("\nPublished in")
+    width = max(len(escaped(one.name)) for one in found)
+    for one in found:
+        print(f"  {escaped(one.name):{width}}  {escaped(one.paper)}")
 
 
 def goes_with(one: StrategyFacts) -> list[str]:

@@ -50,7 +50,8 @@ class Metrics:
 
     ``total`` is over all of ``told_by``; ``sites`` has each one's own count, by name, where that is known:
     under masks it is not. ``personal`` is the count of all for adapters of their own, if they have any: a
-    site released both for ``epsilon`` then, with twice the noise in each.
+    site released both for ``epsilon`` then, with twice the noise in each. ``spent`` is the ε of a site's
+    whole training then, by name: the steps that made its own adapter come after the last round.
     """
 
     epsilon: float
@@ -58,6 +59,7 @@ class Metrics:
     told_by: tuple[str, ...]
     sites: Mapping[str, SiteMetrics] = field(default_factory=dict)
     personal: SiteMetrics | None = None
+    spent: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def told(
@@ -98,7 +100,7 @@ class Metrics:
             "sites": {name: _table(site) for name, site in self.sites.items()},
         }
         if self.personal is not None:
-            table["personal"] = _table(self.personal)
+            table["personal"] = _table(self.personal) | {"spent": dict(self.spent)}
         return json.dumps(table, indent=1).encode()
 
 
@@ -107,14 +109,17 @@ def read_metrics(content: bytes) -> Metrics:
     try:
         table = json.loads(content)
         sites = {name: _read(kept) for name, kept in table["sites"].items()}
+        own = table.get("personal")
         metrics = Metrics(
             epsilon=float(table["epsilon"]),
             total=_read(table),
             told_by=tuple(map(str, table["told_by"])),
             sites=sites,
-            personal=_read(table["personal"]) if "personal" in table else None,
+            personal=None if own is None else _read(own),
+            spent={} if own is None else _read_spent(own.get("spent", {})),
         )
-        if sites and Metrics.told(metrics.epsilon, sites, personal=metrics.personal) != metrics:
+        added = Metrics.told(metrics.epsilon, sites, personal=metrics.personal) if sites else metrics
+        if (added.total, added.told_by) != (metrics.total, metrics.told_by):
             raise ValueError("its sites do not add up to its total")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"metrics.json cannot be read: {error!r}") from error
@@ -127,6 +132,10 @@ def _table(site: SiteMetrics) -> dict[str, float]:
 
 def _read(table: Mapping[str, Any]) -> SiteMetrics:
     return SiteMetrics(right=table["right"], examples=int(table["examples"]))
+
+
+def _read_spent(table: Mapping[str, Any]) -> dict[str, float | None]:
+    return {str(name): None if value is None else float(value) for name, value in table.items()}
 
 
 def _share(right: int, examples: int) -> float:

@@ -103,11 +103,12 @@ def signed(receipt: pb.Receipt) -> SignedReceipt:
 
 
 def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
-    """Raises ProtocolError if a round's receipt is not of what the manifest asks for.
+    """Raises ProtocolError if a receipt of a round, or of a site's own steps, is not of what was asked for.
 
     How much ε its steps cost is taken as it is told: an audit computes it anew.
     """
     job, plan = manifest.job, receipt.plan
+    own = receipt.round > job.training.rounds  # the steps that a site takes for itself after the last one
     if not manifest.draws(receipt.site, receipt.round):
         raise ProtocolError(f"{receipt.site} was not drawn for round {receipt.round}")
     _check_values(
@@ -117,7 +118,7 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
         ("unit", plan.unit, job.privacy.unit),
         ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
         ("number of planned steps", plan.steps, job.planned_steps(manifest.planned_rounds(receipt.site))),
-        ("number of steps", receipt.steps, job.steps_a_round),
+        ("number of steps", receipt.steps, job.training.personal_steps if own else job.steps_a_round),
         ("budget", receipt.budget, job.privacy.epsilon),
     )
     _check_head(receipt)

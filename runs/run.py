@@ -11,7 +11,8 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from protocol.processes.time_spent import Lap
 from runs.metrics import Metrics
-from runs.run_folder import RoundRecord, RunFolder, last_epsilon
+from runs.run_folder import RoundRecord, RunFolder
+from runs.spent import last_epsilon
 from tasks.label_scores import LabelScore
 
 
@@ -55,8 +56,8 @@ class Run:
 
     @property
     def epsilon(self) -> dict[str, float | None]:
-        """ε spent by site; None where the run had no privacy."""
-        return last_epsilon(self.rounds)
+        """ε that training spent by site, a site's own steps at the end included; None without privacy."""
+        return last_epsilon(self.rounds, self.metrics)
 
 
 def finished(folder: RunFolder, *, seconds: float) -> Run:

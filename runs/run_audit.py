@@ -19,7 +19,7 @@ from runs.run_ledgers import Compared, check_ledger, check_sum, check_values, le
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedSite:
-    """One site of a run. ε is None without noise.
+    """One site of a run. ε is None without noise. Steps of its own after the last round are in it.
 
     ``charged`` counts the rounds in its ledger, None if that was not given: more than ``rounds`` means
     that some were interrupted and paid for.
@@ -70,12 +70,15 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
         _check_sites(record, manifest, keys, latest, where)
         present = {site: keys[site] for site in record.present}
         for site, receipt in _receipts(folder, number, present, where):
-            _check_receipt(receipt, site, record, manifest, latest.get(site), f"{where}, {site}")
+            spent = record.epsilon.get(site)
+            _check_receipt(receipt, site, number, spent, manifest, latest.get(site), f"{where}, {site}")
             if site in told:
                 check_ledger(receipt, told[site], f"{where}, {site}")
                 check_sum(receipt, told[site], len(record.present), f"{where}, {site}")
             latest[site] = receipt
     measured = _audit_metrics(folder, manifest, keys, told, latest)
+    if measured and manifest.job.training.personal_steps:
+        latest |= _audit_own_steps(folder, manifest, measured, told, latest)
     return RunAudit(
         run=manifest.run,
         manifest=manifest.digest.hex(),
@@ -83,7 +86,11 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
         epsilon=manifest.job.privacy.epsilon,
         delta=manifest.job.privacy.delta,
         sites=tuple(
-            _line(latest[site], sum(site in record.present for record in records), told.get(site))
+            _line(
+                latest[site],
+                sum(site in record.present for record in records),
+                _charged(told.get(site), manifest),
+            )
             for site in sorted(latest)
         ),
         metrics=manifest.job.metrics.epsilon if measured else None,
@@ -136,12 +143,12 @@ def _audit_metrics(
     keys: Mapping[str, bytes],
     told: Mapping[str, LedgerAudit],
     latest: Mapping[str, Receipt],
-) -> bool:
-    """Check the metrics' receipts. Whether there are any: a run may end without."""
+) -> dict[str, bytes]:
+    """Check the metrics' receipts. The keys of the sites that told them, none where a run ends without."""
     try:
         metrics = folder.metrics
         if metrics is None and not folder.receipts_path("metrics").exists():
-            return False
+            return {}
         # A kill may leave the receipts alone.
         told_by = set(folder.receipts("metrics") if metrics is None else metrics.told_by)
     except RunError as error:
@@ -168,7 +175,29 @@ def _audit_metrics(
             check_goes_on(receipt, latest.get(site))
         if site in told:
             check_ledger(receipt, told[site], where)
-    return True
+    return keys
+
+
+def _audit_own_steps(
+    folder: RunFolder,
+    manifest: Manifest,
+    keys: Mapping[str, bytes],
+    told: Mapping[str, LedgerAudit],
+    latest: Mapping[str, Receipt],
+) -> dict[str, Receipt]:
+    """Check the receipts for the steps that sites took for themselves before they told their metrics."""
+    metrics, where = folder.metrics, "own steps"
+    if metrics is None and not folder.receipts_path("own-steps").exists():
+        return {}  # a kill may leave the metrics' receipts alone
+    checked, number = {}, manifest.job.training.rounds + 1
+    for site, receipt in _receipts(folder, "own-steps", keys, where):
+        spent = receipt.epsilon if metrics is None else metrics.spent.get(site)
+        which = f"{where}, {site}"
+        _check_receipt(receipt, site, number, spent, manifest, latest.get(site), which)
+        if site in told:
+            check_ledger(receipt, told[site], which)
+        checked[site] = receipt
+    return checked
 
 
 @contextmanager
@@ -191,21 +220,24 @@ def _identity(receipt: Receipt, site: str, manifest: Manifest) -> tuple[Compared
 def _check_receipt(
     receipt: Receipt,
     site: str,
-    record: RoundRecord,
+    number: int,
+    recorded: float | None,
     manifest: Manifest,
     before: Receipt | None,
     where: str,
 ) -> None:
+    """Check a receipt of training for round ``number``, of which the run has ``recorded`` that ε."""
     check_values(
         where,
         *_identity(receipt, site, manifest),
         ("purpose", receipt.purpose, "training"),
-        ("round", receipt.round, record.round),
+        ("round", receipt.round, number),
     )
     with _found(where):
         check_receipt(receipt, manifest)
         check_goes_on(receipt, before)
-    check_values(where, ("epsilon in rounds.jsonl", record.epsilon.get(site), receipt.epsilon))
+    file = "rounds.jsonl" if number <= manifest.job.training.rounds else "metrics.json"
+    check_values(where, (f"epsilon in {file}", recorded, receipt.epsilon))
     plan = receipt.plan
     if receipt.taken > plan.steps:
         raise AuditError(f"{where}: {miscounted(receipt, before)}")
@@ -225,7 +257,7 @@ def _check_receipt(
         )
 
 
-def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedSite:
+def _line(receipt: Receipt, rounds: int, charged: int | None) -> AuditedSite:
     private = receipt.epsilon is not None
     return AuditedSite(
         site=receipt.site,
@@ -234,15 +266,19 @@ def _line(receipt: Receipt, rounds: int, ledger: LedgerAudit | None) -> AuditedS
         planned=receipt.plan.steps,
         epsilon=receipt.epsilon,
         recomputed=recomputed_epsilon(receipt.plan, receipt.taken) if private else None,
-        charged=_charged(ledger, receipt.run) if ledger else None,
+        charged=charged,
     )
 
 
-def _charged(ledger: LedgerAudit, run: str) -> int:
+def _charged(ledger: LedgerAudit | None, manifest: Manifest) -> int | None:
+    """How many rounds of the run a ledger holds charges for; None without a ledger."""
+    if ledger is None:
+        return None
     events = [entry.event for entry in ledger.entries]
     return sum(
         isinstance(event, Released | Unprotected)
-        and event.run == run
+        and event.run == manifest.run
+        and event.round <= manifest.job.training.rounds
         and getattr(event, "purpose", "training") == "training"
         for event in events
     )

@@ -12,6 +12,7 @@
     sites.json           the sites' public keys, as they joined
     receipts/001.json …  what each site signed that the round cost it
     receipts/metrics.json  and that the metrics did
+    receipts/own-steps.json  and the steps that sites took for themselves after the last round, if any
     rounds.jsonl         one JSON object a finished round
     metrics.json         the last adapter on the sites' own examples, if the job asks for that
     rounds/000/          the adapter before the first round, in PEFT's own format, with residuals if any
@@ -31,7 +32,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -55,8 +56,8 @@ from tasks.label_scores import LabelScore
 
 MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
 
-# The number of a round, or the metrics after the last one.
-ReceiptsOf: TypeAlias = int | Literal["metrics"]
+# The number of a round, or what comes after the last one: the metrics, and a site's own steps.
+ReceiptsOf: TypeAlias = int | Literal["metrics", "own-steps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +98,6 @@ class RoundRecord:
         """The largest ε among the sites; None if one of them has no bound."""
         spent = [value for value in self.epsilon.values() if value is not None]
         return max(spent) if len(spent) == len(self.epsilon) else None
-
-
-def last_epsilon(records: Iterable[RoundRecord]) -> dict[str, float | None]:
-    """The ε of each site after the last of its rounds, in order of the names."""
-    spent: dict[str, float | None] = {}
-    for record in records:
-        spent |= record.epsilon
-    return dict(sorted(spent.items()))
-
-
-def highest_epsilon(records: Sequence[RoundRecord]) -> float | None:
-    """The largest ε among the sites so far; None before the first round, or if one has no bound."""
-    highest = [record.highest_epsilon for record in records]
-    known = [value for value in highest if value is not None]
-    return max(known) if known and len(known) == len(highest) else None
 
 
 class RunFolder:
@@ -232,8 +218,8 @@ class RunFolder:
         self._write("sites.json", json.dumps(table, indent=1).encode())
 
     def receipts_path(self, of: ReceiptsOf) -> Path:
-        """Where a round's receipts are, or those for the metrics."""
-        return self.path / "receipts" / (f"{of}.json" if of == "metrics" else f"{of:03d}.json")
+        """Where a round's receipts are, or those for what comes after the last."""
+        return self.path / "receipts" / (f"{of:03d}.json" if isinstance(of, int) else f"{of}.json")
 
     def receipts(self, of: ReceiptsOf) -> dict[str, SignedReceipt]:
         """Receipts by site. Raises RunError if they are not there or cannot be read."""
@@ -247,7 +233,7 @@ class RunFolder:
                 for name, kept in table.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            where = of if of == "metrics" else f"round {of}"
+            where = f"round {of}" if isinstance(of, int) else of
             raise RunError(f"{where}: {path} cannot be read: {error}") from error
 
     @timed(Part.DISK)
@@ -267,9 +253,20 @@ class RunFolder:
         return read_metrics(path.read_bytes()) if path.exists() else None
 
     @timed(Part.DISK)
-    def save_metrics(self, metrics: Metrics, receipts: Mapping[str, SignedReceipt]) -> None:
-        """Write metrics after their receipts: where there are metrics, there are receipts for them."""
+    def save_metrics(
+        self,
+        metrics: Metrics,
+        receipts: Mapping[str, SignedReceipt],
+        *,
+        own_steps: Mapping[str, SignedReceipt] | None = None,
+    ) -> None:
+        """Write metrics after their receipts: where there are metrics, there are receipts for them.
+
+        ``own_steps`` are those for the steps that sites took for themselves; None if there were none.
+        """
         self.save_receipts("metrics", receipts)
+        if own_steps is not None:
+            self.save_receipts("own-steps", own_steps)
         self._write("metrics.json", metrics.content)
 
     @property

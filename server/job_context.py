@@ -34,6 +34,12 @@ _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 def check_federation(job: Job, sites: Collection[str]) -> None:
     """Raises JobError for weights, or for numbers of sites, that are not those of the run's sites."""
     cohort = cohort_size(job.federation.cohort, sites=len(sites))
+    asked = job.federation.cohort
+    if isinstance(asked, int) and asked > len(sites):
+        raise JobError(
+            f"federation.cohort={asked}: expected at most {len(sites)}, the number of the run's sites; "
+            "without the key all are in each round"
+        )
     wanted, least = job.federation.min_sites, job.strategy.least
     if wanted is not None and wanted > cohort:
         raise JobError(

@@ -21,7 +21,8 @@ from protocol.processes.time_spent import Part, end_lap, timed
 from protocol.sums.reply_limits import ReplyLimits
 from runs.best_round import has_stopped
 from runs.receipts import Receipts, signed
-from runs.run_folder import RoundRecord, RunFolder, last_epsilon
+from runs.run_folder import RoundRecord, RunFolder
+from runs.spent import last_epsilon
 from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
 from server.server_optimizer import merge_round
@@ -162,6 +163,9 @@ class _Run:
                 raise ProtocolError(f"{name} answered round {reply.trained.round}, not round {number}")
             self.receipts.take(name, reply.trained.receipt, number, "training")
         elif reply.HasField("evaluated"):
+            if self.manifest.job.training.personal_steps:
+                self.receipts.take(name, reply.evaluated.own_steps, number + 1, "training")
+                self.epsilon[name] = self.receipts.epsilon(name)
             self.receipts.take(name, reply.evaluated.receipt, number, "metrics")
         with timed(Part.SUMS):
             return self.sums.take(name, reply)
@@ -301,5 +305,9 @@ class _Run:
             {name: reply.evaluated for name, reply in told.items()}, job.training.rounds
         )
         receipts = {name: signed(reply.evaluated.receipt) for name, reply in told.items()}
-        folder.save_metrics(metrics, receipts)
+        own_steps = None
+        if job.training.personal_steps:
+            own_steps = {name: signed(reply.evaluated.own_steps) for name, reply in told.items()}
+            metrics = replace(metrics, spent={name: self.epsilon[name] for name in sorted(told)})
+        folder.save_metrics(metrics, receipts, own_steps=own_steps)
         log.info("metrics: accuracy %.4f on the sites' own examples", metrics.mean)

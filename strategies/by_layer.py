@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import State, Strategy
-from strategies.factors import Factors, each_layer, with_means
+from strategies.factors import Factors, Trained, for_each, with_means
 
 # An adapter's tensors by name, each layer's factors as matrices.
 Matrices = Mapping[str, NDArray[np.float32]]
@@ -31,10 +31,13 @@ class ByLayer(Strategy):
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
         before, tensors = layout.matrices(state.adapter), layout.matrices(merged)
-        for factors in each_layer(state.adapter, aggregate, layout):
-            self.merge_layer(factors, before, tensors)
+        trained = Trained(state.adapter, aggregate, layout)
+        for_each(layout.pairs, lambda pair: self.merge_layer(trained.of(pair), before, tensors))
         return State(adapter=merged, memory=state.memory)
 
     @abstractmethod
     def merge_layer(self, factors: Factors, before: Matrices, merged: Matrices) -> None:
-        """Write a layer's tensors into ``merged``, which has the means; ``before`` is the last round's."""
+        """Write a layer's tensors into ``merged``, which has the means; ``before`` is the last round's.
+
+        Several layers are merged at once.
+        """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,31 +42,71 @@ class Factors:
         """All sites' B beside one another, float64[out, sites · rank]: times ``stacked_a``, Σ B·A."""
         return self.b.transpose(1, 0, 2).reshape(self.b.shape[1], -1)
 
-    def mean_product(self) -> NDArray[np.float32]:
-        """The mean of the sites' B·A, float32[out, in]: one product of the stacks, in float32."""
-        a = (self.stacked_a / len(self.a)).astype(np.float32)
-        found: NDArray[np.float32] = self.stacked_b.astype(np.float32) @ a
-        return found
 
-
-def each_layer(
-    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
-) -> Iterator[Factors]:
-    """Each layer's factors at sites that began with ``adapter`` and sent ``updates``, one layer at a time.
+class Trained:
+    """The factors of sites that began with ``adapter`` and sent ``updates``.
 
     ``adapter`` is float32[adapter_size], ``updates`` float32[sites, update_size].
     """
-    begun = layout.matrices(adapter)
-    sent = [layout.split_update(update) for update in updates]
 
-    def trained(name: str) -> NDArray[np.float64]:
-        before = begun[name].astype(np.float64)
-        return np.stack(
-            [before + one[name].reshape(before.shape) if name in one else before for one in sent]
-        )
+    def __init__(
+        self, adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
+    ) -> None:
+        self._begun, self._moved = layout.matrices(adapter), Moved(updates, layout)
 
-    for pair in layout.pairs:
-        yield Factors(pair=pair, a=trained(pair.a), b=trained(pair.b))
+    def of(self, pair: Pair) -> Factors:
+        """Those of one layer: of all at once there would be twice as much as sites sent."""
+        return Factors(pair=pair, a=self._tensor(pair.a), b=self._tensor(pair.b))
+
+    def _tensor(self, name: str) -> NDArray[np.float64]:
+        before = self._begun[name].astype(np.float64)
+        found: NDArray[np.float64] = before + self._moved.of(name, before.shape)
+        return found
+
+
+def for_each(pairs: Sequence[Pair], work: Callable[[Pair], None]) -> None:
+    """Do some work on each layer, several at once: NumPy and BLAS let other threads go on meanwhile.
+
+    Raises what the work does.
+    """
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for _ in pool.map(work, pairs):
+            pass
+
+
+class Moved:
+    """How far each site moved a tensor, of ``updates``, float32[sites, update_size]."""
+
+    def __init__(self, updates: NDArray[np.float32], layout: AdapterLayout) -> None:
+        self._updates = updates
+        sent = [slot for slot in layout.slots if slot.sent]
+        ends = np.cumsum([slot.size for slot in sent])
+        self._places = {
+            slot.name: slice(int(end) - slot.size, int(end)) for slot, end in zip(sent, ends, strict=True)
+        }
+
+    def of(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """By site, float32[sites, *shape]; zeros for what is not sent."""
+        place = self._places.get(name)
+        if place is None:
+            return np.zeros((len(self._updates), *shape), np.float32)
+        return self._updates[:, place].reshape(-1, *shape)
+
+
+def add_mean_product(to: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+    """Add the mean of the sites' B·A to a matrix, float32[out, in], in place.
+
+    ``a`` is float32[sites, rank, in], ``b`` float32[sites, out, rank]. It is one product of the stacks,
+    which BLAS adds to what there is: a matrix for the product alone would be as large as the layer.
+    """
+    from scipy.linalg.blas import sgemm  # type: ignore[import-untyped]
+
+    below = a.reshape(-1, a.shape[2])
+    beside = b.transpose(1, 0, 2).reshape(b.shape[1], -1)
+    # BLAS counts columns first: it sees every matrix here turned over, and so takes them in this order.
+    found = sgemm(1.0 / len(a), below.T, beside.T, beta=1.0, c=to.T, overwrite_c=1)
+    if not np.shares_memory(found, to):
+        to[:] = found.T
 
 
 def layers_of(adapters: Sequence[NDArray[np.float32]], layout: AdapterLayout) -> Iterator[Factors]:
@@ -76,13 +118,18 @@ def layers_of(adapters: Sequence[NDArray[np.float32]], layout: AdapterLayout) ->
 
 
 def with_means(
-    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout
+    adapter: NDArray[np.float32], updates: NDArray[np.float32], layout: AdapterLayout, *, pairs: bool = True
 ) -> NDArray[np.float32]:
-    """An adapter and the mean of the updates, each number for itself: a new float32[adapter_size]."""
+    """An adapter and the mean of the updates, each number for itself: a new float32[adapter_size].
+
+    Without ``pairs``, the factors stay: for rules that write these themselves.
+    """
     # In place of ``layout.apply``, which copies twice: a residual may be a gigabyte.
-    moved = adapter.copy()
-    tensors = layout.split(moved)
-    mean = updates.mean(axis=0, dtype=np.float64).astype(np.float32)
-    for name, change in layout.split_update(mean).items():
-        tensors[name] += change
-    return moved
+    merged = adapter.copy()
+    tensors, moved = layout.split(merged), Moved(updates, layout)
+    factors = {name for pair in layout.pairs for name in (pair.a, pair.b)}
+    for slot in layout.slots:
+        if slot.sent and (pairs or slot.name not in factors):
+            mean = moved.of(slot.name, slot.shape).mean(axis=0, dtype=np.float64)
+            tensors[slot.name] += mean.astype(np.float32)
+    return merged

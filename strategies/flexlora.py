@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from contextlib import suppress
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.errors import RunError
 from strategies.by_layer import ByLayer, Matrices
 from strategies.factors import Factors
+
+_SHORTEST = 2.0**-20  # of the largest singular value: what is shorter is rounding
 
 
 class FlexLoRA(ByLayer):
@@ -36,30 +40,40 @@ def best_pair(
     The largest directions come first. Of a product of lower rank, the rows of A that it does not need are
     those of ``otherwise``, float32[rank, in], with a B of zero: so they can still learn.
 
-    The stacked factors are reduced by QR first, so that for a product of m by n from s sites of rank r the
-    decomposition is of s·r by s·r, and none of m by n is formed; nor is an orthonormal factor, which would
-    take most of the time: A comes from the small singular vectors, and B is the product along A.
+    The stacks B [out, k] and A [k, in], of k = sites · rank, are never multiplied out: with A·Aᵀ = L·Lᵀ,
+    the product's squared singular values are the eigenvalues of Lᵀ·BᵀB·L, [k, k], and the right singular
+    vectors are Aᵀ·L⁻ᵀ times its eigenvectors. Of these only the largest are sought. Squares halve the
+    digits of float64, which are then as many as float32 has: what is a millionth of the largest is lost.
     """
-    sites, rank = len(factors.a), factors.a.shape[1]
-    stacked_b, stacked_a = factors.stacked_b, factors.stacked_a / sites
-    b_small, a_small = _triangle(stacked_b), _triangle(stacked_a.T)
-    u, singular, _ = np.linalg.svd(b_small @ a_small.T, full_matrices=False)
-    # What is shorter is lost in the largest one's rounding to float32.
-    kept = min(rank, int((singular > singular[0] * 2.0**-26).sum()))
-    # Aᵀ·Bᵀ·U = V·S: orthonormal but for rounding, which one more QR of so few takes away.
-    right = np.linalg.qr(stacked_a.T @ (b_small.T @ u[:, :kept]) / singular[:kept])[0]
-    b = np.zeros((len(stacked_b), rank))
-    b[:, :kept] = stacked_b @ (stacked_a @ right)
+    from scipy.linalg import eigh, solve_triangular  # type: ignore[import-untyped]
+
+    rank, b_stack, a_stack = factors.a.shape[1], factors.stacked_b, factors.stacked_a / len(factors.a)
+    if len(a_stack) > a_stack.shape[1]:  # more directions than there are columns
+        b_stack, a_stack = b_stack @ a_stack, np.eye(a_stack.shape[1])
+    lower = _lower(a_stack @ a_stack.T)
+    squares = lower.T @ (b_stack.T @ b_stack) @ lower
+    size = len(squares)
+    vectors = eigh(squares, subset_by_index=(max(size - rank, 0), size - 1))[1][:, ::-1]
+    # Orthonormal but for rounding, which one more QR of so few takes away.
+    right = np.linalg.qr(a_stack.T @ solve_triangular(lower, vectors, trans="T", lower=True))[0]
+    left = b_stack @ (a_stack @ right)
+    lengths = np.linalg.norm(left, axis=0)
+    kept = int((lengths > lengths[0] * _SHORTEST).sum())
     # The sign of each pair of vectors is free: fix it, so that platforms agree.
-    signs = np.sign(b[np.abs(b).argmax(axis=0), np.arange(rank)][:kept])
-    b[:, :kept] *= signs
-    a = otherwise.astype(np.float64)
-    a[:kept] = (right * signs).T
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])[:kept]
+    b, a = np.zeros((len(left), rank)), otherwise.astype(np.float64)
+    b[:, :kept], a[:kept] = left[:, :kept] * signs, (right[:, :kept] * signs).T
     return b, a
 
 
-def _triangle(stacked: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R of a QR decomposition, without Q."""
-    found: Any = np.linalg.qr(stacked, mode="r")  # numpy's types know of both alone
-    upper: NDArray[np.float64] = found
-    return upper
+def _lower(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """L, lower triangular: L·Lᵀ is a Gram matrix and a shift, as its rounding may make it indefinite.
+
+    Source: Fukaya et al. 2020, shifted Cholesky QR (arXiv:1809.11085), section 3, for the shift.
+    """
+    size = len(gram)
+    shift = size * np.finfo(np.float64).eps * np.trace(gram) or 1.0
+    for power in range(8):
+        with suppress(np.linalg.LinAlgError):
+            return np.linalg.cholesky(gram + 16.0**power * shift * np.eye(size)).astype(np.float64)
+    raise RunError("a layer's updates cannot be decomposed: lower training.learning_rate")

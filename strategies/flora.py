@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.job.layout import AdapterLayout
+from protocol.job.layout import AdapterLayout, Pair
 from protocol.job.strategy import State, Strategy
-from strategies.factors import each_layer, with_means
+from strategies.factors import Moved, add_mean_product, for_each, with_means
 
 
 class FLoRA(Strategy):
@@ -32,24 +32,22 @@ class FLoRA(Strategy):
     def merge(
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
     ) -> State:
-        merged = with_means(state.adapter, aggregate, layout)
-        tensors = layout.matrices(merged)
+        merged = with_means(state.adapter, aggregate, layout, pairs=False)
+        tensors, moved = layout.matrices(merged), Moved(aggregate, layout)
         generator = np.random.Generator(np.random.PCG64(_seed(layout, round_number)))
-        for factors in each_layer(state.adapter, aggregate, layout):
-            pair = factors.pair
-            tensors[pair.residual] += factors.mean_product()
-            tensors[pair.b][:] = 0.0
-            tensors[pair.a][:] = _orthonormal(generator, tensors[pair.a].shape)
+        drawn = {pair: generator.standard_normal(tensors[pair.a].shape[::-1]) for pair in layout.pairs}
+
+        def merge_layer(pair: Pair) -> None:
+            a, b = tensors[pair.a], tensors[pair.b]
+            each_a, each_b = a + moved.of(pair.a, a.shape), b + moved.of(pair.b, b.shape)
+            add_mean_product(tensors[pair.residual], each_a, each_b)
+            # Rows of length one at right angles, drawn as those of the first round are.
+            a[:], b[:] = np.linalg.qr(drawn[pair])[0].T, 0.0
+
+        for_each(layout.pairs, merge_layer)
         return State(adapter=merged, memory=state.memory)
 
 
 def _seed(layout: AdapterLayout, round_number: int) -> int:
     content = f"confide flora {layout.digest} {round_number}".encode()
     return int.from_bytes(hashlib.sha256(content).digest(), "little")
-
-
-def _orthonormal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Rows of length one at right angles, float64[rank, in], drawn as those of the first round are."""
-    rows, columns = shape
-    found: NDArray[np.float64] = np.linalg.qr(generator.standard_normal((columns, rows)))[0].T
-    return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import State, Strategy
-from strategies.factors import Factors, each_layer, with_means
+from strategies.factors import Factors, Trained, with_means
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
@@ -47,9 +47,10 @@ class HetLoRA(Strategy):
     ) -> State:
         merged = with_means(state.adapter, aggregate, layout)
         tensors = layout.matrices(merged)
+        trained = Trained(state.adapter, aggregate, layout)
         # Twice through the layers: all factors at once, in float64, would be as large as two more rounds.
-        weights = _weights(each_layer(state.adapter, aggregate, layout))
-        for factors in each_layer(state.adapter, aggregate, layout):
+        weights = _weights(trained.of(pair) for pair in layout.pairs)
+        for factors in map(trained.of, layout.pairs):
             tensors[factors.pair.a][:] = np.tensordot(weights, factors.a, axes=1)
             tensors[factors.pair.b][:] = np.tensordot(weights, factors.b, axes=1)
         return State(adapter=merged, memory=state.memory)

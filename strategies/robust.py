@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from privacy.errors import RunError
 from protocol.job.layout import AdapterLayout
@@ -26,17 +26,23 @@ from strategies.frozen_a import FrozenA
 if TYPE_CHECKING:
     from protocol.job.job import Job
 
+_WANTED = "expected how many sites may send anything, 1 or more"
 _BLOCK = 1 << 14  # numbers of each site that are chosen among at once: they stay in the processor's cache
 
 
 class _Robust(FrozenA):
     """What they have in common: so many sites may be ``malicious``, of a least number that send updates."""
 
-    malicious: Annotated[
-        int, Field(ge=0, le=COHORT_MAX, description="how many sites may send anything")
-    ] = 0
+    malicious: Annotated[int, Field(le=COHORT_MAX, description="how many sites may send anything")] = 0
     linear: ClassVar[bool] = False
     exact: ClassVar[bool] = False
+
+    @field_validator("malicious")
+    @classmethod
+    def _some(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError(f"{_WANTED}, got {value}")
+        return value
 
     @property
     def least(self) -> int:
@@ -52,10 +58,7 @@ class _Robust(FrozenA):
             )
         super().allows(job)
         if self.malicious < 1:
-            raise ValueError(
-                "strategy.malicious: expected how many sites may send anything, 1 or more, with "
-                f'strategy.name="{self.name}"'
-            )
+            raise ValueError(f'strategy.malicious: {_WANTED}, with strategy.name="{self.name}"')
         sites = job.federation.min_sites
         if sites is not None and sites < self.least:
             raise ValueError(

@@ -168,6 +168,16 @@ class CompressionSection(Section):
     kind: Literal["none", "random", "top-k"] = "none"
     share: Annotated[float, Field(ge=1e-6, le=1)] = 0.1
 
+    @model_validator(mode="after")
+    def _share_of_something(self) -> CompressionSection:
+        # A manifest has every key: the default is no wish.
+        if self.kind == "none" and self.share != type(self).model_fields["share"].default:
+            raise ValueError(
+                f'share: expected kind="random" or "top-k" beside it, or all numbers are sent, got '
+                f'kind="none" and share={self.share:g}'
+            )
+        return self
+
 
 class SeedsSection(Section):
     """What is fixed. ``noise`` makes a simulation reproducible and therefore not private."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -11,8 +11,9 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from privacy.errors import JobError
+from privacy.errors import JobError, UnknownNameError
 from protocol.job.job import Job
+from protocol.job.strategy import Strategy, default_strategy, find_strategy
 from protocol.plain_text import cut, escaped, quoted
 from protocol.toml_file import parse_toml, read_toml
 
@@ -47,7 +48,19 @@ def parse_job(table: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        raise JobError(explain(error, shown_by="that `confide init` shows", model=Job)) from None
+        rule = _rule_of(table)
+        raise JobError(
+            explain(error, shown_by="that `confide init` shows", model=Job, rules={"strategy": rule})
+        ) from None
+
+
+def _rule_of(table: Mapping[str, Any]) -> type[Strategy]:
+    """The class of a job's strategy: its keys are the section's."""
+    section = table.get("strategy")
+    try:
+        return find_strategy(section["name"]) if isinstance(section, dict) else type(default_strategy())
+    except (KeyError, UnknownNameError):
+        return type(default_strategy())
 
 
 def _spelled_out(table: dict[str, Any]) -> dict[str, Any]:
@@ -64,21 +77,27 @@ def _spelled_out(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def explain(
-    error: ValidationError, *, shown_by: str, model: type[BaseModel] | None = None, under: str = ""
+    error: ValidationError,
+    *,
+    shown_by: str,
+    model: type[BaseModel] | None = None,
+    under: str = "",
+    rules: Mapping[str, type[BaseModel]] | None = None,
 ) -> str:
     """What is wrong with a file's keys, a line for each; ``shown_by`` says where known keys stand.
 
     With the file's ``model``, a key that nobody knows is told together with the one that it is most like.
-    Keys that stand ``under`` a section are named with it.
+    Keys that stand ``under`` a section are named with it. ``rules`` are sections by name whose keys follow
+    from the name that stands in them.
     """
-    lines = [_explain(item, shown_by, model, under) for item in error.errors()]
+    lines = [_explain(item, shown_by, model, under, rules or {}) for item in error.errors()]
     mistakes = list(dict.fromkeys(lines))
     more = len(mistakes) - _MOST_MISTAKES
     return "\n".join(mistakes[:_MOST_MISTAKES] + [f"and {more} more"] * (more > 0))
 
 
 def _walk(
-    place: tuple[int | str, ...], model: type[BaseModel] | None
+    place: tuple[int | str, ...], model: type[BaseModel] | None, rules: Mapping[str, type[BaseModel]]
 ) -> tuple[list[str], type[BaseModel] | None, object]:
     """The keys that a person wrote on the way to a place, the section that the last is in, and its kind.
 
@@ -91,11 +110,12 @@ def _walk(
     kinds: dict[object, type[BaseModel]] = {}
     for part in place:
         if part in kinds:
-            kind, inner, kinds = part, kinds[part], {}
+            kind, inner, kinds = None if _is_branch(part) else part, kinds[part], {}
         elif not _is_branch(part):
             keys.append(str(part))
             section = inner
             inner, kinds = _within(section.model_fields.get(str(part)) if section else None)
+            inner = rules.get(".".join(keys), inner)
     return keys, section, kind
 
 
@@ -107,7 +127,17 @@ def _within(field: FieldInfo | None) -> tuple[type[BaseModel] | None, dict[objec
         name = field.discriminator
         return None, {one.model_fields[name].default: one for one in get_args(field.annotation)}
     inner = field.annotation
-    return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None), {}
+    if isinstance(inner, type):
+        return (inner if issubclass(inner, BaseModel) else None), {}
+    return None, {one.__name__: one for one in _models_in(inner)}
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The sections that a union has, told apart by their shape."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def beside(job: Job, folder: Path) -> Job:
@@ -146,9 +176,15 @@ def _set(table: dict[str, Any], setting: str) -> None:
         table[names[-1]] = value
 
 
-def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str) -> str:
+def _explain(
+    item: Any,
+    shown_by: str,
+    model: type[BaseModel] | None,
+    under: str,
+    rules: Mapping[str, type[BaseModel]],
+) -> str:
     """One pydantic error as ``key: expected …, got …``."""
-    keys, section, of_kind = _walk(item["loc"], model)
+    keys, section, of_kind = _walk(item["loc"], model, rules)
     path = cut(escaped(".".join([under] * bool(under) + keys)), _LONGEST_KEY)
     kind = item["type"]
     if kind == "extra_forbidden":
@@ -156,6 +192,8 @@ def _explain(item: Any, shown_by: str, model: type[BaseModel] | None, under: str
         like = next(iter(get_close_matches(keys[-1], known, n=1)), None)
         which = "" if of_kind is None else f" of kind={of_kind!r}"
         hint = "" if like is None else f"; did you mean {like!r}?"
+        if section is not None and section in rules.values():
+            which, shown_by = f" of name={section.model_fields['name'].default!r}", f"of {', '.join(known)}"
         return f"{path}: unknown key{which} (expected one {shown_by}{hint})"
     if kind == "missing":
         return f"{path}: missing; it has no default"

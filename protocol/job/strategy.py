@@ -268,6 +268,7 @@ _STRATEGIES = Registry[type[Strategy]](
         "fedit": "strategies.fedit:FedIT",
         "rolora": "strategies.rolora:RoLoRA",
         "fedsb": "strategies.fedsb:FedSB",
+        "fedask": "strategies.fedask:FedASK",
         "fedsa": "strategies.fedsa:FedSA",
         "scaffold": "strategies.scaffold:Scaffold",
         "head": "strategies.head:Head",

@@ -227,18 +227,20 @@ class Trained(_message.Message):
     def __init__(self, round: _Optional[int] = ..., update: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., next: _Optional[_Union[Dealing, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Evaluated(_message.Message):
-    __slots__ = ("right", "examples", "receipt", "masked", "personal")
+    __slots__ = ("right", "examples", "receipt", "masked", "personal", "own_steps")
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
     PERSONAL_FIELD_NUMBER: _ClassVar[int]
+    OWN_STEPS_FIELD_NUMBER: _ClassVar[int]
     right: int
     examples: int
     receipt: Receipt
     masked: bytes
     personal: int
-    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ..., personal: _Optional[int] = ...) -> None: ...
+    own_steps: Receipt
+    def __init__(self, right: _Optional[int] = ..., examples: _Optional[int] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., masked: _Optional[bytes] = ..., personal: _Optional[int] = ..., own_steps: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Confirmed(_message.Message):
     __slots__ = ("signature",)

@@ -20,7 +20,8 @@ from runs.report.figures import (
     round_axis,
     to_svg,
 )
-from runs.run_folder import RoundRecord, last_epsilon
+from runs.run_folder import RoundRecord
+from runs.spent import last_epsilon
 from tasks.measures import Measure
 
 if TYPE_CHECKING:

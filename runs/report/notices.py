@@ -9,7 +9,8 @@ from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
 from runs.best_round import best_round, has_stopped
 from runs.formats import format_count
-from runs.run_folder import RoundRecord, last_epsilon
+from runs.run_folder import RoundRecord
+from runs.spent import last_epsilon
 from tasks.label_scores import what_scores_hide
 
 

@@ -34,7 +34,8 @@ from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
-from runs.run_folder import RoundRecord, RunFolder, last_epsilon
+from runs.run_folder import RoundRecord, RunFolder
+from runs.spent import last_epsilon
 from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
@@ -78,7 +79,7 @@ def render_report(folder: RunFolder) -> str:
     Whatever names a folder holds, the page has no character that a reader could not see.
     """
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
-    job = manifest.job
+    job, spent = manifest.job, last_epsilon(records, folder.metrics)
     compared = read_comparison(folder) if records else ()
     page_text = _page().render(
         run=manifest.run,
@@ -88,7 +89,7 @@ def render_report(folder: RunFolder) -> str:
         cohort=manifest.cohort,
         absences=any(len(record.present) < manifest.cohort for record in records),
         facts=facts,
-        result=result_sentence(job, records, facts),
+        result=result_sentence(job, records, facts, spent),
         notices=find_notices(
             manifest,
             records,
@@ -98,7 +99,7 @@ def render_report(folder: RunFolder) -> str:
         ),
         by_label=list_labels(records),
         federation=facts.get("federation"),
-        spending=list_spending(job, records, facts),
+        spending=list_spending(job, spent, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
         traffic=traffic_sentence(records, facts),
         measures=find_task(job.task).measures,
@@ -129,15 +130,14 @@ def _page() -> Template:
     return page.from_string(files("runs.report").joinpath("report.html.j2").read_text("utf-8"))
 
 
-def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> str:
-    """What came out, in one sentence."""
+def result_sentence(
+    job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any], spent: Mapping[str, float | None]
+) -> str:
+    """What came out, in one sentence; ``spent`` is each site's ε."""
     if not records:
         return "No round has finished yet, so there is nothing to report but what was asked for."
     last = records[-1]
-    trained = (
-        f"{format_count(len(last_epsilon(records)), 'site')} trained for "
-        f"{format_count(len(records), 'round')}"
-    )
+    trained = f"{format_count(len(spent), 'site')} trained for {format_count(len(records), 'round')}"
     if job.federation.cohort is not None:
         trained += f", {len(last.epsilon)} in each"
     told = [
@@ -152,7 +152,7 @@ def result_sentence(job: Job, records: Sequence[RoundRecord], facts: Mapping[str
         told.append(f"{apart} {side} always answering the most frequent label")
     if last.by_label:
         told.append(f"F1 {format_percent(macro_f1(last.by_label))} as a mean over the labels")
-    return f"{trained}; held-out {', '.join(told)}; {_spent(job, records)}."
+    return f"{trained}; held-out {', '.join(told)}; {_spent(job, spent)}."
 
 
 def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
@@ -164,7 +164,8 @@ def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundR
             return "The job asks for the accuracy on the sites’ own examples, after the last round."
         return (
             "The job asked for the accuracy on the sites’ own examples, and it is not known: run.log says "
-            "why. A site that had answered before was charged for it and did not answer again."
+            "why. A site that had answered before was charged for it, and for steps of its own if the job "
+            "has any, and did not answer again."
         )
     shares = [site.mean for site in metrics.sites.values()]  # none under masks
     apart = (
@@ -211,14 +212,16 @@ def traffic_sentence(records: Sequence[RoundRecord], facts: Mapping[str, Any]) -
     return f"{text}."
 
 
-def list_spending(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> list[SpendingRow]:
+def list_spending(
+    job: Job, spent: Mapping[str, float | None], facts: Mapping[str, Any]
+) -> list[SpendingRow]:
     """The ε table: every site, or minimum, median and maximum above twelve sites.
 
     Empty without privacy or before the first round. A site without a bound counts as the maximum.
     """
-    if not records or not job.privacy.protects:
+    if not spent or not job.privacy.protects:
         return []
-    budget, spent = job.privacy.epsilon, last_epsilon(records)
+    budget = job.privacy.epsilon
     examples = dict(facts.get("examples_by_site", {}))
     if len(spent) <= charts.SITES_SHOWN:
         return [
@@ -291,10 +294,10 @@ def _share_of_answers(task: Task) -> str:
     return share.title if share.by_example else f"{share.title} by {task.units.example}"
 
 
-def _spent(job: Job, records: Sequence[RoundRecord]) -> str:
+def _spent(job: Job, spent: Mapping[str, float | None]) -> str:
     if not job.privacy.protects:
         return "nothing protected the examples"
-    values = list(last_epsilon(records).values())
+    values = list(spent.values())
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "the ε of at least one site has no bound"
@@ -308,9 +311,6 @@ def _spent(job: Job, records: Sequence[RoundRecord]) -> str:
     more = f", and at most {format_epsilon(job.metrics.epsilon)} more on metrics" * (
         job.metrics.epsilon > 0
     )
-    if job.training.personal_steps:
-        # No receipt of a round has them: they come after the last.
-        more += f"; steps of a site's own may take what is left of the {budget}"
     return f"{given}{who} {did} ε = {high} of {budget} at δ = {format_delta(job.privacy.delta)}{more}"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from privacy.errors import ConfideError
 from runs.best_round import has_stopped
-from runs.run_folder import RunFolder, highest_epsilon
+from runs.run_folder import RunFolder
 from runs.run_state import is_coordinated, read_state
+from runs.spent import highest_epsilon
 from server.provisioning.authority import format_day, valid_until
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, FlowerNode
@@ -109,6 +110,7 @@ def _run(path: Path) -> RunStatus:
     try:
         folder = RunFolder.open(path)
         records, rounds = folder.records(), folder.manifest.job.training.rounds
+        metrics = folder.metrics
         told = read_state(folder)
         over = len(records) >= rounds or has_stopped(folder.manifest.job, records)
         state: str = told.state if told else ("finished" if over else "unknown")
@@ -121,6 +123,6 @@ def _run(path: Path) -> RunStatus:
         state=state,
         done=len(records),
         rounds=rounds,
-        epsilon=highest_epsilon(records),
+        epsilon=highest_epsilon(records, metrics),
         reason=(told.reason or told.doing) if told else "",
     )

@@ -122,7 +122,9 @@ class _GoingOn:
             self._add("last_round_seconds", run, value=last.seconds)
             self._add("last_round_training_seconds", run, value=last.training_seconds)
             self._add("absent_sites", run, value=len(last.absent))
-            for site, epsilon in last.epsilon.items():
+            metrics = folder.metrics
+            own = {} if metrics is None else dict(metrics.spent)
+            for site, epsilon in (last.epsilon | own).items():
                 self._add("epsilon", run, site, value=math.inf if epsilon is None else epsilon)
 
     def _add(self, name: str, *labels: str, value: float) -> None:

@@ -13,9 +13,11 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.audit.roc import Rate, auc, tpr_at
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
+from protocol.job.strategy import Strategy
 from runs.progress import Progress, Silence
 from runs.run import new_name
-from runs.run_folder import RunFolder, last_epsilon
+from runs.run_folder import RunFolder
+from runs.spent import last_epsilon
 from simulation.attack.attack_bounds import Bound, find_bounds
 from simulation.attack.canaries import Canaries, draw_canaries
 from simulation.attack.canary_trainer import CanaryTrainer
@@ -127,6 +129,12 @@ def _check_canaries_fit(job: Job) -> None:
         raise UserError(
             "strategy.name: expected a rule that trains the same numbers in each round, got "
             f'"{rule.name}": a canary is a step along one of them; use strategy.name="ffa"'
+        )
+    if type(rule).encode is not Strategy.encode:
+        raise UserError(
+            "strategy.name: expected a rule that sends what it trains as it is, got "
+            f'"{rule.name}": a canary is a step along one number that a site sends; use '
+            'strategy.name="ffa"'
         )
     if rule.keeps_local or rule.keep_local != "nothing":
         raise UserError(

@@ -111,7 +111,7 @@ def forecast(
         parameters=job.strategy.most_trained(setup.layout),
         sites=_sites(sizes, plans),
         noise=noise,
-        traffic=traffic(job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
+        traffic=traffic(world.job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
         effort=replace(effort, seconds=effort.seconds + loading),
         suggestions=suggest(setup, run=noise.run),
         budgets=budgets,

@@ -9,6 +9,7 @@ from privacy.accounting.plan import Plan
 from privacy.ledger.receipt import Receipt, SignedReceipt
 from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
+from protocol.job.ranks import layout_at, rank_at
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.sized import SIGNATURE_BYTES
 from protocol.sums.sum_kind import DIGEST_BYTES
@@ -30,16 +31,19 @@ class Traffic:
 def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan], *, cohort: int) -> Traffic:
     """Bytes of the messages of a round's training, with a ``cohort`` in it, by the sites' ``plans``.
 
+    Ranks of the sites' own are by name in the ``job``, as in a manifest.
     A receipt's numbers take a few characters more or fewer. Under masks every site is taken to mask with
     every other. A homomorphic sum is opened by one site, which is sent the ciphertexts of all: that is in
     the total alone. Joining, once a run, comes on top: the manifest and the first dealings, a few
     kilobytes a site.
     """
     sites, number = tuple(plans)[-cohort:], job.training.rounds
-    kind = sum_kind(job)
+    kind, ranks = sum_kind(job), job.adapter.ranks
     ups, opening, down = [], 0, 0
-    for name in sites:
-        made_up = kind.messages(job, sites, site=name, update_size=layout.update_size)
+    # Sites of other ranks send other lengths, and each is drawn as often as the next.
+    for name in sites if ranks is None else plans:
+        own = layout if ranks is None else layout_at(layout, rank_at(job, name))
+        made_up = kind.messages(job, sites, site=name, update_size=own.update_size)
         train = pb.Train(
             manifest_digest=bytes(DIGEST_BYTES), round=number, adapter=bytes(4 * layout.adapter_size)
         )
@@ -55,7 +59,8 @@ def traffic(job: Job, layout: AdapterLayout, plans: Mapping[str, Plan], *, cohor
         replies = (pb.Reply(site=name, trained=trained), *made_up.replies)
         ups.append(sum(one.ByteSize() for one in replies))
         opening = made_up.opening
-    total = number * (sum(ups) + len(ups) * down + opening) - min(len(plans), number * cohort) * _HEAD_BYTES
+    up = sum(ups) * len(sites) // len(ups)
+    total = number * (up + len(sites) * down + opening) - min(len(plans), number * cohort) * _HEAD_BYTES
     return Traffic(up=max(ups), down=down, total=total)
 
 

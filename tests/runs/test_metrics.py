@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_metrics_are_read_as_they_were_written() -> None:
     # All bits of an int64, which a float64 would not keep.
     odd = Metrics.told(0.5, {"north": SiteMetrics(right=MOST - 2, examples=100)})
     assert read_metrics(odd.content) == odd
+
+
+def test_what_steps_of_their_own_spent_is_read_as_it_was_written() -> None:
+    own = replace(TOGETHER, personal=NORTH, spent={"north": 2.5, "south": 1.25})
+    assert read_metrics(own.content) == own
+    assert json.loads(own.content)["personal"]["spent"] == {"north": 2.5, "south": 1.25}
 
 
 def test_sums_are_read_as_they_were_written() -> None:

@@ -19,6 +19,7 @@ SITES = [f"site-{number}" for number in range(1, 6)]
     [
         ({"min_sites": 6}, {}, "federation.min_sites=6: expected at most 5"),
         ({"cohort": 3, "min_sites": 4}, {}, "federation.min_sites=4: expected at most 3"),
+        ({"cohort": 6}, {}, "federation.cohort=6: expected at most 5, the number of the run's sites"),
         ({"weights": {"site-1": 1}}, {}, "federation.weights: .*'site-2'"),
         ({}, {"name": "krum", "malicious": 2}, '"krum" .* of 7 sites in a round, got 5'),
         ({"cohort": 4}, {"name": "multi_krum", "malicious": 1}, "of 5 sites in a round, got 4"),
@@ -38,6 +39,7 @@ def test_too_few_sites(
     [
         ({"min_sites": 5}, {}),
         ({"cohort": 3, "min_sites": 3}, {}),
+        ({"cohort": 0.999}, {}),
         ({}, {"name": "krum", "malicious": 1}),
         ({"cohort": 5}, {"name": "trimmed_mean", "malicious": 2}),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import pytest
 from client.final_round import measure
 from client.local_round import ADAPTER
 from client.training.training import Trainer
-from privacy.errors import JobError
+from privacy.errors import AuditError, JobError
 from privacy.mechanisms.counting import ONE, Count
+from runs.formats import format_epsilon
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
+from runs.spent import highest_epsilon
 from simulation.booked_homes import memory_in
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
@@ -23,6 +27,7 @@ from tests.client.sites import charges
 
 PERSONAL = {"training": {"rounds": 2, "personal_steps": 3}, "metrics": {"epsilon": 1.0}}
 SITES = ("site-1", "site-2", "site-3")
+KEPT: tuple[int, Literal["own-steps"]] = (2, "own-steps")
 
 
 @pytest.mark.exhaustive
@@ -56,10 +61,16 @@ def test_sites_tell_of_both_adapters_and_keep_their_own(
         assert layout.change(last, own).any()
     text = (folder.path / "report.html").read_text()
     assert "sites made of it for themselves, in 3 steps" in text
-    # Receipts are of rounds: what the page says was spent is not all of it.
-    assert "own may take what is left of the 8.00" in text
+    # All that was planned is spent, and each of those who count says so: the page, the run and its audit.
+    planned = {site: run.epsilon[site] for site in SITES}
+    assert all(value is not None and 7.9 < value <= 8.0 for value in planned.values())
+    spent = sorted({format_epsilon(value) for value in planned.values()})
+    assert re.search(rf"spent ε = {spent[0]}( to {spent[-1]})? of 8\.00", text)
+    assert highest_epsilon(folder.records()) < highest_epsilon(folder.records(), metrics)
     audit = audit_run(folder, ledgers=[folder.path / "sites" / site / "ledger.db" for site in SITES])
     assert audit.metrics == 1.0
+    assert [(one.taken, one.planned, one.charged) for one in audit.sites] == [(7, 7, 2)] * 3
+    assert {one.site: one.epsilon for one in audit.sites} == planned
 
 
 def test_they_are_charged_before_they_are_taken_and_have_the_runs_noise(
@@ -82,9 +93,30 @@ def test_they_are_charged_before_they_are_taken_and_have_the_runs_noise(
     assert (charge.purpose, charge.round, charge.steps, charge.taken) == ("training", 3, 3, plan.steps)
     assert plan.steps == 7
     assert plan.epsilon <= 8.0
-    told = run.epsilon["site-1"]
-    assert told is not None
-    assert told < plan.epsilon  # what the last round's receipt says, before them
+    assert run.epsilon["site-1"] == plan.epsilon
+    folder = RunFolder.open(run.folder)
+    before, after = (folder.receipts(of)["site-1"].read(folder.public_keys["site-1"]) for of in KEPT)
+    assert (before.taken, before.steps, after.taken, after.steps, after.round) == (4, 2, 7, 3, 3)
+    assert before.epsilon is not None
+    assert after.epsilon == plan.epsilon > before.epsilon
+    _check_lies_are_found(folder)
+
+
+def _check_lies_are_found(folder: RunFolder) -> None:
+    """An audit of receipts for steps of a site's own that are lost, another round's, or told otherwise."""
+    own, metrics = folder.receipts("own-steps"), folder.metrics
+    assert metrics is not None
+    audit_run(folder)
+    folder.receipts_path("own-steps").unlink()
+    with pytest.raises(AuditError, match=r"own-steps: .*own-steps\.json cannot be read"):
+        audit_run(folder)
+    folder.save_receipts("own-steps", own | {"site-2": folder.receipts(2)["site-2"]})
+    with pytest.raises(AuditError, match="own steps, site-2: its round is wrong: expected 3, got 2"):
+        audit_run(folder)
+    less = replace(metrics, spent={**metrics.spent, "site-3": 0.5})
+    folder.save_metrics(less, folder.receipts("metrics"), own_steps=own)
+    with pytest.raises(AuditError, match=r"own steps, site-3: its epsilon in metrics\.json is wrong"):
+        audit_run(folder)
 
 
 @pytest.mark.exhaustive

@@ -31,6 +31,26 @@ CASES: list[tuple[dict[str, Any], str]] = [
         r'adapter: expected no rank_pattern, no alpha_pattern and init="orthonormal"',
     ),
     (
+        {"strategy": {"name": "krum", "malicous": 1}},
+        r"strategy\.malicous: unknown key of name='krum' \(expected .*; did you mean 'malicious'\?\)",
+    ),
+    (
+        {"strategy": {"name": "lora_fair", "malicious": 1}},
+        r"strategy\.malicious: unknown key of name='lora_fair' \(expected one of name, .*, penalty\)$",
+    ),
+    (
+        {"strategy": {"name": "median", "malicious": -1}},
+        r"strategy\.malicious: expected how many sites may send anything, 1 or more, got -1$",
+    ),
+    (
+        {"strategy": {"name": "bulyan", "malicious": 0}},
+        r"strategy\.malicious: expected how many sites may send anything, 1 or more, got 0$",
+    ),
+    (
+        {"strategy": {"name": "trimmed_mean"}},
+        r"strategy\.malicious: expected how many sites may send anything, 1 or more, with",
+    ),
+    (
         {"strategy": {"name": "scaffold"}, "compression": {"kind": "random"}},
         r'compression\.kind: expected "none" with strategy\.name="scaffold"',
     ),

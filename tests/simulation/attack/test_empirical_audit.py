@@ -147,10 +147,11 @@ def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pyt
     [
         ({"strategy": {"name": "rolora"}}, 'strategy.name: expected .* got "rolora"'),
         ({"strategy": {"name": "flora"}, "adapter": {"ranks": [1, 2, 2]}}, "adapter.ranks: expected none"),
+        ({"strategy": {"name": "fedask"}}, 'strategy.name: expected .* as it is, got "fedask"'),
         ({"strategy": {"name": "fedsa"}}, "strategy.keep_local: expected"),
         ({"strategy": {"name": "ffa", "keep_local": "head"}}, "strategy.keep_local: expected"),
     ],
-    ids=["rolora", "ranks", "fedsa", "head"],
+    ids=["rolora", "ranks", "fedask", "fedsa", "head"],
 )
 def test_a_job_whose_numbers_are_not_trained_everywhere_is_refused(
     tiny_folder: Path, changes: dict[str, Any], said: str

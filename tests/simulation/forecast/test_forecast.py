@@ -24,6 +24,7 @@ from protocol.job.job_file import job_toml
 from simulation.forecast.forecast import Forecast, forecast
 from simulation.forecast.noise_level import HIGH, HOPELESS, Setup, noise_level, steps_in_effect
 from simulation.forecast.suggestions import _fewer_layers, _lower_rank, suggest
+from simulation.forecast.traffic import traffic
 from simulation.simulate import simulate
 from tasks.registry import read_job
 from tests import tiny
@@ -285,6 +286,21 @@ def test_cores_take_a_share_of_the_bytes(tiny_folder: Path) -> None:
     }
     head = 2 * 16 + 2
     assert sizes == {"lora": 2 * 4 * (16 + 16) + head, "fedsb": 2 * 4 * 4 + head}
+
+
+@pytest.mark.parametrize("cohort", [3, 2])
+def test_each_site_sends_what_its_own_rank_takes(tiny_folder: Path, cohort: int) -> None:
+    """Two ranks fewer at one site of three: 2 · (16 + 20) numbers of four bytes, in each of its rounds."""
+    sizes = {"l.lora_A.weight": (3, 20), "l.lora_B.weight": (16, 3), "l.residual.weight": (16, 20)}
+    plans = {f"site-{number}": plan(multiplier=1.0) for number in (1, 2, 3)}
+    found = {}
+    for ranks in (None, {"site-1": 1}):
+        job = tiny.job(tiny_folder, strategy={"name": "flora"}, adapter={"rank": 3, "ranks": ranks})
+        found[ranks is None] = traffic(job, job.strategy.lay_out(sizes), plans, cohort=cohort)
+    fewer = found[True].total - found[False].total
+    # Three rounds; where two are drawn, a site is in two of three. Lengths take a few bytes, too.
+    assert fewer == pytest.approx(3 * 2 * (16 + 20) * 4 * cohort / 3, abs=12)
+    assert found[True].up == found[False].up
 
 
 def _layout(tiny_folder: Path, **changes: Any) -> Any:
