@@ -18,6 +18,7 @@ from client.training.gradients import (
     alone,
     losses,
 )
+from client.training.sparse_rows import dense
 from client.training.stacked_gradients import StackedGradients
 from privacy.errors import ConfideError, ModelError, PrivacyUnitError
 from protocol.plain_text import first_line
@@ -76,7 +77,7 @@ def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradient
     references = _references(adapted, examples)
     for indices in (everyone[::-1], everyone[:1], everyone):
         batch = examples.batch(indices)
-        together = method.backward(batch, loss)
+        together = dense(method.backward(batch, loss))
         for row, index in enumerate(indices):
             try:
                 _compare(together, row, reference=references[index])
