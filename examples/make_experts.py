@@ -76,7 +76,9 @@ def write_model(folder: Path, vocabulary: dict[str, int]) -> float:
     """The mixture, after it has read about the weather; what its last batch's loss was, in nats a token."""
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
         vocab_size=len(vocabulary),
@@ -104,7 +106,7 @@ def write_model(folder: Path, vocabulary: dict[str, int]) -> float:
         loss.backward()
         optimizer.step()
     model.save_pretrained(folder)
-    return float(loss)
+    return float(loss.detach())
 
 
 def write_notes(path: Path) -> None:

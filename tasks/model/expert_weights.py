@@ -5,6 +5,7 @@ They are [experts, 2 · inner, outer], gates and what they let through, and [exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 
 from protocol.job.layout import FUSED
 from tasks.model.model_layers import text_part
+
+_EXPERT = re.compile(rf"\.({'|'.join(FUSED)})\.\d+\.lora_")
 
 
 def expert_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -34,6 +37,11 @@ def named_by(weight: str, target: str) -> bool:
     """
     module = weight.rpartition(".")[0]
     return f".{module}".endswith(f".{target}") or ("." in target and f".{weight}".endswith(f".{target}"))
+
+
+def of_all_experts(tensor: str) -> str:
+    """A tensor's name in the layout, without the number where it is of one expert: theirs are all alike."""
+    return _EXPERT.sub(r".\1.lora_", tensor)
 
 
 def other_experts(model: nn.Module, target: str) -> str | None:
