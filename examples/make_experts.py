@@ -115,7 +115,7 @@ def write_notes(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["clinic", "note"])
-        writer.writerows([("hill", "lake")[number % 2], text] for number, text in enumerate(texts))
+        writer.writerows([("hill", "lake", "town")[number % 3], text] for number, text in enumerate(texts))
 
 
 def main() -> None:

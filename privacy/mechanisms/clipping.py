@@ -240,7 +240,7 @@ def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int) -> Clipp
     sums = [torch.zeros(g.shape[1:], dtype=torch.int64, device=g.device) for g in gradients]
     held: list[list[tuple[int, Tensor]]] = [[] for _ in range(len(gradients[0]))]
     for number, gradient in enumerate(gradients):
-        rows, values = range(len(held)), gradient.detach()
+        rows, values = list(range(len(held))), gradient.detach()
         if gradient.is_sparse:
             whole = values.coalesce()
             rows, values = whole.indices()[0].tolist(), whole.values()

@@ -203,7 +203,7 @@ class _SegmentedLinear(torch.autograd.Function):
         return given
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, weight, hidden, *halves = ctx.saved_tensors
         below, count = ctx.needs_input_grad[0], len(halves) // 2
