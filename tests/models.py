@@ -102,6 +102,61 @@ def deepseek(*, layers: int = 2) -> nn.Module:
     return _seeded(DeepseekV3ForCausalLM, config)
 
 
+def mixtral(*, layers: int = 2) -> nn.Module:
+    """Mixtral: routed experts in each layer, and nothing beside them."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        **_common(),
+    )
+    return _seeded(MixtralForCausalLM, config)
+
+
+def qwen3_moe(*, layers: int = 2) -> nn.Module:
+    """Qwen3-MoE: as Mixtral, with more experts and normed queries."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=8,
+        num_experts_per_tok=2,
+        **_common(),
+    )
+    return _seeded(Qwen3MoeForCausalLM, config)
+
+
+def gpt_oss(*, layers: int = 2) -> nn.Module:
+    """gpt-oss: experts with biases, their weights kept as inputs by outputs."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=4,
+        **_common(),
+    )
+    return _seeded(GptOssForCausalLM, config)
+
+
 def qwen2_moe(*, layers: int = 2) -> nn.Module:
     """Qwen2-MoE: its shared expert sees all tokens of a batch in one row after another."""
     from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
@@ -152,6 +207,13 @@ CASES = {
     "llama-all-linear": Case(build=llama, targets=("all-linear",)),
     "gpt2-c_attn": Case(build=gpt2, targets=("c_attn",)),
     "deepseek-attention": Case(build=deepseek, targets=_LATENT_ATTENTION),
+}
+
+# Models whose routed experts carry adapters; the first layer of DeepSeek-V3's has none.
+ROUTED = {
+    "mixtral": Case(build=mixtral, targets=("q_proj", "experts")),
+    "qwen3-moe": Case(build=qwen3_moe, targets=("q_proj", "v_proj", "experts")),
+    "deepseek-v3": Case(build=deepseek, targets=("q_a_proj", "experts")),
 }
 
 

@@ -18,6 +18,7 @@ from client.training.gradients import (
     alone,
     losses,
 )
+from client.training.sparse_rows import dense
 from client.training.stacked_gradients import StackedGradients
 from privacy.errors import ConfideError, ModelError, PrivacyUnitError
 from protocol.plain_text import first_line
@@ -25,6 +26,7 @@ from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.device import Device
+from tasks.model.expert_weights import of_all_experts
 
 log = logging.getLogger("confide.training")
 
@@ -76,7 +78,7 @@ def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradient
     references = _references(adapted, examples)
     for indices in (everyone[::-1], everyone[:1], everyone):
         batch = examples.batch(indices)
-        together = method.backward(batch, loss)
+        together = dense(method.backward(batch, loss))
         for row, index in enumerate(indices):
             try:
                 _compare(together, row, reference=references[index])
@@ -148,7 +150,9 @@ def _references(adapted: AdaptedModel, examples: Examples) -> list[Gradients]:
         batch = examples.batch(np.array([index]))
         with as_model_error(adapted, batch):
             found.append(alone(adapted, batch, loss))
-    unused = {name for name in adapted.trained if all(gradients[name] is None for gradients in found)}
+    # So few examples reach some of a layer's experts, and whoever reaches one is computed as all are.
+    used = {of_all_experts(n) for n in adapted.trained if any(one[n] is not None for one in found)}
+    unused = {name for name in adapted.trained if of_all_experts(name) not in used}
     if unused:
         raise PrivacyUnitError(
             f"{min(unused)} took no part in the loss: the model does not use its layer for such examples, "
@@ -176,7 +180,7 @@ def _without(adapted: AdaptedModel, unused: Collection[str]) -> str:
 
 def _layer(name: str) -> str:
     """The layer that a tensor of LoRA's is on."""
-    return name.partition(".lora_")[0]
+    return of_all_experts(name).partition(".lora_")[0]
 
 
 def _whole(adapted: AdaptedModel, gradients: Mapping[str, torch.Tensor | None]) -> Gradients:

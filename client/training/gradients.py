@@ -1,11 +1,12 @@
 """Per-example gradients: what each example of a batch says of the adapter, by itself.
 
 Three methods find them. ``StackedGradients``, in a file of its own, takes a whole batch where linear layers
-alone are trained. ``HookedGradients`` takes one of any model, by Opacus' hooks on each layer: a sampler
-turns a layer's inputs and the gradients of its outputs into one gradient an example. A module class that
-Opacus has no sampler for is computed by ``torch.func.vmap``, or by a sampler of its own, registered with
-``opacus.grad_sample.register_grad_sampler``. ``OneByOne`` needs nothing of a model but autograd: it is what
-the others are compared with, and what serves where layers hide which example a row is of.
+and routed experts alone are trained. ``HookedGradients`` takes one of any model, by Opacus' hooks on each
+layer: a sampler turns a layer's inputs and the gradients of its outputs into one gradient an example. A
+module class that Opacus has no sampler for is computed by ``torch.func.vmap``, or by a sampler of its own,
+registered with ``opacus.grad_sample.register_grad_sampler``. ``OneByOne`` needs nothing of a model but
+autograd: it is what the others are compared with, and what serves where layers hide which example a row is
+of.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
 # By a tensor's name in the layout: [b, *shape], one gradient an example, or what became of them in a sum.
+# One that few examples reach may be sparse, with a row for each of these.
 Gradients = Mapping[str, torch.Tensor]
 # From a batch, wherever it lies, to one loss a row, on the model's device.
 Loss = Callable[[Batch], torch.Tensor]

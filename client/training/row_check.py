@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients, losses
+from client.training.sparse_rows import dense
 from client.training.stacked_gradients import StackedGradients
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
@@ -128,7 +129,7 @@ def _gradients(
     if activations is not None:
         kept = activations.of(examples)
         kept.fill(order, shapes)
-    found = method.backward(batch, losses(method.adapted, kept))
+    found = dense(method.backward(batch, losses(method.adapted, kept)))
     return torch.cat([gradients.flatten(1) for gradients in found.values()], dim=1)
 
 

@@ -4,7 +4,8 @@ Where all that is trained are weights of linear layers, as LoRA's halves and a h
 can be computed with b copies of them, [b, out, in], by a batched product. What automatic differentiation
 finds for a row's copy is that row's gradient, so no hook is needed, and nothing is computed twice: it costs
 what training without privacy costs. The copies need not be equal: rows of several sites, each with an
-adapter of its own, may share a batch.
+adapter of its own, may share a batch. Routed experts have copies for the rows alone that reach them
+(``RoutedRows``).
 
 Source: Goodfellow 2015 (arXiv:1510.01799) for a layer's gradients row by row.
 """
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from client.training.gradients import Gradients, Loss, of_examples
+from client.training.routed_rows import RoutedRows
 from privacy.errors import PrivacyUnitError
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
@@ -30,7 +32,7 @@ _Layers = list[tuple[nn.Module, dict[str, str]]]
 
 
 class StackedGradients:
-    """A batch at once, for models of which only linear layers are trained.
+    """A batch at once, for models of which only linear layers and routed experts are trained.
 
     Raises PrivacyUnitError if something else is trained, naming it.
     """
@@ -39,14 +41,16 @@ class StackedGradients:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self.adapted = adapted
-        self._found: dict[tuple[str, ...], _Layers] = {}
+        self._found: dict[tuple[str, ...], tuple[_Layers, RoutedRows]] = {}
         self._layers()
 
-    def _layers(self) -> _Layers:
+    def _layers(self) -> tuple[_Layers, RoutedRows]:
         """The layers with trained tensors, which rounds may change: each set is looked for once."""
         trained = self.adapted.trained
         if tuple(trained) not in self._found:
-            self._found[tuple(trained)] = _find_layers(self.adapted, trained)
+            routed = RoutedRows(self.adapted)
+            linear = {name: p for name, p in trained.items() if name not in routed.trained}
+            self._found[tuple(trained)] = _find_layers(self.adapted, linear), routed
         return self._found[tuple(trained)]
 
     def backward(self, batch: Batch, loss: Loss) -> Gradients:
@@ -57,28 +61,36 @@ class StackedGradients:
 
     def backward_with(self, weights: RowWeights, batch: Batch, loss: Loss) -> Gradients:
         """One gradient an example, each with its own row's weights; those that are loaded do not matter."""
-        own = {name: weights[name].detach().requires_grad_() for name in self.adapted.trained}
-        with self._computed_with(own, rows=len(batch)):
-            total = loss(batch).sum()
-            found = torch.autograd.grad(total, list(own.values()), allow_unused=True)
-        trained = self.adapted.trained
-        return {
-            name: of_examples(name, rows, batch, like=trained[name])
-            for name, rows in zip(own, found, strict=True)
+        trained, (layers, routed) = self.adapted.trained, self._layers()
+        own = {
+            name: weights[name].detach().requires_grad_() for name in trained if name not in routed.trained
         }
+        with (
+            _computed_with(layers, own, rows=len(batch)),
+            routed.copied(weights, rows=len(batch)) as copies,
+        ):
+            total = loss(batch).sum()
+            tensors = [*own.values(), *(copy.tensor for copy in copies)]
+            found = torch.autograd.grad(total, tensors, allow_unused=True)
+        every = {
+            name: of_examples(name, rows, batch, like=trained[name])
+            for name, rows in zip(own, found, strict=False)
+        }
+        every |= routed.gradients(copies, found[len(own) :], batch)
+        return {name: every[name] for name in trained}
 
-    @contextmanager
-    def _computed_with(self, weights: RowWeights, *, rows: int) -> Iterator[None]:
-        """Within this block the trained layers take each row's own weights."""
-        layers = self._layers()
-        try:
-            for module, slots in layers:
-                own = {slot: weights[name] for slot, name in slots.items()}
-                module.forward = _RowLinear(own, rows, shared=module)
-            yield
-        finally:
-            for module, _ in layers:
-                vars(module).pop("forward", None)
+
+@contextmanager
+def _computed_with(layers: _Layers, weights: RowWeights, *, rows: int) -> Iterator[None]:
+    """Within this block the layers take each row's own weights."""
+    try:
+        for module, slots in layers:
+            own = {slot: weights[name] for slot, name in slots.items()}
+            module.forward = _RowLinear(own, rows, shared=module)
+        yield
+    finally:
+        for module, _ in layers:
+            vars(module).pop("forward", None)
 
 
 def _find_layers(adapted: AdaptedModel, trained: Mapping[str, nn.Parameter]) -> _Layers:

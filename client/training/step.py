@@ -13,6 +13,7 @@ from torch import nn
 from client.training.correction import Correction
 from client.training.gradients import Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
+from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from protocol.job.job import TrainingSection
@@ -99,7 +100,7 @@ def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gra
     except Exception:
         log.warning("the model fails on a batch: each of its examples is tried alone", exc_info=True)
     found = [_alone(method, one, loss) for one in batch.apart()]
-    return {name: torch.cat([gradients[name] for gradients in found]) for name in method.adapted.trained}
+    return joined(found)
 
 
 def _alone(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:

@@ -19,6 +19,7 @@ from torch import nn
 
 from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Gradients, Loss, losses
+from client.training.sparse_rows import take
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch, make_optimizer, nobody, whatever_fails
 from client.training.training import Trainer, learning_rate
@@ -125,8 +126,7 @@ def train_together(
             owners = examples.owners(batch.indices)
             found = whatever_fails(method, batch, loss)
             for owner in np.unique(owners):
-                rows_of = torch.from_numpy(owners == owner)
-                sites[owner].add({name: rows[rows_of] for name, rows in found.items()})
+                sites[owner].add(take(found, torch.from_numpy(np.flatnonzero(owners == owner))))
         for site in sites:
             site.step(nobody(adapted))
     return [site.update(trainer) for site in sites]

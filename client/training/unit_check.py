@@ -18,6 +18,7 @@ from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.attach_adapter import adapted_layers
+from tasks.model.expert_weights import expert_weights, named_by
 from tasks.model.model_layers import convolutions, layer_lists, layer_number, linear_layers
 
 _BATCH = 3
@@ -94,6 +95,10 @@ def _asked_for(adapted: AdaptedModel, number: int) -> set[str]:
             asked |= {f"{name}.{half}.weight" for half in halves}
             if spec.adapter.bias == "lora_only" and layer.bias is not None:
                 asked.add(f"{name}.base_layer.bias")
+    for name, expert in _experts(adapted):
+        named = any(named_by(name, target) for target in targets)
+        if named and (layers is None or layer_number(name, lists) in layers):
+            asked |= {f"{name}.{expert}.{half}.weight" for half in halves}
     for head in adapted.base.head:
         original = model.get_submodule(head).original_module
         asked |= {f"{head}.{name}" for name, _ in original.named_parameters()}
@@ -116,6 +121,15 @@ def _adaptable_layers(adapted: AdaptedModel) -> Iterator[tuple[str, bool, Any]]:
             name = inside.removesuffix(".base_layer")
             if adapted.base.may_adapt(name) and "lora_" not in name:
                 yield name, linear, layer
+
+
+def _experts(adapted: AdaptedModel) -> Iterator[tuple[str, int]]:
+    """Each expert of the fused weights that LoRA may be on: the weight's name, and the expert's number."""
+    for name, experts in expert_weights(adapted.peft.get_base_model()):
+        weight = name.replace(".base_layer.", ".")
+        if adapted.base.may_adapt(weight):
+            for number in range(len(experts.down_proj)):
+                yield weight, number
 
 
 def _check_covered(adapted: AdaptedModel) -> None:

@@ -198,7 +198,8 @@ def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped
 def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> ClippedSum:
     """Clip each example over all tensors together, put it on the grid, and add the examples up.
 
-    ``gradients`` has one tensor a parameter, [n, *shape], in float32 or less; n may be 0. Guarantee: an
+    ``gradients`` has one tensor a parameter, [n, *shape], in float32 or less; n may be 0. One may be sparse
+    in its first dimension: rows that it does not have are zero, and cost nothing. Guarantee: an
     example adds at most 2^40 steps of the grid, which are the bound, in the L1 or L2 ``norm``; and what it
     adds depends on its own gradient alone, to the last bit: every sum over its numbers is a tree of
     single additions, which no shape of the batch changes. Shorter examples stay as they are but for
@@ -214,6 +215,8 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
     counts = {len(gradient) for gradient in gradients}
     if len(counts) != 1:
         raise PrivacyUnitError(f"per-example gradients for different batch sizes: {counts}")
+    if any(gradient.is_sparse for gradient in gradients):
+        return _clip_each(gradients, bound=bound, norm=norm)
     given = torch.cat([_with_float64(gradient.detach()).flatten(1) for gradient in gradients], dim=1)
     total = torch.zeros(given.shape[1], dtype=torch.int64, device=given.device)
     zeroed = 0
@@ -228,6 +231,31 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
         norm=norm,
         zeroed=zeroed,
     )
+
+
+def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int) -> ClippedSum:
+    """As ``clip_gradients``, an example at a time, of what the tensors have of it."""
+    import torch
+
+    sums = [torch.zeros(g.shape[1:], dtype=torch.int64, device=g.device) for g in gradients]
+    held: list[list[tuple[int, Tensor]]] = [[] for _ in range(len(gradients[0]))]
+    for number, gradient in enumerate(gradients):
+        rows, values = list(range(len(held))), gradient.detach()
+        if gradient.is_sparse:
+            whole = values.coalesce()
+            rows, values = whole.indices()[0].tolist(), whole.values()
+        for row, value in zip(rows, values, strict=True):
+            held[row].append((number, value.flatten()))
+    zeroed = 0
+    for parts in held:
+        if not parts:
+            continue
+        example = torch.cat([value for _, value in parts])
+        grid, lost = _on_the_grid(_with_float64(example)[None], bound=bound, norm=norm)
+        for (number, _), part in zip(parts, grid[0].split([len(value) for _, value in parts]), strict=True):  # type: ignore[no-untyped-call]
+            sums[number] += part.long().to(sums[number].device).view_as(sums[number])
+        zeroed += lost
+    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=zeroed)
 
 
 def _on_the_grid(rows: Tensor, *, bound: float, norm: int) -> tuple[Tensor, int]:

@@ -45,7 +45,7 @@ _KEYS = {
     "use_qalora": f"QA-LoRA is not supported: {_KINDS['qalora']}",
     "lora_bias": "a bias of LoRA's own does what the layer's does: use bias = \"lora_only\"",
     "modules_to_save": "which layers are trained whole follows from the task",
-    "target_parameters": "no gradient of one example is found for weights that no layer is called with",
+    "target_parameters": 'routed experts are named in target_modules, as "experts" or "experts.down_proj"',
     "trainable_token_indices": "a token's row has a gradient only from examples that have the token",
     "layer_replication": "a layer in several places has several gradients for one example",
     "loftq_config": f"LoftQ is not supported: {_INITS['loftq']}",

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.training.gradients import Gradients, Loss, PerExampleGradients
+from client.training.sparse_rows import dense
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import RunError
 from simulation.attack.canaries import OVERLONG, Canaries
@@ -78,6 +79,7 @@ class CanaryGradients:
         found = self._method.backward(batch, loss)
         if self._round is None:
             return found
+        found = dense(found)  # a canary may step along a coordinate that its batch does not reach
         numbers = np.array([self._canaries.numbers.get(int(i), -1) for i in batch.indices], np.int64)
         if not self._planted:
             numbers[:] = -1

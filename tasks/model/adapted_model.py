@@ -25,6 +25,7 @@ from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
 from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.model.moved_weights import MovedWeights
+from tasks.model.routed_experts import ExpertPair
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
 
@@ -280,8 +281,11 @@ class AdaptedModel:
             # With biases PEFT lists those of a head as both of its copies have them, too.
             if not any(part in name for part in (".original_module.", ".modules_to_save."))
         }
-        if saved_names != set(found):
-            odd = sorted(saved_names ^ set(found))
+        # Routed experts' pairs are no layers of PEFT's: they are saved in its form all the same.
+        routed = {id(p) for m in self.peft.modules() if isinstance(m, ExpertPair) for p in m.parameters()}
+        expected = {name for name, parameter in found.items() if id(parameter) not in routed}
+        if saved_names != expected:
+            odd = sorted(saved_names ^ expected)
             raise ModelError(
                 f"PEFT saves other tensors than are trained: {', '.join(odd[:5])}. A head with running "
                 "means would keep something of examples: choose a model without"

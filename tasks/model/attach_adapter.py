@@ -12,7 +12,9 @@ from torch import nn
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.adapter_section import AdapterSection, ends, top_share
 from protocol.plain_text import first_line
+from tasks.model.attach_experts import check_experts, put_expert_pairs
 from tasks.model.base_model import BaseModel
+from tasks.model.expert_weights import expert_weights, named_by, other_experts
 from tasks.model.model_layers import convolutions, count_layers, layer_lists, layer_number, linear_layers
 
 ADAPTER = "default"  # PEFT's name for it
@@ -26,9 +28,13 @@ def attach(base: BaseModel, adapter: AdapterSection, *, source: str) -> Any:
     """
     layers = adapted_layers(adapter, base.model)
     expected = _expected_targets(base, adapter, layers)
+    experts = expected & {name for name, _ in expert_weights(base.model)}
+    if experts:
+        check_experts(adapter)
     _check_patterns(adapter, expected)
-    peft = _attach(base, adapter, layers, expected, source)
+    peft = _attach(base, adapter, layers, expected, experts, source)
     _check_targets(peft, adapter, expected)
+    put_expert_pairs(peft, experts, adapter=ADAPTER)
     return peft
 
 
@@ -48,7 +54,12 @@ def adapted_layers(adapter: AdapterSection, model: Any) -> list[int] | None:
 
 
 def _attach(
-    base: BaseModel, adapter: AdapterSection, layers: list[int] | None, expected: set[str], source: str
+    base: BaseModel,
+    adapter: AdapterSection,
+    layers: list[int] | None,
+    expected: set[str],
+    experts: set[str],
+    source: str,
 ) -> Any:
     from peft import LoraConfig, get_peft_model
     from peft.utils import ModulesToSaveWrapper
@@ -66,7 +77,8 @@ def _attach(
         alpha_pattern=dict(adapter.alpha_pattern),
         bias=adapter.bias,
         lora_dropout=adapter.dropout,
-        target_modules=targets if short else sorted(expected),
+        target_modules=targets if short else sorted(expected - experts),
+        target_parameters=sorted(experts) or None,
         modules_to_save=list(base.head) or None,
         base_model_name_or_path=source,
     )
@@ -96,11 +108,13 @@ def _call_names(base: BaseModel) -> str:
     names = sorted({n.rsplit(".", 1)[-1] for n in _names(base, linear_layers(base.model))})
     if not names:
         return "this model has no linear layers under its head that texts use: choose another model"
-    return f"This model's linear layers are called: {', '.join(names)}"
+    experts = {name.split(".")[-2] for name in _names(base, expert_weights(base.model))}
+    beside = f"; its routed experts: {', '.join(sorted(experts))}" if experts else ""
+    return f"This model's linear layers are called: {', '.join(names)}{beside}"
 
 
 def _expected_targets(base: BaseModel, adapter: AdapterSection, layers: list[int] | None) -> set[str]:
-    """Names of the linear layers and convolutions that the job's targets name, found without PEFT.
+    """Names of the layers and experts' weights that the job's targets name, found without PEFT.
 
     Raises ModelError if a target names none: PEFT is content when any of them names one.
     """
@@ -109,13 +123,19 @@ def _expected_targets(base: BaseModel, adapter: AdapterSection, layers: list[int
         raise ModelError(f'adapter.target_modules={targets}: expected "all-linear" alone, or names')
     if targets != ["all-linear"]:
         names += _names(base, convolutions(base.model))
-        unknown = [target for target in targets if not _matching(names, [target])]
+        experts = _names(base, expert_weights(base.model))
+        named = [name for name in experts if any(named_by(name, target) for target in targets)]
+        unknown = [
+            target
+            for target in targets
+            if not _matching(names, [target]) and not any(named_by(name, target) for name in named)
+        ]
         if unknown:
             raise ModelError(
                 f"adapter.target_modules={unknown}: expected the names of linear layers under the "
                 f"head{_other_kind(base.model, unknown)}. {_call_names(base)}"
             )
-        names = _matching(names, targets)
+        names = _matching(names, targets) + named
     if not names:
         raise ModelError(f"adapter.target_modules={targets}: {_call_names(base)}")
     if layers is None:
@@ -133,6 +153,10 @@ def _expected_targets(base: BaseModel, adapter: AdapterSection, layers: list[int
 
 def _other_kind(model: nn.Module, targets: list[str]) -> str:
     """What the layers are that a job names and that carry no adapter, where that is known."""
+    for target in targets:
+        experts = other_experts(model, target)
+        if experts is not None:
+            return f"; {experts} are experts with biases, or laid out otherwise, which carry no adapter"
     named = set(_matching([name for name, _ in model.named_modules()], targets))
     for name, module in model.named_modules():
         if name not in named:
@@ -178,21 +202,30 @@ def _check_targets(peft_model: Any, adapter: AdapterSection, expected: set[str])
     """
     prefix = "base_model.model."
     carrying = {
-        name.removeprefix(prefix)
+        _carried(name.removeprefix(prefix), module): module
         for name, module in peft_model.named_modules()
         if hasattr(module, "lora_A") and len(module.lora_A)
     }
-    odd = sorted(carrying ^ expected)
+    odd = sorted(carrying.keys() ^ expected)
     if odd:
-        wrong = {name.removesuffix(".base_layer").rpartition(".")[2] for name in odd}
+        wrong = {name.rpartition(".")[2] for name in odd}
         left = sorted({name.rpartition(".")[2] for name in expected} - wrong)
         raise PrivacyUnitError(
             "PEFT puts LoRA elsewhere than adapter.target_modules asks for, such as on routed experts in "
             f"place of shared ones; it differs at {', '.join(odd[:4])}. Name other layers: "
             f"{', '.join(left) or 'this model has none'}"
         )
-    for name, module in peft_model.named_modules():
-        layer = name.removeprefix(prefix)
-        if layer in expected and not math.isclose(module.scaling[ADAPTER], adapter.scale_of(layer)):
-            given, asked = module.scaling[ADAPTER], adapter.scale_of(layer)
+    for layer, module in carrying.items():
+        given, asked = module.scaling[ADAPTER], adapter.scale_of(layer)
+        if not math.isclose(given, asked):
             raise ModelError(f"adapter: PEFT scales {layer} by {given:g}, expected {asked:g}")
+
+
+def _carried(name: str, module: Any) -> str:
+    """The name of what a module of PEFT's adapts: a layer or, by wrappers in one another, weights."""
+    weight = getattr(module, "parameter_name", None)
+    if weight is None:
+        return name
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    return f"{name}.{weight}"

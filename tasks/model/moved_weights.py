@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ModelError
 from protocol.job.layout import RESIDUAL
+from tasks.model.routed_experts import ExpertPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,11 @@ def _find(peft: Any, adapter: str) -> Iterator[tuple[str, _Weight]]:
     for name, layer in peft.named_modules():
         if adapter not in getattr(layer, "lora_A", ()):
             continue
+        if isinstance(layer, ExpertPair):
+            raise ModelError(
+                f"adapter.target_modules: {name} is one of a layer's routed experts, whose weights no "
+                'residual moves: leave them out, or use a strategy without one, such as "fedsvd"'
+            )
         weight = layer.get_base_layer().weight
         shape = (layer.lora_B[adapter].weight.shape[0], layer.lora_A[adapter].weight.shape[1])
         flipped = bool(layer.fan_in_fan_out)

@@ -63,7 +63,7 @@ def test_a_pattern_gives_a_layer_the_rank_that_peft_gives_it(
         ({"use_dora": True}, "adapter.use_dora: DoRA is not supported"),
         ({"use_rslora": True}, 'it is scaling = "rslora" here'),
         ({"lora_alpha": 8}, 'adapter.lora_alpha: it is called "alpha" here'),
-        ({"target_parameters": ["w"]}, "no gradient of one example"),
+        ({"target_parameters": ["w"]}, 'named in target_modules, as "experts"'),
         ({"modules_to_save": ["x"]}, "follows from the task"),
         ({"init": "eva"}, "adapter.init: 'eva' is not supported: it reads examples before the first step"),
         ({"init": "loftq"}, "quantizes the base model"),
