@@ -32,6 +32,7 @@ def empirical_table(audit: EmpiricalAudit) -> dict[str, Any]:
         "present": audit.present,
         "delta": audit.delta,
         "bounds": [asdict(bound) for bound in audit.bounds],
+        "draws": audit.draws,
         "attackers": [asdict(attacker) for attacker in audit.attackers],
         "upper": audit.upper,
         "lower": audit.lower,
@@ -59,6 +60,8 @@ def print_empirical(audit: EmpiricalAudit) -> None:
     for bound in audit.bounds:
         bounds.add_row(bound.attacker, _ASSUMES[bound.form], format_epsilon(bound.epsilon))
     console.print(bounds)
+    drawn = "as planned" if audit.drawn_as_planned else "[red]not as planned[/red]"
+    console.print(f"canaries were drawn {drawn}: p = {audit.draws:.2g} if batches are Poisson samples")
     colour = "green" if audit.verdict == "not refuted" else "red"
     console.print(
         f"[{colour}]{audit.verdict}[/{colour}]: claimed ε ≤ {format_epsilon(audit.upper)} at "

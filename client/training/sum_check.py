@@ -86,7 +86,7 @@ def check_steps(
     for when, batches in steps.items():
         physical = [examples.batch(np.array(batch)) for batch in batches]
         take_step(optimizer, method, physical, losses(adapted))
-        released = _released(adapted, optimizer, bound=bound, drawn=len(drawn[when]))
+        released = released_sum(adapted, optimizer, bound=bound, drawn=len(drawn[when]))
         _require(released, expected[when], norm=mechanism.norm, limit=0, when=when)
 
 
@@ -148,10 +148,12 @@ def _clipped_sum(
     """What a step of a new optimizer makes of per-example gradients, in clipping norms."""
     optimizer = silent_optimizer(adapted, mechanism, clipping_norm=bound)
     add_batch(optimizer, {name: gradient.clone() for name, gradient in gradients.items()}, last=True)
-    return _released(adapted, optimizer, bound=bound, drawn=len(next(iter(gradients.values()))))
+    return released_sum(adapted, optimizer, bound=bound, drawn=len(next(iter(gradients.values()))))
 
 
-def _released(adapted: AdaptedModel, optimizer: PrivateOptimizer, *, bound: float, drawn: int) -> Gradients:
+def released_sum(
+    adapted: AdaptedModel, optimizer: PrivateOptimizer, *, bound: float, drawn: int
+) -> Gradients:
     """What the step that was taken released, in clipping norms; nothing of it stays."""
     released = {}
     for name, parameter in adapted.trained.items():

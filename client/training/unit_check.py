@@ -11,6 +11,7 @@ import torch
 
 from client.training.gradient_check import as_model_error, as_unit_error, check_gradients, comparable
 from client.training.gradients import PerExampleGradients, losses
+from client.training.noise_check import check_noise
 from client.training.sum_check import check_clipped_sum, check_steps, silent_optimizer
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
@@ -36,9 +37,10 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     gradient an example, equal to autograd's on that example alone, whatever batch went before;
     leaving one example out moves the clipped sum by what that example adds alone, which is at most
     the clipping norm, in L2 as in L1, and nothing for one that is not finite; a step releases the
-    sum of its own batch, empty, whole or in parts; the widest batch that training may make can be
-    computed; and no buffer of the model changes. Where rounds train other tensors, each kind of round is
-    checked. Raises PrivacyUnitError naming the layer, ModelError if a gradient is not finite. The adapter
+    sum of its own batch, empty, whole or in parts, and the plan's noise on each number of it, once; the
+    widest batch that training may make can be computed; and no buffer of the model changes. Where rounds
+    train other tensors, each kind of round is checked. Raises PrivacyUnitError naming the layer, ModelError
+    if a gradient is not finite. The adapter
     that was loaded is lost.
     """
     for number in range(1, method.adapted.spec.strategy.cycle + 1):
@@ -57,6 +59,8 @@ def _check_round(method: PerExampleGradients, chosen: Examples, number: int) -> 
         check_clipped_sum(adapted, gradients, gaussian)
         check_clipped_sum(adapted, gradients, laplace)
         check_steps(method, chosen, gradients, gaussian)
+        check_noise(adapted, gaussian)
+        check_noise(adapted, laplace)
         # Batches are a little wider than the longest text: what fails there must not do so in a round.
         widest = chosen.batch(np.array([len(chosen) - 1]), size=adapted.sizes.public[-1])
         with as_model_error(adapted, widest):

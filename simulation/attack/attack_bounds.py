@@ -86,8 +86,8 @@ def largest_share(seen: Observed, canaries: Canaries, *, error: float) -> tuple[
     """How many times less noise there is than planned, at the least, and where that was found.
 
     Half of the error is for all releases together; a quarter for each trained tensor by itself, since noise
-    may be missing from one; a quarter for the difference of each two releases that follow one another,
-    which shows noise that was drawn twice.
+    may be missing from one; an eighth for the difference of any two releases, which shows noise that was
+    drawn twice; an eighth for values of one release that are alike, as where noise is missing from a few.
     """
     if seen.signal is None:
         return 0.0, "nothing"
@@ -97,14 +97,24 @@ def largest_share(seen: Observed, canaries: Canaries, *, error: float) -> tuple[
     for name, rows in several.items():
         share = error / (4 * len(several))
         found.append((_separation(scores[:, rows], weights[:, rows], error=share), name))
-    for first in range(len(scores) - 1):
-        share = error / (4 * (len(scores) - 1))
-        pair = _separation(
-            scores[first + 1] - scores[first], weights[first + 1] - weights[first], error=share
-        )
+    releases = len(scores)
+    if releases > 1:
+        # One pair is looked at, which the scores choose: so at the error that each of all would have.
+        first, second = _most_alike(scores)
+        share = error / (4 * math.comb(releases, 2))
+        pair = _separation(scores[second] - scores[first], weights[second] - weights[first], error=share)
         # The noise of a difference is √2 times that of either.
-        found.append((math.sqrt(2.0) * pair, f"releases {first + 1} and {first + 2}"))
+        found.append((math.sqrt(2.0) * pair, f"releases {first + 1} and {second + 1}"))
     return max(found, key=lambda one: one[0])
+
+
+def _most_alike(scores: NDArray[np.float64]) -> tuple[int, int]:
+    """The two releases, of float64[r, m], whose difference is the smallest."""
+    squares = np.square(scores).sum(axis=1)
+    apart = squares[:, None] + squares[None, :] - 2.0 * (scores @ scores.T)
+    apart[np.tril_indices(len(scores))] = np.inf
+    first, second = np.unravel_index(int(apart.argmin()), apart.shape)
+    return int(first), int(second)
 
 
 def _separation(scores: NDArray[np.float64], weights: NDArray[np.float64], *, error: float) -> float:

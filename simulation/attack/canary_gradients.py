@@ -23,12 +23,14 @@ class Contributed:
 
     A step's sum counts with its learning rate over the expected batch size, which is what it moves weights
     by. ``signal`` is that of each canary, were it present: float64[m]. ``others`` is that of all other
-    examples, clipped: float64[m]. ``weights`` are the steps', one a step.
+    examples, clipped: float64[m]. ``draws`` counts the steps that each canary was drawn in: int64[m].
+    ``weights`` are the steps', one a step.
     """
 
     plan: SampledPlan
     signal: NDArray[np.float64]
     others: NDArray[np.float64]
+    draws: NDArray[np.int64]
     weights: list[float] = field(default_factory=list)
 
     @property
@@ -60,7 +62,9 @@ class CanaryGradients:
     def begin(self, plan: SampledPlan) -> Contributed:
         """A round begins: what it adds up to is in what is returned."""
         size = len(self._canaries)
-        self._round = Contributed(plan=plan, signal=np.zeros(size), others=np.zeros(size))
+        self._round = Contributed(
+            plan=plan, signal=np.zeros(size), others=np.zeros(size), draws=np.zeros(size, np.int64)
+        )
         return self._round
 
     def step(self, weight: float) -> None:
@@ -91,7 +95,9 @@ class CanaryGradients:
             raise
 
     def _count(self, into: Contributed, found: Gradients, numbers: NDArray[np.int64]) -> None:
-        into.signal[numbers[numbers >= 0]] += self._weight * into.plan.clipping_norm
+        drawn = numbers[numbers >= 0]
+        into.signal[drawn] += self._weight * into.plan.clipping_norm
+        into.draws[drawn] += 1
         own = torch.from_numpy(numbers < 0)
         rows = {name: _exact(tensor[own.to(tensor.device)].flatten(1)) for name, tensor in found.items()}
         shares = _clipping_shares(rows, into.plan)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from privacy.accounting.sampled_plan import SampledPlan
+from privacy.audit.poisson_draws import draws_p_value
 from privacy.audit.roc import Rate, auc, tpr_at
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
@@ -26,6 +27,8 @@ from simulation.simulated_federation import World
 from simulation.simulated_run import run_in_folder
 
 ERROR = 0.05
+# Of the error, the part for how the canaries were drawn.
+_DRAWS_ERROR = 0.01
 _SILENCE = Silence()
 
 
@@ -44,8 +47,9 @@ class EmpiricalAudit:
     """What attacks proved of one run of a job.
 
     ``upper`` is the ε at ``delta`` that the receipts of the canaries' ``site`` claim. ``bounds`` are lower
-    bounds, of which with probability ``confidence`` none is above what it bounds. ``present`` of the
-    ``canaries`` were in.
+    bounds, of which with probability ``confidence`` none is above what it bounds. ``draws`` is the p-value
+    of how often each canary was drawn, if batches are Poisson samples; under 0.01 they are not.
+    ``present`` of the ``canaries`` were in.
     """
 
     job: str
@@ -56,6 +60,7 @@ class EmpiricalAudit:
     delta: float
     confidence: float
     bounds: tuple[Bound, ...]
+    draws: float
     attackers: tuple[Attacker, ...]
 
     @property
@@ -73,12 +78,21 @@ class EmpiricalAudit:
         return self.upper - self.lower
 
     @property
+    def drawn_as_planned(self) -> bool:
+        return self.draws > _DRAWS_ERROR
+
+    @property
     def verdict(self) -> str:
-        return "not refuted" if self.lower <= self.upper else "refuted"
+        return "not refuted" if self.lower <= self.upper and self.drawn_as_planned else "refuted"
 
     def check(self) -> None:
-        """Raises AuditError, naming the attack, if what is claimed is refuted."""
-        if self.verdict == "refuted":
+        """Raises AuditError, naming the attack or the draws, if what is claimed is refuted."""
+        if not self.drawn_as_planned:
+            raise AuditError(
+                f"{self.site} claims epsilon={self.upper:.4g} for batches that are Poisson samples, and "
+                f"its canaries were not drawn so: p={self.draws:.2g}"
+            )
+        if self.lower > self.upper:
             best = self.best
             raise AuditError(
                 f"{self.site} claims epsilon={self.upper:.4g} at delta={self.delta:g}, and the attacker "
@@ -192,8 +206,10 @@ def _judge(
         )
     # What was claimed is for the steps that were taken: a run may stop before its plan ends, and personal
     # steps come after what is attacked.
-    taken = sum(len(one.contributed.weights) for one in sent.values())
+    trained = [one.contributed for one in sent.values()]
+    taken = sum(len(one.weights) for one in trained)
     plan = replace(sent[min(sent)].contributed.plan, steps=taken)
+    draws = np.sum([one.draws for one in trained], axis=0)
     seen = observe(world, folder, canaries, trainers)
     return EmpiricalAudit(
         job=world.job.name,
@@ -203,7 +219,8 @@ def _judge(
         upper=upper,
         delta=plan.delta,
         confidence=1.0 - ERROR,
-        bounds=find_bounds(seen, canaries, plan, error=ERROR),
+        bounds=find_bounds(seen, canaries, plan, error=ERROR - _DRAWS_ERROR),
+        draws=draws_p_value(draws, steps=taken, rate=plan.sampling_rate),
         attackers=tuple(_attacker(one, canaries, plan) for one in seen),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ CANARIES = LAYOUT.update_size
 EXPECTED = 100
 STEPS = 8
 Clip = Callable[[list[torch.Tensor], float], ClippedSum]
+Release = Callable[[Mechanism, ClippedSum, ChaCha20Source], Sequence[torch.Tensor]]
 
 
 def plan(multiplier: float = 0.8, *, steps: int = STEPS) -> SampledPlan:
@@ -66,8 +67,8 @@ def shuffled(_source: ChaCha20Source, step: int) -> NDArray[np.int64]:
 class Training:
     """What a site does: all of it as it should be, unless told otherwise.
 
-    ``noise`` is over the planned one, ``noisy`` are the tensors that get it, and ``stream`` names a step's
-    noise.
+    ``noise`` is over the planned one, ``noisy`` are the tensors that get it, ``stream`` names a step's
+    noise, and ``release`` adds it.
     """
 
     noise: float = 1.0
@@ -75,6 +76,7 @@ class Training:
     clip: Clip = clip_examples
     draw: Callable[[ChaCha20Source, int], NDArray[np.int64]] = poisson
     stream: Callable[[int], int] = field(default=lambda step: step)
+    release: Release = Mechanism.release
 
     def run(self, planned: SampledPlan, *, seed: int) -> tuple[Observed, Canaries]:
         """A step a round, from which the site's update is seen."""
@@ -92,16 +94,28 @@ class Training:
         for step in range(planned.steps):
             drawn = self.draw(keyed_source(seed, "sampling", step), step)
             found = self.clip(_gradients(canaries, drawn, planned.clipping_norm), planned.clipping_norm)
-            released = mechanism.release(found, keyed_source(seed, "noise", self.stream(step)))
+            released = self.release(mechanism, found, keyed_source(seed, "noise", self.stream(step)))
             clean = found.plus([np.zeros(size, np.int64) for size in found.sizes])
             chosen = [r if noisy else c for r, c, noisy in zip(released, clean, self.noisy, strict=True)]
             update = -torch.cat([tensor.flatten() for tensor in chosen]).numpy() / EXPECTED
             contributed = Contributed(
-                plan=planned, signal=np.zeros(CANARIES), others=np.zeros(CANARIES), weights=[1 / EXPECTED]
+                plan=planned,
+                signal=np.zeros(CANARIES),
+                others=np.zeros(CANARIES),
+                draws=np.zeros(CANARIES, np.int64),
+                weights=[1 / EXPECTED],
             )
             contributed.signal[drawn] = planned.clipping_norm / EXPECTED
+            contributed.draws[drawn] = 1
             sent[step + 1] = SentRound(contributed=contributed, update=update[canaries.places])
         return seen_from_site(sent, canaries, linear=True), canaries
+
+    def draws(self, planned: SampledPlan, *, seed: int) -> NDArray[np.int64]:
+        """How often each canary is drawn in a run."""
+        counts = np.zeros(CANARIES, np.int64)
+        for step in range(planned.steps):
+            counts[self.draw(keyed_source(seed, "sampling", step), step)] += 1
+        return counts
 
 
 def _gradients(canaries: Canaries, drawn: NDArray[np.int64], bound: float) -> list[torch.Tensor]:

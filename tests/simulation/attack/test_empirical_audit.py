@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from client.training import optimizer
 from privacy.accounting.sampled_plan import SampledPlan
-from privacy.errors import UserError
+from privacy.errors import AuditError, UserError
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from privacy.mechanisms.mechanism import Mechanism
+from privacy.mechanisms.rng import ChaCha20Source
 from protocol.job.job_file import job_toml
 from simulation import simulated_federation
 from simulation.attack import empirical_audit
@@ -72,6 +74,7 @@ def test_what_is_seen_is_signal_and_the_planned_noise(
     assert 0.0 <= audit.lower <= audit.upper
     assert audit.verdict == "not refuted"
     assert len(audit.bounds) == 8
+    assert audit.drawn_as_planned
     audit.check()
 
 
@@ -106,13 +109,17 @@ def test_a_quarter_of_the_noise_ends_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Control: what the plan asks for is charged, and a quarter of it is added."""
+    """Control: what the plan asks for is charged, and a quarter of it is added.
+
+    The check before every run finds that too, so here there is none.
+    """
     whole = Mechanism.noise
 
     def quiet(mechanism: Mechanism, size: int, **given: Any) -> Any:
         return whole(mechanism, size, **given) // 4
 
     monkeypatch.setattr(Mechanism, "noise", quiet)
+    monkeypatch.setattr(simulated_federation, "SharedCheck", lambda: lambda _method, _examples: None)
     path = tmp_path / "job.toml"
     path.write_text(job_toml(tiny.job(tiny_folder, training=FEW)))
     assert call(monkeypatch, "audit", "empirical", path, "--canaries", "60", "--seed", "3", "--json") == 1
@@ -123,6 +130,23 @@ def test_a_quarter_of_the_noise_ends_the_command(
     assert told["confidence"] == 0.95
     assert "site-1 claims epsilon=" in errors
     assert "form 'gaussian'" in errors
+
+
+def test_batches_in_turn_are_found(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: every step draws the first of the examples that the last ones did not."""
+    drawn: dict[int, int] = {}
+
+    def in_turn(self: ChaCha20Source, population: int, *, rate: float) -> NDArray[np.int64]:
+        first, size = drawn.get(population, 0), round(rate * population)
+        drawn[population] = first + size
+        return np.sort(np.arange(first, first + size) % population)
+
+    monkeypatch.setattr(ChaCha20Source, "poisson_sample", in_turn)
+    audit, _ = attacked(tiny_folder, monkeypatch)
+    assert audit.lower <= audit.upper
+    assert audit.verdict == "refuted"
+    with pytest.raises(AuditError, match="its canaries were not drawn so"):
+        audit.check()
 
 
 @pytest.mark.exhaustive

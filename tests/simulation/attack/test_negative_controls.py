@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy.audit.many_runs import Hits, many_runs_bound
+from privacy.audit.poisson_draws import draws_p_value
 from privacy.mechanisms.clipping import clip_rows
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
@@ -31,6 +32,7 @@ MISTAKES = {
     "clipping by the token": (Training(clip=clip_tokens), "all releases"),
     "no noise in one tensor": (Training(noisy=(True, False)), "second"),
     "a seed of noise used twice": (Training(stream=lambda step: min(step, STEPS - 2)), "releases 7 and 8"),
+    "noise that begins again": (Training(stream=lambda step: step % (STEPS - 1)), "releases 1 and 8"),
 }
 
 
@@ -66,6 +68,15 @@ def test_shuffling_is_not_told_from_poisson_sampling(multiplier: float) -> None:
     """
     found, claimed = best(Training(draw=shuffled), multiplier=multiplier)
     assert found.epsilon < claimed
+
+
+def test_shuffling_is_told_by_the_draws() -> None:
+    planned = plan()
+    drawn = [
+        draws_p_value(training.draws(planned, seed=1), steps=STEPS, rate=planned.sampling_rate)
+        for training in (Training(draw=shuffled), Training())
+    ]
+    assert drawn[0] < 0.01 < drawn[1]
 
 
 def hits(denominator: Callable[[int], int], *, runs: int, multiplier: float) -> Hits:
