@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import confide
+from confide.console import printable
 
 app = typer.Typer(
     no_args_is_help=True, help="Check ledgers and receipts against everything, or attack a run of a job."
@@ -102,6 +103,16 @@ def empirical(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="AUDIT.HTML", help="Write a page that says all of it in words."),
+    ] = None,
+    freeze: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--freeze", metavar="HOME", help="A site whose ledger is to be frozen if refuted; repeatable."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a job once with canaries among a simulated site's examples, and attack what is released.
@@ -111,21 +122,30 @@ def empirical(
     """
     from confide.console import print_json
     from confide.empirical_view import empirical_table, print_empirical
+    from confide.freezing_ledgers import check_and_freeze, homes_to_freeze
     from confide.interruption import interruptible
     from confide.terminal import Display, choose_display
     from tasks.registry import read_job
 
+    homes = homes_to_freeze(freeze or ())
     with (
         interruptible(lambda: "nothing was kept"),
         Display() if json else choose_display(json=False) as display,
     ):
+        from simulation.attack.audit_report import check_place, write_audit_report
         from simulation.attack.empirical_audit import audit_empirically
 
+        if report is not None:
+            check_place(report)
         audit = audit_empirically(
             read_job(job, settings=settings or ()), canaries=canaries, seed=seed, progress=display
         )
+    if report is not None:
+        write_audit_report(audit, report)
     if json:
         print_json(empirical_table(audit))
     else:
         print_empirical(audit)
-    audit.check()
+        if report is not None:
+            print(printable(f"Wrote {report}, and its twin for machines beside it"))
+    check_and_freeze(audit, homes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.audit.roc import Rate, auc, tpr_at
+from privacy.audit.roc_curve import Curve, roc_curve
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
 from runs.progress import Progress, Silence
@@ -20,10 +23,12 @@ from simulation.attack.attack_bounds import Bound, find_bounds
 from simulation.attack.canaries import Canaries, draw_canaries
 from simulation.attack.canary_trainer import CanaryTrainer
 from simulation.attack.observed import Observed, seen_from_site, seen_in_adapter, seen_in_rounds
+from simulation.attack.provenance import Provenance, trace
 from simulation.simulated_federation import World
 from simulation.simulated_run import run_in_folder
 
 ERROR = 0.05
+_SEED_BITS = 48  # few enough that any reader of JSON keeps them all
 _SILENCE = Silence()
 
 
@@ -43,7 +48,7 @@ class EmpiricalAudit:
 
     ``upper`` is the ε at ``delta`` that the receipts of the canaries' ``site`` claim. ``bounds`` are lower
     bounds, of which with probability ``confidence`` none is above what it bounds. ``present`` of the
-    ``canaries`` were in.
+    ``canaries`` were in. ``curves`` are the attackers' ROC curves by name.
     """
 
     job: str
@@ -55,6 +60,8 @@ class EmpiricalAudit:
     confidence: float
     bounds: tuple[Bound, ...]
     attackers: tuple[Attacker, ...]
+    curves: Mapping[str, Curve]
+    provenance: Provenance
 
     @property
     def best(self) -> Bound:
@@ -93,9 +100,9 @@ def audit_empirically(
 
     The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
     sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
-    where canaries stand and which are in, and nothing else. Raises UserError for a job that hides whole
-    sites, has no noise, or whose sites send something else than what they train, and what a simulation
-    raises.
+    where canaries stand and which are in, and nothing else; without one it is drawn, and told afterwards.
+    Raises UserError for a job that hides whole sites, has no noise, or whose sites send something else than
+    what they train, and what a simulation raises.
     """
     privacy = job.privacy
     if privacy.hides_sites or not privacy.protects:
@@ -104,6 +111,7 @@ def audit_empirically(
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
         )
     _check_canaries_fit(job)
+    began, seed = int(time.time()), secrets.randbits(_SEED_BITS) if seed is None else seed
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     placed = place_canaries(world, canaries=canaries, seed=seed)
@@ -117,7 +125,8 @@ def audit_empirically(
             attacked.booked_homes(folder)
         run_in_folder(attacked, folder, progress=progress, title="Attacked run")
         progress.stage("Attacking what was released")
-        return _judge(world, folder, placed, trainers)
+        provenance = trace(folder, asked=canaries, seed=seed, began=began)
+        return _judge(world, folder, placed, trainers, provenance)
 
 
 def _check_canaries_fit(job: Job) -> None:
@@ -174,7 +183,11 @@ def place_canaries(world: World, *, canaries: int, seed: int | None) -> Canaries
 
 
 def _judge(
-    world: World, folder: RunFolder, canaries: Canaries, trainers: Mapping[str, CanaryTrainer]
+    world: World,
+    folder: RunFolder,
+    canaries: Canaries,
+    trainers: Mapping[str, CanaryTrainer],
+    provenance: Provenance,
 ) -> EmpiricalAudit:
     sent = trainers[canaries.site].sent
     upper = last_epsilon(folder.records()).get(canaries.site) if sent else None
@@ -197,6 +210,8 @@ def _judge(
         confidence=1.0 - ERROR,
         bounds=find_bounds(seen, canaries, plan, error=ERROR),
         attackers=tuple(_attacker(one, canaries, plan) for one in seen),
+        curves={one.attacker: roc_curve(one.scores(plan), canaries.present) for one in seen},
+        provenance=provenance,
     )
 
 
