@@ -90,6 +90,69 @@ def run(
 
 
 @app.command()
+def card(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An exported adapter's folder, or its privacy-card.json.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX", help="The coordinator's public key, as you know it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify an exported adapter's privacy card: its signature, and that the files are those it is of.
+
+    Exit code 1, with what is wrong, if something does not hold.
+    """
+    from confide.card_view import card_table, print_card
+    from confide.console import print_json
+
+    found, signer = confide.audit_card(path, key=key)
+    if json:
+        print_json(card_table(found, signer))
+    else:
+        print_card(found, signer, known=key is not None)
+
+
+@app.command()
+def log(
+    path: Annotated[
+        Path, typer.Argument(metavar="SITE", help="A site's home or ledger.db, or a simulation's book.db.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write a file, .csv or .json, in place of a table."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX", help="The site's public key, as you know it from elsewhere."),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Which site, where a book.db has many."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Export a site's records of processing: who ran what on which data, when, by whose leave, at what
+    cost.
+
+    The whole ledger is verified first. Exit code 1, and nothing is written, if something does not hold.
+    """
+    from confide.console import print_json
+    from confide.log_view import log_table, print_log, write_log
+
+    record = confide.audit_log(path, key=key, site=site)
+    if to is not None:
+        write_log(record, to)
+        if not json:
+            print(printable(f"Wrote {len(record.lines)} records of {record.site} to {to}"))
+    if json:
+        print_json(log_table(record))
+    elif to is None:
+        print_log(record)
+
+
+@app.command()
 def empirical(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
     canaries: Annotated[

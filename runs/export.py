@@ -14,7 +14,9 @@ from privacy.errors import UserError
 from protocol.job.manifest import Manifest
 from runs.best_round import best_round
 from runs.factored import factor_residuals
+from runs.model_card import write_cards
 from runs.peft_form import TRAINED, peft_config, save_tensors
+from runs.privacy_card import AuditResult
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
@@ -22,13 +24,16 @@ from tasks.model.device import choose_device
 from tasks.registry import find_task
 
 
-def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
+def export_adapter(
+    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
     With ``best`` it is that of the round with the lowest held-out loss. What a strategy has moved into the
     base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks,
     which elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for
-    them. Raises as ``export_merged`` does.
+    them. Beside it lie a privacy card, with the ``audit`` of the job if there was one, and a model card.
+    Raises as ``export_merged`` does.
     """
     number = _exported_round(folder, best=best)
     beside = folder.facts["exported_beside"]
@@ -44,15 +49,19 @@ def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
         factor_residuals(partial)
         if base is not None:
             _add_layers(partial, base, beside)
+        write_cards(folder, number=number, exported=partial, audit=audit)
 
     _write_whole(to, write)
 
 
-def export_merged(folder: RunFolder, to: Path, *, best: bool = False) -> None:
+def export_merged(
+    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+) -> None:
     """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
-    ``best`` is as for ``export_adapter``. Raises ModelError if the base model cannot be loaded, UserError
-    if it is not the run's own, if the folder exists, or if no round has finished of which one is best.
+    ``best``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the base model
+    cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round has
+    finished of which one is best.
     """
     number = _exported_round(folder, best=best)
     job = folder.manifest.job
@@ -63,6 +72,7 @@ def export_merged(folder: RunFolder, to: Path, *, best: bool = False) -> None:
 
     def write(partial: Path) -> None:
         find_task(job.task).export(merged, base, partial)
+        write_cards(folder, number=number, exported=partial, audit=audit)
 
     _write_whole(to, write)
 

@@ -10,6 +10,7 @@ from privacy.durable import BY_UMASK, write_durably
 from privacy.errors import UserError
 from protocol.job.job_file import job_toml
 from protocol.plain_text import escaped
+from runs.formats import format_lower
 from runs.report.audit_charts import bounds_chart, roc_chart
 from runs.report.page_template import page_template
 from simulation.attack import audit_words as words
@@ -55,7 +56,7 @@ def render_audit(audit: EmpiricalAudit, *, twin: str) -> str:
         limits=words.limits(audit),
         titles={name: seat.title for name, seat in seats.items()},
         assumes=words.ASSUMES,
-        lower=words.format_lower,
+        lower=format_lower,
         rate=words.format_rate,
         roc=roc_chart(curves, epsilon=audit.upper, delta=audit.delta, name="roc"),
         bars=bounds_chart(bars, upper=audit.upper, name="bounds"),

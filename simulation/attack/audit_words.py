@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privacy.audit.roc import Rate
-from runs.formats import format_delta, format_epsilon, format_percent
+from runs.formats import format_delta, format_epsilon, format_lower, format_percent
 from runs.report.notices import Notice
 from simulation.attack.attack_bounds import Bound, Form
 from simulation.attack.empirical_audit import EmpiricalAudit
@@ -167,11 +167,6 @@ def find_warnings(audit: EmpiricalAudit) -> list[Notice]:
         )
         found.append(Notice(title="Reproducible, therefore not private", text=text))
     return found
-
-
-def format_lower(epsilon: float) -> str:
-    """A lower bound on ε to two decimals, rounded down: it is shown to be at least that."""
-    return f"{math.floor(epsilon * 100 + 1e-6) / 100:.2f}"
 
 
 def format_rate(rate: Rate) -> str:
