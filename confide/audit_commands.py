@@ -153,6 +153,31 @@ def log(
 
 
 @app.command()
+def drift(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run's folder, such as last month's.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="RUN_B", help="Another run of the same model and task.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="FILE", help="Held-out texts, with the columns of the job's data."),
+    ],
+    json: Json = False,
+) -> None:
+    """Compare which tokens two runs' adapters go by on held-out texts, and show where that shifted most."""
+    from confide.console import print_json
+    from confide.drift_view import drift_table, print_drift
+    from runs.drift import find_drift
+    from runs.run_folder import RunFolder
+
+    found = find_drift(RunFolder.open(first), RunFolder.open(second), data)
+    if json:
+        print_json(drift_table(found))
+    else:
+        print_drift(found)
+
+
+@app.command()
 def empirical(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
     canaries: Annotated[

@@ -237,7 +237,7 @@ def export(
         typer.Option("--audit", metavar="AUDIT.JSON", help="An audit's twin, for the privacy card."),
     ] = None,
 ) -> None:
-    """Write a run's adapter for PEFT, or a merged model for transformers, and a card of what it promises."""
+    """Write a run's adapter for PEFT, or a merged model for transformers, and what it promises."""
     from runs.export import export_adapter, export_merged
     from runs.privacy_card import read_audit
     from runs.run_folder import RunFolder

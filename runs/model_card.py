@@ -133,8 +133,8 @@ def _audited(audit: AuditResult | None) -> list[str]:
         return ["The job was not attacked to test this (`confide audit empirical`)."]
     return [
         f"An audit attacked the job with {audit.canaries:,} canaries. Verdict: **{audit.verdict}**; "
-        f"claimed ε ≤ {format_epsilon(audit.upper)}, shown ε ≥ {format_lower(audit.lower)} with a confidence of "
-        f"{100 * audit.confidence:g} %."
+        f"claimed ε ≤ {format_epsilon(audit.upper)}, shown ε ≥ {format_lower(audit.lower)} with a "
+        f"confidence of {100 * audit.confidence:g} %."
     ]
 
 

@@ -171,8 +171,8 @@ def check_card(path: Path, *, key: str | None = None) -> tuple[PrivacyCard, str]
     """Verify the card in a folder, or the one named, and return it with the key that signed it, as hex.
 
     ``key`` is the coordinator's public key, as hex, if it is known from elsewhere: without it, what is
-    shown is that whoever has the card's own key stands by it. Raises AuditError for a card that is not signed,
-    was changed or is signed by another key, and for files that are not those that it is of.
+    shown is that whoever has the card's own key stands by it. Raises AuditError for a card that is
+    not signed, was changed or is signed by another key, and for files that are not those that it is of.
     """
     place = path / FILE if path.is_dir() else path
     card, signer = _verified(place)
