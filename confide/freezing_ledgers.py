@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from privacy.errors import AuditError
+from privacy.errors import AuditError, ConfideError
 
 if TYPE_CHECKING:
     from client.custody.home import Home
@@ -34,11 +34,14 @@ def check_and_freeze(audit: EmpiricalAudit, homes: Mapping[Path, Home]) -> None:
     try:
         audit.check()
     except AuditError as error:
-        for home in homes.values():
-            home.freeze(job=audit.job, reason=str(error), evidence=evidence(audit))
-        if not homes:
-            raise
-        named = ", ".join(f"{home.site_name()} ({place})" for place, home in homes.items())
-        raise AuditError(
-            f"{error}; frozen until a person clears it with confide site unfreeze: {named}"
-        ) from error
+        told = [str(error)]
+        for place, home in homes.items():
+            try:
+                home.freeze(job=audit.job, reason=str(error), evidence=evidence(audit))
+            except (ConfideError, OSError) as failure:  # the others are frozen all the same
+                told.append(f"the ledger at {place} could not be frozen: {failure}")
+            else:
+                told.append(
+                    f"the ledger at {place} is frozen until a person clears it (confide site unfreeze)"
+                )
+        raise AuditError("; ".join(told)) from error

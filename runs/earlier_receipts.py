@@ -29,20 +29,28 @@ def earlier_receipts(folder: RunFolder) -> dict[str, SignedReceipt]:
             missing -= found.keys()
             if missing:
                 found |= {name: kept for name, kept in run.receipts(of).items() if name in missing}
-        except RunError:
+        except (RunError, OSError):
             continue
     return found
 
 
 def _written(folder: RunFolder) -> Iterator[tuple[int, RunFolder, ReceiptsOf]]:
     """When each file of receipts was written in the runs of the same sites, but for this run's own."""
-    for beside in sorted(folder.path.parent.iterdir()):
-        if beside.name == folder.path.name or _homes(beside) != _homes(folder.path):
-            continue
-        run = RunFolder(beside)
-        for path in (beside / "receipts").glob("*.json"):
-            if path.stem == "metrics" or path.stem.isdecimal():
-                yield path.stat().st_mtime_ns, run, "metrics" if path.stem == "metrics" else int(path.stem)
+    homes = _homes(folder.path)
+    for beside in folder.path.parent.iterdir():
+        try:
+            same = beside.name != folder.path.name and _homes(beside) == homes
+            written = [(path.stat().st_mtime_ns, path.stem) for path in _files(beside)] if same else []
+        except OSError:
+            continue  # somebody else's, such as in a folder for all
+        for when, stem in written:
+            yield when, RunFolder(beside), "metrics" if stem == "metrics" else int(stem)
+
+
+def _files(run: Path) -> Iterator[Path]:
+    for path in (run / "receipts").glob("*.json"):
+        if path.stem == "metrics" or path.stem.isdecimal():
+            yield path
 
 
 def _homes(run: Path) -> Path | None:
