@@ -25,12 +25,10 @@ def print_drift(drift: Drift) -> None:
     console = plain_console()
     texts = format_count(drift.examples, "text")
     console.print(f"[bold]{shown(drift.first)}[/bold] and [bold]{shown(drift.second)}[/bold] on {texts}")
-    changed = "" if drift.changed is None else f", {drift.changed} answers differ"
-    console.print(
-        f"  loss {drift.losses[0]:.4f} and {drift.losses[1]:.4f}{changed}; they go by the same tokens to "
-        f"{format_percent(drift.agreement)}\n"
-    )
-    table = plain_table("token", "texts", "counted", "counts", "shift")
+    changed = "" if drift.changed is None else f", other answers to {drift.changed}"
+    console.print(f"  loss {drift.losses[0]:.4f} and {drift.losses[1]:.4f}{changed}")
+    console.print(f"  they go by the same tokens to {format_percent(drift.agreement)}\n")
+    table = plain_table("token", "texts", "before", "after", "shift")
     for token in drift.tokens[:_ROWS]:
         table.add_row(
             shown(token.token),
@@ -43,5 +41,5 @@ def print_drift(drift: Drift) -> None:
     if len(drift.tokens) > _ROWS:
         console.print(f"and {len(drift.tokens) - _ROWS:,} tokens that moved less")
     console.print(
-        "\n  [dim]counted, counts: the token's share of all that matters in the texts that have it[/dim]"
+        "\n  [dim]before, after: a token's share of all that counts in the texts that have it[/dim]"
     )

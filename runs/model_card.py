@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,13 @@ from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
 from protocol.plain_text import escaped
 from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_measure
+from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
 from runs.run_folder import RunFolder
 from tasks.registry import find_task
 
-_HUB = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
-_PIPELINES = {
-    "SEQ_CLS": "text-classification",
-    "TOKEN_CLS": "token-classification",
-    "CAUSAL_LM": "text-generation",
-    "SEQ_2_SEQ_LM": "text2text-generation",
-    "QUESTION_ANS": "question-answering",
-    "FEATURE_EXTRACTION": "feature-extraction",
-}
+# What the Hub calls the tasks that it has a name for.
+_PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}
 
 
 def write_cards(folder: RunFolder, *, number: int, exported: Path, audit: AuditResult | None) -> None:
@@ -50,7 +43,7 @@ def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
     header = ModelCardData(
         base_model=base,
         library_name="transformers" if adapter is None else "peft",
-        pipeline_tag=_PIPELINES.get(adapter.get("task_type") or "") if adapter else None,
+        pipeline_tag=_PIPELINES.get(job.task),
         tags=_tags(adapter, base),
     ).to_yaml()
     parts = [
@@ -71,11 +64,6 @@ def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
     return escaped("\n\n".join(parts) + "\n", lines=True)
 
 
-def hub_id(source: str) -> str | None:
-    """The Hugging Face id that a job's ``model.source`` is, None for a folder or a package's files."""
-    return source if _HUB.fullmatch(source) and not Path(source).exists() else None
-
-
 def _tags(adapter: Mapping[str, Any] | None, base: str | None) -> list[str]:
     about = ["confide", "differential-privacy", "federated-learning"]
     if adapter is None:
@@ -91,8 +79,8 @@ def _about(card: PrivacyCard, job: Job) -> str:
         f"their data: {_code(job.task)} on {_code(card.model)}"
     )
     return (
-        f"{trained}. What was learned in a round is a sum over {format_count(crowd.least, 'site')} of "
-        f"{crowd.in_a_round} at least. Made with Confide {card.versions['confide']}."
+        f"{trained}. Each round is a sum over at least {crowd.least} of "
+        f"{format_count(crowd.in_a_round, 'site')}. Made with Confide {card.versions['confide']}."
     )
 
 

@@ -25,6 +25,7 @@ from privacy.errors import AuditError, SignatureError, UserError
 from privacy.identity import verify
 from protocol.job.job_file import job_toml
 from protocol.job.manifest import Manifest
+from runs.model_names import public_name
 from runs.run_folder import RoundRecord, RunFolder, last_epsilon
 
 FILE = "privacy-card.json"
@@ -116,7 +117,7 @@ def make_card(
         federation=facts.get("federation"),
         round=number,
         rounds=manifest.job.training.rounds,
-        model=manifest.job.model.source,
+        model=public_name(manifest.job.model.source),
         model_digest=manifest.model_digest,
         privacy=_guarantee(manifest, spent, _plans(folder, records)),
         crowd=Crowd(

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[float, float]]
 
 _LOOKS = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
-_FROM = 1e-3  # the least rate that is drawn, unless a curve has a smaller one
 _DRAWN = 200  # points of the promise's edge
 
 
 def roc_chart(curves: Mapping[str, Points], *, epsilon: float, delta: float, name: str) -> str:
     """ROC curves on log axes, labelled by the mapping's keys, and the area that (ε, δ) rules out.
 
-    Points are (false positive rate, true positive rate), from (0, 0) to (1, 1); a rate of 0 is drawn at the
-    axis. ``name`` begins the element's ids.
+    Points are (false positive rate, true positive rate), from (0, 0) to (1, 1). The axes begin at the least
+    false positive rate that is not 0, one false alarm: left of it nothing was measured. ``name`` begins the
+    element's ids.
     """
-    least = min((x for curve in curves.values() for x, _ in curve if x > 0), default=1.0)
-    low = min(_FROM, 10.0 ** math.floor(math.log10(least)))
+    low = min((x for curve in curves.values() for x, _ in curve if x > 0), default=0.1)
+    low = min(low, 0.1)
     with new_figure() as (figure, axes):
         axes.set_xscale("log")
         axes.set_yscale("log")

@@ -19,7 +19,7 @@ from privacy.errors import AuditError, UserError
 from privacy.identity import Identity
 from protocol.job.job_file import job_toml
 from runs.export import export_adapter
-from runs.model_card import hub_id
+from runs.model_names import hub_id
 from runs.privacy_card import FILE, PURPOSE, check_card, read_audit
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
@@ -251,12 +251,14 @@ def test_the_model_card_is_one_for_the_hub(exported: Path) -> None:
     card = ModelCard.load(exported / "README.md")
     data = card.data.to_dict()
     assert data["library_name"] == "peft"
-    assert data["pipeline_tag"] == "token-classification"  # pooled as the tiny job's is
+    assert data["pipeline_tag"] == "text-classification"
     assert {"lora", "differential-privacy", "federated-learning"} <= set(data["tags"])
     assert not {"license", "base_model"} & data.keys()  # the base is a folder here
     assert "**ε = 8.00 at δ = 0.001** for each example" in card.text
     assert "| adjacency | zero-out |" in card.text
     assert "confide audit card ." in card.text
+    assert "`sequence-classification` on `model`" in card.text  # and not where it lies
+    assert check_card(exported)[0].model == "model"
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,22 @@ def test_curves_are_labelled_and_told() -> None:
     svg = roc_chart(CURVES, epsilon=3.0, delta=1e-5, name="roc")
     assert svg.startswith("<svg viewBox=")
     assert "ROC curves of reads updates, has the model on logarithmic axes, and the area that ε = 3" in svg
-    for label in ("reads updates", "has the model", "guessing", "ruled out by ε", "0.1 %", "100 %"):
+    for label in ("reads updates", "has the model", "guessing", "ruled out by ε", "1 %", "100 %"):
         assert f">{label}</text>" in svg
     assert not re.search(r'(href|src)="(?!#)', svg)
     assert svg == roc_chart(CURVES, epsilon=3.0, delta=1e-5, name="roc")
 
 
-def test_rates_below_the_axis_widen_it() -> None:
-    fine = {"sees all": ((0.0, 0.0), (2e-5, 0.5), (1.0, 1.0))}
-    assert ">0.001 %</text>" in roc_chart(fine, epsilon=3.0, delta=1e-5, name="roc")
+def test_the_axis_begins_at_one_false_alarm() -> None:
+    """Further left nothing was measured: there the promise would seem broken by whoever had luck once."""
+    fine = {"sees all": ((0.0, 0.0), (0.0, 0.4), (2e-5, 0.5), (1.0, 1.0))}
+    coarse = {"sees all": ((0.0, 0.0), (0.0, 0.4), (0.04, 0.5), (1.0, 1.0))}
+    ticks = {"0.001 %", "0.01 %", "0.1 %", "1 %", "10 %", "100 %"}
+    drawn = [
+        {tick for tick in ticks if f">{tick}</text>" in roc_chart(one, epsilon=3.0, delta=1e-5, name="roc")}
+        for one in (fine, coarse)
+    ]
+    assert drawn == [ticks - {"0.001 %"}, {"10 %", "100 %"}]
 
 
 def test_a_bar_over_the_promise_has_another_colour() -> None:
