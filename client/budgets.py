@@ -25,6 +25,7 @@ class BudgetLeft:
 
     As the ledger's filter counts, for the example that has lost most. ``spent`` is None where the data were
     released without noise; ``after`` is None where the job would be refused, and ``refusal`` says why.
+    Nothing is spent here while the ledger is ``frozen``.
     """
 
     site: str
@@ -36,6 +37,7 @@ class BudgetLeft:
     spent: float | None
     after: float | None
     refusal: str | None
+    frozen: bool
 
 
 def read_budgets(
@@ -101,6 +103,7 @@ def _left(file: EntryFile, home: Path, job: _Planned | None, site: str | None) -
             spent=spent if math.isfinite(spent) else None,
             after=after,
             refusal=refusal,
+            frozen=history.freeze.by is not None,
         )
 
 
@@ -111,6 +114,7 @@ def _after(
     if not planned.job.privacy.protects:
         return None, "the job adds no noise"
     try:
+        history.freeze.check()
         cost = history.budget.cost(planned.plan(examples))
         metrics = plan_metrics(planned.job)
         if metrics is not None:

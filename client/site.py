@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from client.custody.admission import admit
+from client.custody.admission import admit, check_header
 from client.custody.home import Home
 from client.custody.policy import Policy
 from client.final_round import measure
@@ -122,17 +122,17 @@ class Site:
         """The session that a request is about, and the policy, as it was read for this request, once."""
         manifest, signature = self._manifest_of(request)
         if header is not None:
-            _check_header(header, request, manifest)
+            check_header(header, request, manifest)
         policy = self._home.read_policy()
         ledger = self._ledger(policy, header)
-        joins = request.HasField("join")
+        join = request.join if request.HasField("join") else None
         try:
-            session = self._admitted(manifest, signature, policy, ledger, joins=joins)
+            session = self._admitted(manifest, signature, policy, ledger, join=join)
         except ConfideError as error:
             log_refusal(ledger, manifest, error)
             raise
         # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
-        if request.head and not joins:
+        if request.head and join is None:
             with timed(Part.LEDGER):
                 ledger.check_holds(request.head.hex())
         return session, policy
@@ -168,11 +168,11 @@ class Site:
         return self._identity
 
     def _admitted(
-        self, manifest: Manifest, signature: bytes, policy: Policy, ledger: Ledger, *, joins: bool
+        self, manifest: Manifest, signature: bytes, policy: Policy, ledger: Ledger, *, join: pb.Join | None
     ) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
         data: list[LocalData] = []
-        held = None if joins else self._held(manifest)
+        held = None if join is not None else self._held(manifest)
 
         def register() -> int:
             if held is not None:  # whose data were found, and its keys checked, when it was joined
@@ -183,7 +183,13 @@ class Site:
             return self._registered[found.alias]
 
         dataset = admit(
-            manifest, signature, policy=policy, home=self._home, ledger=ledger, register=register
+            manifest,
+            signature,
+            policy=policy,
+            home=self._home,
+            ledger=ledger,
+            register=register,
+            shown=None if join is None else (join.last, self._signer().public),
         )
         if held is not None:
             held.sums.know_peers(self._peers)
@@ -193,7 +199,7 @@ class Site:
         self._session = None
         materials = self._host.load_materials(manifest, data[0])
         session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
-        if joins:
+        if join is not None:
             self._home.keep(manifest, signature, charged=ledger.charged())
         # Last: a site that refused has no session to train in.
         self._session = session
@@ -338,11 +344,3 @@ class Site:
     def _signed(self, receipt: Receipt) -> pb.Receipt:
         signed = sign_receipt(self._signer(), receipt)
         return pb.Receipt(content=signed.content, signature=signed.signature)
-
-
-def _check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
-    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
-    if header.run != manifest.run:
-        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
-    if request.HasField("train") and header.round != request.train.round:
-        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")

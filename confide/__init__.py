@@ -1,8 +1,10 @@
 """Confide: fine-tune one model together without showing each other the data.
 
 >>> import confide
->>> print(*sorted(confide.__all__))
-Run __version__ audit_book audit_empirically audit_ledger audit_run read_job resume run simulate
+>>> print(*(name for name in sorted(confide.__all__) if not name.startswith("audit_")))
+Run __version__ read_job resume run simulate
+>>> print(*(name for name in sorted(confide.__all__) if name.startswith("audit_")))
+audit_book audit_card audit_empirically audit_ledger audit_log audit_run
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from client.custody.processing_log import ProcessingLog
     from privacy.ledger.book_audit import BookAudit
     from privacy.ledger.ledger_audit import LedgerAudit
     from protocol.job.job import Job
+    from runs.privacy_card import PrivacyCard
     from runs.run import Run
     from runs.run_audit import RunAudit
     from simulation.attack.empirical_audit import EmpiricalAudit
@@ -28,8 +32,10 @@ __all__ = [
     "Run",
     "__version__",
     "audit_book",
+    "audit_card",
     "audit_empirically",
     "audit_ledger",
+    "audit_log",
     "audit_run",
     "read_job",
     "resume",
@@ -82,6 +88,26 @@ def audit_book(path: Path | str) -> BookAudit:
     from privacy.ledger.book_audit import audit_book as audit
 
     return audit(_database(path))
+
+
+def audit_card(path: Path | str, *, key: str | None = None) -> tuple[PrivacyCard, str]:
+    """Verify an exported adapter's privacy card, by ``key`` (hex) if you know it; the card and its key.
+
+    Raises AuditError for a card that was changed or that another key signed, and for other files.
+    """
+    from runs.privacy_card import check_card
+
+    return check_card(Path(path), key=key)
+
+
+def audit_log(home: Path | str, *, key: str | None = None, site: str | None = None) -> ProcessingLog:
+    """A site's records of processing, from its ledger, which is verified first.
+
+    ``key`` and ``site`` are as for ``audit_ledger``. Raises LedgerError naming the first wrong entry.
+    """
+    from client.custody.processing_log import read_processing_log
+
+    return read_processing_log(_database(home), key=key, site=site)
 
 
 def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudit:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import confide
+from confide.console import printable
 
 app = typer.Typer(
     no_args_is_help=True, help="Check ledgers and receipts against everything, or attack a run of a job."
@@ -89,6 +90,94 @@ def run(
 
 
 @app.command()
+def card(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An exported adapter's folder, or its privacy-card.json.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX", help="The coordinator's public key, as you know it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify an exported adapter's privacy card: its signature, and that the files are those it is of.
+
+    Exit code 1, with what is wrong, if something does not hold.
+    """
+    from confide.card_view import card_table, print_card
+    from confide.console import print_json
+
+    found, signer = confide.audit_card(path, key=key)
+    if json:
+        print_json(card_table(found, signer))
+    else:
+        print_card(found, signer, known=key is not None)
+
+
+@app.command()
+def log(
+    path: Annotated[
+        Path, typer.Argument(metavar="SITE", help="A site's home or ledger.db, or a simulation's book.db.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write a file, .csv or .json, in place of a table."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX", help="The site's public key, as you know it from elsewhere."),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="NAME", help="Which site, where a book.db has many."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Export a site's records of processing: who ran what on which data, when, by whose leave, at what
+    cost.
+
+    The whole ledger is verified first. Exit code 1, and nothing is written, if something does not hold.
+    """
+    from confide.console import print_json
+    from confide.log_view import log_table, print_log, write_log
+
+    record = confide.audit_log(path, key=key, site=site)
+    if to is not None:
+        write_log(record, to)
+        if not json:
+            print(printable(f"Wrote {len(record.lines)} records of {record.site} to {to}"))
+    if json:
+        print_json(log_table(record))
+    elif to is None:
+        print_log(record)
+
+
+@app.command()
+def drift(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run's folder, such as last month's.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="RUN_B", help="Another run of the same model and task.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="FILE", help="Held-out texts, with the columns of the job's data."),
+    ],
+    json: Json = False,
+) -> None:
+    """Compare which tokens two runs' adapters go by on held-out texts, and show where that shifted most."""
+    from confide.console import print_json
+    from confide.drift_view import drift_table, print_drift
+    from runs.drift import find_drift
+    from runs.run_folder import RunFolder
+
+    found = find_drift(RunFolder.open(first), RunFolder.open(second), data)
+    if json:
+        print_json(drift_table(found))
+    else:
+        print_drift(found)
+
+
+@app.command()
 def empirical(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
     canaries: Annotated[
@@ -102,6 +191,16 @@ def empirical(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="AUDIT.HTML", help="Write a page that says all of it in words."),
+    ] = None,
+    freeze: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--freeze", metavar="HOME", help="A site whose ledger is to be frozen if refuted; repeatable."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a job once with canaries among a simulated site's examples, and attack what is released.
@@ -111,21 +210,30 @@ def empirical(
     """
     from confide.console import print_json
     from confide.empirical_view import empirical_table, print_empirical
+    from confide.freezing_ledgers import check_and_freeze, homes_to_freeze
     from confide.interruption import interruptible
     from confide.terminal import Display, choose_display
     from tasks.registry import read_job
 
+    homes = homes_to_freeze(freeze or ())
     with (
         interruptible(lambda: "nothing was kept"),
         Display() if json else choose_display(json=False) as display,
     ):
+        from simulation.attack.audit_report import check_place, write_audit_report
         from simulation.attack.empirical_audit import audit_empirically
 
+        if report is not None:
+            check_place(report)
         audit = audit_empirically(
             read_job(job, settings=settings or ()), canaries=canaries, seed=seed, progress=display
         )
+    if report is not None:
+        write_audit_report(audit, report)
     if json:
         print_json(empirical_table(audit))
     else:
         print_empirical(audit)
-    audit.check()
+        if report is not None:
+            print(printable(f"Wrote {report}, and its twin for machines beside it"))
+    check_and_freeze(audit, homes)

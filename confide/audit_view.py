@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
-from privacy.ledger.entries import Approved, ClockSet, Closed, Rebudgeted, Refused
+from privacy.ledger.entries import Approved, ClockSet, Closed, Frozen, Rebudgeted, Refused, Unfrozen
 from privacy.ledger.ledger_clock import in_days
 from runs.formats import format_count, format_delta, format_epsilon, format_left
 
@@ -56,6 +56,23 @@ def ledger_table(audit: LedgerAudit) -> dict[str, Any]:
             if isinstance(event := entry.event, Refused)
         ],
         "refused_enough": audit.refused_enough,
+        "frozen": audit.frozen,
+        "freezes": [
+            {
+                "entry": entry.number,
+                "time": entry.time,
+                "job": event.job,
+                "audit": event.audit,
+                "reason": event.reason,
+            }
+            for entry in audit.entries
+            if isinstance(event := entry.event, Frozen)
+        ],
+        "cleared": [
+            {"entry": entry.number, "time": entry.time, "freeze": event.entry, "reason": event.reason}
+            for entry in audit.entries
+            if isinstance(event := entry.event, Unfrozen)
+        ],
         "clock": [
             {"entry": entry.number, "time": entry.time, "before": event.before}
             for entry in audit.entries
@@ -99,6 +116,11 @@ def print_ledger(audit: LedgerAudit) -> None:
         console.print()
     for entry in decisions:
         console.print(f"  {moment(entry.time)} {shown(_decision(entry))}")
+    if audit.frozen is not None:
+        console.print(
+            f"\n[red]Frozen:[/red] by entry {audit.frozen}, since an audit refuted what runs here claim; "
+            "nothing is\nspent until the custodian has cleared that: confide site unfreeze"
+        )
     if audit.refused_enough:
         console.print(
             "\n[yellow]Caution:[/yellow] so many runs were refused that later refusals are in agent.log "
@@ -129,7 +151,15 @@ def _decision(entry: Entry) -> str:
         apart = entry.time - event.before
         side = "behind" if apart < 0 else "ahead of"
         return f"accepted the clock, {in_days(abs(apart))} {side} the entry before"
+    if isinstance(event, Frozen | Unfrozen):
+        return _about_freeze(event)
     return f"the budget became ε = {event.epsilon:g}" if isinstance(event, Rebudgeted) else ""
+
+
+def _about_freeze(event: Frozen | Unfrozen) -> str:
+    if isinstance(event, Frozen):
+        return f"frozen by an audit of job {event.job}: {event.reason}"
+    return f"cleared the freeze of entry {event.entry}: {event.reason}"
 
 
 def moment(seconds: int) -> str:

@@ -40,6 +40,11 @@ def print_budgets(budgets: Sequence[BudgetLeft], job: Job | None) -> None:
     # Where there are many sites, those with the least left are shown.
     some = budgets if sites == 1 else sorted(budgets, key=_left)[:_ROWS]
     console.print(_table(some, job, many=sites > 1))
+    for site in sorted({item.site for item in budgets if item.frozen})[:_ROWS]:
+        console.print(
+            f"\n[red]Frozen:[/red] an audit refuted what runs at {shown(site)} claim; nothing is spent "
+            "there\nuntil its custodian has cleared that: confide site unfreeze"
+        )
     if len(budgets) > len(some):
         console.print(f"and {len(budgets) - len(some):,} data sets more, with as much left or more")
     refusing = sum(item.refusal is not None for item in budgets)

@@ -232,15 +232,23 @@ def export(
         str | None,
         typer.Option("--site", metavar="NAME", help="A simulated site's own, with what stays at it."),
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", metavar="AUDIT.JSON", help="An audit's twin, for the privacy card."),
+    ] = None,
 ) -> None:
-    """Write a run's adapter for PEFT, or a merged model for transformers."""
+    """Write a run's adapter for PEFT, or a merged model for transformers, and what it promises."""
     from runs.export import export_adapter, export_merged
+    from runs.privacy_card import read_audit
     from runs.run_folder import RunFolder
 
     folder = RunFolder.open(run)
+    result = None if audit is None else read_audit(audit, folder.manifest)
     if site is not None:
-        if merge or best:
-            raise UserError("--site: expected no --merge and no --best: a site keeps its last adapter")
+        if merge or best or audit is not None:
+            raise UserError(
+                "--site: expected no --merge, no --best and no --audit: a site keeps its last adapter"
+            )
         from confide.kept_adapter import export_own
         from protocol.plain_text import quoted_some
         from simulation.booked_homes import memory_in
@@ -254,10 +262,10 @@ def export(
             )
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
-        export_merged(folder, to, best=best)
+        export_merged(folder, to, best=best, audit=result)
         print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
     else:
-        export_adapter(folder, to, best=best)
+        export_adapter(folder, to, best=best, audit=result)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
 
 

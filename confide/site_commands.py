@@ -212,5 +212,43 @@ def accept_clock(
     print("Accepted; the ledger keeps that, and goes on from here")
 
 
+@app.command()
+def unfreeze(
+    site: Site = SITE,
+    reason: Annotated[
+        str,
+        typer.Option("--reason", metavar="TEXT", help="What was found and mended; the ledger keeps it."),
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Clear it without asking again.")] = False,
+) -> None:
+    """Let a ledger that an audit has frozen go on. The ledger keeps who cleared what, and why."""
+    from client.custody.home import Home as SiteHome
+    from client.custody.site_file import find_home
+    from confide.audit_view import moment
+    from privacy.ledger.entries import Frozen
+
+    place = SiteHome(find_home(site))
+    entry = place.frozen()
+    if entry is None or not isinstance(entry.event, Frozen):
+        raise UserError(f"the ledger of {place.site_name()} is not frozen: there is nothing to clear")
+    if not reason.strip():
+        raise UserError(
+            "--reason: expected what was found and mended, got nothing: others will want to know"
+        )
+    frozen = entry.event
+    print(
+        printable(
+            f"Entry {entry.number}, {moment(entry.time)} (UTC): frozen by an audit of job {frozen.job}\n"
+            f"  {frozen.reason}\n"
+            f"  evidence: {place.path / 'audits' / frozen.audit}.json"
+        )
+    )
+    if not yes and not typer.confirm("Is what it found mended?"):
+        print("It stays frozen")
+        return
+    place.unfreeze(entry.number, reason)
+    print("Cleared; the ledger keeps that, and spends again")
+
+
 def _say(line: str) -> None:
     print(printable(line), flush=True)

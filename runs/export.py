@@ -14,25 +14,31 @@ from privacy.errors import UserError
 from protocol.job.manifest import Manifest
 from runs.best_round import best_round
 from runs.factored import factor_residuals
+from runs.model_card import write_cards
 from runs.peft_form import TRAINED, peft_config, save_tensors
+from runs.privacy_card import AuditResult
+from runs.run_base import load_run_base
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.base_model import BaseModel, load_base_model
+from tasks.model.base_model import BaseModel
 from tasks.model.device import choose_device
 from tasks.registry import find_task
 
 
-def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
+def export_adapter(
+    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
     With ``best`` it is that of the round with the lowest held-out loss. What a strategy has moved into the
     base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks,
     which elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for
-    them. Raises as ``export_merged`` does.
+    them. Beside it lie a privacy card, with the ``audit`` of the job if there was one, and a model card.
+    Raises as ``export_merged`` does.
     """
     number = _exported_round(folder, best=best)
     beside = folder.facts["exported_beside"]
-    base = _load_base(folder.manifest) if beside else None
+    base = load_run_base(folder.manifest) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
@@ -44,25 +50,30 @@ def export_adapter(folder: RunFolder, to: Path, *, best: bool = False) -> None:
         factor_residuals(partial)
         if base is not None:
             _add_layers(partial, base, beside)
+        write_cards(folder, number=number, exported=partial, audit=audit)
 
     _write_whole(to, write)
 
 
-def export_merged(folder: RunFolder, to: Path, *, best: bool = False) -> None:
+def export_merged(
+    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+) -> None:
     """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
-    ``best`` is as for ``export_adapter``. Raises ModelError if the base model cannot be loaded, UserError
-    if it is not the run's own, if the folder exists, or if no round has finished of which one is best.
+    ``best``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the base model
+    cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round has
+    finished of which one is best.
     """
     number = _exported_round(folder, best=best)
     job = folder.manifest.job
-    base = _load_base(folder.manifest)
+    base = load_run_base(folder.manifest)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     adapted.load(folder.load_adapter(number, adapted.layout))
     merged = adapted.peft.merge_and_unload()
 
     def write(partial: Path) -> None:
         find_task(job.task).export(merged, base, partial)
+        write_cards(folder, number=number, exported=partial, audit=audit)
 
     _write_whole(to, write)
 
@@ -84,12 +95,12 @@ def export_kept(
     ``source`` is where the base model is at the site, if not where the job says. Raises as
     ``export_merged`` does.
     """
-    job, base = manifest.job, _load_base(manifest, source=source)
+    job, base = manifest.job, load_run_base(manifest, source=source)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     config = peft_config(adapted.peft.peft_config["default"].to_dict(), job.adapter)
     first = adapted.initial_adapter(job.seeds.adapter) if job.adapter.changes_base else None
     # As it was loaded: PEFT has put its own layers into the other.
-    fresh = _load_base(manifest, source=source) if adapted.exported_beside else None
+    fresh = load_run_base(manifest, source=source) if adapted.exported_beside else None
 
     def write(partial: Path) -> None:
         (partial / "adapter_config.json").write_text(json.dumps(config), "utf-8")
@@ -101,19 +112,6 @@ def export_kept(
             _add_layers(partial, fresh, list(adapted.exported_beside))
 
     _write_whole(to, write)
-
-
-def _load_base(manifest: Manifest, *, source: str | None = None) -> BaseModel:
-    job = manifest.job
-    if source is not None:
-        job = job.model_copy(update={"model": job.model.model_copy(update={"source": source})})
-    base = load_base_model(job, labels=manifest.labels, device=choose_device(job.device))
-    if base.digest != manifest.model_digest:
-        raise UserError(
-            f"model.source={manifest.job.model.source!r} is not the model of this run: expected "
-            f"SHA-256 {manifest.model_digest[:16]}…, got {base.digest[:16]}…"
-        )
-    return base
 
 
 def _add_layers(adapter: Path, base: BaseModel, layers: list[str]) -> None:

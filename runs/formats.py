@@ -22,6 +22,11 @@ def format_left(epsilon: float) -> str:
     return f"{math.floor(max(0.0, epsilon) * 100 + 1e-6) / 100:.2f}"
 
 
+def format_lower(epsilon: float) -> str:
+    """A lower bound on ε to two decimals, rounded down: ε is shown to be that much."""
+    return f"{math.floor(epsilon * 100 + 1e-6) / 100:.2f}"
+
+
 def format_delta(value: float) -> str:
     """δ as people write it: 1e-5."""
     return f"{value:g}".replace("e-0", "e-")

@@ -14,19 +14,22 @@ from privacy.ledger.receipt import Receipt, SignedReceipt
 from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Request
+from runs.earlier_receipts import earlier_receipts
 from runs.run_folder import RoundRecord, RunFolder
 
 
 class Receipts:
     """What each site signed last in a run, its finished rounds' receipts in its folder to begin with.
 
-    A receipt that a site does not go on from shows that its home was set back, or that it has two.
+    A receipt that a site does not go on from shows that its home was set back, or that it has two. What is
+    known from earlier runs is shown to each site that joins.
     """
 
     def __init__(self, folder: RunFolder, manifest: Manifest, records: Sequence[RoundRecord]) -> None:
         self._folder = folder
         self._manifest = manifest
         self._last: dict[str, Receipt] = {}
+        self._earlier = earlier_receipts(folder)
         keys = folder.public_keys
         for record in reversed(records):
             missing = record.present - self._last.keys()
@@ -71,24 +74,41 @@ class Receipts:
     def remind(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
         """The requests, each with the head of its site's last receipt: a ledger without it was set back.
 
-        Joining asks for nothing that is charged, and needs none.
+        Who joins is shown a receipt of an earlier run instead, and none of this one: a coordinator that
+        comes back asks in the same words.
         """
-        return _Reminding(requests, self._last)
+        return _Reminding(requests, self._last, self._earlier)
 
 
 class _Reminding(Mapping[str, Request]):
     """Makes a request when it is looked up: an adapter in each at once would be much."""
 
-    def __init__(self, requests: Mapping[str, Request], last: Mapping[str, Receipt]) -> None:
-        self._requests, self._last = requests, last
+    def __init__(
+        self,
+        requests: Mapping[str, Request],
+        last: Mapping[str, Receipt],
+        earlier: Mapping[str, SignedReceipt],
+    ) -> None:
+        self._requests, self._last, self._earlier = requests, last, earlier
 
     def __getitem__(self, name: str) -> Request:
         request, last = self._requests[name], self._last.get(name)
-        if last is None or request.HasField("join"):
+        if request.HasField("join"):
+            return self._showing(request, self._earlier.get(name))
+        if last is None:
             return request
         reminding = Request(head=bytes.fromhex(last.head))
         reminding.MergeFrom(request)
         return reminding
+
+    @staticmethod
+    def _showing(request: Request, kept: SignedReceipt | None) -> Request:
+        if kept is None:
+            return request
+        showing = Request()
+        showing.CopyFrom(request)
+        showing.join.last.CopyFrom(pb.Receipt(content=kept.content, signature=kept.signature))
+        return showing
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._requests)

@@ -9,6 +9,7 @@
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     local/<digest>.safetensors  what the site keeps of a run from round to round, and never sends
+    audits/<digest>.json    the evidence of audits that froze the ledger
     outbox/                 the last answers of each run (see client.agent.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
     plans.json              plans that were made, so that none is paid for twice
@@ -19,6 +20,7 @@ and only so many runs have joined and were charged nothing: the oldest make room
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -32,10 +34,23 @@ from privacy.durable import make_private_folder, write_durably
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
 from privacy.ledger.chain import EntryFile
-from privacy.ledger.entries import Approved, Begun, Created, Event, Released, Unprotected, read_entry
+from privacy.ledger.entries import (
+    Approved,
+    Begun,
+    Created,
+    Entry,
+    Event,
+    Frozen,
+    Released,
+    Unfrozen,
+    Unprotected,
+    read_entry,
+)
+from privacy.ledger.freezing import Freeze
 from privacy.ledger.ledger import DATABASE, Ledger
 from privacy.ledger.ledger_file import copied
 from protocol.job.manifest import Manifest, read_manifest
+from protocol.plain_text import told
 
 DIGEST_BYTES = 32
 MEMORY = ".safetensors"
@@ -202,10 +217,35 @@ class Home:
 
     def approve(self, manifest: Manifest) -> None:
         """Write into the ledger that the custodian approves a manifest that waits."""
-        ledger = self.open_ledger(self.site_name(), self.identity())
-        ledger.record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
-        ledger.close()
+        self._record(Approved(run=manifest.run, manifest=manifest.digest.hex()))
         _remove_manifest(self._manifest_path(manifest.digest, pending=True))
+
+    def freeze(self, *, job: str, reason: str, evidence: bytes) -> None:
+        """Keep an audit's evidence, and let the ledger spend nothing until a person clears that."""
+        digest = hashlib.sha256(evidence).hexdigest()
+        path = self.path / "audits" / f"{digest}.json"
+        make_private_folder(path.parent, flush=self._flush)
+        write_durably(path, evidence, flush=self._flush)
+        self._record(Frozen(job=job, audit=digest, reason=told(reason)))
+
+    def frozen(self) -> Entry | None:
+        """The entry by which an audit has frozen the ledger, if none has cleared it."""
+        freeze, entries = Freeze(), self._entries()
+        for entry in entries:
+            if isinstance(entry.event, Frozen | Unfrozen):
+                freeze.take(entry.number, entry.event)
+        return None if freeze.by is None else entries[freeze.entry - 1]
+
+    def unfreeze(self, entry: int, reason: str) -> None:
+        """Write into the ledger that the custodian clears the freeze of an entry, and why."""
+        self._record(Unfrozen(entry=entry, reason=told(reason)))
+
+    def _record(self, event: Approved | Frozen | Unfrozen) -> None:
+        ledger = self.open_ledger(self.site_name(), self.identity())
+        try:
+            ledger.record(event)
+        finally:
+            ledger.close()
 
     def last_time(self) -> int:
         """When the ledger's last entry was written, by its clock of then, in seconds since 1970."""
@@ -247,8 +287,11 @@ class Home:
         )
 
     def _events(self) -> list[Event]:
+        return [entry.event for entry in self._entries()]
+
+    def _entries(self) -> list[Entry]:
         with copied(self.ledger_path) as file:
-            return [read_entry(row.body, number=row.number).event for row in file.rows()]
+            return [read_entry(row.body, number=row.number) for row in file.rows()]
 
 
 def _write_manifest(path: Path, manifest: Manifest, signature: bytes, *, flush: bool) -> None:

@@ -149,6 +149,26 @@ class ClockSet:
     before: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """An audit of a ``job`` refuted what runs of its kind claim: nothing is spent until a person clears it.
+
+    ``audit`` is SHA-256, as hex, of the evidence, and ``reason`` what it found.
+    """
+
+    job: str
+    audit: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfrozen:
+    """The custodian clears a freeze, that of ``entry``, and says why."""
+
+    entry: int
+    reason: str
+
+
 Event: TypeAlias = Union[  # noqa: UP007 - get_args below wants the members
     Created,
     Rebudgeted,
@@ -161,6 +181,8 @@ Event: TypeAlias = Union[  # noqa: UP007 - get_args below wants the members
     Approved,
     Refused,
     ClockSet,
+    Frozen,
+    Unfrozen,
 ]
 _KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 

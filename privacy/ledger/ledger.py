@@ -21,12 +21,14 @@ from privacy.ledger.entries import (
     ClockSet,
     Closed,
     Created,
+    Frozen,
     Purpose,
     Rebudgeted,
     Refused,
     Registered,
     Released,
     Summed,
+    Unfrozen,
     Unprotected,
 )
 from privacy.ledger.ledger_clock import is_off
@@ -279,14 +281,19 @@ class Ledger:
                 )
             return dataset
 
-    def record(self, event: Approved | Refused) -> None:
-        """Write down what the site decided.
+    def check_open(self) -> None:
+        """Raises FrozenError if an audit has frozen the ledger, and no person has cleared that."""
+        with self._chain.reading():
+            self._chain.history.freeze.check()
+
+    def record(self, event: Approved | Refused | Frozen | Unfrozen) -> None:
+        """Write down what was decided here.
 
         A refusal that stands there already is not repeated, and one too many is left out (see
         ``privacy.ledger.state``): asking costs nothing, and so may not fill the disk.
         """
         with self._chain.writing():
-            if isinstance(event, Approved) or self._chain.history.writes(event):
+            if not isinstance(event, Refused) or self._chain.history.writes(event):
                 self._chain.add(event)
 
     def charged(self) -> Mapping[str, str]:

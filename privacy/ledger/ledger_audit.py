@@ -67,7 +67,8 @@ class AuditedDataset:
 class LedgerAudit:
     """A ledger that passed. ``complete`` is whether ledger.head was there to rule out lost entries.
 
-    ``refused_enough`` is whether there were so many refusals that later ones are not written down.
+    ``refused_enough`` is whether there were so many refusals that later ones are not written down, and
+    ``frozen`` the number of the entry by which an audit froze it, None if it is not frozen.
     """
 
     site: str
@@ -78,6 +79,7 @@ class LedgerAudit:
     datasets: tuple[AuditedDataset, ...]
     plans: tuple[AuditedPlan, ...]
     refused_enough: bool
+    frozen: int | None
 
     @property
     def head(self) -> str:
@@ -135,6 +137,7 @@ def audit_entries(file: EntryFile, *, key: str | None = None) -> LedgerAudit:
         datasets=tuple(_dataset(history, number) for number in history.datasets),
         plans=tuple(_plan(course, history) for course in history.courses.values()),
         refused_enough=history.refused_enough,
+        frozen=None if history.freeze.by is None else history.freeze.entry,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from privacy.accounting.plan import Plan, summed_plan
-from privacy.errors import LedgerError, OverdrawnError, PlanError
+from privacy.errors import FrozenError, LedgerError, OverdrawnError, PlanError
 from privacy.ledger.budget import Budget, Spent
 from privacy.ledger.dataset_overlap import DIGEST_BYTES, combinations, fingerprint
 from privacy.ledger.entries import (
@@ -21,14 +21,17 @@ from privacy.ledger.entries import (
     Created,
     Entry,
     Event,
+    Frozen,
     Purpose,
     Rebudgeted,
     Refused,
     Registered,
     Released,
     Summed,
+    Unfrozen,
     Unprotected,
 )
+from privacy.ledger.freezing import Freeze
 
 # How many refusals are written down: of one run, and of all since something was last allowed. Whoever asks
 # without end would fill the disk, uncharged.
@@ -67,6 +70,7 @@ class History:
         self.last: Entry | None = None
         self.length = 0
         self.head = GENESIS
+        self.freeze = Freeze()
         self.datasets: dict[int, Registered] = {}
         self.courses: dict[tuple[str, Purpose], Course] = {}
         self.approved: set[str] = set()
@@ -139,9 +143,13 @@ class History:
         if (self.length == 0) != isinstance(entry.event, Created):
             raise LedgerError("a ledger begins with its creation, once", entry=number)
         try:
+            if isinstance(entry.event, Begun | Released | Unprotected):
+                self.freeze.check()
             self._apply(number, entry.event)
         except OverdrawnError as error:
             raise LedgerError(f"it goes beyond the budget: {error}", entry=number) from error
+        except FrozenError as error:
+            raise LedgerError(f"it spends, and {error}", entry=number) from error
         except PlanError as error:
             raise LedgerError(f"it sets a budget that cannot be: {error}", entry=number) from error
         self.last, self.length, self.head = entry, number, entry.hash
@@ -183,6 +191,8 @@ class History:
             self.charged[event.manifest] = event.run
         elif isinstance(event, Approved | Refused):
             self._decide(event)
+        elif isinstance(event, Frozen | Unfrozen):
+            self.freeze.take(number, event)
         elif not isinstance(event, ClockSet):
             raise LedgerError(f"no such event: {event!r}", entry=number)
 

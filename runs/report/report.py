@@ -10,10 +10,8 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import Job
@@ -28,21 +26,18 @@ from runs.formats import (
     format_measure,
     format_percent,
     format_points,
-    format_seconds,
 )
 from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
+from runs.report.page_template import page_template
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
 from tasks.label_scores import LabelScore, macro_f1
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
 from tasks.task import Task
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 LABELS_SHOWN = 20  # above this, those with the lowest F1
 
@@ -81,7 +76,7 @@ def render_report(folder: RunFolder) -> str:
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
     job, spent = manifest.job, last_epsilon(records, folder.metrics)
     compared = read_comparison(folder) if records else ()
-    page_text = _page().render(
+    page_text = page_template("runs.report", "report.html.j2").render(
         run=manifest.run,
         job=job,
         job_toml=job_toml(job),
@@ -112,22 +107,6 @@ def render_report(folder: RunFolder) -> str:
         findings=list_findings(compared) if compared else (),
     )
     return escaped(page_text, lines=True)
-
-
-@cache
-def _page() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {
-        "bytes": format_bytes,
-        "seconds": format_seconds,
-        "epsilon": format_epsilon,
-        "percent": format_percent,
-        "measure": format_measure,
-        "delta": format_delta,
-    }
-    return page.from_string(files("runs.report").joinpath("report.html.j2").read_text("utf-8"))
 
 
 def result_sentence(

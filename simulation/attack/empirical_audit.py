@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.audit.poisson_draws import draws_p_value
 from privacy.audit.roc import Rate, auc, tpr_at
+from privacy.audit.roc_curve import Curve, roc_curve
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
 from protocol.job.strategy import Strategy
@@ -23,12 +26,14 @@ from simulation.attack.attack_bounds import Bound, find_bounds
 from simulation.attack.canaries import Canaries, draw_canaries
 from simulation.attack.canary_trainer import CanaryTrainer
 from simulation.attack.observed import Observed, seen_from_site, seen_in_adapter, seen_in_rounds
+from simulation.attack.provenance import Provenance, trace
 from simulation.simulated_federation import World
 from simulation.simulated_run import run_in_folder
 
 ERROR = 0.05
 # Of the error, the part for how the canaries were drawn.
 _DRAWS_ERROR = 0.01
+_SEED_BITS = 48  # few enough that any reader of JSON keeps them all
 _SILENCE = Silence()
 
 
@@ -49,7 +54,7 @@ class EmpiricalAudit:
     ``upper`` is the ε at ``delta`` that the receipts of the canaries' ``site`` claim. ``bounds`` are lower
     bounds, of which with probability ``confidence`` none is above what it bounds. ``draws`` is the p-value
     of how often each canary was drawn, if batches are Poisson samples; under 0.01 they are not.
-    ``present`` of the ``canaries`` were in.
+    ``present`` of the ``canaries`` were in. ``curves`` are the attackers' ROC curves by name.
     """
 
     job: str
@@ -62,6 +67,8 @@ class EmpiricalAudit:
     bounds: tuple[Bound, ...]
     draws: float
     attackers: tuple[Attacker, ...]
+    curves: Mapping[str, Curve]
+    provenance: Provenance
 
     @property
     def best(self) -> Bound:
@@ -109,9 +116,9 @@ def audit_empirically(
 
     The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
     sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
-    where canaries stand and which are in, and nothing else. Raises UserError for a job that hides whole
-    sites, has no noise, or whose sites send something else than what they train, and what a simulation
-    raises.
+    where canaries stand and which are in, and nothing else; without one it is drawn, and told afterwards.
+    Raises UserError for a job that hides whole sites, has no noise, or whose sites send something else than
+    what they train, and what a simulation raises.
     """
     privacy = job.privacy
     if privacy.hides_sites or not privacy.protects:
@@ -120,6 +127,7 @@ def audit_empirically(
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
         )
     _check_canaries_fit(job)
+    began, seed = int(time.time()), secrets.randbits(_SEED_BITS) if seed is None else seed
     progress.stage("Reading the data and loading the base model")
     world = World(job)
     placed = place_canaries(world, canaries=canaries, seed=seed)
@@ -133,7 +141,8 @@ def audit_empirically(
             attacked.booked_homes(folder)
         run_in_folder(attacked, folder, progress=progress, title="Attacked run")
         progress.stage("Attacking what was released")
-        return _judge(world, folder, placed, trainers)
+        provenance = trace(folder, asked=canaries, seed=seed, began=began)
+        return _judge(world, folder, placed, trainers, provenance)
 
 
 def _check_canaries_fit(job: Job) -> None:
@@ -196,7 +205,11 @@ def place_canaries(world: World, *, canaries: int, seed: int | None) -> Canaries
 
 
 def _judge(
-    world: World, folder: RunFolder, canaries: Canaries, trainers: Mapping[str, CanaryTrainer]
+    world: World,
+    folder: RunFolder,
+    canaries: Canaries,
+    trainers: Mapping[str, CanaryTrainer],
+    provenance: Provenance,
 ) -> EmpiricalAudit:
     sent = trainers[canaries.site].sent
     upper = last_epsilon(folder.records()).get(canaries.site) if sent else None
@@ -222,6 +235,8 @@ def _judge(
         bounds=find_bounds(seen, canaries, plan, error=ERROR - _DRAWS_ERROR),
         draws=draws_p_value(draws, steps=taken, rate=plan.sampling_rate),
         attackers=tuple(_attacker(one, canaries, plan) for one in seen),
+        curves={one.attacker: roc_curve(one.scores(plan), canaries.present) for one in seen},
+        provenance=provenance,
     )
 
 

@@ -1,0 +1,25 @@
+"""A run's base model, as whoever reads the run loads it again."""
+
+from __future__ import annotations
+
+from privacy.errors import UserError
+from protocol.job.manifest import Manifest
+from tasks.model.base_model import BaseModel, load_base_model
+from tasks.model.device import choose_device
+
+
+def load_run_base(manifest: Manifest, *, source: str | None = None) -> BaseModel:
+    """The base model that a run was on, from ``source`` if it is not where the job says.
+
+    Raises UserError if it is not the run's own, ModelError if it cannot be loaded.
+    """
+    job = manifest.job
+    if source is not None:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"source": source})})
+    base = load_base_model(job, labels=manifest.labels, device=choose_device(job.device))
+    if base.digest != manifest.model_digest:
+        raise UserError(
+            f"model.source={manifest.job.model.source!r} is not the model of this run: expected "
+            f"SHA-256 {manifest.model_digest[:16]}…, got {base.digest[:16]}…"
+        )
+    return base

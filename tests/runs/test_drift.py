@@ -1,0 +1,157 @@
+"""Drift: attributions find what a model goes by, and what moved from one adapter to another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privacy.errors import DataError, UserError
+from protocol.job.strategy import State
+from runs.attributions import attribute_tokens
+from runs.drift import find_drift
+from runs.run_folder import RunFolder
+from simulation.simulated_federation import World
+from tasks.data.examples import Batch
+from tasks.task import Outcome
+from tests import tiny
+from tests.confide.test_cli import call
+
+HELD_OUT = tiny.rows(24, seed=9)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder: Path) -> World:
+    return World(tiny.job(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_csv(tmp_path_factory.mktemp("held") / "held.csv", HELD_OUT)
+
+
+@pytest.fixture(scope="module")
+def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
+    """Runs whose adapters are drawn: two of one seed, one of another."""
+    place, layout = tmp_path_factory.mktemp("runs"), world.adapted.layout
+    found = {}
+    for name, seed in (("march", 1), ("again", 1), ("april", 2)):
+        folder = world.create_folder(place / name)
+        adapter = 10 * world.adapted.some_adapter(seed)
+        folder.save_state(1, layout, State(adapter=adapter))
+        found[name] = RunFolder.open(folder.path)
+    return found
+
+
+def test_attributions_add_up_and_leave_special_tokens_out(world: World) -> None:
+    examples, adapted = world.examples("site-1"), world.adapted
+    some = examples.take(np.arange(5))
+    found = attribute_tokens(adapted, 10 * adapted.some_adapter(1), some)
+    special = set(adapted.base.reader.tokenizer.all_special_ids)
+    assert [one.index for one in found] == [0, 1, 2, 3, 4]
+    for one, size in zip(found, some.sizes, strict=True):
+        assert len(one.tokens) == size - 2  # without [CLS] and [SEP]
+        assert not special & set(one.tokens.tolist())
+        assert one.shares.sum() == pytest.approx(1.0)
+        assert one.gap < 0.05 * max(one.loss, 0.1)
+
+
+def test_a_word_that_decides_has_most_of_the_share(world: World) -> None:
+    """Where the likelihood is one word's embedding alone, that word has all of it, in whatever place."""
+    adapted = world.adapted
+    word = adapted.base.reader.tokenizer.convert_tokens_to_ids("good")
+
+    whole = adapted.forward
+    embed = adapted.peft.get_input_embeddings()
+
+    def forward(batch: Batch) -> Outcome:
+        tokens = batch.inputs["input_ids"]
+        chosen = (tokens == word).unsqueeze(-1)
+        return replace(whole(batch), losses=-(embed(tokens) * chosen).sum((1, 2)))
+
+    examples = world.examples("site-1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(adapted, "forward", forward, raising=False)
+        found = attribute_tokens(adapted, adapted.some_adapter(1), examples.take(np.arange(20)))
+    having = [one for one in found if word in one.tokens]
+    assert having
+    for one in having:
+        assert one.shares[one.tokens == word].sum() == pytest.approx(1.0)
+    for one in (one for one in found if word not in one.tokens):
+        assert one.shares.sum() == 0.0
+
+
+def test_equal_adapters_have_no_drift(runs: dict[str, RunFolder], data: Path) -> None:
+    drift = find_drift(runs["march"], runs["again"], data)
+    assert (drift.examples, drift.changed) == (24, 0)
+    assert drift.agreement == pytest.approx(1.0)
+    assert {token.shift for token in drift.tokens} == {0.0}
+    assert {token.token for token in drift.tokens} == {
+        word for text, _, _ in HELD_OUT for word in text.split()
+    }
+    counted = {token.token: token.examples for token in drift.tokens}
+    assert counted["good"] == sum("good" in text.split() for text, _, _ in HELD_OUT)
+
+
+def test_other_adapters_differ_and_what_moved_most_comes_first(
+    runs: dict[str, RunFolder], data: Path
+) -> None:
+    drift = find_drift(runs["march"], runs["april"], data)
+    back = find_drift(runs["april"], runs["march"], data)
+    assert drift.agreement < 0.999
+    moved = [abs(token.shift) * token.examples for token in drift.tokens]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[0] > 0.05
+    shifts = {token.token: token.shift for token in back.tokens}
+    assert all(shifts[token.token] == pytest.approx(-token.shift) for token in drift.tokens)
+    assert back.losses == tuple(reversed(drift.losses))
+
+
+def test_runs_that_cannot_be_compared_are_refused(
+    runs: dict[str, RunFolder], data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    tiny.table(other)
+    tiny.write_model(other / "model", fillers=3)
+    there = World(tiny.job(other)).create_folder(tmp_path / "run")
+    with pytest.raises(UserError, match="expected two runs of the same base model, got"):
+        find_drift(runs["march"], there, data)
+    with pytest.raises(UserError, match="--data: expected a file with held-out examples"):
+        find_drift(runs["march"], runs["april"], tmp_path / "none.csv")
+    rows = [("", "yes", "town-1"), *HELD_OUT]
+    with pytest.raises(DataError, match="row 1"):
+        find_drift(runs["march"], runs["april"], tiny.write_csv(tmp_path / "blank.csv", rows))
+
+
+def test_the_command(
+    runs: dict[str, RunFolder],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folders = (runs["march"].path, runs["april"].path, "--data", data)
+    assert call(monkeypatch, "audit", "drift", *folders) == 0
+    told = capfd.readouterr().out
+    assert told.startswith("march and april on 24 texts\n")
+    assert max(map(len, told.splitlines())) <= 80
+    assert call(monkeypatch, "audit", "drift", *folders, "--json") == 0
+    table = json.loads(capfd.readouterr().out)
+    assert (table["first"], table["second"], table["examples"]) == ("march", "april", 24)
+    top = table["tokens"][0]
+    assert top["shift"] == pytest.approx(top["after"] - top["before"])
+
+
+def test_without_captum_a_sentence_says_what_to_type(
+    runs: dict[str, RunFolder],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("runs.attributions.find_spec", lambda _name: None)
+    monkeypatch.delitem(sys.modules, "captum", raising=False)
+    assert call(monkeypatch, "audit", "drift", runs["march"].path, runs["april"].path, "--data", data) == 2
+    assert "takes Captum, which is not installed: pip install 'confide[drift]'" in capfd.readouterr().err
