@@ -50,10 +50,15 @@ def verdict_sentence(audit: EmpiricalAudit) -> str:
     """What came out, in one sentence."""
     upper, lower = format_epsilon(audit.upper), format_lower(audit.lower)
     sure = format_percent(audit.confidence)
-    if audit.verdict == "refuted":
+    if not audit.bounds_hold:
         return (
             f"The promise is broken. It was ε ≤ {upper}, and an attack shows, with a confidence of {sure}, "
             f"that ε is at least {lower}: what left the site tells more about single examples than it may."
+        )
+    if not audit.drawn_as_planned:
+        return (
+            f"The promise is broken. ε ≤ {upper} is for examples that are drawn as the plan says, anew in "
+            f"each step and each by its own chance, and the canaries were not: {_chance(audit)}."
         )
     return (
         f"No attack broke the promise. It is ε ≤ {upper}, and the strongest of {len(audit.bounds)} "
@@ -120,7 +125,7 @@ def finding_sentences(audit: EmpiricalAudit) -> list[str]:
             f"{_releases(best)}. The promise is {format_epsilon(audit.upper)}: "
             + (
                 "the number is above it, and so the promise does not hold."
-                if audit.verdict == "refuted"
+                if not audit.bounds_hold
                 else "the number is under it, and so nothing speaks against the promise."
             )
         )
@@ -129,6 +134,10 @@ def finding_sentences(audit: EmpiricalAudit) -> list[str]:
             "From how well the attackers did it can be computed how large ε must be at least. Here that is "
             f"0 for each of them: nothing speaks against the promise of {format_epsilon(audit.upper)}."
         )
+    found.append(
+        f"How often each canary was drawn was compared with the plan, too: {_chance(audit)}."
+        + ("" if audit.drawn_as_planned else " So examples are not drawn as the promise takes for granted.")
+    )
     return found
 
 
@@ -143,15 +152,15 @@ def limits(audit: EmpiricalAudit) -> list[str]:
         "The run was a simulation on the auditor’s machine with the job’s data. It shows what the code "
         "does with this job, not what happened at a real site, where no canaries are planted.",
         "Only what is given away was attacked: not the machines, the keys or how long an answer takes.",
-        "That examples are drawn as planned is taken for granted by the attempts that assume it; other "
-        "tests hold that.",
+        "That examples are drawn as planned is taken for granted by the attempts that assume it. How often "
+        "canaries were drawn speaks for it or against it; other tests hold the rest.",
     ]
 
 
 def find_warnings(audit: EmpiricalAudit) -> list[Notice]:
     """What a reader must know before the rest, gravest first."""
     found, job = [], audit.provenance.job
-    if audit.verdict == "refuted":
+    if not audit.bounds_hold:
         best = audit.best
         text = (
             f"The attacker that {SEATS[best.attacker].title} shows ε ≥ {format_lower(best.epsilon)} from "
@@ -160,6 +169,12 @@ def find_warnings(audit: EmpiricalAudit) -> list[Notice]:
             "find out what, before more is given away."
         )
         found.append(Notice(title="The promise is broken", text=text))
+    if not audit.drawn_as_planned:
+        text = (
+            f"Of the canaries’ draws: {_chance(audit)}. A smaller ε is promised because chance decides who "
+            "is drawn. Stop runs of this kind, and find out how examples are drawn, before more is given away."
+        )
+        found.append(Notice(title="Examples are not drawn as promised", text=text))
     if job.seeds.noise is not None:
         text = (
             f"The job fixes its noise (seeds.noise = {job.seeds.noise}). Whoever knows that number can "
@@ -179,6 +194,11 @@ def _releases(bound: Bound) -> str:
     if bound.of == "guesses":
         return "its guesses"
     return bound.of if bound.of.startswith(("all ", "releases ")) else f"the tensor {bound.of}"
+
+
+def _chance(audit: EmpiricalAudit) -> str:
+    """How odd the canaries' draws are, as a person says it."""
+    return f"counts as odd as these come by chance in {format_percent(audit.draws)} of runs that keep to it"
 
 
 def _share(value: float) -> str:

@@ -85,12 +85,17 @@ class EmpiricalAudit:
         return self.upper - self.lower
 
     @property
+    def bounds_hold(self) -> bool:
+        """Whether no bound is above the claim."""
+        return self.lower <= self.upper
+
+    @property
     def drawn_as_planned(self) -> bool:
         return self.draws > _DRAWS_ERROR
 
     @property
     def verdict(self) -> str:
-        return "not refuted" if self.lower <= self.upper and self.drawn_as_planned else "refuted"
+        return "not refuted" if self.bounds_hold and self.drawn_as_planned else "refuted"
 
     def check(self) -> None:
         """Raises AuditError, naming the attack or the draws, if what is claimed is refuted."""
@@ -99,7 +104,7 @@ class EmpiricalAudit:
                 f"{self.site} claims epsilon={self.upper:.4g} for batches that are Poisson samples, and "
                 f"its canaries were not drawn so: p={self.draws:.2g}"
             )
-        if self.lower > self.upper:
+        if not self.bounds_hold:
             best = self.best
             raise AuditError(
                 f"{self.site} claims epsilon={self.upper:.4g} at delta={self.delta:g}, and the attacker "

@@ -37,6 +37,7 @@ def evidence_table(audit: EmpiricalAudit) -> dict[str, Any]:
         "present": audit.present,
         "delta": audit.delta,
         "bounds": [asdict(bound) for bound in audit.bounds],
+        "draws": audit.draws,
         "attackers": [asdict(attacker) for attacker in audit.attackers],
         "curves": {name: [list(point) for point in curve] for name, curve in audit.curves.items()},
         "provenance": {

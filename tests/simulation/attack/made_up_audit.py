@@ -17,6 +17,7 @@ def made_up_audit(
     folder: Path,
     *,
     lower: float = 1.234,
+    draws: float = 0.25,
     attackers: tuple[str, ...] = ("rounds", "adapter"),
     **changes: Any,
 ) -> EmpiricalAudit:
@@ -36,6 +37,7 @@ def made_up_audit(
             Bound(attacker="rounds", form="gaussian", epsilon=lower, of="releases 1 and 2"),
             Bound(attacker="adapter", form="any", epsilon=0.0, of="guesses"),
         ),
+        draws=draws,
         attackers=tuple(
             Attacker(name=name, auc=rate, tpr_at_permille=rate, tpr_at_percent=rate) for name in attackers
         ),
