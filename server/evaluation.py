@@ -91,8 +91,8 @@ class Evaluator:
     def _outcome(self, batch: Batch) -> Outcome:
         adapted = self._adapted
         try:
-            with self._activations.replay(batch) if self._activations else nullcontext():
-                return adapted.forward(batch)
+            with self._activations.replay(batch) if self._activations else nullcontext(batch) as known:
+                return adapted.forward(known)
         except Exception as error:  # a model's code raises whatever it likes
             raise ModelError(
                 f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "

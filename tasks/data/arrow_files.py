@@ -26,20 +26,14 @@ def read_parquet(
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = _class_names(schema)
-        return _table(
-            schema, columns, keys, nested, names=names, read=lambda used: file.read(columns=used)
-        )
+        return _table(schema, columns, keys, nested, names=names, read=lambda used: file.read(columns=used))
 
 
-def read_arrow(
-    path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
-) -> Table:
+def read_arrow(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()) -> Table:
     """An Arrow file or stream, Feather among them."""
     schema = _schema(path)
     names = _class_names(schema)
-    return _table(
-        schema, columns, keys, nested, names=names, read=lambda used: _read_columns(path, used)
-    )
+    return _table(schema, columns, keys, nested, names=names, read=lambda used: _read_columns(path, used))
 
 
 def read_datasets_folder(

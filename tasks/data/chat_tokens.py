@@ -8,7 +8,6 @@ conversation up to it stops agreeing with the whole one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -135,13 +134,19 @@ def _spans(whole: str, messages: Any, written: Any, *, since: int) -> Iterator[t
         if messages[place]["role"] != ASSISTANT:
             continue
         asked = written(place, begun=True)
-        start = len(os.path.commonprefix([asked, whole]))
+        start = _agreeing(asked, whole)
         # Some templates begin an answer with more than a finished one has, such as a place to think.
         if start < len(asked) and start < len(written(place)):
             continue
-        end = len(os.path.commonprefix([written(place + 1), whole]))
+        end = _agreeing(written(place + 1), whole)
         if end > start:
             yield start, end
+
+
+def _agreeing(first: str, second: str) -> int:
+    """How many characters two texts begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _within(places: NDArray[np.int64], span: tuple[int, int], text: str) -> NDArray[np.bool_]:

@@ -18,9 +18,7 @@ _Row = dict[str, Any]
 _EXPECTED = "expected an object a line, or one array of objects"
 
 
-def read_json(
-    path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
-) -> Table:
+def read_json(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()) -> Table:
     """Rows as JSON objects, whose keys are the columns; a row that lacks one has nothing there.
 
     Text stays what is written, whatever it looks like, and so do whole numbers. Raises DataError naming the
