@@ -66,7 +66,7 @@ class LengthKeys(TaskKeys):
     max_length: Annotated[int, Field(ge=2, le=32768)] = 128
 
 
-class TextSection(TextKeys, LengthKeys):
+class TextSection(LengthKeys, TextKeys):
     """A job's keys."""
 
 

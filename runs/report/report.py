@@ -30,6 +30,7 @@ from runs.formats import (
     format_points,
     format_seconds,
 )
+from runs.kept_answers import read_answers
 from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 LABELS_SHOWN = 20  # above this, those with the lowest F1
+ANSWERS_SHOWN = 6  # without being asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ def render_report(folder: RunFolder) -> str:
         charts=draw_charts(job, records, facts, compared),
         compared=compared,
         findings=list_findings(compared) if compared else (),
+        answers=read_answers(folder),
+        answers_shown=ANSWERS_SHOWN,
     )
     return escaped(page_text, lines=True)
 

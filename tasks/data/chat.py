@@ -20,7 +20,7 @@ _ROLES = {"human": USER, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT}
 
 
 def read_conversation(cell: str | None, *, role: str | None = None) -> Conversation | None:
-    """A cell as messages: a JSON list of them, or a text, which is one message of ``role``, if there is one.
+    """A cell as messages: a JSON list of them, or a text, which is one message of ``role`` if that is set.
 
     A message is ``{"role": …, "content": …}``, or ShareGPT's ``{"from": …, "value": …}``; what else it has
     is left out. Its text may be cut into parts of the type "text". None for anything else.

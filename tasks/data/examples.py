@@ -49,9 +49,16 @@ class Batch:
 
 
 class Examples(ABC):
-    """n examples. ``labels`` is int64[n], None for a task without any."""
+    """n examples. ``labels`` is int64[n], None for a task without any.
+
+    Of each a model makes ``rows_an_example``, as in its batches.
+    """
 
     labels: NDArray[np.int64] | None
+
+    @property
+    def rows_an_example(self) -> int:
+        return 1
 
     @property
     @abstractmethod

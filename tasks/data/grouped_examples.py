@@ -22,6 +22,10 @@ class GroupedExamples(Examples):
     labels: NDArray[np.int64] | None = None
 
     @property
+    def rows_an_example(self) -> int:
+        return self.together
+
+    @property
     def sizes(self) -> NDArray[np.int64]:
         each = self.rows.sizes.reshape(-1, self.together)
         return np.where((each > 0).all(1), each.max(1, initial=0), 0)
