@@ -25,7 +25,7 @@ from tasks.task import AnsweringTask, Outcome
 
 log = logging.getLogger("confide.evaluation")
 
-# Rows in a batch, and tokens or the like in all of it: at each, a language model has a number for each word.
+# Rows in a batch, and tokens or the like in all of it: a language model has a number a word at each.
 _ROWS, _PLACES = 128, 4096
 
 

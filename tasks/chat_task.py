@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from protocol.job.data_section import SourceKeys
 from tasks.data.chat import NO_MESSAGES
 from tasks.data.rows import Rows, present
 from tasks.language import LanguageTask
+from tasks.text import LengthKeys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +21,23 @@ if TYPE_CHECKING:
     from protocol.job.job import Job
     from tasks.data.token_examples import TokenExamples
     from tasks.model.adapted_model import AdaptedModel
-    from tasks.model.base_model import BaseModel
+    from tasks.model.base_model import BaseModel, Pretrained
     from tasks.model.device import Device
+
+
+class AnswerKeys(LengthKeys):
+    """A job's keys: of an example's answers no more than ``max_answer`` tokens are learned; unset: all."""
+
+    max_answer: Annotated[int, Field(ge=1, le=32768)] | None = None
 
 
 class ChatTask(LanguageTask):
     """A task on what an assistant says, as the tokenizer's own chat template writes it."""
+
+    def wrap(self, loaded: Pretrained, *, section: Any, peft_type: str | None = None) -> BaseModel:
+        """A model of transformers' as Confide knows it."""
+        base = super().wrap(loaded, section=section, peft_type=peft_type)
+        return replace(base, reader=replace(base.reader, max_answer=section.max_answer))
 
     def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The language model. Raises ModelError for one whose tokenizer has no chat template."""
@@ -48,8 +62,10 @@ class ChatTask(LanguageTask):
         import numpy as np
 
         made = self.made_up_texts(adapted, random, sizes)
+        most = adapted.spec.data["max_answer"] or adapted.sizes.most
+        begins = np.maximum(made.sizes // 2, np.maximum(1, made.sizes - most))
         places = np.arange(len(made.tokens)) - np.repeat(made.offsets[:-1], made.sizes)
-        return replace(made, learned=places >= np.repeat(np.maximum(1, made.sizes // 2), made.sizes))
+        return replace(made, learned=places >= np.repeat(begins, made.sizes))
 
 
 def read_cells(

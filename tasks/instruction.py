@@ -9,13 +9,12 @@ from pydantic import Field, model_validator
 
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import Word
-from tasks.chat_task import ChatTask, read_cells
+from tasks.chat_task import AnswerKeys, ChatTask, read_cells
 from tasks.data.chat import ASSISTANT, USER, Conversation, digest_of, read_conversation
 from tasks.data.rows import NO_CONTENT, Rows, present
 from tasks.language import token_outcome
 from tasks.measures import ANSWER_PERPLEXITY, ANSWER_TOKEN_ACCURACY
 from tasks.task import Encoded, TaskKeys, Units
-from tasks.text import LengthKeys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +65,7 @@ class InstructionColumns(TaskKeys):
         return self
 
 
-class InstructionSection(LengthKeys, InstructionColumns):
+class InstructionSection(AnswerKeys, InstructionColumns):
     """A job's keys: ``answers`` is how many held-out prompts the model answers in the report."""
 
     answers: Annotated[int, Field(ge=0, le=256)] = 16
@@ -110,7 +109,8 @@ class Instruction(ChatTask):
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy, a mean over the tokens of the assistant's turns."""
-        return token_outcome(adapted, batch, batch.inputs["learned"])
+        most = adapted.spec.data["max_answer"]
+        return token_outcome(adapted, batch, batch.inputs["learned"], most=most)
 
     def shown(self, section: InstructionSection) -> int:
         return section.answers

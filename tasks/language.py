@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from privacy.errors import ModelError
@@ -49,12 +52,40 @@ class LanguageTask(TextTask):
         return self.wrap(loaded, section=section, peft_type="CAUSAL_LM")
 
 
-def logits_of(adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
-    """What a model says of the next token, float32[rows, t, vocabulary], for each row of a batch."""
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """How tokens are told from those before them, row by row of a model's.
+
+    ``nats`` is float32[rows, k], ``hits`` int64[rows, k], and ``counted``, int64[rows, k], is 1 where a
+    token counts.
+    """
+
+    nats: torch.Tensor
+    hits: torch.Tensor
+    counted: torch.Tensor
+
+
+def tell_tokens(
+    adapted: AdaptedModel, batch: Batch, counts: torch.Tensor, *, most: int | None = None
+) -> Told:
+    """Tell the tokens that ``counts``, int64[rows, t], has at 1; the first never is.
+
+    No row has more than ``most`` of them, if that is given: then the model's last layer, with a number for
+    each word, is computed for so many places alone, whatever the row holds.
+    """
+    from torch.nn import functional
+
     tokens, mask = (rows_of(batch.inputs[name]) for name in ("input_ids", "attention_mask"))
-    with adapted.device.autocast():
-        logits: torch.Tensor = adapted.peft(input_ids=tokens, attention_mask=mask).logits
-    return logits.float()
+    targets, counted = tokens[:, 1:], counts[:, 1:]
+    places = None
+    if most is not None and most < targets.shape[1]:
+        places = counted.argsort(dim=1, descending=True, stable=True)[:, :most]
+        targets, counted = targets.gather(1, places), counted.gather(1, places)
+    with adapted.device.autocast(), _only_at(adapted, places):
+        logits = adapted.peft(input_ids=tokens, attention_mask=mask).logits
+    logits = logits.float()[:, : targets.shape[1]]
+    nats = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return Told(nats=nats * counted, hits=(logits.argmax(-1) == targets).long() * counted, counted=counted)
 
 
 def rows_of(inputs: torch.Tensor) -> torch.Tensor:
@@ -62,21 +93,32 @@ def rows_of(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.reshape(-1, inputs.shape[-1])
 
 
-def nats_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each token but the first, float32[rows, t - 1]."""
-    from torch.nn import functional
+def token_outcome(
+    adapted: AdaptedModel, batch: Batch, counts: torch.Tensor, *, most: int | None = None
+) -> Outcome:
+    """The mean loss of each text's tokens, as ``tell_tokens`` tells them."""
+    told = tell_tokens(adapted, batch, counts, most=most)
+    counted = told.counted.sum(1)
+    return Outcome(losses=told.nats.sum(1) / counted, correct=told.hits.sum(1), counted=counted)
 
-    return functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
 
+@contextmanager
+def _only_at(adapted: AdaptedModel, places: torch.Tensor | None) -> Iterator[None]:
+    """Within this block the model's last layer sees these places of each row, [rows, k]; None: all."""
+    if places is None:
+        yield
+        return
 
-def token_outcome(adapted: AdaptedModel, batch: Batch, counts: torch.Tensor) -> Outcome:
-    """How each text's tokens are told that ``counts``, int64[b, t], has at 1; the first never is."""
-    tokens, counts = batch.inputs["input_ids"], counts[:, 1:]
-    logits = logits_of(adapted, batch)
-    counted = counts.sum(1)
-    hits = (logits[:, :-1].argmax(-1) == tokens[:, 1:]).long() * counts
-    losses = (nats_of(logits, tokens) * counts).sum(1) / counted
-    return Outcome(losses=losses, correct=hits.sum(1), counted=counted)
+    def choose(_layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = given[0]
+        chosen = places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        return (hidden.gather(1, chosen), *given[1:])
+
+    handle = adapted.peft.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _LanguageModel:

@@ -11,13 +11,12 @@ from pydantic import Field
 
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import Word
-from tasks.chat_task import ChatTask, read_cells
+from tasks.chat_task import AnswerKeys, ChatTask, read_cells
 from tasks.data.chat import ASSISTANT, USER, Conversation, digest_of, read_conversation
 from tasks.data.rows import NO_CONTENT, Rows
-from tasks.language import logits_of, nats_of, rows_of
+from tasks.language import rows_of, tell_tokens
 from tasks.measures import LOSS, PREFERENCE, REWARD_MARGIN
 from tasks.task import Encoded, Outcome, TaskKeys, Units
-from tasks.text import LengthKeys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +41,7 @@ class PreferenceColumns(TaskKeys):
     rejected: Word = "rejected"
 
 
-class PreferenceSection(LengthKeys, PreferenceColumns):
+class PreferenceSection(AnswerKeys, PreferenceColumns):
     """A job's keys. ``beta`` is how hard the model is held to what it said before."""
 
     loss: Literal["dpo", "ipo"] = "dpo"
@@ -161,9 +160,10 @@ class Preferences(ChatTask):
 
 def _log_probabilities(adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
     """Of both answers of each pair, float32[b, 2]: sums over their tokens."""
-    tokens, learned = rows_of(batch.inputs["input_ids"]), rows_of(batch.inputs["learned"])
-    nats = nats_of(logits_of(adapted, batch), tokens)
-    return -(nats * learned[:, 1:]).sum(1).reshape(-1, batch.rows_an_example)
+    told = tell_tokens(
+        adapted, batch, rows_of(batch.inputs["learned"]), most=adapted.spec.data["max_answer"]
+    )
+    return -told.nats.sum(1).reshape(-1, batch.rows_an_example)
 
 
 def _content(cells: Mapping[str, str | None]) -> Content | None:

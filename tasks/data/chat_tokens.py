@@ -171,6 +171,8 @@ def _judged(tokens: NDArray[np.int64], learned: NDArray[np.bool_], reader: Reade
     learned[0] = False  # nothing comes before it that could tell it
     if not learned.any():
         return _blank(CUT_OFF)
+    if reader.max_answer is not None:
+        learned[np.flatnonzero(learned)[reader.max_answer :]] = False
     return Marked(tokens=tokens.astype(np.int32), learned=learned)
 
 

@@ -12,15 +12,17 @@ from transformers import PreTrainedTokenizerFast
 
 from tasks.data.tokenization import Reader
 
+_UNKNOWN = "<unk>"
 _ALTERNATE = (
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A template with its special tokens; ``spaced`` ones write a space as a mark, as SentencePiece does."""
+    """A template with its special tokens; ``spaced`` ones mark a space, as SentencePiece does."""
 
     template: str
     special: tuple[str, ...]
@@ -32,8 +34,8 @@ class Family:
         """Every character is a token, and so is each special one. It would begin any text with ``bos``."""
         characters = sorted({*string.printable, "Ġ", "Ċ", "▁"})
         names = [*self.special, *([self.bos] if self.bos else []), self.eos]
-        vocabulary = {token: place for place, token in enumerate(dict.fromkeys(["<unk>", *characters]))}
-        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+        vocabulary = {token: place for place, token in enumerate([_UNKNOWN, *characters])}
+        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=_UNKNOWN))
         if self.spaced:
             backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
             backend.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -98,8 +100,9 @@ FAMILIES = {
     "Zephyr": Family(
         template=(
             "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + "
-            "message['content'] + eos_token }}\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + "
-            "message['content'] + eos_token }}\n{% elif message['role'] == 'assistant' %}\n"
+            "message['content'] + eos_token }}\n{% elif message['role'] == 'system' %}\n"
+            "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+            "{% elif message['role'] == 'assistant' %}\n"
             "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
             "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
         ),
@@ -155,7 +158,8 @@ FAMILIES = {
     "Qwen3": Family(
         template=(
             "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-            "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+            "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}"
+            "{% endif %}"
             "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
         ),

@@ -189,7 +189,8 @@ def test_a_model_that_is_no_chat_model_is_refused(tokenizer: object, said: str) 
 def test_a_date_in_a_template_is_one_date() -> None:
     dated = Family(
         template=(
-            "{% if date_string is not defined %}{% set date_string = strftime_now('%H:%M:%S.%f') %}{% endif %}"
+            "{% if date_string is not defined %}{% set date_string = strftime_now('%H:%M:%S.%f') %}"
+            "{% endif %}"
             "{{ date_string }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
         ),
         special=(),
