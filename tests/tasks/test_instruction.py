@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from client.custody.data_set import read_data_set
+from client.custody.site_file import DataSource
 from privacy.errors import JobError
 from tasks.answers import Answer, exact_match, mean_over, rouge_l
-from tasks.data.chat_tokens import mark_answers
+from tasks.data.chat import NO_MESSAGES
+from tasks.data.chat_tokens import NO_ANSWER, mark_answers
+from tasks.data.rows import NO_CONTENT
 from tasks.data.token_examples import TokenExamples
 from tasks.model.writing import write_on
 from tasks.registry import columns_of, find_task, section_of
@@ -43,6 +48,20 @@ def test_a_site_names_columns_and_no_lengths() -> None:
     assert columns_of("instruction", {"messages": "m"}, under="data").model_dump()["messages"] == "m"
     with pytest.raises(JobError, match=r"data\.answers"):
         columns_of("instruction", {"messages": "m", "answers": 3}, under="data")
+
+
+def test_a_site_hears_which_rows_are_blank_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "said.jsonl"
+    good = '{"messages": [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "2"}]}'
+    path.write_text(f'{good}\n{{"messages": "hello"}}\n{{}}\n{good.replace("assistant", "user")}\n')
+    source = DataSource(source=str(path), task="instruction", messages="messages")
+    data = read_data_set("said", source)
+    assert data.blank == {NO_MESSAGES: (1,), NO_CONTENT: (2,)}
+    found = data.task.encode(FAMILIES["Llama 3"].reader(), data.rows, labels=())
+    assert found.blank == {NO_CONTENT: (1, 2), NO_ANSWER: (3,)}
+    assert (found.examples.sizes > 0).tolist() == [True, False, False, False]
+    assert data.serves(find_task("instruction"))
+    assert not data.serves(find_task("preferences"))
 
 
 @pytest.mark.parametrize(
