@@ -15,6 +15,7 @@
     receipts/own-steps.json  and the steps that sites took for themselves after the last round, if any
     rounds.jsonl         one JSON object a finished round
     metrics.json         the last adapter on the sites' own examples, if the job asks for that
+    answers.json         what the model says to held-out prompts, before and after, if its task writes
     rounds/000/          the adapter before the first round, in PEFT's own format, with residuals if any
     rounds/001/ …        the adapter after each round
     rounds/001/memory.safetensors …   what the strategy remembers, if it does

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -14,14 +15,18 @@ from numpy.typing import NDArray
 from privacy.errors import ModelError
 from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
+from tasks.answers import Answer
 from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
-from tasks.task import Outcome
+from tasks.task import AnsweringTask, Outcome
 
-_BATCH = 128
+log = logging.getLogger("confide.evaluation")
+
+# Rows in a batch, and tokens or the like in all of it: a language model has a number a word at each.
+_ROWS, _PLACES = 128, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,30 @@ class Evaluator:
         labels = self._examples.labels
         return None if labels is None else float(np.bincount(labels).max() / len(labels))
 
+    @property
+    def _rows(self) -> int:
+        largest = int(self._examples.sizes.max(initial=1)) * self._examples.rows_an_example
+        return max(1, min(_ROWS, _PLACES // max(1, largest)))
+
+    @timed(Part.EVALUATION)
+    def answers(self, adapter: NDArray[np.float32], *, count: int, seed: int) -> Sequence[Answer]:
+        """What the model says with an adapter, float32[adapter_size], to so many held-out prompts.
+
+        They are spread over all that are held out. Nothing, for a task whose models say nothing, and where
+        the model fails at it: what was trained is none the worse.
+        """
+        adapted, task = self._adapted, self._adapted.task
+        if not isinstance(task, AnsweringTask) or not count:
+            return ()
+        whole = self._examples.without_blanks(self._all)
+        chosen = whole[np.unique(np.linspace(0, len(whole) - 1, num=min(count, len(whole))).astype(int))]
+        adapted.load(adapter)
+        try:
+            return task.answer(adapted, self._examples.take(chosen), seed=seed)
+        except Exception as error:  # a model's code raises whatever it likes
+            log.warning("the model answers no held-out prompts: %s", first_line(error))
+            return ()
+
     @timed(Part.EVALUATION)
     def score(self, adapter: NDArray[np.float32]) -> Score:
         """The measures of an adapter, float32[adapter_size].
@@ -74,7 +103,7 @@ class Evaluator:
         sums: Counter[str] = Counter()
         tally = np.zeros((3, len(self._labels)), np.int64)
         with torch.no_grad():
-            for held in self._examples.batches(self._all, rows=_BATCH):
+            for held in self._examples.batches(self._all, rows=self._rows):
                 batch = held.to(adapted.device.torch)
                 outcome = self._outcome(batch)
                 sums.update(outcome.sums())
@@ -91,8 +120,8 @@ class Evaluator:
     def _outcome(self, batch: Batch) -> Outcome:
         adapted = self._adapted
         try:
-            with self._activations.replay(batch) if self._activations else nullcontext():
-                return adapted.forward(batch)
+            with self._activations.replay(batch) if self._activations else nullcontext(batch) as known:
+                return adapted.forward(known)
         except Exception as error:  # a model's code raises whatever it likes
             raise ModelError(
                 f"model.source={adapted.spec.model.source!r}: the model fails on a held-out "

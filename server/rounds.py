@@ -20,6 +20,8 @@ from protocol.processes.json_log import about
 from protocol.processes.time_spent import Part, end_lap, timed
 from protocol.sums.reply_limits import ReplyLimits
 from runs.best_round import has_stopped
+from runs.kept_answers import FILE as ANSWERS
+from runs.kept_answers import save_answers
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
@@ -27,6 +29,8 @@ from server.evaluation import Evaluator
 from server.post.post import Exchange, Post
 from server.server_optimizer import merge_round
 from server.sums.make_sums import make_sums
+from tasks.registry import find_task, section_of
+from tasks.task import AnsweringTask
 
 Listener = Callable[[RoundRecord], None]
 
@@ -83,6 +87,10 @@ class _Run:
         self.state = folder.load_state(self.done, layout)
 
     def go(self) -> None:
+        self._train()
+        self._show_answers()
+
+    def _train(self) -> None:
         job = self.manifest.job
         sites = self.post.sites()
         if not sites:
@@ -286,6 +294,20 @@ class _Run:
         """
         if self._everyone and self.manifest.job.compression.kind == "none":
             self.members &= self._soon(number + 1)
+
+    def _show_answers(self) -> None:
+        """What the model says to held-out prompts before its training and after, for the report."""
+        job, folder = self.manifest.job, self.folder
+        task = find_task(job.task)
+        if not self.records or not isinstance(task, AnsweringTask) or (folder.path / ANSWERS).exists():
+            return
+        adapters = folder.load_adapter(0, self.layout), self.state.adapter
+        count = task.shown(section_of(job))
+        before, after = (
+            self.evaluator.answers(adapter, count=count, seed=job.seeds.data) for adapter in adapters
+        )
+        if before and after:
+            save_answers(folder, before, after)
 
     def _ask_metrics(self) -> None:
         """Ask the sites how the last adapter does on their own examples, and write down what they say."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +48,12 @@ PERPLEXITY = Measure(
     unit=" a token",
     of=lambda sums: math.exp(min(mean_loss(sums), 700.0)),  # what floats can hold
     lower_is_better=True,
+)
+ANSWER_PERPLEXITY = replace(PERPLEXITY, title="perplexity of the answers")
+ANSWER_TOKEN_ACCURACY = replace(TOKEN_ACCURACY, title="next-token accuracy in the answers")
+PREFERENCE = Measure(
+    name="accuracy", title="preference accuracy", of=_share_correct, share=True, by_example=True
+)
+REWARD_MARGIN = Measure(
+    name="margin", title="reward margin", unit=", nats", of=lambda sums: sums["margins"] / sums["counted"]
 )

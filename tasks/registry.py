@@ -20,6 +20,8 @@ _TASKS = Registry[Task](
     listed={
         "sequence-classification": "tasks.sequence_classification:TASK",
         "causal-lm": "tasks.causal_lm:TASK",
+        "instruction": "tasks.instruction:TASK",
+        "preferences": "tasks.preferences:TASK",
     },
 )
 

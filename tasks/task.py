@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from protocol.job.data_section import SourceKeys
     from protocol.job.job import Job
+    from tasks.answers import Answer
     from tasks.data.examples import Batch, Examples
     from tasks.data.rows import Rows
     from tasks.data.shapes import Sizes
@@ -141,3 +142,25 @@ class Task(Protocol):
 
     def export(self, merged: Any, base: LoadedModel, folder: Path) -> None:
         """Write a model that the adapter was merged into, for whoever uses it elsewhere."""
+
+
+@runtime_checkable
+class ReferenceTask(Protocol):
+    """A task that compares what is trained with the base model."""
+
+    def reference(self, adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
+        """What the base model makes of each example, float32[b, …]: ``forward`` finds it as ``reference``.
+
+        It is computed once an example where activations are kept, and by ``forward`` itself elsewhere.
+        """
+
+
+@runtime_checkable
+class AnsweringTask(Protocol):
+    """A task whose models write, so that people can read what they say."""
+
+    def shown(self, section: Any) -> int:
+        """How many held-out examples the model answers for the report."""
+
+    def answer(self, adapted: AdaptedModel, examples: Examples, *, seed: int) -> Sequence[Answer]:
+        """What the model with its adapter says, example by example."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tasks.data.examples import Examples
     from tasks.data.shapes import Sizes
     from tasks.data.token_examples import TokenExamples
     from tasks.model.adapted_model import AdaptedModel
@@ -59,10 +60,14 @@ class TextKeys(TaskKeys):
         return self
 
 
-class TextSection(TextKeys):
-    """A job's keys: longer texts are cut to ``max_length`` tokens."""
+class LengthKeys(TaskKeys):
+    """What a job says of how long texts are: longer ones are cut to ``max_length`` tokens."""
 
     max_length: Annotated[int, Field(ge=2, le=32768)] = 128
+
+
+class TextSection(LengthKeys, TextKeys):
+    """A job's keys."""
 
 
 class TextColumns(TextKeys):
@@ -79,11 +84,11 @@ class TextTask:
     """A task whose examples are texts. A text has ``least_tokens`` at least."""
 
     units = Units(example="text", size="tokens")
-    Section = TextSection
-    Columns = TextColumns
+    Section: type[LengthKeys] = TextSection
+    Columns: type[TaskKeys] = TextColumns
     least_tokens = 1
 
-    def read(self, data: SourceKeys, columns: TextKeys) -> Rows:
+    def read(self, data: SourceKeys, columns: Any) -> Rows:
         """Texts, None where there is none, and labels if there is a column of them."""
         from tasks.data.read_table import read_table
 
@@ -97,7 +102,7 @@ class TextTask:
             faults=table.faults,
         )
 
-    def digest(self, content: str | None) -> bytes:
+    def digest(self, content: Any) -> bytes:
         """SHA-256 of the text, 32 bytes.
 
         Labels do not count: the same text under another label, column order or data set is the same
@@ -106,7 +111,7 @@ class TextTask:
         plain = " ".join(unicodedata.normalize("NFKC", content or "").casefold().split())
         return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
-    def wrap(self, loaded: Pretrained, *, section: TextSection, peft_type: str | None = None) -> BaseModel:
+    def wrap(self, loaded: Pretrained, *, section: LengthKeys, peft_type: str | None = None) -> BaseModel:
         """A model of transformers' as Confide knows it."""
         from tasks.data.tokenization import Reader
         from tasks.model.base_model import BaseModel
@@ -130,16 +135,16 @@ class TextTask:
             remarks=loaded.remarks,
         )
 
-    def open_reader(self, source: str, columns: TextKeys) -> Any:
+    def open_reader(self, source: str, columns: Any) -> Any:
         """The tokenizer of a model. Data without labels are for language models, as long as two tokens."""
         from tasks.data.tokenization import Reader
         from tasks.model.base_model import load_tokenizer
 
         tokenizer, tokens = load_tokenizer(source)
-        least = 1 if columns.labels else 2
+        least = 1 if columns.classes else 2
         return Reader(tokenizer=tokenizer, max_length=_UNCUT, least=least, tokens=tokens, padding=0)
 
-    def sizes(self, base: BaseModel, section: TextSection) -> Sizes:
+    def sizes(self, base: BaseModel, section: LengthKeys) -> Sizes:
         """From two tokens, or what the model needs, to ``max_length``, padded to steps of a ladder."""
         from tasks.data.shapes import Sizes, ladder
 
@@ -168,8 +173,14 @@ class TextTask:
 
     def made_up(
         self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
-    ) -> TokenExamples:
+    ) -> Examples:
         """Texts of any tokens but padding, with labels if the model tells any apart."""
+        return self.made_up_texts(adapted, random, sizes)
+
+    def made_up_texts(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> TokenExamples:
+        """Texts of these sizes, of any tokens but padding, with labels if the model tells any apart."""
         import numpy as np
 
         from tasks.data.examples import offsets_of

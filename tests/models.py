@@ -217,6 +217,14 @@ ROUTED = {
 }
 
 
+# What jobs of language models say of their data, beside where they are.
+_DATA = {
+    "causal-lm": {},
+    "instruction": {"messages": "messages"},
+    "preferences": {"prompt": "prompt"},
+}
+
+
 def make_job(
     *,
     targets: Sequence[str],
@@ -232,7 +240,7 @@ def make_job(
             "model": {"source": "a tiny random model", "pooling": pooling},
             "adapter": {"rank": 2, "target_modules": list(targets), **(adapter or {})},
             "data": {"source": "none", "max_length": 64}
-            | ({} if task == "causal-lm" else {"label": "label", "labels": ["a", "b", "c"]}),
+            | _DATA.get(task, {"label": "label", "labels": ["a", "b", "c"]}),
             "strategy": {"name": "lora"},
             **sections,
         }
@@ -250,7 +258,7 @@ def text_base(model: nn.Module, job: Job) -> BaseModel:
     """What the job's task makes of a model without a tokenizer."""
     task = find_task(job.task)
     assert isinstance(task, TextTask)
-    language = job.task == "causal-lm"
+    language = job.task in _DATA
     loaded = Pretrained(
         model=model,
         tokenizer=None,

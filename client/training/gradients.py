@@ -36,8 +36,8 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing", catego
 class Kept(Protocol):
     """What the frozen layers made of examples, of one owner or of several."""
 
-    def replay(self, batch: Batch) -> AbstractContextManager[None]:
-        """Within this block a forward pass on ``batch`` starts at the lowest adapted layer."""
+    def replay(self, batch: Batch) -> AbstractContextManager[Batch]:
+        """Within this block a forward pass on the batch that comes starts at the lowest adapted layer."""
         ...
 
 
@@ -78,7 +78,9 @@ class HookedGradients:
         try:
             loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             return {
-                name: of_examples(name, vars(parameter).get("grad_sample"), batch, like=parameter)
+                name: of_examples(
+                    name, added_up(vars(parameter).get("grad_sample"), batch), batch, like=parameter
+                )
                 for name, parameter in self.adapted.trained.items()
             }
         finally:
@@ -130,10 +132,22 @@ def losses(adapted: AdaptedModel, activations: Kept | None = None) -> Loss:
 
     def loss(batch: Batch) -> torch.Tensor:
         batch = batch.to(adapted.device.torch)
-        with activations.replay(batch) if activations else nullcontext():
-            return adapted.forward(batch).losses
+        with activations.replay(batch) if activations else nullcontext(batch) as known:
+            return adapted.forward(known).losses
 
     return loss
+
+
+def added_up(gradients: object, batch: Batch) -> object:
+    """What was found for each of a model's rows, [b · rows_an_example, …], added up over an example's.
+
+    An example is one only if its rows are clipped as one: clipped each by itself, they would move a sum by
+    as many clipping norms. What has other rows stays as it is, for ``of_examples`` to refuse.
+    """
+    together = batch.rows_an_example
+    if together == 1 or not isinstance(gradients, torch.Tensor) or len(gradients) != len(batch) * together:
+        return gradients
+    return gradients.reshape(len(batch), together, *gradients.shape[1:]).sum(1)
 
 
 def of_examples(name: str, gradients: object, batch: Batch, *, like: torch.Tensor) -> torch.Tensor:

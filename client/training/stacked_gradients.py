@@ -66,7 +66,7 @@ class StackedGradients:
             name: weights[name].detach().requires_grad_() for name in trained if name not in routed.trained
         }
         with (
-            _computed_with(layers, own, rows=len(batch)),
+            _computed_with(layers, own, batch),
             routed.copied(weights, rows=len(batch)) as copies,
         ):
             total = loss(batch).sum()
@@ -81,12 +81,14 @@ class StackedGradients:
 
 
 @contextmanager
-def _computed_with(layers: _Layers, weights: RowWeights, *, rows: int) -> Iterator[None]:
-    """Within this block the layers take each row's own weights."""
+def _computed_with(layers: _Layers, weights: RowWeights, batch: Batch) -> Iterator[None]:
+    """Within this block the layers take each example's own weights, for all of its rows."""
     try:
         for module, slots in layers:
             own = {slot: weights[name] for slot, name in slots.items()}
-            module.forward = _RowLinear(own, rows, shared=module)
+            module.forward = _RowLinear(
+                own, len(batch), rows_an_example=batch.rows_an_example, shared=module
+            )
         yield
     finally:
         for module, _ in layers:
@@ -115,17 +117,19 @@ class _RowLinear:
     What of these is not trained the layer itself has, for all rows: ``shared``.
     """
 
-    def __init__(self, tensors: RowWeights, rows: int, *, shared: Any) -> None:
+    def __init__(self, tensors: RowWeights, rows: int, *, rows_an_example: int, shared: Any) -> None:
         self._weight, self._bias, self._rows = tensors.get("weight"), tensors.get("bias"), rows
+        self._given = rows * rows_an_example
         self._shared = shared
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """[b, …, in] to [b, …, out]. Raises PrivacyUnitError where the layer's rows are no examples."""
-        if len(values) != self._rows:
+        if len(values) != self._given:
             raise PrivacyUnitError(
                 f"a trained layer is given {len(values)} rows in a batch of {self._rows} examples: it "
                 "counts something else, such as tokens, as examples. Choose other adapter.target_modules"
             )
+        # An example's rows follow one another: they become one, whose gradient is the sum of theirs.
         flat = values.reshape(self._rows, -1, values.shape[-1])
         if self._weight is None:
             found = nn.functional.linear(flat, self._shared.weight)

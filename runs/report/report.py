@@ -27,6 +27,7 @@ from runs.formats import (
     format_percent,
     format_points,
 )
+from runs.kept_answers import read_answers
 from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.comparison import Compared, list_findings, read_comparison
@@ -40,6 +41,7 @@ from tasks.registry import find_task
 from tasks.task import Task
 
 LABELS_SHOWN = 20  # above this, those with the lowest F1
+ANSWERS_SHOWN = 6  # without being asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ def render_report(folder: RunFolder) -> str:
         charts=draw_charts(job, records, facts, compared),
         compared=compared,
         findings=list_findings(compared) if compared else (),
+        answers=read_answers(folder),
+        answers_shown=ANSWERS_SHOWN,
     )
     return escaped(page_text, lines=True)
 

@@ -20,8 +20,9 @@ from protocol.job.draw import cohort_size
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
+from tasks.model.activation_store import MEMORY_LIMIT_BYTES
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.frozen_prefix import MEMORY_LIMIT_BYTES, Activations
+from tasks.model.frozen_prefix import Activations
 
 Clock = Callable[[], float]
 
@@ -138,8 +139,8 @@ def _about_as_large(size: float, examples: Examples, *, count: int) -> Examples:
 def _evaluate(adapted: AdaptedModel, batch: Batch, kept: Activations | None) -> None:
     adapted.peft.eval()
     batch = batch.to(adapted.device.torch)
-    with torch.no_grad(), kept.replay(batch) if kept else nullcontext():
-        adapted.forward(batch).correct.sum().item()
+    with torch.no_grad(), kept.replay(batch) if kept else nullcontext(batch) as known:
+        adapted.forward(known).correct.sum().item()
 
 
 def _bytes_per_place(world: World, batch: Batch) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,28 @@ _ClassNames = Mapping[str, Sequence[str]]
 _METADATA = b"huggingface"  # the key under which datasets keeps features in an Arrow schema
 
 
-def read_parquet(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+def read_parquet(
+    path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
+) -> Table:
     """A Parquet file. Integer columns that ``datasets`` knows as ClassLabel are their names."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
-        return _table(
-            schema, columns, keys, names=_class_names(schema), read=lambda used: file.read(columns=used)
-        )
+        names = _class_names(schema)
+        return _table(schema, columns, keys, nested, names=names, read=lambda used: file.read(columns=used))
 
 
-def read_arrow(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+def read_arrow(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()) -> Table:
     """An Arrow file or stream, Feather among them."""
     schema = _schema(path)
-    return _table(
-        schema, columns, keys, names=_class_names(schema), read=lambda used: _read_columns(path, used)
-    )
+    names = _class_names(schema)
+    return _table(schema, columns, keys, nested, names=names, read=lambda used: _read_columns(path, used))
 
 
-def read_datasets_folder(folder: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+def read_datasets_folder(
+    folder: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
+) -> Table:
     """A folder that ``datasets.Dataset.save_to_disk`` wrote: Arrow files named in state.json.
 
     The 1.x form may name a part of a file (skip, take), and files of the numbers of the rows that were
@@ -52,7 +54,7 @@ def read_datasets_folder(folder: Path, keys: SourceKeys, columns: Sequence[str])
         return whole if not chosen else _selected(folder, whole, _named_files(folder, chosen))
 
     names = _class_names(schema) or _names_of(_features_beside(folder))
-    return _table(schema, columns, keys, names=names, read=read)
+    return _table(schema, columns, keys, nested, names=names, read=read)
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def _table(
     schema: Any,
     columns: Sequence[str],
     keys: SourceKeys,
+    nested: Collection[str],
     *,
     names: _ClassNames,
     read: Callable[[list[str]], Any],
@@ -78,12 +81,14 @@ def _table(
     table = Table(names=tuple(schema.names))
     if table.lacks(columns):
         return table
-    refused = {name: arrow_refusal(schema.field(name).type) for name in columns}
+    refused = {name: arrow_refusal(schema.field(name).type, nested=name in nested) for name in columns}
     arrow = read([name for name in dict.fromkeys(columns) if refused[name] is None])
     found = {
         name: Column(values=(None,) * arrow.num_rows, refusal=refusal)
         if (refusal := refused[name]) is not None
-        else arrow_column(arrow.column(name), encoding=keys.encoding, names=names.get(name))
+        else arrow_column(
+            arrow.column(name), encoding=keys.encoding, names=names.get(name), nested=name in nested
+        )
         for name in columns
     }
     return Table(names=table.names, columns=found)

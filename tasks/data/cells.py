@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,31 +36,34 @@ class Column:
     refusal: str | None = None
 
 
-def column_of(cells: Iterable[Any], *, encoding: str) -> Column:
+def column_of(cells: Iterable[Any], *, encoding: str, nested: bool = False) -> Column:
     """Cells of any kind as text. What one holds decides about that one alone.
 
     Text stays what is written. true and false stay so; whole numbers are written without a point, others as
     the shortest that reads the same (1.0, 0.1, 1e-07); what is no finite number is missing. Bytes are
-    decoded. A list or an object is no text, and a column of nothing else is refused.
+    decoded. A list or an object is no text, and a column of nothing else is refused; in a ``nested`` column
+    it is written as JSON.
     """
     values: list[str | None] = []
     faults: dict[int, str] = {}
-    nested: Any = None
+    other: Any = None
     for row, cell in enumerate(cells):
         try:
-            values.append(_text(cell, encoding))
+            values.append(_as_json(cell, encoding) if nested else _text(cell, encoding))
         except ValueError as error:
             values.append(None)
             faults[row] = str(error)
             if isinstance(cell, list | dict):
-                nested = cell
+                other = cell
     refusal = None
-    if nested is not None and not any(value is not None for value in values):
-        refusal = _nested(nested)
+    if other is not None and not nested and not any(value is not None for value in values):
+        refusal = _nested(other)
     return Column(values=tuple(values), faults=faults, refusal=refusal)
 
 
-def arrow_column(column: Any, *, encoding: str, names: Sequence[str] | None) -> Column:
+def arrow_column(
+    column: Any, *, encoding: str, names: Sequence[str] | None, nested: bool = False
+) -> Column:
     """An Arrow column of a type that is not refused, as text.
 
     ``names`` are those of a ClassLabel, whose numbers the cells are.
@@ -67,7 +71,7 @@ def arrow_column(column: Any, *, encoding: str, names: Sequence[str] | None) -> 
     cells = _python_cells(column)
     if names is not None:
         cells = (_class_name(cell, names) for cell in cells)
-    return column_of(cells, encoding=encoding)
+    return column_of(cells, encoding=encoding, nested=nested)
 
 
 class CellFault:
@@ -92,6 +96,15 @@ def _text(cell: Any, encoding: str) -> str | None:
             raise ValueError("holds an infinite number")
         return None if math.isnan(cell) else str(cell)
     return _other_text(cell, encoding)
+
+
+def _as_json(cell: Any, encoding: str) -> str | None:
+    if not isinstance(cell, list | dict):
+        return _text(cell, encoding)
+    try:
+        return _checked(json.dumps(cell, ensure_ascii=False), encoding)
+    except (TypeError, RecursionError):
+        raise ValueError("holds something that JSON cannot, or a key twice") from None
 
 
 def _other_text(cell: Any, encoding: str) -> str:
@@ -138,10 +151,12 @@ def _nested(cell: Any) -> str:
     return MESSAGES if cell and isinstance(cell[0], dict) and "content" in cell[0] else LISTS
 
 
-def arrow_refusal(kind: Any) -> str | None:
+def arrow_refusal(kind: Any, *, nested: bool = False) -> str | None:
     """What a column of this Arrow type holds, and what to do; None if it can be text."""
     import pyarrow.types as of
 
+    if nested and of.is_nested(kind):
+        return None
     if of.is_dictionary(kind) or of.is_run_end_encoded(kind):
         return arrow_refusal(kind.value_type)
     if hasattr(kind, "storage_type"):
@@ -200,6 +215,8 @@ def _python_cells(column: Any) -> Iterable[Any]:
         found: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
         # Not every writer minds that Arrow's text is UTF-8.
+        if of.is_nested(kind):
+            return [_whole(cell) for cell in column]
         found = [_utf8(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
     return found
 
@@ -212,6 +229,13 @@ def _categories(column: Any) -> Iterator[Any]:
         known = list(_python_cells(pa.chunked_array([chunk.dictionary])))
         for place in chunk.indices.to_pylist():
             yield None if place is None else known[place]
+
+
+def _whole(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return CellFault("is no UTF-8")
 
 
 def _utf8(cell: bytes | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,20 +16,25 @@ class Batch:
     """A padded batch: the model's ``inputs`` by name, each with a row an example, [b, …].
 
     The first rows are the examples at ``indices``; rows after them are blank and stand for nobody.
-    ``size`` is what each row is padded to.
+    ``size`` is what each row is padded to. Where the model makes several rows of each example,
+    ``rows_an_example``, an example's follow one another.
     """
 
     inputs: Mapping[str, torch.Tensor]
     indices: NDArray[np.int64]
     size: int
+    rows_an_example: int = 1
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(inputs=inputs, indices=self.indices, size=self.size)
+        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
+
+    def beside(self, **more: torch.Tensor) -> Batch:
+        """The same batch with more inputs, [b, …] each."""
+        return replace(self, inputs={**self.inputs, **more})
 
     def apart(self) -> Iterator[Batch]:
         """Each example in a batch of this very shape, with blank rows in the others' places.
@@ -40,13 +45,20 @@ class Batch:
             blank = len(self.indices) if len(self) > len(self.indices) else row
             rows = torch.tensor([row] + [blank] * (len(self) - 1))
             inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
-            yield Batch(inputs=inputs, indices=np.array([index]), size=self.size)
+            yield replace(self, inputs=inputs, indices=np.array([index]))
 
 
 class Examples(ABC):
-    """n examples. ``labels`` is int64[n], None for a task without any."""
+    """n examples. ``labels`` is int64[n], None for a task without any.
+
+    Of each a model makes ``rows_an_example``, as in its batches.
+    """
 
     labels: NDArray[np.int64] | None
+
+    @property
+    def rows_an_example(self) -> int:
+        return 1
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -58,4 +59,4 @@ class JointExamples(Examples):
         found.append(self.parts[owner].batch(own, size=size, rows=left))
         names = found[0].inputs
         inputs = {name: torch.cat([batch.inputs[name] for batch in found]) for name in names}
-        return Batch(inputs=inputs, indices=indices, size=size)
+        return replace(found[0], inputs=inputs, indices=indices)

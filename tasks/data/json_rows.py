@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _Row = dict[str, Any]
 _EXPECTED = "expected an object a line, or one array of objects"
 
 
-def read_json(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+def read_json(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()) -> Table:
     """Rows as JSON objects, whose keys are the columns; a row that lacks one has nothing there.
 
     Text stays what is written, whatever it looks like, and so do whole numbers. Raises DataError naming the
@@ -37,7 +37,10 @@ def read_json(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
     cells_of = zip(columns, kept, strict=True)
     return Table(
         names=tuple(names),
-        columns={name: column_of(cells, encoding=keys.encoding) for name, cells in cells_of},
+        columns={
+            name: column_of(cells, encoding=keys.encoding, nested=name in nested)
+            for name, cells in cells_of
+        },
     )
 
 

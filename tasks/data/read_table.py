@@ -6,7 +6,7 @@ import codecs
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from privacy.errors import DataError
@@ -23,20 +23,23 @@ _DAMAGED = "it is damaged, or was not written whole"
 # Shifts, and line ends that are escaped, reach into the rows after them.
 _WITH_STATE = ("iso2022", "hz", "utf-7", "unicode-escape", "raw-unicode-escape", "punycode", "idna")
 _DATASETS = "datasets"
-_READERS: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
+_FLAT: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
     "delimited": read_delimited,
+    "workbook": read_workbook,
+}
+_TYPED: Mapping[str, Callable[[Path, SourceKeys, Sequence[str], Collection[str]], Table]] = {
     "json": read_json,
     "parquet": read_parquet,
     "arrow": read_arrow,
-    "workbook": read_workbook,
     _DATASETS: read_datasets_folder,
 }
 
 
-def read_table(keys: SourceKeys, *, columns: Iterable[str]) -> Table:
+def read_table(keys: SourceKeys, *, columns: Iterable[str], nested: Collection[str] = ()) -> Table:
     """The columns of a source that will be used, as text, and at least one row.
 
-    What other columns hold is not looked at. Raises DataError if there is no source, no row, or not the
+    Lists and objects in ``nested`` ones are written as JSON, and no text in others. What other columns hold
+    is not looked at. Raises DataError if there is no source, no row, or not the
     format that a file's name says: it names the file, the row and the key to change, and quotes no cell.
     """
     wanted = list(dict.fromkeys(columns))
@@ -45,17 +48,20 @@ def read_table(keys: SourceKeys, *, columns: Iterable[str]) -> Table:
         files = find_files(keys)
     except OSError as error:
         raise DataError(f"data.source={keys.source!r}: {_reason(error)}") from None
-    table = joined([_read(file, keys, wanted) for file in files], files=files, columns=wanted)
+    table = joined([_read(file, keys, wanted, nested) for file in files], files=files, columns=wanted)
     if not table.lacks(wanted) and not len(table):
         raise DataError(f"data.source={keys.source!r} has no rows")
     return table
 
 
-def _read(path: Path, keys: SourceKeys, columns: Sequence[str]) -> Table:
+def _read(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str]) -> Table:
     import pyarrow as pa
 
     try:
-        return _READERS[_DATASETS if path.is_dir() else check_file(path, keys)](path, keys, columns)
+        kind = _DATASETS if path.is_dir() else check_file(path, keys)
+        if kind in _FLAT:
+            return _FLAT[kind](path, keys, columns)
+        return _TYPED[kind](path, keys, columns, nested)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {_reason(error)}") from None
     except (pa.ArrowCapacityError, MemoryError):

@@ -18,36 +18,44 @@ class TokenExamples(Examples):
     """n tokenized examples: example i is ``tokens[offsets[i]:offsets[i + 1]]``.
 
     ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None; batches are filled up
-    with the token ``padding``, by which some models find a text's last token.
+    with the token ``padding``, by which some models find a text's last token. ``learned``, bool[total], are
+    the tokens that a model should say, where these are not all.
     """
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     padding: int = 0
+    learned: NDArray[np.bool_] | None = None
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
     def take(self, indices: NDArray[np.int64]) -> TokenExamples:
+        places = positions(self.offsets, indices)
         return TokenExamples(
-            tokens=self.tokens[positions(self.offsets, indices)],
+            tokens=self.tokens[places],
             offsets=offsets_of(self.sizes[indices]),
             labels=None if self.labels is None else self.labels[indices],
             padding=self.padding,
+            learned=None if self.learned is None else self.learned[places],
         )
 
     def batch(
         self, indices: NDArray[np.int64], *, size: int | None = None, rows: int | None = None
     ) -> Batch:
-        """Padded on the right: ``input_ids``, ``attention_mask``: int64[b, size]; ``labels``: int64[b]."""
+        """Padded on the right: ``input_ids``, ``attention_mask``: int64[b, size]; ``labels``: int64[b].
+
+        ``learned``, int64[b, size], is there if not all tokens are.
+        """
         blanks = max(0, (rows or 0) - len(indices))
         # Blank rows are short texts of padding: a row without any token would have no loss.
         lengths = np.concatenate([self.sizes[indices], np.full(blanks, _BLANK_TOKENS)])
         mask = np.arange(size or lengths.max())[None, :] < lengths[:, None]
         tokens = np.full(mask.shape, self.padding, np.int64)
-        tokens[: len(indices)][mask[: len(indices)]] = self.tokens[positions(self.offsets, indices)]
+        places, real = positions(self.offsets, indices), mask[: len(indices)]
+        tokens[: len(indices)][real] = self.tokens[places]
         inputs = {
             "input_ids": torch.from_numpy(tokens),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
@@ -55,4 +63,8 @@ class TokenExamples(Examples):
         if self.labels is not None:
             labels = np.concatenate([self.labels[indices], np.zeros(blanks, np.int64)])
             inputs["labels"] = torch.from_numpy(labels)
+        if self.learned is not None:
+            learned = mask.astype(np.int64)  # a blank row's loss is nobody's, and must be a number
+            learned[: len(indices)][real] = self.learned[places]
+            inputs["learned"] = torch.from_numpy(learned)
         return Batch(inputs=inputs, indices=indices, size=mask.shape[1])

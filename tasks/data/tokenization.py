@@ -27,7 +27,7 @@ class Reader:
     """What a model reads texts with: its tokenizer, and the bounds of what it can take.
 
     Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``, of
-    which ``padding`` fills texts up.
+    which ``padding`` fills texts up. Of answers, ``max_answer`` tokens are learned; all if it is None.
     """
 
     tokenizer: Any
@@ -35,6 +35,7 @@ class Reader:
     least: int
     tokens: int
     padding: int
+    max_answer: int | None = None
 
 
 def tokenize(

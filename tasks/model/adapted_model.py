@@ -207,6 +207,23 @@ class AdaptedModel:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(held[name])
 
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Within this block the model is the base model, whatever is trained, or put in a weight's place.
+
+        Trained biases and heads stay: what compares with the base model is not for jobs with such.
+        """
+        layers = [module for module in self.peft.modules() if hasattr(module, "_disable_adapters")]
+        # PEFT's own way would set anew which parameters are trained.
+        for layer in layers:
+            layer._disable_adapters = True
+        try:
+            with self._moved.at_rest():
+                yield
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
     def now(self) -> NDArray[np.float32]:
         """The adapter that the model has: float32[adapter_size]."""
         tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}

@@ -9,9 +9,6 @@ tried on made-up examples, each pass starts at its beginning.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,13 +24,14 @@ from torch import nn
 from privacy.errors import RunError
 from tasks.data.examples import Batch, Examples, offsets_of, positions
 from tasks.data.shapes import Shapes
+from tasks.model import activation_store
 from tasks.model.adapted_model import AdaptedModel
+from tasks.model.computed_rows import Computed, one_by_one, side_by_side
 from tasks.model.model_layers import LayerList, layer_lists, layer_number
+from tasks.task import ReferenceTask
 
 log = logging.getLogger("confide.activations")
 
-# Beyond this an example store is a memory-mapped file, which the system may drop from memory.
-MEMORY_LIMIT_BYTES = 1 << 30
 _TOLERANCE = 1e-4
 _FILL_BATCH = 64
 
@@ -78,7 +76,10 @@ class FrozenPrefix:
         return hidden.shape[-1], hidden.dtype
 
     def compute(self, batch: Batch) -> torch.Tensor:
-        """The first adapted layer's input, [b, t, hidden], for a batch on the device."""
+        """The first adapted layer's input, [b, t, width], for a batch on the device.
+
+        The width is that of the layer, for each of an example's rows.
+        """
         held: list[torch.Tensor] = []
 
         def capture(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -90,14 +91,23 @@ class FrozenPrefix:
             with torch.no_grad():
                 self._adapted.forward(batch)
         except _CapturedError:
-            return held[0].detach()
+            return side_by_side(held[0].detach(), batch.rows_an_example)
         finally:
             handle.remove()
         raise RunError("the model's forward pass did not reach its first adapted layer")
 
+    def reference(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor | None:
+        """What the model without its adapter makes of a batch, [b, …], for a task that compares with it."""
+        task = self._adapted.task
+        if not isinstance(task, ReferenceTask):
+            return None
+        with torch.no_grad(), self.replay(hidden, batch.rows_an_example):
+            return task.reference(self._adapted, batch)
+
     @contextmanager
-    def replay(self, hidden: torch.Tensor) -> Iterator[None]:
-        """Within this block a forward pass starts from ``hidden`` at the first adapted layer."""
+    def replay(self, hidden: torch.Tensor, rows_an_example: int = 1) -> Iterator[None]:
+        """Within this block a forward pass starts from what ``compute`` found, at that layer."""
+        hidden = one_by_one(hidden, rows_an_example)
 
         def substitute(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,8 +146,8 @@ class FrozenPrefix:
                 expected = self._last_output(batch)
                 for index in range(len(examples)):  # each in its own width
                     kept.fill(np.array([index]))
-                with kept.replay(batch):
-                    replayed = self._last_output(batch)
+                with kept.replay(batch) as known:
+                    replayed = self._last_output(known)
             real = kept.real(batch)
             off = float((expected[real] - replayed[real]).norm())
             return off <= _TOLERANCE * float(expected[real].norm())
@@ -160,7 +170,7 @@ class FrozenPrefix:
             self._adapted.forward(batch)
         finally:
             handle.remove()
-        return held[0].float().cpu()
+        return side_by_side(held[0].float().cpu(), batch.rows_an_example)
 
 
 class Activations:
@@ -175,6 +185,7 @@ class Activations:
         self._sizes, self._offsets = examples.sizes, offsets_of(examples.sizes)
         self._known = self._sizes == 0  # of a blank one there is nothing to keep
         self._store = torch.empty(0, 0)
+        self._reference: torch.Tensor | None = None  # [n, …], where the task compares with any
 
     @property
     def work(self) -> bool:
@@ -193,27 +204,34 @@ class Activations:
         """The memory that all of them take once they are computed; 0 if none are kept, or in a file."""
         kept_as = self._prefix.kept_as
         size = 0 if kept_as is None else int(self._offsets[-1]) * kept_as[0] * kept_as[1].itemsize
-        return 0 if size > MEMORY_LIMIT_BYTES else size
+        return 0 if size > activation_store.MEMORY_LIMIT_BYTES else size
 
     def _has_room(self, width: int, dtype: torch.dtype) -> bool:
         try:
-            self._store = self._allocate(int(self._offsets[-1]), width, dtype)
+            self._store = self._allocate(width, dtype)
         except (OSError, RuntimeError, RunError) as error:
             log.warning("activations are not kept, which takes longer: %s", error)
             return False
         return True
 
     @contextmanager
-    def replay(self, batch: Batch) -> Iterator[None]:
-        """Run the adapted layers on ``batch`` (on the device) from kept activations."""
-        with self.starting_at(self.fetch(batch, rows=len(batch))):
-            yield
+    def replay(self, batch: Batch) -> Iterator[Batch]:
+        """Run the adapted layers on ``batch`` (on the device) from kept activations.
+
+        The batch that comes has what the model without an adapter makes of it, if that is kept, as
+        ``reference``.
+        """
+        hidden = self.fetch(batch, rows=len(batch))
+        with self.starting_at(hidden, batch, self.fetch_reference(batch, rows=len(batch))) as known:
+            yield known
 
     @contextmanager
-    def starting_at(self, hidden: torch.Tensor) -> Iterator[None]:
-        """Within this block a forward pass begins with ``hidden``, [b, t, width], that was fetched."""
-        with self._prefix.replay(hidden):
-            yield
+    def starting_at(
+        self, hidden: torch.Tensor, batch: Batch, reference: torch.Tensor | None
+    ) -> Iterator[Batch]:
+        """Within this block a forward pass begins with ``hidden``, [b, t, width]; both were fetched."""
+        with self._prefix.replay(hidden, batch.rows_an_example):
+            yield batch if reference is None else batch.beside(reference=reference)
 
     def of(self, examples: Examples) -> Activations:
         """An empty store of other examples for the same model."""
@@ -235,8 +253,8 @@ class Activations:
             whole = shapes.filled_up(self._examples, missing, self.unknown(beside=missing))
             batches = shapes.batches(self._examples, whole)
         for batch in batches:
-            for part, hidden in self.compute(batch):
-                self.keep(part.indices, hidden, size=part.size)
+            for part, found in self.compute(batch):
+                self.keep(part.indices, found, size=part.size)
 
     def missing(self, indices: NDArray[np.int64], shapes: Shapes | None) -> NDArray[np.int64]:
         """Those of the examples at ``indices`` that are not kept as they are computed in ``shapes``."""
@@ -252,23 +270,30 @@ class Activations:
         found: NDArray[np.int64] = np.flatnonzero(~known)
         return found
 
-    def keep(self, indices: NDArray[np.int64], hidden: torch.Tensor, *, size: int) -> None:
-        """Keep what was computed of these examples, [n, size, width] on the CPU, without its padding."""
-        rows = hidden[self._real(indices, size)]
+    def keep(self, indices: NDArray[np.int64], found: Computed, *, size: int) -> None:
+        """Keep what was computed of these examples, on the CPU, without its padding."""
+        rows = found.hidden[self._real(indices, size)]
         if len(self._store) == 0:
-            self._store = self._allocate(int(self._offsets[-1]), rows.shape[1], rows.dtype)
+            self._store = self._allocate(rows.shape[1], rows.dtype)
         self._store[self._positions(indices)] = rows
+        if found.reference is not None:
+            if self._reference is None:
+                self._reference = found.reference.new_zeros(len(self._sizes), *found.reference.shape[1:])
+            self._reference[torch.from_numpy(indices)] = found.reference
         self._known[indices] = True
 
-    def compute(self, batch: Batch) -> list[tuple[Batch, torch.Tensor]]:
+    def compute(self, batch: Batch) -> list[tuple[Batch, Computed]]:
         """What goes into the first adapted layer, for the examples that the model does not fail on.
 
         One must not decide about the others: where a batch fails, each is computed in its shape alone. Each
-        part comes with [n, size, width] of its n examples, on the CPU.
+        part comes with what was found of its n examples, on the CPU.
         """
         try:
-            found = self._prefix.compute(batch.to(self._prefix.device))
-            return [(batch, found.cpu()[: len(batch.indices)])]
+            there, count = batch.to(self._prefix.device), len(batch.indices)
+            hidden = self._prefix.compute(there)
+            reference = self._prefix.reference(there, hidden)
+            whole = Computed(hidden=hidden.cpu(), reference=None if reference is None else reference.cpu())
+            return [(batch, whole.part(0, count))]
         except Exception as error:
             log.warning("the model fails below its first adapted layer: %s", type(error).__name__)
             parts = batch.apart() if len(batch.indices) > 1 else ()
@@ -286,6 +311,17 @@ class Activations:
         hidden[: len(batch.indices)][self.real(batch)] = self._store[self._positions(batch.indices)]
         return hidden.to(self._prefix.device)
 
+    def fetch_reference(self, batch: Batch, *, rows: int) -> torch.Tensor | None:
+        """What is kept of what the model without an adapter makes of a batch's examples, [rows, …]."""
+        if self._reference is None:
+            return None
+        found = self._reference.new_zeros(rows, *self._reference.shape[1:])
+        found[: len(batch.indices)] = self._reference[torch.from_numpy(batch.indices)]
+        return found.to(self._prefix.device)
+
+    def _allocate(self, width: int, dtype: torch.dtype) -> torch.Tensor:
+        return activation_store.allocate(int(self._offsets[-1]), width, dtype, folder=self._folder)
+
     def _positions(self, indices: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(positions(self._offsets, indices))
 
@@ -295,28 +331,6 @@ class Activations:
 
     def _real(self, indices: NDArray[np.int64], size: int) -> torch.Tensor:
         return torch.from_numpy(np.arange(size)[None, :] < self._sizes[indices][:, None])
-
-    def _allocate(self, places: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        size = places * width * dtype.itemsize
-        if size <= MEMORY_LIMIT_BYTES:
-            return torch.empty((places, width), dtype=dtype)
-        folder = self._folder or Path(tempfile.gettempdir())
-        if shutil.disk_usage(folder).free < size:
-            raise RunError(
-                f"the kept activations need more disk than {folder} has: free some, or lower data.limit"
-            )
-        handle, name = tempfile.mkstemp(dir=folder, prefix="activations-")
-        try:
-            # Reserve the blocks now: a disk that fills up later would kill the process by signal.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, size)
-            else:
-                os.ftruncate(handle, size)
-            flat = torch.from_file(name, shared=True, size=places * width, dtype=dtype)
-        finally:
-            os.close(handle)
-            os.unlink(name)  # the mapping keeps the data; no file of it outlives the process
-        return flat.view(places, width)
 
 
 def _frozen_depth(model: nn.Module, found: LayerList) -> int:

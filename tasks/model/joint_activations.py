@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,21 +34,29 @@ class JointActivations:
             spare.append(store.unknown(beside=lacking) + first)
         whole = shapes.filled_up(self._examples, np.concatenate(missing), np.concatenate(spare))
         for batch in shapes.batches(self._examples, whole):
-            for part, hidden in self._stores[0].compute(batch):
+            for part, found in self._stores[0].compute(batch):
                 start = 0
                 for owner, own in self._examples.by_owner(part.indices):
-                    self._stores[owner].keep(own, hidden[start : start + len(own)], size=part.size)
+                    self._stores[owner].keep(own, found.part(start, start + len(own)), size=part.size)
                     start += len(own)
 
     @contextmanager
-    def replay(self, batch: Batch) -> Iterator[None]:
+    def replay(self, batch: Batch) -> Iterator[Batch]:
         """Run the adapted layers on ``batch`` (on the device) from kept activations."""
-        runs = self._examples.by_owner(batch.indices)
-        parts = [
-            self._stores[owner].fetch(Batch(inputs={}, indices=own, size=batch.size), rows=len(own))
-            for owner, own in runs
+        runs = [
+            (self._stores[owner], replace(batch, inputs={}, indices=own))
+            for owner, own in self._examples.by_owner(batch.indices)
         ]
-        first = parts[0]
-        parts.append(first.new_zeros((len(batch) - len(batch.indices), *first.shape[1:])))
-        with self._stores[0].starting_at(torch.cat(parts)):
-            yield
+        hidden = [store.fetch(own, rows=len(own.indices)) for store, own in runs]
+        known = [store.fetch_reference(own, rows=len(own.indices)) for store, own in runs]
+        reference = [each for each in known if each is not None]
+        blank = len(batch) - len(batch.indices)
+        with self._stores[0].starting_at(
+            _with_blanks(hidden, blank), batch, _with_blanks(reference, blank) if reference else None
+        ) as whole:
+            yield whole
+
+
+def _with_blanks(parts: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+    """The parts one after another, and so many rows of zeros after them."""
+    return torch.cat([*parts, parts[0].new_zeros((count, *parts[0].shape[1:]))])

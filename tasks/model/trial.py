@@ -33,7 +33,7 @@ def try_model(model: Any, *, padding: int, tokens: int, limit: int | None) -> No
         )
 
 
-def check_causal(model: Any, *, padding: int, tokens: int, limit: int | None) -> None:
+def check_causal(model: Any, *, task: str, padding: int, tokens: int, limit: int | None) -> None:
     """Raises ModelError if what a model says of a token depends on a later one."""
     text = made_up_text(padding, tokens, limit)
     mask = torch.ones_like(text)
@@ -44,7 +44,7 @@ def check_causal(model: Any, *, padding: int, tokens: int, limit: int | None) ->
     moved = (after - before).abs().amax(-1)[0]
     if not float(moved[:-1].max()) <= _ROUNDING * float(before.abs().max()):
         raise ModelError(
-            f'task="causal-lm": {type(model).__name__} sees the tokens that it should guess, as it reads '
+            f'task="{task}": {type(model).__name__} sees the tokens that it should guess, as it reads '
             'texts in both directions: choose a causal model, or task="sequence-classification"'
         )
 

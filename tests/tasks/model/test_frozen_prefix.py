@@ -21,7 +21,7 @@ from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.job import TrainingSection
 from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes, ladder
-from tasks.model import frozen_prefix
+from tasks.model import activation_store
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import CASES, Case, adapt, bert, make_job, random_adapter
@@ -96,7 +96,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         mapped.append(name)
         return map_file(name, **kwargs)
 
-    monkeypatch.setattr(frozen_prefix, "MEMORY_LIMIT_BYTES", 0)
+    monkeypatch.setattr(activation_store, "MEMORY_LIMIT_BYTES", 0)
     monkeypatch.setattr(torch, "from_file", noted)
     return mapped
 
@@ -288,7 +288,7 @@ def test_a_full_disk_is_refused(
     on_disk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(frozen_prefix.shutil, "disk_usage", lambda _: usage(100, 0, 100))
+    monkeypatch.setattr(activation_store.shutil, "disk_usage", lambda _: usage(100, 0, 100))
     adapted, examples = prepared(LLAMA), LLAMA.examples(LENGTHS)
     activations = kept(adapted, examples, folder=tmp_path)
 

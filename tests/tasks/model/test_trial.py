@@ -53,13 +53,15 @@ def test_what_is_no_causal_language_model_is_refused(
 
 @pytest.mark.parametrize("build", [models.llama, models.gpt2, models.deepseek, models.qwen2_moe])
 def test_causal_language_models_pass(build: Any) -> None:
-    check_causal(build(), **TEXTS)
+    check_causal(build(), task="causal-lm", **TEXTS)
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 8, 9])
 def test_a_bidirectional_one_is_seen_whatever_its_vocabulary(tokens: int) -> None:
     with pytest.raises(ModelError, match="in both directions"):
-        check_causal(models.bert(pooling="mean"), padding=0, tokens=tokens + 1, limit=64)
+        check_causal(
+            models.bert(pooling="mean"), task="instruction", padding=0, tokens=tokens + 1, limit=64
+        )
 
 
 def test_a_model_that_draws_when_it_is_evaluated_is_refused() -> None:

@@ -1,0 +1,150 @@
+"""What tasks of causal language models have in common: how one is loaded, and how its tokens are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from privacy.errors import ModelError
+from protocol.job.job import Dirichlet
+from tasks.task import Outcome
+from tasks.text import TextTask
+
+if TYPE_CHECKING:
+    import torch
+
+    from protocol.job.job import Job
+    from tasks.data.examples import Batch
+    from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel
+    from tasks.model.checkpoint import Checkpoint
+    from tasks.model.device import Device
+
+
+class LanguageTask(TextTask):
+    """A task of transformers' causal language models, whose own head stays frozen."""
+
+    name: str
+    labelled = False
+    least_tokens = 2  # a token is told from those before it
+
+    def refuses(self, job: Job, section: Any) -> str | None:  # noqa: ARG002  # a task's own keys are its own
+        """What needs labels makes no sense."""
+        if job.model.pooling == "mean":
+            return 'model.pooling: "mean" is for task="sequence-classification"'
+        if job.model.head != "new":
+            return 'model.head: "checkpoint" is for task="sequence-classification"'
+        if isinstance(job.federation.partition, Dirichlet):
+            return f'federation.partition: dirichlet needs labels; task="{self.name}" has none'
+        return None
+
+    def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
+        """The language model, as it is. Raises ModelError for one that sees what it should guess."""
+        from tasks.model.base_model import load_pretrained
+        from tasks.model.trial import check_causal
+
+        loaded = load_pretrained(job, purpose=_LanguageModel(self.name), labels=labels, device=device)
+        check_causal(
+            loaded.model, task=self.name, padding=loaded.padding, tokens=loaded.tokens, limit=loaded.limit
+        )
+        return self.wrap(loaded, section=section, peft_type="CAUSAL_LM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """How tokens are told from those before them, row by row of a model's.
+
+    ``nats`` is float32[rows, k], ``hits`` int64[rows, k], and ``counted``, int64[rows, k], is 1 where a
+    token counts.
+    """
+
+    nats: torch.Tensor
+    hits: torch.Tensor
+    counted: torch.Tensor
+
+
+def tell_tokens(
+    adapted: AdaptedModel, batch: Batch, counts: torch.Tensor, *, most: int | None = None
+) -> Told:
+    """Tell the tokens that ``counts``, int64[rows, t], has at 1; the first never is.
+
+    No row has more than ``most`` of them, if that is given: then the model's last layer, with a number for
+    each word, is computed for so many places alone, whatever the row holds.
+    """
+    from torch.nn import functional
+
+    tokens, mask = (rows_of(batch.inputs[name]) for name in ("input_ids", "attention_mask"))
+    targets, counted = tokens[:, 1:], counts[:, 1:]
+    places = None
+    if most is not None and most < targets.shape[1]:
+        places = counted.argsort(dim=1, descending=True, stable=True)[:, :most]
+        targets, counted = targets.gather(1, places), counted.gather(1, places)
+    with adapted.device.autocast(), _only_at(adapted, places):
+        logits = adapted.peft(input_ids=tokens, attention_mask=mask).logits
+    logits = logits.float()[:, : targets.shape[1]]
+    nats = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return Told(nats=nats * counted, hits=(logits.argmax(-1) == targets).long() * counted, counted=counted)
+
+
+def rows_of(inputs: torch.Tensor) -> torch.Tensor:
+    """An input of tokens, [b, t] or [b, rows, t], with a row of the model's in each: [b · rows, t]."""
+    return inputs.reshape(-1, inputs.shape[-1])
+
+
+def token_outcome(
+    adapted: AdaptedModel, batch: Batch, counts: torch.Tensor, *, most: int | None = None
+) -> Outcome:
+    """The mean loss of each text's tokens, as ``tell_tokens`` tells them."""
+    told = tell_tokens(adapted, batch, counts, most=most)
+    counted = told.counted.sum(1)
+    return Outcome(losses=told.nats.sum(1) / counted, correct=told.hits.sum(1), counted=counted)
+
+
+@contextmanager
+def _only_at(adapted: AdaptedModel, places: torch.Tensor | None) -> Iterator[None]:
+    """Within this block the model's last layer sees these places of each row, [rows, k]; None: all."""
+    if places is None:
+        yield
+        return
+
+    def choose(_layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = given[0]
+        chosen = places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        return (hidden.gather(1, chosen), *given[1:])
+
+    handle = adapted.peft.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _LanguageModel:
+    """A model loaded as it is, its own head included."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+
+    def choose(self, config: Any) -> Any:
+        import transformers
+
+        auto = transformers.AutoModelForCausalLM
+        if type(config) not in auto._model_mapping or config.is_encoder_decoder:
+            raise ModelError(
+                f'task="{self._task}": {config.model_type} is no language model that reads a text from its '
+                "beginning alone: choose a causal one"
+            )
+        return auto
+
+    def find_head(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        if checkpoint.lacking:
+            raise ModelError(
+                f'task="{self._task}": the weights lack {checkpoint.lacking[0]}: expected them saved as '
+                f"{type(checkpoint.model).__name__}, got {', '.join(checkpoint.saved_as) or 'others'}"
+            )
+        return ()
+
+    def begin(self, checkpoint: Checkpoint, head: tuple[str, ...]) -> None:
+        """Nothing is to be set."""
