@@ -236,6 +236,7 @@ def export(
     """Write a run's adapter for PEFT, or a merged model for transformers."""
     from runs.export import export_adapter, export_merged
     from runs.run_folder import RunFolder
+    from tasks.registry import find_task
 
     folder = RunFolder.open(run)
     if site is not None:
@@ -255,7 +256,9 @@ def export(
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
         export_merged(folder, to, best=best)
-        print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
+        whole = find_task(folder.manifest.job.task).pretrained
+        loader = "transformers' from_pretrained" if whole else "the load() of its network.py"
+        print(f"Wrote a model to {to}; load it with {loader}")
     else:
         export_adapter(folder, to, best=best)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")

@@ -17,6 +17,7 @@ from tasks.data.file_kinds import check_file
 from tasks.data.json_rows import read_json
 from tasks.data.source_files import find_files
 from tasks.data.table import Table, joined
+from tasks.data.ts_files import read_ts
 from tasks.data.workbook import read_workbook
 
 _DAMAGED = "it is damaged, or was not written whole"
@@ -26,6 +27,7 @@ _DATASETS = "datasets"
 _READERS: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
     "delimited": read_delimited,
     "json": read_json,
+    "series": read_ts,
     "parquet": read_parquet,
     "arrow": read_arrow,
     "workbook": read_workbook,

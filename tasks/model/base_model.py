@@ -58,6 +58,12 @@ class BaseModel:
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
+    @property
+    def trained_whole(self) -> bool:
+        """Whether all of it is in its head, so that nothing is left to carry an adapter."""
+        heads = tuple(f"{name}." for name in self.head)
+        return all(name.startswith(heads) for name, _ in self.model.named_parameters())
+
     def may_adapt(self, layer: str) -> bool:
         """Whether a layer may carry an adapter: it is used, in no head, and was not drawn."""
         in_head = layer.split(".", maxsplit=1)[0] in {name.split(".")[0] for name in self.head}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import ModelError
-from protocol.job.job import Job
+from protocol.job.job import DRAWN, Job
 from protocol.plain_text import first_line
 from tasks.data.file_kinds import is_pointer
 from tasks.model.folder_faults import find_fault, find_tokenizer_fault
@@ -36,6 +36,8 @@ def be_quiet() -> None:
 def check_place(job: Job, where: str) -> None:
     """Raises ModelError where a source is plainly no model's folder, and says what it is."""
     place, source = Path(where), f"model.source={job.model.source!r}"
+    if job.model.source == DRAWN:
+        raise ModelError(f"{source}: expected a pretrained model: this task has no network of its own")
     if "://" in job.model.source:
         raise ModelError(f"{source}: expected a folder here, or a model's name on the Hub, as org/name")
     if not place.exists():
