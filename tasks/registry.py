@@ -23,6 +23,7 @@ _TASKS = Registry[Task](
         "causal-lm": "tasks.causal_lm:TASK",
         "tabular": "tasks.tabular:TASK",
         "series-classification": "tasks.series_classification:TASK",
+        "image-classification": "tasks.image_classification:TASK",
     },
 )
 
