@@ -15,6 +15,7 @@ TABULAR = {
     "numbers": {"height": [-2.0, 2.0], "weight": [-2.0, 2.0]},
     "categories": {"home": ["north", "south"]},
 }
+IMAGES = {"labels": ["above", "below"], "size": 16, "colours": False}
 SERIES = {
     "label": "kind",
     "labels": ["rise", "fall"],
@@ -51,6 +52,22 @@ def write_series(path: Path, *, entities: int = 60) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["machine", "when", "x", "y", "kind"], *rows])
     return path
+
+
+def write_images(path: Path, *, images: int = 60) -> Path:
+    """Noise that is bright above or below, grey, in a folder for each, 16 to 20 pixels wide."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(images):
+        pixels = random.integers(0, 100, (16, 16 + number % 5), np.uint8)
+        kind = ("above", "below")[number % 2]
+        pixels[:8] += np.uint8(100 * (kind == "above"))
+        pixels[8:] += np.uint8(100 * (kind == "below"))
+        folder = path.with_suffix("") / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return path.with_suffix("")
 
 
 def job_table(task: str, source: Path, keys: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
