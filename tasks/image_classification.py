@@ -21,6 +21,10 @@ from tasks.task import Units
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from protocol.job.job import Job
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
@@ -48,7 +52,7 @@ class ImageKeys(LabelledKeys):
 class ImageSection(ImageKeys):
     """A job's keys: every image becomes ``size`` by ``size`` pixels."""
 
-    size: Annotated[int, Field(ge=16, le=512)]
+    size: Annotated[int, Field(ge=16, le=256)]
     colours: bool = True
 
     @property
@@ -103,6 +107,14 @@ class ImageClassification(NetworkTask):
     def digest(self, content: ImageFile | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, however they were packed; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
+
+    def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Pixels of any brightness."""
+        return random.integers(0, 256, shape, "uint8")
+
+    def scaled(self, values: torch.Tensor) -> torch.Tensor:
+        """Pixels from 0 to 255 as floats from -1 to 1."""
+        return values.float() / 127.5 - 1.0
 
     def load(
         self,

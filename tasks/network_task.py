@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
@@ -31,7 +32,7 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class NetworkReader(Protocol):
-    """What a network's inputs are made of: a tensor of one ``shape`` an example, within -1 and 1."""
+    """What a network's inputs are made of: a tensor of one ``shape`` an example."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -40,8 +41,8 @@ class NetworkReader(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """What each number, or each channel, says, in words."""
 
-    def encode(self, contents: Iterable[Any]) -> NDArray[np.float32]:
-        """Examples as float32[n, *shape]; one without content becomes zeros."""
+    def encode(self, contents: Iterable[Any]) -> NDArray[Any]:
+        """Examples as an array [n, *shape]; one without content becomes zeros."""
 
 
 class LabelledKeys(TaskKeys):
@@ -78,7 +79,7 @@ def check_declared(keys: LabelledKeys) -> None:
 class NetworkTask:
     """A classifier whose network is drawn from ``seeds.adapter`` and trained whole.
 
-    Examples are all as large: each is one tensor, ``values``.
+    Examples are all as large: each is one tensor, ``values``, as its reader keeps it.
     """
 
     name: str
@@ -114,20 +115,25 @@ class NetworkTask:
     def made_up(
         self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
     ) -> DenseExamples:
-        """Tensors of any numbers within -1 and 1."""
-        import numpy as np
-
+        """Tensors of any numbers in the range of the task's own."""
         from tasks.data.dense_examples import DenseExamples
 
-        network, shape = adapted.base.model, adapted.base.reader.shape
-        values = random.uniform(-1, 1, (len(sizes), *shape)).astype(np.float32)
-        labels = random.integers(0, len(network.made_of["labels"]), len(sizes))
+        values = self.made_up_values(random, (len(sizes), *adapted.base.reader.shape))
+        labels = random.integers(0, len(adapted.base.model.made_of["labels"]), len(sizes))
         return DenseExamples(arrays={"values": values}, labels=labels, blank=sizes == 0)
+
+    def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Numbers as a reader of the task's makes them: float32 from -1 to 1, unless a task says else."""
+        return random.uniform(-1, 1, shape).astype("float32")
+
+    def scaled(self, values: torch.Tensor) -> torch.Tensor:
+        """What the network is given of values as they are kept: floats from -1 to 1."""
+        return values
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
         """Cross-entropy of the label."""
         with adapted.device.autocast():
-            logits = adapted.peft(batch.inputs["values"]).float()
+            logits = adapted.peft(self.scaled(batch.inputs["values"])).float()
         return LabelOutcome.of(logits, batch.inputs["labels"])
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
+_MOST_NUMBERS = 100_000  # of a series
 _WIDTH, _PARTS = 32, 8  # of the network: filters, and parts of a series
 
 
@@ -50,6 +51,12 @@ class SeriesSection(SeriesKeys):
     """A job's keys: longer series are cut to their first ``length`` moments."""
 
     length: Annotated[int, Field(ge=_PARTS, le=100_000)]
+
+    @model_validator(mode="after")
+    def _small_enough(self) -> Self:
+        if self.length * len(self.channels) > _MOST_NUMBERS:
+            raise ValueError(f"length: expected at most {_MOST_NUMBERS} numbers in all channels together")
+        return self
 
     @property
     def reader(self) -> SeriesColumns:

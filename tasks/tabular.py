@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.model.device import Device
 
 _WIDTH = 64  # of the hidden layers
-_MOST_COLUMNS, _MOST_INPUTS = 1000, 100_000
+_MOST_COLUMNS, _MOST_INPUTS = 1000, 10_000
 
 _Categories = Annotated[list[Label], Field(min_length=1, max_length=MOST_LABELS)]
 

@@ -86,7 +86,7 @@ def _as_colours(image: Any) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, within -1 and 1."""
+    """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, from 0 to 255."""
 
     size: int
     colours: bool
@@ -103,10 +103,10 @@ class ImageShape:
             f"{name}, 0 to 255 as -1 to 1, after scaling to fit and black beside it" for name in names
         )
 
-    def encode(self, contents: Iterable[ImageFile | None]) -> NDArray[np.float32]:
-        """Images as float32[n, channels, size, size]; one that can no longer be read becomes zeros."""
+    def encode(self, contents: Iterable[ImageFile | None]) -> NDArray[np.uint8]:
+        """Images as uint8[n, channels, size, size]; one that can no longer be read becomes zeros."""
         whole = list(contents)
-        found = np.zeros((len(whole), *self.shape), np.float32)
+        found = np.zeros((len(whole), *self.shape), np.uint8)
         for place, content in enumerate(whole):
             try:
                 if content is not None:
@@ -115,7 +115,7 @@ class ImageShape:
                 continue  # its row decides about itself alone, and it was readable when the data were read
         return found
 
-    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels scaled to fit in the size, their proportions kept, with black on both sides."""
         from PIL import Image, ImageOps
 
@@ -123,8 +123,7 @@ class ImageShape:
         if not self.colours:
             image = image.convert("L")
         fitted = np.asarray(ImageOps.pad(image, (self.size, self.size), Image.Resampling.BILINEAR))
-        channels_first = fitted.reshape(self.size, self.size, -1).transpose(2, 0, 1)
-        return channels_first.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return fitted.reshape(self.size, self.size, -1).transpose(2, 0, 1)
 
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""

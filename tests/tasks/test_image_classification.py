@@ -134,9 +134,10 @@ def test_sizes_mix_and_proportions_are_kept(tmp_path: Path) -> None:
     high = find_image(save(tmp_path / "high.png", Image.new("L", (8, 32), 255)))
     found = ImageShape(size=16, colours=False).encode([wide, None, high])
     assert found.shape == (3, 1, 16, 16)
-    assert (found[0, 0].mean(axis=1) == [-1] * 6 + [1] * 4 + [-1] * 6).all()
+    across = [0] * 6 + [255] * 4 + [0] * 6
+    assert (found[0, 0].mean(axis=1) == across).all()
     assert not found[1].any()
-    assert (found[2, 0].mean(axis=0) == [-1] * 6 + [1] * 4 + [-1] * 6).all()
+    assert (found[2, 0].mean(axis=0) == across).all()
     assert ImageShape(size=16, colours=True).encode([wide]).shape == (1, 3, 16, 16)
 
 

@@ -119,6 +119,7 @@ def test_it_runs_under_masks_and_stock_torch_and_peft_load_what_is_exported(
     values = torch.from_numpy(
         adapted.task.made_up(adapted, np.random.default_rng(0), np.ones(5)).arrays["values"]
     )
+    values = adapted.task.scaled(values)
     expected = adapted.peft(values)
     assert expected.abs().max() > 0
 
