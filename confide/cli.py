@@ -234,9 +234,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers."""
+    from protocol.job.job import DRAWN
     from runs.export import export_adapter, export_merged
     from runs.run_folder import RunFolder
-    from tasks.registry import find_task
 
     folder = RunFolder.open(run)
     if site is not None:
@@ -256,8 +256,8 @@ def export(
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
         export_merged(folder, to, best=best)
-        whole = find_task(folder.manifest.job.task).pretrained
-        loader = "transformers' from_pretrained" if whole else "the load() of its network.py"
+        drawn = folder.manifest.job.model.source == DRAWN
+        loader = "the load() of its network.py" if drawn else "transformers' from_pretrained"
         print(f"Wrote a model to {to}; load it with {loader}")
     else:
         export_adapter(folder, to, best=best)

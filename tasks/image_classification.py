@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
-from protocol.job.job import ByColumn
+from protocol.job.job import DRAWN, ByColumn
 from protocol.plain_text import Word, quoted
 from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, UnreadableImageError, find_image
 from tasks.data.package_path import locate
@@ -71,9 +71,10 @@ class ImageColumns(ImageKeys):
 
 
 class ImageClassification(NetworkTask):
-    """Images for a small network of convolutions that is drawn and trained whole."""
+    """Images, for an image classifier of transformers' under LoRA, or a small network that is drawn."""
 
     name = "image-classification"
+    pretrained, drawn = True, True
     about = "which of a few labels an image has"
     units = Units(example="image", size="images")
     Section: type[ImageSection] = ImageSection
@@ -112,9 +113,21 @@ class ImageClassification(NetworkTask):
         """Pixels of any brightness."""
         return random.integers(0, 256, shape, "uint8")
 
-    def scaled(self, values: torch.Tensor) -> torch.Tensor:
-        """Pixels from 0 to 255 as floats from -1 to 1."""
-        return values.float() / 127.5 - 1.0
+    def scaled(self, values: torch.Tensor, reader: ImageShape) -> torch.Tensor:
+        """Pixels from 0 to 255 as the model wants them: from -1 to 1, unless it says else."""
+        pixels = values.float() / 255
+        mean, deviation = (pixels.new_tensor(one)[:, None, None] for one in (reader.mean, reader.deviation))
+        return (pixels - mean) / deviation
+
+    def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        found = model(values)
+        logits: torch.Tensor = found if isinstance(found, torch.Tensor) else found.logits
+        return logits
+
+    def count_labels(self, model: Any) -> int:
+        return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
 
     def load(
         self,
@@ -122,13 +135,16 @@ class ImageClassification(NetworkTask):
         section: ImageSection,
         *,
         labels: tuple[str, ...],
-        device: Device,  # noqa: ARG002
+        device: Device,
     ) -> BaseModel:
-        """The network for grey or coloured images, drawn from ``seeds.adapter``."""
+        """A classifier as it was trained before, with a head for the labels; or the network, drawn."""
         from tasks.model.drawn_network import load_drawn
+        from tasks.model.image_base import load_image_classifier
         from tasks.model.image_network import ImageNetwork
 
         reader = section.reader
+        if job.model.source != DRAWN:
+            return load_image_classifier(job, labels=labels, device=device, shape=reader)
         return load_drawn(
             lambda: ImageNetwork(channels=reader.shape[0], labels=list(labels), width=_WIDTH, parts=_PARTS),
             seed=job.seeds.adapter,
@@ -140,6 +156,15 @@ class ImageClassification(NetworkTask):
     def open_reader(self, source: str, columns: ImageKeys) -> ImageShape:  # noqa: ARG002
         """Images as small as any: no model says more."""
         return ImageShape(size=16, colours=True)
+
+    def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
+        """A network as all tasks' own; another model for transformers' ``from_pretrained``."""
+        from tasks.model.image_base import save_image_classifier
+
+        if hasattr(merged, "made_of"):
+            super().export(merged, base, folder)
+        else:
+            save_image_classifier(merged, folder, base.reader)
 
 
 def _in_folders(data: SourceKeys) -> tuple[Sequence[Path], Sequence[str]]:

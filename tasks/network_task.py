@@ -83,7 +83,7 @@ class NetworkTask:
     """
 
     name: str
-    labelled, pretrained = True, False
+    labelled, pretrained, drawn = True, False, True
     measures = (ACCURACY, BALANCED_ACCURACY, AUC, BRIER, CALIBRATION, LOSS)
 
     def refuses(self, job: Job, section: Any) -> str | None:
@@ -119,22 +119,31 @@ class NetworkTask:
         from tasks.data.dense_examples import DenseExamples
 
         values = self.made_up_values(random, (len(sizes), *adapted.base.reader.shape))
-        labels = random.integers(0, len(adapted.base.model.made_of["labels"]), len(sizes))
+        labels = random.integers(0, self.count_labels(adapted.base.model), len(sizes))
         return DenseExamples(arrays={"values": values}, labels=labels, blank=sizes == 0)
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Numbers as a reader of the task's makes them: float32 from -1 to 1, unless a task says else."""
         return random.uniform(-1, 1, shape).astype("float32")
 
-    def scaled(self, values: torch.Tensor) -> torch.Tensor:
+    def scaled(self, values: torch.Tensor, reader: Any) -> torch.Tensor:  # noqa: ARG002
         """What the network is given of values as they are kept: floats from -1 to 1."""
         return values
+
+    def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
+        """What the network makes of a batch."""
+        found: torch.Tensor = model(values)
+        return found
+
+    def count_labels(self, model: Any) -> int:
+        """How many labels the network tells apart."""
+        return len(model.made_of["labels"])
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
         """Cross-entropy of the label."""
         with adapted.device.autocast():
-            logits = adapted.peft(self.scaled(batch.inputs["values"])).float()
-        return LabelOutcome.of(logits, batch.inputs["labels"])
+            logits = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))
+        return LabelOutcome.of(logits.float(), batch.inputs["labels"])
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
         """The weights, what inputs and outputs mean, and a program that loads them with torch alone."""

@@ -60,10 +60,12 @@ def section_of(job: Job) -> TaskKeys:
 def _refuses_model(job: Job, task: Task) -> str | None:
     """Why a job's model, adapter or strategy is none for its task, naming the key; None if they fit."""
     named = f'task="{task.name}"'
-    if not task.pretrained:
-        return _refuses_network(job, named)
     if job.model.source == DRAWN:
+        if task.drawn:
+            return _refuses_network(job, named)
         return f'model.source: expected a model that {named} starts from, got "{DRAWN}"'
+    if not task.pretrained:
+        return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
     if not job.adapter.target_modules:
         return 'adapter.target_modules: expected names of layers, or ["all-linear"], got none'
     return None
@@ -72,14 +74,12 @@ def _refuses_model(job: Job, task: Task) -> str | None:
 def _refuses_network(job: Job, named: str) -> str | None:
     """Why a job of a network that is drawn and trained whole asks for what it has not, or None."""
     strategy = job.strategy
-    if job.model.source != DRAWN:
-        return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
     if job.adapter != AdapterSection():
-        return f"adapter: expected no such section with {named}, whose network is trained whole"
+        return f'adapter: expected no such section with model.source="{DRAWN}", which is trained whole'
     if strategy.keeps_local or strategy.keep_local != "nothing" or strategy.residual or strategy.cored:
         return (
-            f'strategy: expected one that averages all that is trained, such as "fedit", with {named}, '
-            f'whose network has no pairs and no head apart; got "{strategy.name}", '
+            f'strategy: expected one that averages all that is trained, such as "fedit", with {named} and '
+            f'model.source="{DRAWN}", which has no pairs and no head apart; got "{strategy.name}", '
             f'keep_local="{strategy.keep_local}"'
         )
     return None

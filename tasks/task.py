@@ -85,8 +85,8 @@ class Task(Protocol):
         about: what it learns, in a few words.
         units: its words for an example and its size.
         labelled: whether its examples have labels that a head tells apart.
-        pretrained: whether it starts from a model that was trained before, which stays frozen under LoRA;
-            else it has a network of its own, drawn from ``seeds.adapter`` and trained whole.
+        pretrained: whether it can start from a model trained before, which stays frozen under LoRA.
+        drawn: whether it has a network of its own, which is drawn from ``seeds.adapter`` and trained whole.
         measures: what it is judged by, the main one first.
         Section: its keys in a job's ``[data]``, beside those that all tasks have.
         Columns: its keys in a ``[data.ALIAS]`` of ``site.toml``. Data can serve all tasks that share them.
@@ -100,6 +100,7 @@ class Task(Protocol):
     units: Units
     labelled: bool
     pretrained: bool
+    drawn: bool
     measures: tuple[Measure, ...]
     Section: type[TaskKeys]
     Columns: type[TaskKeys]

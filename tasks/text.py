@@ -79,7 +79,7 @@ class TextTask:
     """A task whose examples are texts. A text has ``least_tokens`` at least."""
 
     units = Units(example="text", size="tokens")
-    pretrained = True
+    pretrained, drawn = True, False
     Section = TextSection
     Columns = TextColumns
     least_tokens = 1

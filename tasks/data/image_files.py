@@ -86,10 +86,15 @@ def _as_colours(image: Any) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, from 0 to 255."""
+    """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, from 0 to 255.
+
+    A model is given (pixel / 255 - ``mean``) / ``deviation``, which are one number a channel or for all.
+    """
 
     size: int
     colours: bool
+    mean: tuple[float, ...] = (0.5,)
+    deviation: tuple[float, ...] = (0.5,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,4 +132,5 @@ class ImageShape:
 
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
-        return {"size": self.size, "colours": self.colours}
+        scale = {"mean": list(self.mean), "deviation": list(self.deviation)}
+        return {"size": self.size, "colours": self.colours, **scale}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,19 @@ def refuse_adapter(job: Job, *, found: bool) -> None:
             f"model.source={job.model.source!r} holds an adapter of PEFT's: expected a whole model; merge "
             "it first, or take adapter_config.json out"
         )
+
+
+@contextmanager
+def loading_faults(job: Job, where: str) -> Iterator[None]:
+    """What transformers, its hub or safetensors raise here, is a ModelError with what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # they raise whatever they like
+        if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
+            raise pickled_weights(job, "no safetensors", "AutoModel") from error
+        raise cannot_load(job, where, error) from error
 
 
 def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:

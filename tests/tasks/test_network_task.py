@@ -119,7 +119,7 @@ def test_it_runs_under_masks_and_stock_torch_and_peft_load_what_is_exported(
     values = torch.from_numpy(
         adapted.task.made_up(adapted, np.random.default_rng(0), np.ones(5)).arrays["values"]
     )
-    values = adapted.task.scaled(values)
+    values = adapted.task.scaled(values, adapted.base.reader)
     expected = adapted.peft(values)
     assert expected.abs().max() > 0
 
@@ -170,7 +170,7 @@ def test_strategies_that_average_train_it(name: str, tmp_path: Path) -> None:
         ({"model": {"source": "org/name"}}, 'model.source: expected "drawn" with task="tabular"'),
         (
             {"adapter": {"target_modules": ["first"]}},
-            'adapter: expected no such section with task="tabular"',
+            'adapter: expected no such section with model.source="drawn"',
         ),
         ({"strategy": {"name": "fedsb"}}, "strategy: expected one that averages all that is trained"),
         ({"strategy": {"name": "fedsa"}}, "strategy: expected one that averages all that is trained"),
