@@ -20,14 +20,14 @@ def sums_of(probabilities: list[list[float]], labels: list[int], *, parts: int =
 
 
 def test_by_hand() -> None:
-    probabilities = [[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.6, 0.4]]
+    probabilities = [[0.9, 0.1], [0.63, 0.37], [0.37, 0.63], [0.63, 0.37]]
     sums = sums_of(probabilities, [0, 0, 1, 1], parts=2)
     # Of four pairs of one with and one without the label, three are in order and one is tied.
     assert AUC.of(sums) == pytest.approx(3.5 / 4)
     assert BALANCED_ACCURACY.of(sums) == pytest.approx((2 / 2 + 1 / 2) / 2)
-    assert BRIER.of(sums) == pytest.approx(2 * (0.01 + 0.16 + 0.16 + 0.36) / 4)
-    # Three say 0.6, of which two are right; one says 0.9 and is.
-    assert CALIBRATION.of(sums) == pytest.approx((abs(3 * 0.6 - 2) + abs(0.9 - 1)) / 4)
+    assert BRIER.of(sums) == pytest.approx(2 * (0.1**2 + 0.37**2 + 0.37**2 + 0.63**2) / 4)
+    # Three say 0.63, of which two are right; one says 0.9 and is.
+    assert CALIBRATION.of(sums) == pytest.approx((abs(3 * 0.63 - 2) + abs(0.9 - 1)) / 4)
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:

@@ -1,4 +1,4 @@
-"""transformers' image classifiers: exact gradients, the same logits in stock transformers, clear refusals."""
+"""transformers' image classifiers: exact gradients, stock transformers' own logits, clear refusals."""
 
 from __future__ import annotations
 
