@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import DataError
-from protocol.plain_text import quoted
+from protocol.plain_text import quoted, some
 
 # A row's cells: each column's name with the one way to write what it holds, "" for what is missing.
 Cells: TypeAlias = tuple[tuple[str, str], ...]
@@ -89,25 +89,29 @@ class FeatureColumns:
 
     def remarks(self, columns: Mapping[str, Sequence[str | None]]) -> tuple[str, ...]:
         """Sentences on what is in columns and counts as missing, lies outside, or is not known."""
-        said = []
+        odd: dict[str, int] = {}
+        outside: dict[str, int] = {}
+        others: dict[str, int] = {}
         for name in self.names:
             cells = [cell for cell in columns[name] if cell is not None and not is_nothing(cell)]
             if name in self.numbers:
                 low, high = self.numbers[name]
                 values = [number_in(cell) for cell in cells]
-                odd = values.count(None)
-                beyond = sum(value is not None and not low <= value <= high for value in values)
-                said += [f"{quoted(name)}: {odd} cells hold no finite number, and count as missing"] * (
-                    odd > 0
-                )
-                said += [f"{quoted(name)}: {beyond} numbers lie outside {low:g} to {high:g}"] * (beyond > 0)
+                odd[name] = values.count(None)
+                outside[name] = sum(value is not None and not low <= value <= high for value in values)
             else:
                 known = set(self.categories[name])
-                others = sum(cell.strip() not in known for cell in cells)
-                said += [f"{quoted(name)}: {others} cells hold other categories than the job's"] * (
-                    others > 0
-                )
-        return tuple(said)
+                others[name] = sum(cell.strip() not in known for cell in cells)
+        kinds = {
+            "cells that hold no finite number, and count as missing": odd,
+            "numbers outside their range, which are cut off at its ends": outside,
+            "categories that are not declared, which count as others": others,
+        }
+        return tuple(
+            f"{what}: {some([f'{count} in {quoted(name)}' for name, count in counts.items() if count])}"
+            for what, counts in kinds.items()
+            if any(counts.values())
+        )
 
     def encode(self, rows: Iterable[Cells | None]) -> NDArray[np.float32]:
         """Rows as float32[n, width]; a row that holds nothing becomes zeros.

@@ -76,6 +76,7 @@ def load_image_classifier(
         told = config_content(config)
         purpose = ImageClassifier(labels=labels, trained=job.model.head == "checkpoint")
         kind = purpose.choose(config)
+        _check_channels(config, shape)
         refuse_other_files(job, Path(where), kind.__name__)
         refuse_named_pickle(job, config, kind.__name__)
         checkpoint = read_checkpoint(
@@ -130,13 +131,16 @@ def _with_scale(shape: ImageShape, where: str, options: dict[str, Any]) -> Image
     return replace(shape, mean=tuple(map(float, means)), deviation=tuple(map(float, deviations)))
 
 
-def _try(model: Any, reader: ImageShape) -> None:
-    """Raises ModelError for a model that cannot be run on images of this shape."""
-    expected = getattr(model.config, "num_channels", reader.shape[0])
-    if expected != reader.shape[0]:
+def _check_channels(config: Any, shape: ImageShape) -> None:
+    expected = getattr(config, "num_channels", shape.shape[0])
+    if expected != shape.shape[0]:
         raise ModelError(
             f"data.colours: expected {str(expected == 3).lower()}: this model reads {expected} channels"
         )
+
+
+def _try(model: Any, reader: ImageShape) -> None:
+    """Raises ModelError for a model that cannot be run on images of this shape."""
     model.eval()
     images = torch.zeros((2, *reader.shape), device=next(model.parameters()).device)
     try:

@@ -186,8 +186,9 @@ def test_strategies_that_average_train_it(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_job_that_does_not_fit_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    table = job_table("tabular", tmp_path / "x.csv", TABULAR) | changes
     with pytest.raises(JobError) as told:
-        make_job("tabular", tmp_path, **changes)
+        checked_job(parse_job(table))
     assert words in str(told.value)
 
 
@@ -239,9 +240,9 @@ def test_odd_cells_are_missing_or_others_and_only_their_own_row_changes(tmp_path
         "no label, or one that is not declared": (5,),
     }
     assert data.rows.remarks == (
-        "'height': 2 cells hold no finite number, and count as missing",
-        "'height': 1 numbers lie outside -2 to 2",
-        "'home': 1 cells hold other categories than the job's",
+        "cells that hold no finite number, and count as missing: 2 in 'height'",
+        "numbers outside their range, which are cut off at its ends: 1 in 'height'",
+        "categories that are not declared, which count as others: 1 in 'home'",
     )
     examples = data.task.encode(data.columns.features, data.rows, labels=data.labels).examples
     missing, other, south = [0, 1], [0, 0, 1, 0], [0, 1, 0, 0]
