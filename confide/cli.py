@@ -238,6 +238,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers, and what it promises."""
+    from protocol.job.job import DRAWN
     from runs.export import export_adapter, export_merged
     from runs.privacy_card import read_audit
     from runs.run_folder import RunFolder
@@ -263,7 +264,9 @@ def export(
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
         export_merged(folder, to, best=best, audit=result)
-        print(f"Wrote a model to {to}; load it with transformers' from_pretrained")
+        drawn = folder.manifest.job.model.source == DRAWN
+        loader = "the load() of its network.py" if drawn else "transformers' from_pretrained"
+        print(f"Wrote a model to {to}; load it with {loader}")
     else:
         export_adapter(folder, to, best=best, audit=result)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")

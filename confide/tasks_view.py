@@ -20,6 +20,8 @@ def print_tasks(*, json: bool) -> None:
         console.print(
             f"  an example is a {shown(table['example'])}, its size is counted in {table['size']}"
         )
+        kinds = {"pretrained": "LoRA on a pretrained model", "drawn": "a small network of its own, whole"}
+        console.print(f"  trains {' or '.join(said for key, said in kinds.items() if table[key])}")
         console.print(f"  judged by {', '.join(map(shown, table['measures']))}")
         console.print(f"  keys in a job's \\[data]: {', '.join(map(shown, table['job_keys']))}")
         console.print(f"  keys in site.toml's \\[data.ALIAS]: {', '.join(map(shown, table['site_keys']))}")
@@ -34,6 +36,8 @@ def _describe(name: str) -> dict[str, Any]:
         "size": task.units.size,
         "measures": [measure.title for measure in task.measures],
         "labelled": task.labelled,
+        "pretrained": task.pretrained,
+        "drawn": task.drawn,
         "job_keys": list(task.Section.model_fields),
         "site_keys": list(task.Columns.model_fields),
     }

@@ -237,7 +237,7 @@ def closing_lines(run: Run) -> list[str]:
     main = find_task(run.task).measures[0]
     rounds = format_count(len(run.rounds), "round")
     return [
-        f"{main.name} {format_measure(run.measures, main)} after {rounds}, "
+        f"{main.title} {format_measure(run.measures, main)} after {rounds}, "
         f"in {format_seconds(run.seconds)}",
         *own,
         *(f"note: {remark}" for remark in run.remarks),

@@ -68,8 +68,8 @@ class PrintedProgress(Progress):
 
 
 def beside_loss(job: Job) -> list[Measure]:
-    """The measures that a round is told by, beside its loss."""
-    return [measure for measure in find_task(job.task).measures if measure is not LOSS]
+    """The measures that a round is told by in a line, beside its loss: the two that count most."""
+    return [measure for measure in find_task(job.task).measures if measure is not LOSS][:2]
 
 
 def describe_spent(record: RoundRecord, budget: float) -> str:

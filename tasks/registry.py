@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from privacy.errors import JobError
 from protocol.entry_registry import Registry
-from protocol.job.job import Job
+from protocol.job.adapter_section import AdapterSection
+from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.task import Task, TaskKeys
 
@@ -22,6 +23,9 @@ _TASKS = Registry[Task](
         "causal-lm": "tasks.causal_lm:TASK",
         "instruction": "tasks.instruction:TASK",
         "preferences": "tasks.preferences:TASK",
+        "tabular": "tasks.tabular:TASK",
+        "series-classification": "tasks.series_classification:TASK",
+        "image-classification": "tasks.image_classification:TASK",
     },
 )
 
@@ -44,7 +48,7 @@ def section_of(job: Job) -> TaskKeys:
     except ValidationError as error:
         told = explain(error, shown_by="that `confide tasks` lists", model=task.Section, under="data")
         raise JobError(told) from None
-    refused = task.refuses(job, section)
+    refused = _refuses_model(job, task) or task.refuses(job, section)
     if refused is not None:
         raise JobError(refused)
     if job.strategy.needs_head and not task.labelled:
@@ -53,6 +57,34 @@ def section_of(job: Job) -> TaskKeys:
             f'task="{task.name}" has none: expected another strategy, such as "ffa"'
         )
     return section
+
+
+def _refuses_model(job: Job, task: Task) -> str | None:
+    """Why a job's model, adapter or strategy is none for its task, naming the key; None if they fit."""
+    named = f'task="{task.name}"'
+    if job.model.source == DRAWN:
+        if task.drawn:
+            return _refuses_network(job, named)
+        return f'model.source: expected a model that {named} starts from, got "{DRAWN}"'
+    if not task.pretrained:
+        return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
+    if not job.adapter.target_modules:
+        return 'adapter.target_modules: expected names of layers, or ["all-linear"], got none'
+    return None
+
+
+def _refuses_network(job: Job, named: str) -> str | None:
+    """Why a job of a network that is drawn and trained whole asks for what it has not, or None."""
+    strategy = job.strategy
+    if job.adapter != AdapterSection():
+        return f'adapter: expected no such section with model.source="{DRAWN}", which is trained whole'
+    if strategy.keeps_local or strategy.keep_local != "nothing" or strategy.residual or strategy.cored:
+        return (
+            f'strategy: expected one that averages all that is trained, such as "fedit", with {named} and '
+            f'model.source="{DRAWN}", which has no pairs and no head apart; got "{strategy.name}", '
+            f'keep_local="{strategy.keep_local}"'
+        )
+    return None
 
 
 def columns_of(task: str, keys: Mapping[str, object], *, under: str) -> TaskKeys:

@@ -86,6 +86,8 @@ class Task(Protocol):
         about: what it learns, in a few words.
         units: its words for an example and its size.
         labelled: whether its examples have labels that a head tells apart.
+        pretrained: whether it can start from a model trained before, which stays frozen under LoRA.
+        drawn: whether it has a network of its own, which is drawn from ``seeds.adapter`` and trained whole.
         measures: what it is judged by, the main one first.
         Section: its keys in a job's ``[data]``, beside those that all tasks have.
         Columns: its keys in a ``[data.ALIAS]`` of ``site.toml``. Data can serve all tasks that share them.
@@ -98,6 +100,8 @@ class Task(Protocol):
     about: str
     units: Units
     labelled: bool
+    pretrained: bool
+    drawn: bool
     measures: tuple[Measure, ...]
     Section: type[TaskKeys]
     Columns: type[TaskKeys]

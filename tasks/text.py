@@ -84,6 +84,7 @@ class TextTask:
     """A task whose examples are texts. A text has ``least_tokens`` at least."""
 
     units = Units(example="text", size="tokens")
+    pretrained, drawn = True, False
     Section: type[LengthKeys] = TextSection
     Columns: type[TaskKeys] = TextColumns
     least_tokens = 1

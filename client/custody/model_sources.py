@@ -10,7 +10,7 @@ import tomli_w
 
 from client.custody.site_file import HUB, PACKAGE
 from privacy.errors import ModelError, PolicyFileError
-from protocol.job.job import ModelSection
+from protocol.job.job import DRAWN, ModelSection
 from tasks.data.package_path import package_path
 
 _PACKAGE = re.compile(r"package:[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -21,10 +21,13 @@ _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)
 def local_source(model: ModelSection, mapped: Mapping[str, str]) -> str:
     """Where a job's model is at this site, as a job of its own would say it.
 
-    Nothing is loaded that the custodian did not name: a job says which of these models it wants. Raises
-    ModelError for any other, with the line that would name it.
+    Nothing is loaded that the custodian did not name: a job says which of these models it wants. Of a
+    network that is drawn nothing is loaded, so that nobody names it. Raises ModelError for any other, with
+    the line that would name it.
     """
     source = model.source
+    if source == DRAWN:
+        return DRAWN
     if source not in mapped:
         place = source if _PACKAGE.fullmatch(source) else "/where/it/is"
         line = tomli_w.dumps({source: place}).strip()

@@ -116,7 +116,9 @@ class AdapterSection(Section):
         "none", description="biases that are trained too: those of adapted layers, or of all"
     )
     dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
-    target_modules: list[Word] = Field(min_length=1, max_length=1000)
+    target_modules: list[Word] = Field(
+        default_factory=list, max_length=1000, description='names of layers, or ["all-linear"]'
+    )
     layers_to_transform: _Layers | None = Field(
         None, description='layer numbers, or "top 20%" to freeze the lower 80 %'
     )

@@ -17,6 +17,12 @@ _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 def _check_value(value: Any) -> Any:
     """What a task's key may hold before the task has looked at it: no more than people can read."""
+    if isinstance(value, dict) and len(value) <= MOST_LABELS:
+        return {_check_scalar(key): _check_list(item) for key, item in value.items()}
+    return _check_list(value)
+
+
+def _check_list(value: Any) -> Any:
     if isinstance(value, list) and len(value) <= MOST_LABELS:
         return [_check_scalar(item) for item in value]
     return _check_scalar(value)
@@ -31,7 +37,7 @@ def _check_scalar(value: Any) -> Any:
         or (isinstance(value, float) and math.isfinite(value))
     ):
         return value
-    raise ValueError("expected text, a finite number, true or false, or a list of these")
+    raise ValueError("expected text, a finite number, true or false, a list of these, or a table of such")
 
 
 def _check_separator(value: str) -> str:

@@ -25,12 +25,16 @@ BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
 WEIGHT_MAX = 1_000_000_000
 # What NumPy, torch and TOML take as one number.
 SEED_MAX = 2**63 - 1
+# In place of a pretrained model: a network of the task's own, whose start is drawn from ``seeds.adapter``.
+DRAWN = "drawn"
 
 
 class ModelSection(Section):
-    """The frozen base model."""
+    """The base model: frozen if it was trained before, trained whole if it is drawn."""
 
-    source: Place = Field(description="Hugging Face id, folder, or package:NAME/PATH")
+    source: Place = Field(
+        description='Hugging Face id, folder, or package:NAME/PATH; "drawn": a network of the task'
+    )
     gguf: Word | None = Field(None, description="file name of GGUF weights inside the source")
     pooling: Literal["mean", "model"] = Field(
         "model", description="mean: classify the mean of the tokens; model: as the model does it"
@@ -197,12 +201,12 @@ class DeviceSection(Section):
 
 
 class Job(Section):
-    """A job, whole. Every section but three has a default."""
+    """A job, whole. Every section but two has a default."""
 
     name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: Word = Field("sequence-classification", description="one of those that `confide tasks` lists")
     model: ModelSection
-    adapter: AdapterSection
+    adapter: AdapterSection = AdapterSection()
     data: DataSection
     federation: FederationSection = FederationSection()
     training: TrainingSection = TrainingSection()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from privacy.errors import JobError, UnknownNameError
-from protocol.job.job import Job
+from protocol.job.job import DRAWN, Job
 from protocol.job.strategy import Strategy, default_strategy, find_strategy
 from protocol.plain_text import cut, escaped, quoted
 from protocol.toml_file import parse_toml, read_toml
@@ -155,7 +155,8 @@ def beside(job: Job, folder: Path) -> Job:
             "validation": None if apart is None else resolve(apart),
         }
     )
-    model = job.model.model_copy(update={"source": resolve(job.model.source)})
+    named = job.model.source
+    model = job.model.model_copy(update={"source": named if named == DRAWN else resolve(named)})
     return job.model_copy(update={"data": data, "model": model})
 
 

@@ -38,7 +38,7 @@ def measure_chart(
 ) -> str:
     """One held-out measure by round; ``majority`` draws the accuracy of a constant answer."""
     first, last = (format_measure(record.measures, measure) for record in (records[0], records[-1]))
-    said = f"Held-out {measure.name} by round, from {first} to {last}"
+    said = f"Held-out {measure.title} by round, from {first} to {last}"
     with new_figure() as (figure, axes):
         values = _draw_curve(axes, records, measure, _CURVES[0])
         round_axis(axes, [record.round for record in records])
@@ -65,7 +65,7 @@ def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], measure: Measu
         round_axis(axes, [record.round for records in curves.values() for record in records])
         _scale(axes, measure, everything)
         label_ends(axes, labels)
-        return to_svg(figure, "comparison", f"Held-out {measure.name} by round: {', '.join(ends)}")
+        return to_svg(figure, "comparison", f"Held-out {measure.title} by round: {', '.join(ends)}")
 
 
 def epsilon_chart(records: Sequence[RoundRecord], *, budget: float) -> str:

@@ -54,7 +54,7 @@ def list_findings(compared: Sequence[Compared]) -> list[str]:
     by_title = {run.title: run for run in compared}
     this = by_title[_THIS_RUN]
     measure = find_task(this.job.task).measures[0]
-    name, now = measure.name, format_measure(this.last.measures, measure)
+    name, now = measure.title, format_measure(this.last.measures, measure)
     sentences = []
     free = by_title.get(BASELINES[WITHOUT_PRIVACY])
     if free is not None and this.job.privacy.protects:
@@ -76,4 +76,4 @@ def _gap(better: RoundRecord, worse: RoundRecord, measure: Measure) -> str:
         gap = -gap
     if gap <= 0:
         return "nothing here"
-    return f"{format_points(gap) if measure.share else format(gap, '.3g')} of {measure.name}"
+    return f"{format_points(gap) if measure.share else format(gap, '.3g')} of {measure.title}"

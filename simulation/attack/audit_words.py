@@ -172,7 +172,7 @@ def find_warnings(audit: EmpiricalAudit) -> list[Notice]:
     if not audit.drawn_as_planned:
         text = (
             f"Of the canaries’ draws: {_chance(audit)}. A smaller ε is promised because chance decides who "
-            "is drawn. Stop runs of this kind, and find out how examples are drawn, before more is given away."
+            "is drawn. Stop such runs, and find out how examples are drawn, before more is given away."
         )
         found.append(Notice(title="Examples are not drawn as promised", text=text))
     if job.seeds.noise is not None:

@@ -14,7 +14,7 @@ from protocol.job.data_section import SourceKeys
 from tasks.data.cells import UNDECODABLE
 from tasks.data.unpacking import COMPRESSIONS, Unpacked, most_unpacked
 
-Kind = Literal["delimited", "json", "parquet", "arrow", "workbook"]
+Kind = Literal["delimited", "json", "series", "parquet", "arrow", "workbook"]
 WORKBOOKS: Kind = "workbook"
 
 SUFFIXES: Mapping[str, Kind] = {
@@ -23,12 +23,13 @@ SUFFIXES: Mapping[str, Kind] = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".json": "json",
+    ".ts": "series",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
     ".xlsx": "workbook",
 }
-_TEXTS = {"delimited", "json"}
+_TEXTS = {"delimited", "json", "series"}
 
 _HEAD, _BUFFER = 4096, 1 << 16  # bytes
 _LFS = b"version https://git-lfs.github.com/spec"

@@ -16,7 +16,8 @@ _MANY = 20  # labels, of which each should have several rows
 
 def find_oddities(rows: Rows, *, labels: Sequence[str]) -> tuple[str, ...]:
     """A sentence for each; ``labels`` are those that are declared, or that the rows have, or none."""
-    return (*_of_contents(rows), *(_of_labels(rows, labels) if rows.labels is not None and labels else ()))
+    of_labels = _of_labels(rows, labels) if rows.labels is not None and labels else ()
+    return (*rows.remarks, *_of_contents(rows), *of_labels)
 
 
 def _of_contents(rows: Rows) -> Iterator[str]:

@@ -17,6 +17,7 @@ from tasks.data.file_kinds import check_file
 from tasks.data.json_rows import read_json
 from tasks.data.source_files import find_files
 from tasks.data.table import Table, joined
+from tasks.data.ts_files import read_ts
 from tasks.data.workbook import read_workbook
 
 _DAMAGED = "it is damaged, or was not written whole"
@@ -29,6 +30,7 @@ _FLAT: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
 }
 _TYPED: Mapping[str, Callable[[Path, SourceKeys, Sequence[str], Collection[str]], Table]] = {
     "json": read_json,
+    "series": read_ts,
     "parquet": read_parquet,
     "arrow": read_arrow,
     _DATASETS: read_datasets_folder,

@@ -17,12 +17,14 @@ class Rows:
 
     ``contents`` are what the examples are, apart from their labels: equal ones are one example written
     twice. They can be sorted. ``labels`` are None for data without any. ``faults`` says why a row, from 0,
-    lacks something, where there is more to say.
+    lacks something, where there is more to say. ``remarks`` are sentences on the columns, for whoever the
+    rows belong to.
     """
 
     contents: tuple[Any, ...]
     labels: tuple[str | None, ...] | None = None
     faults: Mapping[int, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.contents)

@@ -23,11 +23,12 @@ ADAPTER = "default"  # PEFT's name for it
 def attach(base: BaseModel, adapter: AdapterSection, *, source: str) -> Any:
     """A PeftModel around the base model, with LoRA on the layers that a job's section names.
 
-    ``source`` is what exports call the base model. Raises ModelError for layers that are not there or
-    cannot carry it, PrivacyUnitError where PEFT would put it elsewhere.
+    A model that is trained whole has none; PEFT only knows that it is saved whole. ``source`` is what
+    exports call the base model. Raises ModelError for layers that are not there or cannot carry it,
+    PrivacyUnitError where PEFT would put it elsewhere.
     """
     layers = adapted_layers(adapter, base.model)
-    expected = _expected_targets(base, adapter, layers)
+    expected = set() if base.trained_whole else _expected_targets(base, adapter, layers)
     experts = expected & {name for name, _ in expert_weights(base.model)}
     if experts:
         check_experts(adapter)
@@ -63,11 +64,13 @@ def _attach(
 ) -> Any:
     from peft import LoraConfig, get_peft_model
     from peft.utils import ModulesToSaveWrapper
+    from peft.utils.constants import DUMMY_TARGET_MODULES
 
     targets = adapter.target_modules
     # PEFT looks for endings and for the first number in a name, which may be another part's or block's.
     everything = [name for name, _ in base.model.named_modules()]
     short = layers is None and expected == set(_matching(everything, targets))
+    named = targets if short else sorted(expected - experts)
     config = LoraConfig(
         task_type=base.peft_type,
         r=adapter.rank,
@@ -77,7 +80,7 @@ def _attach(
         alpha_pattern=dict(adapter.alpha_pattern),
         bias=adapter.bias,
         lora_dropout=adapter.dropout,
-        target_modules=targets if short else sorted(expected - experts),
+        target_modules=named if expected else DUMMY_TARGET_MODULES,
         target_parameters=sorted(experts) or None,
         modules_to_save=list(base.head) or None,
         base_model_name_or_path=source,

@@ -19,11 +19,10 @@ from tasks.model.device import Device
 from tasks.model.model_digest import config_content, model_digest, tokenizer_content
 from tasks.model.model_files import (
     be_quiet,
-    cannot_load,
     cannot_read_tokenizer,
     check_place,
+    loading_faults,
     loading_options,
-    pickled_weights,
     refuse_adapter,
     refuse_named_pickle,
     refuse_other_files,
@@ -57,6 +56,12 @@ class BaseModel:
     drawn: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def trained_whole(self) -> bool:
+        """Whether all of it is in its head, so that nothing is left to carry an adapter."""
+        heads = tuple(f"{name}." for name in self.head)
+        return all(name.startswith(heads) for name, _ in self.model.named_parameters())
 
     def may_adapt(self, layer: str) -> bool:
         """Whether a layer may carry an adapter: it is used, in no head, and was not drawn."""
@@ -120,15 +125,9 @@ def load_pretrained(
     """
     be_quiet()
     where = locate(job.model.source)
-    try:
+    with loading_faults(job, where):
         check_place(job, where)
         return _load(job, where, purpose=purpose, labels=labels, device=device)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers, its hub and safetensors raise whatever they like
-        if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
-            raise pickled_weights(job, "no safetensors", "AutoModel") from error
-        raise cannot_load(job, where, error) from error
 
 
 def load_tokenizer(source: str) -> tuple[Any, int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from privacy.errors import ModelError
-from protocol.job.job import Job
+from protocol.job.job import DRAWN, Job
 from protocol.plain_text import first_line
 from tasks.data.file_kinds import is_pointer
 from tasks.model.folder_faults import find_fault, find_tokenizer_fault
@@ -36,6 +38,8 @@ def be_quiet() -> None:
 def check_place(job: Job, where: str) -> None:
     """Raises ModelError where a source is plainly no model's folder, and says what it is."""
     place, source = Path(where), f"model.source={job.model.source!r}"
+    if job.model.source == DRAWN:
+        raise ModelError(f"{source}: expected a pretrained model: this task has no network of its own")
     if "://" in job.model.source:
         raise ModelError(f"{source}: expected a folder here, or a model's name on the Hub, as org/name")
     if not place.exists():
@@ -91,6 +95,19 @@ def refuse_adapter(job: Job, *, found: bool) -> None:
             f"model.source={job.model.source!r} holds an adapter of PEFT's: expected a whole model; merge "
             "it first, or take adapter_config.json out"
         )
+
+
+@contextmanager
+def loading_faults(job: Job, where: str) -> Iterator[None]:
+    """What transformers, its hub or safetensors raise here, is a ModelError with what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # they raise whatever they like
+        if "use_safetensors=True" in str(error):  # what transformers says of a Hub id with pickles alone
+            raise pickled_weights(job, "no safetensors", "AutoModel") from error
+        raise cannot_load(job, where, error) from error
 
 
 def cannot_load(job: Job, where: str, error: BaseException) -> ModelError:

@@ -47,6 +47,7 @@ class Keys(TaskKeys):
 
 class NumberTable:
     name, about, labelled = "number-table", "which label a row of numbers has", True
+    pretrained, drawn = True, False
     units, measures = Units(example="row", size="rows"), (ACCURACY, LOSS)
     Section = Columns = Keys
 

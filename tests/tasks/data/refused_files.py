@@ -301,8 +301,8 @@ REFUSED: tuple[FileCase, ...] = (
         what="another kind of file",
         name="notes.docx",
         write=raw(b"secret"),
-        said="'FILE': expected a name that ends in one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet, "
-        ".arrow, "
+        said="'FILE': expected a name that ends in one of .csv, .tsv, .jsonl, .ndjson, .json, .ts, "
+        ".parquet, .arrow, "
         ".feather, .xlsx; text also packed, as in .csv.gz, .csv.zst, .csv.bz2, .csv.xz",
     ),
     FileCase(
@@ -376,7 +376,7 @@ REFUSED: tuple[FileCase, ...] = (
         write=folder(a__jpg=raw(b"secret")),
         said="'FILE' is not a datasets folder and holds no files that can be read: expected one kind of "
         ".csv, "
-        ".tsv, .jsonl, .ndjson, .json, .parquet, .arrow, .feather, .xlsx",
+        ".tsv, .jsonl, .ndjson, .json, .ts, .parquet, .arrow, .feather, .xlsx",
     ),
     FileCase(
         what="a state.json that is cut off",

@@ -1,0 +1,136 @@
+"""Image files as people have them: pixels of one public size, or the reason why there are none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMATS = ("JPEG", "PNG", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+# What a larger one would take to unpack is more than a photograph's worth: 64 million pixels.
+MOST_PIXELS = 1 << 26
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadableImageError(ValueError):
+    """Says what is wrong with a file, after its name."""
+
+
+@dataclass(frozen=True, order=True)
+class ImageFile:
+    """An image by the SHA-256 of its pixels, as hex: two files with the same pixels are one example."""
+
+    digest: str
+    path: Path = field(compare=False)
+
+
+def find_image(path: Path) -> ImageFile:
+    """The image in a file. Raises UnreadableImageError."""
+    pixels = read_pixels(path)
+    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    return ImageFile(digest, path)
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """A file's pixels, uint8[height, width, 3], turned as its camera says.
+
+    Of several frames or pages the first counts, of 16 bits the upper eight, and what is transparent is
+    black. Raises UnreadableImageError for what is empty, damaged, cut off, of another format, of
+    floating-point numbers, or larger than 64 million pixels.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        if not path.stat().st_size:
+            raise UnreadableImageError("is empty")
+        with Image.open(path, formats=FORMATS) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise UnreadableImageError(f"has more than {MOST_PIXELS:,} pixels")
+            opened.load()
+            turned: Any = ImageOps.exif_transpose(opened)
+            return _as_colours(turned)
+    except UnreadableImageError:
+        raise
+    except FileNotFoundError:
+        raise UnreadableImageError("is not there") from None
+    except UnidentifiedImageError:
+        raise UnreadableImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(f"has more than {MOST_PIXELS:,} pixels") from None
+    except Exception:  # Pillow's decoders raise whatever they like on damaged files
+        raise UnreadableImageError("is damaged, or was not written whole") from None
+
+
+def _as_colours(image: Any) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if image.mode in _SIXTEEN_BITS:
+        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(upper[:, :, None], 3, axis=2)
+    if image.mode == "I":  # 32 bits, in which some write 16
+        upper = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(upper[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise UnreadableImageError("holds floating-point numbers, whose range it does not tell")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, (0, 0, 0, 255)), seen)
+    return np.asarray(image.convert("RGB"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageShape:
+    """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, from 0 to 255.
+
+    A model is given (pixel / 255 - ``mean``) / ``deviation``, which are one number a channel or for all.
+    """
+
+    size: int
+    colours: bool
+    mean: tuple[float, ...] = (0.5,)
+    deviation: tuple[float, ...] = (0.5,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3 if self.colours else 1), self.size, self.size
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What each channel says, in words."""
+        names = ("red", "green", "blue") if self.colours else ("grey",)
+        return tuple(
+            f"{name}, 0 to 255 as -1 to 1, after scaling to fit and black beside it" for name in names
+        )
+
+    def encode(self, contents: Iterable[ImageFile | None]) -> NDArray[np.uint8]:
+        """Images as uint8[n, channels, size, size]; one that can no longer be read becomes zeros."""
+        whole = list(contents)
+        found = np.zeros((len(whole), *self.shape), np.uint8)
+        for place, content in enumerate(whole):
+            try:
+                if content is not None:
+                    found[place] = self.scaled(read_pixels(content.path))
+            except UnreadableImageError:
+                continue  # its row decides about itself alone, and it was readable when the data were read
+        return found
+
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels scaled to fit in the size, their proportions kept, with black on both sides."""
+        from PIL import Image, ImageOps
+
+        image = Image.fromarray(pixels)
+        if not self.colours:
+            image = image.convert("L")
+        fitted = np.asarray(ImageOps.pad(image, (self.size, self.size), Image.Resampling.BILINEAR))
+        return fitted.reshape(self.size, self.size, -1).transpose(2, 0, 1)
+
+    def as_table(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        scale = {"mean": list(self.mean), "deviation": list(self.deviation)}
+        return {"size": self.size, "colours": self.colours, **scale}

@@ -1,0 +1,30 @@
+"""The network for images: two convolutions, each at half the size, and a linear layer on what they find."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ImageNetwork(nn.Module):
+    """float32[b, channels, size, size] to logits, float32[b, labels].
+
+    Norms are over groups of one example's own channels: a norm over the batch would mix examples. The
+    classifier sees means over ``parts`` by ``parts`` squares, so that any size will do.
+    """
+
+    def __init__(self, *, channels: int, labels: list[str], width: int, parts: int) -> None:
+        super().__init__()
+        self.made_of = {"channels": channels, "labels": labels, "width": width, "parts": parts}
+        self.edges = nn.Conv2d(channels, width, 5, stride=2, padding=2)
+        self.edges_norm = nn.GroupNorm(4, width)
+        self.shapes = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.shapes_norm = nn.GroupNorm(4, 2 * width)
+        self.pool = nn.AdaptiveAvgPool2d(parts)
+        self.classifier = nn.Linear(2 * width * parts * parts, len(labels))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        found = self.edges_norm(self.edges(values)).relu()
+        found = self.shapes_norm(self.shapes(found)).relu()
+        logits: torch.Tensor = self.classifier(self.pool(found).flatten(1))
+        return logits

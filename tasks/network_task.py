@@ -1,0 +1,152 @@
+"""What tasks have in common whose network is their own: labels, one public shape, a loss, an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from protocol.plain_text import MOST_LABELS, Label, Word
+from tasks.data.rows import Rows, present
+from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, LabelOutcome
+from tasks.measures import ACCURACY, LOSS
+from tasks.task import Encoded, TaskKeys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from protocol.job.job import Job
+    from tasks.data.dense_examples import DenseExamples
+    from tasks.data.examples import Batch
+    from tasks.data.shapes import Sizes
+    from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel
+
+# A column's public range, from where to where it goes.
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class NetworkReader(Protocol):
+    """What a network's inputs are made of: a tensor of one ``shape`` an example."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What each number, or each channel, says, in words."""
+
+    def encode(self, contents: Iterable[Any]) -> NDArray[Any]:
+        """Examples as an array [n, *shape]; one without content becomes zeros."""
+
+
+class LabelledKeys(TaskKeys):
+    """The column of labels; ``labels`` are in the order of the network's outputs."""
+
+    label: Word | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.labels or ())
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> Self:
+        labels = self.labels or []
+        if any(present(label) is None for label in labels) or len(set(labels)) != len(labels):
+            raise ValueError("labels: expected each once, and none that is empty")
+        return self
+
+
+def check_ranges(key: str, ranges: dict[str, list[float]]) -> None:
+    """Raises ValueError for a range that does not go from a lower end to a higher one."""
+    for name, (low, high) in ranges.items():
+        if not low < high:
+            raise ValueError(f"{key}.{name}: expected a lower end, then a higher one")
+
+
+def check_declared(keys: LabelledKeys) -> None:
+    """Raises ValueError unless a site's keys say what its labels are."""
+    if keys.label is None or keys.labels is None:
+        raise ValueError("labels: expected label and labels")
+
+
+class NetworkTask:
+    """A classifier whose network is drawn from ``seeds.adapter`` and trained whole.
+
+    Examples are all as large: each is one tensor, ``values``, as its reader keeps it.
+    """
+
+    name: str
+    labelled, pretrained, drawn = True, False, True
+    measures = (ACCURACY, BALANCED_ACCURACY, AUC, BRIER, CALIBRATION, LOSS)
+
+    def refuses(self, job: Job, section: Any) -> str | None:
+        """A classifier needs labels, and private data may not be what tells them."""
+        if section.label is None:
+            return f'data.label: expected a column name for task="{self.name}"'
+        if section.labels is None and job.privacy.protects:
+            return (
+                "data.labels: expected the list of labels: reading it off private data would tell a label "
+                "that only one example has"
+            )
+        return None
+
+    def sizes(self, base: BaseModel, section: Any) -> Sizes:  # noqa: ARG002
+        """All examples are of size 1."""
+        from tasks.data.shapes import Sizes
+
+        return Sizes(least=1, most=1, public=(1,))
+
+    def encode(self, reader: NetworkReader, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+        """Each example by itself, with its label's number if there are ``labels``.
+
+        Raises DataError where the data were read without a column that the job reads.
+        """
+        from tasks.data.labelled_rows import encode_labelled
+
+        return encode_labelled({"values": reader.encode(rows.contents)}, rows, labels=labels)
+
+    def made_up(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> DenseExamples:
+        """Tensors of any numbers in the range of the task's own."""
+        from tasks.data.dense_examples import DenseExamples
+
+        values = self.made_up_values(random, (len(sizes), *adapted.base.reader.shape))
+        labels = random.integers(0, self.count_labels(adapted.base.model), len(sizes))
+        return DenseExamples(arrays={"values": values}, labels=labels, blank=sizes == 0)
+
+    def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Numbers as a reader of the task's makes them: float32 from -1 to 1, unless a task says else."""
+        return random.uniform(-1, 1, shape).astype("float32")
+
+    def scaled(self, values: torch.Tensor, reader: Any) -> torch.Tensor:  # noqa: ARG002
+        """What the network is given of values as they are kept: floats from -1 to 1."""
+        return values
+
+    def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
+        """What the network makes of a batch."""
+        found: torch.Tensor = model(values)
+        return found
+
+    def count_labels(self, model: Any) -> int:
+        """How many labels the network tells apart."""
+        return len(model.made_of["labels"])
+
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
+        """Cross-entropy of the label."""
+        with adapted.device.autocast():
+            logits = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))
+        return LabelOutcome.of(logits.float(), batch.inputs["labels"])
+
+    def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
+        """The weights, what inputs and outputs mean, and a program that loads them with torch alone."""
+        from tasks.model.network_folder import write_network
+
+        write_network(merged, folder, inputs=base.reader.inputs)
