@@ -26,7 +26,8 @@ from privacy.identity import verify
 from protocol.job.job_file import job_toml
 from protocol.job.manifest import Manifest
 from runs.model_names import public_name
-from runs.run_folder import RoundRecord, RunFolder, last_epsilon
+from runs.run_folder import RoundRecord, RunFolder
+from runs.spent import last_epsilon
 
 FILE = "privacy-card.json"
 PURPOSE = "privacy card"  # what the signature is for
@@ -110,7 +111,9 @@ def make_card(
     """The card of the adapter after round ``number``, as it lies in the folder ``exported``."""
     manifest, records = folder.manifest, folder.records()[:number]
     facts = folder.facts
-    spent = last_epsilon(records)
+    over = number == manifest.job.training.rounds
+    # What sites took for themselves after the last round is not in the adapter, and was told of with it.
+    spent = last_epsilon(records, folder.metrics if over else None)
     return PrivacyCard(
         run=manifest.run,
         manifest=manifest.digest.hex(),
