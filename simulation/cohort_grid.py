@@ -25,6 +25,7 @@ from simulation.grid import InProcessGrid
 from simulation.round_progress import RoundProgress
 from simulation.sites_on_demand import SitesOnDemand
 from tasks.data.shapes import Shapes
+from tasks.model.expert_weights import expert_weights
 
 log = logging.getLogger("confide.simulation")
 
@@ -103,6 +104,8 @@ def rows_together(trainer: Trainer, job: Job, *, sites: int) -> int | None:
         return None
     if job.adapter.ranks is not None:  # weights of different shapes do not stack
         return None
+    if any(True for _ in expert_weights(trainer.adapted.peft.get_base_model())):
+        return None  # how experts round follows from the whole batch: each row would be alone in its batch
     physical = training.physical_batch_size
     apart = Shapes.of(public, batch_size=training.batch_size, physical_batch_size=physical)
     group = min(sites, MOST_TOGETHER)
