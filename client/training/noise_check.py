@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from scipy.special import gammainc, gammaincc  # type: ignore[import-untyped]
 
-from client.training.gradients import Gradients
 from client.training.step import add_batch, nobody
 from client.training.sum_check import released_sum, silent_optimizer
 from privacy.errors import PrivacyUnitError
@@ -36,24 +36,55 @@ def check_noise(adapted: AdaptedModel, mechanism: Mechanism) -> None:
     seen: dict[tuple[float, ...], str] = {}
     for step in range(1, _STEPS + 1):
         add_batch(optimizer, nobody(adapted), last=True)
-        noise = {
-            name: tensor.detach().cpu().double().flatten()
-            for name, tensor in released_sum(adapted, optimizer, bound=1.0, drawn=0).items()
-        }
-        _check_present(noise)
-        for name, numbers in noise.items():
+        released = released_sum(adapted, optimizer, bound=1.0, drawn=0)
+        widths = []
+        for name, tensor in released.items():
+            numbers = tensor.detach().cpu().flatten().double()
+            _check_present(name, numbers)
             _check_own(seen, tuple(numbers[:_FINGERPRINT].tolist()), f"{name} in step {step}")
-            _check_width(name, numbers, mechanism)
-        _check_width("all tensors together", torch.cat(list(noise.values())), mechanism)
+            widths.append(_Width.of(numbers, mechanism))
+            widths[-1].check(name)
+        _Width.together(widths).check("all tensors together")
 
 
-def _check_present(noise: Gradients) -> None:
-    for name, numbers in noise.items():
-        bare = int((numbers == 0).sum())
-        if bare > min(_ZEROS, len(numbers) - 1):
+@dataclass(frozen=True, kw_only=True)
+class _Width:
+    """How wide noise is: a sum that is a χ² number of so many degrees of freedom, if it is as planned."""
+
+    total: float
+    freedom: int
+    power: int  # of the noise's scale, that the sum grows with
+
+    @classmethod
+    def of(cls, numbers: torch.Tensor, mechanism: Mechanism) -> _Width:
+        """Squares of Gaussian numbers over their variance, or twice a Laplace's sizes over its scale."""
+        scaled = numbers / mechanism.multiplier
+        if mechanism.name == "laplace":
+            return cls(total=float(2.0 * scaled.abs().sum()), freedom=2 * len(numbers), power=1)
+        return cls(total=float(scaled.square().sum()), freedom=len(numbers), power=2)
+
+    @classmethod
+    def together(cls, widths: Sequence[_Width]) -> _Width:
+        total, freedom = sum(one.total for one in widths), sum(one.freedom for one in widths)
+        return cls(total=total, freedom=freedom, power=widths[0].power)
+
+    def check(self, name: str) -> None:
+        """Raises PrivacyUnitError if so little or so much is hardly ever found."""
+        below = gammainc(self.freedom / 2, self.total / 2)
+        above = gammaincc(self.freedom / 2, self.total / 2)
+        if not min(below, above) >= _ERROR:
+            times = (self.total / self.freedom) ** (1 / self.power)
             raise PrivacyUnitError(
-                f"{name}: {bare} of {len(numbers)} numbers are released without noise; expected none"
+                f"{name}: the noise of a step is {times:.3g} times as wide as planned; expected once"
             )
+
+
+def _check_present(name: str, numbers: torch.Tensor) -> None:
+    bare = int((numbers == 0).sum())
+    if bare > min(_ZEROS, len(numbers) - 1):
+        raise PrivacyUnitError(
+            f"{name}: {bare} of {len(numbers)} numbers are released without noise; expected none"
+        )
 
 
 def _check_own(seen: dict[tuple[float, ...], str], fingerprint: tuple[float, ...], where: str) -> None:
@@ -62,17 +93,3 @@ def _check_own(seen: dict[tuple[float, ...], str], fingerprint: tuple[float, ...
     first = seen.setdefault(fingerprint, where)
     if first != where:
         raise PrivacyUnitError(f"{where}: the noise is that of {first}; expected noise of its own")
-
-
-def _check_width(name: str, numbers: torch.Tensor, mechanism: Mechanism) -> None:
-    """Gaussian numbers' squares, or twice a Laplace's sizes, add up to a χ² number, over their scales."""
-    scaled = numbers / mechanism.multiplier
-    laplace = mechanism.name == "laplace"
-    found = float(2.0 * scaled.abs().sum() if laplace else scaled.square().sum())
-    freedom = len(numbers) * (2 if laplace else 1)
-    below, above = gammainc(freedom / 2, found / 2), gammaincc(freedom / 2, found / 2)
-    if not min(below, above) >= _ERROR:
-        width = found / freedom if laplace else math.sqrt(found / freedom)
-        raise PrivacyUnitError(
-            f"{name}: the noise of a step is {width:.3g} times as wide as planned; expected once"
-        )
