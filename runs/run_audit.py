@@ -274,10 +274,9 @@ def _charged(ledger: LedgerAudit | None, manifest: Manifest) -> int | None:
     """How many rounds of the run a ledger holds charges for; None without a ledger."""
     if ledger is None:
         return None
-    events = [entry.event for entry in ledger.entries]
+    events = [entry.event for entry in ledger.entries if isinstance(entry.event, Released | Unprotected)]
     return sum(
-        isinstance(event, Released | Unprotected)
-        and event.run == manifest.run
+        event.run == manifest.run
         and event.round <= manifest.job.training.rounds
         and getattr(event, "purpose", "training") == "training"
         for event in events
