@@ -5,8 +5,8 @@ each ε among a few, on a seed of its own; what is reported are other seeds, the
 are read in the open, so that rules which need each of them stand beside those that do not. Where a sum of
 both factors is all that a rule takes, it is also measured how far that misses the mean of the products.
 
-``--quick`` takes an hour of one core: fewer tweets and steps, the top layer alone, and one learning rate for
-all rules that train the same factors, which is chosen with one of them.
+``--quick`` takes an hour of one core: fewer tweets and steps, the top layer alone, and one learning rate
+for all rules that train the same factors, which is chosen with one of them.
 
 Each run that ends is a line of ``--results``, and is not run again: the whole can be stopped and gone on
 with, and ``--print`` shows what there is so far. Seeds come one after another, each with all rules.

@@ -274,7 +274,7 @@ def _charged(ledger: LedgerAudit | None, manifest: Manifest) -> int | None:
     """How many rounds of the run a ledger holds charges for; None without a ledger."""
     if ledger is None:
         return None
-    events = [entry.event for entry in ledger.entries if isinstance(entry.event, Released | Unprotected)]
+    events = [e for e in (entry.event for entry in ledger.entries) if isinstance(e, Released | Unprotected)]
     return sum(
         event.run == manifest.run
         and event.round <= manifest.job.training.rounds
