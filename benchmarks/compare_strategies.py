@@ -5,14 +5,14 @@ each ε among a few, on a seed of its own; what is reported are other seeds, the
 are read in the open, so that rules which need each of them stand beside those that do not. Where a sum of
 both factors is all that a rule takes, it is also measured how far that misses the mean of the products.
 
-``--quick`` takes minutes in place of hours: fewer tweets and steps, the top layer alone, and one learning
-rate for all rules that train the same factors, which ``--tune`` found on a seed of its own.
+``--quick`` takes an hour of one core: fewer tweets and steps, the top layer alone, and one learning rate
+for all rules that train the same factors, which is chosen with one of them.
 
 Each run that ends is a line of ``--results``, and is not run again: the whole can be stopped and gone on
 with, and ``--print`` shows what there is so far. Seeds come one after another, each with all rules.
 
 Run: python benchmarks/compare_strategies.py --results FILE [--quick] [--rules ffa,fedsvd]
-     [--epsilons none,3,1] [--repeats 3] [--rounds N] [--limit ROWS] [--print] [--tune] [--json]
+     [--epsilons none,3,1] [--repeats 3] [--rounds N] [--limit ROWS] [--print] [--json]
 """
 
 from __future__ import annotations
@@ -47,23 +47,17 @@ EPSILONS = ("none", "3", "1")
 # Seeds, by --quick, with which every site gets a batch at least; rates are chosen on one of their own.
 SEEDS = {False: (8, 10, 13, 3, 4), True: (0, 3, 5, 10, 11)}
 TUNED_ON = {False: 14, True: 7}
-ROUNDS = {False: 8, True: 6}
+ROUNDS = {False: 8, True: 5}
 QUICK_LIMIT = 6000  # tweets
 QUICK = (
     "adapter.layers_to_transform=[5]",
     "data.max_length=16",
     "data.holdout=0.1",
     "training.local_steps=2",
-    "training.batch_size=48",
-    "training.physical_batch_size=48",
+    "training.batch_size=32",
+    "training.physical_batch_size=32",
 )
-# By what a rule trains, and by ε: what --quick --tune finds for one rule of each kind.
-QUICK_RATES = {
-    "B": dict.fromkeys(EPSILONS, 16.0),
-    "A and B": dict.fromkeys(EPSILONS, 16.0),
-    "core": dict.fromkeys(EPSILONS, 16.0),
-    "head": dict.fromkeys(EPSILONS, 16.0),
-}
+# By what a rule trains, whose rate --quick takes.
 TUNED = {"B": "ffa", "A and B": "fedit", "core": "fedsb", "head": "head"}
 
 
@@ -187,13 +181,11 @@ class Shown(Results):
 
 def rate_for(results: Results, rule: str, epsilon: str, **size: Any) -> float | None:
     """A rule's rate; None if none works."""
-    if size["quick"]:
-        return QUICK_RATES[kind_of(rule)][epsilon]
-    return best_rate(results, rule, epsilon, **size)
+    return best_rate(results, TUNED[kind_of(rule)] if size["quick"] else rule, epsilon, **size)
 
 
 def kind_of(rule: str) -> str:
-    """What a rule trains, as ``QUICK_RATES`` has it."""
+    """What a rule trains, as ``TUNED`` has it."""
     strategy = find_strategy(rule).model_construct()
     if strategy.cored or strategy.needs_head:
         return "core" if strategy.cored else "head"
@@ -268,8 +260,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, choices=range(1, 6), default=3)
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--quick", action="store_true", help="minutes in place of hours")
-    parser.add_argument("--tune", action="store_true", help="find a rate for one rule of each kind")
+    parser.add_argument("--quick", action="store_true", help="an hour in place of days")
     parser.add_argument("--print", action="store_true", help="what there is so far, and run nothing")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -277,10 +268,6 @@ def main() -> None:
     size = {"rounds": asked.rounds or ROUNDS[asked.quick], "limit": limit, "quick": asked.quick}
     results = (Shown if asked.print else Results)(asked.results)
     epsilons = asked.epsilons.split(",")
-    if asked.tune:
-        found = {k: {e: best_rate(results, rule, e, **size) for e in epsilons} for k, rule in TUNED.items()}
-        print(json.dumps(found, indent=1))
-        return
     rows = compared(results, asked.rules.split(","), epsilons, repeats=asked.repeats, **size)
     print(json.dumps(rows) if asked.json else as_table(rows))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import AuditError, PlanError, ProtocolError, RunError
-from privacy.ledger.entries import Released, Unprotected
+from privacy.ledger.entries import Event, Released, Unprotected
 from privacy.ledger.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
 from privacy.ledger.receipt import Receipt
 from protocol.job.manifest import Manifest
@@ -274,11 +274,12 @@ def _charged(ledger: LedgerAudit | None, manifest: Manifest) -> int | None:
     """How many rounds of the run a ledger holds charges for; None without a ledger."""
     if ledger is None:
         return None
-    events = [entry.event for entry in ledger.entries]
-    return sum(
-        isinstance(event, Released | Unprotected)
-        and event.run == manifest.run
-        and event.round <= manifest.job.training.rounds
-        and getattr(event, "purpose", "training") == "training"
-        for event in events
-    )
+    return sum(_charges_round(entry.event, manifest) for entry in ledger.entries)
+
+
+def _charges_round(event: Event, manifest: Manifest) -> bool:
+    """Whether a ledger's entry is of a round of the run, and not of what comes after the last."""
+    if not isinstance(event, Released | Unprotected) or event.run != manifest.run:
+        return False
+    counts = isinstance(event, Released) and event.purpose != "training"
+    return event.round <= manifest.job.training.rounds and not counts
