@@ -78,9 +78,7 @@ class HookedGradients:
         try:
             loss(batch).sum().backward()  # type: ignore[no-untyped-call]  # torch's
             return {
-                name: of_examples(
-                    name, added_up(vars(parameter).get("grad_sample"), batch), batch, like=parameter
-                )
+                name: of_examples(name, vars(parameter).get("grad_sample"), batch, like=parameter)
                 for name, parameter in self.adapted.trained.items()
             }
         finally:
@@ -159,6 +157,7 @@ def of_examples(name: str, gradients: object, batch: Batch, *, like: torch.Tenso
     """
     if gradients is None:
         return like.new_zeros((len(batch.indices), *like.shape))
+    gradients = added_up(gradients, batch)
     if not isinstance(gradients, torch.Tensor) or len(gradients) != len(batch):
         rows = len(gradients) if isinstance(gradients, torch.Tensor) else "several"
         raise PrivacyUnitError(

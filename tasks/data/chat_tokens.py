@@ -145,6 +145,8 @@ def _spans(whole: str, messages: Any, written: Any, *, since: int) -> Iterator[t
 
 def _agreeing(first: str, second: str) -> int:
     """How many characters two texts begin with in common."""
+    if second.startswith(first):  # nearly always
+        return len(first)
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -209,20 +210,33 @@ class AdaptedModel:
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """Within this block the model is the base model, whatever is trained, or put in a weight's place.
+        """Within this block the model is the base model, whatever is trained or put in a weight's place.
 
-        Trained biases and heads stay: what compares with the base model is not for jobs with such.
+        Raises ModelError where something is trained that cannot be left out.
         """
-        layers = [module for module in self.peft.modules() if hasattr(module, "_disable_adapters")]
         # PEFT's own way would set anew which parameters are trained.
-        for layer in layers:
+        for layer in self._left_out:
             layer._disable_adapters = True
         try:
             with self._moved.at_rest():
                 yield
         finally:
-            for layer in layers:
+            for layer in self._left_out:
                 layer._disable_adapters = False
+
+    @cached_property
+    def _left_out(self) -> tuple[Any, ...]:
+        """The layers that can compute without what is trained, which is all theirs."""
+        layers = [module for module in self.peft.modules() if hasattr(module, "_disable_adapters")]
+        theirs = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        for name, parameter in self._parameters.items():
+            if id(parameter) not in theirs:
+                raise ModelError(
+                    f"adapter.target_modules: {name} cannot be left out, and "
+                    f'task="{self.spec.task}" compares the model with what it is without its adapter: '
+                    "name other layers"
+                )
+        return tuple(layers)
 
     def now(self) -> NDArray[np.float32]:
         """The adapter that the model has: float32[adapter_size]."""

@@ -83,7 +83,8 @@ def test_preferences_are_learned(folder: Path, tmp_path: Path) -> None:
     assert run.measures["accuracy"] > facts["measures_before"]["accuracy"]
 
 
-@pytest.mark.parametrize("task", ["instruction", "preferences"])
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize("task", ["preferences", "instruction"])
 def test_both_run_under_masks_with_privacy_and_tell_metrics(
     folder: Path, tmp_path: Path, task: str
 ) -> None:

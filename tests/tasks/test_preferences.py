@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from privacy.errors import JobError
+from privacy.errors import JobError, ModelError
 from protocol.job.data_section import SourceKeys
 from tasks.data.chat import NO_MESSAGES
 from tasks.data.chat_tokens import CUT_OFF
@@ -154,3 +154,11 @@ def test_wrong_keys_are_told(key: str) -> None:
     data = type(job.data).model_validate({"source": "none", key: wrong})
     with pytest.raises(JobError, match=rf"data\.{key}"):
         section_of(job.model_copy(update={"data": data}))
+
+
+def test_what_cannot_be_left_out_is_refused() -> None:
+    adapted, made = pairs()
+    name = next(iter(adapted._parameters))
+    adapted._parameters[name] = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(ModelError, match="cannot be left out"):
+        adapted.forward(made.batch(np.arange(3)))

@@ -76,6 +76,7 @@ def test_stacked_weights_find_the_same_to_rounding() -> None:
             torch.testing.assert_close(found[name][index], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.exhaustive(but=3)
 @pytest.mark.parametrize("method", [StackedGradients, HookedGradients])
 @pytest.mark.parametrize("strategy", ["fedit", "fedsvd", "fedsb", "flora"])
 def test_the_unit_check_passes(method: Any, strategy: str) -> None:
