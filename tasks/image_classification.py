@@ -91,10 +91,11 @@ class ImageClassification(NetworkTask):
 
         One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
         """
-        if columns.path is None:
-            paths, labels = _in_folders(data)
-        else:
-            paths, labels = _in_table(data, columns.path, columns.label or FOLDER)
+        paths, labels = (
+            _in_folders(data)
+            if columns.path is None
+            else _in_table(data, columns.path, columns.label or FOLDER)
+        )
         contents: list[ImageFile | None] = []
         faults: dict[int, str] = {}
         for row, path in enumerate(paths):
@@ -167,7 +168,7 @@ class ImageClassification(NetworkTask):
             save_image_classifier(merged, folder, base.reader)
 
 
-def _in_folders(data: SourceKeys) -> tuple[Sequence[Path], Sequence[str]]:
+def _in_folders(data: SourceKeys) -> tuple[Sequence[Path | None], Sequence[str | None]]:
     """The images in the folders of a folder, by name, and each one's folder's name."""
     top = Path(locate(data.source)) / (data.split or "")
     if not top.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ class LabelOutcome(Outcome):
         """Beside the counts of all tasks: squared errors, confidence by bin, and scores by label."""
         import torch
 
-        found = Counter(super().sums())
+        found: defaultdict[str, float] = defaultdict(float, super().sums())
         logs = self.logits.detach().double().cpu().log_softmax(-1)
         labels, shares = self.labels.cpu(), logs.exp()
         right = torch.nn.functional.one_hot(labels, logs.shape[1])

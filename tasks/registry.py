@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from privacy.errors import JobError
 from protocol.entry_registry import Registry
-from protocol.job.adapter_section import AdapterSection
+from protocol.job.adapter_section import no_adapter
 from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.task import Task, TaskKeys
@@ -76,7 +76,7 @@ def _refuses_model(job: Job, task: Task) -> str | None:
 def _refuses_network(job: Job, named: str) -> str | None:
     """Why a job of a network that is drawn and trained whole asks for what it has not, or None."""
     strategy = job.strategy
-    if job.adapter != AdapterSection():
+    if job.adapter != no_adapter():
         return f'adapter: expected no such section with model.source="{DRAWN}", which is trained whole'
     if strategy.keeps_local or strategy.keep_local != "nothing" or strategy.residual or strategy.cored:
         return (

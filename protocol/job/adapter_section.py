@@ -194,6 +194,11 @@ class AdapterSection(Section):
         )
 
 
+def no_adapter() -> AdapterSection:
+    """The section of a job without any: it names no layers."""
+    return AdapterSection.model_validate({})
+
+
 def ends(layer: str, end: str) -> bool:
     """Whether a layer's name ends with an entry of a pattern, as PEFT's ``get_pattern_key`` has it."""
     return re.match(rf"(.*\.)?({end})$", layer) is not None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, Tag, model_validator
 
 from privacy.errors import JobError
-from protocol.job.adapter_section import AdapterSection
+from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
@@ -206,7 +206,7 @@ class Job(Section):
     name: str = Field("confide", min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: Word = Field("sequence-classification", description="one of those that `confide tasks` lists")
     model: ModelSection
-    adapter: AdapterSection = AdapterSection()
+    adapter: AdapterSection = Field(default_factory=no_adapter)
     data: DataSection
     federation: FederationSection = FederationSection()
     training: TrainingSection = TrainingSection()
