@@ -27,10 +27,10 @@ _DATASETS = "datasets"
 _FLAT: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
     "delimited": read_delimited,
     "workbook": read_workbook,
+    "series": read_ts,
 }
 _TYPED: Mapping[str, Callable[[Path, SourceKeys, Sequence[str], Collection[str]], Table]] = {
     "json": read_json,
-    "series": read_ts,
     "parquet": read_parquet,
     "arrow": read_arrow,
     _DATASETS: read_datasets_folder,
