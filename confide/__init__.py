@@ -1,10 +1,12 @@
 """Confide: fine-tune one model together without showing each other the data.
 
 >>> import confide
->>> print(*(name for name in sorted(confide.__all__) if not name.startswith("audit_")))
+>>> print(*(name for name in sorted(confide.__all__) if not name.startswith(("attack_", "audit_"))))
 Run __version__ read_job resume run simulate
+>>> print(*(name for name in sorted(confide.__all__) if name.startswith("attack_")))
+attack_inversion attack_membership
 >>> print(*(name for name in sorted(confide.__all__) if name.startswith("audit_")))
-audit_book audit_card audit_empirically audit_ledger audit_log audit_run
+audit_book audit_card audit_empirically audit_ledger audit_log audit_run audit_sites
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from runs.run import Run
     from runs.run_audit import RunAudit
     from simulation.attack.empirical_audit import EmpiricalAudit
+    from simulation.attack.inversion import Inversion
+    from simulation.attack.membership_attack import MembershipAttack
+    from simulation.attack.site_attack import SiteAudit
     from simulation.simulate import resume
     from tasks.registry import read_job
 
@@ -31,12 +36,15 @@ __version__ = version("confide")  # which pyproject.toml alone says
 __all__ = [
     "Run",
     "__version__",
+    "attack_inversion",
+    "attack_membership",
     "audit_book",
     "audit_card",
     "audit_empirically",
     "audit_ledger",
     "audit_log",
     "audit_run",
+    "audit_sites",
     "read_job",
     "resume",
     "run",
@@ -132,6 +140,43 @@ def audit_empirically(job: Job | Path | str, **options: Any) -> EmpiricalAudit:
     from tasks.registry import read_job
 
     return audit(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def audit_sites(job: Job | Path | str, **options: Any) -> SiteAudit:
+    """Run a job, or a job file, that hides whole sites once with sites as canaries, and attack the sums.
+
+    Options are those of simulation.attack.site_attack.audit_sites. The answer's ``check`` raises AuditError
+    if the claim is refuted. Raises UserError for what the job's author can mend.
+    """
+    from simulation.attack.site_attack import audit_sites as audit
+    from tasks.registry import read_job
+
+    return audit(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def attack_membership(job: Job | Path | str, **options: Any) -> MembershipAttack:
+    """Tell which examples were in a run of a job, or a job file, by what it released.
+
+    Options are those of simulation.attack.membership_attack.attack_membership. The answer's ``check``
+    raises AuditError if what was told refutes the claimed ε. Raises UserError for what the job's author
+    can mend.
+    """
+    from simulation.attack.membership_attack import attack_membership as attack
+    from tasks.registry import read_job
+
+    return attack(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def attack_inversion(job: Job | Path | str, **options: Any) -> Inversion:
+    """Recover words of single texts from a step of a job, or a job file, as its coordinator reads it.
+
+    Options are those of simulation.attack.inversion.attack_inversion. Raises UserError for what the job's
+    author can mend.
+    """
+    from simulation.attack.inversion import attack_inversion as attack
+    from tasks.registry import read_job
+
+    return attack(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
 def _database(path: Path | str) -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import confide
+from confide.attack_command import attack, inversion, sites
 from confide.console import printable
 
 app = typer.Typer(
@@ -237,3 +238,8 @@ def empirical(
         if report is not None:
             print(printable(f"Wrote {report}, and its twin for machines beside it"))
     check_and_freeze(audit, homes)
+
+
+app.command()(sites)
+app.command()(attack)
+app.command()(inversion)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.custody.home import Home
-from client.custody.policy import BudgetSection, Policy, RulesSection
+from client.custody.policy import Policy
 from client.host import LocalData, Materials
 from client.site import Site
 from client.training.gradient_check import choose_gradients
@@ -31,6 +31,7 @@ from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
+from simulation.simulated_policy import simulated_policy
 from simulation.smaller_models import SiteModel, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
@@ -102,6 +103,8 @@ class World:
         self._table = table
         self._rows = parts.sites
         self.own_trainers: Mapping[str, Trainer] = {}  # of sites that train otherwise than all others
+        # Of sites that have other examples than their rows are.
+        self.own_examples: Mapping[str, tuple[Examples, Activations]] = {}
 
     @property
     def adapted(self) -> AdaptedModel:
@@ -147,12 +150,12 @@ class World:
         place = Home(home, flush=flush)
         if not place.has_policy:
             place.write_policy(self.policy(coordinator))
-        examples = self.examples(name)
+        examples, activations = self._own(name)
         return self._site(
             name,
             place,
             examples,
-            self._kept(name, examples),
+            activations,
             peers=lambda: self._peers_in(home.parent, flush=flush),
             forgetful=forgetful,
             candid=candid,
@@ -197,12 +200,12 @@ class World:
         """
         homes = folder.path / "sites"
         if (homes / BOOK).exists():
-            booked, examples = self.booked_homes(folder), self.examples(name)
+            booked, (examples, activations) = self.booked_homes(folder), self._own(name)
             return self._site(
                 name,
                 booked.home(name),
                 examples,
-                self._kept(name, examples),
+                activations,
                 peers=lambda: booked.peers,
                 forgetful=True,
                 candid=True,
@@ -266,6 +269,15 @@ class World:
         other.own_trainers = trainers
         return other
 
+    def with_examples(self, given: Mapping[str, tuple[Examples, Activations]]) -> World:
+        """The same world, where these sites train on other examples than their rows.
+
+        With them come the activations that are kept of them, which several such worlds may share.
+        """
+        other = copy.copy(self)
+        other.own_examples = given
+        return other
+
     def manifest(self, run: str) -> Manifest:
         """The job made exact, for a run of this name."""
         drawn = self.job.federation.cohort
@@ -283,6 +295,13 @@ class World:
             examples_by_site=self.sizes,
             flush=flush,
         )
+
+    def _own(self, name: str) -> tuple[Examples, Activations]:
+        """What a site trains on, and what is kept of it."""
+        if name in self.own_examples:
+            return self.own_examples[name]
+        examples = self.examples(name)
+        return examples, self._kept(name, examples)
 
     def _kept(self, name: str, examples: Examples) -> Activations:
         """A site's activations: a site that is made again, or a variant of a run, finds what there is."""
@@ -308,23 +327,6 @@ def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> 
             f"examples that data.validation and data.source have in common: {both}; they flatter scores",
         )
     return found
-
-
-def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> Policy:
-    """What a simulated site allows: this job once, and nothing more.
-
-    ``epsilon`` is what the job costs an example. Half of a budget's δ is for the runs' own, so it is twice
-    the job's.
-    """
-    budget = BudgetSection(epsilon=epsilon, delta=2 * job.privacy.delta)
-    rules = RulesSection(
-        mechanisms=[job.privacy.mechanism],
-        coordinator=coordinator.hex() if coordinator else None,
-        metrics_epsilon=job.metrics.epsilon,
-        central_noise="allowed",
-        weights="allowed",
-    )
-    return Policy(budget=budget, rules=rules)
 
 
 @dataclass(frozen=True, kw_only=True)

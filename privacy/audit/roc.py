@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,26 @@ def tpr_at(scores: NDArray[np.float64], present: NDArray[np.bool_], *, fpr: floa
     hits = int((ins > threshold).sum())
     low, high = rate_interval(hits, len(ins), error=error)
     return Rate(value=hits / len(ins), low=low, high=high)
+
+
+def roc(
+    scores: NDArray[np.float64], present: NDArray[np.bool_], *, rates: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Points of the curve, each a false positive rate and the true one: one for each of ``rates``.
+
+    Those of ``rates`` that so few of the others cannot show are left out. Raises AuditError as ``auc``
+    does.
+    """
+    ins, outs = _apart(scores, present)
+    falling = np.sort(outs)[::-1]
+    found = []
+    for rate in rates:
+        allowed = math.floor(rate * len(outs))
+        if allowed == 0:
+            continue
+        threshold = falling[allowed] if allowed < len(outs) else -math.inf
+        found.append((allowed / len(outs), float((ins > threshold).mean())))
+    return tuple(found)
 
 
 def _apart(

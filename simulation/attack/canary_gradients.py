@@ -100,7 +100,7 @@ class CanaryGradients:
         into.draws[drawn] += 1
         own = torch.from_numpy(numbers < 0)
         rows = {name: _exact(tensor[own.to(tensor.device)].flatten(1)) for name, tensor in found.items()}
-        shares = _clipping_shares(rows, into.plan)
+        shares = clipping_shares(rows, into.plan)
         for name, tensor in rows.items():
             ours = self._canaries.tensors[name]
             places = torch.from_numpy(self._canaries.offsets[ours]).to(tensor.device)
@@ -132,7 +132,7 @@ def _exact(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
-def _clipping_shares(rows: Mapping[str, torch.Tensor], plan: SampledPlan) -> torch.Tensor:
+def clipping_shares(rows: Mapping[str, torch.Tensor], plan: SampledPlan) -> torch.Tensor:
     """What clipping leaves of each example: float64[n]; 0 for one that is not finite."""
     every = torch.cat(list(rows.values()), dim=1)
     lengths = every.abs().sum(1) if plan.mechanism.norm == 1 else every.square().sum(1).sqrt()

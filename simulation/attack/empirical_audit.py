@@ -129,9 +129,10 @@ def audit_empirically(
     if privacy.hides_sites or not privacy.protects:
         raise UserError(
             f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
-            f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is claimed"
+            f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is "
+            "claimed; `confide audit sites` attacks whole sites"
         )
-    _check_canaries_fit(job)
+    check_canaries_fit(job)
     began, seed = int(time.time()), secrets.randbits(_SEED_BITS) if seed is None else seed
     progress.stage("Reading the data and loading the base model")
     world = World(job)
@@ -150,7 +151,7 @@ def audit_empirically(
         return _judge(world, folder, placed, trainers, provenance)
 
 
-def _check_canaries_fit(job: Job) -> None:
+def check_canaries_fit(job: Job) -> None:
     """Raises UserError unless what each site sends of a round has a place for each trained number."""
     rule = job.strategy
     if rule.cycle > 1:

@@ -32,7 +32,10 @@ class JointActivations:
             lacking = store.missing(indices[owners == owner] - first, shapes)
             missing.append(lacking + first)
             spare.append(store.unknown(beside=lacking) + first)
-        whole = shapes.filled_up(self._examples, np.concatenate(missing), np.concatenate(spare))
+        spares = np.concatenate(spare)
+        # A store may hold more than its owner trains on.
+        spares = spares[self._examples.sizes[spares] > 0]
+        whole = shapes.filled_up(self._examples, np.concatenate(missing), spares)
         for batch in shapes.batches(self._examples, whole):
             for part, found in self._stores[0].compute(batch):
                 start = 0

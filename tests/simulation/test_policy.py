@@ -16,7 +16,8 @@ from protocol.job.job import Job
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
-from simulation.simulated_federation import World, simulated_policy
+from simulation.simulated_federation import World
+from simulation.simulated_policy import simulated_policy
 from tests import tiny
 
 

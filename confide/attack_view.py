@@ -1,0 +1,151 @@
+"""What ``confide audit sites``, ``attack`` and ``inversion`` show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from confide.console import plain_console, plain_table, shown
+from runs.formats import format_count, format_delta, format_epsilon, format_percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simulation.attack.inversion import Inversion
+    from simulation.attack.membership_attack import MembershipAttack
+    from simulation.attack.site_attack import SiteAudit
+
+_TARGETS = {
+    "own": ("example", "examples"),
+    "labels": ("mislabelled example", "mislabelled examples"),
+    "text": ("random text", "random texts"),
+}
+_COMPARES = {
+    "loss": "an example's loss with others'",
+    "reference": "with that of shadows without it",
+    "lira": "with shadows with it and without",
+    "gradient": "each round with its gradient",
+}
+
+
+def sites_table(audit: SiteAudit) -> dict[str, Any]:
+    """An audit of whole sites as JSON shows it."""
+    table = asdict(audit)
+    last = {key: table.pop(key) for key in ("upper", "lower")}
+    confidence = {"margin": audit.margin, "confidence": table.pop("confidence")}
+    return table | last | confidence | {"verdict": audit.verdict}
+
+
+def print_sites(audit: SiteAudit) -> None:
+    """An audit of whole sites for people: fits 80 columns."""
+    console = plain_console()
+    console.print(
+        f"[bold]{shown(audit.job)}[/bold]: {format_count(audit.sites, 'site')}, of which {audit.present} "
+        f"send random directions; {format_count(audit.rounds, 'sum')} of {audit.numbers} numbers"
+    )
+    wide = (audit.auc.high - audit.auc.low) / 2
+    console.print(f"who sent what is told by cosines with an AUC of {audit.auc.value:.3f} ± {wide:.3f}")
+    _print_verdict(console, audit.verdict, audit.upper, audit.lower, audit.delta, audit.confidence)
+
+
+def attack_table(attack: MembershipAttack) -> dict[str, Any]:
+    """A membership attack as JSON shows it."""
+    return {
+        "job": attack.job,
+        "kind": attack.kind,
+        "targets": attack.targets,
+        "present": attack.present,
+        "shadows": attack.shadows,
+        "delta": attack.delta,
+        "measures": dict(attack.measures),
+        "attacks": [asdict(one) for one in attack.attacks],
+        "limits": asdict(attack.limits),
+        "exposure": attack.exposure,
+        "upper": attack.upper if math.isfinite(attack.upper) else None,
+        "lower": attack.lower,
+        "confidence": attack.confidence,
+        "verdict": attack.verdict,
+    }
+
+
+def print_attack(attack: MembershipAttack) -> None:
+    """A membership attack for people: fits 80 columns."""
+    console = plain_console()
+    targets = format_count(attack.targets, *_TARGETS[attack.kind])
+    console.print(
+        f"[bold]{shown(attack.job)}[/bold]: {targets}, {attack.present} in; "
+        f"{attack.shadows} shadow adapters"
+    )
+    table = plain_table("an attack compares", "AUC", "TPR at FPR 0.1 %", "at 1 %")
+    for one in attack.attacks:
+        table.add_row(
+            _COMPARES[one.name],
+            f"{one.auc.value:.3f} ± {(one.auc.high - one.auc.low) / 2:.3f}",
+            format_percent(one.tpr_at_permille.value),
+            format_percent(one.tpr_at_percent.value),
+        )
+    table.add_row("a coin", "0.500", "0.1 %", "1.0 %")
+    limits = attack.limits
+    if math.isfinite(attack.upper):
+        table.add_row(
+            "whatever can be, under the plan",
+            f"{limits.auc:.3f}",
+            format_percent(limits.tpr_at_permille),
+            format_percent(limits.tpr_at_percent),
+        )
+    console.print(table)
+    if attack.exposure is not None:
+        console.print(f"exposure {attack.exposure:.2f} bits; 1.44 if nothing was learned")
+    _print_verdict(console, attack.verdict, attack.upper, attack.lower, attack.delta, attack.confidence)
+
+
+def inversion_table(inversion: Inversion) -> dict[str, Any]:
+    """An inversion as JSON shows it."""
+    return asdict(inversion)
+
+
+def print_inversion(inversion: Inversion) -> None:
+    """An inversion for people: fits 80 columns."""
+    console = plain_console()
+    texts = format_count(inversion.texts, "text", "texts")
+    console.print(
+        f"[bold]{shown(inversion.job)}[/bold]: tokens of {texts} at {shown(inversion.site)}, "
+        f"by {_METHODS[inversion.method]}"
+    )
+    table = plain_table("what the coordinator reads", "texts in the step", "found", "by chance", "exact")
+    for view in inversion.views:
+        table.add_row(
+            _VIEWS[view.name],
+            str(view.batch),
+            format_percent(view.recall),
+            format_percent(view.chance),
+            format_percent(view.precision),
+        )
+    console.print(table)
+    console.print(
+        "found: of a text's different tokens, those that were guessed; by chance: the same guesses for "
+        "other texts; exact: of the guesses, those that are in the text"
+    )
+
+
+def _print_verdict(
+    console: Console, verdict: str, upper: float, lower: float, delta: float, confidence: float
+) -> None:
+    colour = "green" if verdict == "not refuted" else "red"
+    claimed = format_epsilon(upper) if math.isfinite(upper) else "∞ (no privacy)"
+    console.print(
+        f"[{colour}]{verdict}[/{colour}]: claimed ε ≤ {claimed} at δ = {format_delta(delta)}, "
+        f"shown ε ≥ {format_epsilon(lower)} (confidence {format_percent(confidence)})"
+    )
+
+
+_METHODS = {
+    "pooled": "what the head's gradient says of the text's features",
+    "span": "the span of what the lowest adapted layer read",
+}
+_VIEWS = {
+    "update": "one site's update, as it is",
+    "sum": "the sum under masks",
+    "private sum": "the sum under masks, with noise",
+}
