@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from privacy.errors import DataError, UserError
+from protocol.job.job_file import parse_job
 from protocol.job.strategy import State
 from runs.attributions import attribute_tokens
 from runs.drift import find_drift
@@ -20,6 +21,7 @@ from tasks.data.examples import Batch
 from tasks.task import Outcome
 from tests import tiny
 from tests.confide.test_cli import call
+from tests.simulation.test_simulate import write_language_model
 
 HELD_OUT = tiny.rows(24, seed=9)
 
@@ -83,6 +85,20 @@ def test_a_word_that_decides_has_most_of_the_share(world: World) -> None:
         assert one.shares[one.tokens == word].sum() == pytest.approx(1.0)
     for one in (one for one in found if word not in one.tokens):
         assert one.shares.sum() == 0.0
+
+
+def test_a_language_model_is_attributed_to_as_well(tiny_folder: Path, tmp_path: Path) -> None:
+    table = tiny.table(tiny_folder) | {"task": "causal-lm"}
+    del table["data"]["label"], table["data"]["labels"]
+    table["model"] = {"source": str(write_language_model(tmp_path))}
+    table["adapter"]["target_modules"] = ["q_proj"]
+    there = World(parse_job(table))
+    examples = there.examples("site-1").take(np.arange(4))
+    found = attribute_tokens(there.adapted, 10 * there.adapted.some_adapter(1), examples)
+    for one in found:
+        assert one.answer is None
+        assert one.shares.sum() == pytest.approx(1.0)
+        assert one.gap < 0.05 * one.loss
 
 
 def test_equal_adapters_have_no_drift(runs: dict[str, RunFolder], data: Path) -> None:
