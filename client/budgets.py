@@ -37,7 +37,7 @@ class BudgetLeft:
     spent: float | None
     after: float | None
     refusal: str | None
-    frozen: bool
+    frozen: bool = False
 
 
 def read_budgets(

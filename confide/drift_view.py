@@ -15,31 +15,31 @@ _ROWS = 20
 
 
 def drift_table(drift: Drift) -> dict[str, Any]:
-    """All of it as JSON shows it, every token with its shift."""
-    tokens = [asdict(token) | {"shift": token.shift} for token in drift.tokens]
-    return asdict(drift) | {"losses": list(drift.losses), "tokens": tokens}
+    """All of it as JSON shows it, every part with its shift."""
+    parts = [asdict(part) | {"shift": part.shift} for part in drift.parts]
+    return asdict(drift) | {"losses": list(drift.losses), "parts": parts}
 
 
 def print_drift(drift: Drift) -> None:
-    """The tokens whose importance shifted most, for people: fits 80 columns."""
+    """What importance shifted most to and from, for people: fits 80 columns."""
     console = plain_console()
-    texts = format_count(drift.examples, "text")
-    console.print(f"[bold]{shown(drift.first)}[/bold] and [bold]{shown(drift.second)}[/bold] on {texts}")
+    examples = format_count(drift.examples, "example")
+    console.print(f"[bold]{shown(drift.first)}[/bold] and [bold]{shown(drift.second)}[/bold] on {examples}")
     changed = "" if drift.changed is None else f", other answers to {drift.changed}"
     console.print(f"  loss {drift.losses[0]:.4f} and {drift.losses[1]:.4f}{changed}")
-    console.print(f"  they go by the same tokens to {format_percent(drift.agreement)}\n")
-    table = plain_table("token", "texts", "before", "after", "shift")
-    for token in drift.tokens[:_ROWS]:
+    console.print(f"  they go by the same to {format_percent(drift.agreement)}\n")
+    table = plain_table("token or column", "examples", "before", "after", "shift")
+    for part in drift.parts[:_ROWS]:
         table.add_row(
-            shown(token.token),
-            str(token.examples),
-            format_percent(token.before),
-            format_percent(token.after),
-            f"{100 * token.shift:+.1f}",
+            shown(part.part),
+            str(part.examples),
+            format_percent(part.before),
+            format_percent(part.after),
+            f"{100 * part.shift:+.1f}",
         )
     console.print(table)
-    if len(drift.tokens) > _ROWS:
-        console.print(f"and {len(drift.tokens) - _ROWS:,} tokens that moved less")
+    if len(drift.parts) > _ROWS:
+        console.print(f"and {len(drift.parts) - _ROWS:,} that moved less")
     console.print(
-        "\n  [dim]before, after: a token's share of all that counts in the texts that have it[/dim]"
+        "\n  [dim]before, after: the mean share of all that counts in an example that has it[/dim]"
     )

@@ -1,10 +1,12 @@
-"""How much each token of a text counts for what a model makes of it: integrated gradients, by Captum."""
+"""How much each part of an example counts for what a model makes of it: integrated gradients, by Captum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ _AT_ONCE = 128  # rows that the model computes at once
 
 @dataclass(frozen=True, kw_only=True)
 class Attributed:
-    """One example: its ``tokens``, int64[t], and each one's share of all that counts, float64[t].
+    """One example: its ``parts``, int64[t], and each one's share of all that counts, float64[t].
 
     Shares are absolute values and add up to 1, or are all 0 where nothing counts. ``loss`` is in nats,
     ``answer`` the label that the model gives, None for a task without labels. ``gap`` is how far the
@@ -29,7 +31,7 @@ class Attributed:
     """
 
     index: int
-    tokens: NDArray[np.int64]
+    parts: NDArray[np.int64]
     shares: NDArray[np.float64]
     loss: float
     answer: int | None
@@ -44,78 +46,122 @@ def check_captum() -> None:
         )
 
 
-def attribute_tokens(
-    adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples
-) -> list[Attributed]:
-    """Attribute each example's log-likelihood under an adapter, float32[adapter_size], to its tokens.
+def attribute(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> list[Attributed]:
+    """Attribute each example's log-likelihood under an adapter, float32[adapter_size], to its parts.
 
-    From a text of padding, whose special tokens are the text's own, to the text, along the embeddings. The
-    answers are in the examples' order. Raises UserError for examples that are no tokens. Captum must be
-    there.
+    Of a text they are its tokens, from a text of padding, whose special tokens are the text's own, to the
+    text, along the embeddings. Of numbers they are a table's columns or a series' channels, from zeros. The
+    answers are in the examples' order. Raises UserError for examples that are neither. It takes Captum.
 
     Source: Sundararajan, Taly and Yan 2017, equation 1.
     """
-    from captum.attr import LayerIntegratedGradients
-
     adapted.load(adapter)
     adapted.peft.eval()
-
-    def likelihood(tokens: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        inputs = {"input_ids": tokens, **dict(zip(names, others, strict=True))}
-        batch = Batch(inputs=inputs, indices=np.arange(len(tokens)), size=tokens.shape[1])
-        return -adapted.forward(batch).losses
-
-    method = LayerIntegratedGradients(likelihood, adapted.peft.get_input_embeddings())
     found: list[Attributed] = []
     for held in examples.batches(np.arange(len(examples)), rows=_ROWS):
         batch = held.to(adapted.device.torch)
-        if "input_ids" not in batch.inputs:
+        if "input_ids" in batch.inputs and batch.rows_an_example == 1:
+            measured = _of_tokens(adapted, batch)
+        elif _has_columns(adapted, batch):
+            measured = _of_values(adapted, batch)
+        else:
             raise UserError(
-                f"expected runs on texts, got task={adapted.task.name!r}: importance is told by token"
+                f"expected runs on texts, tables or series, got task={adapted.task.name!r}: importance is "
+                "told by token, column or channel"
             )
-        names = [name for name in batch.inputs if name != "input_ids"]
-        tokens = batch.inputs["input_ids"]
-        special = _special(adapted, tokens, batch)
-        baseline = torch.where(special, tokens, torch.full_like(tokens, adapted.base.reader.padding))
-        parts, gaps = method.attribute(
-            tokens,
-            baselines=baseline,
-            additional_forward_args=tuple(batch.inputs[name] for name in names),
-            n_steps=_STEPS,
-            internal_batch_size=_AT_ONCE,
-            return_convergence_delta=True,
-        )
         with torch.no_grad():
             outcome = adapted.forward(batch)
-        weights = parts.detach().double().sum(-1).abs().masked_fill(special, 0.0)
-        found += _split(batch, tokens, weights, ~special, outcome.losses, outcome.answers, gaps)
+        found += _split(batch, measured, outcome.losses, outcome.answers)
     return sorted(found, key=lambda one: one.index)
 
 
-def _special(adapted: AdaptedModel, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Which places hold padding, or a token that the tokenizer put there: bool[b, t]."""
+def name_of(adapted: AdaptedModel, part: int) -> str:
+    """A part as people read it: a token's text, or a column's name."""
+    reader: Any = adapted.base.reader
+    if not hasattr(reader, "tokenizer"):
+        # Without what follows of its scale: "height, -2 to 2 as -1 to 1 …".
+        return re.split(r", \S+ to \S+ as -1 to 1", reader.inputs[part])[0]
+    written = str(reader.tokenizer.convert_ids_to_tokens(part))
+    return reader.tokenizer.convert_tokens_to_string([written]).strip() or written
+
+
+class _Measured(NamedTuple):
+    """Of each place of b examples: its part, int64[b, t], how much it counts, and whether it is one."""
+
+    parts: torch.Tensor
+    weights: torch.Tensor
+    kept: torch.Tensor
+    gaps: torch.Tensor
+
+
+def _of_tokens(adapted: AdaptedModel, batch: Batch) -> _Measured:
+    from captum.attr import LayerIntegratedGradients
+
+    tokens = batch.inputs["input_ids"]
     ids = torch.tensor(sorted(adapted.base.reader.tokenizer.all_special_ids), device=tokens.device)
-    return torch.isin(tokens, ids) | (batch.inputs["attention_mask"] == 0)
+    special = torch.isin(tokens, ids) | (batch.inputs["attention_mask"] == 0)
+    likelihood, others = _likelihood(adapted, batch, "input_ids")
+    found, gaps = LayerIntegratedGradients(likelihood, adapted.peft.get_input_embeddings()).attribute(
+        tokens,
+        baselines=torch.where(special, tokens, torch.full_like(tokens, adapted.base.reader.padding)),
+        additional_forward_args=others,
+        n_steps=_STEPS,
+        internal_batch_size=_AT_ONCE,
+        return_convergence_delta=True,
+    )
+    weights = found.detach().double().sum(-1).abs()
+    return _Measured(tokens, weights, ~special, gaps)
+
+
+def _has_columns(adapted: AdaptedModel, batch: Batch) -> bool:
+    """Whether an example is numbers, [b, f, …], whose reader has a name for each of f."""
+    values, names = batch.inputs.get("values"), getattr(adapted.base.reader, "inputs", ())
+    return values is not None and values.is_floating_point() and values.shape[1:2] == (len(names),)
+
+
+def _of_values(adapted: AdaptedModel, batch: Batch) -> _Measured:
+    from captum.attr import IntegratedGradients
+
+    values = batch.inputs["values"]
+    likelihood, others = _likelihood(adapted, batch, "values")
+    found, gaps = IntegratedGradients(likelihood).attribute(
+        values,
+        additional_forward_args=others,
+        n_steps=_STEPS,
+        internal_batch_size=_AT_ONCE,
+        return_convergence_delta=True,
+    )
+    weights = found.detach().double().flatten(2).sum(-1).abs() if values.dim() > 2 else found.double().abs()
+    parts = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
+    return _Measured(parts, weights.detach(), torch.ones_like(parts, dtype=torch.bool), gaps)
+
+
+def _likelihood(
+    adapted: AdaptedModel, batch: Batch, main: str
+) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Each example's log-likelihood by its ``main`` input and the others, and these others."""
+    names = [name for name in batch.inputs if name != main]
+
+    def likelihood(given: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        inputs = {main: given, **dict(zip(names, others, strict=True))}
+        return -adapted.forward(replace(batch, inputs=inputs, indices=np.arange(len(given)))).losses
+
+    return likelihood, tuple(batch.inputs[name] for name in names)
 
 
 def _split(
-    batch: Batch,
-    tokens: torch.Tensor,
-    weights: torch.Tensor,
-    kept: torch.Tensor,
-    losses: torch.Tensor,
-    answers: torch.Tensor | None,
-    gaps: torch.Tensor,
+    batch: Batch, measured: _Measured, losses: torch.Tensor, answers: torch.Tensor | None
 ) -> Iterator[Attributed]:
-    """A batch's examples, each with its own tokens alone."""
+    """A batch's examples, each with its own parts alone."""
     for row, index in enumerate(batch.indices):
-        own = weights[row][kept[row]].cpu().numpy()
+        kept = measured.kept[row]
+        own = measured.weights[row][kept].cpu().numpy()
         total = own.sum()
         yield Attributed(
             index=int(index),
-            tokens=tokens[row][kept[row]].cpu().numpy(),
+            parts=measured.parts[row][kept].cpu().numpy(),
             shares=own / total if total > 0 else own,
             loss=float(losses[row]),
             answer=None if answers is None else int(answers[row]),
-            gap=abs(float(gaps[row])),
+            gap=abs(float(measured.gaps[row])),
         )

@@ -1,4 +1,4 @@
-"""Drift: which tokens two runs' adapters go by, on the same held-out texts, and where that has changed."""
+"""Drift: what two runs' adapters go by, on the same held-out examples, and where that has changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from privacy.errors import UserError
-from runs.attributions import Attributed, attribute_tokens, check_captum
+from runs.attributions import Attributed, attribute, check_captum, name_of
 from runs.run_base import load_run_base
 from runs.run_folder import RunFolder
 from tasks.model.adapted_model import AdaptedModel
@@ -19,13 +19,13 @@ from tasks.own_rows import encode_own_rows, read_own_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenShift:
-    """How much a token counts in the texts that have it, so many ``examples``: before and after.
+class PartShift:
+    """How much a token, or a column, counts in the ``examples`` that have it: before and after.
 
-    Each is the mean of its share of all that counts in a text, from 0 to 1.
+    Each is the mean of its share of all that counts in an example, from 0 to 1.
     """
 
-    token: str
+    part: str
     examples: int
     before: float
     after: float
@@ -37,12 +37,12 @@ class TokenShift:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """What changed from one run's adapter to another's on ``examples`` texts.
+    """What changed from one run's adapter to another's on so many ``examples``.
 
-    ``tokens`` are in order of how much importance moved to or from them over all texts. ``agreement`` is
-    the mean cosine between the two adapters' shares of a text, 1 where they go by the same tokens.
-    ``changed`` counts texts with another answer, None for a task without labels. ``losses`` are in nats, of
-    the first run and the second; ``gap`` is the largest error of an attribution, in nats.
+    ``parts`` are in order of how much importance moved to or from them over all examples. ``agreement`` is
+    the mean cosine between the two adapters' shares of an example, 1 where they go by the same parts.
+    ``changed`` counts examples with another answer, None for a task without labels. ``losses`` are in nats,
+    of the first run and the second; ``gap`` is the largest error of an attribution, in nats.
     """
 
     first: str
@@ -52,20 +52,20 @@ class Drift:
     changed: int | None
     losses: tuple[float, float]
     gap: float
-    tokens: tuple[TokenShift, ...]
+    parts: tuple[PartShift, ...]
 
 
 def find_drift(first: RunFolder, second: RunFolder, data: Path) -> Drift:
-    """Compare the newest adapters of two runs on the texts of a file with the columns of the job's data.
+    """Compare the newest adapters of two runs on the examples of a file with the columns of the job's data.
 
-    Raises UserError for runs on different models, tasks or labels, without Captum and for tasks without
-    tokens; DataError for a file that cannot be read.
+    Raises UserError for runs on different models, tasks or labels, without Captum and for tasks whose
+    examples are neither tokens nor named numbers; DataError for a file that cannot be read.
     """
     check_captum()
     _check_comparable(first, second)
     if not data.is_file():
         raise UserError(f"--data: expected a file with held-out examples, got {data}")
-    texts, before = _attributed(first, data)
+    adapted, before = _attributed(first, data)
     _, after = _attributed(second, data)
     return Drift(
         first=first.manifest.run,
@@ -75,22 +75,11 @@ def find_drift(first: RunFolder, second: RunFolder, data: Path) -> Drift:
         changed=_changed(before, after),
         losses=(float(np.mean([one.loss for one in before])), float(np.mean([one.loss for one in after]))),
         gap=max(one.gap for one in (*before, *after)),
-        tokens=_shifts(before, after, texts),
+        parts=_shifts(before, after, adapted),
     )
 
 
-class _Words:
-    """A tokenizer's tokens as people read them."""
-
-    def __init__(self, adapted: AdaptedModel) -> None:
-        self._tokenizer = adapted.base.reader.tokenizer
-
-    def of(self, token: int) -> str:
-        written = str(self._tokenizer.convert_ids_to_tokens(token))
-        return self._tokenizer.convert_tokens_to_string([written]).strip() or written
-
-
-def _attributed(folder: RunFolder, data: Path) -> tuple[_Words, list[Attributed]]:
+def _attributed(folder: RunFolder, data: Path) -> tuple[AdaptedModel, list[Attributed]]:
     manifest = folder.manifest
     job = manifest.job
     base = load_run_base(manifest)
@@ -98,7 +87,7 @@ def _attributed(folder: RunFolder, data: Path) -> tuple[_Words, list[Attributed]
     place = job.data.model_copy(update={"source": str(data)})
     rows = read_own_rows(job.model_copy(update={"data": place}))
     examples = encode_own_rows(adapted, rows, np.arange(len(rows)), labels=manifest.labels, key="--data")
-    return _Words(adapted), attribute_tokens(adapted, folder.newest_adapter(adapted.layout), examples)
+    return adapted, attribute(adapted, folder.newest_adapter(adapted.layout), examples)
 
 
 def _check_comparable(first: RunFolder, second: RunFolder) -> None:
@@ -125,19 +114,21 @@ def _changed(before: Sequence[Attributed], after: Sequence[Attributed]) -> int |
 
 
 def _shifts(
-    before: Sequence[Attributed], after: Sequence[Attributed], words: _Words
-) -> tuple[TokenShift, ...]:
-    """Every token's shift, that over all texts largest first; a token counts once in a text, whole."""
+    before: Sequence[Attributed], after: Sequence[Attributed], adapted: AdaptedModel
+) -> tuple[PartShift, ...]:
+    """Every part's shift, that over all examples largest first; a token counts once in a text, whole."""
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for one, other in zip(before, after, strict=True):
-        for token in np.unique(one.tokens):
-            here = one.tokens == token
-            found = sums[int(token)]
+        for part in np.unique(one.parts):
+            here = one.parts == part
+            found = sums[int(part)]
             found[0] += 1
             found[1] += float(one.shares[here].sum())
             found[2] += float(other.shares[here].sum())
     ordered = sorted(sums.items(), key=lambda item: (-abs(item[1][2] - item[1][1]), item[0]))
     return tuple(
-        TokenShift(token=words.of(token), examples=int(count), before=first / count, after=second / count)
-        for token, (count, first, second) in ordered
+        PartShift(
+            part=name_of(adapted, part), examples=int(count), before=first / count, after=second / count
+        )
+        for part, (count, first, second) in ordered
     )

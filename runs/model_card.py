@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.durable import BY_UMASK, write_durably
-from protocol.job.job import Job
+from protocol.job.job import DRAWN, Job
 from protocol.plain_text import escaped
 from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_measure
 from runs.model_names import hub_id
@@ -17,7 +17,13 @@ from runs.run_folder import RunFolder
 from tasks.registry import find_task
 
 # What the Hub calls the tasks that it has a name for.
-_PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}
+_PIPELINES = {
+    "sequence-classification": "text-classification",
+    "image-classification": "image-classification",
+    "causal-lm": "text-generation",
+    "instruction": "text-generation",
+    "preferences": "text-generation",
+}
 
 
 def write_cards(folder: RunFolder, *, number: int, exported: Path, audit: AuditResult | None) -> None:
@@ -39,12 +45,13 @@ def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
     config = exported / "adapter_config.json"
     adapter = json.loads(config.read_text("utf-8")) if config.exists() else None
     job = folder.manifest.job
-    base = hub_id(job.model.source)
+    drawn = job.model.source == DRAWN
+    base = None if drawn else hub_id(job.model.source)
     header = ModelCardData(
         base_model=base,
-        library_name="transformers" if adapter is None else "peft",
+        library_name=None if drawn else "transformers" if adapter is None else "peft",
         pipeline_tag=_PIPELINES.get(job.task),
-        tags=_tags(adapter, base),
+        tags=_tags(None if drawn else adapter, base),
     ).to_yaml()
     parts = [
         f"---\n{header}\n---",
@@ -59,7 +66,7 @@ def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
         "`--key` compares the signer with the coordinator’s key as you know it.",
         "## What it does",
         *_quality(folder, card.round, job),
-        *_loading(adapter, base),
+        *_loading(adapter, base, drawn=drawn),
     ]
     return escaped("\n\n".join(parts) + "\n", lines=True)
 
@@ -138,7 +145,11 @@ def _quality(folder: RunFolder, number: int, job: Job) -> list[str]:
     return ["On examples that no site trained on:", "\n".join(["| | |", "|---|---|", *rows])]
 
 
-def _loading(adapter: Mapping[str, Any] | None, base: str | None) -> list[str]:
+def _loading(adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool) -> list[str]:
+    if drawn:
+        whole = "The folder's own program loads it with torch alone."
+        part = "These are the trained numbers; `confide export --merge` writes the network whole."
+        return ["## Loading it", whole if adapter is None else part]
     if adapter is None:
         return ["## Loading it", "With `from_pretrained` of transformers, as any model folder."]
     which = f"`{base}`" if base else "the model whose digest the privacy card has"

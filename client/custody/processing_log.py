@@ -141,7 +141,12 @@ class _Runs:
             )
         elif isinstance(event, Released | Closed):
             begun = self._begun[event.run, event.purpose]
-            line = replace(self._of_run(line, event.run, begun.manifest, entry), purpose=event.purpose)
+            line = replace(
+                self._of_run(line, event.run, begun.manifest, entry),
+                purpose=event.purpose,
+                mechanism=begun.plan.mechanism.name,
+                unit=begun.plan.unit,
+            )
             if isinstance(event, Released):
                 line = replace(line, round=event.round, steps=event.steps)
             else:

@@ -61,7 +61,7 @@ def verdict_sentence(audit: EmpiricalAudit) -> str:
             f"each step and each by its own chance, and the canaries were not: {_chance(audit)}."
         )
     return (
-        f"No attack broke the promise. It is ε ≤ {upper}, and the strongest of {len(audit.bounds)} "
+        f"No attack broke the promise. The promise is ε ≤ {upper}; the strongest of {len(audit.bounds)} "
         f"attempts shows, with a confidence of {sure}, that ε is at least {lower}."
     )
 
@@ -193,7 +193,11 @@ def _releases(bound: Bound) -> str:
     """What a bound was computed from, as a person says it."""
     if bound.of == "guesses":
         return "its guesses"
-    return bound.of if bound.of.startswith(("all ", "releases ")) else f"the tensor {bound.of}"
+    if bound.of.startswith("all "):
+        return f"{bound.of} together"
+    if bound.of.startswith("releases "):
+        return f"the difference of {bound.of}"
+    return f"the part {bound.of} of the model"
 
 
 def _chance(audit: EmpiricalAudit) -> str:

@@ -141,7 +141,7 @@ def test_json_is_one_object_and_nothing_else(
     (dataset,) = found["datasets"]
     assert found["job"] is None
     assert set(dataset) == {
-        *("site", "home", "dataset", "examples", "epsilon", "delta", "spent", "after", "refusal")
+        *("site", "home", "dataset", "examples", "epsilon", "delta", "spent", "after", "refusal", "frozen")
     }
     assert (dataset["after"], dataset["refusal"]) == (None, None)
     assert dataset["spent"] == audit_ledger(spent / "ledger.db").datasets[0].epsilon

@@ -12,6 +12,8 @@ from confide.freezing_ledgers import check_and_freeze, homes_to_freeze
 from privacy.errors import AuditError, LedgerError
 from privacy.ledger.entries import Frozen, Refused, Unfrozen
 from privacy.ledger.ledger_audit import audit_ledger
+from protocol.job.job_file import job_toml
+from simulation.attack import empirical_audit
 from simulation.attack.evidence import evidence, evidence_digest
 from simulation.simulated_federation import World
 from tests import tiny
@@ -130,3 +132,41 @@ def test_a_person_who_says_no_leaves_it_frozen(
     monkeypatch.setattr("typer.confirm", lambda _question: False)
     assert call(monkeypatch, "site", "unfreeze", tmp_path, "--reason", "x") == 0
     assert Home(tmp_path).frozen() is not None
+
+
+@pytest.mark.parametrize("lower", [1.0, 9.0], ids=["holds", "refuted"])
+def test_the_command_writes_freezes_and_ends_by_the_verdict(
+    world: World,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    lower: float,
+) -> None:
+    home, job, page = tmp_path / "home", tmp_path / "job.toml", tmp_path / "audit.html"
+    join(world.site("site-1", home=home), world.manifest("run"))
+    job.write_text(job_toml(tiny.job(tiny_folder)))
+    audit = made_up_audit(tiny_folder, lower=lower)
+    monkeypatch.setattr(empirical_audit, "audit_empirically", lambda *_, **__: audit)
+    options = ("--report", page, "--freeze", home / "site.toml", "--json")
+    refuted = lower > audit.upper
+    assert call(monkeypatch, "audit", "empirical", job, *options) == int(refuted)
+    output, errors = capfd.readouterr()
+    assert json.loads(output)["verdict"] == audit.verdict
+    assert (f"the ledger at {home / 'site.toml'} is frozen" in errors) == refuted
+    assert (audit_ledger(home / "ledger.db").frozen is not None) == refuted
+    assert page.with_suffix(".json").read_bytes() == evidence(audit)
+    assert audit.verdict in page.read_text()
+
+
+def test_what_cannot_be_written_or_frozen_is_said_before_anything_runs(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(job_toml(tiny.job(tiny_folder)))
+    monkeypatch.setattr(empirical_audit, "audit_empirically", lambda *_, **__: pytest.fail("it ran"))
+    assert call(monkeypatch, "audit", "empirical", job, "--report", tmp_path / "audit.txt") == 2
+    assert "expected a name that ends in .html" in capfd.readouterr().err
+    assert call(monkeypatch, "audit", "empirical", job, "--freeze", tmp_path) == 1
+    assert "no ledger at" in capfd.readouterr().err

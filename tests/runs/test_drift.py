@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from privacy.errors import DataError, UserError
+from protocol.job.job_file import parse_job
 from protocol.job.strategy import State
-from runs.attributions import attribute_tokens
+from runs.attributions import attribute, name_of
 from runs.drift import find_drift
 from runs.run_folder import RunFolder
 from simulation.simulated_federation import World
@@ -20,6 +21,8 @@ from tasks.data.examples import Batch
 from tasks.task import Outcome
 from tests import tiny
 from tests.confide.test_cli import call
+from tests.simulation.test_simulate import write_language_model
+from tests.tasks.networks import IMAGES, TABULAR, job_table, write_images, write_table
 
 HELD_OUT = tiny.rows(24, seed=9)
 
@@ -50,12 +53,12 @@ def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
 def test_attributions_add_up_and_leave_special_tokens_out(world: World) -> None:
     examples, adapted = world.examples("site-1"), world.adapted
     some = examples.take(np.arange(5))
-    found = attribute_tokens(adapted, 10 * adapted.some_adapter(1), some)
+    found = attribute(adapted, 10 * adapted.some_adapter(1), some)
     special = set(adapted.base.reader.tokenizer.all_special_ids)
     assert [one.index for one in found] == [0, 1, 2, 3, 4]
     for one, size in zip(found, some.sizes, strict=True):
-        assert len(one.tokens) == size - 2  # without [CLS] and [SEP]
-        assert not special & set(one.tokens.tolist())
+        assert len(one.parts) == size - 2  # without [CLS] and [SEP]
+        assert not special & set(one.parts.tolist())
         assert one.shares.sum() == pytest.approx(1.0)
         assert one.gap < 0.05 * max(one.loss, 0.1)
 
@@ -76,24 +79,59 @@ def test_a_word_that_decides_has_most_of_the_share(world: World) -> None:
     examples = world.examples("site-1")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(adapted, "forward", forward, raising=False)
-        found = attribute_tokens(adapted, adapted.some_adapter(1), examples.take(np.arange(20)))
-    having = [one for one in found if word in one.tokens]
+        found = attribute(adapted, adapted.some_adapter(1), examples.take(np.arange(20)))
+    having = [one for one in found if word in one.parts]
     assert having
     for one in having:
-        assert one.shares[one.tokens == word].sum() == pytest.approx(1.0)
-    for one in (one for one in found if word not in one.tokens):
+        assert one.shares[one.parts == word].sum() == pytest.approx(1.0)
+    for one in (one for one in found if word not in one.parts):
         assert one.shares.sum() == 0.0
+
+
+def test_a_language_model_is_attributed_to_as_well(tiny_folder: Path, tmp_path: Path) -> None:
+    table = tiny.table(tiny_folder) | {"task": "causal-lm"}
+    del table["data"]["label"], table["data"]["labels"]
+    table["model"] = {"source": str(write_language_model(tmp_path))}
+    table["adapter"]["target_modules"] = ["q_proj"]
+    there = World(parse_job(table))
+    examples = there.examples("site-1").take(np.arange(4))
+    found = attribute(there.adapted, 10 * there.adapted.some_adapter(1), examples)
+    for one in found:
+        assert one.answer is None
+        assert one.shares.sum() == pytest.approx(1.0)
+        assert one.gap < 0.05 * one.loss
+
+
+def test_columns_of_a_table_are_attributed_to(tmp_path: Path) -> None:
+    """The label follows from two numbers, and an adapter that has seen nothing else is made up here."""
+    table = job_table("tabular", write_table(tmp_path / "table.csv"), TABULAR)
+    there = World(parse_job(table | {"aggregation": {"kind": "none"}}))
+    found = attribute(
+        there.adapted, there.adapted.some_adapter(1), there.examples("site-1").take(np.arange(6))
+    )
+    names = {name_of(there.adapted, int(part)) for one in found for part in one.parts}
+    assert {"height", "weight", "home is north", "home is another", "height is missing"} <= names
+    for one in found:
+        assert one.shares.sum() == pytest.approx(1.0)
+        assert one.gap < 0.05 * max(one.loss, 0.1)
+
+
+def test_what_has_no_named_parts_is_refused(tmp_path: Path) -> None:
+    table = job_table("image-classification", write_images(tmp_path / "images"), IMAGES)
+    there = World(parse_job(table | {"aggregation": {"kind": "none"}}))
+    with pytest.raises(UserError, match="expected runs on texts, tables or series, got task='image"):
+        attribute(there.adapted, there.initial_adapter, there.examples("site-1").take(np.arange(2)))
 
 
 def test_equal_adapters_have_no_drift(runs: dict[str, RunFolder], data: Path) -> None:
     drift = find_drift(runs["march"], runs["again"], data)
     assert (drift.examples, drift.changed) == (24, 0)
     assert drift.agreement == pytest.approx(1.0)
-    assert {token.shift for token in drift.tokens} == {0.0}
-    assert {token.token for token in drift.tokens} == {
+    assert {token.shift for token in drift.parts} == {0.0}
+    assert {token.part for token in drift.parts} == {
         word for text, _, _ in HELD_OUT for word in text.split()
     }
-    counted = {token.token: token.examples for token in drift.tokens}
+    counted = {token.part: token.examples for token in drift.parts}
     assert counted["good"] == sum("good" in text.split() for text, _, _ in HELD_OUT)
 
 
@@ -103,11 +141,11 @@ def test_other_adapters_differ_and_what_moved_most_comes_first(
     drift = find_drift(runs["march"], runs["april"], data)
     back = find_drift(runs["april"], runs["march"], data)
     assert drift.agreement < 0.999
-    moved = [abs(token.shift) * token.examples for token in drift.tokens]
+    moved = [abs(token.shift) * token.examples for token in drift.parts]
     assert moved == sorted(moved, reverse=True)
     assert moved[0] > 0.05
-    shifts = {token.token: token.shift for token in back.tokens}
-    assert all(shifts[token.token] == pytest.approx(-token.shift) for token in drift.tokens)
+    shifts = {token.part: token.shift for token in back.parts}
+    assert all(shifts[token.part] == pytest.approx(-token.shift) for token in drift.parts)
     assert back.losses == tuple(reversed(drift.losses))
 
 
@@ -136,12 +174,12 @@ def test_the_command(
     folders = (runs["march"].path, runs["april"].path, "--data", data)
     assert call(monkeypatch, "audit", "drift", *folders) == 0
     told = capfd.readouterr().out
-    assert told.startswith("march and april on 24 texts\n")
+    assert told.startswith("march and april on 24 examples\n")
     assert max(map(len, told.splitlines())) <= 80
     assert call(monkeypatch, "audit", "drift", *folders, "--json") == 0
     table = json.loads(capfd.readouterr().out)
     assert (table["first"], table["second"], table["examples"]) == ("march", "april", 24)
-    top = table["tokens"][0]
+    top = table["parts"][0]
     assert top["shift"] == pytest.approx(top["after"] - top["before"])
 
 

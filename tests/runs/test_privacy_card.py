@@ -17,17 +17,19 @@ from safetensors.numpy import load_file, save_file
 from privacy.canonical import canonical_json
 from privacy.errors import AuditError, UserError
 from privacy.identity import Identity
-from protocol.job.job_file import job_toml
-from runs.export import export_adapter
+from protocol.job.job_file import job_toml, parse_job
+from runs.export import export_adapter, export_merged
 from runs.model_names import hub_id
 from runs.privacy_card import FILE, PURPOSE, check_card, read_audit
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
 from simulation.attack.empirical_audit import EmpiricalAudit
 from simulation.attack.evidence import evidence as evidence_of
+from simulation.simulate import simulate
 from tests.confide.test_cli import call
 from tests.server.evidence import Evidence
 from tests.simulation.attack.made_up_audit import made_up_audit
+from tests.tasks.networks import TABULAR, job_table, write_table
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -298,3 +300,17 @@ def test_the_command(
     (copy / ADAPTER).write_bytes(b"")
     assert call(monkeypatch, "audit", "card", copy) == 1
     assert "is not the file that the card is of" in capfd.readouterr().err
+
+
+def test_a_network_of_a_tasks_own_names_no_base_model(tmp_path: Path) -> None:
+    job = parse_job(job_table("tabular", write_table(tmp_path / "table.csv"), TABULAR))
+    folder = RunFolder.open(simulate(job, runs=tmp_path, name="run").folder)
+    export_adapter(folder, tmp_path / "part")
+    export_merged(folder, tmp_path / "whole")
+    for name, told in (("part", "confide export --merge"), ("whole", "The folder’s own program loads it")):
+        card, _ = check_card(tmp_path / name)
+        assert card.model == "drawn"
+        found = ModelCard.load(tmp_path / name / "README.md")
+        assert not {"base_model", "library_name"} & found.data.to_dict().keys()
+        assert "lora" not in found.data.tags
+        assert told in found.text.replace("'", "’")

@@ -90,6 +90,7 @@ def test_each_entry_is_a_record(home: Path, world: World) -> None:
     assert begun.delta == pytest.approx(1e-3)
     assert begun.epsilon_lost == released.epsilon_lost == audit.datasets[0].epsilon
     assert (released.round, released.steps, released.fingerprint) == (1, 2, registered.fingerprint)
+    assert (released.mechanism, released.unit) == ("gaussian", "example")
     assert released.time.endswith("Z")
 
 

@@ -24,11 +24,13 @@ from privacy.ledger.entries import (
     Created,
     Entry,
     Event,
+    Frozen,
     Rebudgeted,
     Refused,
     Registered,
     Released,
     Summed,
+    Unfrozen,
     Unprotected,
     read_entry,
     to_table,
@@ -110,6 +112,8 @@ EVENTS: list[Event] = [
     UNPROTECTED,
     Approved(run="r", manifest="m"),
     Refused(run="r", manifest="m", rule="rules.epsilon", reason='"ε" is too much\n'),
+    Frozen(job="tweets", audit="ab" * 32, reason="ε ≥ 9\n"),
+    Unfrozen(entry=7, reason='"mended"'),
 ]
 
 

@@ -27,7 +27,7 @@ def words(page: str) -> str:
 def test_a_promise_that_holds(tiny_folder: Path) -> None:
     text = words(render_audit(made_up_audit(tiny_folder), twin="audit.json"))
     assert (
-        "No attack broke the promise. It is ε ≤ 3.00, and the strongest of 3 attempts shows, with a "
+        "No attack broke the promise. The promise is ε ≤ 3.00; the strongest of 3 attempts shows, with a "
         "confidence of 95.0 %, that ε is at least 1.23." in text
     )
     # e^2.991 / (1 + e^2.991), and e^2.991.
@@ -35,7 +35,7 @@ def test_a_promise_that_holds(tiny_folder: Path) -> None:
     assert "more than e^ε = 19.9 times as likely" in text
     assert "489 were in, and 511 were out" in text
     assert "does so 56.2 % of the time" in text
-    assert "by the attacker that sees each round’s result, from releases 1 and 2" in text
+    assert "by the attacker that sees each round’s result, from the difference of releases 1 and 2" in text
     assert "so nothing speaks against the promise" in text
     assert "56.2 % (50.0 to 62.5)" in text
     assert "The promise is broken" not in text
