@@ -202,7 +202,8 @@ def _releases(bound: Bound) -> str:
 
 def _chance(audit: EmpiricalAudit) -> str:
     """How odd the canaries' draws are, as a person says it."""
-    return f"counts as odd as these come by chance in {format_percent(audit.draws)} of runs that keep to it"
+    share = f"at most {format_percent(audit.draws)}" if audit.draws > 0.001 else "fewer than 0.1 %"
+    return f"counts as odd as these come by chance in {share} of runs that keep to it"
 
 
 def _share(value: float) -> str:

@@ -32,7 +32,7 @@ from simulation.simulated_run import run_in_folder
 
 ERROR = 0.05
 # Of the error, the part for how the canaries were drawn.
-_DRAWS_ERROR = 0.01
+_DRAWS_ERROR = 0.001
 _SEED_BITS = 48  # few enough that any reader of JSON keeps them all
 _SILENCE = Silence()
 
@@ -53,7 +53,7 @@ class EmpiricalAudit:
 
     ``upper`` is the ε at ``delta`` that the receipts of the canaries' ``site`` claim. ``bounds`` are lower
     bounds, of which with probability ``confidence`` none is above what it bounds. ``draws`` is the p-value
-    of how often each canary was drawn, if batches are Poisson samples; under 0.01 they are not.
+    of how often each canary was drawn, if batches are Poisson samples; under 0.001 they are not.
     ``present`` of the ``canaries`` were in. ``curves`` are the attackers' ROC curves by name.
     """
 

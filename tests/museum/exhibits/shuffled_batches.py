@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.museum.exhibit import Exhibit, Shown, Thread
-from tests.museum.exhibits.weighted_draws import drawn
+from tests.museum.exhibits.weighted_draws import TINY, drawn
 from tests.museum.looks import claim, one_run
 from tests.simulation.attack.releases import Training, shuffled
 
@@ -13,11 +13,11 @@ from tests.simulation.attack.releases import Training, shuffled
 def show(_place: Path) -> Shown:
     found, attacked = drawn(Training(draw=shuffled)), one_run(Training(draw=shuffled))
     return Shown(
-        flagged=found < 0.01 and not attacked.flagged,
-        control=drawn(Training()) < 0.01,
+        flagged=found < TINY and not attacked.flagged,
+        control=drawn(Training()) < 0.001,
         figures={
             "claimed": f"{claim().epsilon:.2f}",
-            "p": f"{found:.1g}",
+            "p": f"{TINY:g}",
             "shown": f"{attacked.shown:.1f}",
         },
     )
@@ -38,7 +38,7 @@ EXHIBIT = Exhibit(
     says=(
         "the attacks find nothing (ε ≥ {shown}): those that assume nothing are weak, and the strong one "
         "takes the plan's word for the draws. The draws themselves give it away: each canary was drawn "
-        "exactly once an epoch, which Poisson samples do with p = {p}."
+        "exactly once an epoch, which Poisson samples do with p < {p}."
     ),
     here=(
         "a step draws a fresh Poisson sample, and takes place when that is empty "

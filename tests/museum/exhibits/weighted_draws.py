@@ -14,6 +14,7 @@ from tests.museum.exhibit import Exhibit, Shown, Thread
 from tests.museum.looks import claim
 from tests.simulation.attack.releases import CANARIES, STEPS, Training
 
+TINY = 1e-100
 _HEAVY, _RATE = CANARIES // 4, 0.7
 
 
@@ -31,12 +32,12 @@ def drawn(training: Training) -> float:
 def show(_place: Path) -> Shown:
     found = drawn(Training(draw=weighted))
     return Shown(
-        flagged=found < 0.01,
-        control=drawn(Training()) < 0.01,
+        flagged=found < TINY,
+        control=drawn(Training()) < 0.001,
         figures={
             "claimed": f"{claim().epsilon:.2f}",
             "heavy": f"{replace(claim(), sampling_rate=_RATE).epsilon:.1f}",
-            "p": f"{found:.1g}",
+            "p": f"{TINY:g}",
         },
     )
 
@@ -59,7 +60,7 @@ EXHIBIT = Exhibit(
     ),
     says=(
         "the one-run audit counts how often each canary was drawn: as Poisson samples at one rate these "
-        "counts have p = {p}."
+        "counts have p < {p}."
     ),
     here=(
         "no job has weights for examples: each is drawn by the plan's one rate, from the source that "

@@ -52,10 +52,10 @@ def test_a_promise_that_is_broken_is_said_first(tiny_folder: Path) -> None:
 
 
 def test_draws_that_are_not_as_planned_break_a_promise_by_themselves(tiny_folder: Path) -> None:
-    page = render_audit(made_up_audit(tiny_folder, draws=0.002), twin="audit.json")
+    page = render_audit(made_up_audit(tiny_folder, draws=0.0002), twin="audit.json")
     text = words(page)
     assert "The promise is broken. ε ≤ 3.00 is for examples that are drawn as the plan says" in text
-    assert "come by chance in 0.2 % of runs" in text
+    assert "come by chance in fewer than 0.1 % of runs" in text
     assert "an attack shows" not in text
     assert "so nothing speaks against the promise" in text  # of the bounds
     assert "Examples are not drawn as promised" in text
