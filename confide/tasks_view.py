@@ -17,8 +17,9 @@ def print_tasks(*, json: bool) -> None:
     console = plain_console()
     for table in tables:
         console.print(f"[bold]{shown(table['name'])}[/bold]: {shown(table['about'])}")
+        article = "an" if table["example"].startswith(tuple("aeiou")) else "a"
         console.print(
-            f"  an example is a {shown(table['example'])}, its size is counted in {table['size']}"
+            f"  an example is {article} {shown(table['example'])}, its size is counted in {table['size']}"
         )
         kinds = {"pretrained": "LoRA on a pretrained model", "drawn": "a small network of its own, whole"}
         console.print(f"  trains {' or '.join(said for key, said in kinds.items() if table[key])}")

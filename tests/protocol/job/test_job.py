@@ -253,7 +253,7 @@ def test_what_a_language_model_has_no_use_for_is_refused(
 
 def test_a_missing_section_is_named() -> None:
     message = refused({})
-    for section in ("model", "adapter", "data"):
+    for section in ("model", "data"):
         assert f"{section}: missing" in message
 
 

@@ -1,6 +1,6 @@
 """What jobs reach without privacy, at ε = 8, at ε = 3 and on one site alone, and what they take.
 
-``python benchmarks/tasks.py examples/credit.toml examples/series.toml`` simulates each job, several
+``python benchmarks/task_results.py examples/credit.toml examples/series.toml`` simulates each job, several
 times with other seeds, and prints a row of docs/tasks.md a job. Peak memory is that of a process of its
 own for each run, its baselines included.
 """
