@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.host import Materials
+from client.noise_stream import NoiseStream
 from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
+from privacy.accounting.banded_plan import TrainingPlan, make_banded_plan
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
 from privacy.errors import DataError, ProtocolError
@@ -18,6 +20,8 @@ from privacy.ledger.ledger import Ledger
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.job.ranks import layout_at, narrowed
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.envelope import Header
 from protocol.messages.vector import from_bytes
 
 if TYPE_CHECKING:
@@ -31,19 +35,20 @@ class Session:
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
     ``metrics`` is for the one release after it, None if the job asks for none. ``memory`` is what the site
-    keeps from round to round.
+    keeps from round to round, and ``stream`` the noise of steps that is correlated, if it is.
     """
 
     manifest: Manifest
     signature: bytes
     materials: Materials
     plan: Plan
-    training: SampledPlan
+    training: TrainingPlan
     sums: SiteSums
     metrics: SampledPlan | None
     ledger: Ledger
     dataset: int
     memory: SiteMemory
+    stream: NoiseStream | None = None
 
     @property
     def layout(self) -> AdapterLayout:
@@ -80,12 +85,24 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: float = 1.0) -> SampledPlan:
+def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: float = 1.0) -> TrainingPlan:
     """The noise of the local steps at a site with so many examples, in all rounds or in so many of them.
 
     It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
     rounds = job.training.rounds if rounds is None else rounds
+    steps = rounds * job.training.local_steps + job.training.personal_steps
+    if job.privacy.correlated:
+        return make_banded_plan(
+            bands=job.privacy.bands,
+            weights=job.training.step_weights(steps),
+            epsilon=job.privacy.epsilon,
+            delta=job.privacy.delta,
+            clipping_norm=job.privacy.clipping_norm,
+            expected_batch_size=job.training.batch_size,
+            examples=examples,
+            near=near,
+        )
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -93,7 +110,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=rounds * job.training.local_steps + job.training.personal_steps,
+        steps=steps,
         near=near,
     )
 
@@ -134,6 +151,14 @@ def check_manifest(
         raise ProtocolError(
             "seeds.noise makes the noise predictable, and so protects nobody: only a simulation may set it"
         )
+
+
+def check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
+    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
+    if header.run != manifest.run:
+        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
+    if request.HasField("train") and header.round != request.train.round:
+        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")
 
 
 def check_drawn(manifest: Manifest, site: str, number: int) -> None:

@@ -236,6 +236,12 @@ class Ledger:
             )
             return Reserved(taken=taken, head=self._chain.history.head)
 
+    def taken(self, run: str) -> int:
+        """How many steps of a run's training were ever reserved here, in whatever process."""
+        with self._chain.reading():
+            course = self._chain.history.courses.get((run, "training"))
+            return 0 if course is None else course.taken
+
     def record_unprotected(self, *, dataset: int, run: str, manifest: str, round_number: int) -> str:
         """Write down a release without noise, and return the head. No plan fits this data afterwards."""
         with self._chain.writing():

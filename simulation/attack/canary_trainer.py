@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.training.cancellation import Between, no_pause
+from client.training.correlated_steps import CorrelatedSteps
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
@@ -49,6 +50,7 @@ class CanaryTrainer(Trainer):
         activations: Activations | None,
         between: Between = no_pause,
         drift: NDArray[np.float32] | None = None,
+        correlated: CorrelatedSteps | None = None,
     ) -> NDArray[np.float32]:
         """See ``Trainer.train``."""
         contributed = self._watched.begin(plan)
@@ -69,6 +71,7 @@ class CanaryTrainer(Trainer):
                 activations=activations,
                 between=watched,
                 drift=drift,
+                correlated=correlated,
             )
         finally:
             self._watched.end()
