@@ -5,6 +5,9 @@ back of what is out there. So the seed is on the disk before anything is charged
 outlives whatever is killed; and an index is the ledger's count of the run's steps, which grows with each
 charge, in whatever process, and is never given back. A round that is asked again is charged again, and so
 has other indices. A site whose seed is gone once steps were charged takes no more part in the run.
+
+Whoever has seed and updates takes the noise off. So the seed is removed with the plan's last step, or when
+the custodian ends the run.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,9 +58,10 @@ class NoiseStream:
     def open(self, *, taken: int) -> None:
         """Find the run's seed, or make it, durable when this returns, if no step was ``taken`` yet.
 
-        Raises RunError where steps were taken under a seed that is not here any more, or is damaged.
+        Once all steps are taken it does nothing: there is none to come. Raises RunError where steps were
+        taken under a seed that is not here any more, or is damaged.
         """
-        if self._opened is None:
+        if self._opened is None and (self._keyed or taken < self._plan.steps):
             seed = self._keyed or self._find(taken=taken)
             plan = self._plan
             noise = BandedNoise(seed, coefficients=plan.coefficients, multiplier=plan.mechanism.multiplier)
@@ -68,6 +73,12 @@ class NoiseStream:
             raise RunError("expected the seed of the run's noise to be found before a charge")
         noise, groups = self._opened
         return CorrelatedSteps(noise=noise, groups=groups, first=receipt.taken - receipt.steps)
+
+    def forget_after(self, receipt: Receipt) -> None:
+        """Remove the seed once a plan's last steps have left: it serves who would take their noise off."""
+        if receipt.taken >= self._plan.steps and not self._keyed:
+            self._opened = None
+            remove_seed(self._path)
 
     def _find(self, *, taken: int) -> bytes:
         if not self._path.exists():
@@ -92,13 +103,19 @@ class NoiseStream:
     def _make(self) -> None:
         """Write a fresh seed, unless another process was first: then that one stays."""
         make_private_folder(self._path.parent, flush=self._flush)
-        own = self._path.with_suffix(f".{os.getpid()}")
+        own = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
         write_durably(own, canonical_json({"seed": os.urandom(SEED_BYTES).hex()}), flush=self._flush)
         with suppress(FileExistsError):
             os.link(own, self._path)
         own.unlink()
         if self._flush:
             sync_folder(self._path.parent)
+
+
+def remove_seed(path: Path) -> None:
+    """Remove a seed, and what a kill left of its making."""
+    for found in path.parent.glob(f"{path.name}*"):
+        found.unlink(missing_ok=True)
 
 
 def keyed_seed(entropy: Entropy) -> bytes:

@@ -320,6 +320,8 @@ class Site:
         source = work.entropy(number, 0, "update")
         reply = work.session.sums.contribute(update, work.request, source)
         reply.receipt.CopyFrom(self._signed(work.receipt))
+        if work.session.stream is not None:
+            work.session.stream.forget_after(work.receipt)
         return reply
 
     def _evaluate(self, session: Session, policy: Policy, request: pb.Evaluate) -> pb.Evaluated:

@@ -30,7 +30,7 @@ from client.custody.outbox import forget_run
 from client.custody.peers import FILE as PEERS_FILE
 from client.custody.peers import read_peers
 from client.custody.policy import FILE, Policy, policy_toml, read_policy
-from client.noise_stream import NoiseStream, keyed_seed
+from client.noise_stream import NoiseStream, keyed_seed, remove_seed
 from client.site_memory import SiteMemory
 from privacy.accounting.banded_plan import BandedPlan, TrainingPlan
 from privacy.durable import make_private_folder, write_durably
@@ -147,8 +147,8 @@ class Home:
             run = read_manifest(old.read_bytes()).run
             _remove_manifest(old)
             (self.path / "secrets" / old.name).unlink(missing_ok=True)
-            for suffix in (MEMORY, SEED):
-                (self.path / "local" / old.with_suffix(suffix).name).unlink(missing_ok=True)
+            (self.path / "local" / old.with_suffix(MEMORY).name).unlink(missing_ok=True)
+            remove_seed(self.path / "local" / old.with_suffix(SEED).name)
             if run not in charged.values():
                 # What it said to a Join must not stand for a run that it does not know any more.
                 forget_run(self.path / "outbox", run)
@@ -290,6 +290,9 @@ class Home:
         dataset = ledger.close_run(run)
         epsilon = ledger.epsilon(dataset)
         ledger.close()
+        for manifest in self.manifests():
+            if manifest.run == run:
+                remove_seed(self.seed_path(manifest))
         return epsilon
 
     def site_name(self) -> str:
