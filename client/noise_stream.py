@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.training.correlated_steps import CorrelatedSteps
+from client.correlated_steps import CorrelatedSteps
 from privacy.accounting.banded_plan import BandedPlan
 from privacy.canonical import canonical_json
 from privacy.durable import make_private_folder, sync_folder, write_durably

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.together import Share
 from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.rng import Entropy

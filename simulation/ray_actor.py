@@ -16,9 +16,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.refusal import answer_or_refuse
 from client.training.cancellation import no_pause, within
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.gradient_check import choose_gradients
 from client.training.together import Share, train_or_nothing
 from client.training.training import Trainer

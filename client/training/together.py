@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, StoppedError
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.gradients import Gradients, Loss, losses
 from client.training.sparse_rows import take
 from client.training.stacked_gradients import StackedGradients

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, no_pause
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.gradients import PerExampleGradients, losses
 from client.training.row_check import UnequalWeights, heights_apart
 from client.training.step import make_optimizer, take_step

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, no_pause
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from client.correlated_steps import CorrelatedSteps
 from client.custody.home import Home
 from client.session import plan_training
 from client.site import Site
-from client.training.correlated_steps import CorrelatedSteps
 from client.training.optimizer import PrivateOptimizer
 from client.training.step import make_optimizer
 from privacy.accounting.banded_plan import BandedPlan, make_banded_plan
@@ -169,9 +169,8 @@ def test_killed_at_every_write_no_index_is_used_twice(
 def test_a_simulation_keeps_its_promise_and_its_audit_agrees(tiny_folder: Path, tmp_path: Path) -> None:
     changes = BANDED | {"aggregation": {"kind": "masks"}, "training": {"rounds": 2}}
     run = simulate(tiny.job(tiny_folder, **changes), runs=tmp_path)
-    audit = audit_run(RunFolder(run.folder), [run.folder / "sites" / "site-1"])
-    assert {(site.steps, site.planned) for site in audit.sites} == {(4, 4)}
-    # Each receipt tells of the plan, which says that it has bands.
+    audit = audit_run(RunFolder(run.folder), [run.folder / "sites" / "site-1" / "ledger.db"])
+    assert {(site.taken, site.planned) for site in audit.sites} == {(4, 4)}
     assert audit.sites[0].epsilon == pytest.approx(8.0, rel=0.01)
 
 

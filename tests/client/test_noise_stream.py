@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.correlated_steps import CorrelatedSteps
 from client.noise_stream import NoiseStream
-from client.training.correlated_steps import CorrelatedSteps
 from privacy.accounting.banded_plan import BandedPlan
 from privacy.errors import RunError
 from privacy.ledger.receipt import Receipt
