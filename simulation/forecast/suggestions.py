@@ -97,13 +97,14 @@ def _frozen_a(setup: Setup) -> _Change | None:
     """The default strategy, where it goes with the job and trains less than the job's own."""
     strategy = default_strategy()
     trained = {slot.name for slot in setup.layout.slots if slot.trained}
+    job = setup.job.model_copy(update={"strategy": strategy})
     try:
-        strategy.allows(setup.job)
+        strategy.allows(job)
+        check_correlation(job)
     except ValueError:
         return None
     if all(strategy.trains(name) for name in trained):
         return None
-    job = setup.job.model_copy(update={"strategy": strategy})
     return _Change(
         text="LoRA's A frozen",
         settings=(f"strategy.name={strategy.name}",),
