@@ -168,10 +168,16 @@ def test_killed_at_every_write_no_index_is_used_twice(
 
 def test_a_simulation_keeps_its_promise_and_its_audit_agrees(tiny_folder: Path, tmp_path: Path) -> None:
     changes = BANDED | {"aggregation": {"kind": "masks"}, "training": {"rounds": 2}}
-    run = simulate(tiny.job(tiny_folder, **changes), runs=tmp_path)
+    run = simulate(tiny.job(tiny_folder, **changes), runs=tmp_path, compare=True)
     audit = audit_run(RunFolder(run.folder), [run.folder / "sites" / "site-1" / "ledger.db"])
     assert {(site.taken, site.planned) for site in audit.sites} == {(4, 4)}
     assert audit.sites[0].epsilon == pytest.approx(8.0, rel=0.01)
+    # What it is compared with has no noise, and so none to correlate, or is one site with its own.
+    compared = {
+        path.name: RunFolder(path).manifest.job.privacy.correlated
+        for path in (run.folder / "compare").iterdir()
+    }
+    assert compared == {"without-privacy": False, "one-site": True}
 
 
 def last_adapter_noise(plan: SampledPlan, weights: np.ndarray, width: int) -> float:
