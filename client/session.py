@@ -17,11 +17,10 @@ from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
+from privacy.ledger.receipt import Receipt
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.job.ranks import layout_at, narrowed
-from protocol.messages import confide_pb2 as pb
-from protocol.messages.envelope import Header
 from protocol.messages.vector import from_bytes
 
 if TYPE_CHECKING:
@@ -49,6 +48,16 @@ class Session:
     dataset: int
     memory: SiteMemory
     stream: NoiseStream | None = None
+
+    def open_stream(self) -> None:
+        """Find the seed of correlated noise before anything is charged. Raises RunError if it is lost."""
+        if self.stream is not None:
+            self.stream.open(taken=self.ledger.taken(self.manifest.run))
+
+    def close_stream(self, receipt: Receipt) -> None:
+        """Remove that seed after the plan's last step."""
+        if self.stream is not None:
+            self.stream.forget_after(receipt)
 
     @property
     def layout(self) -> AdapterLayout:
@@ -151,14 +160,6 @@ def check_manifest(
         raise ProtocolError(
             "seeds.noise makes the noise predictable, and so protects nobody: only a simulation may set it"
         )
-
-
-def check_header(header: Header, request: pb.Request, manifest: Manifest) -> None:
-    """What the envelope says of a request is what it says itself. Raises ProtocolError."""
-    if header.run != manifest.run:
-        raise ProtocolError(f"expected a request of run {header.run}, got one of run {manifest.run}")
-    if request.HasField("train") and header.round != request.train.round:
-        raise ProtocolError(f"expected a request of round {header.round}, got one of {request.train.round}")
 
 
 def check_drawn(manifest: Manifest, site: str, number: int) -> None:

@@ -17,7 +17,7 @@ from client.local_round import begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
-from client.session import Session, check_drawn, check_header, check_manifest, plan_metrics
+from client.session import Session, check_drawn, check_manifest, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
@@ -257,9 +257,7 @@ class Site:
             ledger=ledger,
             dataset=dataset,
             memory=self._home.memory(manifest),
-            stream=self._home.noise_stream(
-                manifest, planned.training, materials.digests, keyed=self._keyed(job)
-            ),
+            stream=self._home.noise_stream(manifest, planned.training, materials.digests, self._keyed(job)),
         )
         if session.plan.protects and self._keyed(job) is None:
             with timed(Part.LEDGER):
@@ -296,8 +294,7 @@ class Site:
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
-        if session.stream is not None:
-            session.stream.open(taken=session.ledger.taken(session.manifest.run))
+        session.open_stream()
         keyed = self._keyed(job) is not None
         return Work(
             session=session,
@@ -320,8 +317,7 @@ class Site:
         source = work.entropy(number, 0, "update")
         reply = work.session.sums.contribute(update, work.request, source)
         reply.receipt.CopyFrom(self._signed(work.receipt))
-        if work.session.stream is not None:
-            work.session.stream.forget_after(work.receipt)
+        work.session.close_stream(work.receipt)
         return reply
 
     def _evaluate(self, session: Session, policy: Policy, request: pb.Evaluate) -> pb.Evaluated:

@@ -175,7 +175,7 @@ class Home:
         return SiteMemory(path, flush=self._flush)
 
     def noise_stream(
-        self, manifest: Manifest, plan: TrainingPlan, digests: Sequence[bytes], *, keyed: Entropy | None
+        self, manifest: Manifest, plan: TrainingPlan, digests: Sequence[bytes], keyed: Entropy | None
     ) -> NoiseStream | None:
         """Where the noise of a run's steps comes from, None where it is not correlated."""
         if not isinstance(plan, BandedPlan):

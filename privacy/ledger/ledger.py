@@ -264,14 +264,9 @@ class Ledger:
                 epsilon = self._chain.history.epsilon_of_sums(run, survivors)
             except PlanError as error:
                 raise LedgerError(f"run {run}, round {round_number}: {error}") from error
+            dataset = course.begun.dataset
             self._chain.add(
-                Summed(
-                    dataset=course.begun.dataset,
-                    run=run,
-                    round=round_number,
-                    survivors=survivors,
-                    epsilon=epsilon,
-                )
+                Summed(dataset=dataset, run=run, round=round_number, survivors=survivors, epsilon=epsilon)
             )
             return epsilon
 
