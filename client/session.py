@@ -50,8 +50,14 @@ class Session:
     stream: NoiseStream | None = None
 
     def open_stream(self) -> None:
-        """Find the seed of correlated noise before anything is charged. Raises RunError if it is lost."""
+        """Find the seed of correlated noise before anything is charged.
+
+        Raises RunError if it is lost, DataError unless each example has the digest that its group is by.
+        """
         if self.stream is not None:
+            digests, examples = len(self.materials.digests), len(self.materials.examples)
+            if digests != examples:
+                raise DataError(f"expected a digest for each of {examples} examples, got {digests}")
             self.stream.open(taken=self.ledger.taken(self.manifest.run))
 
     def close_stream(self, receipt: Receipt) -> None:
