@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.session import plan_metrics, plan_training
-from privacy.accounting.sampled_plan import SampledPlan
+from privacy.accounting.banded_plan import TrainingPlan
 from privacy.errors import BudgetError, LedgerError, PlanError
 from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import read_entry
@@ -59,9 +59,9 @@ class _Planned:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._rounds = job.most_rounds(sites=job.federation.sites)
-        self._plans: dict[int, SampledPlan] = {}
+        self._plans: dict[int, TrainingPlan] = {}
 
-    def plan(self, examples: int) -> SampledPlan:
+    def plan(self, examples: int) -> TrainingPlan:
         """Raises PlanError if none exists."""
         if examples not in self._plans:
             self._plans[examples] = plan_training(self.job, examples, rounds=self._rounds)

@@ -26,9 +26,13 @@ class LocalData(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """What a run is computed with at a site; ``labels`` are those that it declares, if the task has any."""
+    """What a run is computed with at a site; ``labels`` are those that it declares, if the task has any.
+
+    ``digests`` are bytes[32] an example, in the examples' order.
+    """
 
     examples: Examples
+    digests: Sequence[bytes]
     labels: tuple[str, ...]
     trainer: Trainer
     activations: Activations

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from client.session import plan_training
+from privacy.accounting.banded_plan import BandedPlan, TrainingPlan
 from privacy.accounting.plan import Plan
-from privacy.accounting.sampled_plan import SampledPlan
 from privacy.canonical import canonical_json
 from privacy.durable import write_durably
 from privacy.errors import PlanError, RunError
@@ -40,7 +40,7 @@ _LONGEST = 500  # letters of what is told of numbers that no plan fits
 # What a job is planned from. Runs that agree in these have one plan.
 _PLANNED: Mapping[str, bool | set[str]] = {
     "privacy": True,
-    "training": {"local_steps", "batch_size", "personal_steps"},
+    "training": {"local_steps", "batch_size", "personal_steps", "decay"},
     "aggregation": True,
     "compression": True,
     "federation": {"min_sites"},
@@ -58,7 +58,7 @@ class Plans:
     """
 
     plan: Plan
-    training: SampledPlan
+    training: TrainingPlan
 
 
 # From a manifest, the number of examples at the site, the size of an update and the number of rounds that
@@ -195,6 +195,9 @@ def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | N
     found = (plan.mechanism.name, plan.unit, plan.delta, plan.clipping_norm)
     # The ledger computes this ε in any case, and it is composed within bounds.
     steps = manifest.job.planned_steps(rounds)
+    bands = plans.training.bands if isinstance(plans.training, BandedPlan) else 1
+    if bands != (privacy.bands or (bands if privacy.correlated else 1)):
+        return None
     if found != asked or plan.steps != steps or plan.epsilon > privacy.epsilon:
         return None
     return plans

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.host import Materials
+from client.noise_stream import NoiseStream
 from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
+from privacy.accounting.banded_plan import TrainingPlan, make_banded_plan
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
+from privacy.ledger.receipt import Receipt
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.job.ranks import layout_at, narrowed
@@ -31,19 +34,36 @@ class Session:
 
     ``plan`` is what the training's releases cost, ``training`` the noise that its local steps add;
     ``metrics`` is for the one release after it, None if the job asks for none. ``memory`` is what the site
-    keeps from round to round.
+    keeps from round to round, and ``stream`` the noise of steps that is correlated, if it is.
     """
 
     manifest: Manifest
     signature: bytes
     materials: Materials
     plan: Plan
-    training: SampledPlan
+    training: TrainingPlan
     sums: SiteSums
     metrics: SampledPlan | None
     ledger: Ledger
     dataset: int
     memory: SiteMemory
+    stream: NoiseStream | None = None
+
+    def open_stream(self) -> None:
+        """Find the seed of correlated noise before anything is charged.
+
+        Raises RunError if it is lost, DataError unless each example has the digest that its group is by.
+        """
+        if self.stream is not None:
+            digests, examples = len(self.materials.digests), len(self.materials.examples)
+            if digests != examples:
+                raise DataError(f"expected a digest for each of {examples} examples, got {digests}")
+            self.stream.open(taken=self.ledger.taken(self.manifest.run))
+
+    def close_stream(self, receipt: Receipt) -> None:
+        """Remove that seed after the plan's last step."""
+        if self.stream is not None:
+            self.stream.forget_after(receipt)
 
     @property
     def layout(self) -> AdapterLayout:
@@ -80,12 +100,24 @@ class Session:
         return self.manifest.digest.hex()
 
 
-def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: float = 1.0) -> SampledPlan:
+def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: float = 1.0) -> TrainingPlan:
     """The noise of the local steps at a site with so many examples, in all rounds or in so many of them.
 
     It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
     rounds = job.training.rounds if rounds is None else rounds
+    steps = rounds * job.training.local_steps + job.training.personal_steps
+    if job.privacy.correlated:
+        return make_banded_plan(
+            bands=job.privacy.bands,
+            weights=job.training.step_weights(steps),
+            epsilon=job.privacy.epsilon,
+            delta=job.privacy.delta,
+            clipping_norm=job.privacy.clipping_norm,
+            expected_batch_size=job.training.batch_size,
+            examples=examples,
+            near=near,
+        )
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
@@ -93,7 +125,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         clipping_norm=job.privacy.clipping_norm,
         expected_batch_size=job.training.batch_size,
         examples=examples,
-        steps=rounds * job.training.local_steps + job.training.personal_steps,
+        steps=steps,
         near=near,
     )
 

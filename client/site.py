@@ -257,6 +257,7 @@ class Site:
             ledger=ledger,
             dataset=dataset,
             memory=self._home.memory(manifest),
+            stream=self._home.noise_stream(manifest, planned.training, materials.digests, self._keyed(job)),
         )
         if session.plan.protects and self._keyed(job) is None:
             with timed(Part.LEDGER):
@@ -293,6 +294,7 @@ class Site:
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
         self._between(0, job.training.local_steps)
+        session.open_stream()
         keyed = self._keyed(job) is not None
         return Work(
             session=session,
@@ -315,6 +317,7 @@ class Site:
         source = work.entropy(number, 0, "update")
         reply = work.session.sums.contribute(update, work.request, source)
         reply.receipt.CopyFrom(self._signed(work.receipt))
+        work.session.close_stream(work.receipt)
         return reply
 
     def _evaluate(self, session: Session, policy: Policy, request: pb.Evaluate) -> pb.Evaluated:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
@@ -39,6 +40,12 @@ class Work:
     clock: Callable[[], float]
 
     @property
+    def correlated(self) -> CorrelatedSteps | None:
+        """Whom its steps draw from and what noise they add, where the run's noise is correlated."""
+        stream = self.session.stream
+        return None if stream is None else stream.steps(self.receipt)
+
+    @property
     def share(self) -> Share:
         """Its steps, to be taken alone or together with other sites'."""
         materials = self.session.materials
@@ -50,6 +57,7 @@ class Work:
             hidden=self.session.hidden,
             entropy=self.entropy,
             activations=materials.activations if materials.activations.work else None,
+            correlated=self.correlated,
             between=within(self.longest, self.between, clock=self.clock),
         )
 

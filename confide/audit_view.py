@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.ledger.entries import Approved, ClockSet, Closed, Frozen, Rebudgeted, Refused, Unfrozen
 from privacy.ledger.ledger_clock import in_days
 from runs.formats import format_count, format_delta, format_epsilon, format_left
@@ -249,6 +250,7 @@ def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
         "mechanism": plan.plan.mechanism.name,
         "multiplier": plan.plan.mechanism.multiplier,
         "sampling_rate": plan.plan.sampling_rate,
+        "bands": plan.plan.bands if isinstance(plan.plan, BandedPlan) else 1,
         "steps": plan.plan.steps,
         "taken": plan.taken,
         "charges": plan.charges,

@@ -127,12 +127,26 @@ def _noise(forecast: Forecast) -> Table:
     table = _pairs(f"Noise over the largest possible signal, in {forecast.parameters:,} trained numbers")
     table.add_row("  a step at one site", format_ratio(noise.site_step))
     table.add_row(f"  a step, mean of {format_count(sites, 'site')}", format_ratio(noise.step))
+    if forecast.job.privacy.correlated:
+        table.add_row("  left of it by correlation", *_correlated(forecast.sites))
     table.add_row(
         f"  the run, {format_count(steps, 'step')}",
         f"[{colour}]{format_ratio(noise.run)}[/{colour}]",
         f"[{colour}]{noise.verdict}[/{colour}] (high above {HIGH:g}, hopeless above {HOPELESS:g})",
     )
     return table
+
+
+def _correlated(sites: Sequence[SiteForecast]) -> tuple[str, str]:
+    """The last adapter's noise over independent noise's, and with how many bands.
+
+    Where sites differ, it is of the one that gains least.
+    """
+    least = max(sites, key=lambda site: site.noise_ratio)
+    bands = sorted({site.bands for site in sites})
+    counts = str(bands[0]) if len(bands) == 1 else f"{bands[0]} to {bands[-1]}"
+    remark = "1 band, as independent noise, is best" if bands == [1] else f"with {counts} bands"
+    return f"{least.noise_ratio:.2f}", remark
 
 
 def _costs(forecast: Forecast) -> Table:

@@ -138,6 +138,8 @@ def _described(manifest: Manifest) -> Iterator[str]:
     else:
         whole = " for the site as a whole" if privacy.hides_sites else ""
         yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}{whole}"
+    if privacy.correlated:
+        yield "  correlated noise, whose seed stays in this home until the run's last step"
     if job.federation.weights is not None:
         yield "  federation.weights tells all sites how much each one counts"
     if privacy.noise == "central":

@@ -4,7 +4,7 @@
 
     sites/identity.key   a key that each site's own is derived from
     sites/book.db        all sites' ledgers (see privacy.ledger.ledger_book)
-    sites/local/         what sites keep from round to round, a file each, if they keep anything
+    sites/local/         what sites keep from round to round, and seeds of correlated noise
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from client.custody.home import MEMORY, Home
+from client.custody.home import MEMORY, SEED, Home
 from client.custody.policy import Policy
 from client.site_memory import SiteMemory
 from privacy.identity import Identity
@@ -75,6 +75,9 @@ class BookedHome(Home):
 
     def memory(self, manifest: Manifest) -> SiteMemory:
         return memory_in(self._homes.folder, self._site, manifest)
+
+    def seed_path(self, manifest: Manifest) -> Path:  # noqa: ARG002
+        return self._homes.folder / "local" / f"{self._site}{SEED}"
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)

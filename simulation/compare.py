@@ -27,8 +27,11 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
             "training": asked.training.model_copy(update={"personal_steps": 0}),
         }
     )
+    silent = _with(
+        job, mechanism="none", noise="distributed", unit="example", noise_correlation="none", bands=None
+    )
     variants = {
-        WITHOUT_PRIVACY: world.variant(_with(job, mechanism="none", noise="distributed", unit="example")),
+        WITHOUT_PRIVACY: world.variant(silent),
         # A site's noise in shares would be the whole noise here.
         ONE_SITE: world.variant(
             _alone(_with(job, mechanism="gaussian", noise="central") if job.privacy.hides_sites else job),
@@ -48,5 +51,5 @@ def _alone(job: Job) -> Job:
     return job.model_copy(update={"federation": job.federation.model_copy(update={"weights": None})})
 
 
-def _with(job: Job, **privacy: str) -> Job:
+def _with(job: Job, **privacy: str | None) -> Job:
     return job.model_copy(update={"privacy": job.privacy.model_copy(update=privacy)})

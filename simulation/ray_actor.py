@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.refusal import answer_or_refuse
 from client.training.cancellation import no_pause, within
 from client.training.gradient_check import choose_gradients
@@ -62,7 +63,8 @@ class Assignment:
     """One site's round: what ``Work`` has of it that can travel.
 
     ``adapter``, float32[adapter_size], and ``examples`` are in Ray's object store, where all actors of a
-    machine share one copy. ``drift`` is as ``Trainer.train`` takes it.
+    machine share one copy. ``drift`` and ``correlated`` are as
+    ``Trainer.train`` takes them.
     """
 
     site: str
@@ -72,6 +74,7 @@ class Assignment:
     hidden: bool
     longest: float
     drift: NDArray[np.float32] | None = None
+    correlated: CorrelatedSteps | None = None
 
 
 class TrainingActor:
@@ -137,6 +140,7 @@ class TrainingActor:
         return Share(
             adapter=ray.get(asked.adapter),
             drift=asked.drift,
+            correlated=asked.correlated,
             examples=examples,
             plan=asked.plan,
             hidden=asked.hidden,

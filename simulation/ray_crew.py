@@ -169,6 +169,7 @@ class Crew:
             site=site,
             adapter=self._adapter[1],
             drift=start.drift,
+            correlated=work.correlated,
             examples=self._examples[site],
             plan=session.training,
             hidden=session.hidden,

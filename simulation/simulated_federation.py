@@ -174,11 +174,15 @@ class World:
     ) -> Site:
         seed = self.job.seeds.noise
         trainer = self.own_trainers.get(name) or self._models.of(name, self.job).trainer
-        materials = Materials(
-            examples=examples, labels=self.labels, trainer=trainer, activations=activations
-        )
         contents = (self._table.contents[row] for row in self._rows[name])
         digests = tuple(self.adapted.task.digest(content) for content in contents)
+        materials = Materials(
+            examples=examples,
+            digests=digests,
+            labels=self.labels,
+            trainer=trainer,
+            activations=activations,
+        )
         return Site(
             name=name,
             host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),

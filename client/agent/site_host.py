@@ -157,6 +157,7 @@ class SiteHost:
         examples = found.examples(model.trainer.adapted, labels=labels)
         materials = Materials(
             examples=examples,
+            digests=found.digests,
             labels=labels,
             trainer=model.trainer,
             activations=Activations(model.prefix, examples),

@@ -9,6 +9,7 @@
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     local/<digest>.safetensors  what the site keeps of a run from round to round, and never sends
+    local/<digest>.seed     what a run's correlated noise is made from; never to be replaced
     audits/<digest>.json    the evidence of audits that froze the ledger
     outbox/                 the last answers of each run (see client.agent.mailbox)
     peers.toml              all sites' keys, its own among them (see client.peers)
@@ -22,14 +23,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from client.custody.outbox import forget_run
 from client.custody.peers import FILE as PEERS_FILE
 from client.custody.peers import read_peers
 from client.custody.policy import FILE, Policy, policy_toml, read_policy
+from client.noise_stream import NoiseStream, keyed_seed, remove_seed
 from client.site_memory import SiteMemory
+from privacy.accounting.banded_plan import BandedPlan, TrainingPlan
 from privacy.durable import make_private_folder, write_durably
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity
@@ -49,11 +52,13 @@ from privacy.ledger.entries import (
 from privacy.ledger.freezing import Freeze
 from privacy.ledger.ledger import DATABASE, Ledger
 from privacy.ledger.ledger_file import copied
+from privacy.mechanisms.rng import Entropy
 from protocol.job.manifest import Manifest, read_manifest
 from protocol.plain_text import told
 
 DIGEST_BYTES = 32
 MEMORY = ".safetensors"
+SEED = ".seed"
 MOST_WAITING = 16
 MOST_UNCHARGED = 32
 
@@ -143,6 +148,7 @@ class Home:
             _remove_manifest(old)
             (self.path / "secrets" / old.name).unlink(missing_ok=True)
             (self.path / "local" / old.with_suffix(MEMORY).name).unlink(missing_ok=True)
+            remove_seed(self.path / "local" / old.with_suffix(SEED).name)
             if run not in charged.values():
                 # What it said to a Join must not stand for a run that it does not know any more.
                 forget_run(self.path / "outbox", run)
@@ -167,6 +173,20 @@ class Home:
         """What the site keeps of a run from round to round, if it keeps anything."""
         path = (self.path / "local" / manifest.digest.hex()).with_suffix(MEMORY)
         return SiteMemory(path, flush=self._flush)
+
+    def noise_stream(
+        self, manifest: Manifest, plan: TrainingPlan, digests: Sequence[bytes], keyed: Entropy | None
+    ) -> NoiseStream | None:
+        """Where the noise of a run's steps comes from, None where it is not correlated."""
+        if not isinstance(plan, BandedPlan):
+            return None
+        seed = None if keyed is None else keyed_seed(keyed)
+        path = self.seed_path(manifest)
+        return NoiseStream(path, plan=plan, digests=digests, keyed=seed, flush=self._flush)
+
+    def seed_path(self, manifest: Manifest) -> Path:
+        """Where the seed of a run's correlated noise is."""
+        return (self.path / "local" / manifest.digest.hex()).with_suffix(SEED)
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         """A manifest that the site joined and its signature, if it did."""
@@ -270,6 +290,9 @@ class Home:
         dataset = ledger.close_run(run)
         epsilon = ledger.epsilon(dataset)
         ledger.close()
+        for manifest in self.manifests():
+            if manifest.run == run:
+                remove_seed(self.seed_path(manifest))
         return epsilon
 
     def site_name(self) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from opacus.optimizers import DPOptimizer
+from torch import Tensor
 from torch.optim import Optimizer
 
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.banded_noise import COARSE_STEPS
+from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
 
@@ -25,6 +30,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
     """
 
     source: NoiseSource  # set before each step
+    # What adds the step's noise under a plan with bands; set before each step.
+    correlated: Callable[[ClippedSum], Sequence[Tensor]] | None = None
 
     def __init__(self, optimizer: Optimizer, *, plan: SampledPlan, expected_batch_size: int) -> None:
         super().__init__(
@@ -34,6 +41,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
             expected_batch_size=expected_batch_size,
         )
         self._mechanism = plan.mechanism
+        self._banded = isinstance(plan, BandedPlan)
         self._clipped: ClippedSum | None = None
         self.zeroed_examples = 0
 
@@ -43,7 +51,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         gradients = [parameter.grad_sample for parameter in self.params]
         if any(isinstance(gradient, list) for gradient in gradients):
             raise PrivacyUnitError("two backward passes without a step between: not one batch")
-        clipped = clip_gradients(gradients, bound=self.max_grad_norm, norm=self._mechanism.norm)
+        steps = COARSE_STEPS if self._banded else STEPS
+        clipped = clip_gradients(
+            gradients, bound=self.max_grad_norm, norm=self._mechanism.norm, steps=steps
+        )
         self.zeroed_examples += clipped.zeroed
         self._clipped = clipped if self._clipped is None else self._clipped.joined(clipped)
         for parameter, total in zip(self.params, self._clipped.tensors, strict=True):
@@ -56,10 +67,18 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         """Add the mechanism's noise to the sum, once a step."""
         if self._clipped is None:
             raise PrivacyUnitError("no clipped sum to add noise to: it was released, or never made")
-        released = self._mechanism.release(self._clipped, self.source)
+        released = self._released(self._clipped)
         self._clipped = None
         for parameter, noisy in zip(self.params, released, strict=True):
             parameter.grad = noisy.to(parameter.device, parameter.dtype)
+
+    def _released(self, clipped: ClippedSum) -> Sequence[Tensor]:
+        if not self._banded:
+            return self._mechanism.release(clipped, self.source)
+        release, self.correlated = self.correlated, None
+        if release is None:
+            raise PrivacyUnitError("no correlated noise for this step: its index was used, or never set")
+        return release(clipped)
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Forget the gradients, and unless the step was skipped, the sum."""

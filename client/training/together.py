@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Gradients, Loss, losses
 from client.training.sparse_rows import take
@@ -49,6 +50,7 @@ class Share:
     activations: Activations | None
     between: Between
     drift: NDArray[np.float32] | None = None
+    correlated: CorrelatedSteps | None = None
 
     def train(
         self, trainer: Trainer, *, training: TrainingSection, round_number: int
@@ -65,6 +67,7 @@ class Share:
             activations=self.activations,
             between=self.between,
             drift=self.drift,
+            correlated=self.correlated,
         )
 
 
@@ -151,6 +154,9 @@ class _Site:
             group["lr"] = learning_rate(training, round_number, step)
         sampling = share.entropy(round_number, step, "sampling")
         drawn = sampling.poisson_sample(len(share.examples), rate=share.plan.sampling_rate)
+        if share.correlated is not None:
+            drawn = share.correlated.drawn_in(step, drawn)
+            optimizer.correlated = share.correlated.release(step)
         return share.examples.without_blanks(drawn)
 
     def add(self, gradients: Gradients) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
 from client.training.row_check import UnequalWeights, heights_apart
@@ -46,6 +47,7 @@ class Trainer:
         activations: Activations | None,
         between: Between = no_pause,
         drift: NDArray[np.float32] | None = None,
+        correlated: CorrelatedSteps | None = None,
     ) -> NDArray[np.float32]:
         """Take ``local_steps`` private steps from ``adapter``: what ``update`` says of them.
 
@@ -53,9 +55,9 @@ class Trainer:
         ``between`` is called before each, and what it raises ends the round. A blank example that is drawn
         contributes nothing, and so does one that the model fails on. With ``hidden``, the steps have no
         noise, and something after them hides the update: then nothing is said of it. ``drift``,
-        float32[update_size], is added to each step's noisy gradient. Raises
-        PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
-        NaN or, without a mechanism, a gradient did.
+        float32[update_size], is added to each step's noisy gradient; ``correlated`` is for a plan
+        with bands. Raises PrivacyUnitError if a step would not be what the plan accounts for, RunError if
+        the adapter became NaN or, without a mechanism, a gradient did.
         """
         self.adapted.train_in(round_number)
         shapes = self.shapes(training, activations)
@@ -72,6 +74,9 @@ class Trainer:
                 group["lr"] = learning_rate(training, round_number, step)
             sampling = entropy(round_number, step, "sampling")
             drawn = sampling.poisson_sample(len(examples), rate=plan.sampling_rate)
+            if correlated is not None:
+                drawn = correlated.drawn_in(step, drawn)
+                optimizer.correlated = correlated.release(step)
             indices = examples.without_blanks(drawn)
             if activations is not None:
                 with timed(Part.ACTIVATIONS):

@@ -128,7 +128,8 @@ def epsilon_by_prv(*, mechanism: Mechanism, sampling_rate: float, steps: int, de
 
     accountant = PRVAccountant()
     accountant.history = [(mechanism.multiplier, sampling_rate, steps)]
-    return float(accountant.get_epsilon(delta))
+    with np.errstate(divide="ignore"):  # it takes the logarithm of 0 at rate 1
+        return float(accountant.get_epsilon(delta))
 
 
 def epsilon_pure(*, mechanism: Mechanism, sampling_rate: float, steps: int) -> float:

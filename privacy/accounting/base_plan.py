@@ -81,6 +81,10 @@ class BasePlan(ABC):
         """ε spent by all steps; infinite without noise."""
         return self.epsilon_after(self.steps)
 
+    def draws(self, steps: int) -> int:
+        """In how many of the first ``steps`` steps one unit may be: what composes for it."""
+        return steps
+
     def epsilon_after(self, steps: int) -> float:
         """ε spent by the first ``steps`` steps; infinite without noise."""
         if not steps:

@@ -25,7 +25,7 @@ class RealNoisePlan(BasePlan):
 
     @property
     def pure_epsilon(self) -> float:
-        return self.mechanism.pure_epsilon(self.steps)
+        return self.mechanism.pure_epsilon(self.draws(self.steps))
 
     def renyi(self, order: int) -> float:
         return renyi(mechanism=self.mechanism, sampling_rate=self.sampling_rate, order=order)
@@ -34,9 +34,9 @@ class RealNoisePlan(BasePlan):
         return epsilon_by_pld(
             mechanism=self.mechanism,
             sampling_rate=self.sampling_rate,
-            steps=steps,
+            steps=self.draws(steps),
             delta=self.delta,
-            horizon=max(self.steps, steps),
+            horizon=self.draws(max(self.steps, steps)),
         )
 
     def _spent_by(self, accountant: Accountant) -> float:
@@ -46,6 +46,6 @@ class RealNoisePlan(BasePlan):
         return by(
             mechanism=self.mechanism,
             sampling_rate=self.sampling_rate,
-            steps=self.steps,
+            steps=self.draws(self.steps),
             delta=self.delta,
         )

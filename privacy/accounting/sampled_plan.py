@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.accounting.accountant import falls_steadily
 from privacy.accounting.base_plan import check_epsilon, with_least_noise
 from privacy.accounting.real_noise_plan import RealNoisePlan
@@ -38,7 +41,11 @@ class SampledPlan(RealNoisePlan):
         """The probability that one example is in any of the steps' samples."""
         if self.sampling_rate == 1.0:
             return 1.0
-        return -math.expm1(self.steps * math.log1p(-self.sampling_rate))
+        return -math.expm1(self.draws(self.steps) * math.log1p(-self.sampling_rate))
+
+    def noise_of_sum(self, weights: NDArray[np.float64]) -> float:
+        """Standard deviation of the noise in each coordinate of the steps' sum, each with its weight."""
+        return self.noise_std * float(np.linalg.norm(weights))
 
     def as_charged(self) -> SampledPlan:
         """What this is to one example: itself."""

@@ -70,9 +70,9 @@ class Spent:
         )
 
     def share(self, taken: int, *, of: int) -> Spent:
-        """What a plan with this cost has cost if it ends after ``taken`` of its steps.
+        """What a plan with this cost has cost if it ends after ``taken`` of its draws (``BasePlan.draws``).
 
-        By order only steps that were taken count. By plan it counts whole once it took one: when to stop
+        By order only those that were made count. By plan it counts whole once it took one: when to stop
         may depend on what was released, and its ε was computed for a number of steps fixed before.
         """
         if not taken:
@@ -123,11 +123,15 @@ class Budget:
         return min(by_order, by_plan)
 
     def cost(self, plan: Plan) -> Spent:
-        """What all of a plan's steps cost one example. Raises PlanError for a plan without noise."""
+        """What all of a plan's steps cost one example, which may be drawn in some of them.
+
+        Raises PlanError for a plan without noise.
+        """
         charged = plan.as_charged()
-        by_order = nats(charged.steps * charged.renyi(self.order) * (1 + _FLOAT_ERROR))
+        draws = charged.draws(charged.steps)
+        by_order = nats(draws * charged.renyi(self.order) * (1 + _FLOAT_ERROR))
         pure = charged.pure_epsilon
-        single = (charged.steps, charged.sampling_rate) == (1, 1.0)
+        single = (draws, charged.sampling_rate) == (1, 1.0)
         if math.isfinite(pure) and (single or pure <= charged.epsilon * (1 + _PURE)):
             # A single count: δ would buy next to nothing, so none of it is spent.
             return Spent(renyi=by_order, epsilon=nats(pure))

@@ -279,6 +279,8 @@ def _value(hint: Any, value: Any) -> Any:
         return _member_value(get_args(hint), value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_table(hint, value)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_value(get_args(hint)[0], one) for one in value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"expected one of {get_args(hint)}, got {value!r}")

@@ -236,6 +236,12 @@ class Ledger:
             )
             return Reserved(taken=taken, head=self._chain.history.head)
 
+    def taken(self, run: str) -> int:
+        """How many steps of a run's training were ever reserved here, in whatever process."""
+        with self._chain.reading():
+            course = self._chain.history.courses.get((run, "training"))
+            return 0 if course is None else course.taken
+
     def record_unprotected(self, *, dataset: int, run: str, manifest: str, round_number: int) -> str:
         """Write down a release without noise, and return the head. No plan fits this data afterwards."""
         with self._chain.writing():
@@ -258,14 +264,9 @@ class Ledger:
                 epsilon = self._chain.history.epsilon_of_sums(run, survivors)
             except PlanError as error:
                 raise LedgerError(f"run {run}, round {round_number}: {error}") from error
+            dataset = course.begun.dataset
             self._chain.add(
-                Summed(
-                    dataset=course.begun.dataset,
-                    run=run,
-                    round=round_number,
-                    survivors=survivors,
-                    epsilon=epsilon,
-                )
+                Summed(dataset=dataset, run=run, round=round_number, survivors=survivors, epsilon=epsilon)
             )
             return epsilon
 

@@ -173,7 +173,7 @@ def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
         raise LedgerError(
             f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
         )
-    by_order = plan.steps * _renyi(plan, budget.order)
+    by_order = plan.draws(plan.steps) * _renyi(plan, budget.order)
     by_plan = recomputed_epsilon(plan, plan.steps)
     if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
         raise LedgerError(
@@ -226,7 +226,10 @@ def _renyi(plan: Plan, order: int) -> float:
 @lru_cache(maxsize=1024)
 def _epsilon(plan: SampledPlan | CentralSitePlan, steps: int) -> float:
     return epsilon_by_fft(
-        mechanism=plan.mechanism, sampling_rate=plan.sampling_rate, steps=steps, delta=plan.delta
+        mechanism=plan.mechanism,
+        sampling_rate=plan.sampling_rate,
+        steps=plan.draws(steps),
+        delta=plan.delta,
     )
 
 

@@ -314,7 +314,8 @@ class History:
     def total_if_closed(self, course: Course) -> Spent:
         """The data set's total once this plan ends where it is."""
         total, cost = self.spent(course.begun.dataset), course.begun.cost
-        kept = cost.share(course.taken, of=course.plan.steps)
+        plan = course.plan
+        kept = cost.share(plan.draws(course.taken), of=plan.draws(plan.steps))
         return total - cost + kept
 
     def _known(self, number: int, dataset: int) -> None:

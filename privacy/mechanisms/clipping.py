@@ -116,6 +116,11 @@ class ClippedSum:
             for tensor, part in zip(self.tensors, noise, strict=True)
         )
 
+    def refined(self, times: int) -> ClippedSum:
+        """The same sums on a grid that is ``times`` as fine."""
+        tensors = tuple(tensor * times for tensor in self.tensors)
+        return replace(self, tensors=tensors, steps=self.steps * times)
+
     def joined(self, other: ClippedSum) -> ClippedSum:
         """Add the sums of other examples. Raises PrivacyUnitError if they were clipped otherwise."""
         _check_alike(self, other)
@@ -195,12 +200,14 @@ def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped
     )
 
 
-def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> ClippedSum:
+def clip_gradients(
+    gradients: Sequence[Tensor], *, bound: float, norm: int, steps: float = STEPS
+) -> ClippedSum:
     """Clip each example over all tensors together, put it on the grid, and add the examples up.
 
     ``gradients`` has one tensor a parameter, [n, *shape], in float32 or less; n may be 0. One may be sparse
     in its first dimension: rows that it does not have are zero, and cost nothing. Guarantee: an
-    example adds at most 2^40 steps of the grid, which are the bound, in the L1 or L2 ``norm``; and what it
+    example adds at most ``steps`` of the grid, which are the bound, in the L1 or L2 ``norm``; and what it
     adds depends on its own gradient alone, to the last bit: every sum over its numbers is a tree of
     single additions, which no shape of the batch changes. Shorter examples stay as they are but for
     less than a step a number, and one that is not finite becomes zero and is counted. Raises
@@ -216,12 +223,12 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
     if len(counts) != 1:
         raise PrivacyUnitError(f"per-example gradients for different batch sizes: {counts}")
     if any(gradient.is_sparse for gradient in gradients):
-        return _clip_each(gradients, bound=bound, norm=norm)
+        return _clip_each(gradients, bound=bound, norm=norm, steps=steps)
     given = torch.cat([_with_float64(gradient.detach()).flatten(1) for gradient in gradients], dim=1)
     total = torch.zeros(given.shape[1], dtype=torch.int64, device=given.device)
     zeroed = 0
     for some in given.split(_rows_at_once(given)):  # type: ignore[no-untyped-call]  # torch's
-        whole, lost = _on_the_grid(some, bound=bound, norm=norm)
+        whole, lost = _on_the_grid(some, bound=bound, norm=norm, steps=steps)
         total += whole.sum(0).long()
         zeroed += lost
     sums = total.split([math.prod(gradient.shape[1:]) for gradient in gradients])  # type: ignore[no-untyped-call]
@@ -230,10 +237,11 @@ def clip_gradients(gradients: Sequence[Tensor], *, bound: float, norm: int) -> C
         bound=bound,
         norm=norm,
         zeroed=zeroed,
+        steps=steps,
     )
 
 
-def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int) -> ClippedSum:
+def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int, steps: float) -> ClippedSum:
     """As ``clip_gradients``, an example at a time, of what the tensors have of it."""
     import torch
 
@@ -251,14 +259,14 @@ def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int) -> Clipp
         if not parts:
             continue
         example = torch.cat([value for _, value in parts])
-        grid, lost = _on_the_grid(_with_float64(example)[None], bound=bound, norm=norm)
+        grid, lost = _on_the_grid(_with_float64(example)[None], bound=bound, norm=norm, steps=steps)
         for (number, _), part in zip(parts, grid[0].split([len(value) for _, value in parts]), strict=True):  # type: ignore[no-untyped-call]
             sums[number] += part.long().to(sums[number].device).view_as(sums[number])
         zeroed += lost
-    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=zeroed)
+    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=zeroed, steps=steps)
 
 
-def _on_the_grid(rows: Tensor, *, bound: float, norm: int) -> tuple[Tensor, int]:
+def _on_the_grid(rows: Tensor, *, bound: float, norm: int, steps: float) -> tuple[Tensor, int]:
     """Each row clipped and put on the grid, whole numbers in float64[n, d]; how many were not finite."""
     exact = rows.double()
     # Squares of float32 numbers are exact in float64, and inside its range: only what is not finite has a
@@ -269,7 +277,7 @@ def _on_the_grid(rows: Tensor, *, bound: float, norm: int) -> tuple[Tensor, int]
         # A product would keep NaN: 0 · NaN = NaN.
         exact, lengths = exact.masked_fill(~finite[:, None], 0.0), lengths.masked_fill(~finite, 0.0)
     lengths = (lengths if norm == 1 else lengths.sqrt()) * _SLACK
-    scale = STEPS / lengths.clamp(min=bound)
+    scale = steps / lengths.clamp(min=bound)
     return exact.mul_(scale[:, None]).trunc_(), int((~finite).sum())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, Tag, model_validator
 
@@ -15,6 +15,10 @@ from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.plain_text import Place, Word
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
 # asked by a stranger. A plan at these ends takes up to 5 seconds and 150 MiB: privacy.accounting bounds
@@ -147,6 +151,15 @@ class TrainingSection(Section):
                 f"personal_steps={self.personal_steps}"
             )
         return self
+
+    def step_weights(self, steps: int) -> NDArray[np.float64]:
+        """What each of a site's ``steps`` counts in the last adapter, over what the first one does.
+
+        They are its learning rates, exactly so if the site is in each round: float64[steps].
+        """
+        import numpy as np
+
+        return np.linspace(1.0, 0.0 if self.decay == "linear" else 1.0, steps, endpoint=False)
 
     @property
     def total_steps(self) -> int:

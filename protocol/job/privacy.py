@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from protocol.job.noise_correlation import check_correlation
 from protocol.job.section import Section
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ class PrivacySection(Section):
     epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    # Whether a step's noise takes some of earlier steps' back: in so many bands, or as many as are best.
+    noise_correlation: Literal["none", "banded", "auto"] = "none"
+    bands: Annotated[int, Field(ge=1, le=64)] | None = None
+
+    @property
+    def correlated(self) -> bool:
+        """Whether noise of different steps may depend on one another."""
+        return self.noise_correlation != "none"
 
     @property
     def protects(self) -> bool:
@@ -59,6 +68,7 @@ class PrivacySection(Section):
             self._check_sites(job)
         else:
             self._check_examples(job)
+        check_correlation(job)
         if job.metrics.epsilon > 0 and not self.protects:
             raise ValueError(
                 'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '

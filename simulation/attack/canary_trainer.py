@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.correlated_steps import CorrelatedSteps
 from client.training.cancellation import Between, no_pause
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
@@ -49,6 +50,7 @@ class CanaryTrainer(Trainer):
         activations: Activations | None,
         between: Between = no_pause,
         drift: NDArray[np.float32] | None = None,
+        correlated: CorrelatedSteps | None = None,
     ) -> NDArray[np.float32]:
         """See ``Trainer.train``."""
         contributed = self._watched.begin(plan)
@@ -69,6 +71,7 @@ class CanaryTrainer(Trainer):
                 activations=activations,
                 between=watched,
                 drift=drift,
+                correlated=correlated,
             )
         finally:
             self._watched.end()

@@ -171,6 +171,11 @@ def check_canaries_fit(job: Job) -> None:
             f'"{rule.keep_local}" and strategy.name="{rule.name}": a canary is a step along a number that '
             "is released"
         )
+    if job.privacy.correlated:
+        raise UserError(
+            'privacy.noise_correlation: expected "none", got '
+            f'"{job.privacy.noise_correlation}": the attacks take each step\'s noise for its own'
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "

@@ -11,6 +11,7 @@ from typing import Any
 
 from client.budgets import BudgetLeft
 from client.session import plan_training
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.base_plan import Accountant
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan
@@ -32,7 +33,9 @@ ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "rdp", "prv")
 class SiteForecast:
     """One site's part in a job; ``epsilon`` by accountant, None where that has no answer.
 
-    ``noise_multiplier`` is in clipping norms, ``noise_std`` a coordinate's standard deviation in the sum.
+    ``noise_multiplier`` is in clipping norms, ``noise_std`` a coordinate's standard deviation in a step's
+    sum. ``bands`` is 1 where steps' noise is independent, and ``noise_ratio`` what noise the site adds to
+    the last adapter, over what independent noise would for the same ε.
     """
 
     name: str
@@ -41,6 +44,8 @@ class SiteForecast:
     steps: int
     noise_multiplier: float
     noise_std: float
+    bands: int
+    noise_ratio: float
     epsilon: Mapping[Accountant, float | None]
     delta: float
     cautions: tuple[str, ...]
@@ -100,16 +105,12 @@ def forecast(
     loading = clock() - began
     cohort = cohort_size(job.federation.cohort, sites=len(sizes))
     noise = noise_level(plans, training=job.training, parameters=setup.parameters, cohort=cohort)
-    # Noise for whole sites takes none of the training's time.
-    steps = [
-        plan if isinstance(plan, SampledPlan) else plan_training(job, size, rounds=plan.steps)
-        for size, plan in zip(sizes.values(), plans, strict=True)
-    ]
-    effort = estimate_effort(world, examples=setup.examples, plans=steps, clock=clock)
+    independent = _independent(job, sizes, plans)
+    effort = estimate_effort(world, examples=setup.examples, plans=independent, clock=clock)
     return Forecast(
         job=job,
         parameters=job.strategy.most_trained(setup.layout),
-        sites=_sites(sizes, plans),
+        sites=_sites(job, sizes, plans, independent),
         noise=noise,
         traffic=traffic(world.job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
         effort=replace(effort, seconds=effort.seconds + loading),
@@ -129,7 +130,33 @@ def _plans(setup: Setup, sizes: Mapping[str, int]) -> list[Plan]:
     return [plans[size] for size in sizes.values()]
 
 
-def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecast, ...]:
+def _independent(job: Job, sizes: Mapping[str, int], plans: Sequence[Plan]) -> list[SampledPlan]:
+    """The plan of each site's local steps as if their noise was independent: that takes as much time.
+
+    Noise for whole sites takes none of the training's.
+    """
+    privacy = job.privacy.model_copy(update={"noise_correlation": "none", "bands": None})
+    plain = job.model_copy(update={"privacy": privacy})
+    made: dict[tuple[int, Plan], SampledPlan] = {}
+    for size, plan in zip(sizes.values(), plans, strict=True):
+        if isinstance(plan, SampledPlan) and not isinstance(plan, BandedPlan):
+            made[size, plan] = plan
+        elif (size, plan) not in made:
+            rounds = plan.steps // job.steps_a_round
+            made[size, plan] = plan_training(plain, size, rounds=rounds)
+    return [made[size, plan] for size, plan in zip(sizes.values(), plans, strict=True)]
+
+
+def _noise_ratio(job: Job, plan: Plan, independent: SampledPlan) -> float:
+    if not isinstance(plan, BandedPlan):
+        return 1.0
+    weights = job.training.step_weights(plan.steps)
+    return plan.noise_of_sum(weights) / independent.noise_of_sum(weights)
+
+
+def _sites(
+    job: Job, sizes: Mapping[str, int], plans: Sequence[Plan], independent: Sequence[SampledPlan]
+) -> tuple[SiteForecast, ...]:
     epsilon = {plan: _epsilons(plan) for plan in set(plans)}
     return tuple(
         SiteForecast(
@@ -139,11 +166,13 @@ def _sites(sizes: Mapping[str, int], plans: Sequence[Plan]) -> tuple[SiteForecas
             steps=plan.steps,
             noise_multiplier=plan.mechanism.multiplier,
             noise_std=plan.noise_std,
+            bands=plan.bands if isinstance(plan, BandedPlan) else 1,
+            noise_ratio=_noise_ratio(job, plan, plain),
             epsilon=epsilon[plan],
             delta=plan.delta,
             cautions=plan.cautions(size),
         )
-        for (name, size), plan in zip(sizes.items(), plans, strict=True)
+        for (name, size), plan, plain in zip(sizes.items(), plans, independent, strict=True)
     )
 
 

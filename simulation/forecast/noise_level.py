@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from client.session import plan_training
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.plan import Plan, SitePlan
 from privacy.errors import PlanError
 from protocol.job.draw import cohort_size
@@ -125,7 +128,17 @@ def noise_level(
         raise PlanError("expected the plan of at least one site, got none")
     # In a mean over a cohort that is drawn any site may be: the mean of the squares counts.
     step = math.sqrt(math.fsum(ratio**2 for ratio in ratios) / len(ratios) / cohort)
-    return NoiseLevel(site_step=max(ratios), step=step, run=step / math.sqrt(steps_in_effect(training)))
+    left = [_left(plan, training) * ratio for plan, ratio in zip(plans, ratios, strict=True)]
+    run = math.sqrt(math.fsum(ratio**2 for ratio in left) / len(left) / cohort)
+    return NoiseLevel(site_step=max(ratios), step=step, run=run / math.sqrt(steps_in_effect(training)))
+
+
+def _left(plan: Plan, training: TrainingSection) -> float:
+    """How much of the noise of a site's steps is left in their sum, over that of as many independent."""
+    if not isinstance(plan, BandedPlan):
+        return 1.0
+    weights = training.step_weights(plan.steps)
+    return plan.noise_of_sum(weights) / (plan.noise_std * float(np.linalg.norm(weights)))
 
 
 def _of_sites(plan: SitePlan, *, sites: int, rounds: int, parameters: int) -> NoiseLevel:

@@ -10,6 +10,7 @@ import numpy as np
 
 from privacy.errors import PlanError
 from protocol.job.layout import TensorSlot
+from protocol.job.noise_correlation import check_correlation
 from protocol.job.strategy import default_strategy
 from simulation.forecast.noise_level import Setup
 
@@ -17,6 +18,8 @@ from simulation.forecast.noise_level import Setup
 _WORTH = 0.95
 # Sites of more sizes than this are stood for by as many: a plan takes a tenth of a second.
 _SIZES = 9
+# Few lose little where noise is high, and gain most of what there is where it is low.
+_BANDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +97,14 @@ def _frozen_a(setup: Setup) -> _Change | None:
     """The default strategy, where it goes with the job and trains less than the job's own."""
     strategy = default_strategy()
     trained = {slot.name for slot in setup.layout.slots if slot.trained}
+    job = setup.job.model_copy(update={"strategy": strategy})
     try:
-        strategy.allows(setup.job)
+        strategy.allows(job)
+        check_correlation(job)
     except ValueError:
         return None
     if all(strategy.trains(name) for name in trained):
         return None
-    job = setup.job.model_copy(update={"strategy": strategy})
     return _Change(
         text="LoRA's A frozen",
         settings=(f"strategy.name={strategy.name}",),
@@ -158,6 +162,22 @@ def _fewer_layers(setup: Setup) -> _Change | None:
         text="adapters in the upper half of these layers",
         settings=(f"adapter.layers_to_transform={kept}".replace(" ", ""),),
         setup=_relaid(_with(setup, "adapter", layers_to_transform=kept), slots),
+    )
+
+
+def _correlated(setup: Setup) -> _Change | None:
+    """Noise that later steps take back, where that goes with the job."""
+    if setup.job.privacy.correlated or not setup.job.privacy.protects:
+        return None
+    changed = _with(setup, "privacy", noise_correlation="banded", bands=_BANDS)
+    try:
+        check_correlation(changed.job)
+    except ValueError:
+        return None
+    return _Change(
+        text=f"noise that later steps take back, in {_BANDS} bands",
+        settings=("privacy.noise_correlation=banded", f"privacy.bands={_BANDS}"),
+        setup=changed,
     )
 
 
@@ -222,6 +242,7 @@ def _layer_number(slot: TensorSlot) -> int | None:
 _FREE: tuple[Callable[[Setup], _Change | None], ...] = (
     _frozen_a,
     _gaussian,
+    _correlated,
     _fewer_layers,
     _lower_rank,
     _larger_batch,

@@ -41,6 +41,7 @@ def work_of(trainer: Clocked, *, longest: float) -> Work:
         manifest=SimpleNamespace(job=SimpleNamespace(training=None)),
         training=PLANS[0],
         hidden=False,
+        stream=None,
     )
     whole: dict[str, Any] = {"session": session, "receipt": None, "entropy": None}
     return Work(

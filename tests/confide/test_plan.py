@@ -37,7 +37,7 @@ def test_json_is_one_object_and_nothing_else(
     assert errors == ""
     assert {site["name"] for site in found["sites"]} == {"site-1", "site-2", "site-3"}
     keys = {"name", "examples", "sampling_rate", "steps", "noise_multiplier", "noise_std", "epsilon"}
-    assert set(found["sites"][0]) == keys | {"delta", "cautions"}
+    assert set(found["sites"][0]) == keys | {"bands", "noise_ratio", "delta", "cautions"}
     assert set(found["noise"]) == {"site_step", "step", "run", "verdict", "hopeless_above"}
     assert set(found["traffic"]) == {"up", "down", "total"}
     assert set(found["effort"]) == {"seconds", "memory_bytes", "disk_bytes"}
