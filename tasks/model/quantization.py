@@ -11,6 +11,7 @@ Sources: Dettmers et al. 2023, QLoRA (arXiv:2305.14314), section 3, for NF4; Det
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
 from typing import Any
 
@@ -37,7 +38,7 @@ def quantize(job: Job, model: nn.Module, *, keep: Collection[str]) -> None:
     key = f'model.quantization="{kind}"'
     _check_goes_with(job, key)
     try:
-        import bitsandbytes.functional as packing
+        packing = importlib.import_module("bitsandbytes.functional")
     except ImportError:
         raise ModelError(f"{key} needs bitsandbytes: pip install 'confide[quantized]'") from None
     layers = [
