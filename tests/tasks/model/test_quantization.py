@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,6 @@ def test_what_reads_or_moves_weights_is_refused(
 
 
 def test_a_missing_package_is_named(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
     with pytest.raises(ModelError, match=r"needs bitsandbytes: pip install 'confide\[quantized\]'"):
         world(tiny_folder, "nf4")
