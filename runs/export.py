@@ -66,6 +66,11 @@ def export_merged(
     """
     number = _exported_round(folder, best=best)
     job = folder.manifest.job
+    if job.model.quantization is not None:
+        raise UserError(
+            f'model.quantization="{job.model.quantization}" has no whole weights that an adapter could be '
+            "merged into: export the adapter, and merge it into the model as it is published"
+        )
     base = load_run_base(folder.manifest)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     adapted.load(folder.load_adapter(number, adapted.layout))

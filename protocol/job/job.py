@@ -46,6 +46,9 @@ class ModelSection(Section):
     head: Literal["new", "checkpoint"] = Field(
         "new", description="new: a classifier's last layer starts at zero; checkpoint: as it was trained"
     )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None, description="nf4: linear layers in four bits; int8: in eight; float32 without it"
+    )
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
     )

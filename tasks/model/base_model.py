@@ -29,6 +29,7 @@ from tasks.model.model_files import (
 )
 from tasks.model.model_limits import check_tokenizer, count_tokens, longest_text, shortest_text
 from tasks.model.padding import choose_padding, set_padding
+from tasks.model.quantization import quantize
 from tasks.model.trial import try_model
 from tasks.model.unused_layers import find_unused
 from tasks.registry import find_task, section_of
@@ -172,6 +173,7 @@ def _load(
     check_tokenizer(tokenizer, tokens=tokens)
     head = purpose.find_head(checkpoint)
     drawn = check_whole(checkpoint, head)
+    quantize(job, model, keep=head)
     padding = choose_padding(tokenizer, model, asked=job.model.padding, tokens=tokens)
     set_padding(tokenizer, model, padding)
     # Before it moves: a lookup out of range would leave an accelerator unusable.

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def be_quiet() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity(logging.CRITICAL)  # what is wrong is said once, and not in its words
+    getLogger("bitsandbytes").setLevel("CRITICAL")  # faster kernels than its own are not to be had
     logging.disable_progress_bar()
 
 

@@ -130,7 +130,8 @@ def _is_linear(module: nn.Module) -> bool:
         return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     try:
         with torch.no_grad():
-            return isinstance(module(module.weight.new_zeros(1, module.in_features)), torch.Tensor)
+            made_up = torch.zeros(1, module.in_features, device=module.weight.device)
+            return isinstance(module(made_up), torch.Tensor)
     except Exception:  # a model's code raises whatever it likes
         return False
 

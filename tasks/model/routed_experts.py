@@ -80,6 +80,7 @@ class RoutedExperts(nn.Module):
             weight = getattr(base_layer, name)
             found = [ExpertPair(weight, rank=rank, scale=scale, adapter=adapter) for _ in weight]
             setattr(self, name, nn.ModuleList(found))
+        self._disable_adapters = False  # as PEFT's layers have it: they compute as the base does then
         self._rows: int | None = None
         self._weight_of: WeightOf = _own
 
@@ -130,7 +131,7 @@ class RoutedExperts(nn.Module):
     def _linear(self, name: str, values: torch.Tensor, segments: Sequence[_Segment]) -> torch.Tensor:
         pairs: Any = getattr(self, name, None)
         weight = getattr(self.base_layer, name)
-        if pairs is None:
+        if pairs is None or self._disable_adapters:
             return _apply(values, weight, 0.0, segments)
         halves = [
             [self._weight_of(half, segment.row) for half in self._halves(pairs[segment.expert])]

@@ -34,7 +34,8 @@ tests' table.
   itself, which takes longer.
 - A number is a refusal by name, before anything is trained: the list is below the table.
 
-Adapters on a mixture's routed experts are described in [experts.md](experts.md).
+Adapters on a mixture's routed experts are described in [experts.md](experts.md), base models in four or
+eight bits in [quantization.md](quantization.md).
 
 Another family, or other modules, may well work: a site tries a model on made-up examples before it trains
 it, and refuses what would not protect one example.

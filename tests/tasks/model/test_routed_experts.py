@@ -98,6 +98,16 @@ def test_an_adapter_at_rest_changes_nothing(case: Case) -> None:
     assert (logits(adapted.peft) - plain).norm() <= 1e-6 * plain.norm()
 
 
+@CASES
+def test_the_model_without_its_adapter_is_the_base_model(case: Case) -> None:
+    adapted = case.adapted()
+    adapted.load(random_adapter(adapted))
+    plain, trained = logits(case.build()), logits(adapted.peft)
+    with adapted.without_adapter():
+        assert (logits(adapted.peft) - plain).norm() <= 1e-6 * plain.norm()
+    assert torch.equal(logits(adapted.peft), trained)
+
+
 def test_each_expert_is_a_layer_with_a_pair() -> None:
     adapted = adapt(mixtral(), make_job(targets=["experts"], adapter={"rank": 3}))
     layers = {pair.a.removesuffix(".lora_A.weight") for pair in adapted.layout.pairs}
