@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from protocol.job.strategy import find_strategy, listed_strategies
 from runs.run_folder import RunFolder
@@ -57,9 +59,9 @@ def _take_few_rows(federation: LocalFederation) -> None:
         _write(path, [heading, *rows[:ROWS]])
         together += [[*row, site] for row in rows[:ROWS]]
         rules = federation.home(site) / "site.toml"
-        text = rules.read_text()
-        assert "least_cohort = 2" in text
-        rules.write_text(text.replace("least_cohort = 2", 'least_cohort = 2\nmechanisms = ["none"]'))
+        table = tomllib.loads(rules.read_text())
+        table["rules"]["mechanisms"] = ["none"]
+        rules.write_text(tomli_w.dumps(table))
     _write(federation.folder / "data" / "all.csv", [[*heading, "site"], *together])
 
 
