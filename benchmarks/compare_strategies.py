@@ -50,6 +50,7 @@ TUNED_ON = {False: 14, True: 7}
 ROUNDS = {False: 8, True: 5}
 QUICK_LIMIT = 6000  # tweets
 QUICK = (
+    "device.threads=1",
     "adapter.layers_to_transform=[5]",
     "data.max_length=16",
     "data.holdout=0.1",
