@@ -58,6 +58,13 @@ class FedASK(Strategy):
                 f"strategy.sketch: expected the adapter's rank or more, or the next adapter would have "
                 f"less: expected {rank} at least, got {self.sketch}"
             )
+        masks = job.aggregation.kind == "masks" and not job.privacy.hides_sites
+        if masks and job.masks.modulus_bits != 32:
+            # A narrow grid is made for what steps on factors may be. What is longer would wrap around.
+            raise ValueError(
+                f'aggregation.modulus_bits: expected 32 with strategy.name="{self.name}", whose sketches '
+                f"are as long as the factors make them, got {job.masks.modulus_bits}"
+            )
 
     def sized(self, layout: AdapterLayout) -> AdapterLayout:
         numbers = sum(form.numbers for form in self._forms(layout))

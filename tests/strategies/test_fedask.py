@@ -116,6 +116,10 @@ def test_what_has_no_product_yet_can_still_learn() -> None:
             "strategy.sketch: expected .*3 at least, got 2",
         ),
         (
+            {"strategy": {"name": "fedask"}, "aggregation": {"kind": "masks", "modulus_bits": 16}},
+            'aggregation.modulus_bits: expected 32 with strategy.name="fedask", .* got 16',
+        ),
+        (
             {"strategy": {"name": "fedask"}, "compression": {"kind": "random"}},
             'compression.kind: expected "none" with strategy.name="fedask"',
         ),
@@ -124,7 +128,7 @@ def test_what_has_no_product_yet_can_still_learn() -> None:
             'strategy.server: expected none with strategy.name="fedask"',
         ),
     ],
-    ids=["short", "short for a layer", "compression", "optimizer"],
+    ids=["short", "short for a layer", "narrow", "compression", "optimizer"],
 )
 def test_what_it_does_not_go_with_is_refused(
     tiny_folder: Path, changes: dict[str, dict[str, object]], message: str
