@@ -19,7 +19,10 @@ from simulation.simulated_federation import World
 from tasks.registry import read_job
 from tests.federation.local import SITES, LocalFederation
 
+# Those that work under masks. What ffa, fedit and head do, means of the tensors that a round trains, rolora
+# does with other tensors in each round: a run takes twenty seconds of a processor.
 LINEAR = tuple(name for name in listed_strategies() if find_strategy(name).linear)
+RULES = tuple(name for name in LINEAR if name not in {"ffa", "fedit", "head"})
 ROWS = 24  # a site's: all are in each step's batch, so that who is drawn is no matter of chance
 ROUNDS = 2
 # Without noise: a real site has no seed that could repeat it. Masks, grid and all else are there.
@@ -84,7 +87,7 @@ def _meaning(folder: RunFolder, number: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.process
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", RULES)
 def test_the_adapters_are_the_same(federation: LocalFederation, tmp_path: Path, name: str) -> None:
     settings = (*JOB, f"model.source={federation.folder / 'model'}", f"strategy.name={name}")
     words = [word for setting in settings for word in ("--set", setting)]
