@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 
 # Coefficients are sought for so many steps at most; more have about the same best ones.
 _SOUGHT = 4096
+# Coefficients are so many units of 2^-12 apart, which changes the noise by a relative 1e-4: so that last
+# bits of a search, which differ from machine to machine, hardly ever make another plan.
+_APART = 32
 
 
 def design_bands(weights: Floats, *, bands: int) -> tuple[int, ...]:
@@ -43,7 +46,8 @@ def design_bands(weights: Floats, *, bands: int) -> tuple[int, ...]:
         method="L-BFGS-B",
         bounds=[(0.0, 1.0)] * len(root),
     )
-    whole = np.minimum.accumulate(np.rint(np.clip(found.x, 0.0, 1.0) * ONE).astype(int))
+    near = _APART * np.rint(np.clip(found.x, 0.0, 1.0) * (ONE // _APART)).astype(int)
+    whole = np.minimum.accumulate(near)
     coefficients = (ONE, *map(int, whole))
     check_coefficients(coefficients)
     return coefficients

@@ -77,13 +77,31 @@ def counted(tmp_path: Path) -> Callable[..., tuple[PlanningProcess, Path]]:
         manifest(privacy={"mechanism": "laplace", "delta": 1e-6}),
         manifest(privacy=SITE_LEVEL),
         manifest(privacy=CENTRAL),
+        manifest(strategy={"name": "ffa"}, privacy={"noise_correlation": "auto"}),
     ],
-    ids=["gaussian", "laplace", "skellam", "central"],
+    ids=["gaussian", "laplace", "skellam", "central", "correlated"],
 )
 def test_a_process_finds_the_plan_that_is_found_here(asked: Manifest) -> None:
     planner = PlanningProcess(seconds=120, mib=1024)
     rounds = asked.job.training.rounds
     assert planner(asked, EXAMPLES, SIZE, rounds) == plan_here(asked, EXAMPLES, SIZE, rounds)
+
+
+def test_a_plan_of_other_bands_than_were_asked_for_is_refused() -> None:
+    wanted = {"strategy": {"name": "ffa"}, "training": {"rounds": 6}}
+    asked, other, none = (
+        manifest(**wanted, privacy=privacy)
+        for privacy in (
+            {"noise_correlation": "banded", "bands": 2},
+            {"noise_correlation": "banded", "bands": 3},
+            {},
+        )
+    )
+    for found in (other, none):
+        with pytest.raises(RunError, match="cannot plan this job"):
+            PlanningProcess(seconds=120, mib=1024, command=answering(found))(asked, EXAMPLES, SIZE, 6)
+    planner = PlanningProcess(seconds=120, mib=1024, command=answering(asked))
+    assert planner(asked, EXAMPLES, SIZE, 6).training.bands == 2
 
 
 def test_what_no_plan_fits_is_said_as_here() -> None:

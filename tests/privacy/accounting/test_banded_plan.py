@@ -189,14 +189,14 @@ def test_the_design_is_better_than_the_square_root_and_than_its_neighbours(steps
     root = np.cumprod([1.0, *((2 * j - 1) / (2 * j) for j in range(1, bands))])
     others = [tuple(int(one) for one in np.rint(root * ONE))]
     for place in range(1, bands):
-        for change in (-40, 40):
+        for change in (-128, 128):
             moved = [*best[:place], best[place] + change, *best[place + 1 :]]
             if sorted(moved, reverse=True) == moved and min(moved) >= 0 and max(moved) == ONE:
                 others.append(tuple(moved))
     found = weighted_noise(best, weights)
     # More steps than 4,096 are stood for by so many.
     assert all(
-        found <= weighted_noise(one, weights) * (1.0 + 1e-6 + 1e-3 * (steps > 4096)) for one in others
+        found <= weighted_noise(one, weights) * (1.0 + 2e-4 + 1e-3 * (steps > 4096)) for one in others
     )
 
 
