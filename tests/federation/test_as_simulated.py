@@ -18,8 +18,8 @@ from simulation.simulated_federation import World
 from tasks.registry import read_job
 from tests.federation.local import SITES, LocalFederation
 
-# Two whose messages differ most: other tensors in each round, and sketches in place of tensors. A run takes a
-# minute of a processor; to look at every rule that works under masks, name them here.
+# Two whose messages differ most: other tensors in each round, and sketches in place of tensors. A run takes
+# a minute of a processor; to look at every rule that works under masks, name them here.
 RULES = ("rolora", "fedask")
 ROWS = 24  # a site's: all are in each step's batch, so that who is drawn is no matter of chance
 ROUNDS = 2
