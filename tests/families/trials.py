@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.training.gradient_check import check_gradients, comparable
 from client.training.gradients import OneByOne, PerExampleGradients, losses
 from client.training.unit_check import check_privacy_unit
-from privacy.accounting.plan import SampledPlan
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import ConfideError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy

@@ -69,8 +69,10 @@ def test_both_exports_compute_what_the_run_does(name: str, tiny_folder: Path, tm
     export_adapter(folder, tmp_path / "adapter")
     export_merged(folder, tmp_path / "merged")
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "privacy-card.json",
     ]
     base = AutoModelForTokenClassification.from_pretrained(tiny_folder / "model", num_labels=2)
     adapter = PeftModel.from_pretrained(base, tmp_path / "adapter")

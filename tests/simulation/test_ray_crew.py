@@ -92,6 +92,7 @@ def works(sites: str, *, size: int = 10, adapter: bytes = b"start") -> Iterator[
             request=SimpleNamespace(round=7, adapter=adapter),
             start=Start(adapter=ADAPTER),
             longest=60.0,
+            correlated=None,
         )
 
 

@@ -17,7 +17,6 @@ from client.training.optimizer import PrivateOptimizer
 from client.training.step import take_step
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms import clipping
 from privacy.mechanisms.clipping import ClippedSum, clip_gradients
 from tasks.data.examples import Batch
 from tests.models import CASES, Case
@@ -39,87 +38,97 @@ def norms(gradients: Tensors, norm: int) -> torch.Tensor:
     return torch.cat([g.flatten(1) for g in gradients], dim=1).norm(norm, dim=1)
 
 
-def weighted(gradients: Tensors, factors: torch.Tensor, *, bound: float, norm: int) -> ClippedSum:
+def weighted(
+    gradients: Tensors, factors: torch.Tensor, *, bound: float, norm: int, steps: float
+) -> ClippedSum:
     """A sum that claims the bound, with these factors for clipping."""
-    steps = clipping.STEPS / bound
-    tensors = tuple(torch.einsum("n,n...->...", factors, g).double() * steps for g in gradients)
-    return ClippedSum(tensors=tensors, bound=bound, norm=norm, zeroed=0)
+    scale = steps / bound
+    tensors = tuple(torch.einsum("n,n...->...", factors, g).double() * scale for g in gradients)
+    return ClippedSum(tensors=tensors, bound=bound, norm=norm, zeroed=0, steps=steps)
 
 
 def scaled(clipped: ClippedSum, factor: torch.Tensor | float) -> ClippedSum:
     return replace(clipped, tensors=tuple(factor * tensor for tensor in clipped.tensors))
 
 
-def not_at_all(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
-    return weighted(gradients, torch.ones(len(gradients[0])), bound=bound, norm=norm)
+def not_at_all(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
+    return weighted(gradients, torch.ones(len(gradients[0])), bound=bound, norm=norm, steps=steps)
 
 
-def a_little_over(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
-    return scaled(clip_gradients(gradients, bound=bound, norm=norm), 1.01)
+def a_little_over(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
+    return scaled(clip_gradients(gradients, bound=bound, norm=norm, steps=steps), 1.01)
 
 
-def after_taking_the_mean_off(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def after_taking_the_mean_off(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     centred = [g - g.mean(0, keepdim=True).nan_to_num() for g in gradients]
-    return clip_gradients(centred, bound=bound, norm=norm)
+    return clip_gradients(centred, bound=bound, norm=norm, steps=steps)
 
 
-def the_mean_in_place_of_each(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def the_mean_in_place_of_each(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     count = len(gradients[0])
     means = [g.sum(0, keepdim=True) / max(count, 1) for g in gradients]
-    return scaled(clip_gradients(means, bound=bound, norm=norm), count)
+    return scaled(clip_gradients(means, bound=bound, norm=norm, steps=steps), count)
 
 
-def each_tensor_by_itself(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
-    sums = [clip_gradients([g], bound=bound, norm=norm).tensors[0] for g in gradients]
-    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=0)
+def each_tensor_by_itself(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
+    sums = [clip_gradients([g], bound=bound, norm=norm, steps=steps).tensors[0] for g in gradients]
+    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=0, steps=steps)
 
 
-def by_one_factor_for_all(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def by_one_factor_for_all(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     factor = (bound / norms(gradients, norm).mean()).clamp(max=1.0).nan_to_num()
-    return weighted(gradients, factor.expand(len(gradients[0])), bound=bound, norm=norm)
+    return weighted(gradients, factor.expand(len(gradients[0])), bound=bound, norm=norm, steps=steps)
 
 
-def in_l2_where_l1_is_promised(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
-    return replace(clip_gradients(gradients, bound=bound, norm=2), norm=norm)
+def in_l2_where_l1_is_promised(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
+    return replace(clip_gradients(gradients, bound=bound, norm=2, steps=steps), norm=norm)
 
 
-def over_the_batch_drawn(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def over_the_batch_drawn(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     """Divides by the examples that were drawn, as Opacus' adaptive clipping does."""
-    return scaled(clip_gradients(gradients, bound=bound, norm=norm), 1 / max(len(gradients[0]), 1))
+    return scaled(
+        clip_gradients(gradients, bound=bound, norm=norm, steps=steps), 1 / max(len(gradients[0]), 1)
+    )
 
 
-def times_the_mean_norm(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def times_the_mean_norm(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     """Off by the batch's mean: each example is under the bound, and moves the others."""
     mean = norms(gradients, norm).sum() / max(len(gradients[0]), 1)
-    return scaled(clip_gradients(gradients, bound=bound, norm=norm), mean / (mean + bound))
+    return scaled(clip_gradients(gradients, bound=bound, norm=norm, steps=steps), mean / (mean + bound))
 
 
-def lengthened_to_the_bound(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def lengthened_to_the_bound(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     """Makes every gradient as long as the bound, which a blank one cannot be."""
-    return weighted(gradients, bound / norms(gradients, norm), bound=bound, norm=norm)
+    return weighted(gradients, bound / norms(gradients, norm), bound=bound, norm=norm, steps=steps)
 
 
-def with_non_finite_examples_in(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def with_non_finite_examples_in(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
     factors = (bound / norms(gradients, norm)).clamp(max=1.0).nan_to_num()
     blank = norms(gradients, norm) == 0
-    return weighted(gradients, torch.where(blank, 1.0, factors), bound=bound, norm=norm)
+    return weighted(gradients, torch.where(blank, 1.0, factors), bound=bound, norm=norm, steps=steps)
 
 
-def with_their_finite_numbers_in(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def with_their_finite_numbers_in(
+    gradients: Tensors, *, bound: float, norm: int, steps: float
+) -> ClippedSum:
     patched = [g.nan_to_num(0.0, 0.0, 0.0) for g in gradients]
-    return clip_gradients(patched, bound=bound, norm=norm)
+    return clip_gradients(patched, bound=bound, norm=norm, steps=steps)
 
 
-def none_where_one_is_not_finite(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def none_where_one_is_not_finite(
+    gradients: Tensors, *, bound: float, norm: int, steps: float
+) -> ClippedSum:
     finite = all(bool(g.isfinite().all()) for g in gradients)
     kept = gradients if finite else [torch.zeros_like(g) for g in gradients]
-    return clip_gradients(kept, bound=bound, norm=norm)
+    return clip_gradients(kept, bound=bound, norm=norm, steps=steps)
 
 
-def one_blank_when_nobody_is_there(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+def one_blank_when_nobody_is_there(
+    gradients: Tensors, *, bound: float, norm: int, steps: float
+) -> ClippedSum:
     """Fills an empty batch up so that it has a shape, with ones."""
     filled = [g if len(g) else torch.ones((1, *g.shape[1:])) for g in gradients]
-    return clip_gradients(filled, bound=bound, norm=norm)
+    return clip_gradients(filled, bound=bound, norm=norm, steps=steps)
 
 
 CLIPPERS = {
@@ -153,11 +162,11 @@ def test_refuses_examples_clipped(
 
 
 def test_refuses_a_replacement_that_only_shows_on_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def trusting(gradients: Tensors, *, bound: float, norm: int) -> ClippedSum:
+    def trusting(gradients: Tensors, *, bound: float, norm: int, steps: float) -> ClippedSum:
         """Clips what is a little too long, and takes what is far too long for a mistake."""
         factors = (bound / norms(gradients, norm)).clamp(max=1.0)
         trusted = torch.where(norms(gradients, norm) > 100 * bound, 1.0, factors)
-        return weighted(gradients, trusted, bound=bound, norm=norm)
+        return weighted(gradients, trusted, bound=bound, norm=norm, steps=steps)
 
     monkeypatch.setattr(client.training.optimizer, "clip_gradients", trusting)
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import client.training.optimizer
-from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
 from tests.museum.exhibit import Exhibit, Shown, Thread
 from tests.museum.looks import LLAMA, one_run, unit_check
 from tests.simulation.attack.releases import Training
 
 
-def by_layer(gradients: list[torch.Tensor], *, bound: float, norm: int) -> ClippedSum:
+def by_layer(gradients: list[torch.Tensor], *, bound: float, norm: int, steps: float = STEPS) -> ClippedSum:
     """Clips each tensor of an example to the whole bound."""
-    sums = [clip_gradients([g], bound=bound, norm=norm).tensors[0] for g in gradients]
-    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=0)
+    sums = [clip_gradients([g], bound=bound, norm=norm, steps=steps).tensors[0] for g in gradients]
+    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=0, steps=steps)
 
 
 def show(_place: Path) -> Shown:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import client.training.optimizer
-from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
 from tests.museum.exhibit import Exhibit, Shown, Thread
 from tests.museum.looks import one_run, right_run, unit_check
 from tests.simulation.attack.releases import Training
@@ -17,9 +17,11 @@ from tests.simulation.attack.releases import Training
 _DEFAULT = 1.0
 
 
-def by_default(gradients: list[torch.Tensor], *, bound: float, norm: int) -> ClippedSum:
+def by_default(
+    gradients: list[torch.Tensor], *, bound: float, norm: int, steps: float = STEPS
+) -> ClippedSum:
     """Clips to 1, and says that it clipped to ``bound``."""
-    found = clip_gradients(gradients, bound=_DEFAULT, norm=norm)
+    found = clip_gradients(gradients, bound=_DEFAULT, norm=norm, steps=steps)
     times = _DEFAULT / bound
     tensors = tuple((tensor.double() * times).round().long() for tensor in found.tensors)
     return replace(found, tensors=tensors, bound=bound)
