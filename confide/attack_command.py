@@ -77,7 +77,7 @@ def attack(
     settings: Settings = None,
     json: Json = False,
 ) -> None:
-    """Tell from the last adapter which examples it was trained on, and say what that proves.
+    """Tell from what a run released which examples it was trained on, and say what that proves.
 
     Exit code 1 if it proves more than the claimed ε.
     """

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
-from runs.formats import format_count, format_delta, format_epsilon, format_percent
+from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,7 +136,7 @@ def _print_verdict(
     claimed = format_epsilon(upper) if math.isfinite(upper) else "∞ (no privacy)"
     console.print(
         f"[{colour}]{verdict}[/{colour}]: claimed ε ≤ {claimed} at δ = {format_delta(delta)}, "
-        f"shown ε ≥ {format_epsilon(lower)} (confidence {format_percent(confidence)})"
+        f"shown ε ≥ {format_lower(lower)} (confidence {format_percent(confidence)})"
     )
 
 

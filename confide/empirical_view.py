@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
-from runs.formats import format_count, format_delta, format_epsilon, format_percent
+from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_percent
 
 if TYPE_CHECKING:
     from simulation.attack.empirical_audit import EmpiricalAudit
@@ -58,13 +58,13 @@ def print_empirical(audit: EmpiricalAudit) -> None:
     console.print(rates)
     bounds = plain_table("attacker", "assumes", "ε is at least", left=2)
     for bound in audit.bounds:
-        bounds.add_row(bound.attacker, _ASSUMES[bound.form], format_epsilon(bound.epsilon))
+        bounds.add_row(bound.attacker, _ASSUMES[bound.form], format_lower(bound.epsilon))
     console.print(bounds)
     drawn = "as planned" if audit.drawn_as_planned else "[red]not as planned[/red]"
     console.print(f"canaries were drawn {drawn}: p = {audit.draws:.2g} if batches are Poisson samples")
     colour = "green" if audit.verdict == "not refuted" else "red"
     console.print(
         f"[{colour}]{audit.verdict}[/{colour}]: claimed ε ≤ {format_epsilon(audit.upper)} at "
-        f"δ = {format_delta(audit.delta)}, shown ε ≥ {format_epsilon(audit.lower)} with confidence "
+        f"δ = {format_delta(audit.delta)}, shown ε ≥ {format_lower(audit.lower)} with confidence "
         f"{format_percent(audit.confidence)}; margin {audit.margin:.2f}"
     )

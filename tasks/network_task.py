@@ -90,6 +90,13 @@ class NetworkTask:
         """A classifier needs labels, and private data may not be what tells them."""
         if section.label is None:
             return f'data.label: expected a column name for task="{self.name}"'
+        asked = {"gguf": None, "pooling": "model", "padding": None, "quantization": None}
+        for key, usual in asked.items():
+            if getattr(job.model, key) != usual:
+                return (
+                    f'model.{key}: expected none with task="{self.name}", as it is for models of texts, '
+                    f'got "{getattr(job.model, key)}"'
+                )
         if section.labels is None and job.privacy.protects:
             return (
                 "data.labels: expected the list of labels: reading it off private data would tell a label "

@@ -86,8 +86,8 @@ def largest_share(seen: Observed, canaries: Canaries, *, error: float) -> tuple[
     """How many times less noise there is than planned, at the least, and where that was found.
 
     Half of the error is for all releases together; a quarter for each trained tensor by itself, since noise
-    may be missing from one; an eighth for the difference of any two releases, which shows noise that was
-    drawn twice; an eighth for values of one release that are alike, as where noise is missing from a few.
+    may be missing from one; a quarter for the difference of any two releases, which shows noise that
+    was drawn twice.
     """
     if seen.signal is None:
         return 0.0, "nothing"

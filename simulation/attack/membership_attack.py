@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.session import plan_training
+from client.training.gradients import losses
 from privacy.audit.curve_limits import most_auc, most_true
 from privacy.audit.f_dp import curve_through
 from privacy.audit.guesses import guess_shares
@@ -32,7 +32,7 @@ from protocol.job.job import Job
 from runs.progress import Progress, Silence
 from runs.run import new_name
 from runs.run_folder import RunFolder
-from runs.spent import last_epsilon
+from runs.spent import highest_epsilon
 from simulation.attack.attack_bounds import plan_curve
 from simulation.attack.attack_targets import Kind, Targets, choose_targets
 from simulation.attack.empirical_audit import check_canaries_fit, rounds_add_up
@@ -134,7 +134,7 @@ def attack_membership(
     seed: int | None = None,
     progress: Progress = _SILENCE,
 ) -> MembershipAttack:
-    """Run a job once with each attacked example in by a coin, and tell from the last adapter who was.
+    """Run a job once with each attacked example in by a coin, and tell from what it released who was.
 
     As many ``shadows`` are run in the same way, for the attacker: each example is in half of them. One that
     is out is blank, so that the plan is what the job's is. ``seed`` repeats which examples are attacked and
@@ -243,12 +243,10 @@ def _read(world: World, folder: RunFolder, targets: Targets) -> _Trained:
         raise AuditError("no round was finished: there is nothing to attack")
     layout = world.adapted.layout
     adapters = tuple(folder.load_adapter(number, layout) for number in range(len(records) + 1))
-    spent = last_epsilon(records).values()
-    known = [value for value in spent if value is not None]
     return _Trained(
         adapters=adapters,
         losses=losses_under(world, targets, adapters[-1]),
-        epsilon=max(known) if known and len(known) == len(spent) else None,
+        epsilon=highest_epsilon(records),
         measures=dict(records[-1].measures),
     )
 
@@ -261,13 +259,11 @@ def losses_under(world: World, targets: Targets, adapter: NDArray[np.float32]) -
     found = []
     with torch.no_grad():
         for site in targets.sites.values():
-            losses = np.zeros(len(site.whole))
+            loss = losses(adapted, site.activations if site.activations.work else None)
+            of_all = np.zeros(len(site.whole))
             for held in site.whole.batches(site.rows, rows=_ROWS):
-                batch = held.to(adapted.device.torch)
-                with site.activations.replay(batch) if site.activations.work else nullcontext():
-                    rows = adapted.forward(batch).losses
-                losses[held.indices] = rows.double().cpu().numpy()
-            found.append(losses[site.rows])
+                of_all[held.indices] = loss(held).double().cpu().numpy()
+            found.append(of_all[site.rows])
     return np.concatenate(found)
 
 
@@ -322,7 +318,7 @@ def _limits(world: World, upper: float) -> Limits:
         manifest = world.manifest("attack")
         site = min(world.sizes, key=lambda name: world.sizes[name])
         plan = plan_training(job, world.sizes[site], rounds=max(1, manifest.rounds_of(site)))
-        curve = plan_curve(plan.mechanism, plan.sampling_rate, plan.steps)
+        curve = plan_curve(plan.mechanism, plan.sampling_rate, plan.draws(plan.steps))
     return Limits(
         auc=most_auc(curve),
         tpr_at_permille=most_true(curve, false=0.001),

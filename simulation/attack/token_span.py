@@ -62,11 +62,6 @@ class TokenSpan:
             ]
             self._seen[pair.b] = np.concatenate(parts)
 
-    @property
-    def rank(self) -> int:
-        """The largest rank among the attacked pairs."""
-        return max(int(seen.shape[-1]) for seen in self._seen.values())
-
     def find(self, moved: Mapping[str, NDArray[np.float64]]) -> frozenset[int]:
         """The words in the span of what a step moved, by tensor; none where it is the whole space."""
         found = np.zeros(len(self._texts.vocabulary), bool)
