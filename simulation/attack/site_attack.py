@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.plan import SitePlan
+from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.audit.gaussian_pair import separation_bound
 from privacy.audit.roc import Rate, auc
 from privacy.errors import AuditError, UserError
@@ -212,5 +213,9 @@ def epsilon_with_less(plan: SitePlan, share: float, survivors: Sequence[int]) ->
         return 0.0
     planned = plan.mechanism.multiplier
     multiplier = max(planned / share, min(_LEAST_NOISE, planned))
-    weaker = replace(plan, mechanism=replace(plan.mechanism, multiplier=multiplier))
+    weaker: SitePlan
+    if isinstance(plan, SharedSitePlan):
+        weaker = replace(plan, mechanism=replace(plan.mechanism, multiplier=multiplier))
+    else:
+        weaker = replace(plan, mechanism=replace(plan.mechanism, multiplier=multiplier))
     return weaker.epsilon_of_summed(survivors)
