@@ -6,6 +6,11 @@ outlives whatever is killed; and an index is the ledger's count of the run's ste
 charge, in whatever process, and is never given back. A round that is asked again is charged again, and so
 has other indices. A site whose seed is gone once steps were charged takes no more part in the run.
 
+A home that was put back from a copy has its old count, and would use an index again. So a step's noise
+follows from its charge, too: from the hash of the ledger's entry, which no other charge has. The file keeps
+these, to make earlier noise again. Should one be missing there, such as that of a charge whose process was
+killed before its steps, less cancels, and nothing is told: what hides a release is its own step's noise.
+
 Whoever has seed and updates takes the noise off. So the seed is removed with the plan's last step, or when
 the custodian ends the run.
 """
@@ -33,6 +38,9 @@ from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.banded_noise import SEED_BYTES, BandedNoise
 from privacy.mechanisms.rng import Entropy
 
+# The first step, how many there are, and the hash of the ledger's entry that reserved them.
+_Charge = tuple[int, int, str]
+
 
 class NoiseStream:
     """The noise of one run at one site; ``digests`` are its examples', one each, in their order.
@@ -54,6 +62,7 @@ class NoiseStream:
         self._path, self._flush = path, flush
         self._plan, self._digests, self._keyed = plan, digests, keyed
         self._opened: tuple[BandedNoise, NDArray[np.int64]] | None = None
+        self._seed, self._charges = b"", list[_Charge]()
 
     def open(self, *, taken: int) -> None:
         """Find the run's seed, or make it, durable when this returns, if no step was ``taken`` yet.
@@ -62,9 +71,10 @@ class NoiseStream:
         taken under a seed that is not here any more, or is damaged.
         """
         if self._opened is None and (self._keyed or taken < self._plan.steps):
-            seed = self._keyed or self._find(taken=taken)
-            plan = self._plan
+            seed, plan = self._keyed or self._find(taken=taken), self._plan
             noise = BandedNoise(seed, coefficients=plan.coefficients, multiplier=plan.mechanism.multiplier)
+            for first, steps, head in self._charges:
+                noise.mark(first, steps, head.encode())
             self._opened = noise, _groups(seed, self._digests, plan.bands)
 
     def steps(self, receipt: Receipt) -> CorrelatedSteps:
@@ -72,7 +82,14 @@ class NoiseStream:
         if self._opened is None:
             raise RunError("expected the seed of the run's noise to be found before a charge")
         noise, groups = self._opened
-        return CorrelatedSteps(noise=noise, groups=groups, first=receipt.taken - receipt.steps)
+        first = receipt.taken - receipt.steps
+        charge = (first, receipt.steps, receipt.head)
+        # A seed that a simulation can make again has noise that it can make again.
+        if not self._keyed and charge not in self._charges:
+            self._charges.append(charge)
+            write_durably(self._path, self._content(), flush=self._flush)
+            noise.mark(first, receipt.steps, receipt.head.encode())
+        return CorrelatedSteps(noise=noise, groups=groups, first=first)
 
     def forget_after(self, receipt: Receipt) -> None:
         """Remove the seed once a plan's last steps have left: it serves who would take their noise off."""
@@ -86,25 +103,31 @@ class NoiseStream:
                 raise self._lost(taken, "is lost")
             self._make()
         try:
-            seed = bytes.fromhex(json.loads(self._path.read_bytes())["seed"])
+            table = json.loads(self._path.read_bytes())
+            self._seed = bytes.fromhex(table["seed"])
+            self._charges = [(int(first), int(steps), str(head)) for first, steps, head in table["charges"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._lost(taken, "is damaged") from error
-        if len(seed) != SEED_BYTES:
+        if len(self._seed) != SEED_BYTES:
             raise self._lost(taken, "is damaged")
-        return seed
+        return self._seed
+
+    def _content(self) -> bytes:
+        return canonical_json({"seed": self._seed.hex(), "charges": [list(one) for one in self._charges]})
 
     def _lost(self, taken: int, what: str) -> RunError:
         return RunError(
             f"the seed of this site's correlated noise {what}, and steps={taken} of the run were charged "
             "under it: noise from another seed would take none of theirs back, so the site leaves this "
-            "run; start a new one, or put the site's home back whole"
+            "run; start a new one"
         )
 
     def _make(self) -> None:
         """Write a fresh seed, unless another process was first: then that one stays."""
         make_private_folder(self._path.parent, flush=self._flush)
         own = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
-        write_durably(own, canonical_json({"seed": os.urandom(SEED_BYTES).hex()}), flush=self._flush)
+        self._seed, self._charges = os.urandom(SEED_BYTES), []
+        write_durably(own, self._content(), flush=self._flush)
         with suppress(FileExistsError):
             os.link(own, self._path)
         own.unlink()

@@ -76,8 +76,8 @@ class BookedHome(Home):
     def memory(self, manifest: Manifest) -> SiteMemory:
         return memory_in(self._homes.folder, self._site, manifest)
 
-    def seed_path(self, manifest: Manifest) -> Path:  # noqa: ARG002
-        return self._homes.folder / "local" / f"{self._site}{SEED}"
+    def seed_path(self, manifest: Manifest) -> Path:
+        return self._homes.folder / "local" / f"{self._site}.{manifest.digest.hex()}{SEED}"
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)

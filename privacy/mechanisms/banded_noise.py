@@ -66,6 +66,9 @@ class BandedNoise:
     long as an index is used for one release, ever: two with the same noise would differ by what they hide.
     Whoever calls counts them, durably.
 
+    Steps that have a ``mark`` have noise that follows from it, too. Two releases of one index under marks
+    of their own have noise of their own: they spend twice, and hide what they hide.
+
     ``coefficients`` are c in units of 2^-12. What is kept in memory is the noise of the last b − 1 steps; a
     step that does not follow the last one makes them again from the seed, from the first step on. Raises
     PlanError for coefficients that are none, and for noise that an int64 would not hold.
@@ -79,6 +82,8 @@ class BandedNoise:
         self._back = np.array(coefficients[1:], np.int64)
         whole = math.nextafter(multiplier * column_norm(coefficients), math.inf)
         self._own = Mechanism(name="gaussian", multiplier=whole)
+        # The first index, the one after the last, and the mark, the newest last.
+        self._marks: list[tuple[int, int, bytes]] = []
         self._sizes: tuple[int, ...] = ()
         self._next = 0
         # The last steps' noise, the newest first.
@@ -87,6 +92,13 @@ class BandedNoise:
     @property
     def bands(self) -> int:
         return len(self._back) + 1
+
+    def mark(self, first: int, steps: int, mark: bytes) -> None:
+        """From now on the noise of these steps follows from ``mark`` as well."""
+        if (first, first + steps, mark) not in self._marks:
+            self._marks.append((first, first + steps, mark))
+            if first < self._next:
+                self._forget()
 
     def release(self, clipped: ClippedSum, index: int) -> tuple[Tensor, ...]:
         """Add step ``index``'s noise to its sum: float64 tensors, as ``ClippedSum.plus`` gives them.
@@ -105,8 +117,8 @@ class BandedNoise:
     def at(self, index: int, sizes: tuple[int, ...]) -> NDArray[np.int64]:
         """Step ``index``'s noise, int64[Σ sizes] on the fine grid: n_index of n = C⁻¹z."""
         if index < self._next or sizes != self._sizes:
-            self._last.clear()
-            self._next, self._sizes = 0, sizes
+            self._forget()
+            self._sizes = sizes
         found = np.zeros(0, np.int64)
         while self._next <= index:
             found = self._drawn(self._next) - self._taken_back(sum(sizes))
@@ -115,10 +127,16 @@ class BandedNoise:
         return found
 
     def _drawn(self, index: int) -> NDArray[np.int64]:
-        """z_index: each index has a key of its own, and so a stream of its own."""
-        key = hmac.digest(self._seed, b"confide banded noise" + index.to_bytes(8, "big"), "sha256")
+        """z_index: each index, under each mark, has a key of its own, and so a stream of its own."""
+        marks = (mark for first, end, mark in reversed(self._marks) if first <= index < end)
+        told = b"confide banded noise" + index.to_bytes(8, "big") + next(marks, b"")
+        key = hmac.digest(self._seed, told, "sha256")
         size = sum(self._sizes)
         return self._own.noise(size, steps=STEPS, source=ChaCha20Source(key))
+
+    def _forget(self) -> None:
+        self._last.clear()
+        self._next = 0
 
     def _taken_back(self, size: int) -> NDArray[np.int64]:
         """round(Σ c_j n_{t−j}), halves upwards, without leaving int64 on the way."""

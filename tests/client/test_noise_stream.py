@@ -35,7 +35,7 @@ def stream(path: Path, **changes: Any) -> NoiseStream:
     return NoiseStream(path, **{"plan": PLAN, "digests": DIGESTS} | changes)
 
 
-def receipt(*, taken: int, steps: int = 2) -> Receipt:
+def receipt(*, taken: int, steps: int = 2, head: str = "h") -> Receipt:
     return Receipt(
         site="north",
         run="run",
@@ -46,15 +46,15 @@ def receipt(*, taken: int, steps: int = 2) -> Receipt:
         taken=taken,
         epsilon=1.0,
         budget=1.0,
-        head="h",
+        head=head,
     )
 
 
-def opened(path: Path, *, taken: int = 2, **changes: Any) -> CorrelatedSteps:
+def opened(path: Path, *, taken: int = 2, head: str = "h", **changes: Any) -> CorrelatedSteps:
     """The steps after so many were charged, two of them for a round."""
     found = stream(path, **changes)
     found.open(taken=taken - 2)
-    return found.steps(receipt(taken=taken))
+    return found.steps(receipt(taken=taken, head=head))
 
 
 def test_another_process_goes_on_with_the_same_noise_and_groups(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_another_process_goes_on_with_the_same_noise_and_groups(tmp_path: Path) 
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert (first.first, later.first) == (0, 2)
     assert (first.groups == later.groups).all()
-    assert (first.noise.at(3, (4,)) == later.noise.at(3, (4,))).all()
+    assert (first.noise.at(1, (4,)) == later.noise.at(1, (4,))).all()
     assert [one.name for one in path.parent.iterdir()] == ["run.seed"]
 
 
@@ -86,6 +86,25 @@ def test_a_step_draws_from_its_own_group_alone(tmp_path: Path) -> None:
         assert set(steps.groups[drawn]) == {(3 + step) % 3}
     parts = [set(steps.drawn_in(step, np.arange(len(DIGESTS)))) for step in range(3)]
     assert set().union(*parts) == set(range(len(DIGESTS)))
+
+
+@pytest.mark.parametrize("with_its_charge", [False, True])
+def test_a_home_that_is_put_back_uses_no_noise_again(tmp_path: Path, *, with_its_charge: bool) -> None:
+    """Its ledger counts as it did before, and charges anew; the seed's file may be of a later moment."""
+    path = tmp_path / "run.seed"
+    opened(path, head="first")
+    copy = path.read_bytes()
+    gone = opened(path, taken=4, head="second")
+    before, there = gone.noise.at(1, (4,)), gone.noise.at(2, (4,))
+    if not with_its_charge:
+        path.write_bytes(copy)
+    again = opened(path, taken=4, head="another")
+    assert again.first == gone.first == 2
+    assert (again.noise.at(1, (4,)) == before).all()
+    assert (again.noise.at(2, (4,)) != there).any()
+    # And who goes on from there takes back what the second time added.
+    later = opened(path, taken=6, head="third")
+    assert (later.noise.at(3, (4,)) == again.noise.at(3, (4,))).all()
 
 
 def test_a_seed_that_is_lost_is_not_replaced(tmp_path: Path) -> None:
