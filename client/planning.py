@@ -200,6 +200,9 @@ def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | N
         return None
     if found != asked or plan.steps != steps or plan.epsilon > privacy.epsilon:
         return None
+    # Where examples are hidden, what is charged is the noise that steps add.
+    if not privacy.hides_sites and plans.training != plan:
+        return None
     return plans
 
 

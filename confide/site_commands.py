@@ -249,7 +249,12 @@ def unfreeze(
         print("It stays frozen")
         return
     place.unfreeze(entry.number, reason)
-    print("Cleared; the ledger keeps that, and spends again")
+    left = place.frozen()
+    print(
+        "Cleared; the ledger keeps that, and spends again"
+        if left is None
+        else f"Cleared; the ledger keeps that, and is still frozen by entry {left.number}"
+    )
 
 
 def _say(line: str) -> None:

@@ -25,6 +25,7 @@ from privacy.errors import AuditError, SignatureError, UserError
 from privacy.identity import verify
 from protocol.job.job_file import job_toml
 from protocol.job.manifest import Manifest
+from runs.best_round import has_stopped
 from runs.model_names import public_name
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
@@ -109,11 +110,14 @@ def make_card(
     folder: RunFolder, *, number: int, exported: Path, audit: AuditResult | None = None
 ) -> PrivacyCard:
     """The card of the adapter after round ``number``, as it lies in the folder ``exported``."""
-    manifest, records = folder.manifest, folder.records()[:number]
+    manifest, every = folder.manifest, folder.records()
     facts = folder.facts
-    over = number == manifest.job.training.rounds
-    # What sites took for themselves after the last round is not in the adapter, and was told of with it.
-    spent = last_epsilon(records, folder.metrics if over else None)
+    # Of all rounds: which of them is exported, or was the last, may have been chosen by what they released.
+    plans = _plans(folder, every)
+    spent = last_epsilon(every, folder.metrics)
+    if has_stopped(manifest.job, every):
+        planned = max((plan.epsilon for plan in plans), default=0.0)
+        spent = {site: epsilon and max(epsilon, planned) for site, epsilon in spent.items()}
     return PrivacyCard(
         run=manifest.run,
         manifest=manifest.digest.hex(),
@@ -122,7 +126,7 @@ def make_card(
         rounds=manifest.job.training.rounds,
         model=public_name(manifest.job.model.source),
         model_digest=manifest.model_digest,
-        privacy=_guarantee(manifest, spent, _plans(folder, records)),
+        privacy=_guarantee(manifest, spent, plans),
         crowd=Crowd(
             sites=len(spent),
             in_a_round=manifest.cohort,

@@ -65,10 +65,15 @@ def test_a_person_clears_the_freeze_that_they_have_seen(ledger: Ledger, tmp_path
             ledger.record(Unfrozen(entry=entry, reason="mended"))
     ledger.record(FROZEN)
     ledger.record(FROZEN)  # by another audit, which nobody has looked at yet
-    with pytest.raises(LedgerError, match="clears entry 3, and the ledger is frozen by entry 4"):
-        ledger.record(Unfrozen(entry=3, reason="mended"))
+    with pytest.raises(LedgerError, match="clears entry 2, and the ledger is frozen by entry 4"):
+        ledger.record(Unfrozen(entry=2, reason="mended"))
     assert audit_ledger(tmp_path / "ledger.db").frozen == 4
     ledger.record(Unfrozen(entry=4, reason="mended"))
+    # The other audit's evidence is another matter.
+    assert audit_ledger(tmp_path / "ledger.db").frozen == 3
+    with pytest.raises(FrozenError):
+        ledger.check_open()
+    ledger.record(Unfrozen(entry=3, reason="mended"))
     assert audit_ledger(tmp_path / "ledger.db").frozen is None
     ledger.check_open()
     assert ledger.reserve(charge(dataset)).taken == 1
