@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from client.custody.home import Home
 from client.custody.policy import Policy
-from privacy.errors import PolicyError, ProtocolError, SignatureError
+from privacy.errors import PolicyError, ProtocolError
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.receipt import SignedReceipt
 from protocol.job.manifest import Manifest
@@ -63,10 +63,11 @@ def check_header(header: Header, request: pb.Request, manifest: Manifest) -> Non
 def _check_past(ledger: Ledger, shown: pb.Receipt, public: bytes) -> None:
     """Raises LedgerError if the ledger lacks the entry that a receipt of this site's own names.
 
-    What another key signed says nothing of this ledger, and neither does an empty receipt.
+    What another key signed says nothing of this ledger, and neither do an empty receipt and one of a form
+    that another version had.
     """
     try:
         receipt = SignedReceipt(content=shown.content, signature=shown.signature).read(public)
-    except SignatureError:
+    except ProtocolError:
         return
     ledger.check_holds(receipt.head)

@@ -116,19 +116,23 @@ class ImageShape:
             try:
                 if content is not None:
                     found[place] = self.scaled(read_pixels(content.path))
-            except UnreadableImageError:
+            except (OSError, ValueError):
                 continue  # its row decides about itself alone, and it was readable when the data were read
         return found
 
     def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels scaled to fit in the size, their proportions kept, with black on both sides."""
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         image = Image.fromarray(pixels)
         if not self.colours:
             image = image.convert("L")
-        fitted = np.asarray(ImageOps.pad(image, (self.size, self.size), Image.Resampling.BILINEAR))
-        return fitted.reshape(self.size, self.size, -1).transpose(2, 0, 1)
+        # A side of a pixel at least: what is very thin is still there.
+        sides = [max(1, round(side * self.size / max(image.size))) for side in image.size]
+        fitted = image.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
+        whole = Image.new(fitted.mode, (self.size, self.size))
+        whole.paste(fitted, ((self.size - sides[0]) // 2, (self.size - sides[1]) // 2))
+        return np.asarray(whole).reshape(self.size, self.size, -1).transpose(2, 0, 1)
 
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""

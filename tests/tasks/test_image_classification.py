@@ -171,3 +171,12 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(DataError, match="expected a folder with a folder of images for each label"):
         read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", [(1, 200), (200, 1)])
+def test_one_that_is_thinner_than_a_pixel_is_an_example(tmp_path: Path, size: tuple[int, int]) -> None:
+    save(tmp_path / "cat" / "thin.png", Image.new("RGB", size, (255, 255, 255)))
+    shape = ImageShape(size=64, colours=True)
+    (found,) = shape.encode([find_image(tmp_path / "cat" / "thin.png")])
+    assert found.shape == (3, 64, 64)
+    assert found.max() == 255
