@@ -18,6 +18,7 @@ def simulated_policy(job: Job, coordinator: bytes | None, *, epsilon: float) -> 
         coordinator=coordinator.hex() if coordinator else None,
         metrics_epsilon=job.metrics.epsilon,
         central_noise="allowed",
+        correlated_noise="allowed",
         weights="allowed",
     )
     return Policy(budget=budget, rules=rules)

@@ -65,6 +65,7 @@ class RulesSection(Section):
     least_cohort: Annotated[int, Field(ge=1)] = 1
     units: list[Literal["example", "site"]] | None = None
     central_noise: Literal["refused", "allowed"] = "refused"
+    correlated_noise: Literal["refused", "allowed"] = "refused"
     secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"
     colluding_sites: Annotated[int, Field(ge=0)] = 0
     weights: Literal["refused", "allowed"] = "refused"
@@ -95,6 +96,12 @@ class Policy(Section):
                 "the coordinator would add the noise, and so know the sum without it: expected "
                 'privacy.noise="distributed"',
                 rule="rules.central_noise",
+            )
+        if job.privacy.correlated and rules.correlated_noise == "refused":
+            raise PolicyError(
+                "the seed of all the run's noise would lie in the site's home while it lasts: expected "
+                'privacy.noise_correlation="none"',
+                rule="rules.correlated_noise",
             )
         if job.privacy.protects:
             most = self.budget.epsilon_per_run or self.budget.epsilon

@@ -27,6 +27,7 @@ _MEANING = {
     "mechanisms": '"none" would allow a run without noise',
     "least_cohort": "sites that a round needs, this one included",
     "central_noise": '"allowed": trust the coordinator to add the noise that hides this site',
+    "correlated_noise": '"allowed": the seed of a run\'s noise may lie in this home while the run lasts',
     "weights": '"allowed": jobs may tell all how much each site counts, as by its number of examples',
     "units": "whom a run protects: an example or the whole site",
     "secure_aggregation": '"required": masks, so that the coordinator reads sums alone',

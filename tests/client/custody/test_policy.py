@@ -83,6 +83,12 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         {"privacy": {"unit": "example"}},
     ),
     ("rules.central_noise", {}, SITE_UNIT, CENTRAL),
+    (
+        "rules.correlated_noise",
+        {},
+        {"strategy": {"name": "ffa"}},
+        {"strategy": {"name": "ffa"}, "privacy": {"noise_correlation": "banded", "bands": 2}},
+    ),
     ("rules.least_cohort", {"least_cohort": 3}, {"cohort": 3}, {"cohort": 2}),
     *(
         ("rules.secure_aggregation", {"secure_aggregation": rule}, kept, broken)
@@ -173,6 +179,13 @@ def test_without_a_limit_a_run_may_ask_for_the_whole_budget() -> None:
 
 def test_a_custodian_may_trust_the_coordinator_with_the_sum() -> None:
     make_policy(central_noise="allowed").check(make_manifest(**CENTRAL), b"")
+
+
+def test_a_custodian_may_let_a_runs_seed_lie_in_the_home() -> None:
+    privacy = {"noise_correlation": "banded", "bands": 2}
+    make_policy(correlated_noise="allowed").check(
+        make_manifest(strategy={"name": "ffa"}, privacy=privacy), b""
+    )
 
 
 def test_an_epsilon_without_noise_means_nothing_and_is_not_compared() -> None:
