@@ -156,8 +156,8 @@ def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pyt
     The check before every run finds that too, so here there is none.
     """
 
-    def loose(gradients: Sequence[torch.Tensor], *, bound: float, norm: int) -> ClippedSum:
-        found = clip_gradients(gradients, bound=4 * bound, norm=norm)
+    def loose(gradients: Sequence[torch.Tensor], *, bound: float, norm: int, steps: float) -> ClippedSum:
+        found = clip_gradients(gradients, bound=4 * bound, norm=norm, steps=steps)
         return replace(found, tensors=tuple(4 * tensor for tensor in found.tensors), bound=bound)
 
     monkeypatch.setattr(optimizer, "clip_gradients", loose)
