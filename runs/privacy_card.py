@@ -23,7 +23,7 @@ from privacy.canonical import canonical_json
 from privacy.durable import BY_UMASK, write_durably
 from privacy.errors import AuditError, SignatureError, UserError
 from privacy.identity import verify
-from protocol.job.job_file import job_toml
+from protocol.job.job_file import job_digest
 from protocol.job.manifest import Manifest
 from runs.best_round import has_stopped
 from runs.model_names import public_name
@@ -156,7 +156,7 @@ def read_audit(path: Path, manifest: Manifest) -> AuditResult:
             f"--audit: expected the .json that confide audit empirical --report wrote, got {path}: "
             f"{error!r}"
         ) from error
-    if (job, model) != (hashlib.sha256(job_toml(manifest.job).encode()).hexdigest(), manifest.model_digest):
+    if (job, model) != (job_digest(manifest.job), manifest.model_digest):
         raise UserError(
             f"--audit: {path} is of another job or model than run {manifest.run}: audit the run's own "
             "job.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -234,3 +235,8 @@ def _is_branch(part: str | int) -> bool:
 def job_toml(job: Job) -> str:
     """A job as TOML, every key filled in but those that are unset."""
     return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))
+
+
+def job_digest(job: Job) -> str:
+    """SHA-256 of a job as TOML, in hex: the same for every file that says the same."""
+    return hashlib.sha256(job_toml(job).encode()).hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from protocol.job.job import Job
-from protocol.job.job_file import job_toml
+from protocol.job.job_file import job_digest
 from runs.run_folder import RunFolder
 from tasks.own_rows import read_own_rows
 from tasks.registry import find_task
@@ -41,7 +41,7 @@ def trace(folder: RunFolder, *, asked: int, seed: int, began: int) -> Provenance
         job=job,
         asked=asked,
         seed=seed,
-        job_digest=hashlib.sha256(job_toml(job).encode()).hexdigest(),
+        job_digest=job_digest(job),
         data_digest=_digest(task.digest(content) for content in read_own_rows(job).contents),
         model_digest=manifest.model_digest,
         layout_digest=manifest.layout_digest,
