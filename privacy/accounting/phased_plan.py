@@ -166,7 +166,7 @@ def make_phased_plan(
     ln(1 + q² (e^(1/σ²) − 1)) is its own, the sum of T steps' Rényi divergences of order 2 at rate q: by the
     central limit theorem many steps are as private as one Gaussian release whose squared μ is that sum, so
     that these parts add up to the whole, and no ε of parts does. ``epsilon`` itself is of the composition.
-    Raises PlanError as ``make_sampled_plan`` does, naming the phase's batch.
+    Raises PlanError as ``make_sampled_plan`` does.
 
     Source: Bu et al. 2020 (arXiv:1911.11607), theorem 5, for μ.
     """
