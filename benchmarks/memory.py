@@ -123,14 +123,14 @@ class StandIn:
             examples=640,
             steps=job.training.total_steps,
         )
-        self.taken += job.steps_a_round
+        self.taken += job.steps_in(1)
         receipt = Receipt(
             site=self.name,
             run=self.manifest.run,
             manifest=self.manifest.digest.hex(),
             round=number,
             plan=plan,
-            steps=job.steps_a_round,
+            steps=job.steps_in(1),
             taken=self.taken,
             epsilon=plan.epsilon_after(self.taken),
             budget=job.privacy.epsilon,

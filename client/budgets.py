@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.session import plan_metrics, plan_training
-from privacy.accounting.banded_plan import TrainingPlan
+from privacy.accounting.training_plan import TrainingPlan
 from privacy.errors import BudgetError, LedgerError, PlanError
 from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import read_entry

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.training.training import learning_rate
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 
 
 def total_rate(training: TrainingSection, round_number: int) -> float:

@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from client.session import plan_training
-from privacy.accounting.banded_plan import BandedPlan, TrainingPlan
+from privacy.accounting.banded_plan import BandedPlan
+from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.plan import Plan
+from privacy.accounting.training_plan import TrainingPlan
 from privacy.canonical import canonical_json
 from privacy.durable import write_durably
 from privacy.errors import PlanError, RunError
 from privacy.ledger.entries import from_table, to_table
 from protocol.job.manifest import VERSION, Manifest, read_manifest
+from protocol.job.phases import uneven
 from protocol.processes.time_spent import Part, timed
 from protocol.sums.update_encoding import plan_for_site
 
@@ -38,9 +41,10 @@ FILE = "plans.json"  # in a site's home: plans that were made, so that none is p
 _KEPT = 64  # plans
 _LONGEST = 500  # letters of what is told of numbers that no plan fits
 # What a job is planned from. Runs that agree in these have one plan.
-_PLANNED: Mapping[str, bool | set[str]] = {
+_PLANNED: Mapping[str, Any] = {
     "privacy": True,
     "training": {"local_steps", "batch_size", "personal_steps", "decay"},
+    "phase": {"__all__": {"rounds", "local_steps", "batch_size", "share"}},
     "aggregation": True,
     "compression": True,
     "federation": {"min_sites"},
@@ -197,6 +201,9 @@ def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | N
     steps = manifest.job.planned_steps(rounds)
     bands = plans.training.bands if isinstance(plans.training, BandedPlan) else 1
     if bands != (privacy.bands or (bands if privacy.correlated else 1)):
+        return None
+    lengths = [phase.training.total_steps for phase in manifest.job.phases] * uneven(manifest.job)
+    if [phase.steps for phase in phases_of(plan)] != lengths:
         return None
     if found != asked or plan.steps != steps or plan.epsilon > privacy.epsilon:
         return None

@@ -29,9 +29,9 @@ def reserve(
     """
     job, training = session.manifest.job, purpose == "training"
     if steps is None:
-        steps = job.steps_a_round if training else 1
+        steps = job.steps_in(number) if training else 1
     if not plan.protects:
-        taken, epsilon = session.manifest.rounds_until(site, number) * steps, None
+        taken, epsilon = session.manifest.steps_until(site, number), None
         head = session.ledger.record_unprotected(
             dataset=session.dataset,
             run=session.manifest.run,

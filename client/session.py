@@ -12,14 +12,17 @@ from client.host import Materials
 from client.noise_stream import NoiseStream
 from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
-from privacy.accounting.banded_plan import TrainingPlan, make_banded_plan
+from privacy.accounting.banded_plan import make_banded_plan
+from privacy.accounting.phased_plan import PhaseToPlan, make_phased_plan
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
+from privacy.accounting.training_plan import TrainingPlan
 from privacy.errors import DataError, ProtocolError
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.receipt import Receipt
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
+from protocol.job.phases import uneven
 from protocol.job.ranks import layout_at, narrowed
 from protocol.messages.vector import from_bytes
 
@@ -106,7 +109,28 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
     It is sought from the multiplier ``near``, and does not depend on it. Raises PlanError if none exists.
     """
     rounds = job.training.rounds if rounds is None else rounds
-    steps = rounds * job.training.local_steps + job.training.personal_steps
+    phases = [phase.training for phase in job.phases]
+    if uneven(job) and job.privacy.protects:
+        return make_phased_plan(
+            [
+                PhaseToPlan(
+                    steps=phase.training.total_steps,
+                    expected_batch_size=phase.training.batch_size,
+                    share=phase.share,
+                )
+                for phase in job.phases
+            ],
+            epsilon=job.privacy.epsilon,
+            delta=job.privacy.delta,
+            clipping_norm=job.privacy.clipping_norm,
+            examples=examples,
+            near=near,
+        )
+    # Where they differ here, steps have no noise of their own: each phase has its rate (``Work.plan``).
+    batch_size = max(training.batch_size for training in phases)
+    steps = rounds * phases[0].local_steps + job.training.personal_steps
+    if len({training.local_steps for training in phases}) > 1:
+        steps = job.total_steps
     if job.privacy.correlated:
         return make_banded_plan(
             bands=job.privacy.bands,
@@ -114,7 +138,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
             epsilon=job.privacy.epsilon,
             delta=job.privacy.delta,
             clipping_norm=job.privacy.clipping_norm,
-            expected_batch_size=job.training.batch_size,
+            expected_batch_size=batch_size,
             examples=examples,
             near=near,
         )
@@ -123,7 +147,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
         clipping_norm=job.privacy.clipping_norm,
-        expected_batch_size=job.training.batch_size,
+        expected_batch_size=batch_size,
         examples=examples,
         steps=steps,
         near=near,

@@ -293,7 +293,7 @@ class Site:
         start = begin_round(session, request)
         # Nothing is charged for a round that will not be begun, or whose update could not leave.
         session.sums.check(request)
-        self._between(0, job.training.local_steps)
+        self._between(0, job.phase_of(request.round).training.local_steps)
         session.open_stream()
         keyed = self._keyed(job) is not None
         return Work(

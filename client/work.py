@@ -7,7 +7,7 @@ draws their noise; ``Site.complete`` hides the update and signs for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
 from client.training.together import Share
+from privacy.accounting.phased_plan import plan_of_steps
+from privacy.accounting.sampled_plan import SampledPlan
 from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.rng import Entropy
+from protocol.job.training_section import TrainingSection
 from protocol.messages import confide_pb2 as pb
 
 
@@ -46,6 +49,23 @@ class Work:
         return None if stream is None else stream.steps(self.receipt)
 
     @property
+    def training(self) -> TrainingSection:
+        """What its steps are like: the job's ``[training]`` as it is in the round's phase."""
+        return self.session.manifest.job.phase_of(self.request.round).training
+
+    @property
+    def plan(self) -> SampledPlan:
+        """The rate and the noise of its steps, which follow from where the ledger's count of them stands.
+
+        A round that is charged again has the noise of later steps, never that of a step that was taken.
+        """
+        planned, receipt = self.session.training, self.receipt
+        if not planned.protects:
+            examples = len(self.session.materials.examples)
+            return replace(planned, sampling_rate=self.training.batch_size / examples)
+        return plan_of_steps(planned, taken=receipt.taken, steps=receipt.steps)
+
+    @property
     def share(self) -> Share:
         """Its steps, to be taken alone or together with other sites'."""
         materials = self.session.materials
@@ -53,7 +73,7 @@ class Work:
             adapter=self.start.adapter,
             drift=self.start.drift,
             examples=materials.examples,
-            plan=self.session.training,
+            plan=self.plan,
             hidden=self.session.hidden,
             entropy=self.entropy,
             activations=materials.activations if materials.activations.work else None,
@@ -66,6 +86,6 @@ class Work:
         session = self.session
         return self.share.train(
             session.materials.trainer,
-            training=session.manifest.job.training,
+            training=self.training,
             round_number=self.request.round,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
 from privacy.accounting.banded_plan import BandedPlan
+from privacy.accounting.phased_plan import phases_of
 from privacy.ledger.entries import Approved, ClockSet, Closed, Frozen, Rebudgeted, Refused, Unfrozen
 from privacy.ledger.ledger_clock import in_days
 from runs.formats import format_count, format_delta, format_epsilon, format_left
@@ -181,6 +182,10 @@ def run_table(audit: RunAudit) -> dict[str, Any]:
         "epsilon": audit.epsilon if _private(audit) else None,
         "delta": audit.delta if _private(audit) else None,
         "metrics_epsilon": audit.metrics,
+        "phases": [
+            {"name": phase.name, "first_round": phase.first_round, "last_round": phase.last_round}
+            for phase in audit.phases
+        ],
         "sites": [
             {
                 "site": site.site,
@@ -206,6 +211,10 @@ def print_run(audit: RunAudit) -> None:
     console.print(
         f"  manifest {audit.manifest[:_HASH]}…, {promise if _private(audit) else 'without noise'}"
     )
+    for phase in audit.phases:
+        rounds = f"rounds {phase.first_round} to {phase.last_round}"
+        steps = format_count(phase.training.local_steps, "step")
+        console.print(f"  {shown(phase.name)}: {rounds}, of {steps} each")
     if audit.metrics is not None:
         console.print(f"  and ε = {audit.metrics:g} for the metrics after it")
     console.print()
@@ -250,6 +259,14 @@ def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
         "mechanism": plan.plan.mechanism.name,
         "multiplier": plan.plan.mechanism.multiplier,
         "sampling_rate": plan.plan.sampling_rate,
+        "phases": [
+            {
+                "multiplier": phase.mechanism.multiplier,
+                "sampling_rate": phase.sampling_rate,
+                "steps": phase.steps,
+            }
+            for phase in phases_of(plan.plan)
+        ],
         "bands": plan.plan.bands if isinstance(plan.plan, BandedPlan) else 1,
         "steps": plan.plan.steps,
         "taken": plan.taken,
@@ -263,12 +280,13 @@ def _plan_row(plan: AuditedPlan) -> dict[str, Any]:
 
 
 def _plan_cells(plan: AuditedPlan) -> tuple[str, ...]:
+    parts = phases_of(plan.plan) or (plan.plan,)
     marks = [plan.purpose] * (plan.purpose != "training") + ["closed"] * plan.closed
     return (
         shown(", ".join([plan.run, *marks])),
         str(plan.dataset),
-        f"{plan.plan.mechanism.multiplier:.3g}",
-        f"{plan.plan.sampling_rate:.3g}",
+        ", ".join(dict.fromkeys(f"{one.mechanism.multiplier:.3g}" for one in parts)),
+        ", ".join(dict.fromkeys(f"{one.sampling_rate:.3g}" for one in parts)),
         f"{plan.taken}/{plan.plan.steps}",
         str(plan.charges),
         format_epsilon(plan.epsilon),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from client.budgets import BudgetLeft
     from simulation.forecast.forecast import Forecast, SiteForecast
+    from simulation.forecast.phase_forecast import PhaseForecast
 
 _ROWS = 12
 _COLOURS = {"low": "green", "high": "yellow", "hopeless": "red"}
@@ -48,12 +49,15 @@ def _title(forecast: Forecast) -> str:
     job = forecast.job
     rounds = format_count(job.training.rounds, "round")
     steps = format_count(job.training.local_steps, "step")
+    how = f"of {steps}, batch {job.training.batch_size}"
+    if job.phase:
+        how = f"in {format_count(len(job.phase), 'phase')}"
     promise = f"ε = {job.privacy.epsilon:g} at δ = {format_delta(job.privacy.delta)}"
     if not job.privacy.protects:
         promise = "without privacy"
     return (
         f"[bold]{shown(job.name)}[/bold]: {format_count(len(forecast.sites), 'site')}, {rounds} "
-        f"of {steps}, batch {job.training.batch_size}, {promise}"
+        f"{how}, {promise}"
     )
 
 
@@ -103,12 +107,38 @@ def _epsilon(value: float | None) -> str:
 
 
 def _sections(forecast: Forecast) -> Iterator[Table]:
+    if forecast.phases:
+        yield _phases(forecast.phases)
     yield _noise(forecast)
     yield _costs(forecast)
     if forecast.budgets is not None:
         yield _budgets(forecast.budgets)
     if forecast.noise.verdict != "low":
         yield _suggestions(forecast)
+
+
+def _phases(phases: Sequence[PhaseForecast]) -> Table:
+    """A row a phase; where sites differ, figures are of the one with the most noise."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("phase", overflow="ellipsis", no_wrap=True)
+    for heading in ("rounds", "steps", "trains", "numbers", "batch", "rate η", "σ", "ε alone", "noise"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for phase in phases:
+        table.add_row(
+            shown(phase.name),
+            str(phase.rounds),
+            str(phase.steps),
+            phase.train,
+            f"{phase.parameters:,}",
+            str(phase.batch_size),
+            f"{phase.learning_rate:g}",
+            f"{phase.noise_multiplier:.3g}",
+            _epsilon(phase.epsilon),
+            format_ratio(phase.noise.run),
+        )
+    return table
 
 
 def _pairs(title: str) -> Table:
@@ -185,5 +215,6 @@ def _suggestions(forecast: Forecast) -> Table:
         )
     training = forecast.job.training
     rate = f"training.learning_rate={forecast.noise.bearable(training.learning_rate):.2g}"
-    table.add_row("  as it is", f"a lower learning rate lets less of it in\n[dim]--set {rate}[/dim]")
+    setting = "" if forecast.job.phase else f"\n[dim]--set {rate}[/dim]"
+    table.add_row("  as it is", f"a lower learning rate lets less of it in{setting}")
     return table

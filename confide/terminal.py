@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from confide.console import printable
+from confide.console import printable, shown
 from confide.profile_view import print_profile, profile_table
 from confide.round_bar import RoundBar
+from protocol.job.phases import Phase
 from runs.formats import (
     format_bytes,
     format_count,
@@ -18,7 +19,7 @@ from runs.formats import (
     format_percent,
     format_seconds,
 )
-from runs.progress import PrintedProgress, Progress, beside_loss, describe_spent
+from runs.progress import PrintedProgress, Progress, beside_loss, describe_round, describe_spent
 from tasks.label_scores import what_scores_hide
 from tasks.registry import find_task
 
@@ -116,6 +117,7 @@ class LiveTable(Display):
         self._records: list[RoundRecord] = []
         self._measures: list[Measure] = []
         self._rounds = 0
+        self._phases: tuple[Phase, ...] = ()
         self._budget = 0.0
         self._title = ""
         self._doing = ""
@@ -141,6 +143,7 @@ class LiveTable(Display):
         self._close_table()
         job = folder.manifest.job
         self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
+        self._phases = job.phases
         self._records = folder.records()
         self._measures = beside_loss(job)
         self._title = printable(f"{title}: {folder.path}")
@@ -202,7 +205,7 @@ class LiveTable(Display):
         height = max(3, self._console.size.height - 9)
         for record in self._records[-height:]:
             table.add_row(
-                f"{record.round}/{self._rounds}",
+                shown(describe_round(record.round, self._phases)),
                 f"{record.loss:.4f}",
                 *(format_measure(record.measures, measure) for measure in self._measures),
                 describe_spent(record, self._budget),

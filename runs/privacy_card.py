@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.plan import Plan
 from privacy.canonical import canonical_json
 from privacy.durable import BY_UMASK, write_durably
@@ -233,7 +234,7 @@ def _guarantee(manifest: Manifest, spent: Mapping[str, float | None], plans: Seq
         caveat = "the job fixes its noise, which can be taken away again: nothing is promised"
     elif len(known) < len(spent):
         caveat = "a site's ε has no bound"
-    multipliers = [plan.mechanism.multiplier for plan in plans]
+    multipliers = [one.mechanism.multiplier for plan in plans for one in phases_of(plan) or (plan,)]
     return Guarantee(
         unit=privacy.unit,
         epsilon=max(known, default=0.0) if caveat is None else None,

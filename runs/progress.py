@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from protocol.job.job import Job
+from protocol.job.phases import Phase, phase_in
 from protocol.plain_text import escaped
 from runs.formats import format_bytes, format_epsilon, format_measure
 from runs.run_folder import RoundRecord, RunFolder
@@ -41,7 +44,7 @@ class PrintedProgress(Progress):
     """A listener that prints a line a round, for logs that others collect."""
 
     def __init__(self) -> None:
-        self._rounds = 0
+        self._phases: tuple[Phase, ...] = ()
         self._budget = 0.0
         self._measures: list[Measure] = []
 
@@ -50,7 +53,7 @@ class PrintedProgress(Progress):
 
     def started(self, folder: RunFolder, title: str) -> None:
         job = folder.manifest.job
-        self._rounds, self._budget = job.training.rounds, job.privacy.epsilon
+        self._phases, self._budget = job.phases, job.privacy.epsilon
         self._measures = beside_loss(job)
         print(escaped(f"{title}: {folder.path}"), flush=True)
         for record in folder.records():
@@ -59,12 +62,18 @@ class PrintedProgress(Progress):
     def round(self, record: RoundRecord) -> None:
         told = "  ".join(f"{m.name} {format_measure(record.measures, m)}" for m in self._measures)
         print(
-            f"round {record.round}/{self._rounds}  loss {record.loss:.4f}  {told}  "
+            f"round {describe_round(record.round, self._phases)}  loss {record.loss:.4f}  {told}  "
             f"ε {describe_spent(record, self._budget)}  "
             f"up {format_bytes(record.bytes_up)}  down {format_bytes(record.bytes_down)}  "
             f"{record.seconds:.1f} s",
             flush=True,
         )
+
+
+def describe_round(number: int, phases: Sequence[Phase]) -> str:
+    """A round's number of how many, and its phase's name if there are phases: 3/8, or 3/8 heads."""
+    name = phase_in(phases, number).name
+    return f"{number}/{phases[-1].last_round}" + f" {name}" * bool(name)
 
 
 def beside_loss(job: Job) -> list[Measure]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import make_count_plan
 from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.errors import ProtocolError
 from privacy.ledger.entries import Purpose
 from privacy.ledger.receipt import Receipt, SignedReceipt
+from protocol.job.job import Job
 from protocol.job.manifest import Manifest
+from protocol.job.phases import uneven
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Request
 from runs.earlier_receipts import earlier_receipts
@@ -129,6 +132,7 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
     """
     job, plan = manifest.job, receipt.plan
     own = receipt.round > job.training.rounds  # the steps that a site takes for itself after the last one
+    steps = job.training.personal_steps if own else job.steps_in(receipt.round)
     if not manifest.draws(receipt.site, receipt.round):
         raise ProtocolError(f"{receipt.site} was not drawn for round {receipt.round}")
     _check_values(
@@ -138,7 +142,8 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
         ("unit", plan.unit, job.privacy.unit),
         ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),
         ("number of planned steps", plan.steps, job.planned_steps(manifest.planned_rounds(receipt.site))),
-        ("number of steps", receipt.steps, job.training.personal_steps if own else job.steps_a_round),
+        ("number of steps", receipt.steps, steps),
+        ("steps of its phases", [one.steps for one in phases_of(plan)], _phase_steps(job)),
         ("budget", receipt.budget, job.privacy.epsilon),
     )
     _check_head(receipt)
@@ -199,6 +204,12 @@ def _shares(plan: Plan) -> tuple[int, int] | None:
     if not isinstance(plan, SharedSitePlan):
         return None
     return plan.shared.min_survivors, plan.shared.colluding
+
+
+def _phase_steps(job: Job) -> list[int]:
+    """The steps of phases whose noise or rates differ; none where all steps have one plan."""
+    planned = uneven(job) and job.privacy.protects
+    return [phase.training.total_steps for phase in job.phases] if planned else []
 
 
 def _planned_shares(manifest: Manifest) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from privacy.ledger.entries import Event, Released, Unprotected
 from privacy.ledger.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
 from privacy.ledger.receipt import Receipt
 from protocol.job.manifest import Manifest
+from protocol.job.phases import Phase
 from runs.receipts import check_goes_on, check_metrics_receipt, check_receipt, miscounted
 from runs.run_folder import ReceiptsOf, RoundRecord, RunFolder
 from runs.run_ledgers import Compared, check_ledger, check_sum, check_values, ledgers_by_site
@@ -39,6 +40,7 @@ class RunAudit:
     """A run that passed: every receipt fits the manifest, and the ledgers that were given.
 
     ``metrics`` is the ε that each site's metrics cost beside its training, None if none were released.
+    ``phases`` are the manifest's, empty if it has none: each receipt is of a round of its phase's steps.
     """
 
     run: str
@@ -48,6 +50,7 @@ class RunAudit:
     delta: float
     sites: tuple[AuditedSite, ...]
     metrics: float | None = None
+    phases: tuple[Phase, ...] = ()
 
 
 def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
@@ -94,6 +97,7 @@ def audit_run(folder: RunFolder, ledgers: Iterable[Path] = ()) -> RunAudit:
             for site in sorted(latest)
         ),
         metrics=manifest.job.metrics.epsilon if measured else None,
+        phases=manifest.job.phases if manifest.job.phase else (),
     )
 
 

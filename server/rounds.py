@@ -226,9 +226,9 @@ class _Run:
                 {name: reply.trained for name, reply in trained.items()}, answers.of("dealing"), number
             )
             aggregate = self._weighted(aggregate, trained)
-        strategy = manifest.job.strategy
-        layout = strategy.in_round(self.layout, number)
-        self.state = merge_round(strategy, self.state, aggregate, layout, number)
+        rounds = manifest.job.trained_rounds
+        layout = rounds.in_round(self.layout, number)
+        self.state = merge_round(rounds, self.state, aggregate, layout, number)
         score = self.evaluator.score(self.state.adapter)
         if not math.isfinite(score.loss):
             raise RunError(f"round {number}: the held-out loss is NaN; lower training.learning_rate")

@@ -19,21 +19,22 @@ from privacy.errors import RunError
 from protocol.job.layout import AdapterLayout
 from protocol.job.server_section import ServerAdagrad, ServerAdam, ServerMomentum, ServerSection
 from protocol.job.strategy import State, Strategy
+from protocol.job.trained_rounds import TrainedRounds
 
 Tensors = dict[str, NDArray[np.float32]]
 _FIRST, _SECOND = "server.first.", "server.second."  # moments, by the tensor's name
 
 
 def merge_round(
-    strategy: Strategy, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, number: int
+    rounds: TrainedRounds, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, number: int
 ) -> State:
-    """The state after a round: what the strategy makes of it, moved by the job's server optimizer if any.
+    """The state after a round: what its rule makes of it, moved by the job's server optimizer if any.
 
     ``layout`` is the round's. Tensors that it does not train are left alone by the optimizer, and so is
     what it remembers of them: momentum of another round's tensors would make products inexact. What it
     remembers is in the state's memory, so that a run that was stopped goes on as one that was not.
     """
-    merged = strategy.merge(state, aggregate, layout, number)
+    strategy, merged = rounds.strategy, rounds.merge(state, aggregate, layout, number)
     if strategy.server is None:
         return merged
     old, new = layout.split(state.adapter), layout.split(merged.adapter)

@@ -84,7 +84,7 @@ class CohortGrid(InProcessGrid):
                 work.share if progress is None else progress.watched(work.share, node)
                 for node, work in works.items()
             ],
-            training=first.session.manifest.job.training,
+            training=first.training,
             round_number=first.request.round,
             rows=self._rows,
         )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from client.training.together import Share
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from runs.progress import Progress
 
 

@@ -47,7 +47,7 @@ def workers_that_pay(
     batch = (measure or _one_batch)(world)
     batches = math.ceil(job.training.batch_size / job.training.physical_batch_size)
     cohort = cohort_size(job.federation.cohort, sites=len(world.site_names))
-    alone = batch * batches * job.training.total_steps * cohort
+    alone = batch * batches * job.total_steps * cohort
     return room if alone - alone / room > _WORTH_SECONDS else 1
 
 

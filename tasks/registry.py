@@ -56,6 +56,11 @@ def section_of(job: Job) -> TaskKeys:
             f'strategy.name: "{job.strategy.name}" trains a classifier\'s head alone, and '
             f'task="{task.name}" has none: expected another strategy, such as "ffa"'
         )
+    if job.trained_rounds.heads and not (task.labelled and job.model.source != DRAWN):
+        raise JobError(
+            f'phase: expected train = "strategy" with task="{task.name}" and model.source='
+            f'"{job.model.source}", got "head": there is no classification head beside an adapter'
+        )
     return section
 
 

@@ -30,10 +30,11 @@ from protocol.job.manifest import Manifest
 from protocol.job.ranks import job_at
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Opened
-from tasks.model.adapted_model import AdaptedModel, ModelSpec
+from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
+from tasks.model.model_spec import ModelSpec
 from tasks.registry import find_task, section_of
 
 log = logging.getLogger("confide.agent")

@@ -32,7 +32,8 @@ from client.custody.peers import read_peers
 from client.custody.policy import FILE, Policy, policy_toml, read_policy
 from client.noise_stream import NoiseStream, keyed_seed, remove_seed
 from client.site_memory import SiteMemory
-from privacy.accounting.banded_plan import BandedPlan, TrainingPlan
+from privacy.accounting.banded_plan import BandedPlan
+from privacy.accounting.training_plan import TrainingPlan
 from privacy.durable import make_private_folder, write_durably
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.identity import Identity

@@ -50,7 +50,7 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
         try:
             with as_unit_error():
                 method = kind(adapted)
-            for number in range(1, adapted.spec.strategy.cycle + 1):
+            for number in adapted.spec.trained_rounds.kinds:
                 adapted.train_in(number)
                 with comparable(adapted), as_unit_error():
                     check_gradients(method, adapted.probe())

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from privacy.accounting.banded_plan import BandedPlan
+from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.banded_noise import COARSE_STEPS
@@ -34,6 +35,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
     correlated: Callable[[ClippedSum], Sequence[Tensor]] | None = None
 
     def __init__(self, optimizer: Optimizer, *, plan: SampledPlan, expected_batch_size: int) -> None:
+        if isinstance(plan, PhasedPlan):
+            raise PrivacyUnitError("expected the plan of a round's steps, got that of a run's phases")
         super().__init__(
             optimizer,
             noise_multiplier=plan.mechanism.multiplier,

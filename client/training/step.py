@@ -16,7 +16,7 @@ from client.training.optimizer import PrivateOptimizer
 from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel

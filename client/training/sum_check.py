@@ -16,7 +16,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import NoiseSource
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from tasks.data.examples import Examples
 from tasks.model.adapted_model import AdaptedModel
 

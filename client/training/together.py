@@ -26,7 +26,7 @@ from client.training.step import add_batch, make_optimizer, nobody, whatever_fai
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples

@@ -17,7 +17,7 @@ from client.training.step import make_optimizer, take_step
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.mechanisms.rng import Entropy
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.shapes import Shapes
@@ -157,7 +157,7 @@ class Trainer:
 
 
 def learning_rate(training: TrainingSection, round_number: int, step: int) -> float:
-    """The rate of a step: constant, or falling in a line to zero at the end of the run."""
-    done = (round_number - 1) * training.local_steps + step
+    """The rate of a step: constant, or falling in a line to zero at the end of the rounds that are so."""
+    done = training.rounds_before(round_number) * training.local_steps + step
     share = 1.0 - done / training.total_steps if training.decay == "linear" else 1.0
     return training.learning_rate * share

@@ -43,7 +43,7 @@ def check_privacy_unit(method: PerExampleGradients, examples: Examples) -> None:
     if a gradient is not finite. The adapter
     that was loaded is lost.
     """
-    for number in range(1, method.adapted.spec.strategy.cycle + 1):
+    for number in method.adapted.spec.trained_rounds.kinds:
         method.adapted.train_in(number)
         _check_round(method, _varied_sizes(examples), number)
 
@@ -111,7 +111,7 @@ def _asked_for(adapted: AdaptedModel, number: int) -> set[str]:
         biases = (name for name, _ in model.named_parameters() if name.endswith(".bias"))
         asked |= {name for name in biases if not name.startswith(copies)}
     names = {f"base_model.model.{name}" for name in asked}
-    return {name for name in names if spec.strategy.trains_in(name, number)}
+    return {name for name in names if spec.trained_rounds.trains_in(name, number)}
 
 
 def _adaptable_layers(adapted: AdaptedModel) -> Iterator[tuple[str, bool, Any]]:

@@ -29,12 +29,12 @@ _GRID_SPREAD, _GRID_POINTS = 0.25, 2000
 # What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of
 # one step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds
 # upwards too. 2^18 points hold 80 nats on the finest grid that steps ask for.
-_STEP_POINTS, _COMPOSED_POINTS = 2**14, 2**18
+_STEP_POINTS, COMPOSED_POINTS = 2**14, 2**18
 # Above this a grid says little: whoever's losses reach over 2^18 such points has the bound by Rényi
 # divergences, at an ε in the hundreds or more.
-_GRID_MAX = 2.0**-4
+GRID_MAX = 2.0**-4
 # How often a grid is made coarser, each time by what it was found to be too fine by.
-_COARSER = 4
+COARSER = 4
 # Rényi divergences are in closed form at integers. The last orders serve ε under 0.1.
 RENYI_ORDERS = (*range(2, 65), 80, 96, 128, 160, 192, 256, 512, 1024)
 # Rounding that adds a thousandth of δ moves ε by less than from one multiplier to the next, a thousandth.
@@ -91,7 +91,7 @@ def falls_steadily(*, steps: int, delta: float) -> bool:
     Elsewhere it is an upper bound all the same, but rounding is near ``delta``: that grows with the noise,
     goes up and down from one multiplier to the next, and ends where Rényi divergences take over.
     """
-    return most_rounding(_COMPOSED_POINTS, steps=steps) <= _HARDLY * delta
+    return most_rounding(COMPOSED_POINTS, steps=steps) <= _HARDLY * delta
 
 
 def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
@@ -232,7 +232,7 @@ def _check_rate(sampling_rate: float) -> None:
         raise PlanError(f"expected 0 < sampling_rate <= 1, got sampling_rate={sampling_rate}")
 
 
-def _step_losses(mechanism: Mechanism, sampling_rate: float, grid: float) -> tuple[Losses, ...]:
+def step_losses(mechanism: Mechanism, sampling_rate: float, grid: float) -> tuple[Losses, ...]:
     """The privacy losses of one step, of removing an example and of adding one, on a grid from above."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
@@ -256,20 +256,20 @@ def _composable(
 
     None where that would be too coarse to say much.
     """
-    grid = _grid(mechanism, sampling_rate, horizon)
-    for _ in range(_COARSER):
-        if grid > _GRID_MAX:
+    grid = choose_grid(mechanism, sampling_rate, horizon)
+    for _ in range(COARSER):
+        if grid > GRID_MAX:
             return None
-        losses = _step_losses(mechanism, sampling_rate, grid)
+        losses = step_losses(mechanism, sampling_rate, grid)
         windows = tuple(one.window(horizon) for one in losses)
         points = max(high - low + 1 for low, high in windows)
-        if points <= _COMPOSED_POINTS:
+        if points <= COMPOSED_POINTS:
             return losses, windows
-        grid *= 2.0 ** math.ceil(math.log2(points / _COMPOSED_POINTS))
+        grid *= 2.0 ** math.ceil(math.log2(points / COMPOSED_POINTS))
     return None
 
 
-def _grid(mechanism: Mechanism, sampling_rate: float, steps: int) -> float:
+def choose_grid(mechanism: Mechanism, sampling_rate: float, steps: int) -> float:
     """The grid halves each time that the number of steps grows fourfold, and until it resolves one step.
 
     It halves four times at most for the steps: beyond 25,600 of them ε is still an upper bound, only less
@@ -281,8 +281,13 @@ def _grid(mechanism: Mechanism, sampling_rate: float, steps: int) -> float:
     largest, _ = _furthest(mechanism, sampling_rate, deviations=6.0)
     for_loss = max(_GRID_SPREAD * spread, largest / _GRID_POINTS)
     wanted = float(_GRID / 2 ** max(0, math.ceil(math.log2(_GRID / min(for_steps, for_loss)))))
+    return max(wanted, least_grid(mechanism, sampling_rate))
+
+
+def least_grid(mechanism: Mechanism, sampling_rate: float) -> float:
+    """The finest grid on which a step's losses take no more than ``_STEP_POINTS`` points."""
     # dp-accounting leaves out what lies 10 deviations away.
-    return max(wanted, sum(_furthest(mechanism, sampling_rate, deviations=10.0)) / _STEP_POINTS)
+    return sum(_furthest(mechanism, sampling_rate, deviations=10.0)) / _STEP_POINTS
 
 
 def _furthest(mechanism: Mechanism, sampling_rate: float, *, deviations: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +59,6 @@ class BandedPlan(SampledPlan):
         return -(-steps // self.bands)
 
 
-# Local steps, with noise that is correlated or not.
-TrainingPlan: TypeAlias = SampledPlan | BandedPlan
-
-
 def make_banded_plan(
     *,
     bands: int | None,
@@ -74,7 +69,7 @@ def make_banded_plan(
     expected_batch_size: int,
     examples: int,
     near: float = 1.0,
-) -> TrainingPlan:
+) -> SampledPlan:
     """Find the least correlated noise whose ε over all steps is at most ``epsilon``.
 
     The steps have ``weights``, float64[steps], in the last adapter. One band is independent noise, and a
@@ -94,7 +89,7 @@ def make_banded_plan(
     )
     if bands is not None:
         return plain if bands == 1 else _banded(plain, weights, bands=bands, epsilon=epsilon, near=near)
-    best: TrainingPlan = plain
+    best = plain
     bands = 2
     while bands <= min(BANDS_MAX, len(weights), examples // expected_batch_size):
         found = _banded(plain, weights, bands=bands, epsilon=epsilon, near=best.mechanism.multiplier)

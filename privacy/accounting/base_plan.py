@@ -85,6 +85,10 @@ class BasePlan(ABC):
         """In how many of the first ``steps`` steps one unit may be: what composes for it."""
         return steps
 
+    def draws_if_ended(self, steps: int) -> int:
+        """Of how many of its draws a plan counts by order that is ended after so many steps."""
+        return self.draws(steps)
+
     def epsilon_after(self, steps: int) -> float:
         """ε spent by the first ``steps`` steps; infinite without noise."""
         if not steps:
@@ -129,6 +133,10 @@ class BasePlan(ABC):
 
         Raises PlanError for another order, or without noise.
         """
+
+    def renyi_of(self, order: int) -> float:
+        """Rényi divergence of all steps, in nats, as ``renyi`` is of one."""
+        return self.draws(self.steps) * self.renyi(order)
 
     @abstractmethod
     def _spent(self, steps: int) -> float:

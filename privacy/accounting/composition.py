@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,8 +48,7 @@ class Losses:
         low, high = window
         size = 1 << (high - low).bit_length()
         at = np.arange(low, low + size)
-        folded = np.bincount((self.first + np.arange(len(self.masses))) % size, self.masses, minlength=size)
-        spectrum = np.fft.rfft(folded)
+        spectrum = np.fft.rfft(self.folded(size))
         composed = np.fft.irfft(spectrum**steps, size)[at % size]
         # What lies outside the window comes back in at its other end: from below that adds to δ, from above
         # it hides what is given back here. So is what rounding adds up to: a transform's numbers are off by
@@ -63,6 +63,11 @@ class Losses:
             infinite=infinite + _CUT_OFF + rounding,
             delta=delta,
         )
+
+    def folded(self, size: int) -> NDArray[np.float64]:
+        """The masses around a circle of so many grid points, 0 first: float64[size]."""
+        around = (self.first + np.arange(len(self.masses))) % size
+        return np.bincount(around, self.masses, minlength=size).astype(np.float64, copy=False)
 
     def _furthest(self, steps: int, *, sign: int) -> int:
         """How far the sum of ``steps`` losses reaches to one side, in grid points, but for ``_CUT_OFF``."""
@@ -79,6 +84,39 @@ class Losses:
         some = np.flatnonzero(self.masses > 0.0)
         values = (self.first + some).astype(np.float64)
         return values, np.log(self.masses[some]), _SLOPES / (np.ptp(values) + 1.0)
+
+
+def epsilon_of_many(parts: Sequence[tuple[Losses, int]], *, delta: float) -> float:
+    """ε at ``delta`` of steps that differ, so many of each, on one grid; infinite if δ is too small.
+
+    A sum of all losses is outside the sum of their windows only where one of them is outside its own.
+
+    Source: Koskela et al. 2020 (arXiv:1906.03049), section 6; the rest is as in ``Losses.epsilon``.
+    """
+    windows = [losses.window(count) for losses, count in parts]
+    low, high = sum(low for low, _ in windows), sum(high for _, high in windows)
+    size = 1 << (high - low).bit_length()
+    at = np.arange(low, low + size)
+    spectra = [np.fft.rfft(losses.folded(size)) for losses, _ in parts]
+    counts = [count for _, count in parts]
+    powers = [spectrum**count for spectrum, count in zip(spectra, counts, strict=True)]
+    composed = np.fft.irfft(math.prod(powers), size)[at % size]
+    rounding = 0.0
+    for number, (losses, count) in enumerate(parts):
+        off = 2.0**-53 * math.log2(size + 1) * float(np.linalg.norm(losses.masses))
+        others = math.prod(powers[:number] + powers[number + 1 :], start=np.ones(1))
+        slope = np.abs(spectra[number]) ** (count - 1) * np.abs(others)
+        rounding += off * count * math.sqrt(2.0) * float(np.linalg.norm(slope))
+    finite = sum(
+        count * math.log1p(-losses.infinite) if losses.infinite < 1.0 else -math.inf
+        for losses, count in parts
+    )
+    return _epsilon(
+        parts[0][0].grid * at.astype(np.float64),
+        np.maximum(composed, 0.0),
+        infinite=-math.expm1(finite) + len(parts) * _CUT_OFF + rounding,
+        delta=delta,
+    )
 
 
 def most_rounding(points: int, *, steps: int) -> float:

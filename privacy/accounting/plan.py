@@ -1,6 +1,6 @@
 """The plan: how much noise a whole training adds, fixed before its first step.
 
-All that computes a noise or an ε takes it from a plan. There are four kinds, and a ledger has no
+All that computes a noise or an ε takes it from a plan. There are five kinds, and a ledger has no
 other.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from privacy.accounting.banded_plan import TrainingPlan
 from privacy.accounting.central_site_plan import CentralSitePlan
 from privacy.accounting.shared_site_plan import SharedSitePlan
+from privacy.accounting.training_plan import TrainingPlan
 from privacy.errors import PlanError
 
 # What hides a whole site, in sums of all sites' updates.

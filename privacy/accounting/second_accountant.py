@@ -12,7 +12,7 @@ and gives up on what would take more: noise so little, over so many steps, that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -84,7 +84,43 @@ def epsilon_by_fft(*, mechanism: Mechanism, sampling_rate: float, steps: int, de
     edges, unshifted, mixed = _cells(noise, sampling_rate, width)
     removing = _on_grid(edges, mixed, unshifted)
     adding = _on_grid(-edges[::-1], unshifted[::-1], mixed[::-1])
-    return max(_epsilon(losses, steps=steps, delta=delta) for losses in (removing, adding))
+    return max(_epsilon(((losses, steps),), delta=delta) for losses in (removing, adding))
+
+
+class Part(NamedTuple):
+    """So many equal steps of a composition."""
+
+    mechanism: Mechanism
+    sampling_rate: float
+    steps: int
+
+
+def epsilon_of_parts(parts: Sequence[Part], *, delta: float) -> float:
+    """ε at ``delta`` of Poisson-subsampled steps with Gaussian noise that differ, as ``epsilon_by_fft``.
+
+    All are put on the grid that the finest of them wants. Raises PlanError as there, and for other noise.
+    """
+    if any(part.mechanism.name != "gaussian" for part in parts):
+        raise PlanError("expected Gaussian noise in all steps of a composition of steps that differ")
+    if not LEAST_DELTA <= delta < 1.0:
+        raise PlanError(f"expected 1e-9 <= delta < 1, got delta={delta}")
+    total = sum(part.steps for part in parts)
+    noises = [_noise(part.mechanism, part.sampling_rate) for part in parts]
+    most = sum(part.steps * noise.furthest for part, noise in zip(parts, noises, strict=True))
+    if most <= _NEGLIGIBLE:
+        return most
+    spreads = [
+        math.sqrt(renyi_by_quadrature(mechanism=part.mechanism, sampling_rate=part.sampling_rate, order=2))
+        for part in parts
+    ]
+    width = max(min(0.002, 0.02 / math.sqrt(total), 0.1 * min(spreads)), 2e-6)
+    width = max(width, *(2.0 * noise.furthest / _CELLS for noise in noises))
+    removing, adding = list[tuple[_Losses, int]](), list[tuple[_Losses, int]]()
+    for part, noise in zip(parts, noises, strict=True):
+        edges, unshifted, mixed = _cells(noise, part.sampling_rate, width, through_end=False)
+        removing.append((_on_grid(edges, mixed, unshifted), part.steps))
+        adding.append((_on_grid(-edges[::-1], unshifted[::-1], mixed[::-1]), part.steps))
+    return max(_epsilon(removing, delta=delta), _epsilon(adding, delta=delta))
 
 
 class _Losses(NamedTuple):
@@ -198,8 +234,12 @@ def _masses(noise: _Noise, cuts: Floats) -> Floats:
     return np.diff(below) - np.diff(above)
 
 
-def _cells(noise: _Noise, rate: float, width: float) -> tuple[Floats, Floats, Floats]:
+def _cells(
+    noise: _Noise, rate: float, width: float, *, through_end: bool = True
+) -> tuple[Floats, Floats, Floats]:
     """A grid of ln(mixture/unshifted), and in each cell the mass of the unshifted noise and of the mixture.
+
+    It goes through the largest loss, or is of just this width.
 
     That loss grows with the noise's value, so a cell of losses is an interval of values. Laplace noise
     below 0 or above 1 has one loss each, the least and the largest: those atoms fall in the end cells.
@@ -210,7 +250,8 @@ def _cells(noise: _Noise, rate: float, width: float) -> tuple[Floats, Floats, Fl
         raise PlanError("so much noise that float64 sees none of a step's losses")
     # Where losses reach far, so does ε, and a wider cell is as good.
     width = max(width, (high - low) / _CELLS)
-    width = high / math.ceil(high / width)  # so that the largest loss, Laplace's atom, lies on the grid
+    if through_end:
+        width = high / math.ceil(high / width)  # so that the largest loss, Laplace's atom, lies on the grid
     edges = width * np.arange(math.floor(low / width), math.ceil(high / width) + 1)
     # Undo the mixing: e^loss = 1 - rate + rate · e^ratio. Below ln(1 - rate) there is no such ratio.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -235,27 +276,36 @@ def _on_grid(edges: Floats, upper: Floats, lower: Floats) -> _Losses:
     return _Losses(width=width, first=round(edges[0] / width), masses=masses)
 
 
-def _epsilon(losses: _Losses, *, steps: int, delta: float) -> float:
+def _epsilon(parts: Sequence[tuple[_Losses, int]], *, delta: float) -> float:
     """The least ε >= 0 at which the composed losses' hockey-stick divergence is ``delta`` at most.
 
-    Raises PlanError where the composed losses would take too many points.
+    Each part is losses, all on one grid, and how many steps have them. Raises PlanError where the composed
+    losses would take too many points.
     """
     cut_off = delta * 1e-4
-    low, high = (_furthest(losses, steps=steps, mass=cut_off, sign=sign) for sign in (-1, 1))
+    mass = cut_off / len(parts)
+    low, high = (
+        sum(_furthest(losses, steps=steps, mass=mass, sign=sign) for losses, steps in parts)
+        for sign in (-1, 1)
+    )
     if high - low >= _POINTS:
-        raise PlanError(f"so large losses in steps={steps} that all would take more than 2^24 points")
+        total = sum(steps for _, steps in parts)
+        raise PlanError(f"so large losses in steps={total} that all would take more than 2^24 points")
     size = next_fast_len(high - low + 1, real=True)
     # A sum outside the window wraps around. From below it only adds to δ; from above it hides
     # ``cut_off`` of mass, which is given back here.
-    folded = np.bincount(
-        (losses.first + np.arange(len(losses.masses))) % size, weights=losses.masses, minlength=size
-    )
-    composed = np.fft.irfft(np.fft.rfft(folded) ** steps, size)
+    spectrum = np.ones(size // 2 + 1, np.complex128)
+    for losses, steps in parts:
+        folded = np.bincount(
+            (losses.first + np.arange(len(losses.masses))) % size, weights=losses.masses, minlength=size
+        )
+        spectrum *= np.fft.rfft(folded) ** steps
+    composed = np.fft.irfft(spectrum, size)
     at = np.arange(max(low, 0), high + 1)
     if not len(at):
         return 0.0
     masses = np.maximum(composed[at % size], 0.0)
-    loss = losses.width * at
+    loss = parts[0][0].width * at
     # delta(ε) = Σ masses · (1 - e^(ε - loss)) over losses above ε, at each loss on the grid.
     above = np.cumsum(masses[::-1])[::-1]
     weighted = np.cumsum((masses * np.exp(-loss))[::-1])[::-1]

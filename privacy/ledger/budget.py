@@ -129,7 +129,7 @@ class Budget:
         """
         charged = plan.as_charged()
         draws = charged.draws(charged.steps)
-        by_order = nats(draws * charged.renyi(self.order) * (1 + _FLOAT_ERROR))
+        by_order = nats(charged.renyi_of(self.order) * (1 + _FLOAT_ERROR))
         pure = charged.pure_epsilon
         single = (draws, charged.sampling_rate) == (1, 1.0)
         if math.isfinite(pure) and (single or pure <= charged.epsilon * (1 + _PURE)):

@@ -11,9 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from privacy.accounting.central_site_plan import CentralSitePlan
+from privacy.accounting.phased_plan import PhasedPlan, phases_of
 from privacy.accounting.plan import Plan, SitePlan, summed_plan
 from privacy.accounting.sampled_plan import SampledPlan
-from privacy.accounting.second_accountant import LEAST_DELTA, epsilon_by_fft, renyi_by_quadrature
+from privacy.accounting.second_accountant import (
+    LEAST_DELTA,
+    Part,
+    epsilon_by_fft,
+    epsilon_of_parts,
+    renyi_by_quadrature,
+)
 from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.accounting.skellam_check import skellam_epsilon_by_sum, skellam_renyi_by_sum
 from privacy.errors import LedgerError, PlanError, SignatureError
@@ -173,7 +180,8 @@ def _check_cost(number: int, begun: Begun, budget: Budget) -> None:
         raise LedgerError(
             f"no second accountant can check delta={plan.delta:g}: expected 1e-9 or more", entry=number
         )
-    by_order = plan.draws(plan.steps) * _renyi(plan, budget.order)
+    parts = phases_of(plan) or (plan,)
+    by_order = sum(one.draws(one.steps) * _renyi(one, budget.order) for one in parts)
     by_plan = recomputed_epsilon(plan, plan.steps)
     if cost.renyi < nats(by_order) * (1 - _RENYI_SHORT) or not agrees(cost.epsilon / NATS, by_plan):
         raise LedgerError(
@@ -225,6 +233,11 @@ def _renyi(plan: Plan, order: int) -> float:
 
 @lru_cache(maxsize=1024)
 def _epsilon(plan: SampledPlan | CentralSitePlan, steps: int) -> float:
+    if isinstance(plan, PhasedPlan):
+        kinds = plan.first_steps(steps)
+        return epsilon_of_parts(
+            [Part(kind.mechanism, kind.sampling_rate, kind.count) for kind in kinds], delta=plan.delta
+        )
     return epsilon_by_fft(
         mechanism=plan.mechanism,
         sampling_rate=plan.sampling_rate,

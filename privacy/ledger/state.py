@@ -315,7 +315,7 @@ class History:
         """The data set's total once this plan ends where it is."""
         total, cost = self.spent(course.begun.dataset), course.begun.cost
         plan = course.plan
-        kept = cost.share(plan.draws(course.taken), of=plan.draws(plan.steps))
+        kept = cost.share(plan.draws_if_ended(course.taken), of=plan.draws(plan.steps))
         return total - cost + kept
 
     def _known(self, number: int, dataset: int) -> None:

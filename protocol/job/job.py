@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, Tag, model_validator
 
@@ -11,21 +11,14 @@ from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
+from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
+from protocol.job.trained_rounds import TrainedRounds
+from protocol.job.training_section import TrainingSection
 from protocol.plain_text import Place, Word
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-# What the numbers of a job may be: further than a real run goes, and no more than a site can bear that is
-# asked by a stranger. A plan at these ends takes up to 5 seconds and 150 MiB: privacy.accounting bounds
-# what it composes, whatever the numbers are. Over a million steps floats may add about the least δ to δ.
-ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
-# A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
-BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
 WEIGHT_MAX = 1_000_000_000
 # What NumPy, torch and TOML take as one number.
 SEED_MAX = 2**63 - 1
@@ -114,62 +107,6 @@ class FederationSection(Section):
     deadline: Annotated[float, Field(ge=10, le=7 * 86400)] = 3600.0
 
 
-class TrainingSection(Section):
-    """What each site does in a round."""
-
-    rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 10
-    local_steps: Annotated[int, Field(ge=1, le=LOCAL_STEPS_MAX)] = 1
-    batch_size: Annotated[
-        int, Field(ge=1, le=BATCH_MAX, description="expected size of a Poisson batch")
-    ] = 256
-    physical_batch_size: Annotated[int, Field(ge=1, le=PHYSICAL_BATCH_MAX)] = 64
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    # Up to where float32 ends.
-    learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
-    decay: Literal["none", "linear"] = "none"
-    # The L2 norm that each site scales its whole update down to; unset: any.
-    update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
-    # The run stops after so many rounds without a lower held-out loss; unset: after all.
-    patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
-    # FedProx' μ: how hard each step is pulled back to where its round began.
-    proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
-    # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
-    personal_steps: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MAX)] = 0
-
-    @model_validator(mode="after")
-    def _pull(self) -> TrainingSection:
-        if self.optimizer == "sgd" and self.learning_rate * self.proximal > 1.0:
-            raise ValueError(
-                "proximal: expected learning_rate · proximal <= 1, or a step goes past where its round "
-                f"began, got learning_rate={self.learning_rate:g}, proximal={self.proximal:g}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _steps(self) -> TrainingSection:
-        if self.total_steps + self.personal_steps > TOTAL_STEPS_MAX:
-            raise ValueError(
-                f"expected rounds · local_steps + personal_steps <= {TOTAL_STEPS_MAX}, got "
-                f"rounds={self.rounds}, local_steps={self.local_steps}, "
-                f"personal_steps={self.personal_steps}"
-            )
-        return self
-
-    def step_weights(self, steps: int) -> NDArray[np.float64]:
-        """What each of a site's ``steps`` counts in the last adapter, over what the first one does.
-
-        They are its learning rates, exactly so if the site is in each round: float64[steps].
-        """
-        import numpy as np
-
-        return np.linspace(1.0, 0.0 if self.decay == "linear" else 1.0, steps, endpoint=False)
-
-    @property
-    def total_steps(self) -> int:
-        """Local steps that each site takes over the whole run."""
-        return self.rounds * self.local_steps
-
-
 class MetricsSection(Section):
     """Accuracy on the sites' own examples after the last round, under Laplace noise of its own ε."""
 
@@ -226,6 +163,8 @@ class Job(Section):
     data: DataSection
     federation: FederationSection = FederationSection()
     training: TrainingSection = TrainingSection()
+    # Parts of the run one after another; without any, all rounds are as [training] says.
+    phase: Annotated[list[PhaseSection], Field(max_length=PHASES_MAX)] = Field(default_factory=list)
     privacy: PrivacySection = PrivacySection()
     metrics: MetricsSection = MetricsSection()
     aggregation: AggregationSection = MasksSection()
@@ -234,8 +173,22 @@ class Job(Section):
     seeds: SeedsSection = SeedsSection()
     device: DeviceSection = DeviceSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rounds_of_phases(cls, value: Any) -> Any:
+        """A job with phases has as many rounds as these, whether it says so or not."""
+        if not isinstance(value, dict) or not isinstance(value.get("phase"), list):
+            return value
+        rounds: list[Any] = [one.get("rounds") for one in value["phase"] if isinstance(one, dict)]
+        training = value.get("training", {})
+        known = rounds and all(type(one) is int for one in rounds)
+        if not known or not isinstance(training, dict) or "rounds" in training:
+            return value
+        return value | {"training": training | {"rounds": sum(rounds)}}
+
     @model_validator(mode="after")
     def _combinations(self) -> Job:
+        check_phases(self)
         self.strategy.allows(self)
         self.privacy.check(self)
         self.aggregation.check(self)
@@ -286,13 +239,34 @@ class Job(Section):
         return self.aggregation
 
     @property
-    def steps_a_round(self) -> int:
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of the run in order; one for all of it where the job names none."""
+        return make_phases(self.training, self.phase)
+
+    def phase_of(self, round_number: int) -> Phase:
+        """The phase that a round is in; the last one for what comes after the last round."""
+        return phase_in(self.phases, round_number)
+
+    @property
+    def trained_rounds(self) -> TrainedRounds:
+        """What sites train and send in each round, and what becomes of it."""
+        heads = tuple((one.first_round, one.last_round) for one in self.phases if one.head_alone)
+        return TrainedRounds(strategy=self.strategy, heads=heads)
+
+    def steps_in(self, round_number: int) -> int:
         """The releases of a round, as its plan counts them: local steps, or one sum of whole sites."""
-        return 1 if self.privacy.hides_sites else self.training.local_steps
+        return 1 if self.privacy.hides_sites else self.phase_of(round_number).training.local_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Local steps that each site takes over the whole run."""
+        return sum(phase.training.total_steps for phase in self.phases)
 
     def planned_steps(self, rounds: int) -> int:
         """The releases that a plan is for, of a site that is in so many rounds."""
-        return rounds * self.steps_a_round + self.training.personal_steps
+        if uneven(self):
+            return self.total_steps  # each site is in all rounds
+        return rounds * self.steps_in(1) + self.training.personal_steps
 
     def most_rounds(self, *, sites: int) -> int:
         """How many rounds a run of so many sites has those in that are drawn most often."""

@@ -112,6 +112,9 @@ def _walk(
     for part in place:
         if part in kinds:
             kind, inner, kinds = None if _is_branch(part) else part, kinds[part], {}
+        elif isinstance(part, int) and len(kinds) == 1:  # one of a list of sections
+            keys.append(str(part))
+            (inner,), kinds = kinds.values(), {}
         elif not _is_branch(part):
             keys.append(str(part))
             section = inner

@@ -15,6 +15,7 @@ from privacy.errors import ProtocolError
 from protocol.job.draw import Draw, cohort_size
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
+from protocol.job.phases import uneven
 from protocol.job.section import COHORT_MAX, SITES_MAX
 from protocol.plain_text import LONGEST_LABEL, LONGEST_NAME, MOST_LABELS, is_plain, quoted
 
@@ -147,6 +148,12 @@ class Manifest:
     def rounds_until(self, site: str, number: int) -> int:
         """How many rounds a site is in up to a round, that one among them."""
         return number if self._draw is None else self._draw.rounds_until(site, number)
+
+    def steps_until(self, site: str, number: int) -> int:
+        """The releases of a site up to a round, that one among them: each round's once."""
+        if uneven(self.job):  # then all sites are in all rounds
+            return sum(self.job.steps_in(one) for one in range(1, number + 1))
+        return self.rounds_until(site, number) * self.job.steps_in(1)
 
     @property
     def most_rounds(self) -> int:

@@ -45,10 +45,14 @@ def update_noise_std(job: Job, plan: Plan) -> float:
     """The deviation of a coordinate's noise in one site's update under a plan, as far as it is known."""
     if plan.hides_sites or not plan.protects:
         return 0.0
-    training = job.training
-    if training.optimizer == "adam":
-        return training.learning_rate * math.sqrt(training.local_steps)
-    return training.learning_rate * math.sqrt(training.local_steps) * plan.noise_std / training.batch_size
+    # Of a run in phases the widest: which phase's noise a round has follows from what was charged before.
+    trainings = [phase.training for phase in job.phases]
+    if job.training.optimizer == "adam":
+        return max(one.learning_rate * math.sqrt(one.local_steps) for one in trainings)
+    return max(
+        one.learning_rate * math.sqrt(one.local_steps) * plan.noise_std / one.batch_size
+        for one in trainings
+    )
 
 
 def update_reach(job: Job) -> float:
@@ -121,8 +125,8 @@ def plan_for_site(manifest: Manifest, *, update_size: int) -> SitePlan:
 
 
 def _steps(job: Job) -> float:
-    """How far a round's local steps of length one may go."""
-    return job.training.learning_rate * job.training.local_steps
+    """How far a round's local steps of length one may go, in the phase where they may go furthest."""
+    return max(phase.training.learning_rate * phase.training.local_steps for phase in job.phases)
 
 
 def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: float) -> Encoding:

@@ -12,7 +12,7 @@ from client.training.cancellation import Between, no_pause
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from simulation.attack.canaries import Canaries
 from simulation.attack.canary_gradients import CanaryGradients, Contributed
 from tasks.data.examples import Examples

@@ -176,6 +176,11 @@ def check_canaries_fit(job: Job) -> None:
             'privacy.noise_correlation: expected "none", got '
             f'"{job.privacy.noise_correlation}": the attacks take each step\'s noise for its own'
         )
+    if job.phase:
+        raise UserError(
+            f"phase: expected none, got {len(job.phase)}: the attacks take all rounds to train the same "
+            "numbers with the same noise; attack each phase as a job of its own"
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "

@@ -14,6 +14,7 @@ import torch
 
 from client.training.gradients import losses
 from client.training.step import add_batch, make_optimizer
+from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import fresh_source
 from protocol.job.draw import cohort_size
@@ -60,16 +61,17 @@ def estimate_effort(
     seconds. The adapter that was loaded is lost.
     """
     sizes, shapes = world.held_out.sizes, _shapes(world)
+    some = next(iter(phases_of(plans[0])), plans[0])
     # The largest first: that shows the most memory, and pays for what a second pass finds ready.
-    _try_batch(world, plans[0], shapes, clock, size=float(sizes.max()))
-    measured = _try_batch(world, plans[0], shapes, clock, size=float(sizes.mean()))
+    _try_batch(world, some, shapes, clock, size=float(sizes.max()))
+    measured = _try_batch(world, some, shapes, clock, size=float(sizes.mean()))
     training, held_out = world.job.training, len(world.held_out)
     keeps = measured.bytes_per_place > 0
     drawn = [
         size * -math.expm1(plan.steps * math.log1p(-min(plan.sampling_rate, 1 - 1e-12)))
         for size, plan in zip(examples, plans, strict=True)
     ]
-    steps = cohort_size(world.job.federation.cohort, sites=len(examples)) * training.total_steps
+    steps = cohort_size(world.job.federation.cohort, sites=len(examples)) * world.job.total_steps
     seconds = steps * (_rows_a_step(world, shapes) * measured.train + measured.step)
     seconds += (training.rounds + 1) * held_out * measured.evaluate
     seconds += (sum(drawn) + held_out) * measured.keep if keeps else 0.0

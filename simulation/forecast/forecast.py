@@ -21,6 +21,7 @@ from protocol.job.job import Job
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from simulation.forecast.cost import Clock, Effort, estimate_effort
 from simulation.forecast.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
+from simulation.forecast.phase_forecast import PhaseForecast, forecast_phases, noise_of_phases
 from simulation.forecast.suggestions import Suggestion, suggest
 from simulation.forecast.traffic import Traffic, traffic
 from simulation.quiet import quiet
@@ -55,13 +56,14 @@ class SiteForecast:
 class Forecast:
     """What is known of a job before it runs. ``effort`` is an estimate, the rest is computed.
 
-    ``budgets`` are those of the ledgers that were read; None if none was asked for. ``remarks`` say how the
-    base model was made whole.
+    ``phases`` are empty where the job has none. ``budgets`` are those of the ledgers that were read; None
+    if none was asked for. ``remarks`` say how the base model was made whole.
     """
 
     job: Job
     parameters: int
     sites: tuple[SiteForecast, ...]
+    phases: tuple[PhaseForecast, ...]
     noise: NoiseLevel
     traffic: Traffic
     effort: Effort
@@ -104,17 +106,23 @@ def forecast(
     check_encoding(manifest, update_size=setup.layout.update_size)
     loading = clock() - began
     cohort = cohort_size(job.federation.cohort, sites=len(sizes))
-    noise = noise_level(plans, training=job.training, parameters=setup.parameters, cohort=cohort)
+    phases = forecast_phases(setup, plans, cohort=cohort)
+    noise = (
+        noise_of_phases(phases, job)
+        if phases
+        else noise_level(plans, training=job.training, parameters=setup.parameters, cohort=cohort)
+    )
     independent = _independent(job, sizes, plans)
     effort = estimate_effort(world, examples=setup.examples, plans=independent, clock=clock)
     return Forecast(
         job=job,
         parameters=job.strategy.most_trained(setup.layout),
         sites=_sites(job, sizes, plans, independent),
+        phases=phases,
         noise=noise,
         traffic=traffic(world.job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
         effort=replace(effort, seconds=effort.seconds + loading),
-        suggestions=suggest(setup, run=noise.run),
+        suggestions=() if phases else suggest(setup, run=noise.run),
         budgets=budgets,
         remarks=world.adapted.base.remarks,
     )
@@ -142,7 +150,7 @@ def _independent(job: Job, sizes: Mapping[str, int], plans: Sequence[Plan]) -> l
         if isinstance(plan, SampledPlan) and not isinstance(plan, BandedPlan):
             made[size, plan] = plan
         elif (size, plan) not in made:
-            rounds = plan.steps // job.steps_a_round
+            rounds = plan.steps // job.steps_in(1)
             made[size, plan] = plan_training(plain, size, rounds=rounds)
     return [made[size, plan] for size, plan in zip(sizes.values(), plans, strict=True)]
 

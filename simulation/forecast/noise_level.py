@@ -13,9 +13,11 @@ from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.plan import Plan, SitePlan
 from privacy.errors import PlanError
 from protocol.job.draw import cohort_size
-from protocol.job.job import Job, TrainingSection
+from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest
+from protocol.job.phases import Phase
+from protocol.job.training_section import TrainingSection
 from protocol.sums.update_encoding import plan_for_site
 
 # Over a run, in units of the largest possible signal. Above the first accuracy suffers, above the second
@@ -65,6 +67,12 @@ class Setup:
         """The numbers that noise is added to: trained in a round, or sent where sites are hidden."""
         hides_sites, strategy = self.job.privacy.hides_sites, self.job.strategy
         return self.layout.update_size if hides_sites else strategy.most_trained(self.layout)
+
+    def parameters_in(self, phase: Phase) -> int:
+        """The same of one phase."""
+        if self.job.privacy.hides_sites or not phase.head_alone:
+            return self.parameters
+        return self.job.trained_rounds.in_round(self.layout, phase.first_round).trained_size
 
     def plans(self) -> tuple[Plan, ...]:
         """Each site's plan, in the order of ``examples``. Raises PlanError where there can be none."""

@@ -73,7 +73,7 @@ def _receipt(job: Job, site: str, plan: Plan) -> Receipt:
         manifest=digest,
         round=job.training.rounds,
         plan=plan,
-        steps=job.steps_a_round,
+        steps=job.steps_in(job.training.rounds),
         taken=plan.steps,
         epsilon=plan.epsilon if plan.protects else None,
         budget=job.privacy.epsilon,

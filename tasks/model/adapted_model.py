@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pydantic
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from privacy.errors import ModelError
-from protocol.job.adapter_section import AdapterSection
-from protocol.job.job import Job, ModelSection
+from protocol.job.job import Job
 from protocol.job.layout import RESIDUAL, AdapterLayout
 from protocol.job.strategy import Strategy
 from tasks.data.examples import Batch, Examples
@@ -25,43 +22,11 @@ from tasks.model.attach_adapter import ADAPTER, attach
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
 from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
+from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
 from tasks.model.routed_experts import ExpertPair
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What of a job makes its model, and all that an adapted model knows of a job.
-
-    ``data`` are the task's own keys. Models stay in memory over jobs: what may differ between jobs that
-    share one is told at each call.
-    """
-
-    task: str
-    data: Mapping[str, Any]
-    model: ModelSection
-    adapter: AdapterSection
-    strategy: Strategy
-
-    @classmethod
-    def of(cls, job: Job) -> ModelSpec:
-        """The parts of a job that its model is made from."""
-        return cls(
-            task=job.task,
-            data=section_of(job).model_dump(mode="json"),
-            model=job.model,
-            adapter=job.adapter,
-            strategy=job.strategy,
-        )
-
-    def as_table(self) -> dict[str, Any]:
-        """All of it, as JSON has it: models made for equal tables are the same."""
-        return {
-            name: value.model_dump(mode="json") if isinstance(value, pydantic.BaseModel) else value
-            for name, value in vars(self).items()
-        }
 
 
 class AdaptedModel:
@@ -97,7 +62,7 @@ class AdaptedModel:
         self._moved = MovedWeights(self.peft, adapter=ADAPTER, wanted=spec.strategy.residual)
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
-        self.round_layout = self.layout
+        self.round_layout, self._round = self.layout, 0
         _check_kept(base, spec, self.layout)
 
     @property
@@ -138,8 +103,9 @@ class AdaptedModel:
         return {s.name: self._parameters[s.name] for s in self.round_layout.slots if s.trained}
 
     def train_in(self, round_number: int) -> None:
-        """From here on what is trained is what the strategy trains in a round, which counts from 1."""
-        found = self.spec.strategy.in_round(self.layout, round_number)
+        """From here on what is trained is what the job trains in a round, which counts from 1."""
+        self._round = round_number
+        found = self.spec.trained_rounds.in_round(self.layout, round_number)
         if found != self.round_layout:
             self.round_layout = found
             trained = {slot.name for slot in found.slots if slot.trained}
@@ -245,7 +211,7 @@ class AdaptedModel:
 
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""
-        return self.spec.strategy.encode(self.round_layout, adapter, self.now())
+        return self.spec.trained_rounds.encode(self.round_layout, adapter, self.now(), self._round)
 
     def _take_out_starts(self) -> dict[str, NDArray[np.float32]]:
         """A and B by name that are a part of each layer's weight, which is less by s · B · A from now on.

@@ -21,7 +21,8 @@ from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import make_sampled_plan
 from privacy.canonical import canonical_json
 from privacy.errors import PlanError
-from protocol.job.job import TOTAL_STEPS_MAX, Job
+from protocol.job.job import Job
+from protocol.job.training_section import TOTAL_STEPS_MAX
 from protocol.messages.confide_pb2 import Join, Reply, Request
 from simulation.simulated_federation import World
 from tasks.registry import find_task, task_names

@@ -173,9 +173,9 @@ class ScriptedPost:
             count = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
             receipt = self.receipt(site, number, plan=count, steps=1, taken=1, purpose="metrics")
             return Reply(site=site, evaluated=pb.Evaluated(right=2**30, examples=2, receipt=receipt))
-        self.taken[site] += job.steps_a_round
+        self.taken[site] += job.steps_in(1)
         receipt = self.receipt(
-            site, number, plan=self.plan(), steps=job.steps_a_round, taken=self.taken[site]
+            site, number, plan=self.plan(), steps=job.steps_in(1), taken=self.taken[site]
         )
         update = to_bytes(self.update(site, number))
         return Reply(site=site, trained=pb.Trained(round=number, update=update, receipt=receipt))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from privacy.errors import JobError
 from protocol.job.strategy import State, Strategy
+from protocol.job.trained_rounds import TrainedRounds
 from server.server_optimizer import merge_round
 from tests import tiny
 
@@ -52,7 +53,9 @@ class Case:
         state = state or self.strategy.start(self.layout, self.start)
         for number in range(first, rounds + 1):
             layout = self.strategy.in_round(self.layout, number)
-            state = merge_round(self.strategy, state, self.updates[number - 1], layout, number)
+            state = merge_round(
+                TrainedRounds(strategy=self.strategy), state, self.updates[number - 1], layout, number
+            )
         return state
 
     def tensors(self, state: State) -> dict[str, NDArray[np.float32]]:

@@ -65,7 +65,7 @@ def test_a_run_stops_after_so_many_rounds_without_a_lower_loss(
     go(folder, post)
     assert len(folder.records()) == rounds
     # What was not asked for was not charged, and the audit of what was finds the receipts whole.
-    steps = folder.manifest.job.steps_a_round
+    steps = folder.manifest.job.steps_in(1)
     assert set(post.taken.values()) == {rounds * steps}
     assert len(audit_run(folder).sites) == 3
 

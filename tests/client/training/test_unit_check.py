@@ -16,7 +16,8 @@ from client.training.gradients import Gradients, HookedGradients, Loss
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
 from tasks.data.examples import Batch
-from tasks.model.adapted_model import AdaptedModel, ModelSpec
+from tasks.model.adapted_model import AdaptedModel
+from tasks.model.model_spec import ModelSpec
 from tests.models import CASES, Case, adapt, bert, deepseek, llama, make_examples, make_job, qwen2_moe
 
 EXPERTS = tuple(f"shared_experts.{part}_proj" for part in ("gate", "up", "down"))

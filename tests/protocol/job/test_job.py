@@ -203,9 +203,9 @@ def test_updates_are_summed_under_masks_unless_a_job_says_otherwise(tiny_folder:
 def test_a_round_that_hides_sites_is_one_release(tiny_folder: Path) -> None:
     training = {"rounds": 5, "local_steps": 3}
     table = changed(tiny.table(tiny_folder), {"training": training})
-    assert parse_job(table).steps_a_round == 3
+    assert parse_job(table).steps_in(1) == 3
     site = parse_job(changed(table, MASKS | {"privacy": SHARED}))
-    assert (site.steps_a_round, site.training.total_steps) == (1, 15)
+    assert (site.steps_in(1), site.training.total_steps) == (1, 15)
 
 
 @pytest.mark.parametrize(
