@@ -12,6 +12,7 @@ noise in the sum: the bound holds whatever the site had kept.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from client.control_variate import drift_of, own_variate, uncorrected
 from client.session import Session
 from client.site_memory import Kept
 from client.sums.update_norm import within_norm
+from privacy.errors import ProtocolError
 from privacy.mechanisms.clipping import clip
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import from_bytes
@@ -41,8 +43,14 @@ class Start:
 
 
 def begin_round(session: Session, request: pb.Train) -> Start:
-    """What a request asks a site to train. Raises ProtocolError for vectors of another size."""
+    """What a request asks a site to train.
+
+    Raises ProtocolError for vectors of another size, and for a first adapter that is not the manifest's.
+    """
     job, layout = session.manifest.job, session.layout
+    begun = session.manifest.start_digest
+    if begun and request.round == 1 and hashlib.sha256(request.adapter).hexdigest() != begun:
+        raise ProtocolError("the first round's adapter is not the one whose digest the manifest has")
     sent = session.adapter(request.adapter)
     if not session.keeps:
         return Start(adapter=sent)

@@ -85,10 +85,16 @@ def _about(card: PrivacyCard, job: Job) -> str:
         f"{format_count(crowd.sites, 'site')} trained it together in {rounds} without showing each other "
         f"their data: {_code(job.task)} on {_code(card.model)}"
     )
-    return (
+    text = (
         f"{trained}. Each round is a sum over at least {crowd.least} of "
         f"{format_count(crowd.in_a_round, 'site')}. Made with Confide {card.versions['confide']}."
     )
+    if job.training.warm_start is not None:
+        text += (
+            f" Training began with an adapter that was there before, {_code(job.training.warm_start)}: what "
+            "follows counts nothing that it was trained on."
+        )
+    return text
 
 
 def _privacy(promise: Guarantee) -> list[str]:

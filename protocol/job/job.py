@@ -133,6 +133,8 @@ class TrainingSection(Section):
     patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
     # FedProx' μ: how hard each step is pulled back to where its round began.
     proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    # A PEFT folder at the coordinator: the adapter that the first round begins with.
+    warm_start: Place | None = None
     # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
     personal_steps: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MAX)] = 0
 
@@ -248,6 +250,8 @@ class Job(Section):
             )
         if self.training.personal_steps:
             self._check_personal()
+        if self.training.warm_start is not None:
+            self._check_warm_start()
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
@@ -264,6 +268,23 @@ class Job(Section):
         if self.adapter.ranks is not None:
             raise ValueError(
                 "training.personal_steps: expected 0 with adapter.ranks, which has one rank each"
+            )
+
+    def _check_warm_start(self) -> None:
+        if self.adapter.changes_base:
+            raise ValueError(
+                f'adapter.init: expected "orthonormal" with training.warm_start, got "{self.adapter.init}", '
+                "whose pairs begin as a part of the base model's weights"
+            )
+        if self.adapter.ranks is not None:
+            raise ValueError(
+                "adapter.ranks: expected none with training.warm_start: a site of a lower rank would get "
+                "some directions of a pair that has them in no order"
+            )
+        if self.strategy.cored:
+            raise ValueError(
+                f'strategy.name: "{self.strategy.name}" trains a core between A and B, which no PEFT folder '
+                'has, and so goes with no training.warm_start: use "ffa"'
             )
 
     def _check_update_norm(self) -> None:

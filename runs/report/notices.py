@@ -90,6 +90,13 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    if job.training.warm_start is not None:
+        text = (
+            f"The first round began with the adapter in {job.training.warm_start} (SHA-256 "
+            f"{manifest.start_digest[:16]}…). ε counts nothing that it was trained on: that costs nothing "
+            "only if those examples are public, or are charged where it was trained."
+        )
+        notices.append(Notice(title="The first adapter", text=text, grave=False))
     if remarks:
         notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
     hidden = what_scores_hide(records[-1].by_label) if records else []
