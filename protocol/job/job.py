@@ -133,6 +133,8 @@ class TrainingSection(Section):
     patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
     # FedProx' μ: how hard each step is pulled back to where its round began.
     proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    # What the coordinator keeps beside the last adapter: an average of those that were released.
+    average: Literal["none", "polyak", "ema"] = "none"
     # A PEFT folder at the coordinator: the adapter that the first round begins with.
     warm_start: Place | None = None
     # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
@@ -250,6 +252,12 @@ class Job(Section):
             )
         if self.training.personal_steps:
             self._check_personal()
+        if self.training.average != "none" and self.model.source != DRAWN and not self.strategy.averages():
+            raise ValueError(
+                f'training.average: expected "none" with strategy.name="{self.strategy.name}": the mean of '
+                "several rounds' A and B is not the mean of their products B·A; use \"ffa\", \"fedsb\" or "
+                '"head"'
+            )
         if self.training.warm_start is not None:
             self._check_warm_start()
         if self.training.physical_batch_size > self.training.batch_size:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
+from runs.averaged_adapter import AveragedAdapter
 from runs.best_round import best_round, has_stopped
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
@@ -30,11 +31,12 @@ def find_notices(
     federation: str | None = None,
     oddities: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    average: AveragedAdapter | None = None,
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
-    the base model was made whole.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, ``remarks`` say how the
+    base model was made whole, and ``average`` is what was kept beside the last adapter.
     """
     notices = []
     job = manifest.job
@@ -69,6 +71,13 @@ def find_notices(
             f"is {records[-1].loss:.4f}. confide export --best writes that round’s adapter."
         )
         notices.append(Notice(title="The best round is not the last", text=text, grave=False))
+    if average is not None:
+        text = (
+            f"{average.words} has a held-out loss of {average.loss:.4f}; the last adapter alone has "
+            f"{records[-1].loss:.4f}. confide export --average writes it. It cost nothing: all that is in it "
+            "had been released."
+        )
+        notices.append(Notice(title="An average", text=text, grave=False))
     if has_stopped(job, records) and done < asked:
         text = (
             f"The run stopped after {done} of {format_count(asked, 'round')}, as training.patience = "
