@@ -251,7 +251,7 @@ def _guarantee(manifest: Manifest, spent: Mapping[str, float | None], plans: Seq
         adjacency=plans[0].adjacency if plans else None,
         mechanism=privacy.mechanism,
         accountant=_ACCOUNTANTS[plans[0].accountants[0]] if plans and privacy.protects else None,
-        clipping_norm=privacy.clipping_norm,
+        clipping_norm=privacy.bound,
         noise_multipliers=(min(multipliers), max(multipliers)) if plans and privacy.protects else None,
         metrics_epsilon=job.metrics.epsilon,
         caveat=caveat,

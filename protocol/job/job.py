@@ -11,6 +11,7 @@ from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
+from protocol.job.first_and_last import check_average, check_warm_start
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
@@ -252,14 +253,9 @@ class Job(Section):
             )
         if self.training.personal_steps:
             self._check_personal()
-        if self.training.average != "none" and self.model.source != DRAWN and not self.strategy.averages():
-            raise ValueError(
-                f'training.average: expected "none" with strategy.name="{self.strategy.name}": the mean of '
-                "several rounds' A and B is not the mean of their products B·A; use \"ffa\", \"fedsb\" or "
-                '"head"'
-            )
-        if self.training.warm_start is not None:
-            self._check_warm_start()
+        check_warm_start(self)
+        if self.model.source != DRAWN:  # whose weights are averaged themselves, and no factors of them
+            check_average(self)
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
@@ -276,23 +272,6 @@ class Job(Section):
         if self.adapter.ranks is not None:
             raise ValueError(
                 "training.personal_steps: expected 0 with adapter.ranks, which has one rank each"
-            )
-
-    def _check_warm_start(self) -> None:
-        if self.adapter.changes_base:
-            raise ValueError(
-                f'adapter.init: expected "orthonormal" with training.warm_start, got "{self.adapter.init}", '
-                "whose pairs begin as a part of the base model's weights"
-            )
-        if self.adapter.ranks is not None:
-            raise ValueError(
-                "adapter.ranks: expected none with training.warm_start: a site of a lower rank would get "
-                "some directions of a pair that has them in no order"
-            )
-        if self.strategy.cored:
-            raise ValueError(
-                f'strategy.name: "{self.strategy.name}" trains a core between A and B, which no PEFT folder '
-                'has, and so goes with no training.warm_start: use "ffa"'
             )
 
     def _check_update_norm(self) -> None:

@@ -176,6 +176,11 @@ def check_canaries_fit(job: Job) -> None:
             'privacy.noise_correlation: expected "none", got '
             f'"{job.privacy.noise_correlation}": the attacks take each step\'s noise for its own'
         )
+    if job.privacy.clipping_quantile is not None:
+        raise UserError(
+            "privacy.clipping_quantile: expected none: a canary is as long as the clipping norm, which the "
+            "attacks take to be the same in all steps"
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "
