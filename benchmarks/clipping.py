@@ -1,8 +1,8 @@
 """Fixed clipping norms against one that follows a quantile, from a hundred times too low and too high.
 
-``python benchmarks/clipping.py examples/tweets.toml --set data.limit=10000`` simulates the job with each norm
-and prints a table of docs/tuning.md. A step is as long with every norm: a fixed norm's learning rate is the
-job's over the norm. All runs draw the same batches and the same noise, so that differences are the norm's.
+``python benchmarks/clipping.py examples/tweets.toml --set data.limit=10000`` simulates the job with each
+norm and prints a table of docs/tuning.md. A step is as long with every norm: the learning rate of a fixed
+one is the job's over the norm. All runs draw the same batches and noise, so that differences are the norm's.
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ def main() -> None:
             manifest, ended = RunFolder.open(run.folder).manifest, "-"
             if quantile is not None:
                 kept = [
-                    memory_in(run.folder / "sites", site, manifest).newest()["norm"][0] for site in run.epsilon
+                    memory_in(run.folder / "sites", site, manifest).newest()["norm"][0]
+                    for site in run.epsilon
                 ]
                 ended = f"{statistics.mean(kept):.3g}"
             measure = find_task(job.task).measures[0].name
             seconds = time.process_time() - began
-        print(
-            f"| {name} | {run.rounds[-1].loss:.4f} | {run.measures[measure]:.4f} | {ended} | {seconds:.0f} |",
-            flush=True,
-        )
+        scores = f"{run.rounds[-1].loss:.4f} | {run.measures[measure]:.4f}"
+        print(f"| {name} | {scores} | {ended} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

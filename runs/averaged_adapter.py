@@ -1,4 +1,4 @@
-"""The average of the adapters that a run has released, which the coordinator makes and scores at no cost."""
+"""The average of the adapters that a run has released, which the coordinator makes and scores for free."""
 
 from __future__ import annotations
 

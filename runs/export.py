@@ -72,9 +72,9 @@ def export_merged(
 ) -> None:
     """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
-    ``best``, ``average``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the base model
-    cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round has
-    finished of which one is best, or that were averaged.
+    ``best``, ``average``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the
+    base model cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round
+    has finished of which one is best, or if none were averaged.
     """
     _, number, averaged = _exported(folder, best=best, average=average)
     job = folder.manifest.job
@@ -96,9 +96,7 @@ def export_merged(
     _write_whole(to, write)
 
 
-def _exported(
-    folder: RunFolder, *, best: bool, average: bool
-) -> tuple[Path, int, AveragedAdapter | None]:
+def _exported(folder: RunFolder, *, best: bool, average: bool) -> tuple[Path, int, AveragedAdapter | None]:
     """The folder with what is exported, the round that it is of, and what it is an average of, if it is."""
     number = int(folder.adapter_path.resolve().name)
     if average:

@@ -105,8 +105,8 @@ def _about(card: PrivacyCard, job: Job) -> str:
         text += f" What is here is an average. {card.averaged}."
     if job.training.warm_start is not None:
         text += (
-            f" Training began with an adapter that was there before, {_code(job.training.warm_start)}: what "
-            "follows counts nothing that it was trained on."
+            f" Training began with an adapter that was there before, {_code(job.training.warm_start)}: "
+            "what follows counts nothing that it was trained on."
         )
     return text
 

@@ -1,11 +1,17 @@
-"""What the coordinator keeps beside a run's last adapter: an average of those that were released, scored."""
+"""What the coordinator keeps beside a run's last adapter: a scored average of those that were released."""
 
 from __future__ import annotations
 
 import logging
 
 from protocol.job.layout import AdapterLayout
-from runs.averaged_adapter import AveragedAdapter, average_rounds, average_weights, read_average, save_average
+from runs.averaged_adapter import (
+    AveragedAdapter,
+    average_rounds,
+    average_weights,
+    read_average,
+    save_average,
+)
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
 

@@ -123,7 +123,9 @@ class Workplace:
             labels=self.labels,
             model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,
-            start_digest="" if self.job.training.warm_start is None else start_digest(self._start().adapter),
+            start_digest=""
+            if self.job.training.warm_start is None
+            else start_digest(self._start().adapter),
         )
 
     def _start(self) -> State:

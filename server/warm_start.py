@@ -96,7 +96,9 @@ def _check_pairs(theirs: Iterable[str], ours: Iterable[str], place: str) -> None
     """Raises JobError unless the same layers carry pairs."""
     there, here = ({n for n in names if n.endswith((FACTOR_A, FACTOR_B))} for names in (theirs, ours))
     if here - there:
-        raise _misfit(place, f"it lacks {some(sorted(here - there))}, which adapter.target_modules asks for")
+        raise _misfit(
+            place, f"it lacks {some(sorted(here - there))}, which adapter.target_modules asks for"
+        )
     if there - here:
         raise _misfit(place, f"it has {some(sorted(there - here))}, which this job does not train")
 

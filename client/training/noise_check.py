@@ -31,8 +31,8 @@ def check_noise(adapted: AdaptedModel, mechanism: Mechanism) -> None:
     """Take steps in which nobody is drawn, with fresh noise, and look at what they release.
 
     Each number of each tensor must have noise; the noise of a tensor in a step must be its own; and it
-    must be as wide as planned, no less and no more; so it is with Gaussian noise for a count beside the
-    sum, which moves the clipping norm, and the count has noise as well. Raises PrivacyUnitError naming the layer. Right noise
+    must be as wide as planned, no less and no more. So must Gaussian noise be with a count beside the sum,
+    and the count must have noise. Raises PrivacyUnitError naming the layer. Right noise
     is refused with a probability under 1e-6.
     """
     optimizer = silent_optimizer(adapted, mechanism, clipping_norm=1.0)

@@ -59,8 +59,9 @@ class Trainer:
         contributes nothing, and so does one that the model fails on. With ``hidden``, the steps have no
         noise, and something after them hides the update: then nothing is said of it. ``drift``,
         float32[update_size], is added to each step's noisy gradient; ``correlated`` is for a plan
-        with bands, and ``adaptive`` is the norm to clip to first, where it is not the plan's. Raises PrivacyUnitError if a step would not be what the plan accounts for, RunError if
-        the adapter became NaN or, without a mechanism, a gradient did.
+        with bands, and ``adaptive`` is the norm to clip to first, where it is not the plan's. Raises
+        PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
+        NaN or, without a mechanism, a gradient did.
         """
         self.adapted.train_in(round_number)
         shapes = self.shapes(training, activations)

@@ -85,8 +85,8 @@ class ClippedSum:
     ``tensors`` are int64 sums, one a parameter, in units of ``step``; ``bound`` holds for all of them
     together in the L1 or L2 norm, as ``norm`` says, and is ``steps`` of the grid; ``zeroed`` counts the
     examples that were not finite and count as zero. ``within`` is how many more examples were no longer
-    than the bound than were longer; those of length zero are neither, so that blank ones add nothing. Made by ``clip_gradients``. Raises PrivacyUnitError if
-    the bound is none.
+    than the bound than were longer; those of length zero are neither, so that blank ones add nothing. Made
+    by ``clip_gradients``. Raises PrivacyUnitError if the bound is none.
     """
 
     tensors: tuple[Tensor, ...]

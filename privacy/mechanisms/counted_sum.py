@@ -23,7 +23,7 @@ GRADIENT_STEPS = math.isqrt(STEPS**2 - SIGN_STEPS**2)
 
 
 class Counted(NamedTuple):
-    """A noisy sum, float64, one tensor a parameter; and the noisy ``excess`` of examples within the bound."""
+    """A noisy sum, float64, a tensor a parameter, and the noisy ``excess`` of examples within the bound."""
 
     tensors: tuple[Tensor, ...]
     excess: float

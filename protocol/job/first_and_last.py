@@ -1,4 +1,4 @@
-"""What a job's first adapter goes with, if it was made elsewhere, and what an average of its last ones does."""
+"""What a first adapter that was made elsewhere goes with, and what an average of the last ones does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check_warm_start(job: Job) -> None:
-    """Raises ValueError that names the key to change, for a job that begins with no pair of its own kind."""
+    """Raises ValueError that names the key to change, for a job that needs pairs of its own to begin."""
     if job.training.warm_start is None:
         return
     if job.adapter.changes_base:
@@ -24,8 +24,8 @@ def check_warm_start(job: Job) -> None:
         )
     if job.strategy.cored:
         raise ValueError(
-            f'strategy.name: "{job.strategy.name}" trains a core between A and B, which no PEFT folder has, '
-            'and so goes with no training.warm_start: use "ffa"'
+            f'strategy.name: "{job.strategy.name}" trains a core between A and B, which no PEFT folder '
+            'has, and so goes with no training.warm_start: use "ffa"'
         )
 
 
@@ -34,6 +34,6 @@ def check_average(job: Job) -> None:
     if job.training.average != "none" and not job.strategy.averages():
         raise ValueError(
             f'training.average: expected "none" with strategy.name="{job.strategy.name}": the mean of '
-            "several rounds' A and B is not the mean of their products B·A; use \"ffa\", \"fedsb\" or "
+            'several rounds\' A and B is not the mean of their products B·A; use "ffa", "fedsb" or '
             '"head"'
         )

@@ -23,7 +23,7 @@ class PrivacySection(Section):
     epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    # The share of examples that are to be under the norm, which then moves from where it is set; unset: fixed.
+    # So many of the gradients are to be shorter than the norm, which moves to where they are; unset: fixed.
     clipping_quantile: Annotated[float, Field(ge=0.01, le=0.99)] | None = None
     # Whether a step's noise takes some of earlier steps' back: in so many bands, or as many as are best.
     noise_correlation: Literal["none", "banded", "auto"] = "none"
@@ -91,7 +91,7 @@ class PrivacySection(Section):
         if self.clipping_quantile is not None and self.mechanism == "laplace":
             raise ValueError(
                 'privacy.clipping_quantile: expected none with privacy.mechanism="laplace", whose noise is '
-                'for lengths in L1, which a count beside the gradients would take too much of: use "gaussian"'
+                'for lengths in L1, which a count beside gradients would take too much of: use "gaussian"'
             )
         if self.mechanism == "skellam" or self.noise == "central":
             raise ValueError(

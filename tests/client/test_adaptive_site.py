@@ -1,4 +1,4 @@
-"""A site whose clipping norm moves: what it keeps, what it is charged, and what such a job is refused with."""
+"""A site whose clipping norm moves: what it keeps, what it is charged, and what it does not go with."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_run_moves_the_norms_and_passes_its_audit(tiny_folder: Path, tmp_path:
 def test_a_keyed_run_is_the_same_in_units_a_thousand_times_as_large(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """Without noise, a norm far above all gradients makes steps of their plain sum: half the norm, twice."""
+    """Without noise, a norm far above all gradients makes steps of their sum over it."""
     updates = []
     for norm, rate in ((1e4, 1.0), (2e4, 2.0)):
         job = tiny.job(

@@ -31,7 +31,9 @@ class Evaluates:
 
     def score(self, adapter: np.ndarray) -> Score:
         self.scored.append(adapter)
-        return Score(loss=float(adapter.mean()), measures={"accuracy": 0.25, "loss": 1.0, "perplexity": 2.0})
+        return Score(
+            loss=float(adapter.mean()), measures={"accuracy": 0.25, "loss": 1.0, "perplexity": 2.0}
+        )
 
 
 def run_of(path: Path, kind: str, adapters: list[float]) -> RunFolder:

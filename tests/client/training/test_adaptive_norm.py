@@ -74,7 +74,7 @@ def test_noise_moves_it_no_further_than_a_count_could() -> None:
 def test_it_comes_to_the_quantile_from_a_hundred_times_too_low_or_high(
     start: float, quantile: float, spread: float
 ) -> None:
-    """Norms are lognormal. After 24 steps it is within the quarter that one step moves it, and the noise."""
+    """Norms are lognormal. After 24 steps it is off by what one step moves it, and by noise."""
     rng = np.random.default_rng(0)
     expected = math.exp(spread * {0.3: -0.5244, 0.5: 0.0, 0.8: 0.8416}[quantile])
     norm, found = AdaptiveNorm(quantile=quantile, value=start), []

@@ -60,7 +60,9 @@ def test_an_example_is_never_longer_than_the_bound(length: float, bound: float) 
 
 
 def test_shorter_ones_count_up_longer_ones_down_and_blank_ones_not_at_all() -> None:
-    rows = torch.tensor([[0.5, 0.0], [0.0, -0.9], [2.0, 0.0], [0.0, 0.0], [math.nan, 0.0], [3.0, 3.0], [5.0, 0.0]])
+    rows = torch.tensor(
+        [[0.5, 0.0], [0.0, -0.9], [2.0, 0.0], [0.0, 0.0], [math.nan, 0.0], [3.0, 3.0], [5.0, 0.0]]
+    )
     assert counted([rows]).clipped.within == 2 - 3
     assert counted([rows], bound=4.0).clipped.within == 3 - 2
     halves = counted([rows[:3]]).clipped.joined(counted([rows[3:]]).clipped)
@@ -70,7 +72,10 @@ def test_shorter_ones_count_up_longer_ones_down_and_blank_ones_not_at_all() -> N
 def test_sparse_rows_count_as_whole_ones_do() -> None:
     rows = torch.tensor([[0.5, 0.0], [0.0, 0.0], [2.0, 0.0], [0.1, 0.1]])
     whole = counted([rows, torch.zeros(4, 2)])
-    for sparse in ([rows.to_sparse(1), torch.zeros(4, 2).to_sparse(1)], [rows.to_sparse(1), torch.zeros(4, 2)]):
+    for sparse in (
+        [rows.to_sparse(1), torch.zeros(4, 2).to_sparse(1)],
+        [rows.to_sparse(1), torch.zeros(4, 2)],
+    ):
         assert counted(sparse).clipped.within == whole.clipped.within == 2 - 1
 
 
@@ -87,14 +92,14 @@ def test_without_noise_it_is_the_sum_and_the_count() -> None:
 
 @pytest.mark.parametrize("multiplier", [0.7, 1.0, 30.0])
 def test_the_noise_of_both_is_that_of_one_release(multiplier: float) -> None:
-    """Andrew et al. 2021, theorem 1: z = (z_Δ⁻² + (2 σ_b)⁻²)^(-1/2), a count of ones and zeros having σ_b."""
+    """Andrew et al. 2021, theorem 1: z = (z_Δ⁻² + (2 σ_b)⁻²)^(-1/2), with ones and zeros for σ_b."""
     of_sum, of_count = multiplier * STEPS / GRADIENT_STEPS, multiplier * STEPS / SIGN_STEPS / 2
     assert (of_sum**-2 + (2 * of_count) ** -2) ** -0.5 == pytest.approx(multiplier, rel=1e-9)
     assert of_sum == pytest.approx(multiplier * 1.0079, rel=1e-4)
 
 
 def test_noise_is_as_wide_as_that() -> None:
-    """Of 20,000 numbers a deviation is right to 5 / √40,000 = 2.5 %; of 400 counts to 18 %. The key is fixed."""
+    """Of 20,000 numbers a deviation is right to 5 / √40,000; of 400 to 18 %. The key is fixed."""
     none = [torch.zeros(0, 20_000)]
     mechanism, source = Mechanism(name="gaussian", multiplier=2.0), keyed_source(0, "noise")
     found = [mechanism.release(counted(none, bound=3.0), source)]
