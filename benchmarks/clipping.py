@@ -2,7 +2,7 @@
 
 ``python benchmarks/clipping.py examples/tweets.toml --set data.limit=10000`` simulates the job with each
 norm and prints a table of docs/tuning.md. A step is as long with every norm: the learning rate of a fixed
-one is the job's over the norm. All runs draw the same batches and noise, so that differences are the norm's.
+one is the job's over the norm. All runs draw the same batches and noise: differences are the norm's.
 """
 
 from __future__ import annotations
