@@ -48,7 +48,7 @@ def run_of(path: Path, kind: str, adapters: list[float]) -> RunFolder:
 @pytest.mark.parametrize("name", [name for name in listed_strategies() if name not in EXACT])
 def test_a_rule_whose_averages_are_not_exact_is_refused(name: str) -> None:
     with pytest.raises(JobError, match=rf'training\.average: expected "none" with strategy\.name="{name}"'):
-        make_job(training={"average": "polyak"}, strategy={"name": name})
+        make_job(training={"average": "polyak"}, strategy={"name": name}, privacy={"mechanism": "none"})
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))

