@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.local_round import adapter_at_end, keep_adapter
+from client.local_round import adapter_at_end, keep_adapter, norm_before
 from client.reservation import reserve
 from client.session import Session
 from client.training.cancellation import Between
@@ -82,6 +82,7 @@ def _personal(
         entropy=after_the_run,
         activations=materials.activations if materials.activations.work else None,
         between=between,
+        adaptive=norm_before(session, session.memory.newest()),
     )
     own = training.model_copy(update={"rounds": 1, "local_steps": training.personal_steps})
     share.train(materials.trainer, training=own, round_number=1)

@@ -12,6 +12,7 @@ noise in the sum: the bound holds whatever the site had kept.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,28 +22,38 @@ from client.control_variate import drift_of, own_variate, uncorrected
 from client.session import Session
 from client.site_memory import Kept
 from client.sums.update_norm import within_norm
+from client.training.adaptive_norm import AdaptiveNorm
+from privacy.errors import ProtocolError
 from privacy.mechanisms.clipping import clip
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import from_bytes
 
 # Names of what is kept; the adapter is for the site's custodian.
-_LOCAL, _VARIATE, ADAPTER = "local", "variate", "adapter"
+_LOCAL, _VARIATE, _NORM, ADAPTER = "local", "variate", "norm", "adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Where a round's steps begin: the ``adapter``, float32[adapter_size], the site's own tensors in it.
 
-    ``drift``, float32[update_size], is added to each step's noisy gradient; None for nothing.
+    ``drift``, float32[update_size], is added to each step's noisy gradient; None for nothing. ``adaptive``
+    is the clipping norm, where steps move it.
     """
 
     adapter: NDArray[np.float32]
     drift: NDArray[np.float32] | None = None
+    adaptive: AdaptiveNorm | None = None
 
 
 def begin_round(session: Session, request: pb.Train) -> Start:
-    """What a request asks a site to train. Raises ProtocolError for vectors of another size."""
+    """What a request asks a site to train.
+
+    Raises ProtocolError for vectors of another size, and for a first adapter that is not the manifest's.
+    """
     job, layout = session.manifest.job, session.layout
+    begun = session.manifest.start_digest
+    if begun and request.round == 1 and hashlib.sha256(request.adapter).hexdigest() != begun:
+        raise ProtocolError("the first round's adapter is not the one whose digest the manifest has")
     sent = session.adapter(request.adapter)
     if not session.keeps:
         return Start(adapter=sent)
@@ -52,7 +63,18 @@ def begin_round(session: Session, request: pb.Train) -> Start:
         mean = from_bytes(request.beside, size=layout.update_size)
         own = _sized(kept, _VARIATE, layout.update_size)
         drift = drift_of(mean, own, training=job.training, round_number=request.round)
-    return Start(adapter=_with_own(session, sent, kept), drift=drift)
+    adaptive = norm_before(session, kept)
+    return Start(adapter=_with_own(session, sent, kept), drift=drift, adaptive=adaptive)
+
+
+def norm_before(session: Session, kept: Kept) -> AdaptiveNorm | None:
+    """The clipping norm that a site has kept, or the job's own before any step; None where it is fixed."""
+    privacy = session.manifest.job.privacy
+    if privacy.clipping_quantile is None:
+        return None
+    found = _sized(kept, _NORM, 2)
+    value, steps = (privacy.clipping_norm, 0) if found is None else (float(found[0]), int(found[1]))
+    return AdaptiveNorm(quantile=privacy.clipping_quantile, value=value, steps=steps)
 
 
 def adapter_at_end(session: Session, request: pb.Evaluate) -> NDArray[np.float32]:
@@ -80,11 +102,11 @@ def end_round(
 ) -> NDArray[np.float32]:
     """What leaves of a round, float32[update_size], weighted, once what stays is on the disk.
 
-    ``trained`` is what training makes of a round, float32[update_size + local_size]. What is not finite is
-    not kept: then the site goes on from what it had.
+    ``trained`` is what ``Trainer.update`` makes of a round. What is not finite is not kept: then the site
+    goes on from what it had.
     """
     size, training = session.layout.update_size, session.manifest.job.training
-    update, local = trained[:size], trained[size:]
+    update, local, norm = np.split(trained, [size, size + session.layout.local_size])
     corrects = session.manifest.job.strategy.corrects
     if corrects:
         update = uncorrected(update, start.drift, training=training, round_number=round_number)
@@ -95,6 +117,8 @@ def end_round(
     if corrects:
         # Of what is sent, as the coordinator's mean is.
         kept[_VARIATE] = own_variate(update, training=training, round_number=round_number)
+    if norm.size:
+        kept[_NORM] = norm
     if local.size:
         kept[_LOCAL] = local
         kept[ADAPTER] = session.layout.with_local(start.adapter, local)

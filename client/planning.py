@@ -195,7 +195,7 @@ def _plans(answer: dict[str, Any], manifest: Manifest, rounds: int) -> Plans | N
     except (ValueError, TypeError, AttributeError, RecursionError, PlanError):
         return None
     plan = plans.plan
-    asked = (privacy.mechanism, privacy.unit, privacy.delta, privacy.clipping_norm)
+    asked = (privacy.mechanism, privacy.unit, privacy.delta, privacy.bound)
     found = (plan.mechanism.name, plan.unit, plan.delta, plan.clipping_norm)
     # The ledger computes this ε in any case, and it is composed within bounds.
     steps = manifest.job.planned_steps(rounds)

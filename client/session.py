@@ -75,7 +75,9 @@ class Session:
     @property
     def keeps(self) -> bool:
         """Whether something of a round stays at the site for the next one."""
-        return self.layout.local_size > 0 or self.manifest.job.strategy.corrects
+        job = self.manifest.job
+        moves = job.privacy.clipping_quantile is not None
+        return self.layout.local_size > 0 or job.strategy.corrects or moves
 
     @property
     def hidden(self) -> bool:
@@ -146,7 +148,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         mechanism=job.privacy.local_mechanism,
         epsilon=job.privacy.epsilon,
         delta=job.privacy.delta,
-        clipping_norm=job.privacy.clipping_norm,
+        clipping_norm=job.privacy.bound,
         expected_batch_size=batch_size,
         examples=examples,
         steps=steps,

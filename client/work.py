@@ -78,6 +78,7 @@ class Work:
             entropy=self.entropy,
             activations=materials.activations if materials.activations.work else None,
             correlated=self.correlated,
+            adaptive=self.start.adaptive,
             between=within(self.longest, self.between, clock=self.clock),
         )
 

@@ -228,6 +228,9 @@ def export(
     best: Annotated[
         bool, typer.Option("--best", help="The round with the lowest held-out loss, not the last.")
     ] = False,
+    average: Annotated[
+        bool, typer.Option("--average", help="What training.average has kept beside the last round.")
+    ] = False,
     site: Annotated[
         str | None,
         typer.Option("--site", metavar="NAME", help="A simulated site's own, with what stays at it."),
@@ -245,10 +248,12 @@ def export(
 
     folder = RunFolder.open(run)
     result = None if audit is None else read_audit(audit, folder.manifest)
+    if best and average:
+        raise UserError("--average: expected no --best beside it: one adapter is written")
     if site is not None:
-        if merge or best or audit is not None:
+        if merge or best or average or audit is not None:
             raise UserError(
-                "--site: expected no --merge, no --best and no --audit: a site keeps its last adapter"
+                "--site: expected no --merge, --best, --average or --audit: a site keeps its last adapter"
             )
         from confide.kept_adapter import export_own
         from protocol.plain_text import quoted_some
@@ -263,12 +268,12 @@ def export(
             )
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
     elif merge:
-        export_merged(folder, to, best=best, audit=result)
+        export_merged(folder, to, best=best, average=average, audit=result)
         drawn = folder.manifest.job.model.source == DRAWN
         loader = "the load() of its network.py" if drawn else "transformers' from_pretrained"
         print(f"Wrote a model to {to}; load it with {loader}")
     else:
-        export_adapter(folder, to, best=best, audit=result)
+        export_adapter(folder, to, best=best, average=average, audit=result)
         print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
 
 

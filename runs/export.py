@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import UserError
 from protocol.job.manifest import Manifest
+from runs.averaged_adapter import SCORE, AveragedAdapter, averaged_path, load_average, read_average
 from runs.best_round import best_round
 from runs.factored import factor_residuals
 from runs.model_card import write_cards
@@ -26,45 +27,56 @@ from tasks.registry import find_task
 
 
 def export_adapter(
-    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+    folder: RunFolder,
+    to: Path,
+    *,
+    best: bool = False,
+    average: bool = False,
+    audit: AuditResult | None = None,
 ) -> None:
     """Write the newest adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
 
-    With ``best`` it is that of the round with the lowest held-out loss. What a strategy has moved into the
+    With ``best`` it is that of the round with the lowest held-out loss, with ``average`` what the job's
+    ``training.average`` has kept beside the last one. What a strategy has moved into the
     base is in its factors, whose rank is then higher than the job's. Layers that the checkpoint lacks,
     which elsewhere would be drawn anew, are in it too; where there are any, the base model is loaded for
     them. Beside it lie a privacy card, with the ``audit`` of the job if there was one, and a model card.
     Raises as ``export_merged`` does.
     """
-    number = _exported_round(folder, best=best)
+    source, number, averaged = _exported(folder, best=best, average=average)
     beside = folder.facts["exported_beside"]
     base = load_run_base(folder.manifest) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
-            folder.path / "rounds" / f"{number:03d}",
+            source,
             partial,
-            ignore=shutil.ignore_patterns(MEMORY, TRAINED),
+            ignore=shutil.ignore_patterns(MEMORY, TRAINED, SCORE),
             dirs_exist_ok=True,
         )
         factor_residuals(partial)
         if base is not None:
             _add_layers(partial, base, beside)
-        write_cards(folder, number=number, exported=partial, audit=audit)
+        write_cards(folder, number=number, exported=partial, audit=audit, averaged=averaged)
 
     _write_whole(to, write)
 
 
 def export_merged(
-    folder: RunFolder, to: Path, *, best: bool = False, audit: AuditResult | None = None
+    folder: RunFolder,
+    to: Path,
+    *,
+    best: bool = False,
+    average: bool = False,
+    audit: AuditResult | None = None,
 ) -> None:
     """Write base model, adapter and tokenizer as one folder, as the task writes it.
 
-    ``best``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the base model
-    cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round has
-    finished of which one is best.
+    ``best``, ``average``, ``audit`` and the cards are as for ``export_adapter``. Raises ModelError if the
+    base model cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round
+    has finished of which one is best, or if none were averaged.
     """
-    number = _exported_round(folder, best=best)
+    _, number, averaged = _exported(folder, best=best, average=average)
     job = folder.manifest.job
     if job.model.quantization is not None:
         raise UserError(
@@ -73,23 +85,33 @@ def export_merged(
         )
     base = load_run_base(folder.manifest)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
-    adapted.load(folder.load_adapter(number, adapted.layout))
+    layout = adapted.layout
+    adapted.load(load_average(folder, layout) if averaged else folder.load_adapter(number, layout))
     merged = adapted.peft.merge_and_unload()
 
     def write(partial: Path) -> None:
         find_task(job.task).export(merged, base, partial)
-        write_cards(folder, number=number, exported=partial, audit=audit)
+        write_cards(folder, number=number, exported=partial, audit=audit, averaged=averaged)
 
     _write_whole(to, write)
 
 
-def _exported_round(folder: RunFolder, *, best: bool) -> int:
-    if not best:
-        return int(folder.adapter_path.resolve().name)
-    found = best_round(folder.records())
-    if found is None:
-        raise UserError(f"{folder.path}: no round has finished yet, so that none is best")
-    return found.round
+def _exported(folder: RunFolder, *, best: bool, average: bool) -> tuple[Path, int, AveragedAdapter | None]:
+    """The folder with what is exported, the round that it is of, and what it is an average of, if it is."""
+    number = int(folder.adapter_path.resolve().name)
+    if average:
+        found = read_average(folder)
+        if found is None:
+            raise UserError(
+                f"{folder.path} has kept no average: set training.average in the job, and let the run end"
+            )
+        return averaged_path(folder), found.last, found
+    if best:
+        record = best_round(folder.records())
+        if record is None:
+            raise UserError(f"{folder.path}: no round has finished yet, so that none is best")
+        number = record.round
+    return folder.path / "rounds" / f"{number:03d}", number, None
 
 
 def export_kept(

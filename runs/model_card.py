@@ -10,6 +10,7 @@ from typing import Any
 from privacy.durable import BY_UMASK, write_durably
 from protocol.job.job import DRAWN, Job
 from protocol.plain_text import escaped
+from runs.averaged_adapter import AveragedAdapter
 from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_measure
 from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
@@ -26,19 +27,30 @@ _PIPELINES = {
 }
 
 
-def write_cards(folder: RunFolder, *, number: int, exported: Path, audit: AuditResult | None) -> None:
+def write_cards(
+    folder: RunFolder,
+    *,
+    number: int,
+    exported: Path,
+    audit: AuditResult | None,
+    averaged: AveragedAdapter | None = None,
+) -> None:
     """Write privacy card and model card of the adapter after round ``number`` into its exported folder.
 
+    ``averaged`` says so if it is an average of the adapters until then.
     A README.md that the task has written, which says how to load the model, stays as it is.
     """
-    card = make_card(folder, number=number, exported=exported, audit=audit)
+    words = None if averaged is None else averaged.words
+    card = make_card(folder, number=number, exported=exported, audit=audit, averaged=words)
     write_card(card, folder, exported)
     if not (exported / README).exists():
-        text = model_card(card, folder, exported)
+        text = model_card(card, folder, exported, averaged=averaged)
         write_durably(exported / README, text.encode(), mode=BY_UMASK)
 
 
-def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
+def model_card(
+    card: PrivacyCard, folder: RunFolder, exported: Path, *, averaged: AveragedAdapter | None = None
+) -> str:
     """The README.md: a YAML header for the Hub, without a licence, and sections for people."""
     from huggingface_hub import ModelCardData
 
@@ -65,7 +77,7 @@ def model_card(card: PrivacyCard, folder: RunFolder, exported: Path) -> str:
         "```sh\nconfide audit card .\n```\n\n"
         "`--key` compares the signer with the coordinator’s key as you know it.",
         "## What it does",
-        *_quality(folder, card.round, job),
+        *_quality(folder, card.round, job, averaged),
         *_loading(adapter, base, drawn=drawn),
     ]
     return escaped("\n\n".join(parts) + "\n", lines=True)
@@ -85,10 +97,18 @@ def _about(card: PrivacyCard, job: Job) -> str:
         f"{format_count(crowd.sites, 'site')} trained it together in {rounds} without showing each other "
         f"their data: {_code(job.task)} on {_code(card.model)}"
     )
-    return (
+    text = (
         f"{trained}. Each round is a sum over at least {crowd.least} of "
         f"{format_count(crowd.in_a_round, 'site')}. Made with Confide {card.versions['confide']}."
     )
+    if card.averaged is not None:
+        text += f" What is here is an average. {card.averaged}."
+    if job.training.warm_start is not None:
+        text += (
+            f" Training began with an adapter that was there before, {_code(job.training.warm_start)}: "
+            "what follows counts nothing that it was trained on."
+        )
+    return text
 
 
 def _privacy(promise: Guarantee) -> list[str]:
@@ -133,13 +153,13 @@ def _audited(audit: AuditResult | None) -> list[str]:
     ]
 
 
-def _quality(folder: RunFolder, number: int, job: Job) -> list[str]:
-    """What the round scored, a row a measure."""
+def _quality(folder: RunFolder, number: int, job: Job, averaged: AveragedAdapter | None) -> list[str]:
+    """What the round scored, or an average of rounds, a row a measure."""
     records = folder.records()[:number]
     if not records:
         return ["No round was finished: this is what training begins with."]
     rows = [
-        f"| {measure.name} | {format_measure(records[-1].measures, measure)} |"
+        f"| {measure.name} | {format_measure((averaged or records[-1]).measures, measure)} |"
         for measure in find_task(job.task).measures
     ]
     return ["On examples that no site trained on:", "\n".join(["| | |", "|---|---|", *rows])]

@@ -90,7 +90,10 @@ class AuditResult(_Part):
 
 
 class PrivacyCard(_Part):
-    """All of a card. Digests are SHA-256 as hex; ``files`` has those of the files beside it, by name."""
+    """All of a card. Digests are SHA-256 as hex; ``files`` has those of the files beside it, by name.
+
+    ``averaged`` says of which rounds' adapters this is an average; None if it is of ``round`` alone.
+    """
 
     format: Literal[1] = 1
     run: str
@@ -98,6 +101,7 @@ class PrivacyCard(_Part):
     federation: str | None
     round: int
     rounds: int
+    averaged: str | None = None
     model: str
     model_digest: str
     privacy: Guarantee
@@ -108,7 +112,12 @@ class PrivacyCard(_Part):
 
 
 def make_card(
-    folder: RunFolder, *, number: int, exported: Path, audit: AuditResult | None = None
+    folder: RunFolder,
+    *,
+    number: int,
+    exported: Path,
+    audit: AuditResult | None = None,
+    averaged: str | None = None,
 ) -> PrivacyCard:
     """The card of the adapter after round ``number``, as it lies in the folder ``exported``."""
     manifest, every = folder.manifest, folder.records()
@@ -125,6 +134,7 @@ def make_card(
         federation=facts.get("federation"),
         round=number,
         rounds=manifest.job.training.rounds,
+        averaged=averaged,
         model=public_name(manifest.job.model.source),
         model_digest=manifest.model_digest,
         privacy=_guarantee(manifest, spent, plans),
@@ -242,7 +252,7 @@ def _guarantee(manifest: Manifest, spent: Mapping[str, float | None], plans: Seq
         adjacency=plans[0].adjacency if plans else None,
         mechanism=privacy.mechanism,
         accountant=_ACCOUNTANTS[plans[0].accountants[0]] if plans and privacy.protects else None,
-        clipping_norm=privacy.clipping_norm,
+        clipping_norm=privacy.bound,
         noise_multipliers=(min(multipliers), max(multipliers)) if plans and privacy.protects else None,
         metrics_epsilon=job.metrics.epsilon,
         caveat=caveat,

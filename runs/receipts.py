@@ -137,7 +137,7 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
         raise ProtocolError(f"{receipt.site} was not drawn for round {receipt.round}")
     _check_values(
         ("mechanism", plan.mechanism.name, job.privacy.mechanism),
-        ("clipping norm", plan.clipping_norm, job.privacy.clipping_norm),
+        ("clipping norm", plan.clipping_norm, job.privacy.bound),
         ("delta", plan.delta, job.privacy.delta),
         ("unit", plan.unit, job.privacy.unit),
         ("least number of shares of noise", _shares(plan), _planned_shares(manifest)),

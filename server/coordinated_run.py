@@ -52,8 +52,8 @@ def _run(
     workplace = Workplace.load(manifest.job)
     if workplace.manifest(manifest.run, cohort=manifest.cohort, sites=manifest.sites) != manifest:
         raise JobError(
-            f"{folder.path} was started with another model, label set or layout: bring those back, or "
-            "start a new run"
+            f"{folder.path} was started with another model, label set, layout or first adapter: bring "
+            "those back, or start a new run"
         )
     post = SealedPost(
         grid,

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.errors import JobError
 from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
+from protocol.job.strategy import State
 from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator
+from server.warm_start import read_warm_start, start_digest
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.model.adapted_model import AdaptedModel
@@ -79,7 +82,7 @@ class Workplace:
         self.adapted = adapted
         self.labels = labels
         self.held_out = held_out
-        self.initial_adapter = adapted.initial_adapter(job.seeds.adapter)
+        self.initial_adapter = _first_adapter(job, adapted)
         self.prefix = FrozenPrefix(adapted)
         self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out), labels=labels)
 
@@ -120,7 +123,13 @@ class Workplace:
             labels=self.labels,
             model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,
+            start_digest=""
+            if self.job.training.warm_start is None
+            else start_digest(self._start().adapter),
         )
+
+    def _start(self) -> State:
+        return self.job.strategy.start(self.adapted.layout, self.initial_adapter)
 
     def create_folder(
         self,
@@ -153,7 +162,7 @@ class Workplace:
             manifest=manifest,
             facts=facts,
             layout=self.adapted.layout,
-            state=self.job.strategy.start(self.adapted.layout, self.initial_adapter),
+            state=self._start(),
             adapter_config=self.adapter_config(),
             coordinator_key=coordinator_key,
             flush=flush,
@@ -192,3 +201,11 @@ class Workplace:
     def adapter_config(self) -> dict[str, Any]:
         """PEFT's own description of the adapter."""
         return peft_config(self.adapted.peft.peft_config["default"].to_dict(), self.job.adapter)
+
+
+def _first_adapter(job: Job, adapted: AdaptedModel) -> NDArray[np.float32]:
+    """What the first round begins with, float32[adapter_size]: drawn, or made elsewhere."""
+    place, seed = job.training.warm_start, job.seeds.adapter
+    if place is None:
+        return adapted.initial_adapter(seed)
+    return read_warm_start(place, adapted, seed=seed)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from client.correlated_steps import CorrelatedSteps
 from client.refusal import answer_or_refuse
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import no_pause, within
 from client.training.gradient_check import choose_gradients
 from client.training.together import Share, train_or_nothing
@@ -63,7 +64,7 @@ class Assignment:
     """One site's round: what ``Work`` has of it that can travel.
 
     ``adapter``, float32[adapter_size], and ``examples`` are in Ray's object store, where all actors of a
-    machine share one copy. ``drift`` and ``correlated`` are as
+    machine share one copy. ``drift``, ``correlated`` and ``adaptive`` are as
     ``Trainer.train`` takes them.
     """
 
@@ -75,6 +76,7 @@ class Assignment:
     longest: float
     drift: NDArray[np.float32] | None = None
     correlated: CorrelatedSteps | None = None
+    adaptive: AdaptiveNorm | None = None
 
 
 class TrainingActor:
@@ -141,6 +143,7 @@ class TrainingActor:
             adapter=ray.get(asked.adapter),
             drift=asked.drift,
             correlated=asked.correlated,
+            adaptive=asked.adaptive,
             examples=examples,
             plan=asked.plan,
             hidden=asked.hidden,

@@ -170,6 +170,7 @@ class Crew:
             adapter=self._adapter[1],
             drift=start.drift,
             correlated=work.correlated,
+            adaptive=start.adaptive,
             examples=self._examples[site],
             plan=session.training,
             hidden=session.hidden,

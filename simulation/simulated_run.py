@@ -33,8 +33,8 @@ def reopen_world(folder: RunFolder) -> World:
     world = World(manifest.job)
     if world.manifest(manifest.run) != manifest:
         raise JobError(
-            f"{folder.path} was started with another model, label set or layout: bring those back, or "
-            "start a new run"
+            f"{folder.path} was started with another model, label set, layout or first adapter: bring "
+            "those back, or start a new run"
         )
     return world
 

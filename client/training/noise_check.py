@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.special import gammainc, gammaincc  # type: ignore[import-untyped]
 
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.step import add_batch, nobody
 from client.training.sum_check import released_sum, silent_optimizer
 from privacy.errors import PrivacyUnitError
+from privacy.mechanisms.clipping import STEPS
+from privacy.mechanisms.counted_sum import GRADIENT_STEPS
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import fresh_source
 from tasks.model.adapted_model import AdaptedModel
@@ -28,7 +31,8 @@ def check_noise(adapted: AdaptedModel, mechanism: Mechanism) -> None:
     """Take steps in which nobody is drawn, with fresh noise, and look at what they release.
 
     Each number of each tensor must have noise; the noise of a tensor in a step must be its own; and it
-    must be as wide as planned, no less and no more. Raises PrivacyUnitError naming the layer. Right noise
+    must be as wide as planned, no less and no more. So must Gaussian noise be with a count beside the sum,
+    and the count must have noise. Raises PrivacyUnitError naming the layer. Right noise
     is refused with a probability under 1e-6.
     """
     optimizer = silent_optimizer(adapted, mechanism, clipping_norm=1.0)
@@ -45,6 +49,24 @@ def check_noise(adapted: AdaptedModel, mechanism: Mechanism) -> None:
             widths.append(_Width.of(numbers, mechanism))
             widths[-1].check(name)
         _Width.together(widths).check("all tensors together")
+    if mechanism.name == "gaussian":
+        _check_counted(adapted, mechanism)
+
+
+def _check_counted(adapted: AdaptedModel, mechanism: Mechanism) -> None:
+    """Take a step that counts whom its norm spares, and release both."""
+    start = AdaptiveNorm(quantile=0.5, value=1.0)
+    optimizer = silent_optimizer(adapted, mechanism, clipping_norm=1.0, adaptive=start)
+    optimizer.source = fresh_source()
+    add_batch(optimizer, nobody(adapted), last=True)
+    released = released_sum(adapted, optimizer, bound=1.0, drawn=0)
+    wider = replace(mechanism, multiplier=mechanism.multiplier * STEPS / GRADIENT_STEPS)
+    numbers = {name: tensor.detach().cpu().flatten().double() for name, tensor in released.items()}
+    for name, found in numbers.items():
+        _check_present(name, found)
+    _Width.together([_Width.of(found, wider) for found in numbers.values()]).check("a step with a count")
+    if optimizer.adaptive is None or optimizer.adaptive.value == start.value:
+        raise PrivacyUnitError("the count that moves the clipping norm is released without noise")
 
 
 @dataclass(frozen=True, kw_only=True)

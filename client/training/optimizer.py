@@ -8,12 +8,14 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from client.training.adaptive_norm import AdaptiveNorm
 from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.banded_noise import COARSE_STEPS
 from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
+from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
 
@@ -28,13 +30,23 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
     the noisy sum is a float. Noise comes from a ``NoiseSource`` and not from torch's generator, and its
     size from the clipped sum. Norms are those of ``clip_gradients``: a bfloat16 norm is off by up to 0.4 %,
     and clipping by it would break the bound. For Laplace noise the L1 norm is clipped.
+
+    With an ``adaptive`` norm a step clips to that and is in units of it, so that it is as long whatever the
+    norm is; the plan's clipping norm is 1 then, and the noise is for a count as well, which moves the norm.
     """
 
     source: NoiseSource  # set before each step
     # What adds the step's noise under a plan with bands; set before each step.
     correlated: Callable[[ClippedSum], Sequence[Tensor]] | None = None
 
-    def __init__(self, optimizer: Optimizer, *, plan: SampledPlan, expected_batch_size: int) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        plan: SampledPlan,
+        expected_batch_size: int,
+        adaptive: AdaptiveNorm | None = None,
+    ) -> None:
         if isinstance(plan, PhasedPlan):
             raise PrivacyUnitError("expected the plan of a round's steps, got that of a run's phases")
         super().__init__(
@@ -45,6 +57,12 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         )
         self._mechanism = plan.mechanism
         self._banded = isinstance(plan, BandedPlan)
+        self.adaptive = adaptive
+        if adaptive is not None and (self._banded or plan.clipping_norm != 1.0):
+            raise PrivacyUnitError(
+                "expected independent noise and clipping_norm=1 with a norm that follows a quantile, got "
+                f"clipping_norm={plan.clipping_norm}"
+            )
         self._clipped: ClippedSum | None = None
         self.zeroed_examples = 0
 
@@ -54,10 +72,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         gradients = [parameter.grad_sample for parameter in self.params]
         if any(isinstance(gradient, list) for gradient in gradients):
             raise PrivacyUnitError("two backward passes without a step between: not one batch")
-        steps = COARSE_STEPS if self._banded else STEPS
-        clipped = clip_gradients(
-            gradients, bound=self.max_grad_norm, norm=self._mechanism.norm, steps=steps
-        )
+        steps = COARSE_STEPS if self._banded else STEPS if self.adaptive is None else GRADIENT_STEPS
+        bound = self.max_grad_norm if self.adaptive is None else self.adaptive.value
+        clipped = clip_gradients(gradients, bound=bound, norm=self._mechanism.norm, steps=steps)
         self.zeroed_examples += clipped.zeroed
         self._clipped = clipped if self._clipped is None else self._clipped.joined(clipped)
         for parameter, total in zip(self.params, self._clipped.tensors, strict=True):
@@ -76,6 +93,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
             parameter.grad = noisy.to(parameter.device, parameter.dtype)
 
     def _released(self, clipped: ClippedSum) -> Sequence[Tensor]:
+        if self.adaptive is not None:
+            found = self._mechanism.release(CountedSum(clipped=clipped), self.source)
+            self.adaptive = self.adaptive.after(found.excess, expected=self.expected_batch_size)
+            return [tensor / clipped.bound for tensor in found.tensors]
         if not self._banded:
             return self._mechanism.release(clipped, self.source)
         release, self.correlated = self.correlated, None

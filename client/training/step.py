@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.correction import Correction
 from client.training.gradients import Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
@@ -31,11 +32,13 @@ def make_optimizer(
     *,
     copies: Sequence[nn.Parameter] | None = None,
     drift: NDArray[np.float32] | None = None,
+    adaptive: AdaptiveNorm | None = None,
 ) -> PrivateOptimizer:
     """A fresh optimizer over exactly the layout's trained tensors, or over ``copies`` of them.
 
     They are where the round begins: what pulls steps back pulls them there. ``drift``,
-    float32[update_size], is added to each step's noisy gradient.
+    float32[update_size], is added to each step's noisy gradient. ``adaptive`` is what the first step clips
+    to, if not to the plan's own norm.
 
     Raises PrivacyUnitError if a parameter outside the layout is trainable: its gradient would be
     neither clipped nor noised.
@@ -53,6 +56,7 @@ def make_optimizer(
         kind(copies or parameters, lr=training.learning_rate),
         plan=plan,
         expected_batch_size=training.batch_size,
+        adaptive=adaptive,
     )
     if training.proximal or drift is not None:
         parts = {} if drift is None else adapted.layout.split_update(drift)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.gradients import Gradients, PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
 from client.training.step import add_batch, make_optimizer, take_step
@@ -91,7 +92,11 @@ def check_steps(
 
 
 def silent_optimizer(
-    adapted: AdaptedModel, mechanism: Mechanism, *, clipping_norm: float
+    adapted: AdaptedModel,
+    mechanism: Mechanism,
+    *,
+    clipping_norm: float,
+    adaptive: AdaptiveNorm | None = None,
 ) -> PrivateOptimizer:
     """Training's own optimizer under a made-up plan, without noise, and with an adapter at rest.
 
@@ -101,7 +106,7 @@ def silent_optimizer(
     plan = SampledPlan(
         mechanism=mechanism, clipping_norm=clipping_norm, sampling_rate=1.0, steps=1, delta=1e-5
     )
-    optimizer = make_optimizer(adapted, _TRAINING, plan)
+    optimizer = make_optimizer(adapted, _TRAINING, plan, adaptive=adaptive)
     optimizer.source = cast(NoiseSource, _Silence())  # a step draws nothing else
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.correlated_steps import CorrelatedSteps
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Gradients, Loss, losses
 from client.training.sparse_rows import take
@@ -51,6 +52,7 @@ class Share:
     between: Between
     drift: NDArray[np.float32] | None = None
     correlated: CorrelatedSteps | None = None
+    adaptive: AdaptiveNorm | None = None
 
     def train(
         self, trainer: Trainer, *, training: TrainingSection, round_number: int
@@ -68,6 +70,7 @@ class Share:
             between=self.between,
             drift=self.drift,
             correlated=self.correlated,
+            adaptive=self.adaptive,
         )
 
 
@@ -143,7 +146,9 @@ class _Site:
         adapted.load(share.adapter)
         self.weights = {name: nn.Parameter(p.detach().clone()) for name, p in adapted.trained.items()}
         copies = list(self.weights.values())
-        self._optimizer = make_optimizer(adapted, training, share.plan, copies=copies, drift=share.drift)
+        self._optimizer = make_optimizer(
+            adapted, training, share.plan, copies=copies, drift=share.drift, adaptive=share.adaptive
+        )
 
     def draw(self, round_number: int, step: int, training: TrainingSection) -> NDArray[np.int64]:
         """Who is in the step's Poisson sample, without blank examples; the step's noise is ready then."""
@@ -175,9 +180,7 @@ class _Site:
         with torch.no_grad():
             for name, parameter in self._adapted.trained.items():
                 parameter.copy_(self.weights[name])
-        return trainer.update(
-            share.adapter, share.plan, hidden=share.hidden, zeroed_examples=self._optimizer.zeroed_examples
-        )
+        return trainer.update(share.adapter, share.plan, self._optimizer, hidden=share.hidden)
 
 
 class _OwnWeights:

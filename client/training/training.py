@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from client.correlated_steps import CorrelatedSteps
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, no_pause
 from client.training.gradients import PerExampleGradients, losses
+from client.training.optimizer import PrivateOptimizer
 from client.training.row_check import UnequalWeights, heights_apart
 from client.training.step import make_optimizer, take_step
 from privacy.accounting.sampled_plan import SampledPlan
@@ -48,6 +50,7 @@ class Trainer:
         between: Between = no_pause,
         drift: NDArray[np.float32] | None = None,
         correlated: CorrelatedSteps | None = None,
+        adaptive: AdaptiveNorm | None = None,
     ) -> NDArray[np.float32]:
         """Take ``local_steps`` private steps from ``adapter``: what ``update`` says of them.
 
@@ -56,14 +59,15 @@ class Trainer:
         contributes nothing, and so does one that the model fails on. With ``hidden``, the steps have no
         noise, and something after them hides the update: then nothing is said of it. ``drift``,
         float32[update_size], is added to each step's noisy gradient; ``correlated`` is for a plan
-        with bands. Raises PrivacyUnitError if a step would not be what the plan accounts for, RunError if
-        the adapter became NaN or, without a mechanism, a gradient did.
+        with bands, and ``adaptive`` is the norm to clip to first, where it is not the plan's. Raises
+        PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
+        NaN or, without a mechanism, a gradient did.
         """
         self.adapted.train_in(round_number)
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
-        optimizer = make_optimizer(self.adapted, training, plan, drift=drift)
+        optimizer = make_optimizer(self.adapted, training, plan, drift=drift, adaptive=adaptive)
         loss = losses(self.adapted, activations)
         for step in range(training.local_steps):
             between(step, training.local_steps)
@@ -85,19 +89,27 @@ class Trainer:
                 batches = list(shapes.batches(examples, indices))
             take_step(optimizer, self.gradients, batches, loss)
             optimizer.zero_grad(set_to_none=True)
-        return self.update(adapter, plan, hidden=hidden, zeroed_examples=optimizer.zeroed_examples)
+        return self.update(adapter, plan, optimizer, hidden=hidden)
 
     def update(
-        self, adapter: NDArray[np.float32], plan: SampledPlan, *, hidden: bool, zeroed_examples: int
+        self,
+        adapter: NDArray[np.float32],
+        plan: SampledPlan,
+        optimizer: PrivateOptimizer,
+        *,
+        hidden: bool,
     ) -> NDArray[np.float32]:
-        """What steps made of ``adapter``: float32[update_size + local_size].
+        """What steps made of ``adapter``: float32[update_size + local_size], and what they clip to next.
 
-        It is what a site sends of them, and after it the tensors that stay there, as they are now.
+        It is what a site sends of them, and after it the tensors that stay there, as they are now; where
+        steps move the clipping norm, two numbers follow: that norm, and how many steps have moved it.
         """
         after = self.adapted.now()
         if not hidden:
-            self._check_moved(after - adapter, plan, zeroed_examples=zeroed_examples)
-        return np.concatenate([self.adapted.update_since(adapter), self.adapted.layout.local_part(after)])
+            self._check_moved(after - adapter, plan, zeroed_examples=optimizer.zeroed_examples)
+        norm = optimizer.adaptive
+        parts = [self.adapted.update_since(adapter), self.adapted.layout.local_part(after)]
+        return np.concatenate(parts if norm is None else [*parts, norm.numbers])
 
     def shapes(
         self, training: TrainingSection, activations: Activations | None, *, rows: int | None = None

@@ -84,8 +84,9 @@ class ClippedSum:
 
     ``tensors`` are int64 sums, one a parameter, in units of ``step``; ``bound`` holds for all of them
     together in the L1 or L2 norm, as ``norm`` says, and is ``steps`` of the grid; ``zeroed`` counts the
-    examples that were not finite and count as zero. Made by ``clip_gradients``. Raises PrivacyUnitError if
-    the bound is none.
+    examples that were not finite and count as zero. ``within`` is how many more examples were no longer
+    than the bound than were longer; those of length zero are neither, so that blank ones add nothing. Made
+    by ``clip_gradients``. Raises PrivacyUnitError if the bound is none.
     """
 
     tensors: tuple[Tensor, ...]
@@ -93,6 +94,7 @@ class ClippedSum:
     norm: int
     zeroed: int
     steps: float = STEPS
+    within: int = 0
 
     def __post_init__(self) -> None:
         _check_bound(self.bound, self.norm)
@@ -126,7 +128,8 @@ class ClippedSum:
         _check_alike(self, other)
         pairs = zip(self.tensors, other.tensors, strict=True)
         tensors = tuple(one + more for one, more in pairs)
-        return replace(self, tensors=tensors, zeroed=self.zeroed + other.zeroed)
+        zeroed, within = self.zeroed + other.zeroed, self.within + other.within
+        return replace(self, tensors=tensors, zeroed=zeroed, within=within)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,11 +229,11 @@ def clip_gradients(
         return _clip_each(gradients, bound=bound, norm=norm, steps=steps)
     given = torch.cat([_with_float64(gradient.detach()).flatten(1) for gradient in gradients], dim=1)
     total = torch.zeros(given.shape[1], dtype=torch.int64, device=given.device)
-    zeroed = 0
+    zeroed = within = 0
     for some in given.split(_rows_at_once(given)):  # type: ignore[no-untyped-call]  # torch's
-        whole, lost = _on_the_grid(some, bound=bound, norm=norm, steps=steps)
+        whole, lost, more = _on_the_grid(some, bound=bound, norm=norm, steps=steps)
         total += whole.sum(0).long()
-        zeroed += lost
+        zeroed, within = zeroed + lost, within + more
     sums = total.split([math.prod(gradient.shape[1:]) for gradient in gradients])  # type: ignore[no-untyped-call]
     return ClippedSum(
         tensors=tuple(s.view(g.shape[1:]) for s, g in zip(sums, gradients, strict=True)),
@@ -238,6 +241,7 @@ def clip_gradients(
         norm=norm,
         zeroed=zeroed,
         steps=steps,
+        within=within,
     )
 
 
@@ -254,20 +258,25 @@ def _clip_each(gradients: Sequence[Tensor], *, bound: float, norm: int, steps: f
             rows, values = whole.indices()[0].tolist(), whole.values()
         for row, value in zip(rows, values, strict=True):
             held[row].append((number, value.flatten()))
-    zeroed = 0
+    zeroed = within = 0
     for parts in held:
         if not parts:
             continue
         example = torch.cat([value for _, value in parts])
-        grid, lost = _on_the_grid(_with_float64(example)[None], bound=bound, norm=norm, steps=steps)
+        grid, lost, more = _on_the_grid(_with_float64(example)[None], bound=bound, norm=norm, steps=steps)
         for (number, _), part in zip(parts, grid[0].split([len(value) for _, value in parts]), strict=True):  # type: ignore[no-untyped-call]
             sums[number] += part.long().to(sums[number].device).view_as(sums[number])
-        zeroed += lost
-    return ClippedSum(tensors=tuple(sums), bound=bound, norm=norm, zeroed=zeroed, steps=steps)
+        zeroed, within = zeroed + lost, within + more
+    return ClippedSum(
+        tensors=tuple(sums), bound=bound, norm=norm, zeroed=zeroed, steps=steps, within=within
+    )
 
 
-def _on_the_grid(rows: Tensor, *, bound: float, norm: int, steps: float) -> tuple[Tensor, int]:
-    """Each row clipped and put on the grid, whole numbers in float64[n, d]; how many were not finite."""
+def _on_the_grid(rows: Tensor, *, bound: float, norm: int, steps: float) -> tuple[Tensor, int, int]:
+    """Each row clipped and put on the grid, whole numbers in float64[n, d].
+
+    With it, how many were not finite, and how many more were no longer than the bound than were longer.
+    """
     exact = rows.double()
     # Squares of float32 numbers are exact in float64, and inside its range: only what is not finite has a
     # length that is not.
@@ -278,7 +287,8 @@ def _on_the_grid(rows: Tensor, *, bound: float, norm: int, steps: float) -> tupl
         exact, lengths = exact.masked_fill(~finite[:, None], 0.0), lengths.masked_fill(~finite, 0.0)
     lengths = (lengths if norm == 1 else lengths.sqrt()) * _SLACK
     scale = steps / lengths.clamp(min=bound)
-    return exact.mul_(scale[:, None]).trunc_(), int((~finite).sum())
+    within = int((lengths > 0).sum()) - 2 * int((lengths > bound).sum())
+    return exact.mul_(scale[:, None]).trunc_(), int((~finite).sum()), within
 
 
 def _rows_at_once(rows: Tensor) -> int:

@@ -11,6 +11,7 @@ from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
+from protocol.job.first_and_last import check_average, check_warm_start
 from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
@@ -201,6 +202,9 @@ class Job(Section):
             )
         if self.training.personal_steps:
             self._check_personal()
+        check_warm_start(self)
+        if self.model.source != DRAWN:  # whose weights are averaged themselves, and no factors of them
+            check_average(self)
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="

@@ -161,7 +161,10 @@ def beside(job: Job, folder: Path) -> Job:
     )
     named = job.model.source
     model = job.model.model_copy(update={"source": named if named == DRAWN else resolve(named)})
-    return job.model_copy(update={"data": data, "model": model})
+    training, begun = job.training, job.training.warm_start
+    if begun is not None:
+        training = training.model_copy(update={"warm_start": resolve(begun)})
+    return job.model_copy(update={"data": data, "model": model, "training": training})
 
 
 def _set(table: dict[str, Any], setting: str) -> None:

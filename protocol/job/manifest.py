@@ -39,6 +39,8 @@ class Manifest:
     ``cohort`` is the number of sites in a round. Where these are drawn (``federation.cohort``), ``sites``
     are the names of all that they are drawn from, in order; elsewhere all sites are in each round, and it
     is empty. ``labels`` are in the order of the head's outputs; the digests are SHA-256 as hex.
+    ``start_digest`` is that of the first adapter, as it is sent, where it was made elsewhere
+    (``training.warm_start``).
     """
 
     run: str
@@ -47,6 +49,7 @@ class Manifest:
     labels: tuple[str, ...]
     model_digest: str
     layout_digest: str
+    start_digest: str = ""
     sites: tuple[str, ...] = ()
     version: str = VERSION
 
@@ -66,9 +69,11 @@ class Manifest:
         self._check_sites()
         self._check_weights()
         self._check_labels()
-        for digest in (self.model_digest, self.layout_digest):
+        for digest in (self.model_digest, self.layout_digest, self.start_digest):
             if not (isinstance(digest, str) and _HEX.fullmatch(digest)):
                 raise ProtocolError(f"expected SHA-256 as hex, got {quoted(digest)}")
+        if self.start_digest and self.job.training.warm_start is None:
+            raise ProtocolError("expected training.warm_start with start_digest, got none")
 
     def _check_sites(self) -> None:
         drawn = self.job.federation.cohort
@@ -222,6 +227,7 @@ def read_manifest(content: bytes) -> Manifest:
             sites=tuple(table["sites"]),
             model_digest=table["model_digest"],
             layout_digest=table["layout_digest"],
+            start_digest=table["start_digest"],
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError(f"not a manifest: {quoted(error)}") from error

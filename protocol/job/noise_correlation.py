@@ -40,6 +40,9 @@ def _hindrances(job: Job) -> Iterator[tuple[str, str, str, str]]:
     if privacy.mechanism != "gaussian":
         why = "noise of several steps adds up to the noise that is accounted for only if it is Gaussian"
         yield "privacy.mechanism", '"gaussian"', f'"{privacy.mechanism}"', why
+    if privacy.clipping_quantile is not None:
+        why = "a step's noise would come with another norm than the noise that it takes back"
+        yield "privacy.clipping_quantile", "none", f"{privacy.clipping_quantile:g}", why
     if not strategy.correlates():
         why = "a later round's update does not add up with an earlier one's, and takes no noise of it back"
         if strategy.basis_turns:

@@ -23,6 +23,8 @@ class PrivacySection(Section):
     epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
     delta: Annotated[float, Field(ge=1e-9, lt=0.5)] = 1e-5
     clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    # So many of the gradients are to be shorter than the norm, which moves to where they are; unset: fixed.
+    clipping_quantile: Annotated[float, Field(ge=0.01, le=0.99)] | None = None
     # Whether a step's noise takes some of earlier steps' back: in so many bands, or as many as are best.
     noise_correlation: Literal["none", "banded", "auto"] = "none"
     bands: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -58,6 +60,11 @@ class PrivacySection(Section):
         return 1 if self.mechanism == "laplace" else 2
 
     @property
+    def bound(self) -> float:
+        """What one unit adds at most to what noise is added to: in clipping norms, where the norm moves."""
+        return self.clipping_norm if self.clipping_quantile is None else 1.0
+
+    @property
     def local_mechanism(self) -> Literal["gaussian", "laplace", "none"]:
         """The noise of a site's local steps: what hides whole sites is added to what a round releases."""
         return "none" if self.hides_sites or self.mechanism == "skellam" else self.mechanism
@@ -81,6 +88,11 @@ class PrivacySection(Section):
                 "adapter.dropout: expected 0 where noise hides an example: masks are drawn along a "
                 "batch, so that each example would change those of all after it"
             )
+        if self.clipping_quantile is not None and self.mechanism == "laplace":
+            raise ValueError(
+                'privacy.clipping_quantile: expected none with privacy.mechanism="laplace", whose noise is '
+                'for lengths in L1, which a count beside gradients would take too much of: use "gaussian"'
+            )
         if self.mechanism == "skellam" or self.noise == "central":
             raise ValueError(
                 'privacy.unit: expected "site" with privacy.mechanism="skellam" or '
@@ -93,6 +105,11 @@ class PrivacySection(Section):
             raise ValueError(
                 f'privacy.mechanism: expected "{wanted}" with privacy.unit="site" and privacy.noise='
                 f'"{self.noise}", got "{self.mechanism}"'
+            )
+        if self.clipping_quantile is not None:
+            raise ValueError(
+                'privacy.clipping_quantile: expected none with privacy.unit="site": steps have no noise of '
+                "their own there, so that a count in one would be released without any"
             )
         if job.metrics.epsilon > 0:
             raise ValueError(

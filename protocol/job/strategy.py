@@ -113,6 +113,15 @@ class Strategy(Section):
         """Whether a later round's noise may take some of an earlier one's back: both are summed alike."""
         return cls.linear and cls.compresses()
 
+    def averages(self) -> bool:
+        """Whether the mean of several rounds' adapters has the mean of their products B·A, exactly.
+
+        So it is where one factor of a pair moves at most, and in a basis that stays.
+        """
+        halves = "ABC" if self.cored else "AB"
+        moving = [half for half in halves if self.trains(f"layer.lora_{half}.weight")]
+        return len(moving) < 2 and not self.basis_turns and not self.residual
+
     @classmethod
     def takes_optimizer(cls) -> bool:
         """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""

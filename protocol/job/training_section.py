@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from protocol.job.section import Section
+from protocol.plain_text import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,10 @@ class TrainingSection(Section):
     patience: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] | None = None
     # FedProx' μ: how hard each step is pulled back to where its round began.
     proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    # What the coordinator keeps beside the last adapter: an average of those that were released.
+    average: Literal["none", "polyak", "ema"] = "none"
+    # A PEFT folder at the coordinator: the adapter that the first round begins with.
+    warm_start: Place | None = None
     # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
     personal_steps: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MAX)] = 0
 

@@ -59,7 +59,7 @@ def update_reach(job: Job) -> float:
     """How far a coordinate of one site's update may reach; what goes beyond it is cut off."""
     if job.training.optimizer == "adam":
         return _ADAM * _steps(job)
-    return _ROOM * _steps(job) * job.privacy.clipping_norm
+    return _ROOM * _steps(job) * job.privacy.bound
 
 
 def make_encoding(
@@ -83,7 +83,7 @@ def make_encoding(
     if job.training.optimizer == "adam":
         signal = _ADAM * steps * math.sqrt(size)
     else:
-        signal = steps * job.privacy.clipping_norm
+        signal = steps * job.privacy.bound
     return example_encoding(
         bits=job.masks.modulus_bits,
         sites=manifest.cohort,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
+from runs.averaged_adapter import AveragedAdapter
 from runs.best_round import best_round, has_stopped
 from runs.formats import format_count
 from runs.run_folder import RoundRecord
@@ -30,11 +31,12 @@ def find_notices(
     federation: str | None = None,
     oddities: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    average: AveragedAdapter | None = None,
 ) -> list[Notice]:
     """The notices that a run calls for, gravest first.
 
-    ``federation`` is a real one's name. ``oddities`` are sentences about the data, and ``remarks`` say how
-    the base model was made whole.
+    ``federation`` is a real one's name. ``oddities`` are sentences about the data, ``remarks`` say how the
+    base model was made whole, and ``average`` is what was kept beside the last adapter.
     """
     notices = []
     job = manifest.job
@@ -62,13 +64,7 @@ def find_notices(
     if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
         text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
         notices.append(Notice(title="Budget exceeded", text=text))
-    best = best_round(records)
-    if best is not None and best.round < done:
-        text = (
-            f"Round {best.round} has the lowest held-out loss, {best.loss:.4f}; after the last, {done}, it "
-            f"is {records[-1].loss:.4f}. confide export --best writes that round’s adapter."
-        )
-        notices.append(Notice(title="The best round is not the last", text=text, grave=False))
+    notices += _of_adapters(records, average)
     if has_stopped(job, records) and done < asked:
         text = (
             f"The run stopped after {done} of {format_count(asked, 'round')}, as training.patience = "
@@ -90,6 +86,7 @@ def find_notices(
             f"must be trusted with {read} before that. ε holds against everyone else."
         )
         notices.append(Notice(title="The coordinator adds the noise", text=text, grave=False))
+    notices += _of_the_first(manifest)
     if remarks:
         notices.append(Notice(title="The base model", text=" ".join(remarks), grave=False))
     hidden = what_scores_hide(records[-1].by_label) if records else []
@@ -104,6 +101,38 @@ def find_notices(
     title = "What the coordinator sees" if federation else "A simulation"
     notices.append(Notice(title=title, text=" ".join(said), grave=False))
     return notices
+
+
+def _of_adapters(records: Sequence[RoundRecord], average: AveragedAdapter | None) -> list[Notice]:
+    """What else there is beside the last adapter."""
+    notices, best, done = list[Notice](), best_round(records), len(records)
+    if best is not None and best.round < done:
+        text = (
+            f"Round {best.round} has the lowest held-out loss, {best.loss:.4f}; after the last, {done}, it "
+            f"is {records[-1].loss:.4f}. confide export --best writes that round’s adapter."
+        )
+        notices.append(Notice(title="The best round is not the last", text=text, grave=False))
+    if average is not None:
+        text = (
+            f"{average.words} has a held-out loss of {average.loss:.4f}; the last adapter alone has "
+            f"{records[-1].loss:.4f}. confide export --average writes it. It cost nothing: all that is in "
+            "it had been released."
+        )
+        notices.append(Notice(title="An average", text=text, grave=False))
+    return notices
+
+
+def _of_the_first(manifest: Manifest) -> list[Notice]:
+    """Where the run began, if not anew."""
+    place = manifest.job.training.warm_start
+    if place is None:
+        return []
+    text = (
+        f"The first round began with the adapter in {place} (SHA-256 {manifest.start_digest[:16]}…). ε "
+        "counts nothing that it was trained on: that costs nothing only if those examples are public, or "
+        "are charged where it was trained."
+    )
+    return [Notice(title="The first adapter", text=text, grave=False)]
 
 
 def _sentence(parts: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from protocol.job.job import Job
 from protocol.job.job_file import job_toml
 from protocol.plain_text import escaped
 from protocol.processes.time_spent import Part, timed
+from runs.averaged_adapter import read_average
 from runs.formats import (
     format_bytes,
     format_count,
@@ -93,6 +94,7 @@ def render_report(folder: RunFolder) -> str:
             federation=facts.get("federation"),
             oddities=facts.get("oddities", ()),
             remarks=facts.get("remarks", ()),
+            average=read_average(folder),
         ),
         by_label=list_labels(records),
         federation=facts.get("federation"),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.correlated_steps import CorrelatedSteps
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, no_pause
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
@@ -51,6 +52,7 @@ class CanaryTrainer(Trainer):
         between: Between = no_pause,
         drift: NDArray[np.float32] | None = None,
         correlated: CorrelatedSteps | None = None,
+        adaptive: AdaptiveNorm | None = None,
     ) -> NDArray[np.float32]:
         """See ``Trainer.train``."""
         contributed = self._watched.begin(plan)
@@ -72,6 +74,7 @@ class CanaryTrainer(Trainer):
                 between=watched,
                 drift=drift,
                 correlated=correlated,
+                adaptive=adaptive,
             )
         finally:
             self._watched.end()

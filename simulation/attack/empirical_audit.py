@@ -181,6 +181,11 @@ def check_canaries_fit(job: Job) -> None:
             f"phase: expected none, got {len(job.phase)}: the attacks take all rounds to train the same "
             "numbers with the same noise; attack each phase as a job of its own"
         )
+    if job.privacy.clipping_quantile is not None:
+        raise UserError(
+            "privacy.clipping_quantile: expected none: a canary is as long as the clipping norm, which the "
+            "attacks take to be the same in all steps"
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "
