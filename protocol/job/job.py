@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, Tag, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, Tag, WithJsonSchema, model_validator
 
 from privacy.errors import JobError
 from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
+from protocol.job.mix import check_mix
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
-from protocol.plain_text import Place, Word
+from protocol.plain_text import Place, Word, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +53,9 @@ class ModelSection(Section):
     )
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
+    )
+    checkpointing: bool = Field(
+        False, description="compute layers again on the way back, in place of keeping what they made"
     )
 
 
@@ -208,10 +213,25 @@ class SeedsSection(Section):
     noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
+def _check_device(value: str) -> str:
+    if not re.fullmatch(_DEVICES, value):
+        raise ValueError(
+            'expected "auto", "cpu", "cuda", "mps", or a GPU by its number from 0, as "cuda:1", got '
+            f"{quoted(value)}"
+        )
+    return value
+
+
+_DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps"
+_DeviceName = Annotated[
+    str, AfterValidator(_check_device), WithJsonSchema({"type": "string", "maxLength": 7})
+]
+
+
 class DeviceSection(Section):
     """Where tensors live and in which precision the frozen layers compute."""
 
-    name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    name: _DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
@@ -237,6 +257,8 @@ class Job(Section):
     @model_validator(mode="after")
     def _combinations(self) -> Job:
         self.strategy.allows(self)
+        if self.data.mix:
+            check_mix(self)
         self.privacy.check(self)
         self.aggregation.check(self)
         if self.training.update_norm is not None:

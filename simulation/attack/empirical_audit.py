@@ -176,6 +176,10 @@ def check_canaries_fit(job: Job) -> None:
             'privacy.noise_correlation: expected "none", got '
             f'"{job.privacy.noise_correlation}": the attacks take each step\'s noise for its own'
         )
+    if job.data.mix:
+        raise UserError(
+            "data.mix: expected none: canaries stand in places of examples that are all drawn at one rate"
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "
