@@ -137,8 +137,10 @@ def _of_sources(world: World, plans: Sequence[Plan]) -> Iterator[str]:
     """What an example of each source of a mix loses, at the site where it loses most: a sentence each."""
     largest: dict[str, tuple[float, float]] = {}
     for parts, plan in set(zip(world.parts.values(), plans, strict=False)):
-        mixed = on_a_mix(plan, world.job, parts) if isinstance(plan, SampledPlan) else plan
-        for number, alias in enumerate(world.job.data.aliases if isinstance(mixed, MixedPlan) else ()):
+        mixed = on_a_mix(plan, world.job, parts) if isinstance(plan, SampledPlan) else None
+        if not isinstance(mixed, MixedPlan):
+            continue
+        for number, alias in enumerate(world.job.data.aliases):
             own = mixed.of_source(number)
             largest[alias] = max(largest.get(alias, (0.0, 0.0)), (own.sampling_rate, own.epsilon))
     for alias, (rate, epsilon) in largest.items():
