@@ -62,7 +62,12 @@ class _Planned:
         self._plans: dict[int, TrainingPlan] = {}
 
     def plan(self, examples: int) -> TrainingPlan:
-        """Raises PlanError if none exists."""
+        """Raises PlanError if none exists, or if it depends on more than the number of examples."""
+        if self.job.data.mix:
+            raise PlanError(
+                "data.mix: a ledger does not know how many examples are of which source: `confide plan` "
+                "without a home says what each source loses"
+            )
         if examples not in self._plans:
             self._plans[examples] = plan_training(self.job, examples, rounds=self._rounds)
         return self._plans[examples]

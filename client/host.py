@@ -28,7 +28,8 @@ class LocalData(Protocol):
 class Materials:
     """What a run is computed with at a site; ``labels`` are those that it declares, if the task has any.
 
-    ``digests`` are bytes[32] an example, in the examples' order.
+    ``digests`` are bytes[32] an example, in the examples' order. Of a mix, ``parts`` says how many examples
+    are of each source, which lie one source after another; of a job without one it is empty.
     """
 
     examples: Examples
@@ -36,6 +37,7 @@ class Materials:
     labels: tuple[str, ...]
     trainer: Trainer
     activations: Activations
+    parts: tuple[int, ...] = ()
 
 
 class Host(Protocol):

@@ -13,6 +13,7 @@ from client.noise_stream import NoiseStream
 from client.site_memory import SiteMemory
 from client.sums.site_sums import SiteSums
 from privacy.accounting.banded_plan import make_banded_plan
+from privacy.accounting.mixed_plan import Source, mixed_plan
 from privacy.accounting.phased_plan import PhaseToPlan, make_phased_plan
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan, make_count_plan, make_sampled_plan
@@ -22,6 +23,7 @@ from privacy.ledger.ledger import Ledger
 from privacy.ledger.receipt import Receipt
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest
+from protocol.job.mix import planned_examples, source_rates
 from protocol.job.phases import uneven
 from protocol.job.ranks import layout_at, narrowed
 from protocol.messages.vector import from_bytes
@@ -124,7 +126,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
             ],
             epsilon=job.privacy.epsilon,
             delta=job.privacy.delta,
-            clipping_norm=job.privacy.clipping_norm,
+            clipping_norm=job.privacy.bound,
             examples=examples,
             near=near,
         )
@@ -153,6 +155,33 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         examples=examples,
         steps=steps,
         near=near,
+    )
+
+
+def counted(job: Job, materials: Materials) -> int:
+    """How many examples a run is planned for: a site's, or so many as a mix's largest rate stands for.
+
+    Raises PlanError for a source of a mix with too few.
+    """
+    parts = materials.parts
+    return planned_examples(job, parts) if parts else len(materials.examples)
+
+
+def on_a_mix(plan: TrainingPlan, job: Job, parts: tuple[int, ...]) -> TrainingPlan:
+    """The plan, drawing each source of a mix at its own rate; as it is for a job without one.
+
+    ``parts`` are the site's examples of each source. Raises PlanError for a source with too few.
+    """
+    if not parts:
+        return plan
+    rates = source_rates(job, parts)
+    # A last bit may be between what was planned for and a source's rate, which is drawn at no more.
+    return mixed_plan(
+        plan,
+        tuple(
+            Source(examples=count, rate=min(rate, plan.sampling_rate))
+            for count, rate in zip(parts, rates, strict=True)
+        ),
     )
 
 

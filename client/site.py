@@ -17,7 +17,7 @@ from client.local_round import begin_round, end_round
 from client.planning import Planner, plan_here
 from client.refusal import answer_or_refuse, log_refusal
 from client.reservation import reserve
-from client.session import Session, check_drawn, check_manifest, plan_metrics
+from client.session import Session, check_drawn, check_manifest, counted, on_a_mix, plan_metrics
 from client.sums.open_sums import open_sums
 from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
@@ -238,14 +238,14 @@ class Site:
             simulated=self._keyed_entropy is not None,
         )
         size = trainer.adapted.layout.update_size
-        planned = self._planner(manifest, examples, size, manifest.planned_rounds(self.name))
+        planned = self._planner(manifest, counted(job, materials), size, manifest.planned_rounds(self.name))
         policy.check_cost(planned.plan)
         session = Session(
             manifest=manifest,
             signature=signature,
             materials=materials,
             plan=planned.plan,
-            training=planned.training,
+            training=on_a_mix(planned.training, job, materials.parts),
             sums=open_sums(
                 manifest,
                 update_size=size,

@@ -61,7 +61,7 @@ def attack_table(attack: MembershipAttack) -> dict[str, Any]:
         "measures": dict(attack.measures),
         "attacks": [asdict(one) for one in attack.attacks],
         "limits": asdict(attack.limits),
-        "exposure": attack.exposure,
+        "exposure": None if attack.exposure is None else asdict(attack.exposure),
         "upper": attack.upper if math.isfinite(attack.upper) else None,
         "lower": attack.lower,
         "confidence": attack.confidence,
@@ -95,8 +95,12 @@ def print_attack(attack: MembershipAttack) -> None:
             format_percent(limits.tpr_at_percent),
         )
     console.print(table)
-    if attack.exposure is not None:
-        console.print(f"exposure {attack.exposure:.2f} bits; 1.44 if nothing was learned")
+    found = attack.exposure
+    if found is not None:
+        console.print(
+            f"exposure {found.before:.2f} bits before training, {found.after:.2f} after; 1.44 if nothing "
+            "was learned"
+        )
     _print_verdict(console, attack.verdict, attack.upper, attack.lower, attack.delta, attack.confidence)
 
 

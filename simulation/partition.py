@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,25 @@ from tasks.data.rows import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Row numbers: ``held_out``, none if these have a file of their own, and each site's by its name."""
+    """Row numbers: ``held_out``, none if these have a file of their own, and each site's by its name.
+
+    Of a mix, ``sources`` says how many of a site's rows are of each source, which lie one after another.
+    """
 
     held_out: NDArray[np.int64]
     sites: dict[str, NDArray[np.int64]]
+    sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition:
+def partition(
+    job: Job, table: Rows, *, groups: Sequence[str] = (), counts: Sequence[int] = ()
+) -> Partition:
     """Split by ``data.holdout`` and ``federation.partition``, drawn by ``seeds.data``.
 
     With ``data.validation`` nothing is held out of the source.
 
-    ``groups`` has the values of the column that the partition names, if it names one.
+    ``groups`` has the values of the column that the partition names, if it names one; of a mix, ``counts``
+    has how many rows each source has.
     Equal contents stay on one side of the held-out split: a retweet in training would otherwise be
     tested on. Raises DataError if the held-out part or a site is left without examples.
     """
@@ -63,7 +70,27 @@ def partition(job: Job, table: Rows, *, groups: Sequence[str] = ()) -> Partition
             f"{who} got no examples out of {len(rows)}: lower federation.sites, raise data.limit, or "
             "choose another federation.partition"
         )
-    return Partition(held_out=held_out, sites=sites)
+    found = Partition(held_out=held_out, sites=sites)
+    return _by_source(found, job, counts) if job.data.mix else found
+
+
+def _by_source(parts: Partition, job: Job, counts: Sequence[int]) -> Partition:
+    """Each site's rows in order of the sources that they are of, which have so many rows each.
+
+    Raises DataError for a site that has none of a source.
+    """
+    of_row = np.repeat(np.arange(len(counts)), counts)
+    sites = {name: rows[np.argsort(of_row[rows], kind="stable")] for name, rows in parts.sites.items()}
+    sources = {}
+    for name, rows in sites.items():
+        own = np.bincount(of_row[rows], minlength=len(counts))
+        if not own.all():
+            raise DataError(
+                f"data.mix: {name} got no examples of {job.data.aliases[int(own.argmin())]!r}: lower "
+                "federation.sites, or raise data.limit"
+            )
+        sources[name] = tuple(map(int, own))
+    return replace(parts, sites=sites, sources=sources)
 
 
 def _hold_out(

@@ -72,6 +72,11 @@ def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) ->
 
     if world.job.adapter.ranks is not None:
         raise JobError("adapter.ranks: expected none with --engine ray, whose actors hold one model each")
+    if ":" in world.job.device.name:
+        raise JobError(
+            f'device.name={world.job.device.name!r}: expected "cuda" with --engine ray, which gives each '
+            "actor a GPU of its own"
+        )
     job = beside(world.job, Path.cwd())
     device = job.device.model_copy(update={"threads": int(needs["num_cpus"])})
     equipment = Equipment(

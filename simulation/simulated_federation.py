@@ -35,7 +35,7 @@ from simulation.simulated_policy import simulated_policy
 from simulation.smaller_models import SiteModel, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
-from tasks.data.rows import Rows
+from tasks.data.rows import Rows, joined
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
@@ -44,7 +44,7 @@ from tasks.own_rows import (
     encode_own_rows,
     label_names,
     read_own_column,
-    read_own_rows,
+    read_own_sources,
     read_validation_rows,
 )
 from tasks.registry import checked_job, section_of
@@ -64,14 +64,15 @@ class World:
     def __init__(self, job: Job) -> None:
         self.job = job = checked_job(job)
         self.device = choose_device(_repeatable(job))
-        table = read_own_rows(job)
+        sources = read_own_sources(job)
+        table = joined(sources)
         apart = read_validation_rows(job)
         self.labels = label_names(table, declared=section_of(job).classes, held_out=apart)
         kind = job.federation.partition
         groups: tuple[str, ...] = ()
         if isinstance(kind, ByColumn):
             groups = read_own_column(job, kind.column, key="federation.partition.column")
-        parts = partition(job, table, groups=groups)
+        parts = partition(job, table, groups=groups, counts=tuple(map(len, sources)))
         check_federation(job, parts.sites)
         self.job = job = with_named_ranks(job, tuple(parts.sites))
         base = load_base_model(job, labels=self.labels, device=self.device)
@@ -101,7 +102,7 @@ class World:
             _STAYING_BYTES if job.federation.cohort is None else _DRAWN_BYTES
         )
         self._table = table
-        self._rows = parts.sites
+        self._rows, self.parts = parts.sites, parts.sources
         self.own_trainers: Mapping[str, Trainer] = {}  # of sites that train otherwise than all others
         # Of sites that have other examples than their rows are.
         self.own_examples: Mapping[str, tuple[Examples, Activations]] = {}
@@ -182,6 +183,7 @@ class World:
             labels=self.labels,
             trainer=trainer,
             activations=activations,
+            parts=self.parts.get(name, ()),
         )
         return Site(
             name=name,

@@ -14,15 +14,26 @@ from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.read_table import read_table
-from tasks.data.rows import Rows, present
+from tasks.data.rows import Rows, joined, present
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task, section_of
 
 
-@timed(Part.DATA)
 def read_own_rows(job: Job) -> Rows:
-    """Read the rows that the job's ``data.source`` names. Raises DataError if one lacks anything."""
-    return _read_whole(job, job.data)
+    """Read the rows of all of a job's sources, one after another. Raises DataError if any are missing."""
+    return joined(read_own_sources(job))
+
+
+@timed(Part.DATA)
+def read_own_sources(job: Job) -> tuple[Rows, ...]:
+    """Read the rows that ``data.source`` names, and those of each source of a mix. Raises DataError."""
+    found = [_read_whole(job, job.data)]
+    for source in job.data.mix:
+        try:
+            found.append(_read_whole(job, source))
+        except DataError as error:
+            raise DataError(f"data.mix, alias={source.alias!r}: {error}") from error
+    return tuple(found)
 
 
 @timed(Part.DATA)

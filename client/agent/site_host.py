@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.agent.agent_telemetry import Telemetry
-from client.custody.data_set import DataSet, read_data_set
+from client.custody.data_set import DataSet, mixed, read_data_set
 from client.custody.home import Home
 from client.custody.model_sources import check_models, local_source
 from client.custody.site_file import SiteFile
@@ -133,15 +133,25 @@ class SiteHost:
         """The data that a manifest names. Raises ProtocolError for a model or data that are not here."""
         job = manifest.job
         local_source(job.model, self._file.models)
-        alias, data = job.data.alias, self._data.get(job.data.alias)
-        if data is None:
-            raise ProtocolError(f"data.alias={alias!r}: this site knows no data by that name")
-        task = find_task(job.task)
-        if not data.serves(task):
-            raise ProtocolError(f"data.alias={alias!r}: these data are not for task={job.task!r} here")
-        if task.labelled and not data.labels:
-            raise ProtocolError(f"data.alias={alias!r}: these data have no labels here; task={job.task!r}")
         section_of(job)
+        if job.data.mix and job.data.joint_alias in self._data:
+            raise ProtocolError(
+                f"data.mix: this site has other data called {job.data.joint_alias!r}, as the mix would be"
+            )
+        sets = [self._find_set(manifest, alias) for alias in job.data.aliases]
+        return sets[0] if len(sets) == 1 else mixed(sets)
+
+    def _find_set(self, manifest: Manifest, alias: str) -> DataSet:
+        data, named = self._data.get(alias), f"data.alias={alias!r}"
+        if alias != manifest.job.data.alias:
+            named = f"data.mix: alias={alias!r}"
+        if data is None:
+            raise ProtocolError(f"{named}: this site knows no data by that name")
+        task = find_task(manifest.job.task)
+        if not data.serves(task):
+            raise ProtocolError(f"{named}: these data are not for task={manifest.job.task!r} here")
+        if task.labelled and not data.labels:
+            raise ProtocolError(f"{named}: these data have no labels here; task={manifest.job.task!r}")
         check_labels(manifest, data.labels_for(task))
         return data
 
@@ -153,7 +163,7 @@ class SiteHost:
             return self._materials[1]
         self._materials = None
         model = self._model if known and self._model is not None else self._load(manifest, key)
-        found = self._data[alias]
+        found = self.find_data(manifest)
         labels = found.labels_for(find_task(manifest.job.task))
         examples = found.examples(model.trainer.adapted, labels=labels)
         materials = Materials(
@@ -162,6 +172,7 @@ class SiteHost:
             labels=labels,
             trainer=model.trainer,
             activations=Activations(model.prefix, examples),
+            parts=found.parts,
         )
         self._materials = alias, materials
         return materials

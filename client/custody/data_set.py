@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from client.custody.site_file import DataSource
 from privacy.errors import DataError
+from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
-from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows
+from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
 from tasks.task import Task, TaskKeys
@@ -19,13 +21,17 @@ log = logging.getLogger("confide.agent")
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """One data set of a site: its rows, what each is known by, and the task and keys that read them."""
+    """One data set of a site: its rows, what each is known by, and the task and keys that read them.
+
+    ``parts`` is as in ``Materials``.
+    """
 
     alias: str
     task: Task
     columns: TaskKeys
     rows: Rows
     digests: tuple[bytes, ...]
+    parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,6 +78,18 @@ class DataSet:
         for why, rows in found.blank.items():
             log.warning("data.%s: %d rows are blank examples: %s", self.alias, len(rows), why)
         return found.examples
+
+
+def mixed(sets: Sequence[DataSet]) -> DataSet:
+    """The data sets of a mix as one, one after another. They are for one task, and have the same labels."""
+    first = sets[0]
+    return replace(
+        first,
+        alias=JOINT.join(one.alias for one in sets),
+        rows=joined([one.rows for one in sets]),
+        digests=tuple(digest for one in sets for digest in one.digests),
+        parts=tuple(map(len, sets)),
+    )
 
 
 def read_data_set(alias: str, source: DataSource) -> DataSet:

@@ -187,7 +187,7 @@ class _Runs:
             coordinator=coordinator,
             task=job.task,
             model=job.model.source,
-            data=job.data.alias,
+            data=job.data.joint_alias,
             sums=job.aggregation.kind,
         )
 

@@ -58,6 +58,7 @@ def choose_gradients(adapted: AdaptedModel) -> PerExampleGradients:
             log.info("%s do not serve: %s", kind.__name__, error)
             if isinstance(method, HookedGradients):
                 method.close()
+            if kind is HookedGradients:
                 log.warning("each example is computed by itself, which takes longer: %s", error)
         except ModelError:
             return method or OneByOne(adapted)  # no method would help

@@ -57,11 +57,19 @@ class PerExampleGradients(Protocol):
 
 
 class HookedGradients:
-    """A batch at once, by Opacus' hooks, which leave PEFT's methods in place; in train mode alone."""
+    """A batch at once, by Opacus' hooks, which leave PEFT's methods in place; in train mode alone.
+
+    Raises PrivacyUnitError for layers that are computed again on the way back.
+    """
 
     batched = True
 
     def __init__(self, adapted: AdaptedModel) -> None:
+        if adapted.spec.model.checkpointing:
+            raise PrivacyUnitError(
+                "model.checkpointing: expected false with adapters that need hooks to find gradients: they "
+                "would take a layer that is computed twice for two"
+            )
         self.adapted = adapted
         self._hook()
 

@@ -158,7 +158,7 @@ class _Site:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, round_number, step)
         sampling = share.entropy(round_number, step, "sampling")
-        drawn = sampling.poisson_sample(len(share.examples), rate=share.plan.sampling_rate)
+        drawn = share.plan.draw(sampling, len(share.examples))
         if share.correlated is not None:
             drawn = share.correlated.drawn_in(step, drawn)
             optimizer.correlated = share.correlated.release(step)

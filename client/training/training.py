@@ -77,7 +77,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, round_number, step)
             sampling = entropy(round_number, step, "sampling")
-            drawn = sampling.poisson_sample(len(examples), rate=plan.sampling_rate)
+            drawn = plan.draw(sampling, len(examples))
             if correlated is not None:
                 drawn = correlated.drawn_in(step, drawn)
                 optimizer.correlated = correlated.release(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from privacy.accounting.base_plan import check_epsilon, with_least_noise
 from privacy.accounting.real_noise_plan import RealNoisePlan
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import NO_NOISE, Mechanism, MechanismName
+
+if TYPE_CHECKING:
+    from privacy.mechanisms.rng import NoiseSource
 
 # The noise for less would leave float64.
 _COUNT_EPSILON_MIN = 1e-300
@@ -42,6 +45,10 @@ class SampledPlan(RealNoisePlan):
         if self.sampling_rate == 1.0:
             return 1.0
         return -math.expm1(self.draws(self.steps) * math.log1p(-self.sampling_rate))
+
+    def draw(self, source: NoiseSource, examples: int) -> NDArray[np.int64]:
+        """Who of a site's examples is in a step's sample: their indices, in order."""
+        return source.poisson_sample(examples, rate=self.sampling_rate)
 
     def noise_of_sum(self, weights: NDArray[np.float64]) -> float:
         """Standard deviation of the noise in each coordinate of the steps' sum, each with its weight."""

@@ -12,6 +12,8 @@ from protocol.job.section import Section
 from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_plain, quoted
 
 DEFAULT_HOLDOUT = 0.1
+MOST_SOURCES = 20  # beside the first
+JOINT = " + "  # between the names of a mix's sources, where it is called by one
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
@@ -68,6 +70,15 @@ class SourceKeys(Section):
     )
 
 
+class MixedSource(SourceKeys):
+    """Another source beside the job's first: its rows are read alike, and are a share of each batch."""
+
+    alias: Word = Field(description="the name that sites know this source by")
+    share: Annotated[float, Field(ge=1e-6, lt=1)] = Field(
+        description="of a batch's examples, so many come from this source on average"
+    )
+
+
 class DataSection(SourceKeys):
     """Where the examples are, and the keys of the job's task, which ``tasks.registry`` checks."""
 
@@ -87,6 +98,9 @@ class DataSection(SourceKeys):
     limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
         default=None, description="use only this many examples, drawn by seeds.data"
     )
+    mix: Annotated[list[MixedSource], Field(max_length=MOST_SOURCES)] = Field(
+        default_factory=list, description="other sources, each with a share; the first has the rest"
+    )
 
     @model_validator(mode="after")
     def _named(self) -> DataSection:
@@ -105,6 +119,38 @@ class DataSection(SourceKeys):
         if self.validation is None and self.validation_split == self.split is not None:
             raise ValueError("validation_split: expected another than data.split, which is trained on")
         return self
+
+    @model_validator(mode="after")
+    def _mixed(self) -> DataSection:
+        if not self.mix:
+            return self
+        if len(set(self.aliases)) < len(self.aliases):
+            named = ", ".join(map(quoted, self.aliases))
+            raise ValueError(f"mix: expected an alias of its own for each source, got {named}")
+        if any(JOINT in alias for alias in self.aliases):
+            raise ValueError(f"mix: expected aliases without {quoted(JOINT)}, which stands between them")
+        if self.shares[0] < 1e-6:
+            raise ValueError(
+                "mix: expected shares that leave some for data.source, less than 1 together, got "
+                f"{math.fsum(source.share for source in self.mix):g}"
+            )
+        return self
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names that sites know the sources by, the first source's first."""
+        return (self.alias, *(source.alias for source in self.mix))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of a batch, how much comes from each source on average: 1 together."""
+        rest = 1.0 - math.fsum(source.share for source in self.mix)
+        return (rest, *(source.share for source in self.mix))
+
+    @property
+    def joint_alias(self) -> str:
+        """What the data are called where there is one name for all sources."""
+        return JOINT.join(self.aliases)
 
     @property
     def validation_source(self) -> SourceKeys | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, Tag, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, Tag, WithJsonSchema, model_validator
 
 from privacy.errors import JobError
 from protocol.job.adapter_section import AdapterSection, no_adapter
@@ -12,13 +13,14 @@ from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
 from protocol.job.first_and_last import check_average, check_warm_start
+from protocol.job.mix import check_mix
 from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.job.trained_rounds import TrainedRounds
 from protocol.job.training_section import TrainingSection
-from protocol.plain_text import Place, Word
+from protocol.plain_text import Place, Word, quoted
 
 WEIGHT_MAX = 1_000_000_000
 # What NumPy, torch and TOML take as one number.
@@ -45,6 +47,9 @@ class ModelSection(Section):
     )
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
+    )
+    checkpointing: bool = Field(
+        False, description="compute layers again on the way back, in place of keeping what they made"
     )
 
 
@@ -146,10 +151,25 @@ class SeedsSection(Section):
     noise: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
 
 
+def _check_device(value: str) -> str:
+    if not re.fullmatch(_DEVICES, value):
+        raise ValueError(
+            'expected "auto", "cpu", "cuda", "mps", or a GPU by its number from 0, as "cuda:1", got '
+            f"{quoted(value)}"
+        )
+    return value
+
+
+_DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps"
+_DeviceName = Annotated[
+    str, AfterValidator(_check_device), WithJsonSchema({"type": "string", "maxLength": 7})
+]
+
+
 class DeviceSection(Section):
     """Where tensors live and in which precision the frozen layers compute."""
 
-    name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    name: _DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
@@ -191,6 +211,8 @@ class Job(Section):
     def _combinations(self) -> Job:
         check_phases(self)
         self.strategy.allows(self)
+        if self.data.mix:
+            check_mix(self)
         self.privacy.check(self)
         self.aggregation.check(self)
         if self.training.update_norm is not None:

@@ -157,6 +157,7 @@ def beside(job: Job, folder: Path) -> Job:
         update={
             "source": resolve(job.data.source),
             "validation": None if apart is None else resolve(apart),
+            "mix": [one.model_copy(update={"source": resolve(one.source)}) for one in job.data.mix],
         }
     )
     named = job.model.source

@@ -186,6 +186,10 @@ def check_canaries_fit(job: Job) -> None:
             "privacy.clipping_quantile: expected none: a canary is as long as the clipping norm, which the "
             "attacks take to be the same in all steps"
         )
+    if job.data.mix:
+        raise UserError(
+            "data.mix: expected none: canaries stand in places of examples that are all drawn at one rate"
+        )
     if job.adapter.ranks is not None:
         raise UserError(
             "adapter.ranks: expected none: a canary is a step along one number of the run's adapter, which "

@@ -80,12 +80,23 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exposures:
+    """By how many bits texts that were in are exposed among those that were left out: see ``exposure``.
+
+    ``before`` is under the adapter that the run began with, to which all are the same by chance.
+    """
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class MembershipAttack:
     """What attacks told of who was in one run: by its last adapter, and by each round's for gradients.
 
     ``upper`` is the largest ε at ``delta`` that a site's receipts claim for one example, infinite without
     noise. ``lower`` is proved with probability ``confidence``, for all attacks together. ``present`` of the
-    ``targets`` were in; ``exposure`` is in bits, for made-up texts alone. ``accuracy`` and the like are the
+    ``targets`` were in; ``exposure`` is for made-up texts alone. ``accuracy`` and the like are the
     run's last ``measures``, on held-out examples.
     """
 
@@ -99,7 +110,7 @@ class MembershipAttack:
     confidence: float
     attacks: tuple[MembershipScore, ...]
     limits: Limits
-    exposure: float | None
+    exposure: Exposures | None
     measures: Mapping[str, float]
 
     @property
@@ -176,7 +187,7 @@ def attack_membership(
             for name, (found, of) in scores.items()
         ),
         limits=_limits(world, upper),
-        exposure=exposure(losses.target, present) if kind == "text" else None,
+        exposure=_exposures(world, chosen, attacked, present) if kind == "text" else None,
         measures=attacked.measures,
     )
 
@@ -267,6 +278,11 @@ def losses_under(world: World, targets: Targets, adapter: NDArray[np.float32]) -
     return np.concatenate(found)
 
 
+def _exposures(world: World, targets: Targets, attacked: _Trained, present: NDArray[np.bool_]) -> Exposures:
+    before = losses_under(world, targets, attacked.adapters[0])
+    return Exposures(before=exposure(before, present), after=exposure(attacked.losses, present))
+
+
 def _match(
     world: World,
     targets: Targets,
@@ -308,11 +324,11 @@ def _can_be_matched(job: Job) -> bool:
 
 
 def _limits(world: World, upper: float) -> Limits:
-    """What the plan of the smallest site allows; where noise is not a site's own, its (ε, δ) alone."""
+    """What the plan of the smallest site allows; its (ε, δ) alone if noise or rates are no site's own."""
     job = world.job
     if math.isinf(upper):
         return Limits(auc=1.0, tpr_at_permille=1.0, tpr_at_percent=1.0)
-    if job.privacy.hides_sites:
+    if job.privacy.hides_sites or job.data.mix:
         curve = curve_through([(upper, job.privacy.delta)])
     else:
         manifest = world.manifest("attack")

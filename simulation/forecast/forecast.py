@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from client.budgets import BudgetLeft
-from client.session import plan_training
+from client.session import on_a_mix, plan_training
 from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.base_plan import Accountant
+from privacy.accounting.mixed_plan import MixedPlan
 from privacy.accounting.plan import Plan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PlanError
 from protocol.job.draw import cohort_size
 from protocol.job.job import Job
+from protocol.job.mix import planned_examples
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from simulation.forecast.cost import Clock, Effort, estimate_effort
 from simulation.forecast.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
@@ -98,9 +100,9 @@ def forecast(
     """
     began = clock()
     world = World(job)
-    sizes = world.sizes
-    setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(sizes.values()))
-    plans = _plans(setup, sizes)
+    sizes, counted = world.sizes, _counted(world)
+    setup = Setup(job=job, layout=world.adapted.layout, examples=tuple(counted.values()))
+    plans = _plans(setup, counted)
     manifest = world.manifest("plan")
     check_sums(manifest)
     check_encoding(manifest, update_size=setup.layout.update_size)
@@ -112,7 +114,7 @@ def forecast(
         if phases
         else noise_level(plans, training=job.training, parameters=setup.parameters, cohort=cohort)
     )
-    independent = _independent(job, sizes, plans)
+    independent = _independent(job, counted, plans)
     effort = estimate_effort(world, examples=setup.examples, plans=independent, clock=clock)
     return Forecast(
         job=job,
@@ -124,8 +126,35 @@ def forecast(
         effort=replace(effort, seconds=effort.seconds + loading),
         suggestions=() if phases else suggest(setup, run=noise.run),
         budgets=budgets,
-        remarks=world.adapted.base.remarks,
+        remarks=(*world.adapted.base.remarks, *_of_sources(world, plans)),
     )
+
+
+def _counted(world: World) -> dict[str, int]:
+    """How many examples each site's plan is for. Raises PlanError, naming a site of a mix with too few."""
+    found = world.sizes
+    for name, parts in world.parts.items():
+        try:
+            found[name] = planned_examples(world.job, parts)
+        except PlanError as error:
+            raise PlanError(f"{name}: {error}") from error
+    return found
+
+
+def _of_sources(world: World, plans: Sequence[Plan]) -> Iterator[str]:
+    """What an example of each source of a mix loses, at the site where it loses most: a sentence each."""
+    largest: dict[str, tuple[float, float]] = {}
+    for parts, plan in set(zip(world.parts.values(), plans, strict=False)):
+        mixed = on_a_mix(plan, world.job, parts) if isinstance(plan, SampledPlan) else None
+        if not isinstance(mixed, MixedPlan):
+            continue
+        for number, alias in enumerate(world.job.data.aliases):
+            own = mixed.of_source(number)
+            largest[alias] = max(largest.get(alias, (0.0, 0.0)), (own.sampling_rate, own.epsilon))
+    for alias, (rate, epsilon) in largest.items():
+        if math.isfinite(epsilon):
+            loses = f"drawn at a rate of {rate:.3g} and loses epsilon={epsilon:.3g}"
+            yield f"data.mix: an example of {alias} is {loses}"
 
 
 def _plans(setup: Setup, sizes: Mapping[str, int]) -> list[Plan]:

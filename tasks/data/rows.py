@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,23 @@ class Rows:
             labels=None if self.labels is None else tuple(self.labels[place] for place in chosen),
             faults={new: self.faults[old] for new, old in enumerate(chosen) if old in self.faults},
         )
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after another; labels if all have them."""
+    if len(parts) == 1:
+        return parts[0]
+    faults, before = dict[int, str](), 0
+    for part in parts:
+        faults |= {before + place: fault for place, fault in part.faults.items()}
+        before += len(part)
+    labels = [part.labels for part in parts]
+    return Rows(
+        contents=tuple(content for part in parts for content in part.contents),
+        labels=None if None in labels else tuple(one for part in labels for one in part or ()),
+        faults=faults,
+        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
+    )
 
 
 def present(cell: str | None) -> str | None:

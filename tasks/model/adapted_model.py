@@ -24,6 +24,7 @@ from tasks.model.device import Device
 from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
+from tasks.model.recomputed_layers import recompute_layers
 from tasks.model.routed_experts import ExpertPair
 from tasks.registry import find_task, section_of
 from tasks.task import Outcome
@@ -56,6 +57,8 @@ class AdaptedModel:
             from tasks.model.adapter_core import add_cores
 
             add_cores(self.peft, adapter=ADAPTER)
+        if spec.model.checkpointing:
+            recompute_layers(self.peft.get_base_model())
         self._parameters = self._collect(spec.strategy)
         follow_where_biases_are_trained(base.model)
         self._starts = self._take_out_starts() if spec.adapter.changes_base else {}

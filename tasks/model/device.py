@@ -30,7 +30,7 @@ class Device:
         return "eager" if self.torch.type == "cpu" else "sdpa"
 
     def __str__(self) -> str:
-        return f"{self.torch.type}, {'bfloat16' if self.bfloat16 else 'float32'}"
+        return f"{self.torch}, {'bfloat16' if self.bfloat16 else 'float32'}"
 
 
 def choose_device(section: DeviceSection) -> Device:
@@ -38,21 +38,12 @@ def choose_device(section: DeviceSection) -> Device:
 
     Also sets how many threads torch uses in this process. Raises UserError if the device is absent.
     """
-    name = section.name
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name == "auto":
-        name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
-    elif not available[name]:
-        raise UserError(f"device.name={name!r}: this machine has no such device; use auto or cpu")
+    name = _present(section.name)
     torch.set_num_threads(section.threads or len(os.sched_getaffinity(0)))
-    native = _has_bfloat16(name)
+    chosen = torch.device(name)
+    automatic = section.precision == "auto"
     return Device(
-        torch=torch.device(name),
-        bfloat16=native if section.precision == "auto" else section.precision == "bfloat16",
+        torch=chosen, bfloat16=_has_bfloat16(chosen) if automatic else section.precision == "bfloat16"
     )
 
 
@@ -71,7 +62,23 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _has_bfloat16(name: str) -> bool:
-    if name == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return name == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+def _present(name: str) -> str:
+    """The device that a job names, which is here. Raises UserError, naming those that are."""
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda)), *["mps"] * mps]
+    if name not in here:
+        raise UserError(
+            f"device.name={name!r}: this machine has no such device: expected auto or one of "
+            f"{', '.join(here)}"
+        )
+    return name
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

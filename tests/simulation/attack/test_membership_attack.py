@@ -70,7 +70,8 @@ def test_random_texts_that_a_model_learned_are_exposed(folder: Path) -> None:
     assert (found.kind, found.targets) == ("text", 120)
     assert found.attacks[3].auc.low > 0.7
     assert found.exposure is not None
-    assert found.exposure > 1.44
+    assert found.exposure.after > 1.44
+    assert found.exposure.before < found.exposure.after
 
 
 @pytest.mark.exhaustive
