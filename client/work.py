@@ -17,7 +17,7 @@ from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
 from client.training.together import Share
-from privacy.accounting.phased_plan import plan_of_steps
+from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.ledger.receipt import Receipt
 from privacy.mechanisms.rng import Entropy
@@ -60,10 +60,12 @@ class Work:
         A round that is charged again has the noise of later steps, never that of a step that was taken.
         """
         planned, receipt = self.session.training, self.receipt
-        if not planned.protects:
-            examples = len(self.session.materials.examples)
-            return replace(planned, sampling_rate=self.training.batch_size / examples)
-        return plan_of_steps(planned, taken=receipt.taken, steps=receipt.steps)
+        if isinstance(planned, PhasedPlan):
+            return planned.steps_from(receipt.taken - receipt.steps, receipt.steps)
+        if planned.protects:
+            return planned
+        examples = len(self.session.materials.examples)
+        return replace(planned, sampling_rate=self.training.batch_size / examples)
 
     @property
     def share(self) -> Share:

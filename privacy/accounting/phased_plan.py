@@ -246,8 +246,3 @@ def _plain(plan: PhasedPlan, *, steps: int, rate: float, multiplier: float) -> S
 def phases_of(plan: object) -> tuple[SampledPlan, ...]:
     """A plan's phases, each as a plan of its own; none of a plan whose steps are alike."""
     return plan.phases if isinstance(plan, PhasedPlan) else ()
-
-
-def plan_of_steps(plan: SampledPlan, *, taken: int, steps: int) -> SampledPlan:
-    """The rate and the noise of the last ``steps`` of the ``taken`` steps that a run was charged for."""
-    return plan.steps_from(taken - steps, steps) if isinstance(plan, PhasedPlan) else plan

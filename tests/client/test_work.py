@@ -38,7 +38,7 @@ def work_of(trainer: Clocked, *, longest: float) -> Work:
     materials = SimpleNamespace(trainer=trainer, examples=(), activations=SimpleNamespace(work=0))
     session = SimpleNamespace(
         materials=materials,
-        manifest=SimpleNamespace(job=SimpleNamespace(training=None)),
+        manifest=SimpleNamespace(job=SimpleNamespace(phase_of=lambda _: SimpleNamespace(training=None))),
         training=PLANS[0],
         hidden=False,
         stream=None,

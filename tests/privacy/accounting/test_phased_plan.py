@@ -14,7 +14,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from privacy.accounting.mixed_steps import epsilon_of_mixed_by_order
-from privacy.accounting.phased_plan import PhasedPlan, PhaseToPlan, make_phased_plan, plan_of_steps
+from privacy.accounting.phased_plan import PhasedPlan, PhaseToPlan, make_phased_plan
 from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
 from privacy.accounting.second_accountant import Part, epsilon_by_fft, epsilon_of_parts
 from privacy.canonical import canonical_json
@@ -75,7 +75,7 @@ def test_a_step_has_the_noise_of_its_place_in_the_count(
     first: int, steps: int, rate: float, multiplier: float
 ) -> None:
     """Over the border of two phases it is the lower rate and the larger noise of both."""
-    found = plan_of_steps(PLAN, taken=first + steps, steps=steps)
+    found = PLAN.steps_from(first, steps)
     assert type(found) is SampledPlan
     assert (found.sampling_rate, found.mechanism.multiplier, found.steps) == (rate, multiplier, steps)
     assert (found.clipping_norm, found.delta) == (PLAN.clipping_norm, PLAN.delta)
