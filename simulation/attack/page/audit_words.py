@@ -44,9 +44,9 @@ SEATS = {
 }
 ROC_NOTE = (
     "An attacker that calls more of them “in” finds more of those that are, and raises more false alarms. "
-    "A line on the dotted one is guessing; the higher a line, the better the attacker. Far left is where an "
-    "attacker is hardly ever wrong, with one false alarm at most: a line that is high there names single "
-    "ones. What the promise rules out is shaded; where few decide, a line may touch it by chance."
+    "A line on the dotted one is guessing; the higher a line, the better the attacker. Far left is where "
+    "an attacker is hardly ever wrong, with one false alarm at most: a line that is high there names "
+    "single ones. What the promise rules out is shaded; where few decide, a line may touch it by chance."
 )
 BARS_NOTE = (
     "Each bar is a number that ε cannot be under; a bar past the dashed line would break the promise. A "
@@ -122,8 +122,8 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
         "would be perfect.",
         f"In terms of an attacker: someone who thinks it as likely as not that a certain {unit} is in "
         f"{where}, and then studies everything that was given away, can become at most {share(sure)} sure "
-        f"of it, but for a chance of about {delta}. In terms of chances: no outcome becomes more than e^ε = "
-        f"{factor} times as likely because the {unit} is there.",
+        f"of it, but for a chance of about {delta}. In terms of chances: no outcome becomes more than e^ε "
+        f"= {factor} times as likely because the {unit} is there.",
     ]
     if not site:
         told.append(

@@ -31,8 +31,8 @@ def inversion_part(inversion: Inversion, *, name: str) -> Part:
         key=("Texts", str(inversion.texts), f"of the site {inversion.site}"),
         tried=(
             f"The attacker is a coordinator that keeps to the protocol and looks at what it reads. Of "
-            f"{format_count(inversion.texts, 'text')} of the site {inversion.site}, one after the other, it "
-            f"tried to recover the words from a single step: {METHODS[inversion.method]}.",
+            f"{format_count(inversion.texts, 'text')} of the site {inversion.site}, one after the other, "
+            f"it tried to recover the words from a single step: {METHODS[inversion.method]}.",
             "It was given three things to read, side by side: the site’s update as it is, which a job that "
             f"sums under masks hides; the sum of all {inversion.sites} sites; and that sum with the noise "
             "that the job adds. Each was of a step of one text a site, which is the worst there is, and of "
@@ -45,8 +45,8 @@ def inversion_part(inversion: Inversion, *, name: str) -> Part:
                 svg=shares_chart(shares, name=f"{name}-words"),
             ),
         ),
-        note="Blue is what was found of a text’s words; grey is what the same guesses find in other texts, by "
-        "chance. Where both are as long, nothing was told.",
+        note="Blue is what was found of a text’s words; grey is what the same guesses find in other texts, "
+        "by chance. Where both are as long, nothing was told.",
         tables=(
             Table(
                 caption="Words recovered, in the mean over the texts",

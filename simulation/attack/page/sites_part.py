@@ -29,9 +29,9 @@ def sites_part(audit: SiteAudit, *, name: str) -> Part:
         key=("Sites", str(audit.sites), f"{audit.present} of them sent something"),
         tried=(
             f"Of {format_count(audit.sites, 'site')}, {audit.present} sent a random direction of their own "
-            "in each round, four times as long as a site is allowed to, and the others nothing, which is what "
-            "the promise compares a site with. Limits, noise, masks and the sum were those of a real run; "
-            "only training was left out.",
+            "in each round, four times as long as a site is allowed to, and the others nothing, which is "
+            "what the promise compares a site with. Limits, noise, masks and the sum were those of a real "
+            "run; only training was left out.",
             f"The attacker saw {format_count(audit.rounds, 'sum')} of {audit.numbers:,} numbers, knew all "
             "directions, and told from each sum which sites were in it.",
         ),
