@@ -46,7 +46,9 @@ def evidence_table(finding: Finding) -> dict[str, Any]:
     Where nothing is claimed, ``upper`` and ``margin`` are null.
     """
     table = asdict(finding)
-    last = {name: table.pop(name) for name in ("provenance", "upper", "confidence") if name in table}
+    last: dict[str, Any] = {
+        name: table.pop(name) for name in ("provenance", "upper", "confidence") if name in table
+    }
     if isinstance(finding, Claim):
         last |= {"lower": finding.lower, "margin": finding.margin, "verdict": finding.verdict}
         last |= {name: None for name in ("upper", "margin") if math.isinf(last[name])}
