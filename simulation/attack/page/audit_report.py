@@ -16,7 +16,7 @@ from runs.formats import format_cost, format_lower
 from runs.report.page_template import page_template
 from simulation.attack.empirical_audit import EmpiricalAudit
 from simulation.attack.evidence import evidence, read_evidence
-from simulation.attack.finding import Finding
+from simulation.attack.finding import Claim, Finding
 from simulation.attack.inversion import Inversion
 from simulation.attack.membership_attack import MembershipAttack
 from simulation.attack.page import audit_words as words
@@ -59,8 +59,8 @@ def write_audit_report(finding: Finding, path: Path) -> Path:
 def join_reports(paths: Sequence[Path], to: Path) -> list[Finding]:
     """Write one page of what several attacks on one job found, from their twins; returns what they found.
 
-    Raises UserError for a file that is none, for attacks on different jobs, data or models, and as
-    ``check_place``.
+    Raises UserError for a file that is none, for attacks on different jobs, data or models, for claims of
+    whole sites beside others, and as ``check_place``.
     """
     check_place(to, key="--to")
     sources = []
@@ -78,17 +78,16 @@ def join_reports(paths: Sequence[Path], to: Path) -> list[Finding]:
 def render_audit(sources: Sequence[Source]) -> str:
     """The page as HTML: no script, nothing fetched, the same findings give the same bytes.
 
-    Raises UserError for findings on different jobs, data or models.
+    Raises UserError for findings that do not belong on one page.
     """
     _check_alike(sources)
     parts = [_part(source.finding, name=f"part-{k}") for k, source in enumerate(sources, start=1)]
-    first, claim = parts[0].finding, words.weakest(parts)
-    claims = words.claims_of(parts)
+    first, claim = parts[0].finding, words.telling(parts)
     page = page_template("simulation.attack.page", "audit.html.j2").render(
         job=first.job,
         claim=claim,
         promised=claim is not None and math.isfinite(claim.upper),
-        lower=format_lower(max((one.lower for one in claims), default=0.0)),
+        lower=format_lower,
         confidence=words.joint_confidence(parts),
         verdict=words.verdict_sentence(parts),
         warnings=words.find_warnings(parts),
@@ -121,6 +120,13 @@ def _part(finding: Finding, *, name: str) -> Part:
 
 def _check_alike(sources: Sequence[Source]) -> None:
     first = sources[0]
+    claims = [source for source in sources if isinstance(source.finding, Claim)]
+    of_sites = [source for source in claims if isinstance(source.finding, SiteAudit)]
+    if of_sites and len(of_sites) < len(claims):
+        raise UserError(
+            f"expected claims of one unit, got one of whole sites in {of_sites[0].name} and others of "
+            "single examples: they are two promises, write a page for each"
+        )
     for other in sources[1:]:
         for what in ("job", "data", "model", "layout"):
             one, another = (getattr(s.finding.provenance, f"{what}_digest") for s in (first, other))

@@ -11,9 +11,10 @@ from privacy.audit.roc import Rate, Rates
 from runs.formats import format_delta, format_epsilon, format_lower, format_percent
 from runs.report.notices import Notice
 from simulation.attack.empirical_audit import EmpiricalAudit
-from simulation.attack.finding import Claim, Finding
+from simulation.attack.finding import Claim
 from simulation.attack.page.part import Part, Table
 from simulation.attack.provenance import Provenance
+from simulation.attack.site_attack import SiteAudit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,13 @@ def claims_of(parts: Sequence[Part]) -> list[Claim]:
     return [part.finding for part in parts if isinstance(part.finding, Claim)]
 
 
-def weakest(parts: Sequence[Part]) -> Claim | None:
-    """The claim that speaks for all: one that is refuted, else the one that least is left of."""
-    return min(claims_of(parts), key=lambda claim: (claim.holds, claim.margin), default=None)
+def telling(parts: Sequence[Part]) -> Claim | None:
+    """The claim that speaks for all: the one most refuted, else the one of which most is shown."""
+    return min(
+        claims_of(parts),
+        key=lambda claim: (claim.holds, -claim.lower if claim.holds else claim.margin),
+        default=None,
+    )
 
 
 def joint_confidence(parts: Sequence[Part]) -> float:
@@ -71,17 +76,15 @@ def joint_confidence(parts: Sequence[Part]) -> float:
 
 def verdict_sentence(parts: Sequence[Part]) -> str:
     """What came out, in one sentence."""
-    claim = weakest(parts)
+    claim = telling(parts)
     if claim is None:
         return "No promise was put to the test: the words of single texts were looked for."
     attempts = sum(part.attempts for part in parts)
-    most = format_lower(max(one.lower for one in claims_of(parts)))
-    joint = format_percent(joint_confidence(parts))
-    shown = f"shows, with a confidence of {joint}, that ε is at least {most}."
+    lower, joint = format_lower(claim.lower), format_percent(joint_confidence(parts))
+    shown = f"shows, with a confidence of {joint}, that ε is at least {lower}."
     if math.isinf(claim.upper):
         return f"Nothing is promised: the job adds no noise. The strongest of {attempts} attempts {shown}"
-    upper, lower = format_epsilon(claim.upper), format_lower(claim.lower)
-    sure = format_percent(claim.confidence)
+    upper, sure = format_epsilon(claim.upper), format_percent(claim.confidence)
     if not claim.bounds_hold:
         return (
             f"The promise is broken. It was ε ≤ {upper}, and an attack shows, with a confidence of {sure}, "
@@ -100,7 +103,7 @@ def verdict_sentence(parts: Sequence[Part]) -> str:
 
 def promise_sentences(parts: Sequence[Part]) -> list[str]:
     """What was promised, and what it means for one person who is after one example, or one site."""
-    claim = weakest(parts)
+    claim = telling(parts)
     if claim is None or math.isinf(claim.upper):
         return [
             "What was attacked here is told below. What the job promises by its noise, an audit of its "
@@ -112,7 +115,7 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
     upper, delta = claim.upper, format_delta(claim.delta)
     sure = 1.0 / (1.0 + math.exp(-upper))
     factor = "more than a million" if upper > math.log(1e6) else f"{math.exp(upper):,.1f}"
-    site = claim.provenance.unit == "site"
+    site = isinstance(claim, SiteAudit)
     unit, where = ("site", "the federation") if site else ("example", "the data")
     what = "site (all of its data together)" if site else "example (one row of a site’s data)"
     given = "is given away" if site else "the site gives away"
@@ -233,5 +236,5 @@ def share(value: float) -> str:
     return format_percent(value) if value < 0.9995 else "practically 100 %"
 
 
-def _units(finding: Finding) -> str:
-    return "whole sites" if finding.provenance.unit == "site" else "single examples"
+def _units(claim: Claim) -> str:
+    return "whole sites" if isinstance(claim, SiteAudit) else "single examples"

@@ -224,6 +224,11 @@ def test_attacks_on_different_things_are_not_joined(tiny_folder: Path, tmp_path:
     assert not (tmp_path / "all.html").exists()
 
 
+def test_claims_of_two_units_are_two_promises(tiny_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"got one of whole sites in 1\.json and others of single examples"):
+        render(made_up_attack(tiny_folder), made_up_site_audit(tiny_folder))
+
+
 @pytest.mark.parametrize("name", ["audit.json", "audit", "nowhere/audit.html", "."])
 def test_a_place_that_cannot_be_written_is_named_before_the_audit(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"expected a name that ends in \.html, in a folder that exists"):
