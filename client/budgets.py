@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.session import plan_metrics, plan_training
 from privacy.accounting.training_plan import TrainingPlan
-from privacy.errors import BudgetError, LedgerError, PlanError
+from privacy.errors import BudgetError, FrozenError, LedgerError, PlanError
 from privacy.ledger.chain import EntryFile
 from privacy.ledger.entries import read_entry
 from privacy.ledger.ledger import DATABASE
@@ -125,6 +125,6 @@ def _after(
         if metrics is not None:
             cost += history.budget.cost(metrics)
         history.check_fits(dataset, cost)
-    except (BudgetError, PlanError) as error:
+    except (BudgetError, FrozenError, PlanError) as error:
         return None, str(error)
     return history.budget.epsilon_of(history.heaviest(dataset) + cost), None

@@ -6,7 +6,7 @@ Run __version__ read_job resume run simulate
 >>> print(*(name for name in sorted(confide.__all__) if name.startswith("attack_")))
 attack_inversion attack_membership
 >>> print(*(name for name in sorted(confide.__all__) if name.startswith("audit_")))
-audit_book audit_card audit_empirically audit_ledger audit_log audit_run audit_sites
+audit_book audit_card audit_drift audit_empirically audit_ledger audit_log audit_run audit_sites
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from privacy.ledger.book_audit import BookAudit
     from privacy.ledger.ledger_audit import LedgerAudit
     from protocol.job.job import Job
+    from runs.drift import Drift
     from runs.privacy_card import PrivacyCard
     from runs.run import Run
     from runs.run_audit import RunAudit
@@ -40,6 +41,7 @@ __all__ = [
     "attack_membership",
     "audit_book",
     "audit_card",
+    "audit_drift",
     "audit_empirically",
     "audit_ledger",
     "audit_log",
@@ -127,6 +129,18 @@ def audit_run(run: Path | str, *, ledgers: Iterable[Path | str] = ()) -> RunAudi
     from runs.run_folder import RunFolder
 
     return audit(RunFolder.open(Path(run)), [_database(path) for path in ledgers])
+
+
+def audit_drift(first: Path | str, second: Path | str, data: Path | str) -> Drift:
+    """Compare what the newest adapters of two runs go by, on the held-out examples in the file ``data``.
+
+    It takes Captum. Raises UserError for runs that cannot be compared, DataError for a file that cannot be
+    read.
+    """
+    from runs.drift import find_drift
+    from runs.run_folder import RunFolder
+
+    return find_drift(RunFolder.open(Path(first)), RunFolder.open(Path(second)), Path(data))
 
 
 def audit_empirically(job: Job | Path | str, **options: Any) -> EmpiricalAudit:

@@ -1,19 +1,37 @@
-"""``confide audit sites``, ``attack`` and ``inversion``: attacks on what a run of a job releases."""
+"""``confide audit empirical``, ``sites``, ``attack`` and ``inversion``, and the page that joins them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from confide.console import printable
+
+if TYPE_CHECKING:
+    from protocol.job.job import Job as ReadJob
+    from runs.progress import Progress
+    from simulation.attack.empirical_audit import EmpiricalAudit
+    from simulation.attack.finding import Finding
+    from simulation.attack.inversion import Inversion
+    from simulation.attack.membership_attack import MembershipAttack
+    from simulation.attack.site_attack import SiteAudit
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="AUDIT.HTML", help="Write a page that says all of it in words."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+Found = TypeVar("Found", bound="Finding")
 
 
 class Targets(StrEnum):
@@ -24,36 +42,63 @@ class Targets(StrEnum):
     text = "text"
 
 
+def empirical(
+    job: Job,
+    canaries: Annotated[
+        int, typer.Option(metavar="N", min=8, max=1_000_000, help="Made-up examples to look for.")
+    ] = 1000,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Repeat where canaries stand, and which are in."),
+    ] = None,
+    settings: Settings = None,
+    report: Report = None,
+    freeze: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--freeze", metavar="HOME", help="A site whose ledger is to be frozen if refuted; repeatable."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a job once with canaries among a simulated site's examples, and attack what is released.
+
+    Prints a lower bound on ε beside the ledger's upper one. Exit code 1, with the attack that shows it, if
+    the lower one is above.
+    """
+    from confide.empirical_view import print_empirical
+    from confide.freezing_ledgers import check_and_freeze, homes_to_freeze
+
+    def work(read: ReadJob, progress: Progress) -> EmpiricalAudit:
+        from simulation.attack.empirical_audit import audit_empirically
+
+        return audit_empirically(read, canaries=canaries, seed=seed, progress=progress)
+
+    homes = homes_to_freeze(freeze or ())
+    check_and_freeze(_attacked(job, work, print_empirical, settings, report=report, json=json), homes)
+
+
 def sites(
     job: Job,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", min=0, help="Repeat who sends what.")
     ] = None,
     settings: Settings = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Run a job that hides whole sites once, with sites that send random directions, and attack the sums.
 
     Prints a lower bound on ε beside the plan's upper one. Exit code 1 if the lower one is above.
     """
-    from confide.attack_view import print_sites, sites_table
-    from confide.console import print_json
-    from confide.interruption import interruptible
-    from confide.terminal import Display, choose_display
-    from tasks.registry import read_job
+    from confide.attack_view import print_sites
 
-    with (
-        interruptible(lambda: "nothing was kept"),
-        Display() if json else choose_display(json=False) as display,
-    ):
+    def work(read: ReadJob, progress: Progress) -> SiteAudit:
         from simulation.attack.site_attack import audit_sites
 
-        found = audit_sites(read_job(job, settings=settings or ()), seed=seed, progress=display)
-    if json:
-        print_json(sites_table(found))
-    else:
-        print_sites(found)
-    found.check()
+        return audit_sites(read, seed=seed, progress=progress)
+
+    _attacked(job, work, print_sites, settings, report=report, json=json).check()
 
 
 def attack(
@@ -75,37 +120,23 @@ def attack(
         typer.Option("--seed", metavar="N", min=0, help="Repeat which examples are attacked and are in."),
     ] = None,
     settings: Settings = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Tell from what a run released which examples it was trained on, and say what that proves.
 
     Exit code 1 if it proves more than the claimed ε.
     """
-    from confide.attack_view import attack_table, print_attack
-    from confide.console import print_json
-    from confide.interruption import interruptible
-    from confide.terminal import Display, choose_display
-    from tasks.registry import read_job
+    from confide.attack_view import print_attack
 
-    with (
-        interruptible(lambda: "nothing was kept"),
-        Display() if json else choose_display(json=False) as display,
-    ):
+    def work(read: ReadJob, progress: Progress) -> MembershipAttack:
         from simulation.attack.membership_attack import attack_membership
 
-        found = attack_membership(
-            read_job(job, settings=settings or ()),
-            kind=kind.value,
-            targets=targets,
-            shadows=shadows,
-            seed=seed,
-            progress=display,
+        return attack_membership(
+            read, kind=kind.value, targets=targets, shadows=shadows, seed=seed, progress=progress
         )
-    if json:
-        print_json(attack_table(found))
-    else:
-        print_attack(found)
-    found.check()
+
+    _attacked(job, work, print_attack, settings, report=report, json=json).check()
 
 
 def inversion(
@@ -117,10 +148,52 @@ def inversion(
         int | None, typer.Option("--seed", metavar="N", min=0, help="Repeat which texts are attacked.")
     ] = None,
     settings: Settings = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Recover tokens from a site's update, from a sum under masks, and from that sum with noise."""
-    from confide.attack_view import inversion_table, print_inversion
+    from confide.attack_view import print_inversion
+
+    def work(read: ReadJob, progress: Progress) -> Inversion:
+        from simulation.attack.inversion import attack_inversion
+
+        return attack_inversion(read, texts=texts, seed=seed, progress=progress)
+
+    _attacked(job, work, print_inversion, settings, report=report, json=json)
+
+
+def report(
+    found: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOUND.JSON...", help="What attacks wrote with --report or --json."),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="AUDIT.HTML", help="The page to write.")],
+) -> None:
+    """Join what several attacks on one job found in one page, for whoever answers for privacy.
+
+    Exit code 1 if one of them refutes what is claimed.
+    """
+    from simulation.attack.finding import Claim
+    from simulation.attack.page.audit_report import join_reports
+
+    findings = join_reports(found, to)
+    print(printable(f"Wrote {to}"))
+    for finding in findings:
+        if isinstance(finding, Claim):
+            finding.check()
+
+
+def _attacked(
+    job: Path,
+    work: Callable[[ReadJob, Progress], Found],
+    show: Callable[[Found], None],
+    settings: list[str] | None,
+    *,
+    report: Path | None,
+    json: bool,
+) -> Found:
+    """Read a job, attack it, and tell what was found: on the terminal or as JSON, and as a page."""
+    from confide.attack_view import print_cost
     from confide.console import print_json
     from confide.interruption import interruptible
     from confide.terminal import Display, choose_display
@@ -130,12 +203,19 @@ def inversion(
         interruptible(lambda: "nothing was kept"),
         Display() if json else choose_display(json=False) as display,
     ):
-        from simulation.attack.inversion import attack_inversion
+        from simulation.attack.evidence import evidence_table
+        from simulation.attack.page.audit_report import check_place, write_audit_report
 
-        found = attack_inversion(
-            read_job(job, settings=settings or ()), texts=texts, seed=seed, progress=display
-        )
+        if report is not None:
+            check_place(report)
+        found = work(read_job(job, settings=settings or ()), display)
+    if report is not None:
+        write_audit_report(found, report)
     if json:
-        print_json(inversion_table(found))
+        print_json(evidence_table(found))
     else:
-        print_inversion(found)
+        show(found)
+        print_cost(found.provenance)
+        if report is not None:
+            print(printable(f"Wrote {report}, and its twin for machines beside it"))
+    return found

@@ -1,19 +1,27 @@
-"""What ``confide audit sites``, ``attack`` and ``inversion`` show."""
+"""What ``confide audit sites``, ``attack`` and ``inversion`` show, and what all attacks end with."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from confide.console import plain_console, plain_table, shown
-from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_percent
+from runs.formats import (
+    format_cost,
+    format_count,
+    format_delta,
+    format_epsilon,
+    format_lower,
+    format_percent,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from simulation.attack.finding import Claim
     from simulation.attack.inversion import Inversion
     from simulation.attack.membership_attack import MembershipAttack
+    from simulation.attack.provenance import Provenance
     from simulation.attack.site_attack import SiteAudit
 
 _TARGETS = {
@@ -27,14 +35,15 @@ _COMPARES = {
     "lira": "with shadows with it and without",
     "gradient": "each round with its gradient",
 }
-
-
-def sites_table(audit: SiteAudit) -> dict[str, Any]:
-    """An audit of whole sites as JSON shows it."""
-    table = asdict(audit)
-    last = {key: table.pop(key) for key in ("upper", "lower")}
-    confidence = {"margin": audit.margin, "confidence": table.pop("confidence")}
-    return table | last | confidence | {"verdict": audit.verdict}
+_METHODS = {
+    "pooled": "what the head's gradient says of the text's features",
+    "span": "the span of what the lowest adapted layer read",
+}
+_VIEWS = {
+    "update": "one site's update, as it is",
+    "sum": "the sum under masks",
+    "private sum": "the sum under masks, with noise",
+}
 
 
 def print_sites(audit: SiteAudit) -> None:
@@ -44,29 +53,11 @@ def print_sites(audit: SiteAudit) -> None:
         f"[bold]{shown(audit.job)}[/bold]: {format_count(audit.sites, 'site')}, of which {audit.present} "
         f"send random directions; {format_count(audit.rounds, 'sum')} of {audit.numbers} numbers"
     )
-    wide = (audit.auc.high - audit.auc.low) / 2
-    console.print(f"who sent what is told by cosines with an AUC of {audit.auc.value:.3f} ± {wide:.3f}")
-    _print_verdict(console, audit.verdict, audit.upper, audit.lower, audit.delta, audit.confidence)
-
-
-def attack_table(attack: MembershipAttack) -> dict[str, Any]:
-    """A membership attack as JSON shows it."""
-    return {
-        "job": attack.job,
-        "kind": attack.kind,
-        "targets": attack.targets,
-        "present": attack.present,
-        "shadows": attack.shadows,
-        "delta": attack.delta,
-        "measures": dict(attack.measures),
-        "attacks": [asdict(one) for one in attack.attacks],
-        "limits": asdict(attack.limits),
-        "exposure": None if attack.exposure is None else asdict(attack.exposure),
-        "upper": attack.upper if math.isfinite(attack.upper) else None,
-        "lower": attack.lower,
-        "confidence": attack.confidence,
-        "verdict": attack.verdict,
-    }
+    auc = audit.attackers[0].auc
+    console.print(
+        f"who sent what is told by cosines with an AUC of {auc.value:.3f} ± {(auc.high - auc.low) / 2:.3f}"
+    )
+    print_verdict(console, audit)
 
 
 def print_attack(attack: MembershipAttack) -> None:
@@ -101,12 +92,7 @@ def print_attack(attack: MembershipAttack) -> None:
             f"exposure {found.before:.2f} bits before training, {found.after:.2f} after; 1.44 if nothing "
             "was learned"
         )
-    _print_verdict(console, attack.verdict, attack.upper, attack.lower, attack.delta, attack.confidence)
-
-
-def inversion_table(inversion: Inversion) -> dict[str, Any]:
-    """An inversion as JSON shows it."""
-    return asdict(inversion)
+    print_verdict(console, attack)
 
 
 def print_inversion(inversion: Inversion) -> None:
@@ -133,23 +119,16 @@ def print_inversion(inversion: Inversion) -> None:
     )
 
 
-def _print_verdict(
-    console: Console, verdict: str, upper: float, lower: float, delta: float, confidence: float
-) -> None:
-    colour = "green" if verdict == "not refuted" else "red"
-    claimed = format_epsilon(upper) if math.isfinite(upper) else "∞ (no privacy)"
+def print_verdict(console: Console, claim: Claim) -> None:
+    """What is claimed, what attacks show, and whether these refute it."""
+    colour = "green" if claim.holds else "red"
+    claimed = format_epsilon(claim.upper) if math.isfinite(claim.upper) else "∞ (no privacy)"
     console.print(
-        f"[{colour}]{verdict}[/{colour}]: claimed ε ≤ {claimed} at δ = {format_delta(delta)}, "
-        f"shown ε ≥ {format_lower(lower)} (confidence {format_percent(confidence)})"
+        f"[{colour}]{claim.verdict}[/{colour}]: claimed ε ≤ {claimed} at δ = {format_delta(claim.delta)}, "
+        f"shown ε ≥ {format_lower(claim.lower)} (confidence {format_percent(claim.confidence)})"
     )
 
 
-_METHODS = {
-    "pooled": "what the head's gradient says of the text's features",
-    "span": "the span of what the lowest adapted layer read",
-}
-_VIEWS = {
-    "update": "one site's update, as it is",
-    "sum": "the sum under masks",
-    "private sum": "the sum under masks, with noise",
-}
+def print_cost(made: Provenance) -> None:
+    """What a run and the attack on it took, in seconds of the processor's time."""
+    print(f"processor time: {format_cost(made.run_seconds, made.attack_seconds)}")

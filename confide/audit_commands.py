@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import confide
-from confide.attack_command import attack, inversion, sites
+from confide.attack_command import attack, empirical, inversion, report, sites
 from confide.console import printable
 
 app = typer.Typer(
@@ -168,78 +168,13 @@ def drift(
     """Compare which tokens two runs' adapters go by on held-out texts, and show where that shifted most."""
     from confide.console import print_json
     from confide.drift_view import drift_table, print_drift
-    from runs.drift import find_drift
-    from runs.run_folder import RunFolder
 
-    found = find_drift(RunFolder.open(first), RunFolder.open(second), data)
+    found = confide.audit_drift(first, second, data)
     if json:
         print_json(drift_table(found))
     else:
         print_drift(found)
 
 
-@app.command()
-def empirical(
-    job: Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")],
-    canaries: Annotated[
-        int, typer.Option(metavar="N", min=8, max=1_000_000, help="Made-up examples to look for.")
-    ] = 1000,
-    seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Repeat where canaries stand, and which are in."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="AUDIT.HTML", help="Write a page that says all of it in words."),
-    ] = None,
-    freeze: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--freeze", metavar="HOME", help="A site whose ledger is to be frozen if refuted; repeatable."
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run a job once with canaries among a simulated site's examples, and attack what is released.
-
-    Prints a lower bound on ε beside the ledger's upper one. Exit code 1, with the attack that shows it, if
-    the lower one is above.
-    """
-    from confide.console import print_json
-    from confide.empirical_view import empirical_table, print_empirical
-    from confide.freezing_ledgers import check_and_freeze, homes_to_freeze
-    from confide.interruption import interruptible
-    from confide.terminal import Display, choose_display
-    from tasks.registry import read_job
-
-    homes = homes_to_freeze(freeze or ())
-    with (
-        interruptible(lambda: "nothing was kept"),
-        Display() if json else choose_display(json=False) as display,
-    ):
-        from simulation.attack.audit_report import check_place, write_audit_report
-        from simulation.attack.empirical_audit import audit_empirically
-
-        if report is not None:
-            check_place(report)
-        audit = audit_empirically(
-            read_job(job, settings=settings or ()), canaries=canaries, seed=seed, progress=display
-        )
-    if report is not None:
-        write_audit_report(audit, report)
-    if json:
-        print_json(empirical_table(audit))
-    else:
-        print_empirical(audit)
-        if report is not None:
-            print(printable(f"Wrote {report}, and its twin for machines beside it"))
-    check_and_freeze(audit, homes)
-
-
-app.command()(sites)
-app.command()(attack)
-app.command()(inversion)
+for command in (empirical, sites, attack, inversion, report):
+    app.command()(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from confide.console import plain_console, plain_table, shown
@@ -10,6 +9,7 @@ from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.phased_plan import phases_of
 from privacy.ledger.entries import Approved, ClockSet, Closed, Frozen, Rebudgeted, Refused, Unfrozen
 from privacy.ledger.ledger_clock import in_days
+from protocol.moments import utc_minute
 from runs.formats import format_count, format_delta, format_epsilon, format_left
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def print_ledger(audit: LedgerAudit) -> None:
     if decisions:
         console.print()
     for entry in decisions:
-        console.print(f"  {moment(entry.time)} {shown(_decision(entry))}")
+        console.print(f"  {utc_minute(entry.time)} {shown(_decision(entry))}")
     if audit.frozen is not None:
         console.print(
             f"\n[red]Frozen:[/red] by entry {audit.frozen}, since an audit refuted what runs here claim; "
@@ -162,14 +162,6 @@ def _about_freeze(event: Frozen | Unfrozen) -> str:
     if isinstance(event, Frozen):
         return f"frozen by an audit of job {event.job}: {event.reason}"
     return f"cleared the freeze of entry {event.entry}: {event.reason}"
-
-
-def moment(seconds: int) -> str:
-    """A time since 1970, to the minute; whatever number a ledger claims for one."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return f"at {seconds} s"
 
 
 def run_table(audit: RunAudit) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def print_card(card: PrivacyCard, key: str, *, known: bool) -> None:
             f"{promise.unit}, {shown(promise.mechanism)} noise"
         )
         console.print(f"  by {promise.accountant}, adjacency {promise.adjacency}")
+        if promise.bands is not None:
+            console.print(f"  noise correlated over {promise.bands[1]} steps at the most")
     console.print(
         f"  {format_count(crowd.sites, 'site')} trained, {crowd.in_a_round} in a round, "
         f"{crowd.least} at least"

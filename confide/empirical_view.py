@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from confide.attack_view import print_verdict
 from confide.console import plain_console, plain_table, shown
-from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_percent
+from runs.formats import format_count, format_lower, format_percent
 
 if TYPE_CHECKING:
     from simulation.attack.empirical_audit import EmpiricalAudit
@@ -21,25 +21,6 @@ _ASSUMES = {
     "curve": "the plan's mechanism, with other noise",
     "gaussian": "the plan's sampling, and Gaussian noise",
 }
-
-
-def empirical_table(audit: EmpiricalAudit) -> dict[str, Any]:
-    """An empirical audit as JSON shows it."""
-    return {
-        "job": audit.job,
-        "site": audit.site,
-        "canaries": audit.canaries,
-        "present": audit.present,
-        "delta": audit.delta,
-        "bounds": [asdict(bound) for bound in audit.bounds],
-        "draws": audit.draws,
-        "attackers": [asdict(attacker) for attacker in audit.attackers],
-        "upper": audit.upper,
-        "lower": audit.lower,
-        "margin": audit.margin,
-        "confidence": audit.confidence,
-        "verdict": audit.verdict,
-    }
 
 
 def print_empirical(audit: EmpiricalAudit) -> None:
@@ -62,9 +43,4 @@ def print_empirical(audit: EmpiricalAudit) -> None:
     console.print(bounds)
     drawn = "as planned" if audit.drawn_as_planned else "[red]not as planned[/red]"
     console.print(f"canaries were drawn {drawn}: p = {audit.draws:.2g} if batches are Poisson samples")
-    colour = "green" if audit.verdict == "not refuted" else "red"
-    console.print(
-        f"[{colour}]{audit.verdict}[/{colour}]: claimed ε ≤ {format_epsilon(audit.upper)} at "
-        f"δ = {format_delta(audit.delta)}, shown ε ≥ {format_lower(audit.lower)} with confidence "
-        f"{format_percent(audit.confidence)}; margin {audit.margin:.2f}"
-    )
+    print_verdict(console, audit)

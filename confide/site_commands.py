@@ -195,18 +195,18 @@ def accept_clock(
 
     from client.custody.home import Home as SiteHome
     from client.custody.site_file import find_home
-    from confide.audit_view import moment
     from privacy.ledger.ledger_clock import in_days, is_off
+    from protocol.moments import utc_minute
 
     place = SiteHome(find_home(site))
     last, now = place.last_time(), int(time.time())
     if not is_off(now, last=last, seen=None):
         raise UserError(
-            f"the clock is {moment(now)}, and the ledger's last entry is of {moment(last)}: there is "
-            "nothing to accept"
+            f"the clock is {utc_minute(now)}, and the ledger's last entry is of {utc_minute(last)}: there "
+            "is nothing to accept"
         )
     apart = f"{in_days(abs(now - last))} {'before' if now < last else 'after'} the ledger's last entry"
-    print(f"This machine's clock says {moment(now)} (UTC), {apart}, of {moment(last)}")
+    print(f"This machine's clock says {utc_minute(now)} (UTC), {apart}, of {utc_minute(last)}")
     if not yes and not typer.confirm("Is the clock right?"):
         print("Nothing was changed: set the clock right")
         return
@@ -226,8 +226,8 @@ def unfreeze(
     """Let a ledger that an audit has frozen go on. The ledger keeps who cleared what, and why."""
     from client.custody.home import Home as SiteHome
     from client.custody.site_file import find_home
-    from confide.audit_view import moment
     from privacy.ledger.entries import Frozen
+    from protocol.moments import utc_minute
 
     place = SiteHome(find_home(site))
     entry = place.frozen()
@@ -240,7 +240,8 @@ def unfreeze(
     frozen = entry.event
     print(
         printable(
-            f"Entry {entry.number}, {moment(entry.time)} (UTC): frozen by an audit of job {frozen.job}\n"
+            f"Entry {entry.number}, {utc_minute(entry.time)} (UTC): frozen by an audit of job "
+            f"{frozen.job}\n"
             f"  {frozen.reason}\n"
             f"  evidence: {place.path / 'audits' / frozen.audit}.json"
         )

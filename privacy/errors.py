@@ -13,8 +13,8 @@
      │   └─ KeyFileError        a key file is missing or holds something else
      ├─ PrivacyUnitError        training would not protect the unit it promises to protect
      ├─ BudgetError             the step would spend more than was agreed
-     │   ├─ OverdrawnError      the data's budget has no room; what it says is for the custodian alone
-     │   └─ FrozenError         an audit has frozen the ledger, and nobody has cleared that
+     │   └─ OverdrawnError      the data's budget has no room; what it says is for the custodian alone
+     ├─ FrozenError             an audit has frozen the ledger, and nobody has cleared that
      ├─ LedgerError             a ledger cannot be trusted or used
      ├─ AuditError              a run's evidence contradicts itself
      ├─ PolicyError             the site's own policy says no
@@ -81,7 +81,7 @@ class OverdrawnError(BudgetError):
     """The data's budget has no room; its text says what is left, which is for the custodian alone."""
 
 
-class FrozenError(BudgetError):
+class FrozenError(ConfideError):
     """An audit refuted what a ledger claims: nothing is spent until its custodian has cleared that."""
 
 

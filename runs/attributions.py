@@ -1,8 +1,7 @@
-"""How much each part of an example counts for what a model makes of it: integrated gradients, by Captum."""
+"""How much each part of an example counts for what a model makes of it, by Captum."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from tasks.model.adapted_model import AdaptedModel
 _ROWS = 16  # examples at once
 _STEPS = 32  # points on the way from the baseline to the text
 _AT_ONCE = 128  # rows that the model computes at once
+_ORDERS = 32  # in which a table's columns are added to a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,13 @@ def check_captum() -> None:
 def attribute(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Examples) -> list[Attributed]:
     """Attribute each example's log-likelihood under an adapter, float32[adapter_size], to its parts.
 
-    Of a text they are its tokens, from a text of padding, whose special tokens are the text's own, to the
-    text, along the embeddings. Of numbers they are a table's columns or a series' channels, from zeros. The
-    answers are in the examples' order. Raises UserError for examples that are neither. It takes Captum.
+    Of a text they are its tokens: integrated gradients from a text of padding, whose special tokens are the
+    text's own, to the text, along the embeddings. Of a series they are its channels, by the same from
+    zeros; of a table its columns, by Shapley values: what a column adds to zeros and to other columns, in
+    the mean over orders. The answers are in the examples' order. Raises UserError for examples that are
+    none of these. It takes Captum.
 
-    Source: Sundararajan, Taly and Yan 2017, equation 1.
+    Source: Sundararajan, Taly and Yan 2017, equation 1, and see ``_by_shapley``.
     """
     adapted.load(adapter)
     adapted.peft.eval()
@@ -79,8 +81,7 @@ def name_of(adapted: AdaptedModel, part: int) -> str:
     """A part as people read it: a token's text, or a column's name."""
     reader: Any = adapted.base.reader
     if not hasattr(reader, "tokenizer"):
-        # Without what follows of its scale: "height, -2 to 2 as -1 to 1 …".
-        return re.split(r", \S+ to \S+ as -1 to 1", reader.inputs[part])[0]
+        return _columns(adapted)[part]
     written = str(reader.tokenizer.convert_ids_to_tokens(part))
     return reader.tokenizer.convert_tokens_to_string([written]).strip() or written
 
@@ -113,13 +114,58 @@ def _of_tokens(adapted: AdaptedModel, batch: Batch) -> _Measured:
     return _Measured(tokens, weights, ~special, gaps)
 
 
+def _columns(adapted: AdaptedModel) -> tuple[str, ...]:
+    """The columns or channels that a network reads, by name, in order; none for other models."""
+    return tuple(dict.fromkeys(getattr(adapted.base.reader, "columns", ())))
+
+
 def _has_columns(adapted: AdaptedModel, batch: Batch) -> bool:
-    """Whether an example is numbers, [b, f, …], whose reader has a name for each of f."""
-    values, names = batch.inputs.get("values"), getattr(adapted.base.reader, "inputs", ())
+    """Whether an example is numbers, [b, f, …], whose reader has a column's name for each of f."""
+    values, names = batch.inputs.get("values"), getattr(adapted.base.reader, "columns", ())
     return values is not None and values.is_floating_point() and values.shape[1:2] == (len(names),)
 
 
 def _of_values(adapted: AdaptedModel, batch: Batch) -> _Measured:
+    values, names = batch.inputs["values"], _columns(adapted)
+    # A column is several of a network's inputs: its number or categories, and whether it is there.
+    owners = torch.tensor([names.index(one) for one in adapted.base.reader.columns], device=values.device)
+    find = _by_shapley if values.dim() == 2 else _by_gradients
+    weights, gaps = find(adapted, batch, owners)
+    parts = torch.arange(len(names), device=values.device).expand(len(values), -1)
+    return _Measured(parts, weights.abs(), torch.ones_like(parts, dtype=torch.bool), gaps)
+
+
+def _by_shapley(
+    adapted: AdaptedModel, batch: Batch, owners: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each column's Shapley value, float64[b, columns], over orders that are drawn alike for all models.
+
+    Source: Castro, Gómez and Tejada 2009; Lundberg and Lee 2017 (arXiv:1705.07874), equation 4.
+    """
+    from captum.attr import ShapleyValueSampling
+
+    values = batch.inputs["values"]
+    likelihood, others = _likelihood(adapted, batch, "values")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)  # Captum draws its orders from torch's own generator
+        found = ShapleyValueSampling(likelihood).attribute(
+            values,
+            feature_mask=owners[None],
+            additional_forward_args=others,
+            n_samples=_ORDERS,
+            perturbations_per_eval=_AT_ONCE // _ROWS,
+        )
+        moved = likelihood(values, *others) - likelihood(torch.zeros_like(values), *others)
+    # Each of a column's inputs has the whole column's value.
+    first = [int((owners == column).nonzero()[0]) for column in range(int(owners.max()) + 1)]
+    weights = found.detach().double()[:, first]
+    return weights, weights.sum(1) - moved
+
+
+def _by_gradients(
+    adapted: AdaptedModel, batch: Batch, owners: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each channel's integrated gradients, float64[b, channels], added up over time."""
     from captum.attr import IntegratedGradients
 
     values = batch.inputs["values"]
@@ -131,9 +177,9 @@ def _of_values(adapted: AdaptedModel, batch: Batch) -> _Measured:
         internal_batch_size=_AT_ONCE,
         return_convergence_delta=True,
     )
-    weights = found.detach().double().flatten(2).sum(-1).abs() if values.dim() > 2 else found.double().abs()
-    parts = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
-    return _Measured(parts, weights.detach(), torch.ones_like(parts, dtype=torch.bool), gaps)
+    of_inputs = found.detach().double().flatten(2).sum(-1)
+    weights = of_inputs.new_zeros(len(values), int(owners.max()) + 1)
+    return weights.index_add_(1, owners, of_inputs), gaps
 
 
 def _likelihood(

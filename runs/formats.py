@@ -71,6 +71,12 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def format_cost(run: float, attack: float) -> str:
+    """Processor seconds of a run and its attack: 10.0 s for the run, 2.0 s for the attack (×1.20)."""
+    times = f" (×{(run + attack) / run:.2f})" if run > 0 else ""
+    return f"{run:.1f} s for the run, {attack:.1f} s for the attack{times}"
+
+
 def format_measure(measures: Mapping[str, float], measure: Measure) -> str:
     """One of a round's held-out measures: a percentage, or with as many digits as tell something."""
     value = measures[measure.name]

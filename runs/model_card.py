@@ -16,15 +16,7 @@ from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
 from runs.run_folder import RunFolder
 from tasks.registry import find_task
-
-# What the Hub calls the tasks that it has a name for.
-_PIPELINES = {
-    "sequence-classification": "text-classification",
-    "image-classification": "image-classification",
-    "causal-lm": "text-generation",
-    "instruction": "text-generation",
-    "preferences": "text-generation",
-}
+from tasks.task import HubTask
 
 
 def write_cards(
@@ -57,12 +49,13 @@ def model_card(
     config = exported / "adapter_config.json"
     adapter = json.loads(config.read_text("utf-8")) if config.exists() else None
     job = folder.manifest.job
+    task = find_task(job.task)
     drawn = job.model.source == DRAWN
     base = None if drawn else hub_id(job.model.source)
     header = ModelCardData(
         base_model=base,
         library_name=None if drawn else "transformers" if adapter is None else "peft",
-        pipeline_tag=_PIPELINES.get(job.task),
+        pipeline_tag=task.pipeline if isinstance(task, HubTask) else None,
         tags=_tags(None if drawn else adapter, base),
     ).to_yaml()
     parts = [
@@ -127,6 +120,7 @@ def _privacy(promise: Guarantee) -> list[str]:
         ("adjacency", promise.adjacency),
         ("mechanism", promise.mechanism),
         ("noise multiplier", _span(promise.noise_multipliers)),
+        ("bands of correlated noise", _span(promise.bands)),
         ("clipping norm", f"{promise.clipping_norm:g}"),
         ("accountant", promise.accountant),
     ]
@@ -136,10 +130,10 @@ def _privacy(promise: Guarantee) -> list[str]:
     return [text, "\n".join(["| | |", "|---|---|", *rows])]
 
 
-def _span(multipliers: tuple[float, float] | None) -> str | None:
-    if multipliers is None:
+def _span(ends: tuple[float, float] | None) -> str | None:
+    if ends is None:
         return None
-    least, most = (f"{value:.3g}" for value in multipliers)
+    least, most = (f"{value:.3g}" for value in ends)
     return least if least == most else f"{least} to {most}"
 
 

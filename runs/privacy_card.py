@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.plan import Plan
 from privacy.canonical import canonical_json
@@ -50,6 +51,8 @@ class Guarantee(_Part):
     ``epsilon`` is None where nothing is promised, and ``caveat`` says why. ``adjacency``, ``accountant``
     and ``noise_multipliers``, the least and the largest of a site's, are None where no plan was followed
     yet. ``metrics_epsilon`` is what the counts after the last round cost beside it, at δ = 0.
+    ``coefficients`` are those of correlated noise in units of 2^-12, each that a site had once; None where
+    each step's noise is its own.
     """
 
     unit: str
@@ -62,6 +65,13 @@ class Guarantee(_Part):
     noise_multipliers: tuple[float, float] | None
     metrics_epsilon: float
     caveat: str | None
+    coefficients: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def bands(self) -> tuple[int, int] | None:
+        """How many steps' noise is correlated, the fewest and the most of a site's; None if none is."""
+        counts = [len(one) for one in self.coefficients or ()]
+        return (min(counts), max(counts)) if counts else None
 
 
 class Crowd(_Part):
@@ -245,6 +255,7 @@ def _guarantee(manifest: Manifest, spent: Mapping[str, float | None], plans: Seq
     elif len(known) < len(spent):
         caveat = "a site's ε has no bound"
     multipliers = [one.mechanism.multiplier for plan in plans for one in phases_of(plan) or (plan,)]
+    correlated = {plan.coefficients for plan in plans if isinstance(plan, BandedPlan)}
     return Guarantee(
         unit=privacy.unit,
         epsilon=max(known, default=0.0) if caveat is None else None,
@@ -256,6 +267,7 @@ def _guarantee(manifest: Manifest, spent: Mapping[str, float | None], plans: Seq
         noise_multipliers=(min(multipliers), max(multipliers)) if plans and privacy.protects else None,
         metrics_epsilon=job.metrics.epsilon,
         caveat=caveat,
+        coefficients=tuple(sorted(correlated)) or None,
     )
 
 

@@ -130,6 +130,26 @@ class Evaluator:
             ) from error
 
 
+class Unscored(Evaluator):
+    """For runs of whose adapters nobody asks how good they are: each loss is 0, and nothing is measured.
+
+    A run with ``training.patience`` would end early.
+    """
+
+    def __init__(self) -> None:
+        """It needs no model and no examples."""
+
+    @property
+    def majority(self) -> float | None:
+        return None
+
+    def answers(self, adapter: NDArray[np.float32], *, count: int, seed: int) -> Sequence[Answer]:  # noqa: ARG002
+        return ()
+
+    def score(self, adapter: NDArray[np.float32]) -> Score:  # noqa: ARG002
+        return Score(loss=0.0, measures={})
+
+
 def _tally(given: torch.Tensor, answers: torch.Tensor, *, labels: int) -> NDArray[np.int64]:
     """By label, how many have it, are answered so, and both: int64[3, labels]."""
     hits = given[given == answers]

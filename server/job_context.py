@@ -20,7 +20,7 @@ from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
-from server.evaluation import Evaluator
+from server.evaluation import Evaluator, Unscored
 from server.warm_start import read_warm_start, start_digest
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
@@ -111,6 +111,12 @@ class Workplace:
         """The same model and examples under another job, which must want the same of both."""
         other = copy.copy(self)
         other.job = job
+        return other
+
+    def unscored(self) -> Workplace:
+        """The same, for runs whose adapters nobody scores."""
+        other = copy.copy(self)
+        other.evaluator = Unscored()
         return other
 
     def manifest(self, run: str, *, cohort: int, sites: tuple[str, ...] = ()) -> Manifest:

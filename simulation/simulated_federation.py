@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.custody.home import Home
 from client.custody.policy import Policy
-from client.host import LocalData, Materials
+from client.host import Materials
 from client.site import Site
 from client.training.gradient_check import choose_gradients
 from client.training.threads import choose_threads
@@ -29,6 +28,7 @@ from runs.run_folder import RunFolder
 from server.job_context import Workplace, check_federation
 from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
+from simulation.memory_host import MemoryHost
 from simulation.partition import partition
 from simulation.shared_work import SharedCheck, SharedPlans
 from simulation.simulated_policy import simulated_policy
@@ -94,6 +94,8 @@ class World:
         self.seconds_a_batch = choose_threads(self.trainer.gradients, job)
         whole = SiteModel(trainer=self.trainer, prefix=self.workplace.prefix)
         self._models = SmallerModels(whole=whole, labels=self.labels, device=self.device)
+        # What was measured of the model, by what it was measured for: a variant of the run finds it.
+        self.measured: dict[tuple[object, ...], int | None] = {}
         self._plans, self._check, self._pairs = SharedPlans(), SharedCheck(), PairKeys()
         self._peers: dict[Path, dict[str, bytes]] = {}
         self._booked: dict[Path, BookedHomes] = {}
@@ -187,7 +189,7 @@ class World:
         )
         return Site(
             name=name,
-            host=_Memory(alias=self.job.data.alias, digests=digests, materials=materials),
+            host=MemoryHost(alias=self.job.data.alias, digests=digests, materials=materials),
             home=home,
             peers=peers,
             forgetful=forgetful,
@@ -269,6 +271,14 @@ class World:
         other._rows = {name: self._rows[name] for name in sites or self.site_names}
         return other
 
+    def unscored(self) -> World:
+        """The same world, whose runs nobody scores: unless that decides when they end."""
+        if self.job.training.patience is not None:
+            return self
+        other = copy.copy(self)
+        other.workplace = self.workplace.unscored()
+        return other
+
     def with_trainers(self, trainers: Mapping[str, Trainer]) -> World:
         """The same world, where these sites have trainers of their own and train one after another."""
         other = copy.copy(self)
@@ -283,6 +293,10 @@ class World:
         other = copy.copy(self)
         other.own_examples = given
         return other
+
+    def digests(self) -> tuple[bytes, ...]:
+        """What ledgers know the job's rows by, 32 bytes each, in the rows' order."""
+        return tuple(map(self.adapted.task.digest, self._table.contents))
 
     def manifest(self, run: str) -> Manifest:
         """The job made exact, for a run of this name."""
@@ -333,18 +347,3 @@ def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> 
             f"examples that data.validation and data.source have in common: {both}; they flatter scores",
         )
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Memory:
-    """A simulated site's host: its data and its model are there before it is asked."""
-
-    alias: str
-    digests: tuple[bytes, ...]
-    materials: Materials
-
-    def find_data(self, _manifest: Manifest) -> LocalData:
-        return self
-
-    def load_materials(self, _manifest: Manifest, _data: LocalData) -> Materials:
-        return self.materials

@@ -82,11 +82,20 @@ def _grid(world: World, folder: RunFolder, *, engine: Engine, watch: RoundProgre
         return
     at_once = cohort_size(world.job.federation.cohort, sites=len(sites))
     alone = bool(world.own_trainers)
-    rows = None if alone else rows_together(world.trainer, world.job, sites=at_once)
+    rows = None if alone else _rows_together(world, at_once)
     if rows is None:
         yield InProcessGrid(sites, settle=settle, progress=watch)
     else:
         yield CohortGrid(sites, rows=rows, settle=settle, progress=watch)
+
+
+def _rows_together(world: World, sites: int) -> int | None:
+    """How high batches are that so many sites share; measured once for all runs on one world's model."""
+    job, training = world.job, world.job.training
+    key = sites, training.batch_size, training.physical_batch_size, job.seeds.noise is None
+    if key not in world.measured:
+        world.measured[key] = rows_together(world.trainer, job, sites=sites)
+    return world.measured[key]
 
 
 def coordinate(

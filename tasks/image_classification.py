@@ -15,7 +15,8 @@ from protocol.plain_text import Word, quoted
 from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, UnreadableImageError, find_image
 from tasks.data.package_path import locate
 from tasks.data.rows import Rows, present
-from tasks.network_task import LabelledKeys, NetworkTask, check_declared
+from tasks.labelled_keys import DeclaredLabels, LabelledKeys
+from tasks.network_task import NetworkTask
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -61,13 +62,8 @@ class ImageSection(ImageKeys):
         return ImageShape(size=self.size, colours=self.colours)
 
 
-class ImageColumns(ImageKeys):
+class ImageColumns(ImageKeys, DeclaredLabels):
     """A site's keys: images with labels."""
-
-    @model_validator(mode="after")
-    def _labelled(self) -> Self:
-        check_declared(self)
-        return self
 
 
 class ImageClassification(NetworkTask):
@@ -76,6 +72,7 @@ class ImageClassification(NetworkTask):
     name = "image-classification"
     pretrained, drawn = True, True
     about = "which of a few labels an image has"
+    pipeline = "image-classification"
     units = Units(example="image", size="images")
     Section: type[ImageSection] = ImageSection
     Columns: type[ImageKeys] = ImageColumns

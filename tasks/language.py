@@ -28,6 +28,7 @@ class LanguageTask(TextTask):
 
     name: str
     labelled = False
+    pipeline = "text-generation"
     least_tokens = 2  # a token is told from those before it
 
     def refuses(self, job: Job, section: Any) -> str | None:  # noqa: ARG002  # a task's own keys are its own

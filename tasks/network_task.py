@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from protocol.plain_text import MOST_LABELS, Label, Word
-from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, LabelOutcome
+from tasks.labelled_keys import refuses_labels
 from tasks.measures import ACCURACY, LOSS
-from tasks.task import Encoded, TaskKeys
+from tasks.task import Encoded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from protocol.job.job import Job
     from tasks.data.dense_examples import DenseExamples
     from tasks.data.examples import Batch
+    from tasks.data.rows import Rows
     from tasks.data.shapes import Sizes
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
@@ -45,35 +45,11 @@ class NetworkReader(Protocol):
         """Examples as an array [n, *shape]; one without content becomes zeros."""
 
 
-class LabelledKeys(TaskKeys):
-    """The column of labels; ``labels`` are in the order of the network's outputs."""
-
-    label: Word | None = None
-    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.labels or ())
-
-    @model_validator(mode="after")
-    def _distinct_labels(self) -> Self:
-        labels = self.labels or []
-        if any(present(label) is None for label in labels) or len(set(labels)) != len(labels):
-            raise ValueError("labels: expected each once, and none that is empty")
-        return self
-
-
 def check_ranges(key: str, ranges: dict[str, list[float]]) -> None:
     """Raises ValueError for a range that does not go from a lower end to a higher one."""
     for name, (low, high) in ranges.items():
         if not low < high:
             raise ValueError(f"{key}.{name}: expected a lower end, then a higher one")
-
-
-def check_declared(keys: LabelledKeys) -> None:
-    """Raises ValueError unless a site's keys say what its labels are."""
-    if keys.label is None or keys.labels is None:
-        raise ValueError("labels: expected label and labels")
 
 
 class NetworkTask:
@@ -88,8 +64,6 @@ class NetworkTask:
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""
-        if section.label is None:
-            return f'data.label: expected a column name for task="{self.name}"'
         asked = {"gguf": None, "pooling": "model", "padding": None, "quantization": None}
         for key, usual in asked.items():
             if getattr(job.model, key) != usual:
@@ -97,12 +71,7 @@ class NetworkTask:
                     f'model.{key}: expected none with task="{self.name}", as it is for models of texts, '
                     f'got "{getattr(job.model, key)}"'
                 )
-        if section.labels is None and job.privacy.protects:
-            return (
-                "data.labels: expected the list of labels: reading it off private data would tell a label "
-                "that only one example has"
-            )
-        return None
+        return refuses_labels(job, section, task=self.name)
 
     def sizes(self, base: BaseModel, section: Any) -> Sizes:  # noqa: ARG002
         """All examples are of size 1."""

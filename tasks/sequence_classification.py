@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from privacy.errors import DataError
+from tasks.labelled_keys import refuses_labels
 from tasks.measures import ACCURACY, LOSS
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
@@ -27,18 +28,12 @@ class SequenceClassification(TextTask):
     name = "sequence-classification"
     about = "which of a few labels a text has"
     labelled = True
+    pipeline = "text-classification"
     measures = (ACCURACY, LOSS)
 
     def refuses(self, job: Job, section: TextSection) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""
-        if section.label is None:
-            return 'data.label: expected a column name for task="sequence-classification"'
-        if section.labels is None and job.privacy.protects:
-            return (
-                "data.labels: expected the list of labels: reading it off private data would tell a label "
-                "that only one example has"
-            )
-        return None
+        return refuses_labels(job, section, task=self.name)
 
     def load(self, job: Job, section: TextSection, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The encoder with a head whose last layer is trained: from zero, or as the checkpoint has it."""

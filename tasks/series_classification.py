@@ -14,7 +14,8 @@ from protocol.job.job import ByColumn
 from protocol.plain_text import Word
 from tasks.data.rows import Rows, present
 from tasks.data.series_columns import Series, SeriesColumns, read_entities
-from tasks.network_task import LabelledKeys, NetworkTask, Range, check_declared, check_ranges
+from tasks.labelled_keys import DeclaredLabels, LabelledKeys
+from tasks.network_task import NetworkTask, Range, check_ranges
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -65,13 +66,8 @@ class SeriesSection(SeriesKeys):
         return SeriesColumns(channels=channels, length=self.length)
 
 
-class SeriesColumnKeys(SeriesKeys):
+class SeriesColumnKeys(SeriesKeys, DeclaredLabels):
     """A site's keys: series with labels."""
-
-    @model_validator(mode="after")
-    def _labelled(self) -> Self:
-        check_declared(self)
-        return self
 
 
 class SeriesClassification(NetworkTask):

@@ -13,8 +13,9 @@ from protocol.plain_text import MOST_LABELS, Label, Word
 from tasks.data.feature_columns import Cells, FeatureColumns, is_nothing
 from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION
+from tasks.labelled_keys import DeclaredLabels, LabelledKeys
 from tasks.measures import ACCURACY, LOSS
-from tasks.network_task import LabelledKeys, NetworkTask, Range, check_declared, check_ranges
+from tasks.network_task import NetworkTask, Range, check_ranges
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -71,13 +72,8 @@ class TabularKeys(LabelledKeys):
         return self
 
 
-class TabularColumns(TabularKeys):
+class TabularColumns(TabularKeys, DeclaredLabels):
     """A site's keys: rows with labels."""
-
-    @model_validator(mode="after")
-    def _labelled(self) -> Self:
-        check_declared(self)
-        return self
 
 
 class Tabular(NetworkTask):

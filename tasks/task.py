@@ -168,3 +168,10 @@ class AnsweringTask(Protocol):
 
     def answer(self, adapted: AdaptedModel, examples: Examples, *, seed: int) -> Sequence[Answer]:
         """What the model with its adapter says, example by example."""
+
+
+@runtime_checkable
+class HubTask(Protocol):
+    """A task that the Hub has a name for: ``pipeline``, as "text-classification"."""
+
+    pipeline: str

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from privacy.errors import ModelError
 from protocol.job.data_section import SourceKeys
-from protocol.plain_text import MOST_LABELS, Label, Word
+from protocol.plain_text import Word
 from tasks.data.rows import Rows, present
+from tasks.labelled_keys import LabelledKeys
 from tasks.task import Encoded, TaskKeys, Units
 
 if TYPE_CHECKING:
@@ -39,25 +40,14 @@ transformers has no class for this kind of model with a classifier's head. One o
 """
 
 
-class TextKeys(TaskKeys):
-    """The columns of texts; ``labels`` are in the order of the head's outputs."""
+class _TextColumn(TaskKeys):
+    """The column of texts."""
 
     text: Word = "text"
-    label: Word | None = None
-    labels: Annotated[list[Label], Field(min_length=2, max_length=MOST_LABELS)] | None = None
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.labels or ())
 
-    @model_validator(mode="after")
-    def _distinct_labels(self) -> Self:
-        labels = self.labels or []
-        if any(present(label) is None for label in labels):
-            raise ValueError("labels: expected none that is empty: a row with such a cell has no label")
-        if len(set(labels)) != len(labels):
-            raise ValueError(f"labels: expected each once, got {', '.join(labels)}")
-        return self
+class TextKeys(LabelledKeys, _TextColumn):
+    """The columns of texts and of their labels."""
 
 
 class LengthKeys(TaskKeys):

@@ -50,6 +50,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "server.service": {"server.provisioning"},
     "server.sums": {"server.post"},
     "simulation.attack": set(),
+    "simulation.attack.page": set(),
     "simulation.forecast": set(),
     "tasks.data": set(),
     "tasks.model": {"tasks.data"},

@@ -6,7 +6,6 @@ verified first, and from the manifests in the home, which are known by their dig
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from privacy.ledger.ledger_book import BOOK, copied_book
 from privacy.ledger.ledger_file import copied
 from privacy.ledger.state import History
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.moments import utc_second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class _Runs:
         """An entry's record; ``history`` takes it, and is what the entries up to it add up to."""
         history.add(entry)
         event = entry.event
-        line = LogLine(entry=entry.number, time=_moment(entry.time), event=type(event).__name__.lower())
+        line = LogLine(entry=entry.number, time=utc_second(entry.time), event=type(event).__name__.lower())
         if isinstance(event, Begun):
             line = replace(
                 self._of_run(line, event.run, event.manifest, entry),
@@ -196,7 +196,7 @@ class _Runs:
         approved = self._approved.get(digest)
         if approved is None or approved.number > entry.number:
             return "by the policy"
-        return f"by the custodian, entry {approved.number} of {_moment(approved.time)}"
+        return f"by the custodian, entry {approved.number} of {utc_second(approved.time)}"
 
     def _manifest(self, digest: str) -> tuple[Manifest, str | None] | None:
         """A run's manifest and who signed it, if the home has it whole."""
@@ -251,17 +251,9 @@ def _remark(entry: Entry) -> str | None:
     if isinstance(event, Rebudgeted):
         return f"the budget of each data set became epsilon={event.epsilon:g}"
     if isinstance(event, ClockSet):
-        return f"the clock was accepted; it was {_moment(event.before)} before"
+        return f"the clock was accepted; it was {utc_second(event.before)} before"
     if isinstance(event, Frozen):
         return f"an audit of job {event.job} refuted what runs claim: {event.reason}"
     if isinstance(event, Unfrozen):
         return f"the freeze of entry {event.entry} was cleared: {event.reason}"
     return None
-
-
-def _moment(seconds: int) -> str:
-    """A time since 1970 as ISO 8601 in UTC, whatever number a ledger claims for one."""
-    try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return f"at {seconds} s"

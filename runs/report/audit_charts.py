@@ -7,21 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runs.formats import format_delta
-from runs.report.figures import BLUE, GREEN, GREY, ORANGE, PALE_BLUE, new_figure, to_svg
+from runs.report.figures import BLUE, GREEN, GREY, ORANGE, PALE_BLUE, PURPLE, new_figure, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 Points = Sequence[tuple[float, float]]
 
-_LOOKS = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
+_LOOKS: Sequence[tuple[str, str | tuple[int, tuple[int, ...]]]] = (
+    (BLUE, "-"),
+    (ORANGE, "--"),
+    (GREEN, "-."),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+)
 _DRAWN = 200  # points of the promise's edge
 
 
 def roc_chart(curves: Mapping[str, Points], *, epsilon: float, delta: float, name: str) -> str:
     """ROC curves on log axes, labelled by the mapping's keys, and the area that (ε, δ) rules out.
 
-    Points are (false positive rate, true positive rate), from (0, 0) to (1, 1). The axes begin at the least
+    An infinite ε rules out nothing. Points are (false positive rate, true positive rate), from (0, 0) to
+    (1, 1). The axes begin at the least
     false positive rate that is not 0, one false alarm: left of it nothing was measured. ``name`` begins the
     element's ids.
     """
@@ -32,10 +38,11 @@ def roc_chart(curves: Mapping[str, Points], *, epsilon: float, delta: float, nam
         axes.set_yscale("log")
         axes.grid(visible=True, axis="both")
         rates = [low ** (1 - k / _DRAWN) for k in range(_DRAWN + 1)]
-        most = [most_found(x, epsilon=epsilon, delta=delta) for x in rates]
-        axes.fill_between(
-            rates, most, 1.0, color=PALE_BLUE, alpha=0.45, linewidth=0, label="ruled out by ε"
-        )
+        if math.isfinite(epsilon):
+            most = [most_found(x, epsilon=epsilon, delta=delta) for x in rates]
+            axes.fill_between(
+                rates, most, 1.0, color=PALE_BLUE, alpha=0.45, linewidth=0, label="ruled out by ε"
+            )
         axes.plot(rates, rates, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
         for number, (title, curve) in enumerate(curves.items()):
             color, dashes = _LOOKS[number % len(_LOOKS)]
@@ -43,15 +50,14 @@ def roc_chart(curves: Mapping[str, Points], *, epsilon: float, delta: float, nam
             axes.plot(xs, ys, color=color, linestyle=dashes, label=title)
         axes.set_xlim(low, 1.0)
         axes.set_ylim(low, 1.0)
-        axes.set_xlabel("false alarms: of the canaries that are out")
+        axes.set_xlabel("false alarms: of those that are out")
         axes.set_ylabel("found: of those that are in")
         for axis in (axes.xaxis, axes.yaxis):
             _in_percent(axis)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-        said = (
-            f"ROC curves of {', '.join(curves)} on logarithmic axes, and the area that ε = {epsilon:.3g} "
-            f"at δ = {format_delta(delta)} rules out"
-        )
+        said = f"ROC curves of {', '.join(curves)} on logarithmic axes"
+        if math.isfinite(epsilon):
+            said += f", and the area that ε = {epsilon:.3g} at δ = {format_delta(delta)} rules out"
         return to_svg(figure, name, said)
 
 
@@ -71,6 +77,25 @@ def bounds_chart(bounds: Mapping[str, float], *, upper: float, name: str) -> str
         axes.set_xlabel(f"ε; the dashed line is the promise, {upper:.3g}")
         said = f"Lower bounds on ε, at most {max(values):.3g}, beside the promise of {upper:.3g}"
         return to_svg(figure, name, said)
+
+
+def shares_chart(shares: Mapping[str, tuple[float, float]], *, name: str) -> str:
+    """Shares from 0 to 1 as bars, labelled by the mapping's keys: what was found, and what chance finds."""
+    with new_figure() as (figure, axes):
+        places = range(len(shares) - 1, -1, -1)  # the first on top
+        for number, (label, color) in enumerate((("found", BLUE), ("by chance", GREY))):
+            at = [place + 0.2 - 0.4 * number for place in places]
+            values = [100 * both[number] for both in shares.values()]
+            axes.barh(at, values, color=color, height=0.36, label=label)
+        axes.set_yticks(list(places), list(shares))
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlim(0.0, 100.0)
+        axes.set_xlabel("%")
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+        said = "; ".join(f"{key}: {100 * found:.0f} %" for key, (found, _) in shares.items())
+        return to_svg(figure, name, f"What was found of each, beside what chance finds: {said}")
 
 
 def most_found(rate: float, *, epsilon: float, delta: float) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's hues, told apart by colour-blind readers; darkened to 4.5:1 or more on white.
-BLUE, ORANGE, GREEN = "#0067a5", "#b34700", "#00765a"
+BLUE, ORANGE, GREEN, PURPLE = "#0067a5", "#b34700", "#00765a", "#9a3b76"
 PALE_BLUE, GREY = "#9ccbe8", "#5a6572"
 LABEL_GAP = 0.1  # of the chart's height, between two labels beside it
 

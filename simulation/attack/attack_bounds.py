@@ -78,8 +78,13 @@ def epsilon_with(plan: SampledPlan, share: float) -> float:
     """ε of the plan if its noise is this many times less; 0 for a share of 0."""
     if share <= 0.0:
         return 0.0
-    multiplier = max(plan.mechanism.multiplier / share, min(_LEAST_NOISE, plan.mechanism.multiplier))
+    multiplier = multiplier_with(plan.mechanism.multiplier, share)
     return replace(plan, mechanism=replace(plan.mechanism, multiplier=multiplier)).epsilon
+
+
+def multiplier_with(planned: float, share: float) -> float:
+    """The noise multiplier that counts where there is ``share`` times less noise than ``planned``."""
+    return max(planned / share, min(_LEAST_NOISE, planned))
 
 
 def largest_share(seen: Observed, canaries: Canaries, *, error: float) -> tuple[float, str]:

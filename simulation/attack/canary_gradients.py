@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +59,7 @@ class CanaryGradients:
         self._round: Contributed | None = None
         self._weight = 0.0
         self._broken: Exception | None = None
+        self.seconds = 0.0  # of the processor's time, that canaries have taken
 
     def begin(self, plan: SampledPlan) -> Contributed:
         """A round begins: what it adds up to is in what is returned."""
@@ -83,6 +85,7 @@ class CanaryGradients:
         found = self._method.backward(batch, loss)
         if self._round is None:
             return found
+        start = time.process_time()
         found = dense(found)  # a canary may step along a coordinate that its batch does not reach
         numbers = np.array([self._canaries.numbers.get(int(i), -1) for i in batch.indices], np.int64)
         if not self._planted:
@@ -93,18 +96,20 @@ class CanaryGradients:
         except Exception as error:
             self._broken = error  # training takes what raises for a model's fault, and goes on
             raise
+        finally:
+            self.seconds += time.process_time() - start
 
     def _count(self, into: Contributed, found: Gradients, numbers: NDArray[np.int64]) -> None:
         drawn = numbers[numbers >= 0]
         into.signal[drawn] += self._weight * into.plan.clipping_norm
         into.draws[drawn] += 1
         own = torch.from_numpy(numbers < 0)
-        rows = {name: _exact(tensor[own.to(tensor.device)].flatten(1)) for name, tensor in found.items()}
+        rows = {name: tensor[own.to(tensor.device)].flatten(1) for name, tensor in found.items()}
         shares = clipping_shares(rows, into.plan)
         for name, tensor in rows.items():
             ours = self._canaries.tensors[name]
             places = torch.from_numpy(self._canaries.offsets[ours]).to(tensor.device)
-            kept = torch.nan_to_num(tensor[:, places]) * shares[:, None]
+            kept = torch.nan_to_num(exact(tensor[:, places])) * shares[:, None]
             into.others[ours] += self._weight * kept.sum(0).cpu().numpy()
 
     def _with_canaries(self, found: Gradients, numbers: NDArray[np.int64], bound: float) -> Gradients:
@@ -127,14 +132,16 @@ class CanaryGradients:
         return (numbers >= 0) & self._canaries.present[np.maximum(numbers, 0)]
 
 
-def _exact(tensor: torch.Tensor) -> torch.Tensor:
+def exact(tensor: torch.Tensor) -> torch.Tensor:
     """In float64: on the processor if it is on one of Apple's GPUs, which have none."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def clipping_shares(rows: Mapping[str, torch.Tensor], plan: SampledPlan) -> torch.Tensor:
-    """What clipping leaves of each example: float64[n]; 0 for one that is not finite."""
-    every = torch.cat(list(rows.values()), dim=1)
-    lengths = every.abs().sum(1) if plan.mechanism.norm == 1 else every.square().sum(1).sqrt()
-    shares = (plan.clipping_norm / lengths.clamp(min=1e-300)).clamp(max=1.0)
-    return torch.where(lengths.isfinite(), shares, torch.zeros_like(shares))
+    """What clipping leaves of each example, by tensors [n, …]: float64[n]; 0 for one that is not finite."""
+    norm = plan.mechanism.norm
+    # One tensor at a time: of all together, float64 would be a copy as large as the gradients twice.
+    lengths = [exact(tensor).norm(p=norm, dim=1) for tensor in rows.values()]
+    length = torch.stack(lengths).norm(p=norm, dim=0)
+    shares = (plan.clipping_norm / length.clamp(min=1e-300)).clamp(max=1.0)
+    return torch.where(length.isfinite(), shares, torch.zeros_like(shares))

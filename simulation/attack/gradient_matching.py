@@ -26,7 +26,7 @@ from client.training.sparse_rows import dense
 from client.training.training import learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from simulation.attack.attack_targets import SiteTargets
-from simulation.attack.canary_gradients import clipping_shares
+from simulation.attack.canary_gradients import clipping_shares, exact
 from simulation.attack.observed import moved
 from simulation.simulated_federation import World
 
@@ -101,9 +101,10 @@ def _gradients(
     chosen = torch.from_numpy(places)
     for batch in one.site.whole.batches(rows, rows=_ROWS):
         rows_of = dense(method.backward(batch, loss))
-        parts = {name: tensor.flatten(1).double() for name, tensor in rows_of.items()}
-        clipped = torch.cat(list(parts.values()), dim=1) * clipping_shares(parts, one.plan)[:, None]
-        kept = torch.nan_to_num(clipped)[:, chosen.to(clipped.device)].cpu().numpy()
+        parts = {name: tensor.flatten(1) for name, tensor in rows_of.items()}
+        shares = clipping_shares(parts, one.plan)[:, None]
+        every = torch.cat(list(parts.values()), dim=1)
+        kept = (torch.nan_to_num(exact(every[:, chosen.to(every.device)])) * shares).cpu().numpy()
         found[[order[int(index)] for index in batch.indices]] = kept
     return found[np.searchsorted(rows, one.rows)], found[np.searchsorted(rows, one.others)]
 

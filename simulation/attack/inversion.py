@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,14 +13,15 @@ from privacy.errors import UserError
 from protocol.job.aggregation import MasksSection, PlainSection
 from protocol.job.job import Job, MetricsSection
 from runs.progress import Progress, Silence
-from runs.run import new_name
-from simulation.attack.empirical_audit import check_canaries_fit, rounds_add_up
+from simulation.attack.attackable import check_canaries_fit, rounds_add_up
+from simulation.attack.attacked_run import attacked_run
+from simulation.attack.finding import Finding
 from simulation.attack.observed import moved
+from simulation.attack.provenance import Tracing
 from simulation.attack.readable_texts import ReadableTexts, module_of
 from simulation.attack.token_search import TokenSearch
 from simulation.attack.token_span import TokenSpan
 from simulation.simulated_federation import World
-from simulation.simulated_run import run_in_folder
 from tasks.data.token_examples import TokenExamples
 from tasks.model.frozen_prefix import Activations
 
@@ -52,10 +51,9 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion:
+class Inversion(Finding):
     """What a coordinator recovered of so many ``texts`` of one ``site``, by one ``method``."""
 
-    job: str
     site: str
     sites: int
     epsilon: float
@@ -85,9 +83,11 @@ def attack_inversion(
             'send, with SGD, no compression and no weights: use strategy.name="fedsvd" or "ffa"'
         )
     check_canaries_fit(job)
+    tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
-    world = World(job)
-    site, generator = world.site_names[0], np.random.default_rng(seed)
+    with tracing.running():
+        world = World(job)
+    site, generator = world.site_names[0], np.random.default_rng(tracing.seed)
     readable = ReadableTexts(world)
     progress.stage("Looking at every word of the vocabulary")
     method, find = _finder(world, readable)
@@ -105,7 +105,7 @@ def attack_inversion(
                 progress.stage(f"Text {number + 1} of {texts}: the {name} of {size} a site")
                 alone = (site,) if name == "update" else world.site_names
                 held = {one: examples[one].take(rows[one]) for one in alone}
-                guessed = find(_released(world, kind, held))
+                guessed = find(_released(world, kind, held, tracing))
                 told.append(_told(guessed, known[number], known[len(attacked) :]))
             recall, precision, chance = (float(np.mean(one)) for one in zip(*told, strict=True))
             views.append(View(name=name, batch=size, recall=recall, precision=precision, chance=chance))
@@ -117,6 +117,7 @@ def attack_inversion(
         method=method,
         texts=len(attacked),
         views=tuple(views),
+        provenance=tracing.end(world, "inversion", texts=texts),
     )
 
 
@@ -190,14 +191,14 @@ def _jobs(job: Job, size: int) -> dict[ViewName, Job]:
     }
 
 
-def _released(world: World, job: Job, texts: Mapping[str, TokenExamples]) -> dict[str, NDArray[np.float64]]:
+def _released(
+    world: World, job: Job, texts: Mapping[str, TokenExamples], tracing: Tracing
+) -> dict[str, NDArray[np.float64]]:
     """What a round of these sites with these texts moved, times their number, by tensor."""
     given = {name: (one, Activations(world.prefix, one)) for name, one in texts.items()}
     attacked = world.variant(job, sites=tuple(texts)).with_examples(given)
     layout = world.adapted.layout
-    with tempfile.TemporaryDirectory(prefix="confide-attack-") as place:
-        folder = attacked.create_folder(Path(place) / new_name(job))
-        run_in_folder(attacked, folder, progress=Silence())
+    with attacked_run(attacked.unscored(), progress=Silence(), tracing=tracing) as folder:
         before, after = (folder.load_adapter(number, layout) for number in (0, 1))
     change = len(texts) * moved(layout, job.strategy, before, after)
     found, start = {}, 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,21 +24,20 @@ from privacy.audit.membership_scores import (
     reference_scores,
 )
 from privacy.audit.one_run import best_of, one_run_bound
-from privacy.audit.roc import Rate, auc, roc, tpr_at
+from privacy.audit.roc import Rates, auc, rate_scores
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
 from runs.progress import Progress, Silence
-from runs.run import new_name
-from runs.run_folder import RunFolder
 from runs.spent import highest_epsilon
 from simulation.attack.attack_bounds import plan_curve
 from simulation.attack.attack_targets import Kind, Targets, choose_targets
-from simulation.attack.empirical_audit import check_canaries_fit, rounds_add_up
+from simulation.attack.attackable import check_canaries_fit, rounds_add_up
+from simulation.attack.attacked_run import attacked_run
+from simulation.attack.finding import ERROR, Claim
 from simulation.attack.gradient_matching import GUESSES, MATCHED, Matched, match_gradients
+from simulation.attack.provenance import Tracing
 from simulation.simulated_federation import World
-from simulation.simulated_run import run_in_folder
 
-ERROR = 0.05
 SHADOWS = 16
 # The attacks, by what they ask of an adapter: each says how likely examples are in, from losses.
 ATTACKS: Mapping[str, Callable[[Losses], NDArray[np.float64]]] = {
@@ -48,26 +45,16 @@ ATTACKS: Mapping[str, Callable[[Losses], NDArray[np.float64]]] = {
     "reference": reference_scores,
     "lira": lira_scores,
 }
-_RATES = tuple(float(10.0 ** (k / 4)) for k in range(-16, 1))
 _ROWS = 256
 _SILENCE = Silence()
 
 
 @dataclass(frozen=True, kw_only=True)
-class MembershipScore:
-    """How well one attack tells who was in, with intervals at 95 %, and the ε that its guesses prove.
+class MembershipScore(Rates):
+    """How well one attack tells who was in, of so many ``examples``, and the ε that its guesses prove."""
 
-    It was made on so many ``examples``. ``curve`` are points (false positive rate, true positive rate), as
-    far down as there are examples.
-    """
-
-    name: str
     examples: int
-    auc: Rate
-    tpr_at_permille: Rate
-    tpr_at_percent: Rate
     epsilon: float
-    curve: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +78,18 @@ class Exposures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MembershipAttack:
+class MembershipAttack(Claim):
     """What attacks told of who was in one run: by its last adapter, and by each round's for gradients.
 
-    ``upper`` is the largest ε at ``delta`` that a site's receipts claim for one example, infinite without
-    noise. ``lower`` is proved with probability ``confidence``, for all attacks together. ``present`` of the
-    ``targets`` were in; ``exposure`` is for made-up texts alone. ``accuracy`` and the like are the
-    run's last ``measures``, on held-out examples.
+    ``upper`` is the largest that a site's receipts claim for one example, infinite without noise; bounds
+    are for all attacks together. ``present`` of the ``targets`` were in; ``exposure`` is for made-up
+    texts alone. ``measures`` are the run's last, on held-out examples.
     """
 
-    job: str
     kind: Kind
     targets: int
     present: int
     shadows: int
-    upper: float
-    delta: float
-    confidence: float
     attacks: tuple[MembershipScore, ...]
     limits: Limits
     exposure: Exposures | None
@@ -120,15 +102,11 @@ class MembershipAttack:
 
     @property
     def lower(self) -> float:
-        return max(attack.epsilon for attack in self.attacks)
-
-    @property
-    def verdict(self) -> str:
-        return "not refuted" if self.lower <= self.upper else "refuted"
+        return self.best.epsilon
 
     def check(self) -> None:
         """Raises AuditError, naming the attack, if what is claimed is refuted."""
-        if self.verdict == "refuted":
+        if not self.holds:
             raise AuditError(
                 f"the run claims epsilon={self.upper:.4g} at delta={self.delta:g} for one example, and the "
                 f"attack {self.best.name!r} shows epsilon >= {self.lower:.4g}, with a confidence of "
@@ -153,15 +131,17 @@ def attack_membership(
     """
     if shadows < 4 or shadows % 2:
         raise UserError(f"expected an even number of shadows, 4 at least, got shadows={shadows}")
+    tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
-    world = World(job)
-    generator = np.random.default_rng(seed)
+    with tracing.running():
+        world = World(job)
+    generator = np.random.default_rng(tracing.seed)
     chosen = choose_targets(world, kind=kind, count=targets, generator=generator)
     present = generator.random(len(chosen)) < 0.5
     coins = balanced_coins(shadows, len(chosen), generator)
-    attacked = _train(world, chosen, present, number=0, title="Attacked run", progress=progress)
+    attacked = _train(world, chosen, present, progress=progress, tracing=tracing)
     trained = [
-        _train(world, chosen, coin, number=k, title=f"Shadow {k} of {shadows}", progress=progress)
+        _train_shadow(world, chosen, coin, number=k, of=shadows, progress=progress)
         for k, coin in enumerate(coins, start=1)
     ]
     progress.stage("Attacking what was released")
@@ -173,6 +153,7 @@ def attack_membership(
     if _can_be_matched(job):
         scores["gradient"] = _match(world, chosen, attacked, trained[0], coins[0], generator)
     upper = math.inf if attacked.epsilon is None else attacked.epsilon
+    options: dict[str, str | int] = {"kind": kind, "targets": len(chosen), "shadows": shadows}
     return MembershipAttack(
         job=job.name,
         kind=kind,
@@ -189,6 +170,7 @@ def attack_membership(
         limits=_limits(world, upper),
         exposure=_exposures(world, chosen, attacked, present) if kind == "text" else None,
         measures=attacked.measures,
+        provenance=tracing.end(world, "attack", **options),
     )
 
 
@@ -199,15 +181,8 @@ def score_attack(
     # Half of the examples are guessed to be in, whatever the scores' own zero is.
     guesses = guess_shares(scores - np.median(scores), present)
     bound = best_of(lambda one, e: one_run_bound(one, delta=delta, error=e), guesses, error=error)
-    return MembershipScore(
-        name=name,
-        examples=len(scores),
-        auc=auc(scores, present, error=ERROR),
-        tpr_at_permille=tpr_at(scores, present, fpr=0.001, error=ERROR),
-        tpr_at_percent=tpr_at(scores, present, fpr=0.01, error=ERROR),
-        epsilon=bound,
-        curve=roc(scores, present, rates=_RATES),
-    )
+    rates = rate_scores(name, scores, present, error=ERROR)
+    return MembershipScore(**vars(rates), examples=len(scores), epsilon=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,38 +203,39 @@ def _train(
     targets: Targets,
     present: NDArray[np.bool_],
     *,
-    number: int,
-    title: str,
     progress: Progress,
+    title: str = "Attacked run",
+    tracing: Tracing | None = None,
 ) -> _Trained:
-    job = world.job
-    if job.seeds.noise is not None:
-        # Shadows of one key would all draw the same batches and noise.
-        seeds = job.seeds.model_copy(update={"noise": job.seeds.noise + number})
-        world = world.variant(job.model_copy(update={"seeds": seeds}))
-    world = targets.world(world, present)
-    with tempfile.TemporaryDirectory(prefix="confide-attack-") as place:
-        folder = world.create_folder(Path(place) / new_name(job))
-        if job.federation.cohort is not None:
-            world.booked_homes(folder)
-        progress.stage(title)
-        # The attacked run is told round by round, and shadows are many.
-        run_in_folder(world, folder, progress=Silence() if number else progress, title=title)
-        return _read(world, folder, targets)
-
-
-def _read(world: World, folder: RunFolder, targets: Targets) -> _Trained:
-    records = folder.records()
-    if not records:
-        raise AuditError("no round was finished: there is nothing to attack")
-    layout = world.adapted.layout
-    adapters = tuple(folder.load_adapter(number, layout) for number in range(len(records) + 1))
+    attacked, layout = targets.world(world, present), world.adapted.layout
+    with attacked_run(attacked, progress=progress, title=title, tracing=tracing) as folder:
+        records = folder.records()
+        adapters = tuple(folder.load_adapter(number, layout) for number in range(len(records) + 1))
     return _Trained(
         adapters=adapters,
         losses=losses_under(world, targets, adapters[-1]),
         epsilon=highest_epsilon(records),
-        measures=dict(records[-1].measures),
+        measures=records[-1].measures,
     )
+
+
+def _train_shadow(
+    world: World,
+    targets: Targets,
+    present: NDArray[np.bool_],
+    *,
+    number: int,
+    of: int,
+    progress: Progress,
+) -> _Trained:
+    """A run that the attacker makes for itself: nobody asks how good it is, and no round of it is told."""
+    job, title = world.job, f"Shadow {number} of {of}"
+    progress.stage(title)
+    if job.seeds.noise is not None:
+        # Shadows of one key would all draw the same batches and noise.
+        seeds = job.seeds.model_copy(update={"noise": job.seeds.noise + number})
+        world = world.variant(job.model_copy(update={"seeds": seeds}))
+    return _train(world.unscored(), targets, present, progress=Silence(), title=title)
 
 
 def losses_under(world: World, targets: Targets, adapter: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +11,24 @@ from numpy.typing import NDArray
 from privacy.accounting.plan import SitePlan
 from privacy.accounting.shared_site_plan import SharedSitePlan
 from privacy.audit.gaussian_pair import separation_bound
-from privacy.audit.roc import Rate, auc
+from privacy.audit.roc import Rates, rate_scores
 from privacy.errors import AuditError, UserError
 from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.job.strategy import Strategy
 from protocol.sums.update_encoding import plan_for_site
 from runs.progress import Progress, Silence
-from runs.run import new_name
-from simulation.attack.empirical_audit import ERROR, check_canaries_fit, rounds_add_up
+from simulation.attack.attack_bounds import Bound, multiplier_with
+from simulation.attack.attackable import check_canaries_fit, rounds_add_up
+from simulation.attack.attacked_run import attacked_run
+from simulation.attack.finding import ERROR, Claim
 from simulation.attack.observed import moved
+from simulation.attack.provenance import Tracing
 from simulation.attack.site_canaries import DirectionTrainer, SiteCanaries
 from simulation.simulated_federation import World
-from simulation.simulated_run import run_in_folder
 
-# Less noise than this, over the clipping norm, counts as this much: ε is far above any that is asked for.
-_LEAST_NOISE = 0.1
 _SILENCE = Silence()
+_ATTACKER = "sums"  # whoever sees what is released sees the sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,38 +58,28 @@ class SumsSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteAudit:
+class SiteAudit(Claim):
     """What released sums proved of one run that hides whole sites.
 
-    ``present`` of the ``sites`` sent directions, in ``rounds`` sums of ``numbers``. ``upper`` is the ε at
-    ``delta`` that the plan says of a whole site, over these sums; ``lower`` is under the true one with
-    probability ``confidence``, if the noise is Gaussian. ``auc`` is how well cosines of sums with
-    directions tell which were sent.
+    ``present`` of the ``sites`` sent directions, in ``rounds`` sums of ``numbers``. ``upper`` is what the
+    plan says of a whole site, over these sums; the one of ``bounds`` holds if the noise is Gaussian.
+    ``attackers`` has how well cosines of sums with directions tell which were sent.
     """
 
-    job: str
     sites: int
     present: int
     rounds: int
     numbers: int
-    auc: Rate
-    upper: float
-    lower: float
-    delta: float
-    confidence: float
+    bounds: tuple[Bound, ...]
+    attackers: tuple[Rates, ...]
 
     @property
-    def margin(self) -> float:
-        """How far the claim is above what is shown; negative where the claim is refuted."""
-        return self.upper - self.lower
-
-    @property
-    def verdict(self) -> str:
-        return "not refuted" if self.lower <= self.upper else "refuted"
+    def lower(self) -> float:
+        return max(bound.epsilon for bound in self.bounds)
 
     def check(self) -> None:
         """Raises AuditError if what is claimed is refuted."""
-        if self.verdict == "refuted":
+        if not self.holds:
             raise AuditError(
                 f"the plan claims epsilon={self.upper:.4g} at delta={self.delta:g} for a whole site, and "
                 f"the released sums show epsilon >= {self.lower:.4g}, with a confidence of "
@@ -103,7 +92,7 @@ def audit_sites(job: Job, *, seed: int | None = None, progress: Progress = _SILE
 
     All but training is the run's own: clipping, the grid, noise, masks and the strategy. The run's folder
     is not kept. ``seed`` repeats who is present, and the directions. Raises UserError for a job that hides
-    no sites, has no noise, or whose rounds are more than a mean, and AuditError if no round was finished.
+    no sites, has no noise, or whose rounds are more than a mean, and what a simulation raises.
     """
     privacy = job.privacy
     if not (privacy.hides_sites and privacy.protects):
@@ -117,21 +106,25 @@ def audit_sites(job: Job, *, seed: int | None = None, progress: Progress = _SILE
             "expected rounds that release a plain mean of what sites send, with SGD, no compression and no "
             "weights: elsewhere a site's direction cannot be told in a sum"
         )
+    tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
-    world = World(job)
-    canaries = draw_sites(world, np.random.default_rng(seed))
-    seen, plan, survivors = attack_sums(world, canaries, progress=progress)
+    with tracing.running():
+        world = World(job)
+    canaries = draw_sites(world, np.random.default_rng(tracing.seed))
+    seen, plan, survivors = attack_sums(world, canaries, progress=progress, tracing=tracing)
+    shown = epsilon_with_less(plan, seen.share(error=ERROR), survivors)
     return SiteAudit(
         job=job.name,
         sites=len(canaries.present),
         present=sum(canaries.present.values()),
         rounds=len(seen.noise),
         numbers=canaries.size,
-        auc=auc(seen.cosines, seen.present, error=ERROR),
+        bounds=(Bound(attacker=_ATTACKER, form="gaussian", epsilon=shown, of="all releases"),),
+        attackers=(rate_scores(_ATTACKER, seen.cosines, seen.present, error=ERROR),),
         upper=plan.epsilon_of_summed(survivors),
-        lower=epsilon_with_less(plan, seen.share(error=ERROR), survivors),
         delta=privacy.delta,
         confidence=1.0 - ERROR,
+        provenance=tracing.end(world, "sites"),
     )
 
 
@@ -148,22 +141,16 @@ def draw_sites(world: World, generator: np.random.Generator) -> SiteCanaries:
 
 
 def attack_sums(
-    world: World, canaries: SiteCanaries, *, progress: Progress
+    world: World, canaries: SiteCanaries, *, progress: Progress, tracing: Tracing
 ) -> tuple[SumsSeen, SitePlan, list[int]]:
     """One run with these canaries: the sums as they are seen, the run's plan, and how many are in each."""
     names, layout = world.site_names, world.adapted.layout
     trainers = {name: DirectionTrainer(world.trainer, canaries, site=name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="confide-audit-") as place:
-        attacked = world.with_trainers(trainers)
-        folder = attacked.create_folder(Path(place) / new_name(world.job))
-        if world.job.federation.cohort is not None:
-            attacked.booked_homes(folder)
-        run_in_folder(attacked, folder, progress=progress, title="Attacked run")
+    attacked = world.with_trainers(trainers)
+    with attacked_run(attacked, progress=progress, tracing=tracing) as folder:
         progress.stage("Attacking what was released")
         manifest, finished = folder.manifest, len(folder.records())
         adapters = [folder.load_adapter(number, layout) for number in range(finished + 1)]
-    if not finished:
-        raise AuditError("no round was finished: there is nothing to attack")
     plan = plan_for_site(manifest, update_size=canaries.size)
     there = {
         number: [name for name in names if number in trainers[name].rounds]
@@ -211,8 +198,7 @@ def epsilon_with_less(plan: SitePlan, share: float, survivors: Sequence[int]) ->
     """ε of these sums under a plan whose noise is ``share`` times less; 0 for a share of 0."""
     if share <= 0.0:
         return 0.0
-    planned = plan.mechanism.multiplier
-    multiplier = max(planned / share, min(_LEAST_NOISE, planned))
+    multiplier = multiplier_with(plan.mechanism.multiplier, share)
     weaker: SitePlan
     if isinstance(plan, SharedSitePlan):
         weaker = replace(plan, mechanism=replace(plan.mechanism, multiplier=multiplier))

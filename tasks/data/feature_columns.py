@@ -33,6 +33,17 @@ def number_in(cell: str | None) -> float | None:
     return found if math.isfinite(found) and "_" not in (cell or "") else None
 
 
+def plain_number(cell: str | None) -> str:
+    """The one way to write the finite number that a cell holds; empty for what holds none.
+
+    >>> plain_number(" 1e3 "), plain_number("-0"), plain_number("?")
+    ('1000.0', '0.0', '')
+    """
+    value = number_in(cell)
+    # Zero has two signs, and one meaning.
+    return "" if value is None else repr(value + 0.0)
+
+
 def is_nothing(cell: str | None) -> bool:
     """Whether a cell says that its value is not known: it is empty, or one of the usual words for it."""
     return cell is None or cell.strip().casefold() in _NOTHING
@@ -75,6 +86,12 @@ class FeatureColumns:
                 said += [f"{name} is another"]
             said += [f"{name} is missing"]
         return tuple(said)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Which column each of a network's inputs is of."""
+        widths = ((name, len(self.categories.get(name, ()))) for name in self.names)
+        return tuple(name for name, known in widths for _ in range(known + 2))
 
     def read(self, columns: Mapping[str, Sequence[str | None]]) -> tuple[Cells | None, ...]:
         """What each row holds, from the columns by name, row by row; None for a row that holds nothing."""
@@ -162,9 +179,7 @@ class FeatureColumns:
     def _plain(self, name: str, cell: str | None) -> str:
         if name in self.categories:
             return (cell or "").strip()
-        value = number_in(cell)
-        # Zero has two signs, and one meaning.
-        return "" if value is None else repr(value + 0.0)
+        return plain_number(cell)
 
     def _number(self, name: str, cell: str) -> tuple[float, float]:
         value = number_in(cell)

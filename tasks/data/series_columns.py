@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import DataError
 from protocol.plain_text import quoted
-from tasks.data.feature_columns import number_in
+from tasks.data.feature_columns import number_in, plain_number
 
 # A series: what each channel is called, and the moments in order of time. A moment has the one way to write
 # each channel's number, "" for what is missing.
@@ -58,7 +58,7 @@ def read_entities(
         if at is None:
             left_out += 1
         else:
-            found.append((at, tuple(_plain(channels[name][row]) for name in names)))
+            found.append((at, tuple(plain_number(channels[name][row]) for name in names)))
     return Entities(
         series=tuple(
             (names, tuple(values for _, values in sorted(found, key=lambda one: one[0]))) if found else None
@@ -112,6 +112,11 @@ class SeriesColumns:
         scaled = [f"{name}, {low:g} to {high:g} as -1 to 1; 0 if missing" for name, low, high in ranges]
         return (*scaled, *(f"1 where {name} is there" for name in self.names))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Which channel each of a network's channels is of."""
+        return self.names * 2
+
     def encode(self, series: Iterable[Series | None]) -> NDArray[np.float32]:
         """Series as float32[n, 2 · channels, length]: scaled numbers, then 1 where there is one.
 
@@ -144,8 +149,3 @@ class SeriesColumns:
         """All of it, as JSON has it."""
         channels = {name: list(ends) for name, ends in sorted(self.channels.items())}
         return {"channels": channels, "length": self.length}
-
-
-def _plain(cell: str | None) -> str:
-    value = number_in(cell)
-    return "" if value is None else repr(value + 0.0)

@@ -14,9 +14,11 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
 
+from privacy.accounting.banded_plan import BandedPlan
 from privacy.canonical import canonical_json
 from privacy.errors import AuditError, UserError
 from privacy.identity import Identity
+from privacy.mechanisms.mechanism import Mechanism
 from protocol.job.job_file import job_toml, parse_job
 from runs.export import export_adapter, export_merged
 from runs.model_names import hub_id
@@ -248,6 +250,26 @@ def test_another_file_is_no_audit(run: RunFolder, tmp_path: Path, content: str) 
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(UserError, match=r"--audit: expected the \.json"):
         read_audit(tmp_path / "a.json", run.manifest)
+
+
+def test_correlated_noise_is_told_with_its_coefficients(
+    evidence_run: RunFolder, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_card(exported)[0].privacy.coefficients is None
+    plan = BandedPlan(
+        mechanism=Mechanism(name="gaussian", multiplier=2.0),
+        clipping_norm=1.0,
+        sampling_rate=0.3,
+        steps=8,
+        delta=1e-7,
+        coefficients=(4096, 3000, 2000),
+    )
+    monkeypatch.setattr("runs.privacy_card._plans", lambda *_: [plan])
+    export_adapter(evidence_run, tmp_path / "adapter")
+    card, _ = check_card(tmp_path / "adapter")
+    assert card.privacy.coefficients == ((4096, 3000, 2000),)
+    assert "| bands of correlated noise | 3 |" in (tmp_path / "adapter" / "README.md").read_text()
+    assert "correlated" not in (exported / "README.md").read_text()
 
 
 def test_the_model_card_is_one_for_the_hub(exported: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privacy.audit.roc import auc, tpr_at
-from privacy.audit.roc_curve import roc_curve
+from privacy.audit.roc import auc, roc_curve, tpr_at
 
 
 @pytest.mark.parametrize(
@@ -35,3 +34,17 @@ def test_it_agrees_with_what_is_told_beside_it() -> None:
     for fpr in (0.001, 0.01, 0.1):
         reached = max(y for x, y in curve if x <= fpr)
         assert reached == pytest.approx(tpr_at(scores, present, fpr=fpr, error=0.05).value, abs=1e-12)
+
+
+def test_a_long_curve_keeps_its_ends_and_its_beginning() -> None:
+    generator = np.random.default_rng(2)
+    present = generator.random(20_000) < 0.5
+    scores = generator.standard_normal(20_000) + present
+    curve = roc_curve(scores, present)
+    assert len(curve) <= 400
+    assert (curve[0], curve[-1]) == ((0.0, 0.0), (1.0, 1.0))
+    ranked = present[np.argsort(-scores)]
+    for x, y in curve:
+        false, hits = round(x * (~present).sum()), round(y * present.sum())
+        assert ranked[: false + hits].sum() == hits  # a corner of the whole curve
+    assert sum(x <= 0.001 for x, _ in curve) > 5  # far left nothing is left out

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from runs.report.audit_charts import bounds_chart, most_found, roc_chart
+from runs.report.audit_charts import bounds_chart, most_found, roc_chart, shares_chart
 
 CURVES = {
     "reads updates": ((0.0, 0.0), (0.0, 0.25), (0.002, 0.5), (1.0, 1.0)),
@@ -61,3 +61,16 @@ def test_a_bar_over_the_promise_has_another_colour() -> None:
         return len(re.findall(r"fill: #b34700", svg))
 
     assert colours(2.0) == colours(3.0) + 1
+
+
+def test_without_a_promise_nothing_is_ruled_out() -> None:
+    svg = roc_chart(CURVES, epsilon=math.inf, delta=1e-5, name="roc")
+    assert "ruled out" not in svg
+    assert "ROC curves of reads updates, has the model on logarithmic axes<" in svg
+
+
+def test_shares_stand_beside_what_chance_finds() -> None:
+    svg = shares_chart({"update, 1 text": (0.6875, 0.03), "sum, 1 text": (0.0, 0.0)}, name="words")
+    assert "update, 1 text: 69 %; sum, 1 text: 0 %" in svg
+    for label in ("update, 1 text", "sum, 1 text", "found", "by chance"):
+        assert f">{label}</text>" in svg

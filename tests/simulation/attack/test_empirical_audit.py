@@ -23,12 +23,8 @@ from protocol.job.job_file import job_toml
 from simulation import simulated_federation
 from simulation.attack import empirical_audit
 from simulation.attack.attack_bounds import find_bounds
-from simulation.attack.empirical_audit import (
-    EmpiricalAudit,
-    audit_empirically,
-    rounds_add_up,
-    steps_add_up,
-)
+from simulation.attack.attackable import rounds_add_up, steps_add_up
+from simulation.attack.empirical_audit import EmpiricalAudit, audit_empirically
 from simulation.attack.observed import Observed
 from tests import tiny
 from tests.confide.test_cli import call
