@@ -19,6 +19,10 @@ from tasks.registry import find_task
 # What the Hub calls the tasks that it has a name for.
 _PIPELINES = {
     "sequence-classification": "text-classification",
+    "document-classification": "text-classification",
+    "multi-label-classification": "text-classification",
+    "text-regression": "text-classification",
+    "token-classification": "token-classification",
     "image-classification": "image-classification",
     "causal-lm": "text-generation",
     "instruction": "text-generation",
