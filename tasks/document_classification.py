@@ -79,7 +79,7 @@ class DocumentClassification(SequenceClassification):
         """Cross-entropy of the label, by the mean of the windows' logits."""
         there, labels = batch.inputs["targets"], batch.inputs["labels"][:, 0]
         flat = {name: rows_of(batch.inputs[name]) for name in ("input_ids", "attention_mask")}
-        logits = self.logits(adapted, replace(batch, inputs=flat)).unflatten(0, there.shape[:2])
+        logits = self.logits(adapted, replace(batch, inputs=flat)).reshape(*there.shape[:2], -1)
         # No window of a blank row is there: its loss is nobody's, and must be a number.
         return LabelOutcome.of((logits * there).sum(1) / there.sum(1).clamp(min=1), labels)
 

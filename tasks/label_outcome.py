@@ -73,8 +73,10 @@ class LabelOutcome(Outcome):
 
 def _count_answers(labels: torch.Tensor, answers: torch.Tensor, *, count: int) -> dict[str, float]:
     """By label, how many have it, are answered so, both, and what else those that have it are answered."""
+    import numpy as np
+
     found: defaultdict[str, float] = defaultdict(float)
-    pairs, times = (labels * count + answers).unique(return_counts=True)
+    pairs, times = np.unique((labels * count + answers).numpy(), return_counts=True)
     for pair, number in zip(pairs.tolist(), times.tolist(), strict=True):
         label, answer = divmod(pair, count)
         found[f"examples {label}"] += number
@@ -88,11 +90,12 @@ def count_scores(odds: torch.Tensor, has: torch.Tensor) -> dict[str, float]:
 
     ``odds`` are log odds, float64[m, labels], and ``has`` is bool[m, labels].
     """
+    import numpy as np
     import torch
 
     steps = (odds.clamp(-_FURTHEST, _FURTHEST) * _STEPS_A_UNIT).round().long() + _STEPS // 2
     numbers = torch.arange(odds.shape[1]).expand_as(steps)
-    keys, times = ((numbers * _STEPS + steps) * 2 + has.long()).unique(return_counts=True)
+    keys, times = np.unique(((numbers * _STEPS + steps) * 2 + has.long()).numpy(), return_counts=True)
     return {
         f"score {key // 2 // _STEPS} {key // 2 % _STEPS - _STEPS // 2} {key % 2}": float(number)
         for key, number in zip(keys.tolist(), times.tolist(), strict=True)

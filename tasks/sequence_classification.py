@@ -13,7 +13,7 @@ from tasks.label_outcome import (
     MACRO_F1,
     LabelOutcome,
 )
-from tasks.measures import ACCURACY, LOSS
+from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
 
@@ -37,7 +37,7 @@ class SequenceClassification(TextTask):
     name = "sequence-classification"
     about = "which of a few labels a text has"
     labelled = True
-    measures = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)
+    measures: tuple[Measure, ...] = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)
 
     def refuses(self, job: Job, section: TextSection) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""

@@ -167,7 +167,8 @@ class TextRegression(SequenceClassification):
     ) -> Examples:
         """Texts of any tokens, with any numbers in the range."""
         texts = self.made_up_texts(adapted, random, sizes)
-        numbers = random.uniform(*adapted.spec.data["range"], (len(sizes), 1)).astype("float32")
+        low, high = adapted.spec.data["range"]
+        numbers = random.uniform(low, high, (len(sizes), 1)).astype("float32")
         return replace(texts, labels=None, targets=numbers)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> NumberOutcome:

@@ -46,4 +46,4 @@ class EventNetwork(nn.Module):
 
     def _by_head(self, hidden: torch.Tensor) -> torch.Tensor:
         """[b, length, width] as [b, heads, length, width / heads]."""
-        return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return hidden.reshape(*hidden.shape[:2], self.heads, -1).transpose(1, 2)
