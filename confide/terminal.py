@@ -250,11 +250,12 @@ def closing_lines(run: Run) -> list[str]:
     ]
 
 
-def shown_score(score: LabelScore) -> dict[str, float]:
+def shown_score(score: LabelScore) -> dict[str, Any]:
     """A label's held-out score as JSON has it."""
     return {
         "examples": score.examples,
         "recall": score.recall,
         "precision": score.precision,
         "f1": score.f1,
+        "mistakes": dict(score.mistakes),
     }

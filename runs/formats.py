@@ -78,8 +78,13 @@ def format_cost(run: float, attack: float) -> str:
 
 
 def format_measure(measures: Mapping[str, float], measure: Measure) -> str:
-    """One of a round's held-out measures: a percentage, or with as many digits as tell something."""
-    value = measures[measure.name]
+    """One of a round's held-out measures: a percentage, or with as many digits as tell something.
+
+    A dash for one that an older version, which finished the round, did not know.
+    """
+    value = measures.get(measure.name)
+    if value is None:
+        return "–"
     if measure.share:
         return format_percent(value)
     return f"{value:.3f}" if value < 10 else f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"

@@ -17,7 +17,7 @@ from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from tasks.answers import Answer
 from tasks.data.examples import Batch, Examples
-from tasks.label_scores import LabelScore
+from tasks.label_scores import LabelScore, scores_of
 from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
@@ -101,21 +101,12 @@ class Evaluator:
         adapted.load(adapter)
         adapted.peft.eval()
         sums: Counter[str] = Counter()
-        tally = np.zeros((3, len(self._labels)), np.int64)
         with torch.no_grad():
             for held in self._examples.batches(self._all, rows=self._rows):
                 batch = held.to(adapted.device.torch)
-                outcome = self._outcome(batch)
-                sums.update(outcome.sums())
-                if outcome.answers is not None:
-                    tally += _tally(batch.inputs["labels"], outcome.answers, labels=len(self._labels))
+                sums.update(self._outcome(batch).sums())
         measures = {measure.name: measure.of(sums) for measure in adapted.task.measures}
-        by_label = {
-            label: LabelScore(examples=int(examples), answered=int(answered), hits=int(hits))
-            for label, (examples, answered, hits) in zip(self._labels, tally.T, strict=True)
-            if tally.any()
-        }
-        return Score(loss=mean_loss(sums), measures=measures, by_label=by_label)
+        return Score(loss=mean_loss(sums), measures=measures, by_label=scores_of(sums, self._labels))
 
     def _outcome(self, batch: Batch) -> Outcome:
         adapted = self._adapted
@@ -148,11 +139,3 @@ class Unscored(Evaluator):
 
     def score(self, adapter: NDArray[np.float32]) -> Score:  # noqa: ARG002
         return Score(loss=0.0, measures={})
-
-
-def _tally(given: torch.Tensor, answers: torch.Tensor, *, labels: int) -> NDArray[np.int64]:
-    """By label, how many have it, are answered so, and both: int64[3, labels]."""
-    hits = given[given == answers]
-    counts = [torch.bincount(numbers, minlength=labels) for numbers in (given, answers, hits)]
-    found: NDArray[np.int64] = torch.stack(counts).cpu().numpy()
-    return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.label_scores import LabelScore, macro_f1, macro_recall, scores_of
 from tasks.measures import Measure
 from tasks.task import Outcome
 
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
     import torch
 
 # Scores are log odds in steps of a hundredth, up to odds of 5e8: ties within a step count half.
-_STEPS_A_UNIT, _FURTHEST = 100, 20.0
+_STEPS_A_UNIT, _FURTHEST = 100, 20
+_STEPS = 2 * _STEPS_A_UNIT * _FURTHEST + 1
 _BINS = 15  # of confidence, as in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOutcome(Outcome):
-    """A classifier's outcome with ``logits``, float32[b, labels], and the right ``labels``, int64[b]."""
+    """A classifier's outcome with ``logits``, float32[m, labels], and the right ``labels``, int64[m].
+
+    m counts answers: one an example for most tasks, one a token for those that label words, where one of -1
+    is none.
+    """
 
     logits: torch.Tensor
     labels: torch.Tensor
@@ -42,40 +48,66 @@ class LabelOutcome(Outcome):
         )
 
     def sums(self) -> dict[str, float]:
-        """Beside the counts of all tasks: squared errors, confidence by bin, and scores by label."""
+        """Beside all tasks' counts: squared errors, confidence by bin, answers and scores by label."""
         import torch
 
-        found: defaultdict[str, float] = defaultdict(float, super().sums())
-        logs = self.logits.detach().double().cpu().log_softmax(-1)
-        labels, shares = self.labels.cpu(), logs.exp()
-        right = torch.nn.functional.one_hot(labels, logs.shape[1])
-        found["squared"] = float((shares - right).square().sum())
+        told = self.labels >= 0
+        logs = self.logits[told].detach().double().cpu().log_softmax(-1)
+        labels, shares = self.labels[told].cpu(), logs.exp()
         confidence, answers = shares.max(-1)
+        right = torch.nn.functional.one_hot(labels, logs.shape[1])
         bins = (confidence * _BINS).long().clamp(max=_BINS - 1)
-        for number, sure, hit in zip(bins.tolist(), confidence.tolist(), answers == labels, strict=True):
-            found[f"bin {number}"] += sure - float(hit)
-        for label, hit in zip(labels.tolist(), answers == labels, strict=True):
-            found[f"examples {label}"] += 1
-            found[f"hits {label}"] += float(hit)
-        # log(p / (1 - p)), with 1 - p as the others' sum: near 1 a difference would lose its digits.
-        others = torch.stack(
-            [
-                logs[:, [c for c in range(logs.shape[1]) if c != k]].logsumexp(-1)
-                for k in range(logs.shape[1])
-            ],
-            dim=1,
+        off = torch.bincount(bins, weights=confidence - (answers == labels).double(), minlength=_BINS)
+        # log(p / (1 - p)); near 1 a difference would lose its digits, so there 1 - p is the others' sum.
+        others = torch.log1p(-shares)
+        best = answers.unsqueeze(-1)
+        without = logs.scatter(1, best, -torch.inf).logsumexp(-1, keepdim=True)
+        return (
+            super().sums()
+            | {"squared": float((shares - right).square().sum())}
+            | {f"bin {number}": value for number, value in enumerate(off.tolist())}
+            | _count_answers(labels, answers, count=logs.shape[1])
+            | count_scores(logs - others.scatter(1, best, without), right.bool())
         )
-        steps = ((logs - others).clamp(-_FURTHEST, _FURTHEST) * _STEPS_A_UNIT).round().long()
-        for row, label in zip(steps.tolist(), labels.tolist(), strict=True):
-            for number, step in enumerate(row):
-                found[f"score {number} {step} {int(number == label)}"] += 1
-        return dict(found)
 
 
-def _balanced_accuracy(sums: Mapping[str, float]) -> float:
-    """The mean of recall over the labels that have examples (Brodersen et al. 2010)."""
-    counts = {key.split()[1]: count for key, count in sums.items() if key.startswith("examples ")}
-    return sum(sums.get(f"hits {label}", 0.0) / count for label, count in counts.items()) / len(counts)
+def _count_answers(labels: torch.Tensor, answers: torch.Tensor, *, count: int) -> dict[str, float]:
+    """By label, how many have it, are answered so, both, and what else those that have it are answered."""
+    import numpy as np
+
+    found: defaultdict[str, float] = defaultdict(float)
+    pairs, times = np.unique((labels * count + answers).numpy(), return_counts=True)
+    for pair, number in zip(pairs.tolist(), times.tolist(), strict=True):
+        label, answer = divmod(pair, count)
+        found[f"examples {label}"] += number
+        found[f"answered {answer}"] += number
+        found[f"hits {label}" if answer == label else f"mistakes {label} {answer}"] += number
+    return dict(found)
+
+
+def count_scores(odds: torch.Tensor, has: torch.Tensor) -> dict[str, float]:
+    """By label, how many have each score, of those without the label and of those with it.
+
+    ``odds`` are log odds, float64[m, labels], and ``has`` is bool[m, labels].
+    """
+    import numpy as np
+    import torch
+
+    steps = (odds.clamp(-_FURTHEST, _FURTHEST) * _STEPS_A_UNIT).round().long() + _STEPS // 2
+    numbers = torch.arange(odds.shape[1]).expand_as(steps)
+    keys, times = np.unique(((numbers * _STEPS + steps) * 2 + has.long()).numpy(), return_counts=True)
+    return {
+        f"score {key // 2 // _STEPS} {key // 2 % _STEPS - _STEPS // 2} {key % 2}": float(number)
+        for key, number in zip(keys.tolist(), times.tolist(), strict=True)
+    }
+
+
+def _by_number(sums: Mapping[str, float]) -> dict[str, LabelScore]:
+    """Scores by a label's number, whatever the label is called."""
+    last = max(
+        (int(key.split()[1]) for key in sums if key.startswith(("examples ", "answered "))), default=-1
+    )
+    return scores_of(sums, [str(number) for number in range(last + 1)])
 
 
 def _auc(sums: Mapping[str, float]) -> float:
@@ -84,20 +116,21 @@ def _auc(sums: Mapping[str, float]) -> float:
     The mean over the labels that some examples have and some have not; 0.5 where there is none. Source:
     Hanley and McNeil 1982, and for several labels Provost and Domingos 2000 without their weights.
     """
-    areas = [area for scores in _scores(sums) if (area := _area(scores)) is not None]
+    areas = [area for scores in scores_by_label(sums) if (area := _area(scores)) is not None]
     return sum(areas) / len(areas) if areas else 0.5
 
 
-def _scores(sums: Mapping[str, float]) -> Iterator[dict[int, list[float]]]:
+def scores_by_label(sums: Mapping[str, float]) -> Iterator[dict[int, list[float]]]:
     """By label: how many examples have each score, of those without the label and of those with it."""
-    found: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(
+    found: defaultdict[int, defaultdict[int, list[float]]] = defaultdict(
         lambda: defaultdict(lambda: [0, 0])
     )
     for key, count in sums.items():
         if key.startswith("score "):
-            _, label, step, has = key.split()
-            found[label][int(step)][int(has)] += count
-    yield from found.values()
+            label, step, has = map(int, key.split()[1:])
+            found[label][step][has] += count
+    for _, scores in sorted(found.items()):
+        yield scores
 
 
 def _area(scores: Mapping[int, list[float]]) -> float | None:
@@ -125,7 +158,13 @@ def _calibration_error(sums: Mapping[str, float]) -> float:
 
 AUC = Measure(name="auc", title="AUC", of=_auc)
 BALANCED_ACCURACY = Measure(
-    name="balanced_accuracy", title="balanced accuracy", of=_balanced_accuracy, share=True
+    name="balanced_accuracy",
+    title="balanced accuracy",
+    of=lambda sums: macro_recall(_by_number(sums)),
+    share=True,
+)
+MACRO_F1 = Measure(
+    name="f1", title="mean F1 of the labels", of=lambda sums: macro_f1(_by_number(sums)), share=True
 )
 BRIER = Measure(name="brier", title="Brier score", of=_brier, lower_is_better=True)
 CALIBRATION = Measure(

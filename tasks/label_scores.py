@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from protocol.plain_text import quoted_some
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScore:
-    """One label's ``examples``, how often it was ``answered``, and how often that was right: ``hits``."""
+    """One label's ``examples``, how often it was ``answered``, and how often that was right: ``hits``.
+
+    ``mistakes`` says which other labels its examples were given, and how often.
+    """
 
     examples: int
     answered: int
     hits: int
+    mistakes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def recall(self) -> float:
@@ -33,9 +38,42 @@ class LabelScore:
         return 2 * self.hits / both if both else 0.0
 
 
+def scores_of(sums: Mapping[str, float], labels: Sequence[str]) -> dict[str, LabelScore]:
+    """Scores by label of what a classifier's outcomes add up to; none for what has no such counts.
+
+    ``sums`` has, by a label's number, ``examples 0``, ``answered 0`` and ``hits 0``, and perhaps
+    ``mistakes 0 1``: how often an example of label 0 was given label 1.
+    """
+    counts: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    mistakes: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for key, count in sums.items():
+        kind, *numbers = key.split()
+        if kind == "mistakes":
+            mistakes[int(numbers[0])][labels[int(numbers[1])]] = round(count)
+        elif kind in {"examples", "answered", "hits"} and numbers:
+            counts[kind][int(numbers[0])] = round(count)
+    if not counts:
+        return {}
+    return {
+        label: LabelScore(
+            examples=counts["examples"][number],
+            answered=counts["answered"][number],
+            hits=counts["hits"][number],
+            mistakes=mistakes[number],
+        )
+        for number, label in enumerate(labels)
+    }
+
+
 def macro_f1(scores: Mapping[str, LabelScore]) -> float:
     """The mean of F1 over the labels that have examples, each counting once; 0 without any."""
     known = [score.f1 for score in scores.values() if score.examples]
+    return sum(known) / len(known) if known else 0.0
+
+
+def macro_recall(scores: Mapping[str, LabelScore]) -> float:
+    """The mean of recall over the labels that have examples: balanced accuracy (Brodersen et al. 2010)."""
+    known = [score.recall for score in scores.values() if score.examples]
     return sum(known) / len(known) if known else 0.0
 
 

@@ -35,13 +35,14 @@ def mean_loss(sums: Mapping[str, float]) -> float:
     return sums["nats"] / sums["counted"]
 
 
-def _share_correct(sums: Mapping[str, float]) -> float:
+def share_correct(sums: Mapping[str, float]) -> float:
+    """The share of predictions that hit."""
     return sums["correct"] / sums["counted"]
 
 
 LOSS = Measure(name="loss", title="loss", unit=", nats", of=mean_loss, lower_is_better=True)
-ACCURACY = Measure(name="accuracy", title="accuracy", of=_share_correct, share=True, by_example=True)
-TOKEN_ACCURACY = Measure(name="accuracy", title="next-token accuracy", of=_share_correct, share=True)
+ACCURACY = Measure(name="accuracy", title="accuracy", of=share_correct, share=True, by_example=True)
+TOKEN_ACCURACY = Measure(name="accuracy", title="next-token accuracy", of=share_correct, share=True)
 PERPLEXITY = Measure(
     name="perplexity",
     title="perplexity",
@@ -49,10 +50,11 @@ PERPLEXITY = Measure(
     of=lambda sums: math.exp(min(mean_loss(sums), 700.0)),  # what floats can hold
     lower_is_better=True,
 )
+WORD_ACCURACY = Measure(name="accuracy", title="accuracy by word", of=share_correct, share=True)
 ANSWER_PERPLEXITY = replace(PERPLEXITY, title="perplexity of the answers")
 ANSWER_TOKEN_ACCURACY = replace(TOKEN_ACCURACY, title="next-token accuracy in the answers")
 PREFERENCE = Measure(
-    name="accuracy", title="preference accuracy", of=_share_correct, share=True, by_example=True
+    name="accuracy", title="preference accuracy", of=share_correct, share=True, by_example=True
 )
 REWARD_MARGIN = Measure(
     name="margin", title="reward margin", unit=", nats", of=lambda sums: sums["margins"] / sums["counted"]

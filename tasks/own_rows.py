@@ -14,7 +14,7 @@ from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.read_table import read_table
-from tasks.data.rows import Rows, joined, present
+from tasks.data.rows import Rows, joined, labels_in, present
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task, section_of
 
@@ -95,12 +95,11 @@ def label_names(rows: Rows, *, declared: tuple[str, ...], held_out: Rows | None 
     """
     if rows.labels is None:
         return ()
-    own, others = set(rows.labels), set(held_out.labels or () if held_out is not None else ())
-    found = sorted({label for label in own | others if label is not None})
+    own, others = _labels_of(rows), _labels_of(held_out)
+    found = sorted(own | others)
     if len(own) < 2:
-        raise DataError(
-            f"data.label: every example has the label {found[0]!r}; a classifier needs at least two"
-        )
+        said = f"every example has the label {found[0]!r}" if found else "no example has a label"
+        raise DataError(f"data.label: {said}; a classifier needs at least two")
     if not declared:
         _check_plain(found)
         return tuple(found)
@@ -117,6 +116,11 @@ def label_names(rows: Rows, *, declared: tuple[str, ...], held_out: Rows | None 
             f"{', '.join(map(quoted, unknown[:5]))}; {advice}"
         )
     return declared
+
+
+def _labels_of(rows: Rows | None) -> set[str]:
+    entries = () if rows is None else rows.labels or ()
+    return {label for entry in entries for label in labels_in(entry)}
 
 
 def _check_plain(labels: Sequence[str]) -> None:

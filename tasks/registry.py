@@ -20,11 +20,16 @@ _TASKS = Registry[Task](
     group="confide.tasks",
     listed={
         "sequence-classification": "tasks.sequence_classification:TASK",
+        "document-classification": "tasks.document_classification:TASK",
+        "multi-label-classification": "tasks.multi_label_classification:TASK",
+        "token-classification": "tasks.token_classification:TASK",
+        "text-regression": "tasks.text_regression:TASK",
         "causal-lm": "tasks.causal_lm:TASK",
         "instruction": "tasks.instruction:TASK",
         "preferences": "tasks.preferences:TASK",
         "tabular": "tasks.tabular:TASK",
         "series-classification": "tasks.series_classification:TASK",
+        "event-sequence": "tasks.event_sequence:TASK",
         "image-classification": "tasks.image_classification:TASK",
     },
 )

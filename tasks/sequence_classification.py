@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from privacy.errors import DataError
+from tasks.label_outcome import (
+    AUC,
+    BALANCED_ACCURACY,
+    BRIER,
+    CALIBRATION,
+    MACRO_F1,
+    LabelOutcome,
+)
 from tasks.labelled_keys import refuses_labels
-from tasks.measures import ACCURACY, LOSS
+from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
 
 if TYPE_CHECKING:
+    import torch
+
     from protocol.job.job import Job
     from tasks.data.examples import Batch
     from tasks.model.adapted_model import AdaptedModel
@@ -29,7 +39,7 @@ class SequenceClassification(TextTask):
     about = "which of a few labels a text has"
     labelled = True
     pipeline = "text-classification"
-    measures = (ACCURACY, LOSS)
+    measures: tuple[Measure, ...] = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)
 
     def refuses(self, job: Job, section: TextSection) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""
@@ -48,25 +58,21 @@ class SequenceClassification(TextTask):
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""
-        import torch
-        from torch.nn import functional
-
-        labels, mask = batch.inputs.get("labels"), batch.inputs["attention_mask"]
+        labels = batch.inputs.get("labels")
         if labels is None:
             raise DataError("expected labelled examples for a classification task, got none")
+        return LabelOutcome.of(self.logits(adapted, batch), labels)
+
+    def logits(self, adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
+        """What the head says of each text: float32[b, outputs]."""
+        mask = batch.inputs["attention_mask"]
         with adapted.device.autocast():
-            logits = adapted.peft(input_ids=batch.inputs["input_ids"], attention_mask=mask).logits
-        logits = logits.float()
+            found = adapted.peft(input_ids=batch.inputs["input_ids"], attention_mask=mask).logits
+        logits: torch.Tensor = found.float()
         if adapted.spec.model.pooling == "mean":
             weight = mask.unsqueeze(-1).to(logits.dtype)
             logits = (logits * weight).sum(1) / weight.sum(1)
-        answers = logits.argmax(-1)
-        return Outcome(
-            losses=functional.cross_entropy(logits, labels, reduction="none"),
-            correct=(answers == labels).long(),
-            counted=torch.ones_like(labels),
-            answers=answers,
-        )
+        return logits
 
 
 TASK = SequenceClassification()

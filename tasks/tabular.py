@@ -12,7 +12,7 @@ from protocol.job.data_section import SourceKeys
 from protocol.plain_text import MOST_LABELS, Label, Word
 from tasks.data.feature_columns import Cells, FeatureColumns, is_nothing
 from tasks.data.rows import Rows, present
-from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION
+from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1
 from tasks.labelled_keys import DeclaredLabels, LabelledKeys
 from tasks.measures import ACCURACY, LOSS
 from tasks.network_task import NetworkTask, Range, check_ranges
@@ -82,7 +82,7 @@ class Tabular(NetworkTask):
     name = "tabular"
     about = "which of a few labels a row of numbers and categories has"
     units = Units(example="row", size="rows")
-    measures = (AUC, ACCURACY, BALANCED_ACCURACY, BRIER, CALIBRATION, LOSS)
+    measures = (AUC, ACCURACY, BALANCED_ACCURACY, MACRO_F1, BRIER, CALIBRATION, LOSS)
     Section: type[TabularKeys] = TabularKeys
     Columns: type[TabularKeys] = TabularColumns
 

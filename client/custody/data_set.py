@@ -11,7 +11,7 @@ from client.custody.site_file import DataSource
 from privacy.errors import DataError
 from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
-from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined
+from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined, labels_in
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
 from tasks.task import Task, TaskKeys
@@ -55,15 +55,16 @@ class DataSet:
             if content is None:
                 found.setdefault(faults.get(row, NO_CONTENT), []).append(row)
         for row, label in enumerate(self.rows.labels or ()):
-            if label not in known:
+            if label is None or not known.issuperset(labels_in(label)):
                 found.setdefault(faults.get(row, NO_LABEL) if label is None else NO_LABEL, []).append(row)
         return {why: tuple(dict.fromkeys(rows)) for why, rows in found.items()}
 
     @property
     def counts(self) -> Counter[str]:
-        """How many rows have each label; of those that are declared."""
+        """How often rows have each label; of those that are declared."""
         known = set(self.labels)
-        return Counter(label for label in self.rows.labels or () if label in known)
+        found = (label for entry in self.rows.labels or () for label in labels_in(entry))
+        return Counter(label for label in found if label in known)
 
     def serves(self, task: Task) -> bool:
         """Whether a task reads rows like these."""

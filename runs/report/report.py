@@ -36,12 +36,13 @@ from runs.report.notices import find_notices
 from runs.report.page_template import page_template
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
-from tasks.label_scores import LabelScore, macro_f1
+from tasks.label_scores import LabelScore
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.registry import find_task
 from tasks.task import Task
 
 LABELS_SHOWN = 20  # above this, those with the lowest F1
+CONFUSION_SHOWN = 12  # labels; a larger table would not fit on a page
 ANSWERS_SHOWN = 6  # without being asked for
 
 
@@ -97,12 +98,13 @@ def render_report(folder: RunFolder) -> str:
             average=read_average(folder),
         ),
         by_label=list_labels(records),
+        confusion=confusion(records),
         federation=facts.get("federation"),
         spending=list_spending(job, spent, facts),
         metrics=metrics_sentence(job, folder.metrics, records),
         traffic=traffic_sentence(records, facts),
-        measures=find_task(job.task).measures,
-        shown=_shown(job),
+        measures=_measured(job, records),
+        shown=_shown(job, records),
         uncertainty=_uncertainty(job, records, facts),
         sites_shown=charts.SITES_SHOWN,
         factor=_factor(job.privacy.epsilon),
@@ -125,19 +127,17 @@ def result_sentence(
     trained = f"{format_count(len(spent), 'site')} trained for {format_count(len(records), 'round')}"
     if job.federation.cohort is not None:
         trained += f", {len(last.epsilon)} in each"
-    told = [
-        f"{measure.title} {format_measure(last.measures, measure)}"
-        for measure in find_task(job.task).measures
+    told = {
+        measure.name: f"{measure.title} {format_measure(last.measures, measure)}"
+        for measure in _measured(job, records)
         if measure is not LOSS  # nats tell few people anything
-    ]
+    }
     majority = facts.get("majority")
     if majority is not None:
         side = "over" if last.measures["accuracy"] >= majority else "under"
         apart = format_points(last.measures["accuracy"] - majority)
-        told.append(f"{apart} {side} always answering the most frequent label")
-    if last.by_label:
-        told.append(f"F1 {format_percent(macro_f1(last.by_label))} as a mean over the labels")
-    return f"{trained}; held-out {', '.join(told)}; {_spent(job, spent)}."
+        told["accuracy"] += f", {apart} {side} always answering the most frequent label"
+    return f"{trained}; held-out {', '.join(told.values())}; {_spent(job, spent)}."
 
 
 def metrics_sentence(job: Job, metrics: Metrics | None, records: Sequence[RoundRecord]) -> str | None:
@@ -241,6 +241,20 @@ def list_labels(records: Sequence[RoundRecord]) -> dict[str, LabelScore]:
     return {label: scores[label] for label in worst}
 
 
+def confusion(records: Sequence[RoundRecord]) -> dict[str, list[int]]:
+    """How often each label's examples were given each label, in the labels' order, after the last round.
+
+    Empty for many labels, and for a task whose examples may have several.
+    """
+    scores = records[-1].by_label if records else {}
+    if len(scores) > CONFUSION_SHOWN or not any(score.mistakes for score in scores.values()):
+        return {}
+    return {
+        label: [score.hits if other == label else score.mistakes.get(other, 0) for other in scores]
+        for label, score in scores.items()
+    }
+
+
 def draw_charts(
     job: Job,
     records: Sequence[RoundRecord],
@@ -255,7 +269,7 @@ def draw_charts(
         measure.name: charts.measure_chart(
             records, measure, majority=majority if measure is ACCURACY else None
         )
-        for measure in _shown(job)
+        for measure in _shown(job, records)
     } | {
         "bytes": charts.bytes_chart(records),
         "seconds": charts.seconds_chart(records),
@@ -268,9 +282,18 @@ def draw_charts(
     return drawn
 
 
-def _shown(job: Job) -> list[Measure]:
+def _measured(job: Job, records: Sequence[RoundRecord]) -> list[Measure]:
+    """The task's measures; of rounds of an older version, those that it knew."""
+    return [
+        measure
+        for measure in find_task(job.task).measures
+        if all(measure.name in record.measures for record in records)
+    ]
+
+
+def _shown(job: Job, records: Sequence[RoundRecord]) -> list[Measure]:
     """The measures that have a chart and a column, shares last."""
-    return sorted(find_task(job.task).measures, key=lambda measure: measure.share)
+    return sorted(_measured(job, records), key=lambda measure: measure.share)
 
 
 def _share_of_answers(task: Task) -> str:

@@ -101,11 +101,13 @@ def choose_targets(
     no model expects: outliers, that are learned by heart if anything is. Raises UserError for a kind that
     the task has not, or too few examples.
     """
-    if kind == "labels" and not world.labels:
-        raise UserError(f'kind="labels": expected a task with labels, got task="{world.job.task}"')
     examples = {name: world.examples(name) for name in world.site_names}
+    if kind == "labels" and any(one.labels is None for one in examples.values()):
+        raise UserError(
+            f'kind="labels": expected a task with one label an example, got task="{world.job.task}"'
+        )
     tokens = all(isinstance(one, TokenExamples) for one in examples.values())
-    if kind == "text" and (world.labels or not tokens):
+    if kind == "text" and (world.adapted.base.head or not tokens):
         raise UserError(
             f'kind="text": expected a task that learns text alone, as causal-lm, got "{world.job.task}"'
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from protocol.plain_text import quoted, quoted_some
-from tasks.data.rows import Rows
+from tasks.data.rows import Rows, labels_in
 
 # A label that has more of the rows makes accuracy say little.
 MOST_OF_ALL = 0.9
@@ -27,17 +27,18 @@ def _of_contents(rows: Rows) -> Iterator[str]:
 
 
 def _of_labels(rows: Rows, labels: Sequence[str]) -> Iterator[str]:
-    counts = Counter(label for label in rows.labels or () if label is not None)
+    counts = Counter(label for entry in rows.labels or () for label in labels_in(entry))
     declared = set(labels)
     known = {label: counts[label] for label in labels}
     total = sum(known.values())
     most = max(labels, key=lambda label: known[label])
-    if total and known[most] / total >= MOST_OF_ALL:
+    several = any(isinstance(entry, tuple) for entry in rows.labels or ())
+    if total and not several and known[most] / total >= MOST_OF_ALL:
         yield (
             f"{known[most]} of {total} rows have the label {quoted(most)}: always answering that is right "
             f"in {100 * known[most] / total:.1f} %, so look at the scores by label"
         )
-    if len(known) > _MANY and 2 * len(known) > total:
+    if len(known) > _MANY and 2 * len(known) > total and not several:
         yield f"there are {len(known)} labels in {total} rows: is that the column of labels?"
     missing = [label for label in labels if not known[label]]
     if missing and total:

@@ -16,13 +16,13 @@ class Rows:
     """n rows. None stands for what is missing or cannot be decoded.
 
     ``contents`` are what the examples are, apart from their labels: equal ones are one example written
-    twice. They can be sorted. ``labels`` are None for data without any. ``faults`` says why a row, from 0,
-    lacks something, where there is more to say. ``remarks`` are sentences on the columns, for whoever the
-    rows belong to.
+    twice. They can be sorted. ``labels`` are None for data without any; a row has one, or a tuple of them
+    for a task whose examples have several. ``faults`` says why a row, from 0, lacks something, where there
+    is more to say. ``remarks`` are sentences on the columns, for whoever the rows belong to.
     """
 
     contents: tuple[Any, ...]
-    labels: tuple[str | None, ...] | None = None
+    labels: tuple[Any, ...] | None = None
     faults: Mapping[int, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -54,6 +54,17 @@ def joined(parts: Sequence[Rows]) -> Rows:
         faults=faults,
         remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
     )
+
+
+def labels_in(entry: Any) -> tuple[str, ...]:
+    """The labels in a row's entry: one, several, or none.
+
+    >>> labels_in("yes"), labels_in(("a", "b")), labels_in(None)
+    (('yes',), ('a', 'b'), ())
+    """
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def present(cell: str | None) -> str | None:

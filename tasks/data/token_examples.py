@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tasks.data.examples import Batch, Examples, offsets_of, positions
 
 _BLANK_TOKENS = 2
+UNTOLD = -1  # of a token that has no label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,8 @@ class TokenExamples(Examples):
 
     ``tokens`` is int32[total], ``offsets`` int64[n + 1], ``labels`` int64[n] or None; batches are filled up
     with the token ``padding``, by which some models find a text's last token. ``learned``, bool[total], are
-    the tokens that a model should say, where these are not all.
+    the tokens that a model should say, where these are not all. ``targets``, float32[n, k], are numbers
+    that a text has, and ``token_labels``, int64[total], the number of each token's label or ``UNTOLD``.
     """
 
     tokens: NDArray[np.int32]
@@ -27,6 +29,8 @@ class TokenExamples(Examples):
     labels: NDArray[np.int64] | None
     padding: int = 0
     learned: NDArray[np.bool_] | None = None
+    targets: NDArray[np.float32] | None = None
+    token_labels: NDArray[np.int64] | None = None
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -40,6 +44,8 @@ class TokenExamples(Examples):
             labels=None if self.labels is None else self.labels[indices],
             padding=self.padding,
             learned=None if self.learned is None else self.learned[places],
+            targets=None if self.targets is None else self.targets[indices],
+            token_labels=None if self.token_labels is None else self.token_labels[places],
         )
 
     def batch(
@@ -47,7 +53,8 @@ class TokenExamples(Examples):
     ) -> Batch:
         """Padded on the right: ``input_ids``, ``attention_mask``: int64[b, size]; ``labels``: int64[b].
 
-        ``learned``, int64[b, size], is there if not all tokens are.
+        ``learned``, int64[b, size], is there if not all tokens are. So are ``targets``, float32[b, k], and
+        ``token_labels``, int64[b, size], where examples have them.
         """
         blanks = max(0, (rows or 0) - len(indices))
         # Blank rows are short texts of padding: a row without any token would have no loss.
@@ -67,4 +74,11 @@ class TokenExamples(Examples):
             learned = mask.astype(np.int64)  # a blank row's loss is nobody's, and must be a number
             learned[: len(indices)][real] = self.learned[places]
             inputs["learned"] = torch.from_numpy(learned)
+        if self.targets is not None:
+            none = np.zeros((blanks, *self.targets.shape[1:]), np.float32)
+            inputs["targets"] = torch.from_numpy(np.concatenate([self.targets[indices], none]))
+        if self.token_labels is not None:
+            told = np.where(mask, 0, UNTOLD)  # as for what is learned
+            told[: len(indices)][real] = self.token_labels[places]
+            inputs["token_labels"] = torch.from_numpy(told)
         return Batch(inputs=inputs, indices=indices, size=mask.shape[1])

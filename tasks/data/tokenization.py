@@ -27,7 +27,8 @@ class Reader:
     """What a model reads texts with: its tokenizer, and the bounds of what it can take.
 
     Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``, of
-    which ``padding`` fills texts up. Of answers, ``max_answer`` tokens are learned; all if it is None.
+    which ``padding`` fills texts up. Of answers, ``max_answer`` tokens are learned; all if it is None. Of a
+    document, so many ``windows`` are read.
     """
 
     tokenizer: Any
@@ -36,6 +37,7 @@ class Reader:
     tokens: int
     padding: int
     max_answer: int | None = None
+    windows: int = 1
 
 
 def tokenize(
@@ -53,7 +55,7 @@ def tokenize(
     for place, text in enumerate(texts):
         # One call a text, whatever becomes of it: in a call with others, one could decide about them, and
         # what is asked again would take longer.
-        reason, kept = _judged(_encode(reader, text or ""), reader)
+        reason, kept = judged(_encode(reader, text or ""), reader)
         if text is None:
             reason = NO_CONTENT
         elif labels is not None and labels[place] is None:
@@ -88,7 +90,7 @@ def _encode(reader: Reader, text: str) -> Any:
         return None
 
 
-def _judged(found: Any, reader: Reader) -> tuple[str | None, _Row]:
+def judged(found: Any, reader: Reader) -> tuple[str | None, _Row]:
     """Why a tokenizer's row cannot be used, None if it can, and the row."""
     nothing = np.zeros(0, np.int32)
     try:

@@ -17,6 +17,7 @@ from protocol.job.job_file import job_toml
 from protocol.job.manifest import VERSION
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
+from tasks.registry import find_task
 from tests import tiny
 
 
@@ -42,10 +43,12 @@ def test_json_is_one_object_a_line_and_nothing_else(
     output, errors = capfd.readouterr()
     events = [json.loads(line) for line in output.splitlines()]
     assert [event["event"] for event in events] == ["round", "round", "done"]
-    keys = {"event", "round", "loss", "accuracy", "epsilon", "bytes_up", "bytes_down", "seconds"}
-    assert set(events[0]) == keys
-    last = {"event", "run", "adapter", "accuracy", "loss", "by_label", "epsilon", "oddities", "seconds"}
-    assert set(events[-1]) == last
+    measures = {measure.name for measure in find_task("sequence-classification").measures}
+    assert {"accuracy", "balanced_accuracy", "f1", "auc", "loss"} < measures
+    keys = {"event", "round", "epsilon", "bytes_up", "bytes_down", "seconds"}
+    assert set(events[0]) == keys | measures
+    last = {"event", "run", "adapter", "by_label", "epsilon", "oddities", "seconds"}
+    assert set(events[-1]) == last | measures
     assert Path(events[-1]["adapter"], "adapter_model.safetensors").exists()
     assert set(events[-1]["epsilon"]) == {"site-1", "site-2", "site-3"}
     assert errors == ""

@@ -9,9 +9,11 @@ from runs.formats import (
     format_count,
     format_delta,
     format_epsilon,
+    format_measure,
     format_points,
     format_seconds,
 )
+from tasks.measures import ACCURACY, LOSS
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,8 @@ def test_other_numbers_are_for_people() -> None:
     assert [format_delta(delta) for delta in (1e-5, 1e-10, 0.001)] == ["1e-5", "1e-10", "0.001"]
     assert [format_points(apart) for apart in (0.026, -0.25)] == ["2.6 points", "25 points"]
     assert [format_count(number, "site") for number in (1, 4)] == ["1 site", "4 sites"]
+
+
+def test_a_measure_that_a_round_has_not_is_a_dash() -> None:
+    measures = {"accuracy": 0.674}
+    assert [format_measure(measures, measure) for measure in (ACCURACY, LOSS)] == ["67.4 %", "–"]

@@ -104,7 +104,7 @@ def test_what_is_odd_is_said_at_the_end(tiny_folder: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
     assert set(told["by_label"]) == {"no", "yes"}
-    assert set(told["by_label"]["no"]) == {"examples", "recall", "precision", "f1"}
+    assert set(told["by_label"]["no"]) == {"examples", "recall", "precision", "f1", "mistakes"}
     assert told["oddities"] == [
         "234 of 240 rows have the label 'no': always answering that is right in 97.5 %, so look at the "
         "scores by label"

@@ -16,6 +16,16 @@ TABULAR = {
     "categories": {"home": ["north", "south"]},
 }
 IMAGES = {"labels": ["above", "below"], "size": 16, "colours": False}
+EVENTS = {
+    "label": "kind",
+    "labels": ["usual", "odd"],
+    "entity": "card",
+    "time": "when",
+    "numbers": {"amount": [0.0, 4.0], "spent": [0.0, 4.0]},
+    "categories": {"shop": ["food", "fuel"]},
+    "told_after": ["spent"],
+    "length": 6,
+}
 SERIES = {
     "label": "kind",
     "labels": ["rise", "fall"],
@@ -51,6 +61,24 @@ def write_series(path: Path, *, entities: int = 60) -> Path:
     random.shuffle(rows)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["machine", "when", "x", "y", "kind"], *rows])
+    return path
+
+
+def write_events(path: Path, *, accounts: int = 80) -> Path:
+    """Accounts of 3 to 9 events, in no order; the last amount of odd ones is high, as "spent" tells."""
+    random = np.random.default_rng(0)
+    rows = []
+    for account in range(accounts):
+        kind, count = ("usual", "odd")[account % 2], int(random.integers(3, 10))
+        for event in range(count):
+            high = kind == "odd" and event == count - 1
+            amount = random.uniform(2.5, 4) if high else random.uniform(0, 3)
+            shop = ("food", "fuel", "books")[int(random.integers(3))]
+            at = 3600 * event + int(random.integers(3600))
+            rows.append([f"c{account}", at, f"{amount:.4f}", 4 if high else 0, shop, kind])
+    random.shuffle(rows)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["card", "when", "amount", "spent", "shop", "kind"], *rows])
     return path
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, LabelOutcome
+from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1, LabelOutcome
+from tasks.label_scores import LabelScore, scores_of
 
 
 def sums_of(probabilities: list[list[float]], labels: list[int], *, parts: int = 1) -> Counter[str]:
@@ -28,6 +29,12 @@ def test_by_hand() -> None:
     assert BRIER.of(sums) == pytest.approx(2 * (0.1**2 + 0.37**2 + 0.37**2 + 0.63**2) / 4)
     # Three say 0.63, of which two are right; one says 0.9 and is.
     assert CALIBRATION.of(sums) == pytest.approx((abs(3 * 0.63 - 2) + abs(0.9 - 1)) / 4)
+    # Label 0 is answered three times, twice rightly, and label 1 once, rightly.
+    assert MACRO_F1.of(sums) == pytest.approx((2 * 2 / (2 + 3) + 2 * 1 / (2 + 1)) / 2)
+    assert scores_of(sums, ("a", "b")) == {
+        "a": LabelScore(examples=2, answered=3, hits=2),
+        "b": LabelScore(examples=2, answered=1, hits=1, mistakes={"a": 1}),
+    }
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:
@@ -56,3 +63,17 @@ def test_certain_answers_keep_their_order() -> None:
 
 def test_of_one_label_alone_nothing_is_told_apart() -> None:
     assert AUC.of(sums_of([[0.9, 0.1], [0.6, 0.4]], [0, 0])) == 0.5
+
+
+def test_scores_are_the_odds_of_each_label_against_all_others() -> None:
+    random = np.random.default_rng(1)
+    logits = torch.tensor(3 * random.standard_normal((40, 4)))
+    labels = torch.tensor(random.integers(0, 4, 40))
+    expected: Counter[str] = Counter()
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        for number in range(4):
+            others = torch.cat([row[:number], row[number + 1 :]]).logsumexp(0)
+            step = int(((row[number] - others) * 100).round())
+            expected[f"score {number} {step} {int(label == number)}"] += 1
+    sums = LabelOutcome.of(logits, labels).sums()
+    assert {key: count for key, count in sums.items() if key.startswith("score")} == expected

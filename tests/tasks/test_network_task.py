@@ -33,12 +33,23 @@ from tasks.model.device import Device
 from tasks.registry import checked_job
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
-from tests.tasks.networks import IMAGES, SERIES, TABULAR, job_table, write_images, write_series, write_table
+from tests.tasks.networks import (
+    EVENTS,
+    IMAGES,
+    SERIES,
+    TABULAR,
+    job_table,
+    write_events,
+    write_images,
+    write_series,
+    write_table,
+)
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 TASKS = {
     "tabular": (TABULAR, write_table),
     "series-classification": (SERIES, write_series),
+    "event-sequence": (EVENTS, write_events),
     "image-classification": (IMAGES, write_images),
 }
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -207,6 +218,7 @@ def test_a_site_draws_it_without_a_line_for_it_and_loads_nothing_else(tmp_path: 
     [
         ("tabular", {"numbers": {"weight": [0, 1]}, "categories": {}}, "'height', 'home'"),
         ("series-classification", {"channels": {"x": [-4, 4]}}, "'y'"),
+        ("event-sequence", {"numbers": {"spent": [0, 1]}}, "'amount'"),
     ],
 )
 def test_a_column_that_a_sites_data_are_read_without_is_refused_whatever_the_rows_hold(
