@@ -42,9 +42,9 @@ def impossible(outputs: NDArray[np.floating], gradient: NDArray[np.floating]) ->
 
 
 def same_rate(first: int, second: int) -> bool:
-    """Whether two counts may be of one rate: once in a million such pairs this says no."""
+    """Whether two counts may be of one rate: once in a billion such pairs this says no."""
     both = first + second
-    return both == 0 or float(stats.binomtest(first, both).pvalue) > 1e-6
+    return both == 0 or float(stats.binomtest(first, both).pvalue) > 1e-9
 
 
 def multiplier(mechanism: MechanismName, epsilon: float) -> float:
