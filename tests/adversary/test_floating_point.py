@@ -100,7 +100,7 @@ def test_the_attack_reads_noise_that_is_made_of_floats() -> None:
 # A crafted adapter: the head is sure of one label, so an example that has it has no gradient at all, and
 # the target, which has another, is alone in every sum.
 CASE = CASES["bert-qv-head"]
-STEPS_TAKEN = 150
+STEPS_TAKEN = 50
 
 
 def crafted(trainer: Trainer) -> NDArray[np.float32]:
