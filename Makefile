@@ -6,6 +6,15 @@ READY := .venv/.ready
 # A worker a core, each with whole files: their fixtures are built once. Files in order: the longest is first.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 \
 	--dist loadfile --no-loadscope-reorder
+# Runs tests, and mypy beside them: for half a minute it uses one core. What it finds is said last.
+define with_types
+	@echo "$(BIN)/mypy, beside the tests"; echo "$(1)"; \
+	said=$$(mktemp); $(BIN)/mypy >"$$said" 2>&1 & mypy=$$!; \
+	$(1); tests=$$?; \
+	wait $$mypy; types=$$?; \
+	[ $$types -eq 0 ] || cat "$$said"; rm "$$said"; \
+	exit $$((tests | types))
+endef
 SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
 
 .PHONY: demo test test-all parts lint types proto lock clean
@@ -13,11 +22,11 @@ SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
 demo: $(READY)
 	$(BIN)/confide simulate examples/tweets.toml
 
-test: lint types
-	$(PYTEST) -m "not process and not statistics and not exhaustive"
+test: lint
+	$(call with_types,$(PYTEST) -m 'not process and not statistics and not exhaustive')
 
-test-all: lint types
-	$(PYTEST) --all-parts --durations 10
+test-all: lint
+	$(call with_types,$(PYTEST) --all-parts --durations 10)
 
 # The programs that some tests run. Python's come from parts.lock, the system's from apt.
 parts: $(READY)

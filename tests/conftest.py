@@ -1,4 +1,4 @@
-"""What holds for every test: no network, few threads, one kind of terminal.
+"""What holds for every test: no network, few threads, one kind of terminal, the same examples each time.
 
 The last line of every run says which tests were left out or skipped, and why.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,12 +17,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import tiny
+
+# The same examples in every run, and none fails for being slow: a machine may do much else.
+# `--hypothesis-profile=default` looks for new ones.
+hypothesis.settings.load_profile("ci")
 
 # What makes a program draw otherwise than for a plain terminal.
 _DRAWING = (
@@ -39,6 +46,8 @@ _DRAWING = (
 # Marks of slow tests (pyproject.toml says what each means), which `make test` leaves out.
 _SLOW = ("process", "statistics", "exhaustive")
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+# How many modules were imported when they were last told to stay.
+_IMPORTED = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,11 +68,22 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _plain_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _plain_reports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs have reports without charts, which take longer than a tiny run does; runs/report draws them."""
-    if "runs/report" not in request.path.as_posix():
-        monkeypatch.setattr("runs.report.report.draw_charts", lambda *_: defaultdict(str))
+    with pytest.MonkeyPatch.context() as patch:
+        if "runs/report" not in request.path.as_posix():
+            patch.setattr("runs.report.report.draw_charts", lambda *_: defaultdict(str))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing is flushed, but where tests are about power cuts: each flush takes some milliseconds."""
+    from tests.privacy.ledgers import unflushed
+
+    with nullcontext() if "tests/privacy/" in request.path.as_posix() else unflushed():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,8 +116,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _let_modules_stay(session.config)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if len(sys.modules) > item.config.stash[_IMPORTED] + 100:
+        _let_modules_stay(item.config)
+
+
+def _let_modules_stay(config: pytest.Config) -> None:
     """What is imported by now stays: no test that frees a model looks for garbage in it."""
+    config.stash[_IMPORTED] = len(sys.modules)
     gc.collect()
     gc.freeze()
 

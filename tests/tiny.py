@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,20 @@ ROWS = 240
 
 def write_model(folder: Path, *, fillers: int = 0) -> Path:
     """A two-layer BERT with random weights, and a tokenizer that knows ``WORDS``, and more if asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _model_files(fillers).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@cache
+def _model_files(fillers: int) -> dict[str, bytes]:
+    """What a model's folder holds. transformers takes a second to write that."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder.mkdir(parents=True, exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     vocabulary += [f"filler{number}" for number in range(fillers)]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
@@ -33,10 +41,13 @@ def write_model(folder: Path, *, fillers: int = 0) -> Path:
         num_attention_heads=2,
         max_position_embeddings=16,
     )
-    BertModel(config).save_pretrained(folder)
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
-    return folder
+    with TemporaryDirectory() as place, torch.random.fork_rng():
+        folder = Path(place)
+        (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+        BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def rows(count: int = ROWS, *, seed: int = 0) -> list[tuple[str, str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,10 @@ from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import charges, join, train
-from tests.privacy.ledgers import DATA, IDENTITY, NOW, charge, open_ledger, rows, unflushed
+from tests.privacy.ledgers import DATA, IDENTITY, NOW, charge, open_ledger, rows
 
 DAY = 86_400
 YEARS = 3652 * DAY
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    with unflushed():
-        yield
 
 
 class Clock:

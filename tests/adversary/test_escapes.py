@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,13 @@ from server.service.server_status import SiteStatus as ServedSite
 from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
-from tests.privacy.ledgers import open_ledger, unflushed
+from tests.privacy.ledgers import open_ledger
 from tests.server.runs import make_record, make_run
 
 # A terminal's red, its title, a link, a line turned around, a name that hides a part, a line of its own,
 # half a character, C1's red; and what rich would obey: markup, a link and an emoji.
 HOSTILE = "\x1b[31mred\x1b]0;owned\x07\x1b]8;;http://evil\x07\u202eevil\u200b\u2066\u2028\r\n\ud800\x9b31m"
 MARKUP = "[red]x[/red][link=http://evil]y[/link]:skull:[/]"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    with unflushed():
-        yield
 
 
 @pytest.fixture(scope="module")

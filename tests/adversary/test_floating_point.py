@@ -42,9 +42,9 @@ def impossible(outputs: NDArray[np.floating], gradient: NDArray[np.floating]) ->
 
 
 def same_rate(first: int, second: int) -> bool:
-    """Whether two counts may be of one rate: once in a million such pairs this says no."""
+    """Whether two counts may be of one rate: once in a billion such pairs this says no."""
     both = first + second
-    return both == 0 or float(stats.binomtest(first, both).pvalue) > 1e-6
+    return both == 0 or float(stats.binomtest(first, both).pvalue) > 1e-9
 
 
 def multiplier(mechanism: MechanismName, epsilon: float) -> float:
@@ -100,7 +100,7 @@ def test_the_attack_reads_noise_that_is_made_of_floats() -> None:
 # A crafted adapter: the head is sure of one label, so an example that has it has no gradient at all, and
 # the target, which has another, is alone in every sum.
 CASE = CASES["bert-qv-head"]
-STEPS_TAKEN = 150
+STEPS_TAKEN = 50
 
 
 def crafted(trainer: Trainer) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from simulation.simulated_federation import World
 from tests import tiny
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.client.sites import approve, charges
-from tests.privacy.ledgers import unflushed
 
 MEGABYTE = 1 << 20
 
@@ -31,12 +29,6 @@ MEGABYTE = 1 << 20
 @pytest.fixture(scope="module")
 def world(tiny_folder: Path) -> World:
     return World(tiny.job(tiny_folder))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    with unflushed():
-        yield
 
 
 class Attack:

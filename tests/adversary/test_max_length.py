@@ -87,7 +87,8 @@ class Place:
         return joined, answer(coordinator.train(manifest, self.world)), home
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize("kind", ["Roberta", "Bert"])
 def test_a_site_refuses_it_before_data_with_a_long_text_and_without(tmp_path: Path, kind: str) -> None:
     place = Place(tmp_path, kind)
     for max_length in (place.limit + 1, 64, 32_768):
@@ -200,6 +201,6 @@ def test_no_batch_is_wider_than_the_model_can_take() -> None:
         trainer = Trainer(HookedGradients(adapted))
         assert adapted.sizes.public[-1] == widest
         examples = models.make_examples([max_length, 2])
-        shapes = trainer.shapes(TrainingSection(), None)
+        shapes = trainer.shapes(TrainingSection(batch_size=2, physical_batch_size=2), None)
         batches = list(shapes.batches(examples, np.arange(2)))
         assert max(batch.inputs["input_ids"].shape[1] for batch in batches) == widest

@@ -201,7 +201,7 @@ def baseline(bench: Bench, poison: Path) -> tuple[World, Party]:
     )
 
 
-@pytest.mark.exhaustive(but=3)
+@pytest.mark.exhaustive(but=2)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_example_shows(bench: Bench, poison: Path, baseline: tuple[World, Party], example: str) -> None:
     world, plain = baseline
@@ -253,7 +253,8 @@ def test_no_adapter_makes_an_example_show(bench: Bench, poison: Path, name: str)
 # Hostile models, named by nobody, and by a custodian who should not have.
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize("named", [True, False])
 def test_no_tokenizer_makes_an_example_show(bench: Bench, named: bool) -> None:
     place = bench.folder / f"asking-{named}"
     asking = ask_texts(place, bench.folder / "model", "good day")

@@ -23,7 +23,7 @@ from tests.server.coordinators import fix_superlink_port
 SITES = ("north", "south", "west")
 # Both kinds of relay pass the same tests; a SuperNode's process for every message makes them slow.
 RELAYS = ("resident", pytest.param("flower", marks=pytest.mark.exhaustive))
-PATIENCE = 300.0  # seconds for anything to happen on a busy machine; nothing is measured by it
+PATIENCE = 900.0  # seconds for anything to happen on a busy machine; nothing is measured by it
 
 
 class LocalFederation:
@@ -140,6 +140,9 @@ class LocalFederation:
         return {site["site"] for site in json.loads(done.stdout)["sites"] if site["state"] == "connected"}
 
     def wait_for_sites(self, *sites: str) -> None:
+        # No site connects before the server says that it is ready.
+        log = self.log / "server.log"
+        self.wait_until(lambda: " ready; " in log.read_text(), what="the server to be ready")
         # Each look starts two programs, which would keep a core from those that are waited for.
         self.wait_until(lambda: self.connected() >= set(sites or SITES), what="sites to connect", pause=2.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
 from tests import tiny_chat
 
-FREE = {"mechanism": "none"}
+# Keyed: who is drawn decides how much so short a run learns.
+FREE: dict[str, Any] = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def instructed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    job = tiny_chat.job(folder, "instruction", privacy=FREE)
+    job = tiny_chat.job(folder, "instruction", **FREE)
     return simulate(job, runs=tmp_path_factory.mktemp("runs"))
 
 
@@ -63,6 +65,7 @@ def test_a_run_that_lost_its_answers_gives_them_again(instructed: Run) -> None:
     assert path.read_bytes() == first
 
 
+@pytest.mark.exhaustive
 def test_no_answers_are_asked_for(folder: Path, tmp_path: Path) -> None:
     run = simulate(
         tiny_chat.job(folder, "instruction", data={"answers": 0}, training={"rounds": 1}), runs=tmp_path
@@ -72,7 +75,7 @@ def test_no_answers_are_asked_for(folder: Path, tmp_path: Path) -> None:
 
 
 def test_preferences_are_learned(folder: Path, tmp_path: Path) -> None:
-    job = tiny_chat.job(folder, "preferences", privacy=FREE, training={"rounds": 3})
+    job = tiny_chat.job(folder, "preferences", **FREE, training={"rounds": 3})
     run = simulate(job, runs=tmp_path)
     facts = RunFolder.open(run.folder).facts
     # Nothing is trained: the margin is nothing, and the loss that of a coin, log 2.
@@ -91,7 +94,8 @@ def test_both_run_under_masks_with_privacy_and_tell_metrics(
     job = tiny_chat.job(
         folder,
         task,
-        training={"rounds": 1, "local_steps": 1},
+        training={"rounds": 1, "local_steps": 1, "batch_size": 8, "physical_batch_size": 8},
+        data={"limit": 60},
         aggregation={"kind": "masks"},
         federation={"sites": 3},
         metrics={"epsilon": 1.0},

@@ -25,7 +25,12 @@ from simulation.simulate import resume, simulate
 from tests import tiny
 
 EPSILON = 2.0
-ASKED: dict[str, dict[str, Any]] = {"metrics": {"epsilon": EPSILON}, "training": {"rounds": 2}}
+# Few rows: a site counts its hits one example after the other.
+ASKED: dict[str, dict[str, Any]] = {
+    "metrics": {"epsilon": EPSILON},
+    "training": {"rounds": 2},
+    "data": {"limit": 96},
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_a_run_leaves_its_metrics(finished: Run) -> None:
 
 def test_the_metrics_are_near_the_truth(tiny_folder: Path, tmp_path: Path) -> None:
     """With next to no noise: 192 examples at 3 sites, and a deviation of √6/100/192 < 2e-4."""
-    job = tiny.job(tiny_folder, metrics={"epsilon": 100.0}, training={"rounds": 1})
+    job = tiny.job(tiny_folder, metrics={"epsilon": 100.0}, training={"rounds": 1}, seeds={"noise": 5})
     run = simulate(job, runs=tmp_path)
     assert run.metrics is not None
     right = run.metrics.mean * run.metrics.examples
@@ -227,7 +232,7 @@ def test_an_answer_that_cannot_be_is_refused(
 
     monkeypatch.setattr(Site, "reply", changed)
     monkeypatch.setattr(Site, "complete", completed)
-    job = tiny.job(tiny_folder, metrics={"epsilon": 1.0}, training={"rounds": 1})
+    job = tiny.job(tiny_folder, **ASKED | {"training": {"rounds": 1}})
     with pytest.raises(ProtocolError, match=reason):
         simulate(job, runs=tmp_path, name="run")
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,8 @@ def test_runs_on_the_same_homes_add_up(tiny_folder: Path, tmp_path: Path) -> Non
     for run in (first, second):
         ledgers = [homes / site / "ledger.db" for site in ("site-1", "site-2", "site-3")]
         assert [site.charged for site in audit_run(RunFolder.open(run.folder), ledgers).sites] == [1, 1, 1]
-    fitted = sum(fits(job, tmp_path, f"run-{number}", homes) for number in range(8))
+    tried = (fits(job, tmp_path, f"run-{number}", homes) for number in range(8))
+    fitted = sum(takewhile(bool, tried))
     assert 1 <= fitted < 8
     for site in ("site-1", "site-2", "site-3"):
         assert audit_ledger(homes / site / "ledger.db").datasets[0].epsilon <= 24.0

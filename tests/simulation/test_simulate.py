@@ -90,7 +90,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.exhaustive(but=2)
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("writes", range(8, 48, 4))
 def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     tiny_folder: Path,

@@ -121,6 +121,7 @@ def test_masks_change_no_more_than_the_rounding(plain: Run, masked: Run, layout:
     check_audits(masked)
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("bits", [16, 20])
 def test_fewer_bits_cost_accuracy_and_no_more(
     tiny_folder: Path, tmp_path: Path, plain: Run, layout: AdapterLayout, bits: int
@@ -149,6 +150,7 @@ def test_masks_leave_no_secrets_in_the_homes(masked: Run) -> None:
     assert not [name for name in names if "secret" in name]
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("strategy", ["fedsvd", "lora"])
 def test_masks_serve_every_strategy(tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
     run = simulate(job(tiny_folder, **MASKS, strategy={"name": strategy}), runs=tmp_path)
@@ -157,7 +159,7 @@ def test_masks_serve_every_strategy(tiny_folder: Path, tmp_path: Path, strategy:
 
 
 def test_metrics_under_masks_are_one_sum(tiny_folder: Path, tmp_path: Path) -> None:
-    run = simulate(job(tiny_folder, **MASKS, metrics={"epsilon": 100.0}), runs=tmp_path)
+    run = simulate(job(tiny_folder, **MASKS, **KEYED, metrics={"epsilon": 100.0}), runs=tmp_path)
     folder = RunFolder.open(run.folder)
     assert run.metrics is not None
     assert run.metrics.examples == sum(folder.facts["examples_by_site"].values())
@@ -174,6 +176,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("changes", [{}, {"aggregation": {"confirm": False}}])
 def test_a_killed_run_goes_on(
     tiny_folder: Path,
@@ -305,6 +308,7 @@ def test_a_trusted_coordinator_adds_the_noise(
     assert np.abs(fresh[0] - fresh[1]).max() > 0.1
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("changes", [SITE, CENTRAL], ids=["shares", "central"])
 def test_noise_for_whole_sites_is_compared(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
@@ -318,6 +322,7 @@ def test_noise_for_whole_sites_is_compared(
 # -- Fewer numbers
 
 
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize("how", ["masks", "none"])
 def test_random_numbers_are_sent(
     tiny_folder: Path, tmp_path: Path, layout: AdapterLayout, how: str

@@ -238,7 +238,7 @@ def test_whenever_a_site_is_killed_no_update_is_uncovered(tmp_path: Path, confir
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -28,9 +28,10 @@ def show(_place: Path) -> Shown:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Mechanism, "noise", twice)
         refusal, audited = unit_check() or "", one_run(Training())
-    found = re.search(r"is 1\.\d+ times as wide as planned", refusal)
+    # How much wider depends on which tensor is refused first: one of few numbers is, by chance, at more.
+    found = re.search(r"is ([\d.]+) times as wide as planned", refusal)
     return Shown(
-        flagged=found is not None and not audited.flagged,
+        flagged=found is not None and float(found[1]) > 1 and not audited.flagged,
         control=unit_check() is not None,
         figures={
             "claimed": f"{claim().epsilon:.2f}",

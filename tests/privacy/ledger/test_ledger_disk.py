@@ -400,7 +400,7 @@ def test_other_disks(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         cwd=Path(__file__).resolve().parents[3],
     )
     assert (done.stdout, done.returncode) == ("well\n", 0), done.stderr

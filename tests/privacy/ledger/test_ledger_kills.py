@@ -148,7 +148,7 @@ def test_kills_lose_nothing_that_was_released(tmp_path: Path, seed: int) -> None
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -180,6 +180,7 @@ def test_a_job_whose_numbers_are_not_trained_everywhere_is_refused(
         audit_empirically(tiny.job(tiny_folder, **changes))
 
 
+@pytest.mark.exhaustive(but=2)
 @pytest.mark.parametrize(
     ("changes", "adds_up"),
     [
