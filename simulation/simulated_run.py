@@ -63,14 +63,13 @@ def run_in_folder(
         else:
             sites = sites_of_run(world, folder)
             with _grid(world, folder, sites, engine=engine, watch=watch) as grid:
-                coordinate(
-                    grid, world, folder, progress, names=names, watch=watch, ended=_letting_go(sites, folder)
-                )
+                ended = _letting_go(sites, folder)
+                coordinate(grid, world, folder, progress, names=names, watch=watch, ended=ended)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
 def _letting_go(sites: SitesOnDemand, folder: RunFolder) -> Callable[[int], None]:
-    """Forgets, as a round ends, the sites that the coordinator forgets: what they hold would only lie there."""
+    """Forgets, as a round ends, the sites that the coordinator forgets: what they hold is of no use now."""
     manifest = folder.manifest
 
     def ended(number: int) -> None:

@@ -95,7 +95,7 @@ def test_sites_whose_round_is_over_are_forgotten(
         return made[-1]
 
     class Watch(Progress):
-        def round(self, record: RoundRecord) -> None:  # noqa: ARG002
+        def round(self, record: RoundRecord) -> None:
             held.append(set(made[0]._made))
 
     monkeypatch.setattr(simulated_run, "sites_of_run", remember)
