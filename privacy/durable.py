@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -32,8 +33,22 @@ def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, flush: 
             if flush:
                 os.fsync(file.fileno())
         partial.rename(path)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Write over a file for its owner alone that is never shorter than it was: all at once for a reader.
+
+    One write of so few bytes is done or is not, whoever is killed. A power cut may leave anything.
+    """
+    descriptor = open_private(path, os.O_CREAT | os.O_WRONLY)
+    try:
+        if os.pwrite(descriptor, content, 0) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, line: bytes, *, flush: bool = True) -> None:

@@ -12,11 +12,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises FileNotFoundError and other OSErrors, and ValueError saying what keeps the file from being TOML.
     """
+    return parse_toml(toml_text(path))
+
+
+def toml_text(path: Path) -> str:
+    """A file's text. Raises what ``read_toml`` raises for one that is none."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no text in UTF-8, from byte {error.start + 1} on") from None
-    return parse_toml(text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:

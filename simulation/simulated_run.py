@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,7 +14,7 @@ from privacy.ledger.ledger_book import BOOK
 from protocol.job.draw import cohort_size
 from runs.progress import Progress
 from runs.run import Run, finished
-from runs.run_folder import RunFolder
+from runs.run_folder import RoundRecord, RunFolder
 from runs.run_log import logged
 from server.rounds import run_rounds
 from simulation.cohort_grid import CohortGrid, rows_together
@@ -22,7 +22,7 @@ from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
-from simulation.sites_on_demand import sites_of_run
+from simulation.sites_on_demand import SitesOnDemand, sites_of_run
 
 Engine = Literal["inprocess", "ray"]
 
@@ -61,19 +61,34 @@ def run_in_folder(
             with worker_grid(world, folder, workers=workers, progress=watch) as grid:
                 coordinate(grid, world, folder, progress, names=names, watch=watch)
         else:
-            with _grid(world, folder, engine=engine, watch=watch) as grid:
-                coordinate(grid, world, folder, progress, names=names, watch=watch)
+            sites = sites_of_run(world, folder)
+            with _grid(world, folder, sites, engine=engine, watch=watch) as grid:
+                ended = _letting_go(sites, folder)
+                coordinate(grid, world, folder, progress, names=names, watch=watch, ended=ended)
     return finished(folder, seconds=time.perf_counter() - began)
 
 
+def _letting_go(sites: SitesOnDemand, folder: RunFolder) -> Callable[[int], None]:
+    """Forgets, as a round ends, the sites that the coordinator forgets: what they hold is of no use now."""
+    manifest = folder.manifest
+
+    def ended(number: int) -> None:
+        now, then = manifest.drawn(number + 1), manifest.drawn(number + 2)
+        if now is not None and then is not None:
+            sites.keep_only(now | then)
+
+    return ended
+
+
 @contextmanager
-def _grid(world: World, folder: RunFolder, *, engine: Engine, watch: RoundProgress) -> Iterator[Grid]:
+def _grid(
+    world: World, folder: RunFolder, sites: SitesOnDemand, *, engine: Engine, watch: RoundProgress
+) -> Iterator[Grid]:
     """A grid over sites that are in this process, wherever they train."""
     settle = None
     if (folder.path / "sites" / BOOK).exists():
         book = world.booked_homes(folder).book
         book.batched, settle = True, book.commit
-    sites = sites_of_run(world, folder)
     if engine == "ray":
         from simulation.ray_engine import ray_grid
 
@@ -106,15 +121,22 @@ def coordinate(
     *,
     names: Mapping[int, str] | None = None,
     watch: RoundProgress | None = None,
+    ended: Callable[[int], None] | None = None,
 ) -> None:
     """The coordinator's part, over whichever grid reaches the sites; ``names`` of its nodes, if known.
 
-    ``watch`` is for a grid that tells of each answer.
+    ``watch`` is for a grid that tells of each answer; ``ended`` hears of each round that is done.
     """
+
+    def listen(record: RoundRecord) -> None:
+        progress.round(record)
+        if ended is not None:
+            ended(record.round)
+
     run_rounds(
         OpenPost(grid, names=names, progress=watch),
         folder,
         layout=world.adapted.layout,
         evaluator=world.workplace.evaluator,
-        listener=progress.round,
+        listener=listen,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 from client.site import Site
@@ -42,6 +42,11 @@ class SitesOnDemand(Mapping[int, Callable[[bytes], bytes]]):
         if self._most is not None and len(self._made) > self._most:
             self._made.popitem(last=False)
         return site
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Forget all sites but these, where sites are forgotten at all."""
+        if self._most is not None:
+            self._made = OrderedDict((name, site) for name, site in self._made.items() if name in names)
 
     def __getitem__(self, node: int) -> Callable[[bytes], bytes]:
         return partial(self._answer, node)

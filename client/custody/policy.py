@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,7 +18,7 @@ from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
 from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
-from protocol.toml_file import read_toml
+from protocol.toml_file import parse_toml, read_toml, toml_text
 from tasks.registry import task_names
 
 FILE = "site.toml"
@@ -175,7 +178,7 @@ class Policy(Section):
     @staticmethod
     def _check_signed(coordinator: str, manifest: Manifest, signature: bytes) -> None:
         try:
-            verify(bytes.fromhex(coordinator), MANIFEST_PURPOSE, manifest.content, signature)
+            _verify_manifest(coordinator, manifest.content, signature)
         except SignatureError as error:
             raise PolicyError(
                 f"the coordinator {coordinator[:16]}… did not sign this manifest", rule="rules.coordinator"
@@ -200,6 +203,13 @@ def _check_none_outweighs(manifest: Manifest) -> None:
         )
 
 
+# A run's requests are all about one manifest, and simulated sites are shown the same one.
+@lru_cache(maxsize=8)
+def _verify_manifest(coordinator: str, content: bytes, signature: bytes) -> None:
+    """Raises SignatureError unless this coordinator signed it."""
+    verify(bytes.fromhex(coordinator), MANIFEST_PURPOSE, content, signature)
+
+
 def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
     if allowed is not None and asked not in allowed:
         options = ", ".join(allowed) or "nothing"
@@ -207,15 +217,31 @@ def _allow(rule: str, asked: str, allowed: list[Any] | None) -> None:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read the policy in ``site.toml``. Raises PolicyFileError with one line per wrong key."""
-    table = read_own_file(path)
+    """Read the policy in ``site.toml``. Raises PolicyFileError with one line per wrong key.
+
+    Each request asks what the file says now; a text that was read before is not parsed again.
+    """
+    with _reading(path, "policy"):
+        return _policy_of(toml_text(path))
+
+
+@lru_cache(maxsize=8)
+def _policy_of(text: str) -> Policy:
+    table = parse_toml(text)
     return checked(Policy, {name: section for name, section in table.items() if name not in OTHER_SECTIONS})
 
 
 def read_own_file(path: Path, *, what: str = "policy") -> dict[str, Any]:
     """A file of the custodian's as tables; ``what`` it holds is for errors. Raises PolicyFileError."""
-    try:
+    with _reading(path, what):
         return read_toml(path)
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Raises PolicyFileError for a file that cannot be read, or is no TOML."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise PolicyFileError(f"no {what} at {path}") from error
     except (OSError, ValueError) as error:

@@ -21,9 +21,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from privacy.durable import make_private_folder, open_private, write_durably, write_whole
+from privacy.durable import make_private_folder, open_private, overwrite, write_durably, write_whole
 from privacy.errors import LedgerError
 
 APPLICATION = 0x436F6E66  # "Conf": tells a ledger from other SQLite files
@@ -63,7 +64,7 @@ class Head:
     def content(self) -> bytes:
         return head_content(self.entries, self.hash)
 
-    @property
+    @cached_property
     def text(self) -> bytes:
         """What ledger.head holds."""
         table = {"entries": self.entries, "hash": self.hash, "signature": self.signature.hex()}
@@ -93,6 +94,7 @@ class LedgerFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             with self.locked():
                 self._prepare(create=create)
+        self._heads: dict[bytes, Head] = {}  # the last one, by its text
         self.members: Mapping[int, bytes] = _Members(self)
 
     def _make_private(self) -> None:
@@ -165,24 +167,38 @@ class LedgerFile:
 
     def write_head(self, head: Head) -> None:
         try:
-            # After a power cut an older head will do: the database is never behind it.
-            write = write_whole if self._head_path.exists() else write_durably
-            write(self._head_path, head.text, flush=self._flush)
+            if self._heads and not self._flush:
+                # Readers hold the lock, numbers only grow, and a rename waits for the disk here and there.
+                overwrite(self._head_path, head.text)
+            else:
+                # After a power cut an older head will do: the database is never behind it.
+                write = write_whole if self._head_path.exists() else write_durably
+                write(self._head_path, head.text, flush=self._flush)
+            self._heads = {head.text: head}
         except OSError as error:
             raise LedgerError(f"{self._head_path} cannot be written: {error.strerror}") from error
 
     def read_head(self) -> Head | None:
-        if not self._head_path.exists():
-            return None
         try:
             text = self._head_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerError(f"{self._head_path} cannot be read: {error!r}") from error
+        # Each step reads it, and mostly it is what the last one wrote.
+        if text not in self._heads:
+            self._heads = {text: self._head_of(text)}
+        return self._heads[text]
+
+    def _head_of(self, text: bytes) -> Head:
+        try:
             table = json.loads(text)
             head = Head(
                 entries=int(table["entries"]),
                 hash=table["hash"],
                 signature=bytes.fromhex(table["signature"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise LedgerError(f"{self._head_path} cannot be read: {error!r}") from error
         if head.text != text:
             raise LedgerError(f"{self._head_path} is not in its canonical form")

@@ -94,7 +94,7 @@ class AgreementKey:
 
 def derive(secret: bytes, *parts: bytes) -> bytes:
     """A key of 32 bytes for the one purpose that ``parts`` say, each framed by its length."""
-    info = b"confide " + b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    info = b"confide " + b"".join([len(part).to_bytes(4, "little") + part for part in parts])
     return HKDF(hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 

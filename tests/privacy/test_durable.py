@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.durable import append_line, replace_link
+from privacy.durable import append_line, overwrite, replace_link
 
 line = st.binary(max_size=12).filter(lambda content: b"\n" not in content)
 
@@ -44,3 +44,18 @@ def test_a_link_points_elsewhere_after_a_try_that_was_cut_off(tmp_path: Path) ->
     replace_link(link, Path("two"))
     assert link.readlink() == Path("two")
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_file_is_written_over_in_one_write_or_it_is_said_to_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "head"
+    overwrite(path, b"first")
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.stat().st_ino
+    overwrite(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert path.stat().st_ino == before
+    monkeypatch.setattr(os, "pwrite", lambda _descriptor, content, _offset: len(content) - 1)
+    with pytest.raises(OSError, match="No space left"):
+        overwrite(path, b"third!")

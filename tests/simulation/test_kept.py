@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulation import simulated_federation
+from runs.progress import Progress
+from runs.run_folder import RoundRecord, RunFolder
+from simulation import simulated_federation, simulated_run
 from simulation.kept import Kept
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
-from simulation.sites_on_demand import SitesOnDemand
+from simulation.sites_on_demand import SitesOnDemand, sites_of_run
 from tasks.own_rows import encode_own_rows
 from tests import tiny
 
@@ -76,3 +78,29 @@ def test_sites_that_come_and_go_are_tokenized_once(
     assert len(made) > len(set(made))
     assert len(encoded) == len(set(encoded)) == len(set(made)) + 1  # and the held-out ones
     assert len(computed) == len(set(made))
+
+
+def test_sites_whose_round_is_over_are_forgotten(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the coordinator forgets them: a round has its own sites and those of the next two, who join."""
+    job = tiny.job(
+        tiny_folder, federation={"sites": 12, "cohort": 2}, seeds={"noise": 3}, training={"rounds": 4}
+    )
+    made: list[SitesOnDemand] = []
+    held: list[set[str]] = []
+
+    def remember(world: World, folder: RunFolder) -> SitesOnDemand:
+        made.append(sites_of_run(world, folder))
+        return made[-1]
+
+    class Watch(Progress):
+        def round(self, record: RoundRecord) -> None:
+            held.append(set(made[0]._made))
+
+    monkeypatch.setattr(simulated_run, "sites_of_run", remember)
+    run = simulate(job, runs=tmp_path, name="run", workers=1, progress=Watch())
+    drawn = RunFolder.open(run.folder).manifest.drawn
+    assert held == [drawn(number) | drawn(number + 1) | drawn(number + 2) for number in range(1, 5)]
+    assert drawn(1) & (drawn(3) | drawn(4)) == set()
+    assert set(made[0]._made) == drawn(4)

@@ -23,8 +23,8 @@ from privacy.secagg.ring import Ring, Words
 
 KEY_BYTES = 32
 BLOCK = 1 << 17  # bytes: the vector's part, the mask's and the zeros stay in the processor's own cache
-_COUNTER = (2).to_bytes(16, "big")
-_IV = bytes(12)
+_CTR = CTR((2).to_bytes(16, "big"))
+_GCM = GCM(bytes(12))
 _LONGEST = (1 << 36) - 32  # bytes: GCM's counter has 32 bits
 
 # From a key to its stream. A key makes no second stream: the counter starts where it always does.
@@ -33,12 +33,12 @@ Stream = Callable[[bytes], CipherContext]
 
 def by_counter(key: bytes) -> CipherContext:
     """The stream by AES in counter mode."""
-    return Cipher(AES(key), CTR(_COUNTER)).encryptor()
+    return Cipher(AES(key), _CTR).encryptor()
 
 
 def by_gcm(key: bytes) -> CipherContext:
     """The same bytes by AES-GCM, up to 2^36 - 32 of them."""
-    return Cipher(AES(key), GCM(_IV)).encryptor()
+    return Cipher(AES(key), _GCM).encryptor()
 
 
 def apply_masks(

@@ -270,7 +270,7 @@ def pair_mask_key(pair: AgreementKey, cohort: bytes, *, own: Dealt, other: Dealt
 
     Two sites have it in common if their cohorts have one digest.
     """
-    first, second = sorted([own, other], key=lambda dealt: dealt.site)
+    first, second = (own, other) if own.site < other.site else (other, own)
     names = first.site.encode(), second.site.encode()
     about = (b"pair mask", cohort, *names, first.key, second.key)
     return pair.once(other.key, lambda: derive(_agree(pair, other.key, other.site), *about), *about)

@@ -72,6 +72,20 @@ def test_the_policy_is_that_of_the_same_file(folder: Path) -> None:
     assert policy.rules.least_cohort == 3
 
 
+def test_what_the_file_says_now_counts(folder: Path) -> None:
+    """A text that was read before is known again, and no other one is taken for it."""
+    first = write_site(folder / "home", folder, COORDINATOR, rules={"least_cohort": 3})
+    text = first.read_text()
+    assert [read_policy(first).rules.least_cohort for _ in range(2)] == [3, 3]
+    first.write_text(text.replace("least_cohort = 3", "least_cohort = 4"))
+    assert read_policy(first).rules.least_cohort == 4
+    first.write_text(text.replace("least_cohort = 3", "least_cohort = 0"))
+    with pytest.raises(PolicyFileError, match="least_cohort"):
+        read_policy(first)
+    first.write_text(text)
+    assert read_policy(first).rules.least_cohort == 3
+
+
 def test_paths_are_beside_the_file_and_packages_are_packages(folder: Path) -> None:
     home = folder / "home"
     data = {"x": {"source": "x.csv"}, "y": {"source": "/y.csv"}, "z": {"source": "package:z/z.csv"}}

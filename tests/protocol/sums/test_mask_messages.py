@@ -237,6 +237,13 @@ def test_what_is_asked_has_a_digest_of_its_own() -> None:
     assert len(cohorts | {cohort.digest(ROSTER)}) == len(digests) + 1
 
 
+def test_a_digest_is_that_of_its_own_adapter_whatever_was_asked_before() -> None:
+    one, other = (pb.Train(round=1, adapter=bytes([number]), beside=b"b") for number in range(2))
+    digests = [asked_to_train(request) for request in (one, other, other, one, one, other)]
+    assert digests == [digests[place] for place in (0, 1, 1, 0, 0, 1)]
+    assert digests[0] != digests[1]
+
+
 def test_what_differs_from_site_to_site_is_not_in_it() -> None:
     """Shares are sealed for each, and the sum's number is in the roster's digest."""
     one, other = pb.Train(round=1), pb.Train(round=1)
