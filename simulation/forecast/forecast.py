@@ -77,7 +77,8 @@ class Forecast:
             return
         raise PlanError(
             f"noise swamps the signal: over the run it is {format_ratio(self.noise.run)} times the largest "
-            f"possible signal, and above {HOPELESS:g} a job learns nothing; {self._advice()}, or pass --force"
+            f"possible signal, and above {HOPELESS:g} a job learns nothing; {self._advice()}, "
+            "or pass --force"
         )
 
     def _advice(self) -> str:
