@@ -79,9 +79,14 @@ class Forecast:
             return
         raise PlanError(
             f"noise swamps the signal: over the run it is {format_ratio(self.noise.run)} times the largest "
-            f"possible signal, and above {HOPELESS:g} a job learns nothing; {_advice(self.suggestions)}, "
+            f"possible signal, and above {HOPELESS:g} a job learns nothing; {self._advice()}, "
             "or pass --force"
         )
+
+    def _advice(self) -> str:
+        if self.phases:
+            return "what would help is not tried with phases: plan each as a job of its own"
+        return _advice(self.suggestions)
 
     def as_table(self) -> dict[str, Any]:
         """All of it as nested tables of plain values, for JSON."""
