@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--best", type=float, default=1.0, help="what the starts are 100 times beside")
     asked = parser.parse_args()
     rate = read_job(asked.job, settings=asked.settings).training.learning_rate
-    rows = [(f"fixed at {norm:g}", norm, None) for norm in FIXED]
+    rows: list[tuple[str, float, float | None]] = [(f"fixed at {norm:g}", norm, None) for norm in FIXED]
     rows += [(f"median, from {asked.best * start:g}", asked.best * start, 0.5) for start in STARTS]
     print("| norm | loss | measure | norms at the end | seconds |\n|---|---|---|---|---|")
     for name, norm, quantile in rows:
