@@ -21,9 +21,9 @@ if __name__ == "__main__":
     parts = {name: table[name].astype(int).astype(str).str.zfill(2) for name in ("year", "month", "day")}
     hours, minutes = (table[name].astype(int).astype(str).str.zfill(2) for name in ("hour", "minute"))
     table["when"] = parts["year"] + "-" + parts["month"] + "-" + parts["day"] + "T" + hours + ":" + minutes
-    # Cancelled, or more than an hour late.
+    # Cancelled, or more than a quarter of an hour late.
     gone = table["dep_delay"].isna()
-    table["late"] = (gone | (table["dep_delay"] > 60)).map({True: "yes", False: "no"})
+    table["late"] = (gone | (table["dep_delay"] > 15)).map({True: "yes", False: "no"})
     table = table[table["tailnum"].notna()]
     table.to_csv(TO, index=False, columns=COLUMNS)
     print(f"Wrote {len(table)} flights to {TO}")
