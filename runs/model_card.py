@@ -20,6 +20,7 @@ from tasks.registry import find_task
 _PIPELINES = {
     "sequence-classification": "text-classification",
     "image-classification": "image-classification",
+    "audio-classification": "audio-classification",
     "causal-lm": "text-generation",
     "instruction": "text-generation",
     "preferences": "text-generation",
@@ -147,7 +148,7 @@ def _quality(folder: RunFolder, number: int, job: Job) -> list[str]:
 
 def _loading(adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool) -> list[str]:
     if drawn:
-        whole = "The folder's own program loads it with torch alone."
+        whole = "The folder's own program loads it, with torch and what else it imports."
         part = "These are the trained numbers; `confide export --merge` writes the network whole."
         return ["## Loading it", whole if adapter is None else part]
     if adapter is None:

@@ -11,7 +11,7 @@ from protocol.plain_text import MOST_LABELS, Label, Word
 from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, LabelOutcome
 from tasks.measures import ACCURACY, LOSS
-from tasks.task import Encoded, TaskKeys
+from tasks.task import Encoded, Outcome, TaskKeys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +90,15 @@ class NetworkTask:
         """A classifier needs labels, and private data may not be what tells them."""
         if section.label is None:
             return f'data.label: expected a column name for task="{self.name}"'
+        if section.labels is None and job.privacy.protects:
+            return (
+                "data.labels: expected the list of labels: reading it off private data would tell a label "
+                "that only one example has"
+            )
+        return self.refuses_model(job)
+
+    def refuses_model(self, job: Job) -> str | None:
+        """What belongs to models of texts."""
         asked = {"gguf": None, "pooling": "model", "padding": None, "quantization": None}
         for key, usual in asked.items():
             if getattr(job.model, key) != usual:
@@ -97,11 +106,6 @@ class NetworkTask:
                     f'model.{key}: expected none with task="{self.name}", as it is for models of texts, '
                     f'got "{getattr(job.model, key)}"'
                 )
-        if section.labels is None and job.privacy.protects:
-            return (
-                "data.labels: expected the list of labels: reading it off private data would tell a label "
-                "that only one example has"
-            )
         return None
 
     def sizes(self, base: BaseModel, section: Any) -> Sizes:  # noqa: ARG002
@@ -146,7 +150,7 @@ class NetworkTask:
         """How many labels the network tells apart."""
         return len(model.made_of["labels"])
 
-    def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""
         with adapted.device.autocast():
             logits = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))

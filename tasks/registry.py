@@ -26,6 +26,9 @@ _TASKS = Registry[Task](
         "tabular": "tasks.tabular:TASK",
         "series-classification": "tasks.series_classification:TASK",
         "image-classification": "tasks.image_classification:TASK",
+        "audio-classification": "tasks.audio_classification:TASK",
+        "image-text": "tasks.image_text:TASK",
+        "image-segmentation": "tasks.image_segmentation:TASK",
     },
 )
 

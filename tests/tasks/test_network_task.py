@@ -33,13 +33,24 @@ from tasks.model.device import Device
 from tasks.registry import checked_job
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
-from tests.tasks.networks import IMAGES, SERIES, TABULAR, job_table, write_images, write_series, write_table
+from tests.tasks.networks import (
+    IMAGES,
+    SERIES,
+    SOUNDS,
+    TABULAR,
+    job_table,
+    write_images,
+    write_series,
+    write_sounds,
+    write_table,
+)
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 TASKS = {
     "tabular": (TABULAR, write_table),
     "series-classification": (SERIES, write_series),
     "image-classification": (IMAGES, write_images),
+    "audio-classification": (SOUNDS, write_sounds),
 }
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
 
