@@ -11,6 +11,9 @@ _BANDS, _LOWEST = 40, 60.0  # of the spectrum: how many, and from how many hertz
 _WINDOW, _STEP = 0.025, 0.01  # seconds
 _FLOOR = 1e-8  # of power: 80 decibels under a full scale
 _HEARD = 1e-6  # a frame's power from which on it counts as sound
+_SPREAD = (
+    32.0  # differences between bands are that small: the classifier is given them at the size of others
+)
 
 
 class SoundNetwork(nn.Module):
@@ -18,9 +21,9 @@ class SoundNetwork(nn.Module):
 
     The front end has nothing to learn: power in bands of the mel scale every hundredth of a second
     (Davis and Mermelstein 1980), as a logarithm. Norms are over groups of one example's own channels: a
-    norm over the batch would mix examples. The classifier sees mean and deviation over time of the bands
-    and of what the convolutions find, of frames that hold sound alone: silence says how long a sound is,
-    and no more.
+    norm over the batch would mix examples. The classifier sees what mean,
+    deviation and change over time are from band to band, and mean and deviation of what the convolutions
+    find, in frames that hold sound: silence says how long a sound is, and no more.
     """
 
     window: torch.Tensor
@@ -41,7 +44,7 @@ class SoundNetwork(nn.Module):
         self.filters_norm = nn.GroupNorm(4, width)
         self.patterns = nn.Conv1d(width, width, 5, stride=2, padding=2)
         self.patterns_norm = nn.GroupNorm(4, width)
-        self.classifier = nn.Linear(2 * (_BANDS + width), len(labels))
+        self.classifier = nn.Linear(3 * (_BANDS - 1) + 2 * width, len(labels))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         powers = self.spectrum(values[:, 0])
@@ -49,10 +52,11 @@ class SoundNetwork(nn.Module):
         levels = (powers + _FLOOR).log10() / 4 + 1
         found = self.filters_norm(self.filters(levels)).relu()
         found = self.patterns_norm(self.patterns(found)).relu()
-        later = heard[:, :, ::4]
-        logits: torch.Tensor = self.classifier(
-            torch.cat([*moments(levels, heard), *moments(found, later)], 1)
-        )
+        # The average spectrum is everyone's: what tells sounds apart is how it goes from band to band.
+        mean, spread = moments(levels, heard)
+        _, change = moments(levels[:, :, 1:] - levels[:, :, :-1], heard[:, :, 1:])
+        shapes = [_SPREAD * (each[:, 1:] - each[:, :-1]) for each in (mean, spread, change)]
+        logits: torch.Tensor = self.classifier(torch.cat([*shapes, *moments(found, heard[:, :, ::4])], 1))
         return logits
 
     def spectrum(self, sound: torch.Tensor) -> torch.Tensor:

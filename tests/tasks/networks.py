@@ -16,7 +16,7 @@ TABULAR = {
     "categories": {"home": ["north", "south"]},
 }
 IMAGES = {"labels": ["above", "below"], "size": 16, "colours": False}
-SOUNDS = {"labels": ["high", "low"], "seconds": 0.5, "rate": 8000}
+SOUNDS = {"labels": ["high", "low"], "seconds": 0.25, "rate": 8000}
 SERIES = {
     "label": "kind",
     "labels": ["rise", "fall"],

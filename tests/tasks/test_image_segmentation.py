@@ -116,7 +116,7 @@ def test_a_label_that_nobody_has_is_no_fault() -> None:
 
 def test_without_noise_it_learns_and_its_export_gives_the_same_logits(tmp_path: Path) -> None:
     training = {
-        "rounds": 6,
+        "rounds": 4,
         "local_steps": 4,
         "batch_size": 16,
         "physical_batch_size": 16,
@@ -124,11 +124,11 @@ def test_without_noise_it_learns_and_its_export_gives_the_same_logits(tmp_path: 
     }
     job = make_job(tmp_path, training=training, **NOT_PRIVATE)
     run = simulate(job, runs=tmp_path / "runs")
-    assert run.measures["dice"] > 0.8
+    assert run.measures["dice"] > 0.6
     folder = RunFolder.open(run.folder)
     export_merged(folder, tmp_path / "merged")
     adapted = adapt(job)
-    adapted.load(folder.load_adapter(6, adapted.layout))
+    adapted.load(folder.load_adapter(4, adapted.layout))
     adapted.peft.eval()
     pixels = scaled_pixels(torch.from_numpy(adapted.probe().arrays["values"]), adapted.base.reader.image)
     spec = importlib.util.spec_from_file_location("exported_unet", tmp_path / "merged" / "network.py")

@@ -157,7 +157,7 @@ def test_a_job_that_does_not_fit_is_refused(changes: dict[str, Any], words: str,
 
 def test_without_noise_it_learns_and_its_export_finds_the_same_captions(tmp_path: Path) -> None:
     training = {
-        "rounds": 5,
+        "rounds": 3,
         "local_steps": 4,
         "batch_size": 16,
         "physical_batch_size": 16,
@@ -173,7 +173,7 @@ def test_without_noise_it_learns_and_its_export_finds_the_same_captions(tmp_path
     assert len(told["made_of"]["labels"]) == LENGTH
 
     adapted = adapt(job)
-    adapted.load(folder.load_adapter(5, adapted.layout))
+    adapted.load(folder.load_adapter(3, adapted.layout))
     adapted.peft.eval()
     values = torch.from_numpy(adapted.probe().arrays["values"])
     pixels = scaled_pixels(values, adapted.base.reader.image)
