@@ -137,7 +137,9 @@ class ImageSegmentation(NetworkTask):
         """SHA-256 of the pixels, 32 bytes, whatever the mask; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
 
-    def encode(self, reader: MaskedShape, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+    def encode(  # type: ignore[override]  # its reader makes several arrays
+        self, reader: MaskedShape, rows: Rows, *, labels: tuple[str, ...]
+    ) -> Encoded:
         """Each image, or slice, with its mask."""
         from tasks.data.labelled_rows import encode_labelled
 

@@ -182,7 +182,9 @@ class ImageText(NetworkTask):
             " ".join((content[0].digest, content[1]) if content else ()).encode()
         ).digest()
 
-    def encode(self, reader: PairShape, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+    def encode(  # type: ignore[override]  # its reader makes several arrays
+        self, reader: PairShape, rows: Rows, *, labels: tuple[str, ...]
+    ) -> Encoded:
         """Each pair by itself."""
         from tasks.data.labelled_rows import encode_labelled
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from protocol.plain_text import MOST_LABELS, Label, Word
 from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, LabelOutcome
-from tasks.measures import ACCURACY, LOSS
+from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.task import Encoded, Outcome, TaskKeys
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class NetworkTask:
 
     name: str
     labelled, pretrained, drawn = True, False, True
-    measures = (ACCURACY, BALANCED_ACCURACY, AUC, BRIER, CALIBRATION, LOSS)
+    measures: tuple[Measure, ...] = (ACCURACY, BALANCED_ACCURACY, AUC, BRIER, CALIBRATION, LOSS)
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""
