@@ -161,7 +161,7 @@ def _quality(folder: RunFolder, number: int, job: Job, averaged: AveragedAdapter
 
 def _loading(adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool) -> list[str]:
     if drawn:
-        whole = "The folder's own program loads it with torch alone."
+        whole = "The folder's own program loads it, with torch and what else it imports."
         part = "These are the trained numbers; `confide export --merge` writes the network whole."
         return ["## Loading it", whole if adapter is None else part]
     if adapter is None:

@@ -22,14 +22,13 @@ from tasks.label_outcome import (
     BRIER,
     CALIBRATION,
     MACRO_F1,
-    LabelOutcome,
     scores_by_label,
 )
 from tasks.labelled_keys import DeclaredLabels
 from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.network_task import NetworkTask
 from tasks.tabular import TabularKeys
-from tasks.task import Units
+from tasks.task import Outcome, Units
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +224,7 @@ class EventSequence(NetworkTask):
         values[:, THERE], values[:, AGE] = there, abs(values[:, AGE])
         return values
 
-    def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Focal loss: what is told right with confidence weighs less (Lin et al. 2017, equation 4)."""
         found = super().forward(adapted, batch)
         # Far from 0, where a power below 1 has no finite slope.

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN, ByColumn
-from protocol.plain_text import Word, quoted
-from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, UnreadableImageError, find_image
-from tasks.data.package_path import locate
-from tasks.data.rows import Rows, present
-from tasks.labelled_keys import DeclaredLabels, LabelledKeys
+from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
+from tasks.data.rows import Rows
+from tasks.labelled_files import LabelledFileKeys, read_labelled_files
+from tasks.labelled_keys import DeclaredLabels
 from tasks.network_task import NetworkTask
+from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     import torch
@@ -31,26 +29,9 @@ if TYPE_CHECKING:
     from tasks.model.device import Device
 
 _WIDTH, _PARTS = 16, 4  # of the network: filters, and parts of each side
-FOLDER = "folder"  # the label of an image is its folder's name, where no table says it
 
 
-class ImageKeys(LabelledKeys):
-    """Where the images are: in folders named after their labels, or at the paths in a table's column.
-
-    Paths are relative to the table's folder.
-    """
-
-    label: Word | None = FOLDER
-    path: Word | None = Field(None, description="a table's column of paths; unset: a folder for each label")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if self.path is None and self.label != FOLDER:
-            raise ValueError("path: expected the column of paths beside the column of labels")
-        return self
-
-
-class ImageSection(ImageKeys):
+class ImageSection(LabelledFileKeys):
     """A job's keys: every image becomes ``size`` by ``size`` pixels."""
 
     size: Annotated[int, Field(ge=16, le=256)]
@@ -62,7 +43,7 @@ class ImageSection(ImageKeys):
         return ImageShape(size=self.size, colours=self.colours)
 
 
-class ImageColumns(ImageKeys, DeclaredLabels):
+class ImageColumns(LabelledFileKeys, DeclaredLabels):
     """A site's keys: images with labels."""
 
 
@@ -75,7 +56,7 @@ class ImageClassification(NetworkTask):
     pipeline = "image-classification"
     units = Units(example="image", size="images")
     Section: type[ImageSection] = ImageSection
-    Columns: type[ImageKeys] = ImageColumns
+    Columns: type[LabelledFileKeys] = ImageColumns
 
     def refuses(self, job: Job, section: ImageSection) -> str | None:
         """Folders have no column that sites could be made by."""
@@ -83,46 +64,25 @@ class ImageClassification(NetworkTask):
             return 'federation.partition: expected "iid" or a dirichlet without data.path'
         return super().refuses(job, section)
 
-    def read(self, data: SourceKeys, columns: ImageKeys) -> Rows:
+    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
         """Each image by its pixels, in order of the files' names or of the table's rows, and its label.
 
         One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
         """
-        paths, labels = (
-            _in_folders(data)
-            if columns.path is None
-            else _in_table(data, columns.path, columns.label or FOLDER)
-        )
-        contents: list[ImageFile | None] = []
-        faults: dict[int, str] = {}
-        for row, path in enumerate(paths):
-            try:
-                contents.append(None if path is None else find_image(path))
-            except UnreadableImageError as error:
-                contents.append(None)
-                faults[row] = f"{quoted(path.name if path else '')} {error}"
-        return Rows(contents=tuple(contents), labels=tuple(labels), faults=faults)
+        return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
 
     def digest(self, content: ImageFile | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, however they were packed; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Pixels of any brightness."""
-        return random.integers(0, 256, shape, "uint8")
+        return any_pixels(random, shape)
 
     def scaled(self, values: torch.Tensor, reader: ImageShape) -> torch.Tensor:
-        """Pixels from 0 to 255 as the model wants them: from -1 to 1, unless it says else."""
-        pixels = values.float() / 255
-        mean, deviation = (pixels.new_tensor(one)[:, None, None] for one in (reader.mean, reader.deviation))
-        return (pixels - mean) / deviation
+        return scaled_pixels(values, reader)
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        found = model(values)
-        logits: torch.Tensor = found if isinstance(found, torch.Tensor) else found.logits
-        return logits
+        return image_logits(model, values)
 
     def count_labels(self, model: Any) -> int:
         return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
@@ -151,7 +111,7 @@ class ImageClassification(NetworkTask):
             reader=reader,
         )
 
-    def open_reader(self, source: str, columns: ImageKeys) -> ImageShape:  # noqa: ARG002
+    def open_reader(self, source: str, columns: LabelledFileKeys) -> ImageShape:  # noqa: ARG002
         """Images as small as any: no model says more."""
         return ImageShape(size=16, colours=True)
 
@@ -163,42 +123,6 @@ class ImageClassification(NetworkTask):
             super().export(merged, base, folder)
         else:
             save_image_classifier(merged, folder, base.reader)
-
-
-def _in_folders(data: SourceKeys) -> tuple[Sequence[Path | None], Sequence[str | None]]:
-    """The images in the folders of a folder, by name, and each one's folder's name."""
-    top = Path(locate(data.source)) / (data.split or "")
-    if not top.is_dir():
-        raise DataError(
-            f"data.source={data.source!r}: expected a folder with a folder of images for each label, or "
-            "data.path and a table"
-        )
-    folders = sorted(entry for entry in top.iterdir() if entry.is_dir() and entry.name[0] not in "._")
-    found = [
-        (path, folder.name)
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and path.name[0] not in "._"
-    ]
-    if not found:
-        raise DataError(
-            f"data.source={data.source!r}: no folder in it has an image that ends in {', '.join(SUFFIXES)}"
-        )
-    return [path for path, _ in found], [label for _, label in found]
-
-
-def _in_table(
-    data: SourceKeys, path: str, label: str
-) -> tuple[Sequence[Path | None], Sequence[str | None]]:
-    """The paths and labels of a table's rows; None where a cell is empty."""
-    from tasks.data.read_table import read_table
-
-    table = read_table(data, columns=[path, label])
-    place = Path(locate(data.source))
-    beside = place if place.is_dir() else place.parent
-    paths = [present(cell) for cell in table.column(path, key="data.path")]
-    labels = [present(cell) for cell in table.column(label, key="data.label")]
-    return [None if cell is None else beside / cell for cell in paths], labels
 
 
 TASK = ImageClassification()

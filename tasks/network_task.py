@@ -10,7 +10,7 @@ from pydantic import Field
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1, LabelOutcome
 from tasks.labelled_keys import refuses_labels
 from tasks.measures import ACCURACY, LOSS, Measure
-from tasks.task import Encoded
+from tasks.task import Encoded, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,10 @@ class NetworkTask:
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""
+        return self.refuses_model(job) or refuses_labels(job, section, task=self.name)
+
+    def refuses_model(self, job: Job) -> str | None:
+        """What belongs to models of texts."""
         asked = {"gguf": None, "pooling": "model", "padding": None, "quantization": None}
         for key, usual in asked.items():
             if getattr(job.model, key) != usual:
@@ -71,7 +75,7 @@ class NetworkTask:
                     f'model.{key}: expected none with task="{self.name}", as it is for models of texts, '
                     f'got "{getattr(job.model, key)}"'
                 )
-        return refuses_labels(job, section, task=self.name)
+        return None
 
     def sizes(self, base: BaseModel, section: Any) -> Sizes:  # noqa: ARG002
         """All examples are of size 1."""
@@ -115,7 +119,7 @@ class NetworkTask:
         """How many labels the network tells apart."""
         return len(model.made_of["labels"])
 
-    def forward(self, adapted: AdaptedModel, batch: Batch) -> LabelOutcome:
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""
         with adapted.device.autocast():
             logits = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))

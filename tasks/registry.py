@@ -31,6 +31,9 @@ _TASKS = Registry[Task](
         "series-classification": "tasks.series_classification:TASK",
         "event-sequence": "tasks.event_sequence:TASK",
         "image-classification": "tasks.image_classification:TASK",
+        "audio-classification": "tasks.audio_classification:TASK",
+        "image-text": "tasks.image_text:TASK",
+        "image-segmentation": "tasks.image_segmentation:TASK",
     },
 )
 

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.data.named_files import UnreadableFileError
+
 FORMATS = ("JPEG", "PNG", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 # What a larger one would take to unpack is more than a photograph's worth: 64 million pixels.
 MOST_PIXELS = 1 << 26
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-
-
-class UnreadableImageError(ValueError):
-    """Says what is wrong with a file, after its name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +29,7 @@ class ImageFile:
 
 
 def find_image(path: Path) -> ImageFile:
-    """The image in a file. Raises UnreadableImageError."""
+    """The image in a file. Raises UnreadableFileError."""
     pixels = read_pixels(path)
     digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
     return ImageFile(digest, path)
@@ -41,30 +39,30 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     """A file's pixels, uint8[height, width, 3], turned as its camera says.
 
     Of several frames or pages the first counts, of 16 bits the upper eight, and what is transparent is
-    black. Raises UnreadableImageError for what is empty, damaged, cut off, of another format, of
+    black. Raises UnreadableFileError for what is empty, damaged, cut off, of another format, of
     floating-point numbers, or larger than 64 million pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         if not path.stat().st_size:
-            raise UnreadableImageError("is empty")
+            raise UnreadableFileError("is empty")
         with Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
-                raise UnreadableImageError(f"has more than {MOST_PIXELS:,} pixels")
+                raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels")
             opened.load()
             turned: Any = ImageOps.exif_transpose(opened)
             return _as_colours(turned)
-    except UnreadableImageError:
+    except UnreadableFileError:
         raise
     except FileNotFoundError:
-        raise UnreadableImageError("is not there") from None
+        raise UnreadableFileError("is not there") from None
     except UnidentifiedImageError:
-        raise UnreadableImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        raise UnreadableFileError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError(f"has more than {MOST_PIXELS:,} pixels") from None
+        raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels") from None
     except Exception:  # Pillow's decoders raise whatever they like on damaged files
-        raise UnreadableImageError("is damaged, or was not written whole") from None
+        raise UnreadableFileError("is damaged, or was not written whole") from None
 
 
 def _as_colours(image: Any) -> NDArray[np.uint8]:
@@ -77,11 +75,27 @@ def _as_colours(image: Any) -> NDArray[np.uint8]:
         upper = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
         return np.repeat(upper[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise UnreadableImageError("holds floating-point numbers, whose range it does not tell")
+        raise UnreadableFileError("holds floating-point numbers, whose range it does not tell")
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, (0, 0, 0, 255)), seen)
     return np.asarray(image.convert("RGB"))
+
+
+def fitted(image: Any, size: int, *, nearest: bool = False) -> Any:
+    """An image scaled to fit in ``size`` by ``size``, its proportions kept, with 0 on both sides.
+
+    Where numbers stand for labels the ``nearest`` one is taken: between two there is no third.
+    """
+    from PIL import Image
+
+    # A side of a pixel at least: what is very thin is still there.
+    sides = [max(1, round(side * size / max(image.size))) for side in image.size]
+    way = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    inner = image.resize((sides[0], sides[1]), way)
+    whole = Image.new(inner.mode, (size, size))
+    whole.paste(inner, ((size - sides[0]) // 2, (size - sides[1]) // 2))
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +139,7 @@ class ImageShape:
         from PIL import Image
 
         image = Image.fromarray(pixels)
-        if not self.colours:
-            image = image.convert("L")
-        # A side of a pixel at least: what is very thin is still there.
-        sides = [max(1, round(side * self.size / max(image.size))) for side in image.size]
-        fitted = image.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
-        whole = Image.new(fitted.mode, (self.size, self.size))
-        whole.paste(fitted, ((self.size - sides[0]) // 2, (self.size - sides[1]) // 2))
+        whole = fitted(image if self.colours else image.convert("L"), self.size)
         return np.asarray(whole).reshape(self.size, self.size, -1).transpose(2, 0, 1)
 
     def as_table(self) -> dict[str, Any]:

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from privacy.canonical import canonical_json
 from privacy.errors import ModelError
 from protocol.job.job import Job
 from protocol.plain_text import first_line
-from protocol.processes.time_spent import Part, timed
 from tasks.data.image_files import ImageShape
-from tasks.data.package_path import locate
 from tasks.model.base_model import BaseModel
-from tasks.model.checkpoint import check_whole, list_remarks, read_checkpoint
-from tasks.model.classifier import Classifier
 from tasks.model.device import Device
-from tasks.model.model_digest import config_content, model_digest
-from tasks.model.model_files import (
-    be_quiet,
-    check_place,
-    loading_faults,
-    loading_options,
-    refuse_adapter,
-    refuse_named_pickle,
-    refuse_other_files,
-)
-
-PREPROCESSOR = "preprocessor_config.json"
+from tasks.model.media_base import PREPROCESSOR, MediaClassifier, load_media_classifier, preprocessing
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageClassifier(Classifier):
-    """A model loaded to tell ``labels`` of images apart, as transformers' class for its family does."""
-
-    mean: bool = False
-
-    def choose(self, config: Any) -> Any:
-        """The class to load. Raises ModelError if transformers has none for images."""
-        import transformers
-
-        found = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
-        kind = found[0] if isinstance(found, tuple) else found
-        if kind is None:
-            raise ModelError(
-                f"transformers has no image classifier for {config.model_type!r}: choose another model, "
-                "such as a ViT, DINOv2, ConvNeXt or Swin"
-            )
-        return kind
-
-
-@timed(Part.MODEL)
 def load_image_classifier(
     job: Job, *, labels: tuple[str, ...], device: Device, shape: ImageShape
 ) -> BaseModel:
@@ -64,41 +28,19 @@ def load_image_classifier(
     What its checkpoint lacks is drawn from ``seeds.adapter``, and its head's last layer is zero, or as it
     was trained. Raises ModelError with the key to change.
     """
-    be_quiet()
-    import transformers
-
-    where = locate(job.model.source)
-    with loading_faults(job, where):
-        check_place(job, where)
-        options = loading_options(where)
-        refuse_adapter(job, found=(Path(where) / "adapter_config.json").exists())
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        told = config_content(config)
-        purpose = ImageClassifier(labels=labels, trained=job.model.head == "checkpoint")
-        kind = purpose.choose(config)
-        _check_channels(config, shape)
-        refuse_other_files(job, Path(where), kind.__name__)
-        refuse_named_pickle(job, config, kind.__name__)
-        checkpoint = read_checkpoint(
-            job, where, kind, config, labels=labels, device=device, options=options
-        )
-        reader = _with_scale(shape, where, options)
-        model = checkpoint.model
-        _try(model, reader)
-        head = purpose.find_head(checkpoint)
-        drawn = check_whole(checkpoint, head)
-        purpose.begin(checkpoint, head)
-        model.requires_grad_(False)
-        return BaseModel(
-            model=model,
-            digest=model_digest(model, config=told, tokenizer=canonical_json(reader.as_table())),
-            reader=reader,
-            head=head,
-            peft_type=None,
-            limit=None,
-            drawn=drawn,
-            remarks=list_remarks(job, checkpoint, drawn=drawn, unused=(), head=head),
-        )
+    return load_media_classifier(
+        job,
+        purpose=MediaClassifier(
+            labels=labels,
+            trained=job.model.head == "checkpoint",
+            medium="IMAGE",
+            such_as="a ViT, DINOv2, ConvNeXt or Swin",
+        ),
+        device=device,
+        check=partial(_check_channels, shape),
+        read=partial(_with_scale, shape),
+        attempt=_try,
+    )
 
 
 def save_image_classifier(model: Any, folder: Path, reader: ImageShape) -> None:
@@ -112,11 +54,8 @@ def save_image_classifier(model: Any, folder: Path, reader: ImageShape) -> None:
 
 def _with_scale(shape: ImageShape, where: str, options: dict[str, Any]) -> ImageShape:
     """The shape with the means and deviations that come with a model; a half each where it has none."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        table, _ = ImageProcessingMixin.get_image_processor_dict(where, **options)
-    except OSError:  # no such file
+    table = preprocessing(where, options)
+    if table is None:
         return shape
     factor = table.get("rescale_factor", 1 / 255)
     if not table.get("do_rescale", True) or not np.isclose(factor, 1 / 255) or table.get("rescale_offset"):
@@ -131,7 +70,7 @@ def _with_scale(shape: ImageShape, where: str, options: dict[str, Any]) -> Image
     return replace(shape, mean=tuple(map(float, means)), deviation=tuple(map(float, deviations)))
 
 
-def _check_channels(config: Any, shape: ImageShape) -> None:
+def _check_channels(shape: ImageShape, config: Any) -> None:
     expected = getattr(config, "num_channels", shape.shape[0])
     if expected != shape.shape[0]:
         raise ModelError(
@@ -141,7 +80,6 @@ def _check_channels(config: Any, shape: ImageShape) -> None:
 
 def _try(model: Any, reader: ImageShape) -> None:
     """Raises ModelError for a model that cannot be run on images of this shape."""
-    model.eval()
     images = torch.zeros((2, *reader.shape), device=next(model.parameters()).device)
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A trained network of a task's own as a folder that torch and safetensors alone load."""
+"""A trained network of a task's own as a folder that torch, safetensors and its own program load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(folder: str) -> {name}:
 def write_network(network: Any, folder: Path, *, inputs: Sequence[str]) -> None:
     """Write its weights, what it is made of, what ``inputs`` say, and its own source with a loader.
 
-    The module that the network's class stands in imports nothing but torch.
+    The module that the network's class stands in imports torch, and nothing of ours.
     """
     from safetensors.torch import save_file
 

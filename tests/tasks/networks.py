@@ -26,6 +26,7 @@ EVENTS = {
     "told_after": ["spent"],
     "length": 6,
 }
+SOUNDS = {"labels": ["high", "low"], "seconds": 0.25, "rate": 8000}
 SERIES = {
     "label": "kind",
     "labels": ["rise", "fall"],
@@ -34,6 +35,20 @@ SERIES = {
     "channels": {"x": [-4.0, 4.0], "y": [-4.0, 4.0]},
     "length": 12,
 }
+
+PAIRS = {
+    "path": "picture",
+    "caption": "words",
+    "size": 16,
+    "colours": False,
+    "bank": [
+        f"{light} {place} {number}"
+        for light in ("dark", "dim")
+        for place in ("left", "right")
+        for number in range(10)
+    ],
+}
+MASKS = {"path": "scan", "mask": "drawn", "labels": ["around", "square"], "size": 16}
 
 
 def write_table(path: Path, *, rows: int = 160) -> Path:
@@ -96,6 +111,57 @@ def write_images(path: Path, *, images: int = 60) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return path.with_suffix("")
+
+
+def write_sounds(path: Path, *, sounds: int = 60) -> Path:
+    """Tones in noise, high or low, in a folder for each; some in stereo, some at twice the rate."""
+    from scipy.io import wavfile
+
+    random = np.random.default_rng(0)
+    for number in range(sounds):
+        kind, rate = ("high", "low")[number % 2], (8_000, 16_000)[number % 3 == 0]
+        moments = np.arange(int(rate * random.uniform(0.25, 0.6))) / rate
+        hertz = random.uniform(1500, 2500) if kind == "high" else random.uniform(300, 600)
+        wave = 0.2 * np.sin(2 * np.pi * hertz * moments) + 0.01 * random.standard_normal(len(moments))
+        samples = np.rint(wave * 32768).astype(np.int16)
+        folder = path.with_suffix("") / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        both = np.stack([samples, samples], axis=1) if number % 5 == 0 else samples
+        wavfile.write(folder / f"{number}.wav", rate, both)
+    return path.with_suffix("")
+
+
+def write_pairs(path: Path, *, pairs: int = 60) -> Path:
+    """Bright squares above or below in a folder, and a table of their paths and captions."""
+    folder = write_images(path, images=pairs)
+    rows = [["picture", "words"]]
+    for number in range(pairs):
+        kind = ("above", "below")[number % 2]
+        rows.append([f"{folder.name}/{kind}/{number}.png", f"Bright {kind} {number % 7}"])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def write_masks(path: Path, *, images: int = 40) -> Path:
+    """A bright square somewhere in noise, and a mask of it, with a table of both."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [["scan", "drawn"]]
+    for number in range(images):
+        pixels, mask = random.integers(0, 100, (16, 16), np.uint8), np.zeros((16, 16), np.uint8)
+        x, y = random.integers(0, 9, 2)
+        pixels[y : y + 8, x : x + 8] += np.uint8(120)
+        mask[y : y + 8, x : x + 8] = 1
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        Image.fromarray(mask).save(folder / f"{number}-mask.png")
+        rows.append([f"{folder.name}/{number}.png", f"{folder.name}/{number}-mask.png"])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
 
 
 def job_table(task: str, source: Path, keys: Mapping[str, Any], **changes: Any) -> dict[str, Any]:

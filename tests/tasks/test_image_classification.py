@@ -14,7 +14,8 @@ from client.custody.site_file import DataSource
 from privacy.errors import DataError, JobError
 from protocol.job.job_file import parse_job
 from tasks.data import image_files
-from tasks.data.image_files import ImageShape, UnreadableImageError, find_image, read_pixels
+from tasks.data.image_files import ImageShape, find_image, read_pixels
+from tasks.data.named_files import UnreadableFileError
 from tasks.registry import checked_job
 from tests.tasks.networks import job_table
 
@@ -116,7 +117,7 @@ def test_one_that_is_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pyte
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS))
     monkeypatch.setattr(image_files, "MOST_PIXELS", 47)
     monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("it was unpacked"))
-    with pytest.raises(UnreadableImageError, match="has more than 47 pixels"):
+    with pytest.raises(UnreadableFileError, match="has more than 47 pixels"):
         read_pixels(path)
 
 
@@ -167,7 +168,7 @@ def test_wrong_keys_are_named(keys: dict[str, Any], words: str, tmp_path: Path) 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="no folder in it has an image"):
+    with pytest.raises(DataError, match="no folder in it has images"):
         read(tmp_path)
     with pytest.raises(DataError, match="expected a folder with a folder of images for each label"):
         read(tmp_path / "nowhere")

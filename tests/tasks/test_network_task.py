@@ -37,11 +37,13 @@ from tests.tasks.networks import (
     EVENTS,
     IMAGES,
     SERIES,
+    SOUNDS,
     TABULAR,
     job_table,
     write_events,
     write_images,
     write_series,
+    write_sounds,
     write_table,
 )
 
@@ -51,6 +53,7 @@ TASKS = {
     "series-classification": (SERIES, write_series),
     "event-sequence": (EVENTS, write_events),
     "image-classification": (IMAGES, write_images),
+    "audio-classification": (SOUNDS, write_sounds),
 }
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
 

@@ -1,0 +1,146 @@
+"""Sounds: which of a few labels each has; a folder a label, or a table with a path and a label a row."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from protocol.job.data_section import SourceKeys
+from protocol.job.job import DRAWN, ByColumn
+from tasks.data.rows import Rows
+from tasks.data.sound_files import SUFFIXES, SoundFile, SoundShape, find_sound
+from tasks.labelled_files import LabelledFileKeys, read_labelled_files
+from tasks.labelled_keys import DeclaredLabels
+from tasks.network_task import NetworkTask
+from tasks.task import Units
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from protocol.job.job import Job
+    from tasks.model.base_model import BaseModel
+    from tasks.model.device import Device
+
+_WIDTH = 16  # of the network: filters
+_MOST_SAMPLES = 480_000  # half a minute at 16,000 a second
+
+
+class SoundSection(LabelledFileKeys):
+    """A job's keys: of every sound the first ``seconds`` are heard, at ``rate`` samples a second."""
+
+    seconds: Annotated[float, Field(ge=0.25, le=60)]
+    rate: Annotated[int, Field(ge=8_000, le=48_000)] = 16_000
+
+    @model_validator(mode="after")
+    def _small_enough(self) -> Self:
+        if self.seconds * self.rate > _MOST_SAMPLES:
+            raise ValueError(
+                f"seconds: expected at most {_MOST_SAMPLES:,} samples: fewer seconds, or a lower rate"
+            )
+        return self
+
+    @property
+    def reader(self) -> SoundShape:
+        """What sounds become."""
+        return SoundShape(rate=self.rate, seconds=self.seconds)
+
+
+class SoundColumns(LabelledFileKeys, DeclaredLabels):
+    """A site's keys: sounds with labels."""
+
+
+class AudioClassification(NetworkTask):
+    """Sounds, for a model of transformers' on samples under LoRA, or a small network that is drawn."""
+
+    name = "audio-classification"
+    pretrained = True
+    pipeline = "audio-classification"
+    about = "which of a few labels a sound has"
+    units = Units(example="sound", size="sounds")
+    Section: type[SoundSection] = SoundSection
+    Columns: type[LabelledFileKeys] = SoundColumns
+
+    def refuses(self, job: Job, section: SoundSection) -> str | None:
+        """Folders have no column that sites could be made by."""
+        if section.path is None and isinstance(job.federation.partition, ByColumn):
+            return 'federation.partition: expected "iid" or a dirichlet without data.path'
+        return super().refuses(job, section)
+
+    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
+        """Each sound by its samples, in order of the files' names or of the table's rows, and its label.
+
+        One that cannot be read is None. Raises DataError if there is no folder, no sound or no column.
+        """
+        return read_labelled_files(data, columns, find=find_sound, suffixes=SUFFIXES, called="sounds")
+
+    def digest(self, content: SoundFile | None) -> bytes:
+        """SHA-256 of the samples, 32 bytes, however they were packed; of none, that of nothing."""
+        return hashlib.sha256((content.digest if content else "").encode()).digest()
+
+    def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Noise, as loud as any."""
+        return random.integers(-32768, 32768, shape, "int16")
+
+    def scaled(self, values: torch.Tensor, reader: SoundShape) -> torch.Tensor:
+        """Samples of 16 bits from -1 to 1, or standardized."""
+        sound = values.float() / 32768
+        if not reader.standardized:
+            return sound
+        spread = sound.var(-1, keepdim=True, correction=0)
+        return (sound - sound.mean(-1, keepdim=True)) / (spread + 1e-7).sqrt()  # as transformers does
+
+    def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
+        """The network is given a channel; a model of transformers' samples."""
+        if hasattr(model, "made_of"):
+            return super().logits(model, values)
+        found: torch.Tensor = model(values[:, 0]).logits
+        return found
+
+    def count_labels(self, model: Any) -> int:
+        return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
+
+    def load(
+        self,
+        job: Job,
+        section: SoundSection,
+        *,
+        labels: tuple[str, ...],
+        device: Device,
+    ) -> BaseModel:
+        """A classifier as it was trained before, with a head for the labels; or the network, drawn."""
+        from tasks.model.drawn_network import load_drawn
+        from tasks.model.sound_base import load_sound_classifier
+        from tasks.model.sound_network import SoundNetwork
+
+        reader = section.reader
+        if job.model.source != DRAWN:
+            return load_sound_classifier(job, labels=labels, device=device, shape=reader)
+        return load_drawn(
+            lambda: SoundNetwork(rate=reader.rate, labels=list(labels), width=_WIDTH),
+            seed=job.seeds.adapter,
+            last="classifier",
+            reads=reader.as_table(),
+            reader=reader,
+        )
+
+    def open_reader(self, source: str, columns: LabelledFileKeys) -> SoundShape:  # noqa: ARG002
+        """Sounds as short as any: no model says more."""
+        return SoundShape(rate=8_000, seconds=0.25)
+
+    def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
+        """A network as all tasks' own; another model for transformers' ``from_pretrained``."""
+        from tasks.model.sound_base import save_sound_classifier
+
+        if hasattr(merged, "made_of"):
+            super().export(merged, base, folder)
+        else:
+            save_sound_classifier(merged, folder, base.reader)
+
+
+TASK = AudioClassification()

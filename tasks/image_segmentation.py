@@ -1,0 +1,200 @@
+"""Images with masks: which label each pixel has; pairs of files, or slices of volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, model_validator
+
+from privacy.errors import ModelError
+from protocol.job.data_section import SourceKeys
+from protocol.job.job import ByColumn
+from protocol.plain_text import Label, Word, quoted
+from tasks.data.image_files import ImageShape
+from tasks.data.mask_files import MASK_NUMBERS, MaskedImage, MaskedShape, find_masked
+from tasks.data.named_files import UnreadableFileError, paths_in_table
+from tasks.data.rows import Rows, present
+from tasks.mask_outcome import DICE, LEAST_DICE, MASK_LOSS, MaskOutcome
+from tasks.network_task import NetworkTask, Range, check_ranges
+from tasks.pixels import any_pixels, scaled_pixels
+from tasks.task import Encoded, TaskKeys, Units
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from protocol.job.job import Job
+    from tasks.data.dense_examples import DenseExamples
+    from tasks.data.examples import Batch
+    from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel
+    from tasks.model.device import Device
+
+_WIDTHS = [8, 16, 32]  # of the network: channels at each half of the size
+_MOST_LABELS = 100
+
+
+class MaskedKeys(TaskKeys):
+    """A table's columns of paths to images, or volumes, and to masks, relative to its folder.
+
+    ``labels`` say what the numbers in masks mean, from 0 on; the first is what is around.
+    """
+
+    path: Word = "path"
+    mask: Word = "mask"
+    labels: Annotated[list[Label], Field(min_length=2, max_length=_MOST_LABELS)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.labels)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.path == self.mask:
+            raise ValueError("mask: expected another column than path")
+        if any(present(label) is None for label in self.labels) or len(set(self.labels)) != len(
+            self.labels
+        ):
+            raise ValueError("labels: expected each once, and none that is empty")
+        return self
+
+
+class MaskedSection(MaskedKeys):
+    """A job's keys: every image becomes ``size`` by ``size`` pixels; of volumes ``range`` is seen."""
+
+    size: Annotated[int, Field(ge=16, le=256, multiple_of=1 << len(_WIDTHS) - 1)]
+    colours: bool = False
+    range: Range = Field(default=[0.0, 255.0], description="of volumes, from where to where numbers go")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        check_ranges("data", {"range": self.range})
+        return self
+
+    @property
+    def reader(self) -> MaskedShape:
+        """What images with masks become."""
+        low, high = self.range
+        image = ImageShape(size=self.size, colours=self.colours)
+        return MaskedShape(image=image, labels=len(self.labels), low=low, high=high)
+
+
+class ImageSegmentation(NetworkTask):
+    """Images with masks, for MONAI's U-Net, which is drawn and trained whole.
+
+    Of a volume each slice is an example: what is promised, is promised for each of them, and not for whom
+    they are of.
+    """
+
+    name = "image-segmentation"
+    about = "which label each pixel of an image has"
+    units = Units(example="image or slice with its mask", size="images")
+    labelled = False  # not an example has a label, but a pixel
+    measures = (DICE, LEAST_DICE, MASK_LOSS)
+    Section: type[MaskedSection] = MaskedSection
+    Columns: type[MaskedKeys] = MaskedKeys
+
+    def refuses(self, job: Job, section: MaskedSection) -> str | None:  # noqa: ARG002
+        """A table's row may be many slices, and so no column has a value for each example."""
+        if isinstance(job.federation.partition, ByColumn):
+            return f'federation.partition: expected "iid" with task="{self.name}"'
+        return self.refuses_model(job)
+
+    def read(self, data: SourceKeys, columns: MaskedKeys) -> Rows:
+        """Each image, or slice, in order of the table's rows; None where file or mask cannot be used.
+
+        Raises DataError if there is no such column.
+        """
+        from tasks.data.read_table import read_table
+
+        table = read_table(data, columns=[columns.path, columns.mask])
+        places = [
+            paths_in_table(data, table.column(name, key=f"data.{key}"))
+            for key, name in (("path", columns.path), ("mask", columns.mask))
+        ]
+        contents: list[MaskedImage | None] = []
+        faults: dict[int, str] = {}
+        for path, mask in zip(*places, strict=True):
+            if path is None or mask is None:
+                contents.append(None)
+                continue
+            try:
+                found = find_masked(path, mask, labels=len(columns.labels))
+            except UnreadableFileError as error:
+                found, why = [None], str(error)
+            else:
+                why = MASK_NUMBERS
+            begun = len(contents)
+            faults |= {
+                begun + n: f"{quoted(path.name)} {why}" for n, one in enumerate(found) if one is None
+            }
+            contents += found
+        return Rows(contents=tuple(contents), faults=faults)
+
+    def digest(self, content: MaskedImage | None) -> bytes:
+        """SHA-256 of the pixels, 32 bytes, whatever the mask; of none, that of nothing."""
+        return hashlib.sha256((content.digest if content else "").encode()).digest()
+
+    def encode(  # type: ignore[override]  # its reader makes several arrays
+        self, reader: MaskedShape, rows: Rows, *, labels: tuple[str, ...]
+    ) -> Encoded:
+        """Each image, or slice, with its mask."""
+        from tasks.data.labelled_rows import encode_labelled
+
+        return encode_labelled(dict(reader.encode(rows.contents)), rows, labels=labels)
+
+    def made_up(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> DenseExamples:
+        """Pixels of any brightness, with any labels."""
+        from tasks.data.dense_examples import DenseExamples
+
+        reader = adapted.base.reader
+        size = (len(sizes), reader.image.size, reader.image.size)
+        arrays = {
+            "values": any_pixels(random, (len(sizes), *reader.shape)),
+            "mask": random.integers(0, reader.labels, size, "uint8"),
+        }
+        return DenseExamples(arrays=arrays, labels=None, blank=sizes == 0)
+
+    def load(
+        self,
+        job: Job,
+        section: MaskedSection,
+        *,
+        labels: tuple[str, ...],  # noqa: ARG002
+        device: Device,  # noqa: ARG002
+    ) -> BaseModel:
+        """The U-Net, drawn from ``seeds.adapter``. Raises ModelError without MONAI."""
+        if importlib.util.find_spec("monai") is None:
+            raise ModelError(f"task=\"{self.name}\" needs MONAI: pip install 'confide[imaging]'")
+        from tasks.model.drawn_network import load_drawn
+        from tasks.model.segmentation_network import SegmentationNetwork
+
+        reader = section.reader
+        return load_drawn(
+            lambda: SegmentationNetwork(
+                channels=reader.shape[0], labels=list(section.labels), widths=_WIDTHS
+            ),
+            seed=job.seeds.adapter,
+            last="classifier",
+            reads=reader.as_table(),
+            reader=reader,
+        )
+
+    def open_reader(self, source: str, columns: MaskedKeys) -> MaskedShape:  # noqa: ARG002
+        """Images as small as any: no model says more."""
+        image = ImageShape(size=16, colours=False)
+        return MaskedShape(image=image, labels=len(columns.labels), low=0.0, high=255.0)
+
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> MaskOutcome:
+        """Dice and focal loss of each image."""
+        pixels = scaled_pixels(batch.inputs["values"], adapted.base.reader.image)
+        with adapted.device.autocast():
+            logits = adapted.peft(pixels)
+        return MaskOutcome.of(logits.float(), batch.inputs["mask"].long())
+
+
+TASK = ImageSegmentation()

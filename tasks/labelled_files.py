@@ -1,0 +1,98 @@
+"""Files with a label each: in folders named after their labels, or at the paths in a table's column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from privacy.errors import DataError
+from protocol.job.data_section import SourceKeys
+from protocol.plain_text import Word, quoted
+from tasks.data.named_files import UnreadableFileError, is_hidden, paths_in_table
+from tasks.data.package_path import locate
+from tasks.data.rows import Rows, present
+from tasks.labelled_keys import LabelledKeys
+
+FOLDER = "folder"  # the label of a file is its folder's name, where no table says it
+
+
+class LabelledFileKeys(LabelledKeys):
+    """Where the files are: in folders named after their labels, or at the paths in a table's column.
+
+    Paths are relative to the table's folder.
+    """
+
+    label: Word | None = FOLDER
+    path: Word | None = Field(None, description="a table's column of paths; unset: a folder for each label")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.path is None and self.label != FOLDER:
+            raise ValueError("path: expected the column of paths beside the column of labels")
+        return self
+
+
+def read_labelled_files(
+    data: SourceKeys,
+    columns: LabelledFileKeys,
+    *,
+    find: Callable[[Path], Any],
+    suffixes: Sequence[str],
+    called: str,
+) -> Rows:
+    """What ``find`` makes of each file, in order of the files' names or of the table's rows, and its label.
+
+    One that cannot be read is None. Files are ``called`` "images". Raises DataError if there is
+    no folder, no file or no column.
+    """
+    if columns.path is None:
+        paths, labels = _in_folders(data, suffixes, called)
+    else:
+        paths, labels = _in_table(data, columns.path, columns.label or FOLDER)
+    contents: list[Any] = []
+    faults: dict[int, str] = {}
+    for row, path in enumerate(paths):
+        try:
+            contents.append(None if path is None else find(path))
+        except UnreadableFileError as error:
+            contents.append(None)
+            faults[row] = f"{quoted(path.name if path else '')} {error}"
+    return Rows(contents=tuple(contents), labels=tuple(labels), faults=faults)
+
+
+def _in_folders(
+    data: SourceKeys, suffixes: Sequence[str], called: str
+) -> tuple[Sequence[Path | None], Sequence[str | None]]:
+    """The files in the folders of a folder, by name, and each one's folder's name."""
+    top = Path(locate(data.source)) / (data.split or "")
+    if not top.is_dir():
+        raise DataError(
+            f"data.source={data.source!r}: expected a folder with a folder of {called} for each label, or "
+            "data.path and a table"
+        )
+    folders = sorted(entry for entry in top.iterdir() if entry.is_dir() and not is_hidden(entry))
+    found = [
+        (path, folder.name)
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in suffixes and not is_hidden(path)
+    ]
+    if not found:
+        raise DataError(
+            f"data.source={data.source!r}: no folder in it has {called} that end in {', '.join(suffixes)}"
+        )
+    return [path for path, _ in found], [label for _, label in found]
+
+
+def _in_table(
+    data: SourceKeys, path: str, label: str
+) -> tuple[Sequence[Path | None], Sequence[str | None]]:
+    """The paths and labels of a table's rows; None where a cell is empty."""
+    from tasks.data.read_table import read_table
+
+    table = read_table(data, columns=[path, label])
+    labels = [present(cell) for cell in table.column(label, key="data.label")]
+    return paths_in_table(data, table.column(path, key="data.path")), labels
