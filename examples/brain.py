@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 TO = Path(__file__).with_name("brain")
-SIDE, EACH = 48, 2  # of a patch, in pixels of a millimetre; and every second slice
+SIDE = 48  # of a patch, in pixels of a millimetre
 LEAST = 0.25  # of a patch has to be tissue
 _EVEN = 255 / 3  # of probability: three kinds
 
@@ -35,7 +35,7 @@ def write(folder: Path, to: Path) -> int:
     pixels = (255 * (scan / scan.max())).astype(np.uint8)
     to.mkdir(parents=True, exist_ok=True)
     rows = []
-    for z in range(0, scan.shape[2], EACH):
+    for z in range(scan.shape[2]):
         for x in range(0, scan.shape[0] - SIDE + 1, SIDE):
             for y in range(0, scan.shape[1] - SIDE + 1, SIDE):
                 place = np.s_[x : x + SIDE, y : y + SIDE, z]
