@@ -23,9 +23,6 @@ class FedSVD(FrozenA):
     paper: ClassVar[str] = "Lee et al. 2025, FedSVD (arXiv:2505.12805)"
     basis_turns: ClassVar[bool] = True
 
-    def start(self, layout: AdapterLayout, adapter: NDArray[np.float32]) -> State:
-        return State(adapter=refactor(adapter, layout))
-
     def merge(
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
     ) -> State:

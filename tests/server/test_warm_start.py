@@ -160,19 +160,6 @@ def test_a_head_that_is_not_there_begins_as_it_would(tiny_folder: Path, copied: 
         assert np.array_equal(tensor, tensors[name] if name in tensors else np.zeros_like(tensor)), name
 
 
-def test_fedsvd_begins_with_the_same_products_and_orthonormal_rows(
-    tiny_folder: Path, exported: Path, tmp_path: Path
-) -> None:
-    world = warm(tiny_folder, exported, strategy={"name": "fedsvd"})
-    layout = world.adapted.layout
-    before = layout.matrices(world.initial_adapter)
-    after = layout.matrices(world.create_folder(tmp_path / "run").load_adapter(0, layout))
-    for pair in layout.pairs:
-        a = after[pair.a]
-        np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-5)
-        np.testing.assert_allclose(after[pair.b] @ a, before[pair.b] @ before[pair.a], atol=1e-6)
-
-
 def test_a_site_refuses_a_first_round_from_another_adapter(
     tiny_folder: Path, exported: Path, tmp_path: Path
 ) -> None:
