@@ -18,7 +18,8 @@ KINDS = {"Permissive": "permissive", "Copyleft": "copyleft", "Copyleft Limited":
 
 def read_licence(path: Path) -> dict[str, str] | None:
     """A licence's text and kind; None for one that is hardly a text."""
-    _, head, text = path.read_text("utf-8").split("---\n", maxsplit=2)
+    whole = path.read_text("utf-8") + "\n"  # some have no text, and end with the second line of dashes
+    _, head, text = whole.split("---\n", maxsplit=2)
     lines = dict(line.split(": ", maxsplit=1) for line in head.splitlines() if ": " in line)
     kind = KINDS.get(lines.get("category", ""), "other")
     return {"text": text.strip(), "kind": kind} if len(text.split()) >= 20 else None
