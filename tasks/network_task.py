@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tasks.model.base_model import BaseModel
 
 # A column's public range, from where to where it goes.
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+Range = Annotated[list[Annotated[float, Field(ge=-1e30, le=1e30)]], Field(min_length=2, max_length=2)]
 
 
 class NetworkReader(Protocol):

@@ -15,7 +15,8 @@ from client.training.cancellation import StoppedError, no_pause
 from client.training.together import Share
 from confide.round_bar import RoundBar
 from confide.terminal import JsonLines, LiveTable, PlainLines
-from protocol.job.job import TrainingSection
+from protocol.job.phases import make_phases
+from protocol.job.training_section import TrainingSection
 from runs.progress import Progress
 from simulation import simulated_run
 from simulation.round_progress import RoundProgress
@@ -150,6 +151,7 @@ def test_the_live_table_has_a_bar_in_a_long_round_alone(monkeypatch: pytest.Monk
     hands = Hands()
     monkeypatch.setattr("confide.terminal.RoundBar", partial(RoundBar, clock=hands))
     table = LiveTable()
+    table._phases = make_phases(TRAINING, [])
 
     def shown() -> str:
         console = Console(file=io.StringIO(), width=80)

@@ -340,6 +340,7 @@ def test_the_table_is_plain_json(found: Forecast) -> None:
         "job",
         "parameters",
         "sites",
+        "phases",
         "noise",
         "traffic",
         "effort",
