@@ -95,7 +95,7 @@ def test_it_runs_under_masks_and_stock_libraries_load_what_is_exported(task: str
 @pytest.mark.parametrize(
     ("task", "pooling", "rate", "measure", "least"),
     [
-        ("multi-label-classification", "mean", 1.0, "auc", 0.75),
+        pytest.param("multi-label-classification", "mean", 1.0, "auc", 0.75, marks=pytest.mark.exhaustive),
         ("token-classification", "model", 4.0, "f1", 0.7),
         ("text-regression", "mean", 0.4, "r2", 0.15),
     ],
