@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runs.formats import format_delta
+from runs.formats import format_delta, format_lower
 from runs.report.figures import BLUE, GREEN, GREY, ORANGE, PALE_BLUE, PURPLE, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def bounds_chart(bounds: Mapping[str, float], *, upper: float, name: str) -> str
         axes.axvline(upper, color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlim(0.0, 1.15 * max(upper, *values, 0.1))
         axes.set_xlabel(f"ε; the dashed line is the promise, {upper:.3g}")
-        said = f"Lower bounds on ε, at most {max(values):.3g}, beside the promise of {upper:.3g}"
+        said = (
+            f"Lower bounds on ε, the largest {format_lower(max(values))}, beside the promise of {upper:.3g}"
+        )
         return to_svg(figure, name, said)
 
 

@@ -49,6 +49,7 @@ ROC_NOTE = (
     "an attacker is hardly ever wrong, with one false alarm at most: a line that is high there names "
     "single ones. What the promise rules out is shaded; where few decide, a line may touch it by chance."
 )
+GUESSING = ("a coin", "50.0 %", "0.1 %", "1.0 %")
 BARS_NOTE = (
     "Each bar is a number that ε cannot be under; a bar past the dashed line would break the promise. A "
     "short bar says only that this attempt proves little."
@@ -83,7 +84,9 @@ def verdict_sentence(parts: Sequence[Part]) -> str:
     lower, joint = format_lower(claim.lower), format_percent(joint_confidence(parts))
     shown = f"shows, with a confidence of {joint}, that ε is at least {lower}."
     if math.isinf(claim.upper):
-        return f"Nothing is promised: the job adds no noise. The strongest of {attempts} attempts {shown}"
+        return (
+            f"Nothing is promised: the job adds no noise. The strongest of {attempts} calculations {shown}"
+        )
     upper, sure = format_epsilon(claim.upper), format_percent(claim.confidence)
     if not claim.bounds_hold:
         return (
@@ -96,8 +99,8 @@ def verdict_sentence(parts: Sequence[Part]) -> str:
             f"each step and each by its own chance, and the canaries were not: {chance(claim)}."
         )
     return (
-        f"No attack broke the promise. The promise is ε ≤ {upper}; the strongest of {attempts} attempts "
-        f"{shown}"
+        f"No attack broke the promise. The promise is ε ≤ {upper}; the strongest of {attempts} "
+        f"calculations {shown}"
     )
 
 
@@ -112,7 +115,8 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
             else "The job adds no noise, and so promises nothing of any example: what was attacked here "
             "shows what noise is there to prevent."
         ]
-    upper, delta = claim.upper, format_delta(claim.delta)
+    # Of the number that is shown, which is rounded up.
+    upper, delta = math.ceil(100 * claim.upper - 1e-9) / 100, format_delta(claim.delta)
     sure = 1.0 / (1.0 + math.exp(-upper))
     factor = "more than a million" if upper > math.log(1e6) else f"{math.exp(upper):,.1f}"
     site = isinstance(claim, SiteAudit)
@@ -125,8 +129,8 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
         "would be perfect.",
         f"In terms of an attacker: someone who thinks it as likely as not that a certain {unit} is in "
         f"{where}, and then studies everything that was given away, can become at most {share(sure)} sure "
-        f"of it, but for a chance of about {delta}. In terms of chances: no outcome becomes more than e^ε "
-        f"= {factor} times as likely because the {unit} is there.",
+        f"of it, but for a chance of about {delta}. In terms of chances: but for the same {delta}, no "
+        f"outcome becomes more than e^ε = {factor} times as likely because the {unit} is there.",
     ]
     if not site:
         told.append(
@@ -147,7 +151,7 @@ def seats_taken(parts: Sequence[Part]) -> Iterator[tuple[Seat, str]]:
         if tried:
             yield seat, "yes" if len(parts) == 1 else f"yes: {'; '.join(tried)}"
         elif name == "site" and hidden:
-            yield seat, "no: the job hides each update in a sum"
+            yield seat, "no: the job hides each update in a sum, by masks that have tests of their own"
         else:
             yield seat, "no"
 
@@ -227,6 +231,8 @@ def format_rate(rate: Rate) -> str:
 
 def chance(audit: EmpiricalAudit) -> str:
     """How odd the canaries' draws are, as a person says it."""
+    if audit.draws > 0.05:
+        return "these counts are nothing out of the ordinary for runs that keep to it"
     told = f"at most {format_percent(audit.draws)}" if audit.draws > 0.001 else "fewer than 0.1 %"
     return f"counts as odd as these come by chance in {told} of runs that keep to it"
 

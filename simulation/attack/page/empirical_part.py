@@ -38,7 +38,10 @@ def empirical_part(audit: EmpiricalAudit, *, name: str) -> Part:
             ),
         ),
         note=f"Left: {words.ROC_NOTE} Right: {words.BARS_NOTE} The second table says what each rests on.",
-        tables=(words.rates_table(audit.attackers, titles, of="canaries"), _bounds_table(audit)),
+        tables=(
+            words.rates_table(audit.attackers, titles, of="canaries", more=[words.GUESSING]),
+            _bounds_table(audit),
+        ),
         limits=(
             "That examples are drawn as planned is taken for granted by the attempts that assume it. How "
             "often canaries were drawn speaks for it or against it; other tests hold the rest.",
@@ -53,9 +56,9 @@ def _tried(audit: EmpiricalAudit) -> tuple[str, ...]:
         f"{audit.canaries:,} made-up examples, called canaries, took the places of as many real ones at "
         f"the site {audit.site}. For each of them a coin decided whether it is really there: "
         f"{audit.present:,} were in, and {out:,} were out, a blank in their places.",
-        "A canary is made to be found. It pulls at one number of the model that no other canary pulls at, "
-        "four times as hard as an example is allowed to, so that the limit on examples has to act. A real "
-        "example is harder to find.",
+        "A canary is made to be found: a conspicuous row, four times as large as a row may be, so that the "
+        "code has to cut it to size. It pulls at one number of the model that no other canary pulls at. A "
+        "real example is harder to find.",
         "Then the job was run once, with the code that a real run has: the same drawing of examples, "
         "limits, noise, sums and rules. Each attacker was given what it would see, and ranked all "
         "canaries by how much they seemed to be in. It did not know the coins, but the job, and, unless it "
@@ -82,13 +85,14 @@ def _found(audit: EmpiricalAudit) -> list[str]:
             + (
                 "the number is above it, and so the promise does not hold."
                 if not audit.bounds_hold
-                else "the number is under it, and so nothing speaks against the promise."
+                else "the number is under it: these attempts found nothing against the promise."
             )
         )
     else:
         told.append(
             "From how well the attackers did it can be computed how large ε must be at least. Here that is "
-            f"0 for each of them: nothing speaks against the promise of {format_epsilon(audit.upper)}."
+            f"0 for each of them: these attempts found nothing against the promise of ε ≤ "
+            f"{format_epsilon(audit.upper)}."
         )
     told.append(
         f"How often each canary was drawn was compared with the plan, too: {words.chance(audit)}."
@@ -101,7 +105,7 @@ def _bounds_table(audit: EmpiricalAudit) -> Table:
     return Table(
         caption=f"Lower bounds on ε; with a confidence of {100 * audit.confidence:g} % all of these hold "
         "together",
-        headings=("Attacker", "Form", "What the proof assumes", "From", "ε is at least"),
+        headings=("Attacker", "Calculation", "What its proof assumes", "From", "ε is at least"),
         rows=tuple(
             (
                 f"{words.SEATS[bound.attacker].title} ({bound.attacker})",

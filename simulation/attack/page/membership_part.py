@@ -37,7 +37,7 @@ def membership_part(attack: MembershipAttack, *, name: str) -> Part:
         charts.append(Chart(caption="How large ε must be at least", svg=bounds))
         note = f"Left: {note} Right: {words.BARS_NOTE}"
     limits = attack.limits
-    compared: list[tuple[str, ...]] = [("a coin", "50.0 %", "0.1 %", "1.0 %")]
+    compared: list[tuple[str, ...]] = [words.GUESSING]
     if math.isfinite(attack.upper):
         most = (limits.auc, limits.tpr_at_permille, limits.tpr_at_percent)
         compared.append(("the most that can be, under the plan", *map(format_percent, most)))

@@ -50,16 +50,16 @@ def words(page: str) -> str:
 def test_a_promise_that_holds(tiny_folder: Path) -> None:
     text = words(render(made_up_audit(tiny_folder)))
     assert (
-        "No attack broke the promise. The promise is ε ≤ 3.00; the strongest of 3 attempts shows, with a "
-        "confidence of 95.0 %, that ε is at least 1.23." in text
+        "No attack broke the promise. The promise is ε ≤ 3.00; the strongest of 3 calculations shows, with "
+        "a confidence of 95.0 %, that ε is at least 1.23." in text
     )
-    # e^2.991 / (1 + e^2.991), and e^2.991.
-    assert "can become at most 95.2 % sure of it, but for a chance of about 1e-5" in text
-    assert "more than e^ε = 19.9 times as likely" in text
+    # Of the 3.00 that is shown: e^3 / (1 + e^3), and e^3.
+    assert "can become at most 95.3 % sure of it, but for a chance of about 1e-5" in text
+    assert "more than e^ε = 20.1 times as likely" in text
     assert "489 were in, and 511 were out" in text
     assert "does so 56.2 % of the time" in text
     assert "by the attacker that sees each round’s result, from the difference of releases 1 and 2" in text
-    assert "so nothing speaks against the promise" in text
+    assert "these attempts found nothing against the promise" in text
     assert "56.2 % (50.0 to 62.5)" in text
     assert "10.0 s for the run, 2.5 s for the attack (×1.25)" in text
     assert "The promise is broken" not in text
@@ -72,7 +72,7 @@ def test_a_promise_that_is_broken_is_said_first(tiny_folder: Path) -> None:
     assert "that ε is at least 9.87" in text
     assert "the number is above it, and so the promise does not hold" in text
     assert page.index('class="notice grave"') < page.index('id="promise"')
-    assert "Verdict refuted 6.88 over the promise" in text
+    assert "Verdict broken 6.88 over the promise" in text
 
 
 def test_draws_that_are_not_as_planned_break_a_promise_by_themselves(tiny_folder: Path) -> None:
@@ -81,7 +81,7 @@ def test_draws_that_are_not_as_planned_break_a_promise_by_themselves(tiny_folder
     assert "The promise is broken. ε ≤ 3.00 is for examples that are drawn as the plan says" in text
     assert "come by chance in fewer than 0.1 % of runs" in text
     assert "an attack shows" not in text
-    assert "so nothing speaks against the promise" in text  # of the bounds
+    assert "these attempts found nothing against the promise" in text  # of the bounds
     assert "Examples are not drawn as promised" in text
     assert page.index('class="notice grave"') < page.index('id="promise"')
 
@@ -108,7 +108,8 @@ def test_all_that_was_tried_is_on_one_page(tiny_folder: Path) -> None:
     audit, attack = made_up_audit(tiny_folder), made_up_attack(tiny_folder)
     text = words(render(audit, attack, made_up_inversion(tiny_folder)))
     assert (
-        "the strongest of 7 attempts shows, with a confidence of 90.0 %, that ε is at least 1.23." in text
+        "the strongest of 7 calculations shows, with a confidence of 90.0 %, that ε is at least 1.23."
+        in text
     )
     assert "called broken by bad luck in at most 10.0 % of all audits" in text
     for title in ("Canaries in one run", "Who was in the training data", "Words of single texts"):
@@ -127,7 +128,7 @@ def test_one_attack_that_breaks_the_promise_breaks_it_for_all(tiny_folder: Path)
     page = render(made_up_audit(tiny_folder), made_up_attack(tiny_folder, lower=4.5))
     text = words(page)
     assert "The promise is broken. It was ε ≤ 3.00" in text
-    assert "Verdict refuted 1.51 over the promise" in text
+    assert "Verdict broken 1.51 over the promise" in text
     assert page.count('class="notice grave"') == 1
 
 
@@ -142,7 +143,7 @@ def test_whole_sites_are_told_of_as_such(tiny_folder: Path) -> None:
 
 def test_without_noise_nothing_is_promised(tiny_folder: Path) -> None:
     text = words(render(without_noise(tiny_folder)))
-    assert "Nothing is promised: the job adds no noise. The strongest of 4 attempts shows" in text
+    assert "Nothing is promised: the job adds no noise. The strongest of 4 calculations shows" in text
     assert "Promised nothing the job adds no noise" in text
     assert "Verdict" not in text
 
