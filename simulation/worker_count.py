@@ -45,7 +45,8 @@ def workers_that_pay(
     if room < 2 or world.device.torch.type != "cpu":
         return 1
     batch = (measure or _one_batch)(world)
-    batches = math.ceil(job.training.batch_size / job.training.physical_batch_size)
+    largest = max(phase.training.batch_size for phase in job.phases)
+    batches = math.ceil(largest / job.training.physical_batch_size)
     cohort = cohort_size(job.federation.cohort, sites=len(world.site_names))
     alone = batch * batches * job.total_steps * cohort
     return room if alone - alone / room > _WORTH_SECONDS else 1

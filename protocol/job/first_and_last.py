@@ -22,6 +22,11 @@ def check_warm_start(job: Job) -> None:
             "adapter.ranks: expected none with training.warm_start: a site of a lower rank would get some "
             "directions of a pair that has them in no order"
         )
+    if any(name.partition(".")[0] == "experts" for name in job.adapter.target_modules):
+        raise ValueError(
+            "adapter.target_modules: expected no experts with training.warm_start: a PEFT folder has the "
+            "pairs of all experts in one, under names of its own"
+        )
     if job.strategy.cored:
         raise ValueError(
             f'strategy.name: "{job.strategy.name}" trains a core between A and B, which no PEFT folder '

@@ -118,6 +118,7 @@ def test_a_folder_that_is_none_is_refused(tiny_folder: Path, copied: Path, lost:
     ("changes", "key"),
     [
         ({"adapter": {"init": "pissa"}}, "adapter.init"),
+        ({"adapter": {"target_modules": ["query", "experts"]}}, "adapter.target_modules"),
         ({"strategy": {"name": "fedsb"}}, "strategy.name"),
         ({"strategy": {"name": "flexlora"}, "adapter": {"ranks": [1, 2, 2]}}, "adapter.ranks"),
     ],

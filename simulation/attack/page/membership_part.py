@@ -86,7 +86,7 @@ def _found(attack: MembershipAttack, best: MembershipScore) -> list[str]:
         )
     else:
         above = "above it, and so the promise does not hold"
-        under = "under it, and so nothing speaks against the promise"
+        under = "under it: these attempts found nothing against the promise"
         told.append(
             f"From the guesses it follows that ε is at least {format_lower(best.epsilon)}. The promise is "
             f"{format_epsilon(attack.upper)}: the number is {under if attack.bounds_hold else above}."

@@ -17,7 +17,7 @@ def sites_part(audit: SiteAudit, *, name: str) -> Part:
     curves = {_TITLE: rates.curve}
     bars = {f"{bound.attacker}, {bound.form}": bound.epsilon for bound in audit.bounds}
     side = (
-        "under it, and so nothing speaks against the promise"
+        "under it: these attempts found nothing against the promise"
         if audit.bounds_hold
         else "above it, and so the promise does not hold"
     )
