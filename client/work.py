@@ -17,6 +17,7 @@ from client.local_round import Start
 from client.session import Session
 from client.training.cancellation import Between, within
 from client.training.together import Share
+from privacy.accounting.mixed_plan import MixedPlan
 from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.ledger.receipt import Receipt
@@ -62,7 +63,7 @@ class Work:
         planned, receipt = self.session.training, self.receipt
         if isinstance(planned, PhasedPlan):
             return planned.steps_from(receipt.taken - receipt.steps, receipt.steps)
-        if planned.protects:
+        if planned.protects or isinstance(planned, MixedPlan):
             return planned
         examples = len(self.session.materials.examples)
         return replace(planned, sampling_rate=self.training.batch_size / examples)

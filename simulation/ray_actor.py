@@ -28,6 +28,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import ConfideError, ModelError
 from privacy.mechanisms.rng import fresh_entropy, keyed_entropy
 from protocol.job.job import Job
+from protocol.job.training_section import TrainingSection
 from protocol.messages import confide_pb2 as pb
 from simulation.kept import Kept
 from tasks.data.examples import Examples
@@ -64,14 +65,15 @@ class Assignment:
     """One site's round: what ``Work`` has of it that can travel.
 
     ``adapter``, float32[adapter_size], and ``examples`` are in Ray's object store, where all actors of a
-    machine share one copy. ``drift``, ``correlated`` and ``adaptive`` are as
-    ``Trainer.train`` takes them.
+    machine share one copy. ``training`` is the round's, the same for all of its sites. ``drift``,
+    ``correlated`` and ``adaptive`` are as ``Trainer.train`` takes them.
     """
 
     site: str
     adapter: ObjectRef[NDArray[np.float32]]
     examples: ObjectRef[Examples]
     plan: SampledPlan
+    training: TrainingSection
     hidden: bool
     longest: float
     drift: NDArray[np.float32] | None = None
@@ -111,25 +113,25 @@ class TrainingActor:
     def train(self, assignments: Sequence[Assignment], number: int) -> list[NDArray[np.float32] | bytes]:
         """Of each site its update in round ``number``, or the refusal that its training's error becomes."""
         shares = [self._share(asked) for asked in assignments]
-        rows, training = self._equipment.rows, self._job.training
+        rows = self._equipment.rows
         updates: Sequence[NDArray[np.float32] | None] = [None] * len(shares)
         if rows is not None and len(shares) > 1:
             updates = train_or_nothing(
-                self._trainer, shares, training=training, round_number=number, rows=rows
+                self._trainer, shares, training=assignments[0].training, round_number=number, rows=rows
             )
         return [
-            self._alone(asked.site, share, number) if update is None else update
+            self._alone(asked, share, number) if update is None else update
             for asked, share, update in zip(assignments, shares, updates, strict=True)
         ]
 
-    def _alone(self, site: str, share: Share, number: int) -> NDArray[np.float32] | bytes:
+    def _alone(self, asked: Assignment, share: Share, number: int) -> NDArray[np.float32] | bytes:
         found: list[NDArray[np.float32]] = []
 
         def train() -> pb.Reply:
-            found.append(share.train(self._trainer, training=self._job.training, round_number=number))
+            found.append(share.train(self._trainer, training=asked.training, round_number=number))
             return pb.Reply()
 
-        refusal = answer_or_refuse(site, train, candid=True)
+        refusal = answer_or_refuse(asked.site, train, candid=True)
         return found[0] if found else refusal
 
     def _share(self, asked: Assignment) -> Share:

@@ -172,7 +172,8 @@ class Crew:
             correlated=work.correlated,
             adaptive=start.adaptive,
             examples=self._examples[site],
-            plan=session.training,
+            plan=work.plan,
+            training=work.training,
             hidden=session.hidden,
             longest=work.longest,
         )

@@ -14,7 +14,7 @@ from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.read_table import read_table
-from tasks.data.rows import Rows, joined, labels_in, present
+from tasks.data.rows import Rows, joined, labels_in, once, present
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task, section_of
 
@@ -26,14 +26,21 @@ def read_own_rows(job: Job) -> Rows:
 
 @timed(Part.DATA)
 def read_own_sources(job: Job) -> tuple[Rows, ...]:
-    """Read the rows that ``data.source`` names, and those of each source of a mix. Raises DataError."""
+    """Read the rows that ``data.source`` names, and those of each source of a mix. Raises DataError.
+
+    A row whose content an earlier source has is left out: at a site it is a blank example.
+    """
     found = [_read_whole(job, job.data)]
     for source in job.data.mix:
         try:
             found.append(_read_whole(job, source))
         except DataError as error:
             raise DataError(f"data.mix, alias={source.alias!r}: {error}") from error
-    return tuple(found)
+    apart = once(found, find_task(job.task).digest)
+    return tuple(
+        rows.take(place for place, content in enumerate(rows.contents) if content is not None)
+        for rows in apart
+    )
 
 
 @timed(Part.DATA)

@@ -11,7 +11,7 @@ from client.custody.site_file import DataSource
 from privacy.errors import DataError
 from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
-from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined, labels_in
+from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined, labels_in, once
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
 from tasks.task import Task, TaskKeys
@@ -82,12 +82,15 @@ class DataSet:
 
 
 def mixed(sets: Sequence[DataSet]) -> DataSet:
-    """The data sets of a mix as one, one after another. They are for one task, and have the same labels."""
+    """The data sets of a mix as one, one after another. They are for one task, and have the same labels.
+
+    What stands in several is an example of the first.
+    """
     first = sets[0]
     return replace(
         first,
         alias=JOINT.join(one.alias for one in sets),
-        rows=joined([one.rows for one in sets]),
+        rows=joined(once([one.rows for one in sets], first.task.digest)),
         digests=tuple(digest for one in sets for digest in one.digests),
         parts=tuple(map(len, sets)),
     )

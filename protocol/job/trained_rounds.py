@@ -44,12 +44,12 @@ class TrainedRounds:
     @property
     def kinds(self) -> tuple[int, ...]:
         """A round of each kind that there is, by what is trained in it: what a check has to look at."""
-        found, number = list[int](), 1
-        while len(found) < self.strategy.cycle:
+        cycle, found, number = self.strategy.cycle, dict[int, int](), 1
+        while len(found) < cycle:
             if not self.head_alone(number):
-                found.append(number)
+                found.setdefault(number % cycle, number)
             number += 1
-        return (*(first for first, _ in self.heads[:1]), *found)
+        return (*(first for first, _ in self.heads[:1]), *found.values())
 
     def most_trained(self, layout: AdapterLayout) -> int:
         """How many numbers are trained in a round, in the one that trains the most."""

@@ -38,7 +38,9 @@ def find_masked(path: Path, mask: Path, *, labels: int) -> list[MaskedImage | No
     """
     found: list[MaskedImage | None] = []
     for number, (pixels, known) in enumerate(read_masked(path, mask, labels=labels)):
-        digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
+        # An image's is that which it has without a mask: it is one example, whatever task it is for.
+        what = f"{pixels.shape}" if pixels.ndim == 3 else f"{pixels.shape} {pixels.dtype}"
+        digest = hashlib.sha256(what.encode() + pixels.tobytes()).hexdigest()
         one = MaskedImage(digest, path, mask, number if is_volume(path) else None)
         found.append(None if known is None else one)
     return found
@@ -157,12 +159,11 @@ class MaskedShape:
                     last, slices = (content.path, content.mask), []
                     slices = list(read_masked(content.path, content.mask, labels=self.labels))
                 pixels, mask = slices[content.number or 0]
+                if mask is not None:
+                    found = self.image.scaled(self._as_pixels(pixels)), self._fitted(mask)
+                    values[place], masks[place] = found
             except (OSError, ValueError, IndexError):
                 continue  # its row decides about itself alone, and it was readable when the data were read
-            if mask is None:
-                continue
-            values[place] = self.image.scaled(self._as_pixels(pixels))
-            masks[place] = self._fitted(mask)
         return {"values": values, "mask": masks}
 
     def _as_pixels(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:

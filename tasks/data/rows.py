@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Why a row is blank, whatever the model.
 NO_CONTENT = "no content, or none that can be read"
 NO_LABEL = "no label, or one that is not declared"
+# Why one is blank in a mix.
+IN_TWO = "in an earlier source, too"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,22 @@ class Rows:
             labels=None if self.labels is None else tuple(self.labels[place] for place in chosen),
             faults={new: self.faults[old] for new, old in enumerate(chosen) if old in self.faults},
         )
+
+
+def once(parts: Sequence[Rows], digest: Callable[[Any], bytes]) -> list[Rows]:
+    """The parts, with blanks in the places of contents that an earlier part has, by ``digest``.
+
+    Parts are drawn from each by itself: who stood in two would be in a sum twice, for one charge.
+    """
+    seen, found = set[bytes](), list[Rows]()
+    for part in parts:
+        digests = [digest(content) for content in part.contents]
+        again = {place for place, one in enumerate(digests) if one in seen}
+        seen.update(digests)
+        contents = tuple(None if n in again else content for n, content in enumerate(part.contents))
+        faults = {place: IN_TWO for place in again if part.contents[place] is not None}
+        found.append(replace(part, contents=contents, faults={**part.faults, **faults}) if again else part)
+    return found
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -38,10 +38,17 @@ def handler(reply: Reply):
 def test_ray_gives_the_same_adapter_and_leaves_the_terminal_alone(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """From any folder: runs, model and data are named from where the person is."""
+    """From any folder, where runs, model and data are named from; in each phase as the phase says."""
     pytest.importorskip("ray")
     monkeypatch.chdir(tiny_folder)
-    job = tiny.job(tiny_folder, seeds={"noise": 3}, training={"rounds": 2}, model={"source": "model"})
+    second = {"name": "second", "rounds": 1, "local_steps": 2, "learning_rate": 0.25}
+    job = tiny.job(
+        tiny_folder,
+        seeds={"noise": 3},
+        training={"rounds": 2},
+        phase=[{"name": "first", "rounds": 1}, second],
+        model={"source": "model"},
+    )
     content = []
     for engine, runs in (("inprocess", tmp_path), ("ray", Path(os.path.relpath(tmp_path)))):
         run = simulate(job, runs=runs, name=engine, engine=engine, progress=PrintedProgress())

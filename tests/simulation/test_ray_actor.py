@@ -51,6 +51,7 @@ def answers(
             adapter=world.initial_adapter,
             examples=world.examples(site),
             plan=plan_training(world.job, len(world.examples(site))),
+            training=world.job.training,
             hidden=False,
             longest=longest,
         )

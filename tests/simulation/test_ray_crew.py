@@ -86,9 +86,9 @@ def works(sites: str, *, size: int = 10, adapter: bytes = b"start") -> Iterator[
     for site in sites:
         yield SimpleNamespace(
             receipt=SimpleNamespace(site=site),
-            session=SimpleNamespace(
-                materials=SimpleNamespace(examples=[site] * size), training="plan", hidden=False
-            ),
+            session=SimpleNamespace(materials=SimpleNamespace(examples=[site] * size), hidden=False),
+            plan="plan",
+            training="training",
             request=SimpleNamespace(round=7, adapter=adapter),
             start=Start(adapter=ADAPTER),
             longest=60.0,

@@ -38,10 +38,14 @@ def coordinator() -> Coordinator:
 
 @pytest.fixture
 def make(tmp_path: Path, tiny_folder: Path, coordinator: Coordinator) -> Host:
-    """A site with a second data set, by this name and with these keys changed."""
-    other = tiny.write_csv(tmp_path / "other.csv", tiny.rows(300, seed=1)[240:])
+    """A site with a second data set, by this name and with these keys changed.
 
-    def resident(alias: str = "other", **keys: Any) -> SiteHost:
+    The first ``shared`` of its rows are the first data set's.
+    """
+
+    def resident(alias: str = "other", *, shared: int = 0, **keys: Any) -> SiteHost:
+        own = tiny.rows(300, seed=1)[240 + shared :]
+        other = tiny.write_csv(tmp_path / "other.csv", tiny.rows()[:shared] + own)
         second = {"source": str(other), "label": "label", "labels": ["no", "yes"]} | keys
         path = write_site(tmp_path / "home", tiny_folder, coordinator.identity, data={alias: second})
         return SiteHost(path.parent, read_site_file(path), planner=plan_here)
@@ -108,3 +112,18 @@ def test_a_round_draws_each_source_and_is_charged_to_all_examples_of_both(
     assert registered.examples == len(rows)
     assert len(charges(home)) == 1
     assert next(iter(resident._site.spent()))[0] == "data + other"
+
+
+def test_who_stands_in_two_sources_is_an_example_of_the_first(
+    make: Host, world: World, coordinator: Coordinator, tiny_folder: Path
+) -> None:
+    """Else a step could draw it twice, for one charge; counts are as public as they were."""
+    resident = make(shared=20)
+    manifest = mixing(world.manifest("run"), tiny_folder)
+    assert ask(resident, coordinator, coordinator.join(manifest)).HasField("joined")
+    session = resident._site._session
+    assert session is not None
+    assert session.materials.parts == (240, 60)
+    sizes = session.materials.examples.sizes
+    assert (sizes[240:260] == 0).all()
+    assert (sizes[260:] > 0).all()

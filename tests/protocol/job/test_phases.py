@@ -170,6 +170,13 @@ def test_a_manifest_has_the_phases(tiny_folder: Path, tmp_path: Path) -> None:
     assert "rounds" not in parse_toml("[training]\n")["training"]
 
 
+def test_each_kind_of_round_is_checked_whichever_are_the_heads() -> None:
+    strategy = find_strategy("rolora").model_validate({})  # B in odd rounds, A in even ones
+    assert TrainedRounds(strategy=strategy, heads=()).kinds == (1, 2)
+    assert TrainedRounds(strategy=strategy, heads=((2, 2),)).kinds == (2, 1, 4)
+    assert TrainedRounds(strategy=strategy, heads=((1, 3),)).kinds == (1, 4, 5)
+
+
 @pytest.mark.parametrize("name", ["fedsvd", "ffa", "fedit", "rolora"])
 def test_a_head_phase_touches_the_head_alone(name: str) -> None:
     strategy = find_strategy(name).model_validate({})
