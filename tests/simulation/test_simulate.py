@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import confide
 from privacy.errors import DataError, JobError, SiteError
+from privacy.ledger import ledger_file
 from protocol.job.job_file import job_toml, parse_job
 from protocol.job.layout import AdapterLayout
 from runs import run_folder
@@ -100,9 +101,12 @@ def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
     monkeypatch: pytest.MonkeyPatch,
     writes: int,
 ) -> None:
-    """A file is written beside its place, and renamed: before that it is not there. A line is cut off."""
+    """A file is written beside its place, and renamed: before that it is not there. A line is cut off.
+
+    A ledger's head is written in its place, at once or not at all.
+    """
     left = [writes]
-    whole, whole_line = os.rename, run_folder.append_line
+    whole, whole_line, whole_head = os.rename, run_folder.append_line, ledger_file.overwrite
 
     def rename(source: Path, target: Path) -> None:
         left[0] -= 1
@@ -118,9 +122,16 @@ def test_a_run_killed_at_any_write_ends_in_the_same_adapter(
             raise Killed
         whole_line(path, line, flush=flush)
 
+    def overwrite(path: Path, content: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        whole_head(path, content)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
         patch.setattr(run_folder, "append_line", append_line)
+        patch.setattr(ledger_file, "overwrite", overwrite)
         with pytest.raises(Killed):
             simulate(tiny.job(tiny_folder, **KEYED), runs=tmp_path, name="run")
     run = resume(tmp_path / "run")
