@@ -36,6 +36,8 @@ def read_own_sources(job: Job) -> tuple[Rows, ...]:
             found.append(_read_whole(job, source))
         except DataError as error:
             raise DataError(f"data.mix, alias={source.alias!r}: {error}") from error
+    if not job.data.mix:
+        return tuple(found)
     apart = once(found, find_task(job.task).digest)
     return tuple(
         rows.take(place for place, content in enumerate(rows.contents) if content is not None)
