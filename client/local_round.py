@@ -12,7 +12,6 @@ noise in the sum: the bound holds whatever the site had kept.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +25,7 @@ from client.training.adaptive_norm import AdaptiveNorm
 from privacy.errors import ProtocolError
 from privacy.mechanisms.clipping import clip
 from protocol.messages import confide_pb2 as pb
-from protocol.messages.vector import from_bytes
+from protocol.messages.vector import from_bytes, vector_digest
 
 # Names of what is kept; the adapter is for the site's custodian.
 _LOCAL, _VARIATE, _NORM, ADAPTER = "local", "variate", "norm", "adapter"
@@ -52,7 +51,7 @@ def begin_round(session: Session, request: pb.Train) -> Start:
     """
     job, layout = session.manifest.job, session.layout
     begun = session.manifest.start_digest
-    if begun and request.round == 1 and hashlib.sha256(request.adapter).hexdigest() != begun:
+    if begun and request.round == 1 and vector_digest(request.adapter) != begun:
         raise ProtocolError("the first round's adapter is not the one whose digest the manifest has")
     sent = session.adapter(request.adapter)
     if not session.keeps:

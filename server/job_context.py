@@ -16,12 +16,13 @@ from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
 from protocol.job.strategy import State
+from protocol.messages.vector import to_bytes, vector_digest
 from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator, Unscored
-from server.warm_start import read_warm_start, start_digest
+from server.warm_start import read_warm_start
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.model.adapted_model import AdaptedModel
@@ -131,7 +132,7 @@ class Workplace:
             layout_digest=self.adapted.layout.digest,
             start_digest=""
             if self.job.training.warm_start is None
-            else start_digest(self._start().adapter),
+            else vector_digest(to_bytes(self._start().adapter)),
         )
 
     def _start(self) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from privacy.errors import JobError
 from protocol.job.layout import FACTOR_A, FACTOR_B
-from protocol.messages.vector import to_bytes
 from protocol.plain_text import first_line, some
 from runs.peft_form import peft_config
 from tasks.model.adapted_model import AdaptedModel
@@ -56,11 +54,6 @@ def read_warm_start(place: str, adapted: AdaptedModel, *, seed: int) -> NDArray[
             raise _misfit(place, f"{name} is not finite")
         found[name] = tensor
     return adapted.layout.join(found)
-
-
-def start_digest(adapter: NDArray[np.float32]) -> str:
-    """SHA-256, as hex, of a first adapter as it is sent to the sites."""
-    return hashlib.sha256(to_bytes(adapter)).hexdigest()
 
 
 def _read(folder: Path, place: str) -> Tensors:

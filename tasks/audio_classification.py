@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from protocol.job.data_section import SourceKeys
-from protocol.job.job import DRAWN, ByColumn
+from protocol.job.job import DRAWN
 from tasks.data.rows import Rows
-from tasks.data.sound_files import SUFFIXES, SoundFile, SoundShape, find_sound
-from tasks.labelled_files import LabelledFileKeys, read_labelled_files
+from tasks.data.sound_files import SUFFIXES, SoundShape, find_sound
+from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask, read_labelled_files
 from tasks.labelled_keys import DeclaredLabels
-from tasks.network_task import NetworkTask
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -55,22 +53,15 @@ class SoundColumns(LabelledFileKeys, DeclaredLabels):
     """A site's keys: sounds with labels."""
 
 
-class AudioClassification(NetworkTask):
+class AudioClassification(LabelledFilesTask):
     """Sounds, for a model of transformers' on samples under LoRA, or a small network that is drawn."""
 
     name = "audio-classification"
-    pretrained = True
     pipeline = "audio-classification"
     about = "which of a few labels a sound has"
     units = Units(example="sound", size="sounds")
     Section: type[SoundSection] = SoundSection
     Columns: type[LabelledFileKeys] = SoundColumns
-
-    def refuses(self, job: Job, section: SoundSection) -> str | None:
-        """Folders have no column that sites could be made by."""
-        if section.path is None and isinstance(job.federation.partition, ByColumn):
-            return 'federation.partition: expected "iid" or a dirichlet without data.path'
-        return super().refuses(job, section)
 
     def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
         """Each sound by its samples, in order of the files' names or of the table's rows, and its label.
@@ -78,10 +69,6 @@ class AudioClassification(NetworkTask):
         One that cannot be read is None. Raises DataError if there is no folder, no sound or no column.
         """
         return read_labelled_files(data, columns, find=find_sound, suffixes=SUFFIXES, called="sounds")
-
-    def digest(self, content: SoundFile | None) -> bytes:
-        """SHA-256 of the samples, 32 bytes, however they were packed; of none, that of nothing."""
-        return hashlib.sha256((content.digest if content else "").encode()).digest()
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Noise, as loud as any."""
@@ -101,9 +88,6 @@ class AudioClassification(NetworkTask):
             return super().logits(model, values)
         found: torch.Tensor = model(values[:, 0]).logits
         return found
-
-    def count_labels(self, model: Any) -> int:
-        return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
 
     def load(
         self,

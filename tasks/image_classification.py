@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from protocol.job.data_section import SourceKeys
-from protocol.job.job import DRAWN, ByColumn
-from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
+from protocol.job.job import DRAWN
+from tasks.data.image_files import SUFFIXES, ImageShape, find_image
 from tasks.data.rows import Rows
-from tasks.labelled_files import LabelledFileKeys, read_labelled_files
+from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask, read_labelled_files
 from tasks.labelled_keys import DeclaredLabels
-from tasks.network_task import NetworkTask
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import Units
 
@@ -47,22 +45,15 @@ class ImageColumns(LabelledFileKeys, DeclaredLabels):
     """A site's keys: images with labels."""
 
 
-class ImageClassification(NetworkTask):
+class ImageClassification(LabelledFilesTask):
     """Images, for an image classifier of transformers' under LoRA, or a small network that is drawn."""
 
     name = "image-classification"
-    pretrained, drawn = True, True
     about = "which of a few labels an image has"
     pipeline = "image-classification"
     units = Units(example="image", size="images")
     Section: type[ImageSection] = ImageSection
     Columns: type[LabelledFileKeys] = ImageColumns
-
-    def refuses(self, job: Job, section: ImageSection) -> str | None:
-        """Folders have no column that sites could be made by."""
-        if section.path is None and isinstance(job.federation.partition, ByColumn):
-            return 'federation.partition: expected "iid" or a dirichlet without data.path'
-        return super().refuses(job, section)
 
     def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
         """Each image by its pixels, in order of the files' names or of the table's rows, and its label.
@@ -70,10 +61,6 @@ class ImageClassification(NetworkTask):
         One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
         """
         return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
-
-    def digest(self, content: ImageFile | None) -> bytes:
-        """SHA-256 of the pixels, 32 bytes, however they were packed; of none, that of nothing."""
-        return hashlib.sha256((content.digest if content else "").encode()).digest()
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return any_pixels(random, shape)
@@ -83,9 +70,6 @@ class ImageClassification(NetworkTask):
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         return image_logits(model, values)
-
-    def count_labels(self, model: Any) -> int:
-        return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
 
     def load(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.label_scores import LabelScore, macro_f1, macro_recall, scores_of
-from tasks.measures import Measure
+from tasks.measures import ACCURACY, LOSS, Measure
 from tasks.task import Outcome
 
 if TYPE_CHECKING:
@@ -170,3 +170,5 @@ BRIER = Measure(name="brier", title="Brier score", of=_brier, lower_is_better=Tr
 CALIBRATION = Measure(
     name="calibration_error", title="calibration error", of=_calibration_error, lower_is_better=True
 )
+# What a classifier is judged by, unless its task says else.
+CLASSIFIER = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)

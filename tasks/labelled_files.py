@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
+from protocol.job.job import ByColumn
 from protocol.plain_text import Word, quoted
 from tasks.data.named_files import UnreadableFileError, is_hidden, paths_in_table
 from tasks.data.package_path import locate
 from tasks.data.rows import Rows, present
 from tasks.labelled_keys import LabelledKeys
+from tasks.network_task import NetworkTask
+
+if TYPE_CHECKING:
+    from protocol.job.job import Job
 
 FOLDER = "folder"  # the label of a file is its folder's name, where no table says it
 
@@ -33,6 +39,28 @@ class LabelledFileKeys(LabelledKeys):
         if self.path is None and self.label != FOLDER:
             raise ValueError("path: expected the column of paths beside the column of labels")
         return self
+
+
+class LabelledFilesTask(NetworkTask):
+    """A task on files with a label each, for a model of transformers' or a network of the task's own.
+
+    What a file holds is known by its ``digest``, as hex, however it was packed.
+    """
+
+    pretrained = True
+
+    def refuses(self, job: Job, section: LabelledFileKeys) -> str | None:
+        """Folders have no column that sites could be made by."""
+        if section.path is None and isinstance(job.federation.partition, ByColumn):
+            return 'federation.partition: expected "iid" or a dirichlet without data.path'
+        return super().refuses(job, section)
+
+    def digest(self, content: Any) -> bytes:
+        """SHA-256 of what a file holds, 32 bytes; of none, that of nothing."""
+        return hashlib.sha256((content.digest if content else "").encode()).digest()
+
+    def count_labels(self, model: Any) -> int:
+        return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
 
 
 def read_labelled_files(

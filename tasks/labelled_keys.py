@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
+from protocol.job.job import Dirichlet
 from protocol.plain_text import MOST_LABELS, Label, Word
 from tasks.data.rows import present
 from tasks.task import TaskKeys
@@ -42,6 +43,21 @@ class DeclaredLabels(LabelledKeys):
         if self.label is None or self.labels is None:
             raise ValueError("labels: expected label and labels")
         return self
+
+
+def refuses_dealing(job: Job, section: LabelledKeys, *, task: str, have: str) -> str | None:
+    """Why a job does not go with examples that ``have`` other than one label each; or None."""
+    if section.label is not None and section.labels is None:
+        return (
+            "data.labels: expected the list of labels: what a model should tell apart must not depend "
+            "on which rows there are"
+        )
+    if isinstance(job.federation.partition, Dirichlet):
+        return (
+            'federation.partition: expected "iid" or a column: a dirichlet deals out texts with one '
+            f'label each, and with task="{task}" they {have}'
+        )
+    return None
 
 
 def refuses_labels(job: Job, section: LabelledKeys, *, task: str) -> str | None:

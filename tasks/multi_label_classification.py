@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from pydantic import Field, model_validator
 
 from protocol.job.data_section import SourceKeys
-from protocol.job.job import Dirichlet
 from protocol.plain_text import Word
 from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, MACRO_F1
 from tasks.label_set_outcome import EXACT, LABEL_ACCURACY, MICRO_F1, LabelSetOutcome
-from tasks.labelled_keys import DeclaredLabels
+from tasks.labelled_keys import DeclaredLabels, refuses_dealing
 from tasks.measures import LOSS
 from tasks.sequence_classification import SequenceClassification
 from tasks.task import Encoded
@@ -65,17 +64,8 @@ class MultiLabelClassification(SequenceClassification):
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """Labels are declared, and texts with several cannot be dealt out by them."""
-        if section.label is not None and section.labels is None:
-            return (
-                "data.labels: expected the list of labels: what a model should tell apart must not depend "
-                "on which rows there are"
-            )
-        if isinstance(job.federation.partition, Dirichlet):
-            return (
-                'federation.partition: expected "iid" or a column: a dirichlet deals out texts with one '
-                f'label each, and with task="{self.name}" they may have several'
-            )
-        return super().refuses(job, section)
+        found = refuses_dealing(job, section, task=self.name, have="may have several")
+        return found or super().refuses(job, section)
 
     def read(self, data: SourceKeys, columns: Any) -> Rows:
         """Texts, and each one's labels, in order and once; None for a cell that holds no labels.

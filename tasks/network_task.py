@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field
 
-from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1, LabelOutcome
+from tasks.label_outcome import CLASSIFIER, LabelOutcome
 from tasks.labelled_keys import refuses_labels
-from tasks.measures import ACCURACY, LOSS, Measure
+from tasks.measures import Measure
 from tasks.task import Encoded, Outcome
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class NetworkTask:
 
     name: str
     labelled, pretrained, drawn = True, False, True
-    measures: tuple[Measure, ...] = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)
+    measures: tuple[Measure, ...] = CLASSIFIER
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""

@@ -38,7 +38,8 @@ def read_own_sources(job: Job) -> tuple[Rows, ...]:
             raise DataError(f"data.mix, alias={source.alias!r}: {error}") from error
     if not job.data.mix:
         return tuple(found)
-    apart = once(found, find_task(job.task).digest)
+    digest = find_task(job.task).digest
+    apart = once(found, [[digest(content) for content in rows.contents] for rows in found])
     return tuple(
         rows.take(place for place, content in enumerate(rows.contents) if content is not None)
         for rows in apart

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from privacy.errors import DataError
-from tasks.label_outcome import (
-    AUC,
-    BALANCED_ACCURACY,
-    BRIER,
-    CALIBRATION,
-    MACRO_F1,
-    LabelOutcome,
-)
+from tasks.label_outcome import CLASSIFIER, LabelOutcome
 from tasks.labelled_keys import refuses_labels
-from tasks.measures import ACCURACY, LOSS, Measure
+from tasks.measures import Measure
 from tasks.task import Outcome
 from tasks.text import TextSection, TextTask
 
@@ -39,7 +32,7 @@ class SequenceClassification(TextTask):
     about = "which of a few labels a text has"
     labelled = True
     pipeline = "text-classification"
-    measures: tuple[Measure, ...] = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUC, BRIER, CALIBRATION, LOSS)
+    measures: tuple[Measure, ...] = CLASSIFIER
 
     def refuses(self, job: Job, section: TextSection) -> str | None:
         """A classifier needs labels, and private data may not be what tells them."""

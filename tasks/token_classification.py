@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.errors import ModelError
 from protocol.job.data_section import SourceKeys
-from protocol.job.job import Dirichlet
 from tasks.data.rows import Rows
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1, LabelOutcome
-from tasks.labelled_keys import DeclaredLabels
+from tasks.labelled_keys import DeclaredLabels, refuses_dealing, refuses_labels
 from tasks.measures import LOSS, WORD_ACCURACY
 from tasks.task import Encoded
 from tasks.text import TextKeys, TextSection, TextTask
@@ -46,21 +45,10 @@ class TokenClassification(TextTask):
 
     def refuses(self, job: Job, section: TextSection) -> str | None:
         """Labels are declared, and documents with many cannot be dealt out by them."""
-        if section.label is None:
-            return f'data.label: expected a column name for task="{self.name}"'
-        if section.labels is None:
-            return (
-                "data.labels: expected the list of labels: what a model should tell apart must not depend "
-                "on which rows there are"
-            )
         if job.model.pooling != "model":
             return f'model.pooling: expected "model" with task="{self.name}", which classifies each word'
-        if isinstance(job.federation.partition, Dirichlet):
-            return (
-                'federation.partition: expected "iid" or a column: a dirichlet deals out texts with one '
-                f'label each, and with task="{self.name}" they have one a word'
-            )
-        return None
+        found = refuses_dealing(job, section, task=self.name, have="have one a word")
+        return found or refuses_labels(job, section, task=self.name)
 
     def read(self, data: SourceKeys, columns: Any) -> Rows:
         """Each row's words, and their labels; None where these are not as many as the words."""

@@ -90,7 +90,7 @@ def mixed(sets: Sequence[DataSet]) -> DataSet:
     return replace(
         first,
         alias=JOINT.join(one.alias for one in sets),
-        rows=joined(once([one.rows for one in sets], first.task.digest)),
+        rows=joined(once([one.rows for one in sets], [one.digests for one in sets])),
         digests=tuple(digest for one in sets for digest in one.digests),
         parts=tuple(map(len, sets)),
     )

@@ -6,9 +6,9 @@ It knows noise on real numbers. What Skellam noise costs depends on a grid: see 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from privacy.mechanisms.mechanism import Mechanism
 if TYPE_CHECKING:
     import dp_accounting as dp
 
+FoundT = TypeVar("FoundT")
+
 # Privacy losses are rounded to a grid, upwards in ε: what that adds grows with steps · grid². This
 # grid, in nats, adds under 0.1 % over this many steps; more steps get a finer one.
 _GRID, _GRID_STEPS = 5e-3, 100
@@ -29,12 +31,12 @@ _GRID_SPREAD, _GRID_POINTS = 0.25, 2000
 # What a distribution may take, so that no numbers of a job cost more than a second and 60 MiB: points of
 # one step's (12 µs each to build) and of all steps'. What has more gets a coarser grid, which rounds
 # upwards too. 2^18 points hold 80 nats on the finest grid that steps ask for.
-_STEP_POINTS, COMPOSED_POINTS = 2**14, 2**18
+_STEP_POINTS, _COMPOSED_POINTS = 2**14, 2**18
 # Above this a grid says little: whoever's losses reach over 2^18 such points has the bound by Rényi
 # divergences, at an ε in the hundreds or more.
-GRID_MAX = 2.0**-4
+_GRID_MAX = 2.0**-4
 # How often a grid is made coarser, each time by what it was found to be too fine by.
-COARSER = 4
+_COARSER = 4
 # Rényi divergences are in closed form at integers. The last orders serve ε under 0.1.
 RENYI_ORDERS = (*range(2, 65), 80, 96, 128, 160, 192, 256, 512, 1024)
 # Rounding that adds a thousandth of δ moves ε by less than from one multiplier to the next, a thousandth.
@@ -91,7 +93,7 @@ def falls_steadily(*, steps: int, delta: float) -> bool:
     Elsewhere it is an upper bound all the same, but rounding is near ``delta``: that grows with the noise,
     goes up and down from one multiplier to the next, and ends where Rényi divergences take over.
     """
-    return most_rounding(COMPOSED_POINTS, steps=steps) <= _HARDLY * delta
+    return most_rounding(_COMPOSED_POINTS, steps=steps) <= _HARDLY * delta
 
 
 def epsilon_by_rdp(*, mechanism: Mechanism, sampling_rate: float, steps: int, delta: float) -> float:
@@ -256,16 +258,27 @@ def _composable(
 
     None where that would be too coarse to say much.
     """
-    grid = choose_grid(mechanism, sampling_rate, horizon)
-    for _ in range(COARSER):
-        if grid > GRID_MAX:
-            return None
+
+    def on(grid: float) -> tuple[tuple[tuple[Losses, ...], tuple[tuple[int, int], ...]], int]:
         losses = step_losses(mechanism, sampling_rate, grid)
         windows = tuple(one.window(horizon) for one in losses)
-        points = max(high - low + 1 for low, high in windows)
-        if points <= COMPOSED_POINTS:
-            return losses, windows
-        grid *= 2.0 ** math.ceil(math.log2(points / COMPOSED_POINTS))
+        return (losses, windows), max(high - low + 1 for low, high in windows)
+
+    return on_fitting_grid(on, grid=choose_grid(mechanism, sampling_rate, horizon))
+
+
+def on_fitting_grid(on: Callable[[float], tuple[FoundT, int]], *, grid: float) -> FoundT | None:
+    """What ``on`` makes on the finest grid from ``grid`` on that takes no more points than there may be.
+
+    It says how many points what it makes takes. None where that grid would be too coarse to say much.
+    """
+    for _ in range(_COARSER):
+        if grid > _GRID_MAX:
+            return None
+        found, points = on(grid)
+        if points <= _COMPOSED_POINTS:
+            return found
+        grid *= 2.0 ** math.ceil(math.log2(points / _COMPOSED_POINTS))
     return None
 
 

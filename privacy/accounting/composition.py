@@ -41,28 +41,9 @@ class Losses:
     def epsilon(self, window: tuple[int, int], *, steps: int, delta: float) -> float:
         """ε at ``delta`` of ``steps`` steps whose losses are in ``window``; infinite if δ is too small.
 
-        It takes a few arrays of the window's length, whatever ``steps`` is.
-
         Source: Koskela et al. 2020 (arXiv:1906.03049), Algorithm 1, with Chernoff's bound for the window.
         """
-        low, high = window
-        size = 1 << (high - low).bit_length()
-        at = np.arange(low, low + size)
-        spectrum = np.fft.rfft(self.folded(size))
-        composed = np.fft.irfft(spectrum**steps, size)[at % size]
-        # What lies outside the window comes back in at its other end: from below that adds to δ, from above
-        # it hides what is given back here. So is what rounding adds up to: a transform's numbers are off by
-        # 2^-53 for each of its levels, in the norm of what it transforms, and powers of them by as much
-        # times their derivative.
-        off = 2.0**-53 * math.log2(size + 1) * float(np.linalg.norm(self.masses))
-        rounding = off * steps * math.sqrt(2.0) * float(np.linalg.norm(np.abs(spectrum) ** (steps - 1)))
-        infinite = -math.expm1(steps * math.log1p(-self.infinite)) if self.infinite < 1.0 else 1.0
-        return _epsilon(
-            self.grid * at.astype(np.float64),
-            np.maximum(composed, 0.0),
-            infinite=infinite + _CUT_OFF + rounding,
-            delta=delta,
-        )
+        return epsilon_of_many([(self, steps)], window, delta=delta)
 
     def folded(self, size: int) -> NDArray[np.float64]:
         """The masses around a circle of so many grid points, 0 first: float64[size]."""
@@ -86,21 +67,32 @@ class Losses:
         return values, np.log(self.masses[some]), _SLOPES / (np.ptp(values) + 1.0)
 
 
-def epsilon_of_many(parts: Sequence[tuple[Losses, int]], *, delta: float) -> float:
-    """ε at ``delta`` of steps that differ, so many of each, on one grid; infinite if δ is too small.
+def joint_window(parts: Sequence[tuple[Losses, int]]) -> tuple[int, int]:
+    """The window of all these steps together, so many of each.
 
-    A sum of all losses is outside the sum of their windows only where one of them is outside its own.
-
-    Source: Koskela et al. 2020 (arXiv:1906.03049), section 6; the rest is as in ``Losses.epsilon``.
+    A sum of all losses is outside it only where one part's is outside its own.
     """
     windows = [losses.window(count) for losses, count in parts]
-    low, high = sum(low for low, _ in windows), sum(high for _, high in windows)
+    return sum(low for low, _ in windows), sum(high for _, high in windows)
+
+
+def epsilon_of_many(parts: Sequence[tuple[Losses, int]], window: tuple[int, int], *, delta: float) -> float:
+    """ε at ``delta`` of so many steps of each part, whose losses are in ``window``, all on one grid.
+
+    Infinite if δ is too small. It takes a few arrays of the window's length a part, whatever the counts.
+
+    Source: Koskela et al. 2020 (arXiv:1906.03049), Algorithm 1, and section 6 for steps that differ.
+    """
+    low, high = window
     size = 1 << (high - low).bit_length()
     at = np.arange(low, low + size)
     spectra = [np.fft.rfft(losses.folded(size)) for losses, _ in parts]
-    counts = [count for _, count in parts]
-    powers = [spectrum**count for spectrum, count in zip(spectra, counts, strict=True)]
+    powers = [spectrum**count for spectrum, (_, count) in zip(spectra, parts, strict=True)]
     composed = np.fft.irfft(math.prod(powers), size)[at % size]
+    # What lies outside the window comes back in at its other end: from below that adds to δ, from above it
+    # hides what is given back here. So is what rounding adds up to: a transform's numbers are off by 2^-53
+    # for each of its levels, in the norm of what it transforms, and powers and products of them by as much
+    # times their derivative.
     rounding = 0.0
     for number, (losses, count) in enumerate(parts):
         off = 2.0**-53 * math.log2(size + 1) * float(np.linalg.norm(losses.masses))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from privacy.accounting.accountant import (
-    COARSER,
-    COMPOSED_POINTS,
-    GRID_MAX,
     RENYI_ORDERS,
     choose_grid,
     epsilon_from_renyi,
     least_grid,
+    on_fitting_grid,
     renyi,
     step_losses,
 )
-from privacy.accounting.composition import Losses, epsilon_of_many
+from privacy.accounting.composition import Losses, epsilon_of_many, joint_window
 from privacy.mechanisms.mechanism import Mechanism
 
 
@@ -45,7 +42,9 @@ def epsilon_of_mixed(steps: tuple[Steps, ...], *, delta: float, horizon: tuple[S
     """
     grid = _fitting_grid(horizon)
     if steps and grid is not None:
-        found = max(epsilon_of_many(parts, delta=delta) for parts in _both_ways(steps, grid))
+        found = max(
+            epsilon_of_many(parts, joint_window(parts), delta=delta) for parts in _both_ways(steps, grid)
+        )
         if math.isfinite(found):
             return found
     # There is no distribution to compose, or δ is not above what floats add over so many steps.
@@ -72,14 +71,12 @@ def _fitting_grid(horizon: tuple[Steps, ...]) -> float | None:
     total = sum(kind.count for kind in horizon)
     wanted = min(choose_grid(kind.mechanism, kind.sampling_rate, total) for kind in horizon)
     grid = max(wanted, *(least_grid(kind.mechanism, kind.sampling_rate) for kind in horizon))
-    for _ in range(COARSER):
-        if grid > GRID_MAX:
-            return None
-        points = max(_points(parts) for parts in _both_ways(horizon, grid))
-        if points <= COMPOSED_POINTS:
-            return grid
-        grid *= 2.0 ** math.ceil(math.log2(points / COMPOSED_POINTS))
-    return None
+
+    def on(grid: float) -> tuple[float, int]:
+        windows = [joint_window(parts) for parts in _both_ways(horizon, grid)]
+        return grid, max(high - low + 1 for low, high in windows)
+
+    return on_fitting_grid(on, grid=grid)
 
 
 def _both_ways(steps: tuple[Steps, ...], grid: float) -> tuple[list[tuple[Losses, int]], ...]:
@@ -92,8 +89,3 @@ def _both_ways(steps: tuple[Steps, ...], grid: float) -> tuple[list[tuple[Losses
 @lru_cache(maxsize=32)
 def _losses(mechanism: Mechanism, sampling_rate: float, grid: float) -> tuple[Losses, ...]:
     return step_losses(mechanism, sampling_rate, grid)
-
-
-def _points(parts: Sequence[tuple[Losses, int]]) -> int:
-    windows = [losses.window(count) for losses, count in parts]
-    return sum(high - low for low, high in windows) + 1

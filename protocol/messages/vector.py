@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,11 @@ from privacy.errors import ProtocolError
 def to_bytes(vector: NDArray[np.float32]) -> bytes:
     """float32[d] as 4·d bytes."""
     return vector.astype("<f4", copy=False).tobytes()
+
+
+def vector_digest(sent: bytes) -> str:
+    """SHA-256, as hex, of a vector as it is sent."""
+    return hashlib.sha256(sent).hexdigest()
 
 
 def from_bytes(data: bytes, *, size: int) -> NDArray[np.float32]:

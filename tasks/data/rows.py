@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,16 +41,15 @@ class Rows:
         )
 
 
-def once(parts: Sequence[Rows], digest: Callable[[Any], bytes]) -> list[Rows]:
-    """The parts, with blanks in the places of contents that an earlier part has, by ``digest``.
+def once(parts: Sequence[Rows], digests: Sequence[Sequence[bytes]]) -> list[Rows]:
+    """The parts, with blanks in the places of contents that an earlier part has, by their ``digests``.
 
     Parts are drawn from each by itself: who stood in two would be in a sum twice, for one charge.
     """
     seen, found = set[bytes](), list[Rows]()
-    for part in parts:
-        digests = [digest(content) for content in part.contents]
-        again = {place for place, one in enumerate(digests) if one in seen}
-        seen.update(digests)
+    for part, own in zip(parts, digests, strict=True):
+        again = {place for place, one in enumerate(own) if one in seen}
+        seen.update(own)
         contents = tuple(None if n in again else content for n, content in enumerate(part.contents))
         faults = {place: IN_TWO for place in again if part.contents[place] is not None}
         found.append(replace(part, contents=contents, faults={**part.faults, **faults}) if again else part)
