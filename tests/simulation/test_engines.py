@@ -41,7 +41,7 @@ def test_ray_gives_the_same_adapter_and_leaves_the_terminal_alone(
     """From any folder, where runs, model and data are named from; in each phase as the phase says."""
     pytest.importorskip("ray")
     monkeypatch.chdir(tiny_folder)
-    second = {"name": "second", "rounds": 1, "local_steps": 2, "learning_rate": 0.25}
+    second = {"name": "second", "rounds": 1, "batch_size": 8, "learning_rate": 0.25}
     job = tiny.job(
         tiny_folder,
         seeds={"noise": 3},

@@ -120,6 +120,12 @@ def test_workers_pay_in_a_long_run_alone(tiny_folder: Path) -> None:
     assert workers_that_pay(world, cores=8, memory=2**50) == 1  # as it takes here
 
 
+def test_workers_pay_by_the_batches_of_a_phase(tiny_folder: Path) -> None:
+    """Twice as many as [training] says: 72 batches."""
+    world = World(tiny.job(tiny_folder, phase=[{"name": "all", "rounds": 3, "batch_size": 32}]))
+    assert workers_that_pay(world, measure=lambda _world: 1.0, cores=2, memory=2**50) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -24,15 +24,15 @@ from protocol.job.job_file import parse_job
 from runs.export import export_merged
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
-from tasks.data.image_files import ImageShape
-from tasks.data.mask_files import MaskedShape, read_masked
+from tasks.data.image_files import ImageShape, find_image
+from tasks.data.mask_files import MaskedShape, find_masked, read_masked
 from tasks.data.named_files import UnreadableFileError
 from tasks.mask_outcome import DICE, LEAST_DICE, MaskOutcome
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.pixels import scaled_pixels
-from tasks.registry import checked_job
+from tasks.registry import checked_job, find_task
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
 from tests.tasks.networks import MASKS, job_table, write_masks
@@ -221,6 +221,16 @@ def test_of_two_labels_white_is_the_second(tmp_path: Path) -> None:
     assert mask.tolist() == [[0, 1], [1, 0]]
     ((_, refused),) = read_masked(tmp_path / "a.png", tmp_path / "m.png", labels=3)
     assert refused is None
+
+
+def test_an_image_is_the_same_example_as_without_a_mask(tmp_path: Path) -> None:
+    """Else it would have one budget for each task."""
+    save_image(tmp_path / "a.png", np.full((6, 8), 100, np.uint8))
+    save_image(tmp_path / "m.png", np.zeros((6, 8), np.uint8))
+    (found,) = find_masked(tmp_path / "a.png", tmp_path / "m.png", labels=2)
+    alone = find_image(tmp_path / "a.png")
+    masked, plain = find_task("image-segmentation"), find_task("image-classification")
+    assert masked.digest(found) == plain.digest(alone) != plain.digest(None)
 
 
 def test_without_nibabel_or_monai_the_command_is_named(
