@@ -94,9 +94,11 @@ def test_gradients_are_those_of_a_batch_of_one_without_it(build: Any) -> None:
     found = StackedGradients(adapted).backward(examples.batch(np.arange(4), rows=5), losses(adapted))
     for row in range(len(SIZES)):
         single = alone(plain, examples.batch(np.array([row])), losses(plain))
+        size = torch.stack([gradient.norm() for gradient in single.values() if gradient is not None]).norm()
         for name, gradient in single.items():
             assert gradient is not None
-            torch.testing.assert_close(found[name][row], gradient, rtol=1e-5, atol=1e-9)
+            # Llama's norms and turns compute in float32, whose last bits depend on a batch's height and on the processor.
+            assert (found[name][row] - gradient).norm() <= 1e-5 * size, name
 
 
 def test_gradients_are_the_same_bits_with_it_and_without_in_a_batch_with_dropout() -> None:
