@@ -11,8 +11,12 @@ for all rules that train the same factors, which is chosen with one of them.
 Each run that ends is a line of ``--results``, and is not run again: the whole can be stopped and gone on
 with, and ``--print`` shows what there is so far. Seeds come one after another, each with all rules.
 
+``--set`` changes the job of all runs, and ``--rate`` is taken instead of the best: so a rule's flatness in
+alpha and rank is seen.
+
 Run: python benchmarks/compare_strategies.py --results FILE [--quick] [--rules ffa,fedsvd]
-     [--epsilons none,3,1] [--repeats 3] [--rounds N] [--limit ROWS] [--print] [--json]
+     [--epsilons none,3,1] [--repeats 3] [--rounds N] [--limit ROWS] [--set KEY=VALUE] [--rate R]
+     [--print] [--json]
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from strategies.fedit import FedIT, averaging_error
 from tasks.registry import read_job
 
 DEMO = Path(__file__).parent.parent / "examples" / "tweets.toml"
-RATES = (4.0, 16.0, 64.0)
+RATES = (1.0, 4.0, 16.0, 64.0)
 EPSILONS = ("none", "3", "1")
 # Seeds, by --quick, with which every site gets a batch at least; rates are chosen on one of their own.
 SEEDS = {False: (8, 10, 13, 3, 4), True: (0, 3, 5, 10, 11)}
@@ -63,7 +67,15 @@ TUNED = {"B": "ffa", "A and B": "fedit", "core": "fedsb", "head": "head"}
 
 
 def settings(
-    rule: str, epsilon: str, *, rate: float, seed: int, rounds: int, limit: int | None, quick: bool
+    rule: str,
+    epsilon: str,
+    *,
+    rate: float,
+    seed: int,
+    rounds: int,
+    limit: int | None,
+    quick: bool,
+    more: list[str],
 ) -> list[str]:
     """One run's job, as settings of the demo's."""
     keys = ["malicious=1"] if "malicious" in find_strategy(rule).model_fields else []
@@ -82,12 +94,13 @@ def settings(
     else:
         found.append(f"privacy.epsilon={epsilon}")
     found += QUICK if quick else ()
-    return found if limit is None else [*found, f"data.limit={limit}"]
+    found += [] if limit is None else [f"data.limit={limit}"]
+    return [*found, *more]
 
 
 def run_once(wanted: dict[str, Any]) -> dict[str, Any]:
     """A run's figures, or why there are none."""
-    asked = {key: wanted[key] for key in ("rate", "seed", "rounds", "limit", "quick")}
+    asked = {key: wanted[key] for key in ("rate", "seed", "rounds", "limit", "quick", "more")}
     with tempfile.TemporaryDirectory() as folder, sent_updates() as sent:
         try:
             job = read_job(DEMO, settings=settings(wanted["rule"], wanted["epsilon"], **asked))
@@ -170,7 +183,7 @@ class Results:
     @staticmethod
     def _key(line: dict[str, Any]) -> tuple[Any, ...]:
         names = ("rule", "epsilon", "rate", "seed", "rounds", "limit", "quick")
-        return tuple(line[name] for name in names)
+        return (*(line[name] for name in names), *line["more"])
 
 
 class Shown(Results):
@@ -202,20 +215,26 @@ def best_rate(results: Results, rule: str, epsilon: str, **size: Any) -> float |
 
 
 def compared(
-    results: Results, rules: Iterable[str], epsilons: Iterable[str], *, repeats: int, **size: Any
+    results: Results,
+    rules: Iterable[str],
+    epsilons: Iterable[str],
+    *,
+    rate: float | None,
+    repeats: int,
+    **size: Any,
 ) -> list[dict[str, Any]]:
-    """A row for each rule and ε."""
+    """A row for each rule and ε, at one rate or at the best."""
     pairs = [(rule, epsilon) for epsilon in epsilons for rule in rules]
-    rates = {pair: rate_for(results, *pair, **size) for pair in pairs}
+    rates = {pair: rate or rate_for(results, *pair, **size) for pair in pairs}
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for seed in SEEDS[size["quick"]][:repeats]:
-        for (rule, epsilon), rate in rates.items():
-            if rate is not None:
-                one = results.get(rule=rule, epsilon=epsilon, rate=rate, seed=seed, **size)
+        for (rule, epsilon), chosen in rates.items():
+            if chosen is not None:
+                one = results.get(rule=rule, epsilon=epsilon, rate=chosen, seed=seed, **size)
                 found[rule, epsilon].append(one)
     return [
-        {"rule": pair[0], "epsilon": pair[1], "rate": rate} | _row(found[pair])
-        for pair, rate in rates.items()
+        {"rule": pair[0], "epsilon": pair[1], "rate": chosen} | _row(found[pair])
+        for pair, chosen in rates.items()
     ]
 
 
@@ -261,15 +280,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, choices=range(1, 6), default=3)
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="more")
+    parser.add_argument("--rate", type=float, help="in place of the best")
     parser.add_argument("--quick", action="store_true", help="an hour in place of days")
     parser.add_argument("--print", action="store_true", help="what there is so far, and run nothing")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     limit = QUICK_LIMIT if asked.quick and asked.limit is None else asked.limit
-    size = {"rounds": asked.rounds or ROUNDS[asked.quick], "limit": limit, "quick": asked.quick}
+    rounds = asked.rounds or ROUNDS[asked.quick]
+    size = {"rounds": rounds, "limit": limit, "quick": asked.quick, "more": asked.more}
     results = (Shown if asked.print else Results)(asked.results)
     epsilons = asked.epsilons.split(",")
-    rows = compared(results, asked.rules.split(","), epsilons, repeats=asked.repeats, **size)
+    asked_for = {"rate": asked.rate, "repeats": asked.repeats}
+    rows = compared(results, asked.rules.split(","), epsilons, **asked_for, **size)
     print(json.dumps(rows) if asked.json else as_table(rows))
 
 
