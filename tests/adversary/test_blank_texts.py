@@ -65,7 +65,7 @@ def test_a_text_that_a_tokenizer_raises_on_does_not_show(bench: Bench) -> None:
     check_alike(plain, unknown, bound=largest_move(world.job))
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("error", [PanicError, ValueError, RecursionError])
 def test_a_text_that_a_tokenizer_panics_on_does_not_show(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
@@ -142,7 +142,7 @@ def language(bench: Bench) -> tuple[Path, World]:
     return folder, World(job)
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("example", ["one word", "empty", "long", "undecodable"])
 def test_a_text_too_short_to_predict_does_not_show(
     bench: Bench, language: tuple[Path, World], example: str

@@ -145,6 +145,7 @@ def test_a_config_that_says_more_than_the_table_has_is_not_believed(tmp_path: Pa
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 8, 33, 64])
+@pytest.mark.exhaustive(but=2)
 def test_the_probe_is_as_long_as_any_text(max_length: int) -> None:
     case = models.CASES["gpt2-c_attn"]
     adapted = case.adapted(data={"source": "none", "max_length": max_length})

@@ -125,6 +125,7 @@ def test_a_round_that_is_asked_again_begins_with_the_norm_that_it_began_with(
 
 
 @pytest.mark.parametrize("kind", ["none", "masks"])
+@pytest.mark.exhaustive(but=1)
 def test_a_run_moves_the_norms_and_passes_its_audit(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
     job = tiny.job(tiny_folder, privacy=MOVES, aggregation={"kind": kind}, training={"rounds": 2})
     run = simulate(job, runs=tmp_path)

@@ -81,6 +81,7 @@ class Lie:
 
 
 @pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.exhaustive(but=1)
 def test_others_on_a_grid_too_coarse_for_their_updates(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: bool
 ) -> None:
@@ -112,6 +113,7 @@ def test_others_on_a_grid_too_coarse_for_their_updates(
 
 
 @pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.exhaustive(but=1)
 def test_others_that_are_asked_for_metrics(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: bool
 ) -> None:

@@ -94,6 +94,7 @@ def test_mistakes_end_with_one_message_and_two(
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "none"])
+@pytest.mark.exhaustive(but=2)
 def test_nothing_is_cut_off(tiny_folder: Path, width: int, mechanism: str) -> None:
     job = tiny.job(tiny_folder, privacy={"mechanism": mechanism, "epsilon": 0.5})
     text = shown(forecast(job), width)

@@ -22,7 +22,7 @@ from protocol.messages.confide_pb2 import Join, Request
 from tests.deploy.users import AGENT, RELAY, SOCKET_GROUP
 from tests.deploy.wall import STRANGER, Wall, obstacle, walled
 
-pytestmark = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
+pytestmark = [pytest.mark.process, pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))]
 
 DENIED = {"EACCES", "EPERM"}
 

@@ -34,6 +34,7 @@ def before(run: Run) -> float:
     return float(RunFolder.open(run.folder).facts["loss_before"])
 
 
+@pytest.mark.statistics
 def test_answers_are_learned(instructed: Run) -> None:
     assert instructed.rounds[-1].loss < 0.9 * before(instructed)
     assert instructed.measures["perplexity"] == pytest.approx(math.exp(instructed.rounds[-1].loss))
@@ -74,6 +75,7 @@ def test_no_answers_are_asked_for(folder: Path, tmp_path: Path) -> None:
     assert "What the model says" not in run.report.read_text()
 
 
+@pytest.mark.statistics
 def test_preferences_are_learned(folder: Path, tmp_path: Path) -> None:
     job = tiny_chat.job(folder, "preferences", **FREE, training={"rounds": 3})
     run = simulate(job, runs=tmp_path)

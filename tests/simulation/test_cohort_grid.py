@@ -40,6 +40,7 @@ def runs(
 
 
 @pytest.mark.parametrize("kind", ["none", "masks"])
+@pytest.mark.exhaustive(but=1)
 def test_a_run_has_the_adapter_that_it_has_when_sites_train_apart(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

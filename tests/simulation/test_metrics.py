@@ -213,6 +213,7 @@ def with_receipt_of_training(evaluated: pb.Evaluated) -> None:
         (with_receipt_of_training, "site-2 sent a receipt for something else than the metrics of round 1"),
     ],
 )
+@pytest.mark.exhaustive(but=1)
 def test_an_answer_that_cannot_be_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Changes, reason: str
 ) -> None:

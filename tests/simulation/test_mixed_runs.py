@@ -93,6 +93,7 @@ def test_each_site_is_charged_for_its_largest_rate(folder: Path, tmp_path: Path)
     assert RunFolder.open(run.folder).manifest.job.data.mix == job.data.mix
 
 
+@pytest.mark.statistics
 def test_what_trains_draws_each_source_by_its_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[MixedPlan, np.ndarray]] = []
     draw = MixedPlan.draw

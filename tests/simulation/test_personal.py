@@ -73,6 +73,7 @@ def test_sites_tell_of_both_adapters_and_keep_their_own(
     assert {one.site: one.epsilon for one in audit.sites} == planned
 
 
+@pytest.mark.statistics
 def test_they_are_charged_before_they_are_taken_and_have_the_runs_noise(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

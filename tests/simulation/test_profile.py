@@ -42,6 +42,7 @@ def check(run: Run, *, rounds: int = 2) -> None:
 
 
 @pytest.mark.parametrize("rows", [None, 6], ids=["apart", "together"])
+@pytest.mark.exhaustive(but=1)
 def test_a_profile_has_the_parts_of_each_round(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int | None
 ) -> None:

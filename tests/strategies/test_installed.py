@@ -88,6 +88,7 @@ def adapter(run: Run, number: int, layout: AdapterLayout) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["none", "masks"])
+@pytest.mark.exhaustive(but=1)
 def test_a_stopped_run_remembers(
     tiny_folder: Path,
     tmp_path: Path,

@@ -118,6 +118,7 @@ def test_all_of_it_is_trained_from_one_start_that_follows_from_the_seed(task: st
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.exhaustive(but=2)
 def test_it_runs_under_masks_and_stock_torch_and_peft_load_what_is_exported(
     task: str, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_an_examples_gradient_is_its_own(task: str, pooling: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("task", KEYS)
+@pytest.mark.exhaustive(but=1)
 def test_it_runs_under_masks_and_stock_libraries_load_what_is_exported(task: str, tmp_path: Path) -> None:
     job = make_job(task, tmp_path, metrics={"epsilon": 1.0})
     run = simulate(job, runs=tmp_path / "runs")

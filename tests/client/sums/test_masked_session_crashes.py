@@ -111,6 +111,7 @@ def crashed(
 @pytest.mark.parametrize(
     ("confirm", "when"), [(confirm, when) for confirm, writes in CONFIRM.items() for when in writes]
 )
+@pytest.mark.exhaustive(but=16)
 def test_a_crash_at_any_write_uncovers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confirm: bool, when: int, fate: str
 ) -> None:

@@ -47,6 +47,7 @@ TRIALS = [
 
 
 @pytest.mark.parametrize(("case", "variant", "kind"), TRIALS)
+@pytest.mark.exhaustive(but=3)
 def test_an_examples_gradient_is_its_own_and_the_unit_check_passes(
     case: str, variant: str, kind: type[StackedGradients | HookedGradients]
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_first_step_of_a_round_is_not_pulled() -> None:
 
 @pytest.mark.parametrize("changes", [{"proximal": 0.8}, {}])
 @pytest.mark.parametrize("with_drift", [False, True])
+@pytest.mark.exhaustive(but=1)
 def test_sites_together_are_corrected_as_each_is_alone(changes: dict[str, float], with_drift: bool) -> None:
     trainer, training = Trainer(StackedGradients(CASE.adapted())), TRAINING.model_copy(update=changes)
     size = trainer.adapted.layout.update_size

@@ -287,6 +287,7 @@ def test_metrics_leave_the_training_its_budget(world: World, site: Site, tmp_pat
 
 
 @pytest.mark.parametrize("epsilon", [1e-4, 0.01, 0.49, 3.0, 100.0])
+@pytest.mark.exhaustive(but=1)
 def test_any_epsilon_fits_beside_the_training(tiny_folder: Path, tmp_path: Path, epsilon: float) -> None:
     """The tiny job's δ is large, and metrics that spent a δ would leave the budget's half of it."""
     world = World(tiny.job(tiny_folder, metrics={"epsilon": epsilon}))

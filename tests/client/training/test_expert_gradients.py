@@ -75,6 +75,7 @@ def test_equal_autograds_of_a_batch_of_one(case: Case) -> None:
 
 @CASES
 @pytest.mark.parametrize("strategy", ["lora", "ffa", "rolora"])
+@pytest.mark.exhaustive(but=2)
 def test_the_unit_check_passes_and_no_hooks_are_needed(case: Case, strategy: str) -> None:
     adapted = case.adapted(strategy={"name": strategy})
     method = choose_gradients(adapted)

@@ -49,6 +49,7 @@ def furthest(found: Gradients, adapted: AdaptedModel, examples: Examples) -> flo
 
 @pytest.mark.parametrize("kind", [StackedGradients, HookedGradients, OneByOne])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.exhaustive(but=6)
 def test_equal_those_of_a_batch_of_one(case: Case, kind: Method) -> None:
     adapted, reference = case.adapted(), case.adapted()
     adapter = random_adapter(adapted)

@@ -166,6 +166,7 @@ def test_kept_activations_do_not_depend_on_who_else_was_drawn() -> None:
 @pytest.mark.parametrize("name", ["bert-qv-head", "bert-qv-mean", "llama-qv", "gpt2-c_attn"])
 @pytest.mark.parametrize("width", [8, 16])
 @KINDS
+@pytest.mark.exhaustive(but=6)
 def test_passes_models_on_this_machine(name: str, bfloat16: bool, width: int, kind: Kind) -> None:
     method = kind(CASES[name].adapted(bfloat16=bfloat16))
     found = heights_apart(method, size=width, heights=(4, 5, 8), activations=None)

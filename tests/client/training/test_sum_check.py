@@ -151,6 +151,7 @@ CLIPPERS = {
 
 @pytest.mark.parametrize("case", [BERT, LLAMA], ids=["bert", "llama"])
 @pytest.mark.parametrize("clipped", CLIPPERS)
+@pytest.mark.exhaustive(but=8)
 def test_refuses_examples_clipped(
     clipped: Callable[..., ClippedSum], case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

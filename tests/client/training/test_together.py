@@ -60,6 +60,7 @@ def alone(trainer: Trainer, share: Share) -> np.ndarray:
 
 @pytest.mark.parametrize("multiplier", [0.0, 0.5])
 @pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.exhaustive(but=1)
 def test_each_site_has_the_update_that_it_has_alone(multiplier: float, kept: bool) -> None:
     adapted = CASE.adapted(layers=3, adapter={"layers_to_transform": [2]}) if kept else CASE.adapted()
     trainer = Trainer(StackedGradients(adapted))

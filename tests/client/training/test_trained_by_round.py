@@ -60,6 +60,7 @@ def moved(adapted: AdaptedModel) -> set[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", TRAINED)
+@pytest.mark.exhaustive(but=3)
 def test_a_round_moves_and_sends_what_it_trains(kind: type[PerExampleGradients], number: int) -> None:
     trainer = Trainer(kind(CASE.adapted(**ROLORA)))  # type: ignore[call-arg]
     adapted = trainer.adapted
@@ -74,6 +75,7 @@ def test_a_round_moves_and_sends_what_it_trains(kind: type[PerExampleGradients],
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.exhaustive(but=1)
 def test_no_round_leaves_anything_to_the_next(kind: type[PerExampleGradients]) -> None:
     """A site that was started anew between them sends the same."""
     one, anew = (Trainer(kind(CASE.adapted(**ROLORA))) for _ in range(2))  # type: ignore[call-arg]

@@ -157,6 +157,7 @@ def test_a_model_left_in_eval_mode_still_trains() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "none"])
+@pytest.mark.exhaustive(but=1)
 def test_mechanisms_and_optimizers_train_in_bfloat16(mechanism: str, optimizer: str) -> None:
     trainer = Trainer(HookedGradients(BERT.adapted(bfloat16=True)))
     multiplier = 0.0 if mechanism == "none" else 1.0
@@ -236,6 +237,7 @@ def test_the_denominator_is_the_expected_batch_size() -> None:
 # The learning rate.
 
 
+@pytest.mark.exhaustive
 def test_linear_decay_falls_to_zero_over_the_run() -> None:
     constant = train(llama_trainer(), plan=PLAIN)
     shares = [train(llama_trainer(), plan=PLAIN, round_number=n, decay="linear") for n in (1, 2, 3, 4)]
@@ -259,6 +261,7 @@ def test_decay_counts_local_steps() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.exhaustive(but=1)
 def test_keyed_entropy_repeats_bit_for_bit(dropout: float) -> None:
     job = {"adapter": {"dropout": dropout}, "privacy": {"mechanism": "none"}}
     first = train(llama_trainer(**job), local_steps=2)

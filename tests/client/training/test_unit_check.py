@@ -31,6 +31,7 @@ def check(adapted: AdaptedModel, case: Case = LLAMA) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.exhaustive(but=2)
 def test_passes_models_that_keep_examples_apart(case: Case) -> None:
     method = HookedGradients(case.adapted())
 
@@ -40,6 +41,7 @@ def test_passes_models_that_keep_examples_apart(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("strategy", ["ffa", "fedsvd"])
+@pytest.mark.exhaustive(but=3)
 def test_passes_them_with_half_of_each_pair_frozen_in_the_upper_layer(case: Case, strategy: str) -> None:
     adapted = case.adapted(adapter={"layers_to_transform": [1]}, strategy={"name": strategy})
 

@@ -86,6 +86,7 @@ def test_the_least_noise_there_is_and_none_that_is_enough() -> None:
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize("near", [2.0**-8, 0.3, 1.0, 7.0, 1e4])
+@pytest.mark.exhaustive(but=3)
 def test_a_guess_changes_no_plan(mechanism: str, near: float) -> None:
     how: dict[str, Any] = {
         "mechanism": mechanism,

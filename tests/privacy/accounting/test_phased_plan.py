@@ -82,6 +82,7 @@ def test_a_step_has_the_noise_of_its_place_in_the_count(
 
 
 @pytest.mark.parametrize("steps", [1, 10, 11, 30])
+@pytest.mark.exhaustive(but=1)
 def test_epsilon_is_that_of_dp_accountings_composition(steps: int) -> None:
     accountant = PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE)
     for mechanism, rate, count in parts(PLAN, steps):

@@ -124,6 +124,7 @@ def test_a_flipped_bit_in_a_closed_database_is_named_or_changes_nothing(tmp_path
     assert found["named"] >= len(meaning(tmp_path, "ledger.db"))
 
 
+@pytest.mark.exhaustive
 def test_a_flipped_bit_in_what_a_kill_leaves_is_named_or_changes_nothing(tmp_path: Path) -> None:
     """Database and log as they are while a process holds them, with entries in each."""
     small_ledger(tmp_path / "home").close()

@@ -132,6 +132,7 @@ def passes(sample: list[int], scale: float) -> bool:
 
 
 @pytest.mark.parametrize("scale", ["1", "3/2", "2/3", "20", "123/10"])
+@pytest.mark.statistics(but=2)
 def test_draws_have_the_scale_and_no_other(scale: str) -> None:
     exact, source = Fraction(scale), keyed_source(0, "laplace", scale)
     sample = [draw_integer_laplace(scale=exact, source=source) for _ in range(SIZE)]

@@ -54,6 +54,7 @@ def test_the_tails_are_the_hypergeometric_ones(size: int, dropping: float) -> No
 
 
 @pytest.mark.parametrize(("size", "dropping"), [(110, 11), (200, 10), (500, 125)])
+@pytest.mark.exhaustive(but=1)
 def test_hardly_fewer_would_do(size: int, dropping: int) -> None:
     found = find_committee(size, dropping=dropping, colluding=size // 10, privacy_bits=104, sum_bits=20)
     assert found is not None

@@ -93,7 +93,7 @@ def killed_at(step: Step, out: Path, number: int, *, skip_hidden: bool) -> bool:
     return code == 9
 
 
-@pytest.mark.process(but=1)
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("begin", "step", "sites", "least"),
     [

@@ -192,6 +192,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     ],
 )
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.exhaustive(but=16)
 def test_nothing_but_a_call_of_the_fleet_api_reaches_the_superlink(
     site: Site, target: str, version: str
 ) -> None:
@@ -344,6 +345,7 @@ def test_what_is_no_request_or_too_long_is_turned_away(site: Site, raw: bytes) -
     ],
     ids=["silent", "request line", "headers", "body"],
 )
+@pytest.mark.exhaustive(but=1)
 def test_whoever_is_too_slow_is_cut_off(site: Site, begun: bytes) -> None:
     assert site.send(begun)[0] in (0, 408)
     assert site.reached == []

@@ -180,7 +180,7 @@ def test_a_job_whose_numbers_are_not_trained_everywhere_is_refused(
         audit_empirically(tiny.job(tiny_folder, **changes))
 
 
-@pytest.mark.exhaustive(but=2)
+@pytest.mark.exhaustive(but=1)
 @pytest.mark.parametrize(
     ("changes", "adds_up"),
     [
@@ -207,6 +207,7 @@ def test_a_job_without_a_claim_for_examples_is_refused(tiny_folder: Path, privac
         audit_empirically(job)
 
 
+@pytest.mark.statistics
 def test_bounds_are_for_the_steps_that_the_claim_is_for(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

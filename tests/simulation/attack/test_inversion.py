@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_words(tmp_path_factory.mktemp("words"))
 
 
+@pytest.mark.statistics
 def test_a_heads_gradient_gives_a_text_away_and_noise_takes_it_back(folder: Path) -> None:
     found = attack_inversion(encoder_job(folder), texts=3, seed=1)
     assert found.method == "pooled"

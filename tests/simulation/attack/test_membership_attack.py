@@ -39,6 +39,7 @@ def attacked(folder: Path, *, shadows: int = 4, **changes: Any) -> MembershipAtt
     return attack_membership(encoder_job(folder, **changes), shadows=shadows, seed=1)
 
 
+@pytest.mark.statistics
 def test_without_noise_who_is_in_is_told_and_proved(folder: Path) -> None:
     found = attacked(folder, **OPEN)
     assert [one.name for one in found.attacks] == ["loss", "reference", "lira", "gradient"]

@@ -30,6 +30,7 @@ def found(tiny_folder: Path) -> Forecast:
     return forecast(tiny.job(tiny_folder, **FFA, privacy={"noise_correlation": "auto"}))
 
 
+@pytest.mark.statistics
 def test_the_run_has_as_much_less_noise_as_each_site(tiny_folder: Path, found: Forecast) -> None:
     plain = setup_of(tiny_folder).noise_level()
     (ratio,) = {site.noise_ratio for site in found.sites}

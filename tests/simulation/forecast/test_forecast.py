@@ -207,6 +207,7 @@ def wasteful(tiny_folder: Path) -> Job:
     )
 
 
+@pytest.mark.exhaustive
 def test_suggestions_do_what_they_say(tiny_folder: Path, tmp_path: Path) -> None:
     """Each change that ``--set`` can make is made, and the job planned anew: the noise is as foretold.
 
@@ -322,6 +323,7 @@ def ticks() -> Iterator[float]:
         now += 1.0
 
 
+@pytest.mark.statistics
 def test_time_grows_with_the_work(tiny_folder: Path) -> None:
     """By a clock that ticks once a look, a batch and an example cost the same in every job."""
 

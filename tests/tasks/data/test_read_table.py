@@ -101,6 +101,7 @@ def test_any_bytes_are_read_or_refused(suffix: str, content: bytes, tmp_path: Pa
         ("a.csv", delimited().encode()),
     ],
 )
+@pytest.mark.exhaustive(but=2)
 def test_damage_anywhere_ends_in_a_sentence_or_in_text(name: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / name
     for place in range(0, len(content), max(1, len(content) // 60)):

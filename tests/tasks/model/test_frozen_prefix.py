@@ -117,6 +117,7 @@ def test_the_losses_are_the_same(case: Case) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.exhaustive(but=3)
 def test_the_update_is_the_same(case: Case, dropout: float) -> None:
     job = {"adapter": {"layers_to_transform": [2], "dropout": dropout}, "privacy": {"mechanism": "none"}}
     examples = case.examples(LENGTHS)

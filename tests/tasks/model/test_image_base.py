@@ -84,6 +84,7 @@ def load(job: Job) -> BaseModel:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.exhaustive(but=2)
 def test_an_images_gradient_is_its_own(family: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, family)
     method = choose_gradients(AdaptedModel(load(job), job=job, device=CPU))

@@ -97,7 +97,7 @@ def test_gradients_are_those_of_a_batch_of_one_without_it(build: Any) -> None:
         size = torch.stack([gradient.norm() for gradient in single.values() if gradient is not None]).norm()
         for name, gradient in single.items():
             assert gradient is not None
-            # Llama's norms and turns compute in float32, whose last bits depend on a batch's height and on the processor.
+            # Llama's norms compute in float32, whose last bits depend on a batch and on the processor.
             assert (found[name][row] - gradient).norm() <= 1e-5 * size, name
 
 

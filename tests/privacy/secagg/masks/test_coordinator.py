@@ -51,6 +51,7 @@ def every_size() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("count", "threshold"), every_size())
+@pytest.mark.exhaustive(but=4)
 def test_sums_are_exact_whoever_drops_out_when(count: int, threshold: int) -> None:
     """Every choice of who deals, who of these masks, who of these reveals; in each ring in turn."""
     rules = make_rules(count, threshold=threshold)
@@ -110,6 +111,7 @@ def test_whoever_survives_reveals_once_enough_have_confirmed(count: int, thresho
 
 
 @pytest.mark.parametrize(("count", "bits"), [(13, 16), (20, 20), (31, 32), (50, 64)])
+@pytest.mark.exhaustive(but=1)
 def test_sums_of_many_are_exact(count: int, bits: int) -> None:
     """Many drop out, at random over the stages; two exchanges of one run, 1,001 words."""
     chance, ring, rules = random.Random(count), Ring(bits), make_rules(count)  # noqa: S311

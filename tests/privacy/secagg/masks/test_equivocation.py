@@ -207,6 +207,7 @@ BELOW = [(*each, confirm) for each in SMALL for confirm in (True, False)] + [(5,
 
 
 @pytest.mark.parametrize(("count", "threshold", "colluding", "confirm"), BELOW)
+@pytest.mark.exhaustive(but=4)
 def test_below_the_bound_no_story_opens_an_update(
     count: int, threshold: int, colluding: int, confirm: bool
 ) -> None:
