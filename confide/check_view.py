@@ -18,6 +18,7 @@ def print_data_checks_json(checks: Sequence[DataCheck]) -> None:
     """One JSON object and nothing else; rows count from 1, as in a file without its header."""
     tables = [asdict(check) for check in checks]
     for table in tables:
+        table["near"] = [row + 1 for row in table["near"]]
         for part in (table, *table["models"]):
             part["blank"] = {why: [row + 1 for row in rows] for why, rows in part["blank"].items()}
     print_json({"data": tables})
@@ -33,6 +34,8 @@ def print_data_checks(checks: Sequence[DataCheck]) -> None:
             console.print(f"  labels: {counts}")
         if check.repeated:
             console.print(f"  {_rows(check.repeated)} as an earlier one: each is an example of its own")
+        if check.near:
+            console.print(f"  {_some(check.near)}: nearly an earlier one, and an example of its own")
         _print_blank(check.blank, indent="  ")
         for oddity in check.oddities:
             console.print(f"  [yellow]note[/yellow]: {shown(oddity)}")
@@ -54,9 +57,14 @@ def _print_model(model: ModelCheck) -> None:
 def _print_blank(blank: Mapping[str, tuple[int, ...]], *, indent: str) -> None:
     console = plain_console()
     for why, rows in blank.items():
-        first = ", ".join(str(row + 1) for row in rows[:_FIRST])
-        more = ", …" if len(rows) > _FIRST else ""
-        console.print(f"{indent}[yellow]blank[/yellow]: {_rows(len(rows))} ({first}{more}): {why}")
+        console.print(f"{indent}[yellow]blank[/yellow]: {_some(rows)}: {why}")
+
+
+def _some(rows: Sequence[int]) -> str:
+    """How many rows, and which the first are, from 1."""
+    first = ", ".join(str(row + 1) for row in rows[:_FIRST])
+    more = ", …" if len(rows) > _FIRST else ""
+    return f"{_rows(len(rows))} ({first}{more})"
 
 
 def _rows(count: int) -> str:

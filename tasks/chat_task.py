@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from protocol.job.data_section import SourceKeys
-from tasks.data.chat import NO_MESSAGES
+from tasks.data.chat import NO_MESSAGES, said_in
 from tasks.data.rows import Rows, present
 from tasks.language import LanguageTask
 from tasks.text import LengthKeys
@@ -38,6 +38,10 @@ class ChatTask(LanguageTask):
         """A model of transformers' as Confide knows it."""
         base = super().wrap(loaded, section=section, peft_type=peft_type)
         return replace(base, reader=replace(base.reader, max_answer=section.max_answer))
+
+    def judged(self, content: Any) -> str:
+        """All that is said in a row's conversations, line by line."""
+        return "\n".join(said_in(content))
 
     def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The language model. Raises ModelError for one whose tokenizer has no chat template."""

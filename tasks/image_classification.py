@@ -8,12 +8,13 @@ from pydantic import Field
 
 from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN
-from tasks.data.image_files import SUFFIXES, ImageShape, find_image
+from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
+from tasks.data.image_gate import ImageGate
 from tasks.data.rows import Rows
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask, read_labelled_files
 from tasks.labelled_keys import DeclaredLabels
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
-from tasks.task import Units
+from tasks.task import TaskKeys, Units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,7 @@ class ImageClassification(LabelledFilesTask):
     units = Units(example="image", size="images")
     Section: type[ImageSection] = ImageSection
     Columns: type[LabelledFileKeys] = ImageColumns
+    Gate: type[TaskKeys] = ImageGate
 
     def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
         """Each image by its pixels, in order of the files' names or of the table's rows, and its label.
@@ -61,6 +63,10 @@ class ImageClassification(LabelledFilesTask):
         One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
         """
         return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
+
+    def judged(self, content: ImageFile) -> Path:
+        """The file that the image is in."""
+        return content.path
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return any_pixels(random, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,7 +13,7 @@ from protocol.entry_registry import Registry
 from protocol.job.adapter_section import no_adapter
 from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
-from tasks.task import Task, TaskKeys
+from tasks.task import Gate, GatedTask, Task, TaskKeys
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](
@@ -113,6 +114,25 @@ def columns_of(task: str, keys: Mapping[str, object], *, under: str) -> TaskKeys
     except ValidationError as error:
         told = explain(error, shown_by="that `confide tasks` lists", model=model, under=under)
         raise JobError(told) from None
+
+
+def gate_of(task: str, keys: Mapping[str, object], *, under: str) -> Gate | None:
+    """A custodian's rules on what is let into training, checked; None without any.
+
+    Raises JobError with one line per wrong key, and for a task whose rows nobody can have rules on.
+    """
+    if not keys:
+        return None
+    found = find_task(task)
+    if not isinstance(found, GatedTask):
+        raise JobError(f'{under}: expected no gate with task="{task}", whose rows no rule is known for')
+    try:
+        gate: Any = found.Gate.model_validate(keys)
+    except ValidationError as error:
+        told = explain(error, shown_by="that docs/data.md lists", model=found.Gate, under=under)
+        raise JobError(told) from None
+    rules: Gate = gate
+    return rules
 
 
 def checked_job(job: Job) -> Job:

@@ -10,13 +10,14 @@ from pydantic import Field, model_validator
 
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import MOST_LABELS, Label, Word
+from tasks.data.cells_gate import CellsGate
 from tasks.data.feature_columns import Cells, FeatureColumns, is_nothing
 from tasks.data.rows import Rows, present
 from tasks.label_outcome import AUC, BALANCED_ACCURACY, BRIER, CALIBRATION, MACRO_F1
 from tasks.labelled_keys import DeclaredLabels, LabelledKeys
 from tasks.measures import ACCURACY, LOSS
 from tasks.network_task import NetworkTask, Range, check_ranges
-from tasks.task import Units
+from tasks.task import TaskKeys, Units
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
@@ -85,6 +86,11 @@ class Tabular(NetworkTask):
     measures = (AUC, ACCURACY, BALANCED_ACCURACY, MACRO_F1, BRIER, CALIBRATION, LOSS)
     Section: type[TabularKeys] = TabularKeys
     Columns: type[TabularKeys] = TabularColumns
+    Gate: type[TaskKeys] = CellsGate
+
+    def judged(self, content: Cells) -> Cells:
+        """A row's cells."""
+        return content
 
     def read(self, data: SourceKeys, columns: TabularKeys) -> Rows:
         """What each row holds of the declared columns, and its label; None where a row holds nothing.

@@ -170,6 +170,27 @@ class AnsweringTask(Protocol):
         """What the model with its adapter says, example by example."""
 
 
+class Gate(Protocol):
+    """A custodian's rules on what is let into training, as ``[data.ALIAS.gate]`` of ``site.toml`` has them.
+
+    Each row is judged by itself, and one that stays out is a blank example: whose row it is and how many
+    there are shows nowhere but at the site, and a row that comes or goes decides about no other.
+    """
+
+    def fault(self, content: Any) -> str | None:
+        """Why a row stays out, in a few words that do not quote it; None if it passes."""
+
+
+@runtime_checkable
+class GatedTask(Protocol):
+    """A task whose rows a custodian may have rules on: ``Gate`` has their keys, and is one as above."""
+
+    Gate: type[TaskKeys]
+
+    def judged(self, content: Any) -> Any:
+        """What the gate looks at of a row's content."""
+
+
 @runtime_checkable
 class HubTask(Protocol):
     """A task that the Hub has a name for: ``pipeline``, as "text-classification"."""

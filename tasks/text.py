@@ -13,6 +13,7 @@ from privacy.errors import ModelError
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import Word
 from tasks.data.rows import Rows, present
+from tasks.data.text_gate import TextGate
 from tasks.labelled_keys import LabelledKeys
 from tasks.task import Encoded, TaskKeys, Units
 
@@ -77,7 +78,13 @@ class TextTask:
     pretrained, drawn = True, False
     Section: type[LengthKeys] = TextSection
     Columns: type[TaskKeys] = TextColumns
+    Gate: type[TaskKeys] = TextGate
     least_tokens = 1
+
+    def judged(self, content: Any) -> str:
+        """The text that a gate looks at."""
+        text: str = content
+        return text
 
     def read(self, data: SourceKeys, columns: Any) -> Rows:
         """Texts, None where there is none, and labels if there is a column of them."""

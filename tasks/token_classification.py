@@ -70,6 +70,10 @@ class TokenClassification(TextTask):
                 faults.setdefault(row, "a label for each word, and no more, is not there")
         return Rows(contents=documents, labels=tuple(told), faults=faults)
 
+    def judged(self, content: Any) -> str:
+        """The words as a text."""
+        return " ".join(content)
+
     def digest(self, content: Any) -> bytes:
         """SHA-256 of the words as a text, 32 bytes: the same text of another task is the same example."""
         return super().digest(" ".join(content or ()))

@@ -12,8 +12,11 @@ from client.custody.data_set import DataSet, read_data_set
 from client.custody.model_sources import check_models
 from client.custody.site_file import HUB, SiteFile
 from privacy.errors import ModelError
+from tasks.data.near_duplicates import near_duplicates
 from tasks.data.oddities import find_oddities
 from tasks.data.rows import NO_CONTENT
+from tasks.data.text_gate import TextGate
+from tasks.task import GatedTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class ModelCheck:
 class DataCheck:
     """One data set as its custodian may see it: nothing of this is told to anybody else.
 
+    ``near`` has the texts, by row from 0, that are nearly an earlier one. None of them is kept out: whether
+    one is would depend on another row, and then a person's example would decide about two.
     ``oddities`` are sentences about it.
     """
 
@@ -44,6 +49,7 @@ class DataCheck:
     labels: Mapping[str, int]
     blank: Mapping[str, tuple[int, ...]]
     repeated: int
+    near: tuple[int, ...]
     oddities: tuple[str, ...]
     models: tuple[ModelCheck, ...]
 
@@ -70,9 +76,18 @@ def _check(data: DataSet, models: Mapping[str, str]) -> DataCheck:
         labels={label: data.counts[label] for label in data.labels},
         blank=data.blank,
         repeated=sum(known.values()) - len(known),
+        near=near_duplicates(_texts(data)),
         oddities=find_oddities(data.rows, labels=data.labels),
         models=tuple(_try(data, name, place) for name, place in models.items()),
     )
+
+
+def _texts(data: DataSet) -> list[str | None]:
+    """What rows say, for a task on texts; nothing for others."""
+    task, contents = data.task, data.rows.contents
+    if not isinstance(task, GatedTask) or task.Gate is not TextGate:
+        return []
+    return [None if content is None else task.judged(content) for content in contents]
 
 
 def _try(data: DataSet, name: str, place: str) -> ModelCheck:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -13,8 +13,8 @@ from privacy.errors import JobError, PolicyFileError
 from protocol.job.data_section import SourceKeys
 from protocol.messages.site_name import SiteName
 from protocol.plain_text import Place, Word
-from tasks.registry import DEFAULT_TASK, columns_of
-from tasks.task import TaskKeys
+from tasks.registry import DEFAULT_TASK, columns_of, gate_of
+from tasks.task import Gate, TaskKeys
 
 PACKAGE, HUB = "package:", "hub:"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -87,12 +87,18 @@ class LimitsSection(Section):
 class DataSource(SourceKeys):
     """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
 
-    It serves every task that reads such rows, not only ``task``.
+    It serves every task that reads such rows, not only ``task``. ``gate`` has rules on rows.
     """
 
     model_config = ConfigDict(extra="allow")
 
     task: Word = DEFAULT_TASK
+    gate: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def rules(self) -> Gate | None:
+        """What a row must be to be let into training. Raises JobError for wrong keys."""
+        return gate_of(self.task, self.gate, under="gate")
 
     @property
     def columns(self) -> TaskKeys:
@@ -155,6 +161,7 @@ def _check_columns(found: SiteFile) -> None:
     for alias, data in found.data.items():
         try:
             columns_of(data.task, data.model_extra or {}, under=f"data.{alias}")
+            gate_of(data.task, data.gate, under=f"data.{alias}.gate")
         except JobError as error:
             raise PolicyFileError(str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from tasks.data.rows import present
@@ -38,6 +38,15 @@ def read_conversation(cell: str | None, *, role: str | None = None) -> Conversat
         return ((role, told),) if role is not None else None
     found = [_message(item) for item in listed]
     return tuple(message for message in found if message is not None) if all(found) else None
+
+
+def said_in(parts: Iterable[Conversation]) -> Iterator[str]:
+    """The texts of all messages of conversations, one after another.
+
+    >>> list(said_in(((("user", "Hi"),), (("assistant", "Hello"),))))
+    ['Hi', 'Hello']
+    """
+    return (text for part in parts for _role, text in part)
 
 
 def digest_of(parts: Iterable[Conversation]) -> bytes:
