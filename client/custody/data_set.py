@@ -11,7 +11,9 @@ from client.custody.site_file import DataSource
 from privacy.errors import DataError
 from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
+from tasks.data.row_groups import digest_group, read_groups
 from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined, labels_in, once
+from tasks.group_task import GroupTask, refuses_groups
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
 from tasks.task import Task, TaskKeys
@@ -23,7 +25,9 @@ log = logging.getLogger("confide.agent")
 class DataSet:
     """One data set of a site: its rows, what each is known by, and the task and keys that read them.
 
-    ``parts`` is as in ``Materials``.
+    ``groups`` says whose each row is, None for nobody's; without a column of groups it is None. ``members``
+    are what a ledger knows the data by, whatever a run's unit is: digests of the rows, and of groups, if
+    there are any. ``parts`` is as in ``Materials``.
     """
 
     alias: str
@@ -31,6 +35,8 @@ class DataSet:
     columns: TaskKeys
     rows: Rows
     digests: tuple[bytes, ...]
+    members: tuple[bytes, ...]
+    groups: tuple[str | None, ...] | None = None
     parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -70,6 +76,15 @@ class DataSet:
         """Whether a task reads rows like these."""
         return task.Columns is self.task.Columns
 
+    def in_groups(self, task: GroupTask) -> DataSet:
+        """The same data with a group in each row's place. Raises DataError without a column of groups."""
+        if self.groups is None:
+            raise DataError(
+                f"[data.{self.alias}] of site.toml: group: expected a column for groups, got none"
+            )
+        rows = task.group(self.rows, self.groups)
+        return replace(self, rows=rows, digests=tuple(map(task.digest, rows.contents)), groups=None)
+
     def examples(self, adapted: AdaptedModel, *, labels: tuple[str, ...]) -> Examples:
         """As examples for a model, with ``labels`` if its task has any.
 
@@ -92,6 +107,7 @@ def mixed(sets: Sequence[DataSet]) -> DataSet:
         alias=JOINT.join(one.alias for one in sets),
         rows=joined(once([one.rows for one in sets], [one.digests for one in sets])),
         digests=tuple(digest for one in sets for digest in one.digests),
+        members=tuple(member for one in sets for member in one.members),
         parts=tuple(map(len, sets)),
     )
 
@@ -104,17 +120,38 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
     task, columns = find_task(source.task), source.columns
     try:
         rows = task.read(source, columns)
+        groups = None if source.group is None else _groups_of(task, source, source.group, rows)
     except DataError as error:
         raise DataError(f"[data.{alias}] of site.toml: {error}") from error
+    if groups is not None:
+        rows = replace(rows, remarks=(*rows.remarks, _about_groups(groups)))
+    digests = tuple(task.digest(content) for content in rows.contents)
     found = DataSet(
         alias=alias,
         task=task,
         columns=columns,
         rows=rows,
-        digests=tuple(task.digest(content) for content in rows.contents),
+        digests=digests,
+        members=(*digests, *(digest_group(name) for name in sorted(set(groups or ()) - {None}))),
+        groups=groups,
     )
     _check_usable(found)
     return found
+
+
+def _groups_of(task: Task, source: DataSource, column: str, rows: Rows) -> tuple[str | None, ...]:
+    """Whose each row is. Raises DataError where rows of such data make no groups."""
+    refused = refuses_groups(task, source.columns)
+    if refused is not None:
+        raise DataError(f"group={column!r}: {refused}")
+    return read_groups(source, column, rows)
+
+
+def _about_groups(groups: Sequence[str | None]) -> str:
+    named = [name for name in groups if name is not None]
+    text = f"{len(named)} rows are of {len(set(named))} groups"
+    left = len(groups) - len(named)
+    return f"{text}; {left} are of none, and runs for groups leave them out" if left else text
 
 
 def _check_usable(data: DataSet) -> None:

@@ -87,12 +87,14 @@ class LimitsSection(Section):
 class DataSource(SourceKeys):
     """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
 
-    It serves every task that reads such rows, not only ``task``.
+    It serves every task that reads such rows, not only ``task``. ``group`` is the column that says whose a
+    row is: a run for groups needs it, and the ledger knows the data by groups and rows both.
     """
 
     model_config = ConfigDict(extra="allow")
 
     task: Word = DEFAULT_TASK
+    group: Word | None = None
 
     @property
     def columns(self) -> TaskKeys:
