@@ -98,12 +98,10 @@ class GroupTask:
         from tasks.data.folded_examples import fold
 
         groups: list[Group | None] = list(rows.contents)
-        flat = Rows(
-            contents=tuple(content for group in groups if group for content in group.contents),
-            labels=None
-            if rows.labels is None
-            else tuple(label for group in groups if group for label in group.labels),
-        )
+        # Where no group has a row there is a blank one: a task need not encode nothing.
+        contents = [content for group in groups if group for content in group.contents] or [None]
+        labels_of = [label for group in groups if group for label in group.labels] or [None]
+        flat = Rows(contents=tuple(contents), labels=None if rows.labels is None else tuple(labels_of))
         found = self.of_rows.encode(reader, flat, labels=labels)
         for why, places in found.blank.items():
             log.warning("%d rows of groups cannot be used, and are left out: %s", len(places), why)

@@ -157,12 +157,13 @@ class SiteHost:
         of_groups = task_of(manifest.job)
         if not isinstance(of_groups, GroupTask):
             return data
-        if data.groups is None:
+        grouped = data.in_groups(of_groups)
+        if grouped is None:
             raise ProtocolError(
                 f'{named}: this site names no column of groups for these data, which privacy.unit="group" '
                 "needs"
             )
-        return data.in_groups(of_groups)
+        return grouped
 
     def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that a manifest names, in the place of another, and the data as it reads them."""

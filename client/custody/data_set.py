@@ -76,12 +76,10 @@ class DataSet:
         """Whether a task reads rows like these."""
         return task.Columns is self.task.Columns
 
-    def in_groups(self, task: GroupTask) -> DataSet:
-        """The same data with a group in each row's place. Raises DataError without a column of groups."""
+    def in_groups(self, task: GroupTask) -> DataSet | None:
+        """The same data, group by group; None without a column of groups."""
         if self.groups is None:
-            raise DataError(
-                f"[data.{self.alias}] of site.toml: group: expected a column for groups, got none"
-            )
+            return None
         rows = task.group(self.rows, self.groups)
         return replace(self, rows=rows, digests=tuple(map(task.digest, rows.contents)), groups=None)
 

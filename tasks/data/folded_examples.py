@@ -28,7 +28,7 @@ class FoldedExamples(Examples):
 
     @property
     def rows_an_example(self) -> int:
-        return self.places.shape[1]
+        return int(self.places.shape[1])
 
     @property
     def sizes(self) -> NDArray[np.int64]:

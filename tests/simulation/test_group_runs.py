@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from client.session import plan_training
+from client.training.unit_check import check_privacy_unit
 from privacy.errors import UserError
 from privacy.ledger.entries import Begun
 from privacy.ledger.ledger_audit import audit_ledger
@@ -23,7 +27,7 @@ from simulation.attack.membership_attack import attack_membership
 from simulation.forecast.forecast import forecast
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
-from tasks.registry import checked_job
+from tasks.registry import checked_job, read_job
 from tests import tiny
 from tests.tasks import networks
 
@@ -66,8 +70,41 @@ def test_a_group_stands_at_one_site_or_is_held_out(folder: Path) -> None:
     )
 
 
+def test_the_order_of_a_files_rows_decides_nothing(folder: Path, tmp_path: Path) -> None:
+    with (folder / "people.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    with (tmp_path / "shuffled.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *np.random.default_rng(0).permutation(np.array(rows))])
+    one = World(grouped(folder))
+    other = World(grouped(folder, data={"source": str(tmp_path / "shuffled.csv")}))
+    assert other._table.contents == one._table.contents
+    for name in one.site_names:
+        first, second = one.examples(name), other.examples(name)
+        batches = [each.batch(np.arange(len(each)), size=8) for each in (first, second)]
+        for key, tensor in batches[0].inputs.items():
+            torch.testing.assert_close(batches[1].inputs[key], tensor, rtol=0, atol=0)
+
+
+def test_the_documented_job_reads_as_it_stands(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    (text,) = re.findall(r"## Several rows a person\n```toml\n(.*?)```", page, re.DOTALL)
+    random = np.random.default_rng(0)
+    ages = random.integers(20, 90, 600)
+    rows = [
+        [f"p{n % 300}", age, ("surgery", "medicine")[n % 2], "yes" if age > 60 else "no"]
+        for n, age in enumerate(ages)
+    ]
+    with (tmp_path / "visits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["patient", "age", "ward", "readmitted"], *rows])
+    (tmp_path / "job.toml").write_text(text)
+    settings = [f"data.source={tmp_path / 'visits.csv'}", "training.rounds=1", "training.batch_size=16"]
+    world = World(read_job(tmp_path / "job.toml", settings=settings))
+    assert sum(world.sizes.values()) + len(world.held_out) == 300
+    check_privacy_unit(world.trainer.gradients, world.adapted.probe())
+
+
 def test_sites_share_batches_and_are_charged_for_their_groups(folder: Path, tmp_path: Path) -> None:
-    job = grouped(folder, metrics={"epsilon": 1.0})
+    job = grouped(folder, metrics={"epsilon": 1.0}, aggregation={"kind": "masks"})
     world = World(job)
     run = simulate(job, runs=tmp_path)
     assert run.metrics is not None

@@ -12,6 +12,7 @@ import pytest
 
 from client.agent.site_host import SiteHost
 from client.custody.data_check import check_data
+from client.custody.data_set import read_data_set
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from privacy.errors import DataError
@@ -74,10 +75,9 @@ def ask(resident: SiteHost, coordinator: Coordinator, envelope: bytes) -> Reply:
     return Reply.FromString(resident.answer(opened))
 
 
-def of_groups(manifest: Manifest, folder: Path, *, most: int = 2, **changes: Any) -> Manifest:
-    job = tiny.job(
-        folder, data={"group": "anything", "rows_per_group": most}, privacy={"unit": "group"}, **changes
-    )
+def of_groups(manifest: Manifest, folder: Path, *, most: int = 2, **data: Any) -> Manifest:
+    data = {"group": "anything", "rows_per_group": most} | data
+    job = tiny.job(folder, data=data, privacy={"unit": "group"})
     return replace(manifest, job=job)
 
 
@@ -168,6 +168,21 @@ def test_two_data_sets_of_the_same_people_are_charged_together(
     assert session is not None
     assert session.dataset != number
     assert session.ledger.epsilon(number) == session.ledger.epsilon(session.dataset) > 0
+
+
+def test_who_is_in_two_sources_of_a_mix_is_a_group_of_the_first(
+    make: Host, world: World, coordinator: Coordinator, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write_people(tmp_path / "more.csv", rows=tiny.rows(340)[240:])  # of the same 60, with other rows
+    resident = make()
+    more = resident._file.data["data"].model_copy(update={"source": str(tmp_path / "more.csv")})
+    resident._data["more"] = read_data_set("more", more)
+    mix = [{"alias": "more", "source": "/nowhere.csv", "share": 0.25}]
+    manifest = of_groups(world.manifest("run"), tiny_folder, mix=mix)
+    found = resident.find_data(manifest)
+    assert found.parts == (PEOPLE, PEOPLE)
+    assert [content is None for content in found.rows.contents] == [False] * PEOPLE + [True] * PEOPLE
+    assert len(set(found.members)) == ROWS + 100 + PEOPLE
 
 
 def test_the_custodian_hears_of_rows_that_are_nobodys(make: Host) -> None:
