@@ -97,7 +97,11 @@ def test_the_documented_job_reads_as_it_stands(tmp_path: Path) -> None:
     with (tmp_path / "visits.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["patient", "age", "ward", "readmitted"], *rows])
     (tmp_path / "job.toml").write_text(text)
-    settings = [f"data.source={tmp_path / 'visits.csv'}", "training.rounds=1", "training.physical_batch_size=8"]
+    settings = [
+        f"data.source={tmp_path / 'visits.csv'}",
+        "training.rounds=1",
+        "training.physical_batch_size=8",
+    ]
     world = World(read_job(tmp_path / "job.toml", settings=settings))
     assert sum(world.sizes.values()) + len(world.held_out) == 300
     check_privacy_unit(world.trainer.gradients, world.adapted.probe())
