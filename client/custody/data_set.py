@@ -124,13 +124,14 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
     if groups is not None:
         rows = replace(rows, remarks=(*rows.remarks, _about_groups(groups)))
     digests = tuple(task.digest(content) for content in rows.contents)
+    names = {name for name in groups or () if name is not None}
     found = DataSet(
         alias=alias,
         task=task,
         columns=columns,
         rows=rows,
         digests=digests,
-        members=(*digests, *(digest_group(name) for name in sorted(set(groups or ()) - {None}))),
+        members=(*digests, *map(digest_group, sorted(names))),
         groups=groups,
     )
     _check_usable(found)
