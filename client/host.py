@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class LocalData(Protocol):
-    """Data that a site has: their name there, and bytes[32] an example that it is known by."""
+    """Data that a site has: their name there, and what a ledger knows them by, bytes[32] each."""
 
     @property
     def alias(self) -> str: ...
 
     @property
-    def digests(self) -> Sequence[bytes]: ...
+    def members(self) -> Sequence[bytes]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

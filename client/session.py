@@ -129,6 +129,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
             clipping_norm=job.privacy.bound,
             examples=examples,
             near=near,
+            unit=job.privacy.sampled_unit,
         )
     # Where they differ here, steps have no noise of their own: each phase has its rate (``Work.plan``).
     batch_size = max(training.batch_size for training in phases)
@@ -145,6 +146,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
             expected_batch_size=batch_size,
             examples=examples,
             near=near,
+            unit=job.privacy.sampled_unit,
         )
     return make_sampled_plan(
         mechanism=job.privacy.local_mechanism,
@@ -155,6 +157,7 @@ def plan_training(job: Job, examples: int, *, rounds: int | None = None, near: f
         examples=examples,
         steps=steps,
         near=near,
+        unit=job.privacy.sampled_unit,
     )
 
 
@@ -189,7 +192,8 @@ def plan_metrics(job: Job) -> SampledPlan | None:
     """The plan for a job's metrics, None if it asks for none."""
     if not job.metrics.epsilon:
         return None
-    return make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+    privacy = job.privacy
+    return make_count_plan(epsilon=job.metrics.epsilon, delta=privacy.delta, unit=privacy.sampled_unit)
 
 
 def check_manifest(

@@ -179,7 +179,7 @@ class Site:
                 return held.dataset
             data.append(found := self._host.find_data(manifest))
             if found.alias not in self._registered:
-                self._registered[found.alias] = ledger.register(found.digests)
+                self._registered[found.alias] = ledger.register(found.members)
             return self._registered[found.alias]
 
         dataset = admit(

@@ -34,7 +34,7 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
     """The forecast for people: fits 80 columns."""
     console.print(_title(forecast), highlight=False)
     console.print()
-    console.print(_site_table(forecast.sites))
+    console.print(_site_table(forecast.sites, unit=forecast.job.privacy.sampled_unit))
     for table in _sections(forecast):
         console.print()
         console.print(table)
@@ -61,13 +61,13 @@ def _title(forecast: Forecast) -> str:
     )
 
 
-def _site_table(sites: Sequence[SiteForecast]) -> Table:
+def _site_table(sites: Sequence[SiteForecast], *, unit: str) -> Table:
     from rich.table import Table
 
     laplace = any(site.epsilon["pld"] is not None and site.epsilon["prv"] is None for site in sites)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("site", overflow="ellipsis", no_wrap=True)
-    for heading in ("examples", "rate", "steps", "σ", "noise std", "ε PLD", "ε RDP", "ε PRV"):
+    for heading in (f"{unit}s", "rate", "steps", "σ", "noise std", "ε PLD", "ε RDP", "ε PRV"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = list(_rows(sites))
     # The sites with the fewest examples have the most noise: where not all fit, those are shown.

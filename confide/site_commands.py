@@ -136,7 +136,9 @@ def _described(manifest: Manifest) -> Iterator[str]:
     if not privacy.protects:
         yield "  without noise: nothing would bound what leaves"
     else:
-        whole = " for the site as a whole" if privacy.hides_sites else ""
+        whole = {"site": " for the site as a whole", "group": " for each group of rows"}.get(
+            privacy.unit, ""
+        )
         yield f"  {privacy.mechanism}, epsilon={privacy.epsilon:g} at delta={privacy.delta:g}{whole}"
     if privacy.correlated:
         yield "  correlated noise, whose seed stays in this home until the run's last step"

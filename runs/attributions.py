@@ -122,7 +122,9 @@ def _columns(adapted: AdaptedModel) -> tuple[str, ...]:
 def _has_columns(adapted: AdaptedModel, batch: Batch) -> bool:
     """Whether an example is numbers, [b, f, …], whose reader has a column's name for each of f."""
     values, names = batch.inputs.get("values"), getattr(adapted.base.reader, "columns", ())
-    return values is not None and values.is_floating_point() and values.shape[1:2] == (len(names),)
+    if values is None or batch.rows_an_example > 1:
+        return False
+    return values.is_floating_point() and values.shape[1:2] == (len(names),)
 
 
 def _of_values(adapted: AdaptedModel, batch: Batch) -> _Measured:

@@ -107,7 +107,9 @@ def _about(card: PrivacyCard, job: Job) -> str:
 def _privacy(promise: Guarantee) -> list[str]:
     if promise.epsilon is None:
         return [f"**Nothing is promised**: {promise.caveat}."]
-    whose = "all of one site’s examples" if promise.unit == "site" else "one example of a site"
+    whose = {"site": "all of one site’s examples", "group": "all rows of one group at a site"}.get(
+        promise.unit, "one example of a site"
+    )
     text = (
         f"**ε = {format_epsilon(promise.epsilon)} at δ = {format_delta(promise.delta)}** for each "
         f"{promise.unit}, at the site where it is largest: to make {whose} blank changes the probability "

@@ -157,7 +157,8 @@ def check_receipt(receipt: Receipt, manifest: Manifest) -> None:
 def check_metrics_receipt(receipt: Receipt, manifest: Manifest) -> None:
     """Raises ProtocolError if the metrics' receipt is not of what the manifest asks for."""
     job = manifest.job
-    plan = make_count_plan(epsilon=job.metrics.epsilon, delta=job.privacy.delta)
+    privacy = job.privacy
+    plan = make_count_plan(epsilon=job.metrics.epsilon, delta=privacy.delta, unit=privacy.sampled_unit)
     _check_values(
         ("plan", receipt.plan, plan),
         ("number of steps", (receipt.steps, receipt.taken), (1, 1)),

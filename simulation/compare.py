@@ -28,7 +28,12 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         }
     )
     silent = _with(
-        job, mechanism="none", noise="distributed", unit="example", noise_correlation="none", bands=None
+        job,
+        mechanism="none",
+        noise="distributed",
+        unit=job.privacy.sampled_unit,
+        noise_correlation="none",
+        bands=None,
     )
     variants = {
         WITHOUT_PRIVACY: world.variant(silent),

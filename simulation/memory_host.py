@@ -13,7 +13,7 @@ class MemoryHost:
     """A simulated site's host: its data and its model are there before it is asked."""
 
     alias: str
-    digests: tuple[bytes, ...]
+    members: tuple[bytes, ...]
     materials: Materials
 
     def find_data(self, _manifest: Manifest) -> LocalData:

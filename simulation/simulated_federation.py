@@ -36,6 +36,7 @@ from simulation.smaller_models import SiteModel, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
 from tasks.data.rows import Rows, joined
+from tasks.group_task import ledger_digests
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
@@ -177,11 +178,11 @@ class World:
     ) -> Site:
         seed = self.job.seeds.noise
         trainer = self.own_trainers.get(name) or self._models.of(name, self.job).trainer
-        contents = (self._table.contents[row] for row in self._rows[name])
-        digests = tuple(self.adapted.task.digest(content) for content in contents)
+        task, contents = self.adapted.task, [self._table.contents[row] for row in self._rows[name]]
+        members = ledger_digests(task, contents)
         materials = Materials(
             examples=examples,
-            digests=digests,
+            digests=tuple(map(task.digest, contents)),
             labels=self.labels,
             trainer=trainer,
             activations=activations,
@@ -189,7 +190,7 @@ class World:
         )
         return Site(
             name=name,
-            host=MemoryHost(alias=self.job.data.alias, digests=digests, materials=materials),
+            host=MemoryHost(alias=self.job.data.alias, members=members, materials=materials),
             home=home,
             peers=peers,
             forgetful=forgetful,

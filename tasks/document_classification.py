@@ -43,6 +43,10 @@ class DocumentClassification(SequenceClassification):
     units = Units(example="document", size="tokens a window")
     Section = DocumentSection
 
+    def one_row_an_example(self, columns: Any) -> bool:  # noqa: ARG002
+        """A document is several windows."""
+        return False
+
     def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """As for shorter texts. Raises ModelError for a tokenizer that makes no windows."""
         base = super().load(job, section, labels=labels, device=device)

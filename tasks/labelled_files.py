@@ -55,6 +55,10 @@ class LabelledFilesTask(NetworkTask):
             return 'federation.partition: expected "iid" or a dirichlet without data.path'
         return super().refuses(job, section)
 
+    def one_row_an_example(self, columns: LabelledFileKeys) -> bool:
+        """A file is an example, and has a row where a table names it."""
+        return columns.path is not None
+
     def digest(self, content: Any) -> bytes:
         """SHA-256 of what a file holds, 32 bytes; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()

@@ -14,9 +14,11 @@ from protocol.plain_text import LONGEST_LABEL, MOST_LABELS, is_plain, quoted
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
 from tasks.data.read_table import read_table
+from tasks.data.row_groups import read_groups
 from tasks.data.rows import Rows, joined, labels_in, once, present
+from tasks.group_task import GroupTask
 from tasks.model.adapted_model import AdaptedModel
-from tasks.registry import find_task, section_of
+from tasks.registry import section_of, task_of
 
 
 def read_own_rows(job: Job) -> Rows:
@@ -38,7 +40,7 @@ def read_own_sources(job: Job) -> tuple[Rows, ...]:
             raise DataError(f"data.mix, alias={source.alias!r}: {error}") from error
     if not job.data.mix:
         return tuple(found)
-    digest = find_task(job.task).digest
+    digest = task_of(job).digest
     apart = once(found, [[digest(content) for content in rows.contents] for rows in found])
     return tuple(
         rows.take(place for place, content in enumerate(rows.contents) if content is not None)
@@ -145,7 +147,10 @@ def _check_plain(labels: Sequence[str]) -> None:
 
 
 def _read_whole(job: Job, place: SourceKeys) -> Rows:
-    rows = find_task(job.task).read(place, section_of(job))
+    task = task_of(job)
+    rows = task.read(place, section_of(job))
     check_whole(rows.contents, key="data", faults=rows.faults)
     check_whole(rows.labels or (), key="data.label", faults=rows.faults)
+    if isinstance(task, GroupTask) and job.data.group is not None:
+        return task.group(rows, read_groups(place, job.data.group, rows))
     return rows

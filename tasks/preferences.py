@@ -87,6 +87,10 @@ class Preferences(ChatTask):
         named = {key: getattr(columns, key) for key in PreferenceColumns.model_fields}
         return read_cells(data, named, _content, needed=tuple(named))
 
+    def one_row_an_example(self, columns: Any) -> bool:  # noqa: ARG002
+        """A pair is two rows of the model's."""
+        return False
+
     def digest(self, content: Any) -> bytes:
         """SHA-256, 32 bytes; which answer is preferred does not count, as a label does not."""
         if content is None:

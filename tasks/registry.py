@@ -13,6 +13,7 @@ from protocol.entry_registry import Registry
 from protocol.job.adapter_section import no_adapter
 from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
+from tasks.group_task import GroupTask
 from tasks.task import Gate, GatedTask, Task, TaskKeys
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
@@ -49,9 +50,16 @@ def find_task(name: str) -> Task:
     return _TASKS.find(name)
 
 
+def task_of(job: Job) -> Task:
+    """A job's task, on rows or on groups of them. Raises UnknownNameError."""
+    task = find_task(job.task)
+    most = job.data.rows_per_group
+    return GroupTask(task, most=most) if job.privacy.of_groups and most is not None else task
+
+
 def section_of(job: Job) -> TaskKeys:
     """The keys of a job's task, checked. Raises JobError with one line per wrong key."""
-    task = find_task(job.task)
+    task = task_of(job)
     try:
         section = task.Section.model_validate(job.data.model_extra)
     except ValidationError as error:

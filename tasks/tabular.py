@@ -113,6 +113,10 @@ class Tabular(NetworkTask):
             remarks=features.remarks(cells),
         )
 
+    def one_row_an_example(self, columns: TabularKeys) -> bool:  # noqa: ARG002
+        """A row is an example."""
+        return True
+
     def digest(self, content: Cells | None) -> bytes:
         """SHA-256 of the cells that hold something, 32 bytes: 1 and 1.0 are one, and so are two orders."""
         held = [cell for cell in content or () if cell[1]]

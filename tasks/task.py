@@ -149,6 +149,14 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class RowTask(Protocol):
+    """A task that reads a table row by row, so that rows can be joined to groups."""
+
+    def one_row_an_example(self, columns: Any) -> bool:
+        """Whether each row of the table is one example, in its order, and one row of the model's."""
+
+
+@runtime_checkable
 class ReferenceTask(Protocol):
     """A task that compares what is trained with the base model."""
 

@@ -30,12 +30,13 @@ from protocol.job.manifest import Manifest
 from protocol.job.ranks import job_at
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Opened
+from tasks.group_task import GroupTask
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.model_spec import ModelSpec
-from tasks.registry import find_task, section_of
+from tasks.registry import find_task, section_of, task_of
 
 log = logging.getLogger("confide.agent")
 
@@ -99,7 +100,7 @@ class SiteHost:
         """Open the ledger and verify it whole; begin it if the home is new. Raises LedgerError."""
         ledger = self._home.open_ledger(self._file.site.name, self._home.identity())
         for alias, data in self._data.items():
-            number = ledger.find(data.digests)
+            number = ledger.find(data.members)
             spent = 0.0 if number is None else ledger.epsilon(number)
             self._telemetry.has_spent(alias, spent=spent, budget=ledger.budget.epsilon)
         ledger.close()
@@ -153,7 +154,16 @@ class SiteHost:
         if task.labelled and not data.labels:
             raise ProtocolError(f"{named}: these data have no labels here; task={manifest.job.task!r}")
         check_labels(manifest, data.labels_for(task))
-        return data
+        of_groups = task_of(manifest.job)
+        if not isinstance(of_groups, GroupTask):
+            return data
+        grouped = data.in_groups(of_groups)
+        if grouped is None:
+            raise ProtocolError(
+                f'{named}: this site names no column of groups for these data, which privacy.unit="group" '
+                "needs"
+            )
+        return grouped
 
     def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that a manifest names, in the place of another, and the data as it reads them."""

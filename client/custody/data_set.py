@@ -12,7 +12,9 @@ from client.custody.site_file import DataSource
 from privacy.errors import DataError
 from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
+from tasks.data.row_groups import digest_group, read_groups
 from tasks.data.rows import NO_CONTENT, NO_LABEL, Rows, joined, labels_in, once
+from tasks.group_task import GroupTask, refuses_groups
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
 from tasks.task import Task, TaskKeys
@@ -24,7 +26,9 @@ log = logging.getLogger("confide.agent")
 class DataSet:
     """One data set of a site: its rows, what each is known by, and the task and keys that read them.
 
-    ``parts`` is as in ``Materials``.
+    ``groups`` says whose each row is, None for nobody's; without a column of groups it is None. ``members``
+    are what a ledger knows the data by, whatever a run's unit is: digests of the rows, and of groups, if
+    there are any. ``parts`` is as in ``Materials``.
     """
 
     alias: str
@@ -32,6 +36,8 @@ class DataSet:
     columns: TaskKeys
     rows: Rows
     digests: tuple[bytes, ...]
+    members: tuple[bytes, ...]
+    groups: tuple[str | None, ...] | None = None
     parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -71,6 +77,13 @@ class DataSet:
         """Whether a task reads rows like these."""
         return task.Columns is self.task.Columns
 
+    def in_groups(self, task: GroupTask) -> DataSet | None:
+        """The same data, group by group; None without a column of groups."""
+        if self.groups is None:
+            return None
+        rows = task.group(self.rows, self.groups)
+        return replace(self, rows=rows, digests=tuple(map(task.digest, rows.contents)), groups=None)
+
     def examples(self, adapted: AdaptedModel, *, labels: tuple[str, ...]) -> Examples:
         """As examples for a model, with ``labels`` if its task has any.
 
@@ -93,6 +106,7 @@ def mixed(sets: Sequence[DataSet]) -> DataSet:
         alias=JOINT.join(one.alias for one in sets),
         rows=joined(once([one.rows for one in sets], [one.digests for one in sets])),
         digests=tuple(digest for one in sets for digest in one.digests),
+        members=tuple(member for one in sets for member in one.members),
         parts=tuple(map(len, sets)),
     )
 
@@ -105,18 +119,40 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
     task, columns = find_task(source.task), source.columns
     try:
         rows = task.read(source, columns)
+        groups = None if source.group is None else _groups_of(task, source, source.group, rows)
     except DataError as error:
         raise DataError(f"[data.{alias}] of site.toml: {error}") from error
-    # A row that the gate keeps out stays the example that it is: to the ledger the data set is the same.
+    if groups is not None:
+        rows = replace(rows, remarks=(*rows.remarks, _about_groups(groups)))
+    digests = tuple(task.digest(content) for content in rows.contents)
+    names = {name for name in groups or () if name is not None}
     found = DataSet(
         alias=alias,
         task=task,
         columns=columns,
+        # A row that the gate keeps out stays the example that it is: to the ledger the data set is the same.
         rows=let_in(rows, task=task, rules=source.rules),
-        digests=tuple(task.digest(content) for content in rows.contents),
+        digests=digests,
+        members=(*digests, *map(digest_group, sorted(names))),
+        groups=groups,
     )
     _check_usable(found)
     return found
+
+
+def _groups_of(task: Task, source: DataSource, column: str, rows: Rows) -> tuple[str | None, ...]:
+    """Whose each row is. Raises DataError where rows of such data make no groups."""
+    refused = refuses_groups(task, source.columns)
+    if refused is not None:
+        raise DataError(f"group={column!r}: {refused}")
+    return read_groups(source, column, rows)
+
+
+def _about_groups(groups: Sequence[str | None]) -> str:
+    named = [name for name in groups if name is not None]
+    text = f"{len(named)} rows are of {len(set(named))} groups"
+    left = len(groups) - len(named)
+    return f"{text}; {left} are of none, and runs for groups leave them out" if left else text
 
 
 def _check_usable(data: DataSet) -> None:

@@ -66,7 +66,7 @@ class RulesSection(Section):
 
     mechanisms: list[Literal["gaussian", "laplace", "skellam", "none"]] = ["gaussian", "laplace", "skellam"]
     least_cohort: Annotated[int, Field(ge=1)] = 1
-    units: list[Literal["example", "site"]] | None = None
+    units: list[Literal["example", "group", "site"]] | None = None
     central_noise: Literal["refused", "allowed"] = "refused"
     correlated_noise: Literal["refused", "allowed"] = "refused"
     secure_aggregation: Literal["required", "encrypted", "optional"] = "optional"

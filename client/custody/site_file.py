@@ -87,12 +87,15 @@ class LimitsSection(Section):
 class DataSource(SourceKeys):
     """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
 
-    It serves every task that reads such rows, not only ``task``. ``gate`` has rules on rows.
+    It serves every task that reads such rows, not only ``task``. ``group`` is the column that
+    says whose a row is: a run for groups needs it, and the ledger knows the data by groups and rows both.
+    ``gate`` has rules on rows.
     """
 
     model_config = ConfigDict(extra="allow")
 
     task: Word = DEFAULT_TASK
+    group: Word | None = None
     gate: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privacy.accounting.accountant import falls_steadily
 from privacy.accounting.band_design import design_bands, step_noise, weighted_noise
 from privacy.accounting.base_plan import with_least_noise
-from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
+from privacy.accounting.sampled_plan import SampledPlan, SampledUnit, make_sampled_plan
 from privacy.errors import PlanError
 from privacy.mechanisms.banded_noise import BANDS_MAX, check_coefficients
 from privacy.mechanisms.mechanism import Mechanism
@@ -69,6 +69,7 @@ def make_banded_plan(
     expected_batch_size: int,
     examples: int,
     near: float = 1.0,
+    unit: SampledUnit = "example",
 ) -> SampledPlan:
     """Find the least correlated noise whose ε over all steps is at most ``epsilon``.
 
@@ -86,6 +87,7 @@ def make_banded_plan(
         examples=examples,
         steps=len(weights),
         near=near,
+        unit=unit,
     )
     if bands is not None:
         return plain if bands == 1 else _banded(plain, weights, bands=bands, epsilon=epsilon, near=near)
@@ -122,6 +124,7 @@ def _banded(
             steps=plain.steps,
             delta=plain.delta,
             coefficients=coefficients,
+            unit=plain.unit,
         )
 
     some = noisy(1.0)

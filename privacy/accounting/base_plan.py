@@ -49,7 +49,7 @@ class BasePlan(ABC):
     sampling_rate: float
     steps: int
     delta: float
-    unit: Literal["example", "site"] = field(init=False)
+    unit: Literal["example", "group", "site"] = field(init=False)
     adjacency: Literal["zero-out"] = field(default="zero-out", init=False)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from privacy.accounting.accountant import falls_steadily, renyi
 from privacy.accounting.base_plan import Accountant, check_epsilon, with_least_noise
 from privacy.accounting.mixed_steps import Steps, epsilon_of_mixed, epsilon_of_mixed_by_order
-from privacy.accounting.sampled_plan import SampledPlan, make_sampled_plan
+from privacy.accounting.sampled_plan import SampledPlan, SampledUnit, make_sampled_plan
 from privacy.errors import PlanError
 from privacy.mechanisms.mechanism import Mechanism
 
@@ -159,6 +159,7 @@ def make_phased_plan(
     clipping_norm: float,
     examples: int,
     near: float = 1.0,
+    unit: SampledUnit = "example",
 ) -> PhasedPlan:
     """Find the least Gaussian noise whose ε over the steps of all phases is at most ``epsilon``.
 
@@ -180,6 +181,7 @@ def make_phased_plan(
             expected_batch_size=phase.expected_batch_size,
             examples=examples,
             steps=phase.steps,
+            unit=unit,
         ).sampling_rate
         for phase in phases
     ]
@@ -204,6 +206,7 @@ def make_phased_plan(
             lengths=tuple(phase.steps for phase in phases),
             rates=tuple(rates),
             multipliers=tuple(multipliers),
+            unit=unit,
         )
 
     some = noisy(1.0)
@@ -240,6 +243,7 @@ def _plain(plan: PhasedPlan, *, steps: int, rate: float, multiplier: float) -> S
         sampling_rate=rate,
         steps=steps,
         delta=plan.delta,
+        unit=plan.unit,
     )
 
 

@@ -1,11 +1,11 @@
-"""The plan that hides an example: noise in each step's sum over a fresh Poisson sample."""
+"""The plan that hides an example, or a group: noise in each step's sum over a fresh Poisson sample."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from privacy.mechanisms.mechanism import NO_NOISE, Mechanism, MechanismName
 if TYPE_CHECKING:
     from privacy.mechanisms.rng import NoiseSource
 
+# What a sum is over: rows, each by itself, or groups, each of all rows that are one person's.
+SampledUnit: TypeAlias = Literal["example", "group"]
+
 # The noise for less would leave float64.
 _COUNT_EPSILON_MIN = 1e-300
 
@@ -30,14 +33,15 @@ class SampledPlan(RealNoisePlan):
     Guarantee: (``epsilon``, ``delta``)-differential privacy for one example made blank, the number of
     examples being public; if every step draws a fresh Poisson sample at ``sampling_rate``, clips each
     example to ``clipping_norm`` and adds ``mechanism``'s noise once to the sum. ``steps`` counts local
-    steps. It holds whatever the coordinator and the other sites do.
+    steps. It holds whatever the coordinator and the other sites do. With ``unit = "group"`` an example is a
+    group of rows: it is drawn whole, and one gradient of all of its rows is clipped.
 
     Source: Abadi et al. 2016 (arXiv:1607.00133).
     """
 
     hides_sites: ClassVar[bool] = False
 
-    unit: Literal["example"] = field(default="example", init=False)
+    unit: SampledUnit = "example"
 
     @property
     def chance_of_being_drawn(self) -> float:
@@ -69,6 +73,7 @@ def make_sampled_plan(
     examples: int,
     steps: int,
     near: float = 1.0,
+    unit: SampledUnit = "example",
 ) -> SampledPlan:
     """Find the least noise whose ε over all ``steps`` is at most ``epsilon``.
 
@@ -83,8 +88,8 @@ def make_sampled_plan(
         raise PlanError(f"expected batch_size >= 1, got batch_size={expected_batch_size}")
     if expected_batch_size > examples:
         raise PlanError(
-            f"expected batch_size <= examples at the site, got batch_size={expected_batch_size}, "
-            f"examples={examples}: lower training.batch_size or give the site more examples"
+            f"expected batch_size <= {unit}s at the site, got batch_size={expected_batch_size}, "
+            f"{unit}s={examples}: lower training.batch_size or give the site more {unit}s"
         )
     # Checked as a plan before the search, which would answer a delta of 0 with a search to the end.
     silent = SampledPlan(
@@ -93,6 +98,7 @@ def make_sampled_plan(
         sampling_rate=expected_batch_size / examples,
         steps=steps,
         delta=delta,
+        unit=unit,
     )
     if mechanism == "none":
         return silent
@@ -100,8 +106,8 @@ def make_sampled_plan(
     if delta >= drawn:
         # ε would be 0 without any noise: δ is a probability with which nothing is promised.
         raise PlanError(
-            f"expected delta < {drawn:.3g}, the chance that an example is drawn at all in steps={steps} "
-            f"(batch_size={expected_batch_size} of examples={examples}), got delta={delta}: noise would "
+            f"expected delta < {drawn:.3g}, the chance that {_one(unit)} is drawn at all in steps={steps} "
+            f"(batch_size={expected_batch_size} of {unit}s={examples}), got delta={delta}: noise would "
             "protect nobody; lower privacy.delta"
         )
 
@@ -112,7 +118,7 @@ def make_sampled_plan(
     return with_least_noise(noisy, epsilon=epsilon, near=near if steady else 1.0)
 
 
-def make_count_plan(*, epsilon: float, delta: float) -> SampledPlan:
+def make_count_plan(*, epsilon: float, delta: float, unit: SampledUnit = "example") -> SampledPlan:
     """One release of a sum in which an example weighs at most 1, with Laplace noise of scale 1/``epsilon``.
 
     It gives ``epsilon`` at δ = 0, with multiplier · ``epsilon`` >= 1 exactly; ``delta`` is there for those
@@ -130,4 +136,9 @@ def make_count_plan(*, epsilon: float, delta: float) -> SampledPlan:
         sampling_rate=1.0,
         steps=1,
         delta=delta,
+        unit=unit,
     )
+
+
+def _one(unit: SampledUnit) -> str:
+    return "an example" if unit == "example" else "a group"

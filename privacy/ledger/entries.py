@@ -254,10 +254,11 @@ def from_table(kind: type[Any], table: dict[str, Any]) -> Any:
 
 
 def _fits(kind: Any, table: Any) -> bool:
-    """Whether a table has a dataclass's fields and no other, and the values that its class fixes."""
+    """Whether a table has a dataclass's fields and no other, and the values that its class allows alone."""
     if not isinstance(table, dict) or table.keys() != _fields(kind).keys():
         return False
-    return all(table[name] == value for name, value in _fixed(kind).items())
+    allowed = all(table[name] in values for name, values in _listed(kind).items())
+    return allowed and all(table[name] == value for name, value in _fixed(kind).items())
 
 
 @cache
@@ -270,6 +271,12 @@ def _fields(kind: Any) -> dict[str, Any]:
 def _fixed(kind: Any) -> dict[str, Any]:
     """What all of a dataclass's objects have in common: the fields that nobody can set."""
     return {field.name: field.default for field in dataclasses.fields(kind) if not field.init}
+
+
+@cache
+def _listed(kind: Any) -> dict[str, tuple[Any, ...]]:
+    """Fields that hold one of a few values: two plans of other units may have the same fields."""
+    return {name: get_args(hint) for name, hint in _fields(kind).items() if get_origin(hint) is Literal}
 
 
 def _value(hint: Any, value: Any) -> Any:

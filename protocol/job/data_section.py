@@ -13,6 +13,7 @@ from protocol.plain_text import LONGEST_TEXT, MOST_LABELS, Place, Word, check_pl
 
 DEFAULT_HOLDOUT = 0.1
 MOST_SOURCES = 20  # beside the first
+ROWS_PER_GROUP_MAX = 1024  # each group is computed as if it had as many rows as any
 JOINT = " + "  # between the names of a mix's sources, where it is called by one
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
@@ -97,6 +98,12 @@ class DataSection(SourceKeys):
     )
     limit: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
         default=None, description="use only this many examples, drawn by seeds.data"
+    )
+    group: Word | None = Field(
+        default=None, description='a column: rows with one value are one unit, with privacy.unit = "group"'
+    )
+    rows_per_group: Annotated[int, Field(ge=1, le=ROWS_PER_GROUP_MAX)] | None = Field(
+        default=None, description="of a group so many rows count at most; others are left out"
     )
     mix: Annotated[list[MixedSource], Field(max_length=MOST_SOURCES)] = Field(
         default_factory=list, description="other sources, each with a share; the first has the rest"

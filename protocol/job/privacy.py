@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from protocol.job.group_keys import check_groups
 from protocol.job.noise_correlation import check_correlation
 from protocol.job.section import Section
 
@@ -17,7 +18,8 @@ class PrivacySection(Section):
     """What is promised to whom."""
 
     mechanism: Literal["gaussian", "laplace", "skellam", "none"] = "gaussian"
-    unit: Literal["example", "site"] = "example"
+    # A group is all rows of one person, by a column that data.group names.
+    unit: Literal["example", "group", "site"] = "example"
     # Who adds what hides a whole site: the sites, in shares, or the coordinator, which then knows the sum.
     noise: Literal["distributed", "central"] = "distributed"
     epsilon: Annotated[float, Field(ge=1e-6, le=100)] = 3.0
@@ -43,6 +45,16 @@ class PrivacySection(Section):
     def hides_sites(self) -> bool:
         """Whether one guarantee is for a whole site, and not for one example."""
         return self.unit == "site"
+
+    @property
+    def of_groups(self) -> bool:
+        """Whether one guarantee is for all rows of a group together."""
+        return self.unit == "group"
+
+    @property
+    def sampled_unit(self) -> Literal["example", "group"]:
+        """What local steps draw, each by itself, and clip: where whole sites are hidden, examples."""
+        return "group" if self.of_groups else "example"
 
     @property
     def in_shares(self) -> bool:
@@ -76,6 +88,7 @@ class PrivacySection(Section):
         else:
             self._check_examples(job)
         check_correlation(job)
+        check_groups(job)
         if job.metrics.epsilon > 0 and not self.protects:
             raise ValueError(
                 'metrics.epsilon: expected 0 with privacy.mechanism="none": noise on metrics protects '

@@ -142,6 +142,12 @@ def _sentence(parts: Sequence[str]) -> str:
 
 def _what_epsilon_counts(manifest: Manifest) -> str:
     job = manifest.job
+    if job.privacy.of_groups:
+        return (
+            "ε is accounted at each site on its own, for one group being there or blank, with all of its "
+            f"rows: at most {job.data.rows_per_group} of each count. The number of groups at a site is "
+            "public."
+        )
     if not job.privacy.hides_sites:
         return (
             "ε is accounted at each site on its own, for one example being there or blank, and takes "

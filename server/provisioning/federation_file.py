@@ -69,11 +69,12 @@ class _Section(BaseModel):
 
 
 class SiteData(SourceKeys):
-    """A data set's entry in a site's site.toml: where it is there, and how a task reads it."""
+    """A data set's entry in a site's site.toml: where it is there, how a task reads it, whose rows are."""
 
     model_config = ConfigDict(extra="allow")
 
     task: Word = DEFAULT_TASK
+    group: Word | None = None
 
 
 class SiteEntry(_Section):

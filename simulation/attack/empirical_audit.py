@@ -91,7 +91,7 @@ def audit_empirically(
     what they train, and what a simulation raises.
     """
     privacy = job.privacy
-    if privacy.hides_sites or not privacy.protects:
+    if privacy.unit != "example" or not privacy.protects:
         raise UserError(
             f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
             f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is "

@@ -72,7 +72,7 @@ def attack_inversion(
     are attacked. Raises UserError for what the job's author can mend: a task that is not on texts, no
     noise, or a round that is more than a mean.
     """
-    if not job.privacy.protects or job.privacy.hides_sites:
+    if not job.privacy.protects or job.privacy.unit != "example":
         raise UserError(
             f'expected privacy.unit="example" and noise, got unit={job.privacy.unit!r} and '
             f"mechanism={job.privacy.mechanism!r}: the sum with noise is held against that without"

@@ -131,6 +131,11 @@ def attack_membership(
     """
     if shadows < 4 or shadows % 2:
         raise UserError(f"expected an even number of shadows, 4 at least, got shadows={shadows}")
+    if job.privacy.of_groups:
+        raise UserError(
+            f'expected privacy.unit="example" or "site", got unit={job.privacy.unit!r}: examples are '
+            "attacked, and the claim is one for groups of them"
+        )
     tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
     with tracing.running():

@@ -26,7 +26,7 @@ from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
 from tasks.model.recomputed_layers import recompute_layers
 from tasks.model.routed_experts import ExpertPair
-from tasks.registry import find_task, section_of
+from tasks.registry import section_of, task_of
 from tasks.task import Outcome
 
 
@@ -48,7 +48,7 @@ class AdaptedModel:
         self.base = base
         self.device = device
         self.spec = spec = ModelSpec.of(job)
-        self.task = find_task(job.task)
+        self.task = task_of(job)
         self.sizes = self.task.sizes(base, section_of(job))
         base.model.to(device.torch)
         keep_evaluated(base.model, trained=base.head)

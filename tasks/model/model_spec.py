@@ -20,8 +20,8 @@ class ModelSpec:
     """What of a job makes its model, and all that an adapted model knows of a job.
 
     ``data`` are the task's own keys, and ``heads`` the first and last rounds of phases that train the head
-    alone. Models stay in memory over jobs: what may differ between jobs that
-    share one is told at each call.
+    alone. ``rows_per_group`` is None where rows are examples. Models stay in memory over jobs: what may
+    differ between jobs that share one is told at each call.
     """
 
     task: str
@@ -30,6 +30,7 @@ class ModelSpec:
     adapter: AdapterSection
     strategy: Strategy
     heads: tuple[tuple[int, int], ...] = ()
+    rows_per_group: int | None = None
 
     @property
     def trained_rounds(self) -> TrainedRounds:
@@ -46,6 +47,7 @@ class ModelSpec:
             adapter=job.adapter,
             strategy=job.strategy,
             heads=job.trained_rounds.heads,
+            rows_per_group=job.data.rows_per_group,
         )
 
     def as_table(self) -> dict[str, Any]:

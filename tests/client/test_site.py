@@ -189,7 +189,7 @@ def test_what_a_site_says_on_joining_does_not_depend_on_its_examples(world: Worl
     content = Request(join=Join(manifest=manifest.content)).SerializeToString()
     # The digests are those of the examples that each has; the labels too.
     host = odd._host
-    odd._host = replace(host, digests=host.digests[:1], materials=replace(host.materials, examples=alike))
+    odd._host = replace(host, members=host.members[:1], materials=replace(host.materials, examples=alike))
     answers = [Reply.FromString(site.answer(content)) for site in (plain, odd)]
     for answer in answers:
         answer.joined.public_key = b""  # each home has its own

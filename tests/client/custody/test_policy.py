@@ -349,7 +349,10 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"budget": BUDGET, "rules": {"least_cohort": True}}, ["rules.least_cohort: expected a valid integer"]),
     ({"budget": BUDGET, "rules": {"mechanisms": "gaussian"}}, ["rules.mechanisms: expected a valid list"]),
     ({"budget": BUDGET, "rules": {"mechanisms": ["gauss"]}}, ["rules.mechanisms.0: expected 'gaussian'"]),
-    ({"budget": BUDGET, "rules": {"units": ["user"]}}, ["rules.units.0: expected 'example' or 'site'"]),
+    (
+        {"budget": BUDGET, "rules": {"units": ["user"]}},
+        ["rules.units.0: expected 'example', 'group' or 'site'"],
+    ),
     (
         {"budget": BUDGET, "rules": {"secure_aggregation": "masks"}},
         ["rules.secure_aggregation: expected 'r"],

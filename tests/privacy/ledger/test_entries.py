@@ -195,7 +195,7 @@ def without_field(event: Event, name: str) -> bytes:
             with_field(begun(plan=plan), "plan", plan_table(plan) | change)
             for plan in (PLAN, SITE_PLAN, CENTRAL_PLAN)
             for change in (
-                {"unit": "group"},
+                {"unit": "person"},
                 {"adjacency": "replace-one"},
                 {"steps": 10**400},
                 {"mechanism": {"name": "exact", "multiplier": 1.0}},
@@ -228,6 +228,7 @@ def without_field(event: Event, name: str) -> bytes:
         ),
         with_field(begun_site(), "plan", without(plan_table(SITE_PLAN), "shared")),
         with_field(begun_site(), "plan", plan_table(SITE_PLAN) | {"unit": "example"}),
+        with_field(begun_site(), "plan", plan_table(SITE_PLAN) | {"unit": "group"}),
         with_field(begun_site(), "plan", plan_table(SITE_PLAN) | {"sampling_rate": 0.5}),
         with_field(summed(), "survivors", 9.0),
         with_field(summed(), "epsilon", None),
