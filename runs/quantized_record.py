@@ -68,6 +68,8 @@ def compared(quantized: Quantized, measures: Sequence[Measure]) -> Iterator[tupl
     if scored is not None:
         yield "loss", f"{scored.before.loss:.4f}", f"{scored.after.loss:.4f}"
         for measure in measures:
+            if measure.name == "loss":  # stands above, with more digits
+                continue
             yield (
                 measure.name,
                 format_measure(scored.before.measures, measure),
