@@ -37,6 +37,13 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class Packing(StrEnum):
+    """What an exported model's weights are packed into."""
+
+    int8 = "int8"
+    gguf = "gguf-q4"
+
+
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
@@ -239,6 +246,10 @@ def export(
         Path | None,
         typer.Option("--audit", metavar="AUDIT.JSON", help="An audit's twin, for the privacy card."),
     ] = None,
+    quantize: Annotated[
+        Packing | None,
+        typer.Option("--quantize", help="Write the whole model in fewer bits, and what that costs."),
+    ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers, and what it promises."""
     from protocol.job.job import DRAWN
@@ -251,9 +262,10 @@ def export(
     if best and average:
         raise UserError("--average: expected no --best beside it: one adapter is written")
     if site is not None:
-        if merge or best or average or audit is not None:
+        if merge or best or average or quantize is not None or audit is not None:
             raise UserError(
-                "--site: expected no --merge, --best, --average or --audit: a site keeps its last adapter"
+                "--site: expected no --merge, --best, --average, --quantize or --audit: a site keeps its "
+                "last adapter"
             )
         from confide.kept_adapter import export_own
         from protocol.plain_text import quoted_some
@@ -267,6 +279,10 @@ def export(
                 f"got {site!r}"
             )
         export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
+    elif quantize is not None:
+        from confide.quantized_view import export_and_print
+
+        export_and_print(folder, to, kind=quantize.value, best=best, average=average, audit=result)
     elif merge:
         export_merged(folder, to, best=best, average=average, audit=result)
         drawn = folder.manifest.job.model.source == DRAWN

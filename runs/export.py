@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import UserError
+from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from runs.averaged_adapter import SCORE, AveragedAdapter, averaged_path, load_average, read_average
 from runs.best_round import best_round
@@ -43,7 +45,7 @@ def export_adapter(
     them. Beside it lie a privacy card, with the ``audit`` of the job if there was one, and a model card.
     Raises as ``export_merged`` does.
     """
-    source, number, averaged = _exported(folder, best=best, average=average)
+    source, number, averaged = chosen_adapter(folder, best=best, average=average)
     beside = folder.facts["exported_beside"]
     base = load_run_base(folder.manifest) if beside else None
 
@@ -59,7 +61,7 @@ def export_adapter(
             _add_layers(partial, base, beside)
         write_cards(folder, number=number, exported=partial, audit=audit, averaged=averaged)
 
-    _write_whole(to, write)
+    write_folder(to, write)
 
 
 def export_merged(
@@ -76,27 +78,42 @@ def export_merged(
     base model cannot be loaded, UserError if it is not the run's own, if the folder exists, or if no round
     has finished of which one is best, or if none were averaged.
     """
-    _, number, averaged = _exported(folder, best=best, average=average)
+    _, number, averaged = chosen_adapter(folder, best=best, average=average)
     job = folder.manifest.job
-    if job.model.quantization is not None:
-        raise UserError(
-            f'model.quantization="{job.model.quantization}" has no whole weights that an adapter could be '
-            "merged into: export the adapter, and merge it into the model as it is published"
-        )
+    check_whole_weights(job)
     base = load_run_base(folder.manifest)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
-    layout = adapted.layout
-    adapted.load(load_average(folder, layout) if averaged else folder.load_adapter(number, layout))
-    merged = adapted.peft.merge_and_unload()
+    merged = merge(folder, adapted, number=number, averaged=averaged is not None)
 
     def write(partial: Path) -> None:
         find_task(job.task).export(merged, base, partial)
         write_cards(folder, number=number, exported=partial, audit=audit, averaged=averaged)
 
-    _write_whole(to, write)
+    write_folder(to, write)
 
 
-def _exported(folder: RunFolder, *, best: bool, average: bool) -> tuple[Path, int, AveragedAdapter | None]:
+def check_whole_weights(job: Job) -> None:
+    """Raises UserError for a job on packed weights, which no adapter can be merged into."""
+    if job.model.quantization is not None:
+        raise UserError(
+            f'model.quantization="{job.model.quantization}" has no whole weights that an adapter could be '
+            "merged into: export the adapter, and merge it into the model as it is published"
+        )
+
+
+def merge(folder: RunFolder, adapted: AdaptedModel, *, number: int, averaged: bool) -> Any:
+    """The base model with the adapter after round ``number``, or the run's average, folded into it.
+
+    It takes the adapted model's own weights: that can load no other adapter afterwards.
+    """
+    layout = adapted.layout
+    adapted.load(load_average(folder, layout) if averaged else folder.load_adapter(number, layout))
+    return adapted.peft.merge_and_unload()
+
+
+def chosen_adapter(
+    folder: RunFolder, *, best: bool, average: bool
+) -> tuple[Path, int, AveragedAdapter | None]:
     """The folder with what is exported, the round that it is of, and what it is an average of, if it is."""
     number = int(folder.adapter_path.resolve().name)
     if average:
@@ -138,7 +155,7 @@ def export_kept(
         if fresh is not None:
             _add_layers(partial, fresh, list(adapted.exported_beside))
 
-    _write_whole(to, write)
+    write_folder(to, write)
 
 
 def _add_layers(adapter: Path, base: BaseModel, layers: list[str]) -> None:
@@ -162,8 +179,11 @@ def _add_layers(adapter: Path, base: BaseModel, layers: list[str]) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
 
 
-def _write_whole(to: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside ``to`` and rename it: what exists under the name is whole."""
+def write_folder(to: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder beside ``to`` and rename it: what exists under the name is whole.
+
+    Raises UserError if there is something already.
+    """
     if to.exists():
         raise UserError(f"{to} exists already: name another folder")
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from runs.averaged_adapter import AveragedAdapter
 from runs.formats import format_count, format_delta, format_epsilon, format_lower, format_measure
 from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
+from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from tasks.registry import find_task
 from tasks.task import HubTask
@@ -26,22 +27,29 @@ def write_cards(
     exported: Path,
     audit: AuditResult | None,
     averaged: AveragedAdapter | None = None,
+    quantized: Quantized | None = None,
 ) -> None:
     """Write privacy card and model card of the adapter after round ``number`` into its exported folder.
 
-    ``averaged`` says so if it is an average of the adapters until then.
+    ``averaged`` says so if it is an average of the adapters until then, and ``quantized`` how its weights
+    were packed.
     A README.md that the task has written, which says how to load the model, stays as it is.
     """
     words = None if averaged is None else averaged.words
     card = make_card(folder, number=number, exported=exported, audit=audit, averaged=words)
     write_card(card, folder, exported)
     if not (exported / README).exists():
-        text = model_card(card, folder, exported, averaged=averaged)
+        text = model_card(card, folder, exported, averaged=averaged, quantized=quantized)
         write_durably(exported / README, text.encode(), mode=BY_UMASK)
 
 
 def model_card(
-    card: PrivacyCard, folder: RunFolder, exported: Path, *, averaged: AveragedAdapter | None = None
+    card: PrivacyCard,
+    folder: RunFolder,
+    exported: Path,
+    *,
+    averaged: AveragedAdapter | None = None,
+    quantized: Quantized | None = None,
 ) -> str:
     """The README.md: a YAML header for the Hub, without a licence, and sections for people."""
     from huggingface_hub import ModelCardData
@@ -71,7 +79,8 @@ def model_card(
         "`--key` compares the signer with the coordinator’s key as you know it.",
         "## What it does",
         *_quality(folder, card.round, job, averaged),
-        *_loading(adapter, base, drawn=drawn),
+        *_quantized(quantized, job),
+        *_loading(adapter, base, drawn=drawn, quantized=quantized),
     ]
     return escaped("\n\n".join(parts) + "\n", lines=True)
 
@@ -161,7 +170,34 @@ def _quality(folder: RunFolder, number: int, job: Job, averaged: AveragedAdapter
     return ["On examples that no site trained on:", "\n".join(["| | |", "|---|---|", *rows])]
 
 
-def _loading(adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool) -> list[str]:
+def _quantized(quantized: Quantized | None, job: Job) -> list[str]:
+    """How the weights were packed, and what that cost."""
+    if quantized is None:
+        return []
+    rows = [
+        f"| {name} | {before} | {after} |"
+        for name, before, after in compared(quantized, find_task(job.task).measures)
+    ]
+    table = "\n".join([f"| | float32 | {quantized.kind} |", "|---|---|---|", *rows])
+    scored = quantized.scored
+    said = (
+        f"What it scores was not measured: {quantized.unscored}"
+        if scored is None
+        else f"Both scored on {format_count(scored.examples, 'example')} that no site trained on"
+    )
+    return [
+        f"## What {quantized.kind} costs",
+        f"{quantized.scheme}. {off_by(quantized)}. Packing reads no site’s data, so that what is promised "
+        f"above holds as it is. {said}.",
+        table,
+    ]
+
+
+def _loading(
+    adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool, quantized: Quantized | None
+) -> list[str]:
+    if quantized is not None:
+        return ["## Loading it", quantized.loading]
     if drawn:
         whole = "The folder's own program loads it, with torch and what else it imports."
         part = "These are the trained numbers; `confide export --merge` writes the network whole."

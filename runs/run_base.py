@@ -17,9 +17,14 @@ def load_run_base(manifest: Manifest, *, source: str | None = None) -> BaseModel
     if source is not None:
         job = job.model_copy(update={"model": job.model.model_copy(update={"source": source})})
     base = load_base_model(job, labels=manifest.labels, device=choose_device(job.device))
+    check_run_base(manifest, base)
+    return base
+
+
+def check_run_base(manifest: Manifest, base: BaseModel) -> None:
+    """Raises UserError for another base model than a run was on."""
     if base.digest != manifest.model_digest:
         raise UserError(
             f"model.source={manifest.job.model.source!r} is not the model of this run: expected "
             f"SHA-256 {manifest.model_digest[:16]}…, got {base.digest[:16]}…"
         )
-    return base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -97,15 +97,22 @@ class Evaluator:
 
         Raises ModelError if the model fails on an example: these are the coordinator's own.
         """
-        adapted = self._adapted
-        adapted.load(adapter)
-        adapted.peft.eval()
-        sums: Counter[str] = Counter()
+        self._adapted.load(adapter)
+        self._adapted.peft.eval()
         with torch.no_grad():
-            for held in self._examples.batches(self._all, rows=self._rows):
-                batch = held.to(adapted.device.torch)
-                sums.update(self._outcome(batch).sums())
-        measures = {measure.name: measure.of(sums) for measure in adapted.task.measures}
+            return self.measure(self._outcome(batch) for batch in self.batches())
+
+    def batches(self) -> Iterator[Batch]:
+        """All held-out examples, on the model's device, in the same order each time."""
+        for held in self._examples.batches(self._all, rows=self._rows):
+            yield held.to(self._adapted.device.torch)
+
+    def measure(self, outcomes: Iterable[Outcome]) -> Score:
+        """What a model scores, of which these are the outcomes of ``batches``."""
+        sums: Counter[str] = Counter()
+        for outcome in outcomes:
+            sums.update(outcome.sums())
+        measures = {measure.name: measure.of(sums) for measure in self._adapted.task.measures}
         return Score(loss=mean_loss(sums), measures=measures, by_label=scores_of(sums, self._labels))
 
     def _outcome(self, batch: Batch) -> Outcome:

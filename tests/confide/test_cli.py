@@ -93,6 +93,11 @@ def test_resume_report_and_export(
     capfd.readouterr()
     assert call(monkeypatch, "export", run, "--to", tmp_path / "merged") == 2
     assert "exists already" in capfd.readouterr().err
+    written = ["export", run, "--to", tmp_path / "file", "--quantize", "gguf-q4"]
+    assert call(monkeypatch, *written) == 2
+    assert "--quantize gguf-q4: expected a task whose models write" in capfd.readouterr().err
+    assert call(monkeypatch, *written, "--site", "site-1") == 2
+    assert "--site: expected no --merge, --best, --average, --quantize" in capfd.readouterr().err
 
 
 def test_init_writes_a_job_once(

@@ -1,0 +1,65 @@
+"""What ``confide export --quantize`` reads to score a model, and what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.console import plain_console, plain_table, shown
+from privacy.errors import DataError
+from protocol.job.job import Job
+from protocol.plain_text import first_line
+from runs.privacy_card import AuditResult
+from runs.quantized_record import Quantized, compared, off_by
+from runs.run_folder import RunFolder
+from server.quantized_export import check_quantizable, export_quantized
+from tasks.registry import find_task
+
+if TYPE_CHECKING:
+    from server.job_context import Workplace
+
+
+def export_and_print(
+    folder: RunFolder, to: Path, *, kind: str, best: bool, average: bool, audit: AuditResult | None
+) -> None:
+    """Write a run's model in fewer bits, and show what that costs. Raises as ``export_quantized`` does."""
+    check_quantizable(folder.manifest.job, kind)  # before the data are read
+    found = export_quantized(
+        folder, to, kind=kind, held_out=_held_out(folder), best=best, average=average, audit=audit
+    )
+    print(f"Wrote a model to {to}; its README.md says how it is loaded")
+    print_quantized(found, folder.manifest.job)
+
+
+def print_quantized(found: Quantized, job: Job) -> None:
+    """How far the weights are off, and both models' scores where there are held-out examples."""
+    console, table = plain_console(), plain_table("", "float32", found.kind)
+    for row in compared(found, find_task(job.task).measures):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"{shown(off_by(found))}.")
+    if found.scored is None:
+        console.print(f"[yellow]Not scored[/yellow]: {shown(found.unscored or '')}.")
+    else:
+        console.print(f"Scored on {found.scored.examples:,} held-out examples, which no site has.")
+
+
+def _held_out(folder: RunFolder) -> Workplace | str:
+    """The run's job with the coordinator's held-out examples, or why there are none."""
+    job, asked = folder.manifest.job, folder.facts["held_out_examples"]
+    # What training began with is not needed, and may be gone.
+    job = job.model_copy(update={"training": job.training.model_copy(update={"warm_start": None})})
+    try:
+        if folder.facts.get("federation") is None:
+            from simulation.simulated_federation import World
+
+            found = World(job).workplace
+        else:
+            from server.job_context import Workplace
+
+            found = Workplace.load(job)
+    except DataError as error:
+        return f"the held-out examples cannot be read here: {first_line(error)}"
+    if len(found.held_out) != asked:
+        return f"the data have {len(found.held_out):,} held-out examples now, and the run had {asked:,}"
+    return found
