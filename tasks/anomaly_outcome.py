@@ -26,7 +26,9 @@ class AnomalyOutcome(Outcome):
     odd: torch.Tensor
 
     @classmethod
-    def of(cls, said: torch.Tensor, distances: torch.Tensor, odd: torch.Tensor, *, size: int) -> AnomalyOutcome:
+    def of(
+        cls, said: torch.Tensor, distances: torch.Tensor, odd: torch.Tensor, *, size: int
+    ) -> AnomalyOutcome:
         """Of what a fit says of each example, float32[b], and distances over ``size`` directions.
 
         A usual example's loss is what is said of it, with the other sign: it is linear in the fit, and its

@@ -36,8 +36,8 @@ class FeatureKeys(TaskKeys):
 class AnomalyTask(NetworkTask):
     """A Gaussian over features that no data decided about. What is released are noisy sums of them.
 
-    The first of the job's ``labels`` is the usual one. Examples of the others contribute nothing to the fit,
-    and are what it is judged by.
+    The first of the job's ``labels`` is the usual one. Examples of the others contribute nothing
+    to the fit, and are what it is judged by.
 
     Guarantee: an example adds a matrix of norm 1 at most to a step's sum, before any clipping, and the
     step's mechanism adds its noise to that sum. Mean, covariance and alarms are made of the noisy sums
@@ -50,7 +50,8 @@ class AnomalyTask(NetworkTask):
         """Sums stay sums only where all of a step's numbers are moved alike."""
         if section.labels is None:
             return (
-                f'data.labels: expected the labels with task="{self.name}", of which the first is the usual one'
+                f'data.labels: expected the labels with task="{self.name}", of which the first is the '
+                "usual one"
             )
         return super().refuses(job, section) or _refuses_steps(job, f'task="{self.name}"')
 
@@ -113,23 +114,27 @@ class AnomalyTask(NetworkTask):
 def _refuses_steps(job: Job, named: str) -> str | None:
     """Why a job's steps would make something else of sums than their mean, naming the key; or None."""
     training, privacy, strategy = job.training, job.privacy, job.strategy
-    if strategy.name != "fedit" or strategy.server is not None:
-        return f'strategy: expected name="fedit" alone with {named}: a fit is the mean of the sites\' sums'
-    if training.optimizer != "sgd":
-        return f'training.optimizer: expected "sgd" with {named}, got "{training.optimizer}"'
-    if training.proximal:
-        return f"training.proximal: expected 0 with {named}: sums are not pulled back"
-    if job.compression.kind != "none":
-        return f'compression.kind: expected "none" with {named}: a fit needs all of its numbers'
-    if privacy.hides_sites:
-        return None
-    if privacy.norm != 2:
-        return f'privacy.mechanism: expected "gaussian" with {named}, whose sums are bounded in L2'
-    if privacy.clipping_quantile is not None:
-        return f"privacy.clipping_quantile: expected none with {named}, whose norm is known"
-    if privacy.clipping_norm < 1.0:
-        return (
-            f"privacy.clipping_norm: expected 1 with {named}, whose examples have norms up to 1, got "
-            f"{privacy.clipping_norm:g}: what is clipped is counted as less than it is"
-        )
-    return None
+    by_example = not privacy.hides_sites
+    refused = {
+        f'strategy: expected name="fedit" alone with {named}: a fit is the mean of the sites\' sums': (
+            strategy.name != "fedit" or strategy.server is not None
+        ),
+        f'training.optimizer: expected "sgd" with {named}, got "{training.optimizer}"': (
+            training.optimizer != "sgd"
+        ),
+        f"training.proximal: expected 0 with {named}: sums are not pulled back": training.proximal > 0,
+        f'compression.kind: expected "none" with {named}: a fit needs all of its numbers': (
+            job.compression.kind != "none"
+        ),
+        f'privacy.mechanism: expected "gaussian" with {named}, whose sums are bounded in L2': (
+            by_example and privacy.norm != 2
+        ),
+        f"privacy.clipping_quantile: expected none with {named}, whose norm is known": (
+            privacy.clipping_quantile is not None
+        ),
+        f"privacy.clipping_norm: expected 1 at least with {named}, whose examples have norms up to 1: one "
+        f"that is clipped is counted as less than it is; got {privacy.clipping_norm:g}": (
+            by_example and privacy.clipping_norm < 1.0
+        ),
+    }
+    return next((why for why, so in refused.items() if so), None)

@@ -40,8 +40,8 @@ class ForecastOutcome(Outcome):
     ) -> ForecastOutcome:
         """Of forecasts, float32[b, m, levels], and what came, float32[b, m], where it is ``there``.
 
-        ``last`` is float32[b, m], the number before, and ``width`` is the range's. The loss is the mean over
-        an example's numbers of half the squared error, with the range as -1 to 1, which is a normal
+        ``last`` is float32[b, m], the number before, and ``width`` is the range's. The loss is the mean
+        over an example's numbers of half the squared error, with the range as -1 to 1, which is a normal
         distribution's negative log-likelihood but for a constant; with ``quantiles``, of the mean of their
         pinball losses (Koenker and Bassett 1978).
         """

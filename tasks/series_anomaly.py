@@ -31,7 +31,10 @@ class UsualSeries(SeriesColumns):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (*super().inputs[: len(self.channels)], *(f"-1 where {name} is missing" for name in self.names))
+        return (
+            *super().inputs[: len(self.channels)],
+            *(f"-1 where {name} is missing" for name in self.names),
+        )
 
     def encode(self, series: Iterable[Series | None]) -> NDArray[np.float32]:
         found = super().encode(series)

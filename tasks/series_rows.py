@@ -47,7 +47,7 @@ class MomentKeys(TaskKeys):
 
 
 def read_series(data: SourceKeys, columns: MomentKeys, *, label: str | None) -> Rows:
-    """A series for each entity, in order of their first rows, and its label where there is a column of them.
+    """A series for each entity, in order of their first rows, and its label if there is a column of it.
 
     Rows without an entity or a time are left out. Raises DataError if no entity is there.
     """

@@ -16,8 +16,8 @@ from tasks.data.series_columns import Series, SeriesColumns
 class SeriesWindows:
     """The last ``windows`` of a series, each of ``context`` moments and the ``horizon`` that follow them.
 
-    ``columns`` are as long as both. Numbers to come are those of the channel ``target``, and no window's are
-    another's. What stands before a series' first moment is missing.
+    ``columns`` are as long as both. Numbers to come are those of the channel ``target``, and no
+    window's are another's. What stands before a series' first moment is missing.
     """
 
     columns: SeriesColumns
@@ -43,10 +43,10 @@ class SeriesWindows:
     def encode(self, series: Iterable[Series | None]) -> dict[str, NDArray[np.float32]]:
         """Series as rows, ``windows`` of them for each, the latest one first.
 
-        "values", [n · windows, 2 · channels, context]; "next", [n · windows, horizon], from -1 to 1, cut off
-        at the range's ends; and "told", of the same shape: 1 where there is such a number. A window with no
-        number of the target before it, or none to come, tells nothing: it is zero. Raises DataError for
-        channels that the data were read without.
+        "values", [n · windows, 2 · channels, context]; "next", [n · windows, horizon], from -1 to 1, cut
+        off at the range's ends; and "told", of the same shape: 1 where there is such a number. A
+        window with no number of the target before it, or none to come, tells nothing: it is zero. Raises
+        DataError for channels that the data were read without.
         """
         rows = [row for one in series for row in self._windows_of(one)]
         found = self.columns.encode(rows)

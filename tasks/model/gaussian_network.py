@@ -16,8 +16,8 @@ class GaussianNetwork(nn.Module):
     """float32[b, channels, ...] to float32[b, 2]: what the fit says of an example, and its distance.
 
     An example becomes x = (1/2, f) with |x| <= 1: means over ``parts``, which are projected onto
-    ``features`` directions that a seed drew, and shortened by sqrt(``scale``² + length²). The one layer that
-    is fitted holds a matrix S. The first column is the product of S and x·xᵀ, whose gradient is x·xᵀ,
+    ``features`` directions that a seed drew, and shortened by sqrt(``scale``² + length²). The one layer
+    that is fitted holds a matrix S. The first column is the product of S and x·xᵀ, whose gradient is x·xᵀ,
     whatever S is: so a sum of gradients is a sum of x·xᵀ, in which an example weighs at most 1, and S is
     such a sum times a step's length. Its corner counts the examples, and S over the corner has their mean
     and their second moments: no length of steps, and no number of them, changes these. The second column is
@@ -83,10 +83,11 @@ class GaussianNetwork(nn.Module):
 
 
 def _drawn_projection(inputs: int, features: int) -> torch.Tensor:
-    """Orthonormal rows, float32[features, inputs] but for what is cut off; the identity if nothing is left out.
+    """Directions as rows, float32[features, inputs]; the identity if there are as many as inputs.
 
-    They are rows of a Hadamard matrix with signs by columns: a number of them is one power of two, up to
-    its sign, which no machine rounds otherwise. Source: Ailon and Chazelle 2009.
+    They are rows of a Hadamard matrix with signs by columns: all numbers are one, up to the sign,
+    so that no machine rounds otherwise, and rows are orthonormal where inputs are a power of two.
+    Source: Ailon and Chazelle 2009.
     """
     if features == inputs:
         return torch.eye(inputs)
