@@ -51,7 +51,7 @@ class SeriesWindows:
         rows = [row for one in series for row in self._windows_of(one)]
         found = self.columns.encode(rows)
         numbers, there = found[:, self.channel], found[:, self.channel + len(self.columns.channels)]
-        told = there[:, self.context :] * there[:, : self.context].any(1, keepdims=True)
+        told = there[:, self.context :] * there[:, : self.context].max(1, keepdims=True)
         some = told.any(1)
         return {
             "values": found[:, :, : self.context] * some[:, None, None],

@@ -10,10 +10,10 @@ class ForecastNetwork(nn.Module):
     """float32[b, 2 · channels, context] to forecasts, float32[b, horizon, levels].
 
     Inputs are channels from -1 to 1, then 1 where each is there. What is forecast is ``channel``, in its
-    own unit, in which it goes over ``range``: by how much each number to come differs from the last
-    one that is known, at each of ``levels``. The last layer sees what the convolutions find in each of ``parts`` of the context, and the
-    context itself as means over ``places``, less that last number. Norms are over groups of one example's
-    own channels.
+    own unit, in which it goes over ``range``: by how much each number to come differs from the last one
+    that is known, at each of ``levels``. The last layer sees what the convolutions find in each of
+    ``parts`` of the context, and the context itself as means over ``places``, less that last number. Norms
+    are over groups of one example's own channels.
     """
 
     def __init__(
