@@ -1,0 +1,73 @@
+"""Tables with a row a moment, for all tasks whose example is an entity's series of numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from privacy.errors import DataError
+from protocol.job.data_section import SourceKeys
+from protocol.plain_text import Word
+from tasks.data.rows import Rows, present
+from tasks.data.series_columns import Series, SeriesColumns, read_entities
+from tasks.network_task import Range, check_ranges
+from tasks.task import TaskKeys
+
+MOST_NUMBERS = 100_000  # of a series
+
+
+class MomentKeys(TaskKeys):
+    """The columns of a table with a row a moment: whose it is, when, and what each channel measured."""
+
+    entity: Word
+    time: Word
+    channels: dict[Word, Range] = Field(
+        min_length=1, max_length=1000, description="by column, from where to where it goes"
+    )
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        check_ranges("channels", self.channels)
+        label = getattr(self, "label", None)
+        named = [self.entity, self.time, *self.channels, *([label] if label else [])]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"{twice[0]}: expected a column to be one of entity, time, label and a channel"
+            )
+        return self
+
+    def columns(self, length: int) -> SeriesColumns:
+        """The channels as a network reads them, of so many moments."""
+        channels = {name: (low, high) for name, (low, high) in self.channels.items()}
+        return SeriesColumns(channels=channels, length=length)
+
+
+def read_series(data: SourceKeys, columns: MomentKeys, *, label: str | None) -> Rows:
+    """A series for each entity, in order of their first rows, and its label if there is a column of it.
+
+    Rows without an entity or a time are left out. Raises DataError if no entity is there.
+    """
+    from tasks.data.read_table import read_table
+
+    names = [columns.entity, columns.time, *columns.channels, *([label] if label else [])]
+    table = read_table(data, columns=names)
+    labels = table.column(label, key="data.label") if label else None
+    found = read_entities(
+        entities=table.column(columns.entity, key="data.entity"),
+        times=table.column(columns.time, key="data.time"),
+        channels={name: table.column(name, key="data.channels") for name in columns.channels},
+        labels=None if labels is None else tuple(map(present, labels)),
+    )
+    if not found.series:
+        raise DataError(f"data.entity={columns.entity!r}: no row has a value there")
+    left_out = f"{found.left_out} rows have no entity or no time, and are left out"
+    return Rows(contents=found.series, labels=found.labels, remarks=(left_out,) * (found.left_out > 0))
+
+
+def digest_series(content: Series | None) -> bytes:
+    """SHA-256 of the moments in order of time, 32 bytes; the entity's name does not count."""
+    return hashlib.sha256(json.dumps(content).encode()).digest()
