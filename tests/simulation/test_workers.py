@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
@@ -21,7 +20,6 @@ from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from simulation.worker_count import workers_that_pay
-from simulation.worker_process import read_frames, write_frame
 from simulation.workers import Worker, deal
 from tests import children, tiny
 
@@ -88,16 +86,6 @@ def test_workers_end_with_a_coordinator_that_is_killed(tiny_folder: Path, tmp_pa
         assert len(workers) == 2
         os.kill(process.pid, signal.SIGKILL)
     until(lambda: all(map(gone, workers)))
-
-
-def test_frames_are_whole_or_none() -> None:
-    file = io.BytesIO()
-    for content in (b"", b"a", b"\x00" * 300):
-        write_frame(file, content)
-    whole = file.getvalue()
-    assert list(read_frames(io.BytesIO(whole))) == [b"", b"a", b"\x00" * 300]
-    assert list(read_frames(io.BytesIO(whole[:-1]))) == [b"", b"a"]
-    assert list(read_frames(io.BytesIO(whole[:11]))) == [b""]
 
 
 def test_workers_get_as_many_examples_each_as_possible() -> None:
