@@ -206,7 +206,7 @@ class SiteHost:
         log.info("run %s: loaded its model on %s", manifest.run, device)
         gradients, devices = choose_gradients(adapted), None
         choose_threads(gradients, job)
-        if others := self._file.device.names[1:]:
+        if others := self._file.device.name[1:]:
             recipe = Recipe(job=job, source=source, labels=labels, site=self._file.site.name)
             devices = SeveralDevices(recipe, others, adapted=adapted)
         trainer = Trainer(gradients, devices)
@@ -215,7 +215,7 @@ class SiteHost:
 
     def _device_of(self, job: Job) -> DeviceSection:
         """This process's own device: the first of the site's, or the job's if it names none."""
-        section, names = _within_machine(job).device, self._file.device.names
+        section, names = _within_machine(job).device, self._file.device.name
         return section.model_copy(update={"name": names[0]}) if names else section
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ def _check_file(site_file: SiteFile) -> None:
         raise PolicyFileError("data: expected one section [data.ALIAS] or more, got none")
     check_models(site_file.models)
     try:
-        for name in site_file.device.names:
+        for name in site_file.device.name:
             present_device(name)
     except UserError as error:
         raise PolicyFileError(str(error)) from error

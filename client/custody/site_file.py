@@ -92,16 +92,16 @@ def _as_list(value: object) -> object:
 class OwnDevices(Section):
     """Where this site trains, whatever a job says: ``name`` is one device, or several that share each step.
 
-    Unset, it is the device that the job names.
+    The first is the agent's own. Unset, it is the device that the job names.
     """
 
-    name: (
-        Annotated[list[DeviceName], BeforeValidator(_as_list), Field(min_length=1, max_length=64)] | None
-    ) = None
+    name: Annotated[list[DeviceName], BeforeValidator(_as_list), Field(max_length=64)] = Field(
+        default_factory=list
+    )
 
     @model_validator(mode="after")
     def _apart(self) -> OwnDevices:
-        names = self.name or []
+        names = self.name
         # The processor may be shared: so that it can be tried where there is no GPU.
         gpus = ["cuda:0" if name == "cuda" else name for name in names if name != "cpu"]
         if len(names) > 1 and ("auto" in names or len(set(gpus)) < len(gpus)):
@@ -110,11 +110,6 @@ class OwnDevices(Section):
                 f"got {', '.join(names)}"
             )
         return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The devices, the first one the agent's own; none if the job's counts."""
-        return tuple(self.name or ())
 
 
 class DataSource(SourceKeys):

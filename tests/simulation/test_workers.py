@@ -7,8 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,22 +24,6 @@ from tests import children, tiny
 
 def weights(folder: Path) -> bytes:
     return (RunFolder.open(folder).adapter_path / "adapter_model.safetensors").read_bytes()
-
-
-def gone(pid: int) -> bool:
-    """Whether a process is none any more, or a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
-    except OSError:
-        return True
-
-
-def until(condition: Callable[[], bool], *, patience: float = 60.0) -> None:
-    """Look again and again: what is waited for happens in another process."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.mark.process
@@ -85,7 +67,7 @@ def test_workers_end_with_a_coordinator_that_is_killed(tiny_folder: Path, tmp_pa
         workers = [int(pid) for pid in listed.split()]
         assert len(workers) == 2
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: all(map(gone, workers)))
+    children.until(lambda: all(map(children.gone, workers)))
 
 
 def test_workers_get_as_many_examples_each_as_possible() -> None:
