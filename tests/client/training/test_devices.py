@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 import client.training.devices
+from client.training.adaptive_norm import AdaptiveNorm
 from client.training.devices import SeveralDevices
 from client.training.optimizer import Clipping
 from client.training.recipe import Recipe
@@ -65,7 +66,13 @@ def several(world: World, *others: str) -> Iterator[Trainer]:
 
 
 def train(
-    world: World, trainer: Trainer, *, entropy: Any = KEYED, plan: SampledPlan = PLAN, kept: bool = False
+    world: World,
+    trainer: Trainer,
+    *,
+    entropy: Any = KEYED,
+    plan: SampledPlan = PLAN,
+    kept: bool = False,
+    adaptive: AdaptiveNorm | None = None,
 ) -> NDArray[np.float32]:
     examples = world.examples("site-1")
     activations = Activations(world.prefix, examples) if kept else None
@@ -78,6 +85,7 @@ def train(
         round_number=1,
         entropy=entropy,
         activations=activations,
+        adaptive=adaptive,
     )
 
 
@@ -104,6 +112,15 @@ def test_nobody_drawn_is_a_step_of_noise_alone(world: World, in_threads: list[Th
     with several(world, "cpu") as trainer:
         assert np.array_equal(train(world, trainer, plan=nobody), alone)
     assert alone.any()
+
+
+def test_a_norm_that_moves_is_that_of_all_devices_examples(world: World, in_threads: list[Thread]) -> None:
+    plan, norm = replace(PLAN, clipping_norm=1.0), AdaptiveNorm(quantile=0.5, value=0.3)
+    alone = train(world, world.trainer, plan=plan, adaptive=norm)
+    with several(world, "cpu") as trainer:
+        assert np.array_equal(train(world, trainer, plan=plan, adaptive=norm), alone)
+    assert alone[-1] == world.job.training.local_steps
+    assert alone[-2] != np.float32(0.3)
 
 
 def test_an_example_is_computed_by_one_device_whoever_else_is_drawn(
