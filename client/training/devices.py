@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -123,6 +123,7 @@ class SeveralDevices:
     def _begin(self) -> None:
         """Load the model on each of the other devices, on all at once."""
         # A model that two devices computed in different precisions would be two models.
+        precision: Literal["bfloat16", "float32"]
         precision = "bfloat16" if self._adapted.device.bfloat16 else "float32"
         threads = torch.get_num_threads()
         for name in self._names:
