@@ -47,13 +47,16 @@ class Start:
 def begin_round(session: Session, request: pb.Train) -> Start:
     """What a request asks a site to train.
 
-    Raises ProtocolError for vectors of another size, and for a first adapter that is not the manifest's.
+    Raises ProtocolError for vectors of another size, and for a first adapter that is not the manifest's,
+    RunError where a device of the site's cannot be used.
     """
     job, layout = session.manifest.job, session.layout
     begun = session.manifest.start_digest
     if begun and request.round == 1 and vector_digest(request.adapter) != begun:
         raise ProtocolError("the first round's adapter is not the one whose digest the manifest has")
     sent = session.adapter(request.adapter)
+    # Nothing is charged for a round that cannot be computed.
+    session.materials.trainer.devices.ready(session.materials.examples)
     if not session.keeps:
         return Start(adapter=sent)
     kept = session.memory.before(request.round)

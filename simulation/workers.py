@@ -25,12 +25,12 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes import tether
+from protocol.processes.frames import read_frame, write_frame
 from protocol.processes.time_spent import Part, running_clock, timed
 from runs.run_folder import RunFolder
 from simulation.grid import InProcessGrid
 from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
-from simulation.worker_process import read_frame, write_frame
 
 
 class Worker:

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from protocol.processes import tether
@@ -27,3 +29,19 @@ def _tethered(command: Sequence[str], python: str) -> list[str]:
     if program is None:
         raise FileNotFoundError(command[0])
     return [python, "-I", tether.__file__, str(os.getpid()), program, *command[1:]]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is none any more, or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+    except OSError:
+        return True
+
+
+def until(condition: Callable[[], bool], *, patience: float = 60.0) -> None:
+    """Look again and again: what is waited for happens in another process."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)

@@ -96,6 +96,7 @@ class Service:
             listen_on_socket(server, Path(str(agent.socket)), group=group)
         if agent.metrics is not None:
             self._stack.enter_context(metrics_page(agent.metrics, telemetry.registry))
+        self._stack.callback(resident.close)
         worker.start(resident)
         server.start()
         self._worker, self._server = worker, server

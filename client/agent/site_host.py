@@ -20,12 +20,14 @@ from client.refusal import answer_or_refuse
 from client.session import check_labels, check_model
 from client.site import Site
 from client.training.cancellation import Between, no_pause
+from client.training.devices import SeveralDevices
 from client.training.gradient_check import choose_gradients
+from client.training.recipe import Recipe
 from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.canonical import canonical_json
-from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError
-from protocol.job.job import Job
+from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError, UserError
+from protocol.job.job import DeviceSection, Job
 from protocol.job.manifest import Manifest
 from protocol.job.ranks import job_at
 from protocol.messages import confide_pb2 as pb
@@ -33,7 +35,7 @@ from protocol.messages.envelope import Opened
 from tasks.group_task import GroupTask
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
-from tasks.model.device import choose_device, without_subnormals
+from tasks.model.device import choose_device, present_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.model_spec import ModelSpec
 from tasks.registry import find_task, section_of, task_of
@@ -184,6 +186,7 @@ class SiteHost:
             activations=Activations(model.prefix, examples),
             parts=found.parts,
         )
+        model.trainer.devices.ready(examples)
         self._materials = alias, materials
         return materials
 
@@ -192,12 +195,13 @@ class SiteHost:
 
         What goes wrong is the custodian's to know: a coordinator learns that this model cannot be had.
         """
-        self._model = None
+        self.close()
         gc.collect()  # a model's modules point at one another
         job, labels = manifest.job, manifest.labels
-        device = choose_device(_within_machine(job).device)
+        device = choose_device(self._device_of(job))
         try:
-            there = job.model.model_copy(update={"source": local_source(job.model, self._file.models)})
+            source = local_source(job.model, self._file.models)
+            there = job.model.model_copy(update={"source": source})
             local = job.model_copy(update={"model": there})
             base = load_base_model(local, labels=labels, device=device)
         except ModelError as error:
@@ -210,10 +214,25 @@ class SiteHost:
         # By the job's word for its source, and not by the place: what it says may reach the coordinator.
         adapted = AdaptedModel(base, job=job_at(job, self._file.site.name), device=device)
         log.info("run %s: loaded its model on %s", manifest.run, device)
-        trainer = Trainer(choose_gradients(adapted))
-        choose_threads(trainer.gradients, job)
+        gradients, devices = choose_gradients(adapted), None
+        choose_threads(gradients, job)
+        if others := self._file.device.name[1:]:
+            recipe = Recipe(job=job, source=source, labels=labels, site=self._file.site.name)
+            devices = SeveralDevices(recipe, others, adapted=adapted)
+        trainer = Trainer(gradients, devices)
         self._model = _Model(key=key, trainer=trainer, prefix=FrozenPrefix(adapted))
         return self._model
+
+    def _device_of(self, job: Job) -> DeviceSection:
+        """This process's own device: the first of the site's, or the job's if it names none."""
+        section, names = _within_machine(job).device, self._file.device.name
+        return section.model_copy(update={"name": names[0]}) if names else section
+
+    def close(self) -> None:
+        """Forget the model that is here, and free the devices that it is on."""
+        if self._model is not None:
+            self._model.trainer.devices.end()
+        self._model = None
 
 
 def _check_file(site_file: SiteFile) -> None:
@@ -225,6 +244,11 @@ def _check_file(site_file: SiteFile) -> None:
     if not site_file.data:
         raise PolicyFileError("data: expected one section [data.ALIAS] or more, got none")
     check_models(site_file.models)
+    try:
+        for name in site_file.device.name:
+            present_device(name)
+    except UserError as error:
+        raise PolicyFileError(str(error)) from error
 
 
 def _model_key(manifest: Manifest, *, site: str) -> bytes:

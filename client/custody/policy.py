@@ -23,7 +23,7 @@ from tasks.registry import task_names
 
 FILE = "site.toml"
 # What stands beside the policy in the file of a site that an agent answers for: see site_file.py.
-OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models", "limits"})
+OTHER_SECTIONS = frozenset({"site", "agent", "relay", "data", "models", "limits", "device"})
 Checked = TypeVar("Checked", bound=BaseModel)
 _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from client.custody.policy import FILE, Policy, Section, checked, read_own_file
 from privacy.errors import JobError, PolicyFileError
 from protocol.job.data_section import SourceKeys
+from protocol.job.job import DeviceName
 from protocol.messages.site_name import SiteName
 from protocol.plain_text import Place, Word
 from tasks.registry import DEFAULT_TASK, columns_of, gate_of
@@ -84,6 +85,33 @@ class LimitsSection(Section):
     planning_mib: Annotated[int, Field(ge=640, le=65536)] = 1024
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class OwnDevices(Section):
+    """Where this site trains, whatever a job says: ``name`` is one device, or several that share each step.
+
+    The first is the agent's own. Unset, it is the device that the job names.
+    """
+
+    name: Annotated[list[DeviceName], BeforeValidator(_as_list), Field(max_length=64)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> OwnDevices:
+        names = self.name
+        # The processor may be shared: so that it can be tried where there is no GPU.
+        gpus = ["cuda:0" if name == "cuda" else name for name in names if name != "cpu"]
+        if len(names) > 1 and ("auto" in names or len(set(gpus)) < len(gpus)):
+            raise ValueError(
+                'name: expected one device, or several by their names, each once, as ["cuda:0", "cuda:1"], '
+                f"got {', '.join(names)}"
+            )
+        return self
+
+
 class DataSource(SourceKeys):
     """One data set, by the name that jobs know it by, with the keys that say how a task reads it.
 
@@ -116,6 +144,7 @@ class SiteFile(Policy):
     agent: AgentSection = AgentSection()
     relay: RelaySection = RelaySection()
     limits: LimitsSection = LimitsSection()
+    device: OwnDevices = OwnDevices()
     data: dict[Word, DataSource] = Field(default_factory=dict)
     models: dict[Place, Place] = Field(default_factory=dict)
 

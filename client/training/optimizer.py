@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
@@ -18,6 +19,19 @@ from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
 from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """How a step clips: each example to ``bound`` in the L1 or L2 ``norm``, which is so many ``steps``."""
+
+    bound: float
+    norm: int
+    steps: float
+
+    def of(self, gradients: Sequence[Tensor]) -> ClippedSum:
+        """The clipped sum of per-example gradients, [n, *shape] a parameter: see ``clip_gradients``."""
+        return clip_gradients(gradients, bound=self.bound, norm=self.norm, steps=self.steps)
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are not followed
@@ -72,15 +86,24 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         gradients = [parameter.grad_sample for parameter in self.params]
         if any(isinstance(gradient, list) for gradient in gradients):
             raise PrivacyUnitError("two backward passes without a step between: not one batch")
+        self.add(self.clipping.of(gradients))
+        for parameter in self.params:
+            # In the sum now: a step without a backward pass before it must not add them again.
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+
+    @property
+    def clipping(self) -> Clipping:
+        """How the step that comes clips: the same for all its examples, wherever they are computed."""
         steps = COARSE_STEPS if self._banded else STEPS if self.adaptive is None else GRADIENT_STEPS
         bound = self.max_grad_norm if self.adaptive is None else self.adaptive.value
-        clipped = clip_gradients(gradients, bound=bound, norm=self._mechanism.norm, steps=steps)
+        return Clipping(bound=bound, norm=self._mechanism.norm, steps=steps)
+
+    def add(self, clipped: ClippedSum) -> None:
+        """Add a sum of the step's examples. Raises PrivacyUnitError if they were clipped otherwise."""
         self.zeroed_examples += clipped.zeroed
         self._clipped = clipped if self._clipped is None else self._clipped.joined(clipped)
         for parameter, total in zip(self.params, self._clipped.tensors, strict=True):
             parameter.summed_grad = total
-            # In the sum now: a step without a backward pass before it must not add them again.
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
 
     @timed(Part.NOISE)
     def add_noise(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from client.training.optimizer import PrivateOptimizer
 from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
+from privacy.mechanisms.clipping import ClippedSum
 from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch
@@ -70,9 +71,17 @@ def make_optimizer(
 
 
 def take_step(
-    optimizer: PrivateOptimizer, method: PerExampleGradients, batches: Sequence[Batch], loss: Loss
+    optimizer: PrivateOptimizer,
+    method: PerExampleGradients,
+    batches: Sequence[Batch],
+    loss: Loss,
+    *,
+    elsewhere: Callable[[], Iterable[ClippedSum]] = tuple,
 ) -> None:
     """Clip and add up the examples of all physical batches, add the noise once, and move the adapter.
+
+    ``elsewhere`` gives the clipped sums of the step's examples that are not in the batches: it is called
+    once these are computed, and what it raises ends the step before there is noise.
 
     A Poisson sample may be empty. The step is taken all the same, with noise alone: skipping it would
     tell that nobody was drawn.
@@ -81,6 +90,8 @@ def take_step(
         add_batch(optimizer, whatever_fails(method, batch, loss), last=False)
         optimizer.zero_grad(set_to_none=True)
     last = whatever_fails(method, batches[-1], loss) if batches else nobody(method.adapted)
+    for clipped in elsewhere():
+        optimizer.add(clipped)
     add_batch(optimizer, last, last=True)
 
 

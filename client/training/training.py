@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.correlated_steps import CorrelatedSteps
 from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, no_pause
+from client.training.devices import Devices, OneDevice
 from client.training.gradients import PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
 from client.training.row_check import UnequalWeights, heights_apart
@@ -21,7 +22,7 @@ from privacy.errors import PrivacyUnitError, RunError
 from privacy.mechanisms.rng import Entropy
 from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
-from tasks.data.examples import Examples
+from tasks.data.examples import Batch, Examples
 from tasks.data.shapes import Shapes
 from tasks.model.frozen_prefix import Activations
 
@@ -29,11 +30,15 @@ log = logging.getLogger("confide.training")
 
 
 class Trainer:
-    """Trains whichever adapter is loaded into the one model that ``gradients`` are found for."""
+    """Trains whichever adapter is loaded into the one model that ``gradients`` are found for.
 
-    def __init__(self, gradients: PerExampleGradients) -> None:
+    ``devices`` is where steps are computed, if not on the model's own device alone.
+    """
+
+    def __init__(self, gradients: PerExampleGradients, devices: Devices | None = None) -> None:
         self.adapted = gradients.adapted
         self.gradients = gradients
+        self.devices = devices or OneDevice()
         self._apart: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def train(
@@ -61,8 +66,9 @@ class Trainer:
         float32[update_size], is added to each step's noisy gradient; ``correlated`` is for a plan
         with bands, and ``adaptive`` is the norm to clip to first, where it is not the plan's. Raises
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
-        NaN or, without a mechanism, a gradient did.
+        NaN or, without a mechanism, a gradient did, or if a device is lost.
         """
+        self.devices.ready(examples)
         self.adapted.train_in(round_number)
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
@@ -72,8 +78,9 @@ class Trainer:
         for step in range(training.local_steps):
             between(step, training.local_steps)
             optimizer.source = entropy(round_number, step, "gradients")
-            if self.adapted.spec.adapter.dropout:
-                torch.manual_seed(entropy(round_number, step, "dropout").seed())
+            dropout = entropy(round_number, step, "dropout") if self.adapted.spec.adapter.dropout else None
+            if dropout is not None:
+                torch.manual_seed(dropout.seed())
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, round_number, step)
             sampling = entropy(round_number, step, "sampling")
@@ -81,15 +88,31 @@ class Trainer:
             if correlated is not None:
                 drawn = correlated.drawn_in(step, drawn)
                 optimizer.correlated = correlated.release(step)
-            indices = examples.without_blanks(drawn)
-            if activations is not None:
-                with timed(Part.ACTIVATIONS):
-                    activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
-            with timed(Part.DATA):
-                batches = list(shapes.batches(examples, indices))
-            take_step(optimizer, self.gradients, batches, loss)
+            with self.devices.share(
+                examples.without_blanks(drawn),
+                round_number=round_number,
+                training=training,
+                clipping=optimizer.clipping,
+                dropout=dropout,
+            ) as (indices, elsewhere):
+                batches = self.batches(examples, indices, activations, shapes)
+                take_step(optimizer, self.gradients, batches, loss, elsewhere=elsewhere)
             optimizer.zero_grad(set_to_none=True)
         return self.update(adapter, plan, optimizer, hidden=hidden)
+
+    def batches(
+        self,
+        examples: Examples,
+        indices: NDArray[np.int64],
+        activations: Activations | None,
+        shapes: Shapes,
+    ) -> list[Batch]:
+        """A step's physical batches; what the frozen layers make of their examples is kept then."""
+        if activations is not None:
+            with timed(Part.ACTIVATIONS):
+                activations.fill(indices, shapes)  # whole batches of new ones, not their few in each
+        with timed(Part.DATA):
+            return list(shapes.batches(examples, indices))
 
     def update(
         self,

@@ -161,7 +161,7 @@ def _check_device(value: str) -> str:
 
 
 _DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps"
-_DeviceName = Annotated[
+DeviceName = Annotated[
     str, AfterValidator(_check_device), WithJsonSchema({"type": "string", "maxLength": 7})
 ]
 
@@ -169,7 +169,7 @@ _DeviceName = Annotated[
 class DeviceSection(Section):
     """Where tensors live and in which precision the frozen layers compute."""
 
-    name: _DeviceName = "auto"
+    name: DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 

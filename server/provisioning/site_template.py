@@ -97,6 +97,9 @@ queue = 4                             # messages that may wait
 [limits]                              # what planning a run may take, in a process of its own
 planning_seconds = 30.0
 planning_mib = 1024
+
+# [device]                            # where this site trains, whatever a job says
+# name = ["cuda:0", "cuda:1"]         # one device, or several that share each step
 """
 
 

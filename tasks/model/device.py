@@ -38,7 +38,7 @@ def choose_device(section: DeviceSection) -> Device:
 
     Also sets how many threads torch uses in this process. Raises UserError if the device is absent.
     """
-    name = _present(section.name)
+    name = present_device(section.name)
     torch.set_num_threads(section.threads or len(os.sched_getaffinity(0)))
     chosen = torch.device(name)
     automatic = section.precision == "auto"
@@ -62,8 +62,8 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _present(name: str) -> str:
-    """The device that a job names, which is here. Raises UserError, naming those that are."""
+def present_device(name: str) -> str:
+    """The device that a name means, which is here. Raises UserError, naming those that are."""
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
     if name == "auto":

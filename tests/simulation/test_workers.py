@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,29 +18,12 @@ from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from simulation.worker_count import workers_that_pay
-from simulation.worker_process import read_frames, write_frame
 from simulation.workers import Worker, deal
 from tests import children, tiny
 
 
 def weights(folder: Path) -> bytes:
     return (RunFolder.open(folder).adapter_path / "adapter_model.safetensors").read_bytes()
-
-
-def gone(pid: int) -> bool:
-    """Whether a process is none any more, or a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
-    except OSError:
-        return True
-
-
-def until(condition: Callable[[], bool], *, patience: float = 60.0) -> None:
-    """Look again and again: what is waited for happens in another process."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.mark.process
@@ -87,17 +67,7 @@ def test_workers_end_with_a_coordinator_that_is_killed(tiny_folder: Path, tmp_pa
         workers = [int(pid) for pid in listed.split()]
         assert len(workers) == 2
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: all(map(gone, workers)))
-
-
-def test_frames_are_whole_or_none() -> None:
-    file = io.BytesIO()
-    for content in (b"", b"a", b"\x00" * 300):
-        write_frame(file, content)
-    whole = file.getvalue()
-    assert list(read_frames(io.BytesIO(whole))) == [b"", b"a", b"\x00" * 300]
-    assert list(read_frames(io.BytesIO(whole[:-1]))) == [b"", b"a"]
-    assert list(read_frames(io.BytesIO(whole[:11]))) == [b""]
+    children.until(lambda: all(map(children.gone, workers)))
 
 
 def test_workers_get_as_many_examples_each_as_possible() -> None:

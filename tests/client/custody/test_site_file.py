@@ -43,6 +43,13 @@ def folder(tmp_path: Path) -> Path:
         ({"agent": {"queue": 1000}}, "agent.queue"),
         ({"limits": {"planning_seconds": 0.0}}, "limits.planning_seconds"),
         ({"limits": {"planning_mib": 100}}, "limits.planning_mib"),
+        ({"device": {"name": "gpu"}}, r'device\.name\.0: expected "auto", "cpu", "cuda", "mps", or a GPU'),
+        ({"device": {"name": 1}}, r"device\.name"),
+        *(
+            ({"device": {"name": names}}, f"several by their names, each once, .* got {', '.join(names)}")
+            for names in (["cuda:1", "cuda:1"], ["cuda", "cuda:0"], ["mps", "mps"], ["auto", "cpu"])
+        ),
+        ({"device": {"names": ["cpu"]}}, "device.names: unknown key"),
         ({"rules": {"longest_round": 0.5}}, "rules.longest_round"),
         ({"agent": {"plaintext": True}}, "agent.plaintext: unknown key"),
         ({"relay": {"user": ""}}, "relay.user"),
@@ -121,3 +128,18 @@ def test_the_relay_finds_the_agent(folder: Path, changes: dict[str, Any], addres
     home = folder / "home"
     found = read_site_file(write_site(home, folder, COORDINATOR, **changes))
     assert found.agent_address == address.format(home=home)
+
+
+@pytest.mark.parametrize(
+    ("device", "names"),
+    [
+        ({}, []),
+        ({"device": {"name": "cuda:1"}}, ["cuda:1"]),
+        ({"device": {"name": ["cuda:1", "cuda:0"]}}, ["cuda:1", "cuda:0"]),
+        ({"device": {"name": ["cpu", "cpu"]}}, ["cpu", "cpu"]),
+    ],
+)
+def test_a_site_names_one_device_or_several(folder: Path, device: dict[str, Any], names: list[str]) -> None:
+    path = write_site(folder / "home", folder, COORDINATOR, **device)
+    assert read_site_file(path).device.name == names
+    assert read_policy(path).budget.epsilon == read_site_file(path).budget.epsilon
