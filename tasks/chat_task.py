@@ -41,7 +41,7 @@ class ChatTask(LanguageTask):
         return replace(base, reader=replace(base.reader, max_answer=section.max_answer))
 
     def sizes(self, base: BaseModel, section: LengthKeys) -> Sizes:
-        """As of texts, but batches are as wide as what the template writes around any messages, at least."""
+        """As of texts, but no batch is narrower than what the template writes around messages."""
         from tasks.data.chat_tokens import template_length
 
         found = super().sizes(base, section)

@@ -201,7 +201,7 @@ class Preferences(ChatTask):
 
 
 def _log_probabilities(adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
-    """Of both answers of each pair, float32[b, 2]: sums over their tokens, or those that they do not share."""
+    """Of both answers of each pair, float32[b, 2]: sums over tokens that they do not both begin with."""
     most = adapted.spec.data["max_answer"]
     if "branches" in batch.inputs:
         return -tell_endings(adapted, batch, most=most)

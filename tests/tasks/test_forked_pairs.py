@@ -13,6 +13,8 @@ from client.training.gradient_check import check_gradients, comparable
 from client.training.gradients import HookedGradients, OneByOne, alone, losses
 from client.training.stacked_gradients import StackedGradients
 from client.training.unit_check import check_privacy_unit
+from privacy.errors import UserError
+from runs.attributions import attribute
 from tasks.data.chat_tokens import CUT_OFF, Marked, joined
 from tasks.data.forked_rows import fork, longest_fork, trimmed
 from tasks.data.grouped_examples import GroupedExamples
@@ -199,6 +201,12 @@ def test_a_model_that_fails_reads_two() -> None:
     broken = llama()
     broken.forward = lambda **_: (_ for _ in ()).throw(ValueError("no mask of four dimensions"))
     assert not can_fork(broken, padding=0, tokens=50, longest=31, limit=64)
+
+
+def test_a_pair_is_no_text_whose_words_could_be_weighed() -> None:
+    adapted = model()
+    with pytest.raises(UserError, match="expected runs on texts, tables or series"):
+        attribute(adapted, random_adapter(adapted), both_forms()[0])
 
 
 def test_what_comes_after_the_last_learned_token_is_left_out() -> None:
