@@ -62,7 +62,8 @@ def attribute(adapted: AdaptedModel, adapter: NDArray[np.float32], examples: Exa
     found: list[Attributed] = []
     for held in examples.batches(np.arange(len(examples)), rows=_ROWS):
         batch = held.to(adapted.device.torch)
-        if "input_ids" in batch.inputs and batch.rows_an_example == 1:
+        # Two answers, in two rows or as two endings of one, are no text.
+        if "input_ids" in batch.inputs and batch.rows_an_example == 1 and "branches" not in batch.inputs:
             measured = _of_tokens(adapted, batch)
         elif _has_columns(adapted, batch):
             measured = _of_values(adapted, batch)

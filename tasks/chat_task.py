@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
+    from tasks.data.shapes import Sizes
     from tasks.data.token_examples import TokenExamples
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel, Pretrained
@@ -42,6 +43,15 @@ class ChatTask(LanguageTask):
     def judged(self, content: Any) -> str:
         """All that is said in a row's conversations, line by line."""
         return "\n".join(said_in(content))
+
+    def sizes(self, base: BaseModel, section: LengthKeys) -> Sizes:
+        """As of texts, but no batch is narrower than what the template writes around messages."""
+        from tasks.data.chat_tokens import template_length
+
+        found = super().sizes(base, section)
+        least = template_length(base.reader)
+        wide = tuple(size for size in found.public if size >= least)
+        return replace(found, public=wide or found.public[-1:])
 
     def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The language model. Raises ModelError for one whose tokenizer has no chat template."""

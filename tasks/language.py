@@ -89,6 +89,33 @@ def tell_tokens(
     return Told(nats=nats * counted, hits=(logits.argmax(-1) == targets).long() * counted, counted=counted)
 
 
+def tell_endings(adapted: AdaptedModel, batch: Batch, *, most: int | None = None) -> torch.Tensor:
+    """Of texts with two endings, what the learned tokens of each cost in nats: float32[b, 2].
+
+    No ending has more than ``most`` learned tokens, if that is given: see ``tell_tokens``.
+    """
+    import torch
+    from torch.nn import functional
+
+    from tasks.model.forked_pass import ForkedPass, float_type
+
+    names = ("input_ids", "attention_mask", "branches", "learned")
+    tokens, real, branches, learned = (batch.inputs[name] for name in names)
+    forked = ForkedPass.of(branches, real, dtype=float_type(adapted.peft))
+    counted = learned * (branches > 0)
+    # All places of endings that are learned, and as many others as fill up what each row has.
+    size = tokens.shape[1] if most is None else min(2 * most, tokens.shape[1])
+    places = counted.argsort(dim=1, descending=True, stable=True)[:, :size]
+    targets, counted, branches, before = (
+        each.gather(1, places) for each in (tokens, counted, branches, forked.before)
+    )
+    with adapted.device.autocast(), _only_at(adapted, before):
+        logits = adapted.peft(input_ids=tokens, **forked.inputs).logits
+    nats = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    nats = nats.reshape(targets.shape) * counted
+    return torch.stack([(nats * (branches == number)).sum(1) for number in (1, 2)], dim=1)
+
+
 def rows_of(inputs: torch.Tensor) -> torch.Tensor:
     """An input of tokens, [b, t] or [b, rows, t], with a row of the model's in each: [b · rows, t]."""
     return inputs.reshape(-1, inputs.shape[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from protocol.plain_text import Word
 from tasks.chat_task import AnswerKeys, ChatTask, read_cells
 from tasks.data.chat import ASSISTANT, USER, Conversation, digest_of, read_conversation
 from tasks.data.rows import NO_CONTENT, Rows
-from tasks.language import rows_of, tell_tokens
+from tasks.language import rows_of, tell_endings, tell_tokens
 from tasks.measures import LOSS, PREFERENCE, REWARD_MARGIN
 from tasks.task import Encoded, Outcome, TaskKeys, Units
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from protocol.job.job import Job
     from tasks.data.examples import Batch, Examples
     from tasks.model.adapted_model import AdaptedModel
+    from tasks.model.base_model import BaseModel
+    from tasks.model.device import Device
 
 # The prompt, the answer that is preferred, and the other.
 Content: TypeAlias = tuple[Conversation, Conversation, Conversation]
@@ -59,8 +61,9 @@ class PairOutcome(Outcome):
 
 
 class Preferences(ChatTask):
-    """Direct preference optimization: a pair is one example, of two rows.
+    """Direct preference optimization: a pair is one example.
 
+    It is one row with two endings, or, where the model cannot read that, two rows.
     Source: Rafailov et al. 2023 (arXiv:2305.18290), eq. 7; Azar et al. 2023 (arXiv:2310.12036), eq. 17.
     """
 
@@ -82,6 +85,27 @@ class Preferences(ChatTask):
             )
         return super().refuses(job, section)
 
+    def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
+        """The language model, and whether it reads both answers after one prompt."""
+        from tasks.data.forked_rows import longest_fork
+        from tasks.model.forked_pass import can_fork
+
+        base = super().load(job, section, labels=labels, device=device)
+        reader = base.reader
+        longest = longest_fork(section.max_length, section.max_answer)
+        forks = can_fork(
+            base.model, padding=reader.padding, tokens=reader.tokens, longest=longest, limit=base.limit
+        )
+        return replace(base, reader=replace(reader, forks=forks))
+
+    def longest(self, base: BaseModel, section: Any) -> int:
+        """How many tokens a row has at most."""
+        from tasks.data.forked_rows import longest_fork
+
+        if not base.reader.forks:
+            return super().longest(base, section)
+        return longest_fork(section.max_length, section.max_answer)
+
     def read(self, data: SourceKeys, columns: Any) -> Rows:
         """Pairs; None where a row has none, or answers to two prompts."""
         named = {key: getattr(columns, key) for key in PreferenceColumns.model_fields}
@@ -100,12 +124,20 @@ class Preferences(ChatTask):
         return hashlib.sha256(b"".join(parts)).digest()
 
     def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:  # noqa: ARG002
-        """Each pair by itself, as the chat template writes it; one with a blank row is blank."""
+        """Each pair by itself, as the chat template writes it; one with a blank answer is blank."""
         from tasks.data.chat_tokens import encode_answers, encoded, joined
+        from tasks.data.forked_rows import fork, longest_fork, trimmed
         from tasks.data.grouped_examples import GroupedExamples
 
-        first = encode_answers(reader, [None if c is None else (c[0], c[1]) for c in rows.contents])
-        second = encode_answers(reader, [None if c is None else (c[0], c[2]) for c in rows.contents])
+        first, second = (
+            [
+                trimmed(one) if one is not None and one.why is None else one
+                for one in encode_answers(
+                    reader, [None if c is None else (c[0], c[answer]) for c in rows.contents]
+                )
+            ]
+            for answer in (1, 2)
+        )
         reasons: list[str | None] = []
         for one, other in zip(first, second, strict=True):
             if one is None or other is None:
@@ -114,12 +146,16 @@ class Preferences(ChatTask):
                 reasons.append(NO_DIFFERENCE)
             else:
                 reasons.append(one.why or other.why)
-        kept = [
-            None if why is not None else one
-            for why, pair in zip(reasons, zip(first, second, strict=True), strict=True)
-            for one in pair
+        pairs = [
+            (one, other) if why is None and one is not None and other is not None else None
+            for why, one, other in zip(reasons, first, second, strict=True)
         ]
-        return encoded(GroupedExamples(rows=joined(kept, padding=reader.padding), together=2), reasons)
+        if reader.forks:
+            longest = longest_fork(reader.max_length, reader.max_answer)
+            forks = [None if pair is None else fork(*pair, most=longest) for pair in pairs]
+            return encoded(joined(forks, padding=reader.padding), reasons)
+        rows = joined([one for pair in pairs for one in pair or (None, None)], padding=reader.padding)
+        return encoded(GroupedExamples(rows=rows, together=2), reasons)
 
     def made_up(
         self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
@@ -127,8 +163,14 @@ class Preferences(ChatTask):
         """Pairs of any tokens, of which the second has fewer, if there may be."""
         import numpy as np
 
+        from tasks.data.forked_rows import made_up_forks
         from tasks.data.grouped_examples import GroupedExamples
 
+        reader = adapted.base.reader
+        if reader.forks:
+            made = self.made_up_texts(adapted, random, sizes)
+            more = made_up_forks(sizes, max_length=reader.max_length, max_answer=reader.max_answer)
+            return replace(made, **more)
         less = np.maximum(np.minimum(adapted.sizes.least, sizes), sizes - sizes // 3)
         both = np.stack([sizes, less], axis=1).reshape(-1)
         return GroupedExamples(rows=self.made_up_answers(adapted, random, both), together=2)
@@ -163,10 +205,11 @@ class Preferences(ChatTask):
 
 
 def _log_probabilities(adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
-    """Of both answers of each pair, float32[b, 2]: sums over their tokens."""
-    told = tell_tokens(
-        adapted, batch, rows_of(batch.inputs["learned"]), most=adapted.spec.data["max_answer"]
-    )
+    """Of both answers of each pair, float32[b, 2]: sums over tokens that they do not both begin with."""
+    most = adapted.spec.data["max_answer"]
+    if "branches" in batch.inputs:
+        return -tell_endings(adapted, batch, most=most)
+    told = tell_tokens(adapted, batch, rows_of(batch.inputs["learned"]), most=most)
     return -told.nats.sum(1).reshape(-1, batch.rows_an_example)
 
 

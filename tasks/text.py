@@ -160,8 +160,13 @@ class TextTask:
             raise ModelError(
                 f"data.max_length={section.max_length}: expected {least} at least, which this model needs"
             )
-        public = ladder(section.max_length, possible=base.limit)
-        return Sizes(least=least, most=section.max_length, public=public)
+        longest = self.longest(base, section)
+        public = ladder(longest, possible=base.limit)
+        return Sizes(least=least, most=longest, public=public)
+
+    def longest(self, base: BaseModel, section: LengthKeys) -> int:  # noqa: ARG002  # for tasks with others
+        """How many tokens a row has at most."""
+        return section.max_length
 
     def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
         """Each text tokenized by itself, with its label's number if there are ``labels``."""

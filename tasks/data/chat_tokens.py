@@ -9,7 +9,7 @@ conversation up to it stops agreeing with the whole one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,11 +32,15 @@ _SETTINGS = {"date_string": "26 Jul 2024"}
 
 @dataclass(frozen=True, kw_only=True)
 class Marked:
-    """A conversation's ``tokens``, int32[t], and which are ``learned``, bool[t]; ``why`` it is blank."""
+    """A conversation's ``tokens``, int32[t], and which are ``learned``, bool[t]; ``why`` it is blank.
+
+    ``branches``, int8[t], are those of a text with two endings: see ``TokenExamples``.
+    """
 
     tokens: NDArray[np.int32]
     learned: NDArray[np.bool_]
     why: str | None = None
+    branches: NDArray[np.int8] | None = None
 
 
 def check_chat(tokenizer: Any, *, source: str) -> None:
@@ -90,15 +94,23 @@ def mark_answers(reader: Reader, prompt: Conversation, answers: Conversation) ->
     return _judged(tokens[: reader.max_length], learned[: reader.max_length], reader)
 
 
+def template_length(reader: Reader) -> int:
+    """How many tokens a question and an answer have that say nothing; 0 where no template writes them."""
+    found = mark_answers(replace(reader, max_answer=None), (("user", ""),), ((ASSISTANT, ""),))
+    return len(found.tokens)
+
+
 def joined(found: Sequence[Marked | None], *, padding: int) -> TokenExamples:
-    """As examples, of which None and blank ones have no tokens."""
+    """As examples, of which None and blank ones have no tokens. All others have branches, or none has."""
     kept = [one for one in found if one is not None]
+    branches = [one.branches for one in kept if one.branches is not None]
     return TokenExamples(
         tokens=np.concatenate([np.zeros(0, np.int32), *(one.tokens for one in kept)]),
         offsets=offsets_of(np.array([0 if one is None else len(one.tokens) for one in found], np.int64)),
         labels=None,
         padding=padding,
         learned=np.concatenate([np.zeros(0, bool), *(one.learned for one in kept)]),
+        branches=np.concatenate(branches) if branches else None,
     )
 
 

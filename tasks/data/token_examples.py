@@ -22,6 +22,8 @@ class TokenExamples(Examples):
     with the token ``padding``, by which some models find a text's last token. ``learned``, bool[total], are
     the tokens that a model should say, where these are not all. ``targets``, float32[n, k], are numbers
     that a text has, and ``token_labels``, int64[total], the number of each token's label or ``UNTOLD``.
+    ``branches``, int8[total], are for texts with one beginning and two endings, in this order: 0 for tokens
+    of the beginning, 1 and 2 for those of each ending.
     """
 
     tokens: NDArray[np.int32]
@@ -31,6 +33,7 @@ class TokenExamples(Examples):
     learned: NDArray[np.bool_] | None = None
     targets: NDArray[np.float32] | None = None
     token_labels: NDArray[np.int64] | None = None
+    branches: NDArray[np.int8] | None = None
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -46,6 +49,7 @@ class TokenExamples(Examples):
             learned=None if self.learned is None else self.learned[places],
             targets=None if self.targets is None else self.targets[indices],
             token_labels=None if self.token_labels is None else self.token_labels[places],
+            branches=None if self.branches is None else self.branches[places],
         )
 
     def batch(
@@ -53,8 +57,8 @@ class TokenExamples(Examples):
     ) -> Batch:
         """Padded on the right: ``input_ids``, ``attention_mask``: int64[b, size]; ``labels``: int64[b].
 
-        ``learned``, int64[b, size], is there if not all tokens are. So are ``targets``, float32[b, k], and
-        ``token_labels``, int64[b, size], where examples have them.
+        ``learned``, int64[b, size], is there if not all tokens are. So are ``targets``, float32[b, k],
+        ``token_labels`` and ``branches``, int64[b, size], where examples have them.
         """
         blanks = max(0, (rows or 0) - len(indices))
         # Blank rows are short texts of padding: a row without any token would have no loss.
@@ -81,4 +85,8 @@ class TokenExamples(Examples):
             told = np.where(mask, 0, UNTOLD)  # as for what is learned
             told[: len(indices)][real] = self.token_labels[places]
             inputs["token_labels"] = torch.from_numpy(told)
+        if self.branches is not None:
+            branches = np.zeros_like(tokens)
+            branches[: len(indices)][real] = self.branches[places]
+            inputs["branches"] = torch.from_numpy(branches)
         return Batch(inputs=inputs, indices=indices, size=mask.shape[1])

@@ -28,7 +28,7 @@ class Reader:
 
     Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``, of
     which ``padding`` fills texts up. Of answers, ``max_answer`` tokens are learned; all if it is None. Of a
-    document, so many ``windows`` are read.
+    document, so many ``windows`` are read. A model that ``forks`` reads two endings after one beginning.
     """
 
     tokenizer: Any
@@ -38,6 +38,7 @@ class Reader:
     padding: int
     max_answer: int | None = None
     windows: int = 1
+    forks: bool = False
 
 
 def tokenize(

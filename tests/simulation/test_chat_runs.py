@@ -13,6 +13,7 @@ from runs.report.report import render_report
 from runs.run import Run
 from runs.run_folder import RunFolder
 from simulation.simulate import resume, simulate
+from simulation.simulated_federation import World
 from tests import tiny_chat
 
 # Keyed: who is drawn decides how much so short a run learns.
@@ -75,9 +76,12 @@ def test_no_answers_are_asked_for(folder: Path, tmp_path: Path) -> None:
     assert "What the model says" not in run.report.read_text()
 
 
-@pytest.mark.statistics
-def test_preferences_are_learned(folder: Path, tmp_path: Path) -> None:
-    job = tiny_chat.job(folder, "preferences", **FREE, training={"rounds": 3})
+@pytest.mark.exhaustive(but=1)
+@pytest.mark.parametrize(("data", "forks"), [({"max_answer": 8}, True), ({}, False)])
+def test_preferences_are_learned(folder: Path, tmp_path: Path, data: dict[str, int], forks: bool) -> None:
+    """In one row a pair, and in two where a row could be longer than the model takes."""
+    job = tiny_chat.job(folder, "preferences", **FREE, data=data, training={"rounds": 3})
+    assert World(job).adapted.base.reader.forks is forks
     run = simulate(job, runs=tmp_path)
     facts = RunFolder.open(run.folder).facts
     # Nothing is trained: the margin is nothing, and the loss that of a coin, log 2.
