@@ -154,8 +154,8 @@ class Preferences(ChatTask):
             longest = longest_fork(reader.max_length, reader.max_answer)
             forks = [None if pair is None else fork(*pair, most=longest) for pair in pairs]
             return encoded(joined(forks, padding=reader.padding), reasons)
-        rows = joined([one for pair in pairs for one in pair or (None, None)], padding=reader.padding)
-        return encoded(GroupedExamples(rows=rows, together=2), reasons)
+        each = joined([one for pair in pairs for one in pair or (None, None)], padding=reader.padding)
+        return encoded(GroupedExamples(rows=each, together=2), reasons)
 
     def made_up(
         self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
