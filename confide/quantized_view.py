@@ -25,7 +25,7 @@ def export_and_print(
     """Write a run's model in fewer bits, and show what that costs. Raises as ``export_quantized`` does."""
     check_quantizable(folder.manifest.job, kind)  # before the data are read
     found = export_quantized(
-        folder, to, kind=kind, held_out=_held_out(folder), best=best, average=average, audit=audit
+        folder, to, kind=kind, held_out=held_out_of(folder), best=best, average=average, audit=audit
     )
     print(f"Wrote a model to {to}; its README.md says how it is loaded")
     print_quantized(found, folder.manifest.job)
@@ -44,7 +44,7 @@ def print_quantized(found: Quantized, job: Job) -> None:
         console.print(f"Scored on {found.scored.examples:,} held-out examples, which no site has.")
 
 
-def _held_out(folder: RunFolder) -> Workplace | str:
+def held_out_of(folder: RunFolder) -> Workplace | str:
     """The run's job with the coordinator's held-out examples, or why there are none."""
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
     # What training began with is not needed, and may be gone.

@@ -44,6 +44,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "protocol.messages": set(),
     "protocol.processes": set(),
     "protocol.sums": {"protocol.job", "protocol.messages"},
+    "runs.quantized": set(),
     "runs.report": set(),
     "server.post": set(),
     "server.provisioning": set(),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from confide.quantized_view import export_and_print
+from confide.quantized_view import export_and_print, held_out_of
 from privacy.errors import UserError
 from runs.export import export_adapter, merge
 from runs.privacy_card import check_card
@@ -20,6 +20,7 @@ from runs.quantized.int8_folder import Int8Folder
 from runs.quantized.weight_format import weights_error
 from runs.quantized_record import RECORD
 from runs.run_folder import RunFolder
+from server.job_context import Workplace
 from server.quantized_export import check_quantizable, export_quantized
 from server.whole_models import WholeModels
 from simulation.simulate import simulate
@@ -168,6 +169,15 @@ def test_without_the_data_the_weights_error_is_all_that_is_stated(
     assert "| loss |" not in readme
     assert 'gguf_file="model.gguf"' in readme
     check_card(tmp_path / "gone")
+
+
+def test_of_a_real_federation_the_coordinators_data_are_held_out(run: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder.open(shutil.copytree(run.path, tmp_path / "run", symlinks=True))
+    facts = folder.facts | {"federation": "clinics", "held_out_examples": tiny.ROWS}
+    (folder.path / "facts.json").write_text(json.dumps(facts))
+    found = held_out_of(RunFolder.open(folder.path))
+    assert isinstance(found, Workplace)
+    assert len(found.held_out) == tiny.ROWS
 
 
 def test_an_existing_folder_and_another_base_model_are_refused(
