@@ -107,7 +107,7 @@ class AnomalyTask(NetworkTask):
     def forward(self, adapted: AdaptedModel, batch: Batch) -> AnomalyOutcome:
         """What the fit says of each example. In float32, as lengths are right to its last digits alone."""
         found = adapted.peft(self.scaled(batch.inputs["values"], adapted.base.reader))
-        size = adapted.base.model.made_of["features"]
+        size = len(adapted.peft.get_base_model().projection)
         return AnomalyOutcome.of(found[:, 0], found[:, 1], batch.inputs["odd"], size=size)
 
 

@@ -71,7 +71,7 @@ class ForecastSection(ForecastKeys):
     def reader(self) -> SeriesWindows:
         """The channels as a network reads them."""
         return SeriesWindows(
-            columns=self.columns(self.context + self.horizon),
+            series=self.columns(self.context + self.horizon),
             target=self.target,
             context=self.context,
             horizon=self.horizon,
@@ -144,7 +144,7 @@ class SeriesForecast(NetworkTask):
     def open_reader(self, source: str, columns: ForecastKeys) -> SeriesWindows:  # noqa: ARG002
         """The channels as the custodian declares them, in windows as short as any: no model says more."""
         return SeriesWindows(
-            columns=columns.columns(3), target=columns.target, context=2, horizon=1, windows=1
+            series=columns.columns(3), target=columns.target, context=2, horizon=1, windows=1
         )
 
     def encode(  # type: ignore[override]  # its reader makes several arrays
@@ -159,7 +159,7 @@ class SeriesForecast(NetworkTask):
 
         arrays = reader.encode(rows.contents)
         empty = np.array([content is None for content in rows.contents], bool)
-        told = arrays["told"].reshape(len(rows), -1).any(1)
+        told = arrays["told"].reshape(len(rows), reader.windows * reader.horizon).max(1) > 0
         why = {NO_CONTENT: empty, _NOTHING_TOLD: ~empty & ~told}
         return Encoded(
             examples=_grouped(arrays, blank=~told, together=reader.windows),
@@ -173,7 +173,7 @@ class SeriesForecast(NetworkTask):
         reader: SeriesWindows = adapted.base.reader
         rows = len(sizes) * reader.windows
         values = self.made_up_values(random, (rows, *reader.shape))
-        values[:, len(reader.columns.channels) :] = 1.0
+        values[:, len(reader.series.channels) :] = 1.0
         following = self.made_up_values(random, (rows, reader.horizon))
         arrays = {"values": values, "next": following, "told": following * 0 + 1}
         return _grouped(arrays, blank=sizes == 0, together=reader.windows)

@@ -16,11 +16,11 @@ from tasks.data.series_columns import Series, SeriesColumns
 class SeriesWindows:
     """The last ``windows`` of a series, each of ``context`` moments and the ``horizon`` that follow them.
 
-    ``columns`` are as long as both. Numbers to come are those of the channel ``target``, and no
+    ``series`` are as long as both. Numbers to come are those of the channel ``target``, and no
     window's are another's. What stands before a series' first moment is missing.
     """
 
-    columns: SeriesColumns
+    series: SeriesColumns
     target: str
     context: int
     horizon: int
@@ -28,17 +28,17 @@ class SeriesWindows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.columns.shape[0], self.context
+        return self.series.shape[0], self.context
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What each of a network's channels says, in words."""
-        return self.columns.inputs
+        return self.series.inputs
 
     @property
     def channel(self) -> int:
         """The target's place among the channels."""
-        return self.columns.names.index(self.target)
+        return self.series.names.index(self.target)
 
     def encode(self, series: Iterable[Series | None]) -> dict[str, NDArray[np.float32]]:
         """Series as rows, ``windows`` of them for each, the latest one first.
@@ -49,8 +49,8 @@ class SeriesWindows:
         DataError for channels that the data were read without.
         """
         rows = [row for one in series for row in self._windows_of(one)]
-        found = self.columns.encode(rows)
-        numbers, there = found[:, self.channel], found[:, self.channel + len(self.columns.channels)]
+        found = self.series.encode(rows)
+        numbers, there = found[:, self.channel], found[:, self.channel + len(self.series.channels)]
         told = there[:, self.context :] * there[:, : self.context].max(1, keepdims=True)
         some = told.any(1)
         return {
@@ -67,11 +67,11 @@ class SeriesWindows:
         found: list[Series | None] = []
         for window in range(self.windows):
             end = len(moments) - window * self.horizon
-            part = moments[max(0, end - self.columns.length) : max(0, end)]
-            found.append((names, (nothing,) * (self.columns.length - len(part)) + part))
+            part = moments[max(0, end - self.series.length) : max(0, end)]
+            found.append((names, (nothing,) * (self.series.length - len(part)) + part))
         return found
 
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         sizes = {"context": self.context, "horizon": self.horizon, "windows": self.windows}
-        return self.columns.as_table() | {"target": self.target} | sizes
+        return self.series.as_table() | {"target": self.target} | sizes

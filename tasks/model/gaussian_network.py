@@ -41,7 +41,11 @@ class GaussianNetwork(nn.Module):
             "scale": scale,
         }
         self.scale = scale
-        self.pool = nn.AdaptiveAvgPool1d(parts[0]) if len(parts) == 1 else nn.AdaptiveAvgPool2d(parts)
+        self.pool: nn.Module
+        if len(parts) == 1:
+            self.pool = nn.AdaptiveAvgPool1d(parts[0])
+        else:
+            self.pool = nn.AdaptiveAvgPool2d((parts[0], parts[1]))
         self.projection: torch.Tensor
         self.register_buffer("projection", _drawn_projection(inputs, features))
         self.sums = nn.Linear((features + 1) * (features + 2) // 2, 1, bias=False)
@@ -55,7 +59,7 @@ class GaussianNetwork(nn.Module):
 
     def fitted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and covariance of the features, float64[features] and float64[features, features]."""
-        size = int(self.made_of["features"]) + 1
+        size = len(self.projection) + 1
         whole = self.sums.weight.new_zeros(size, size, dtype=torch.float64)
         rows, columns = torch.triu_indices(size, size)
         weights = self.sums.weight.detach()[0].double()
@@ -69,9 +73,11 @@ class GaussianNetwork(nn.Module):
         """Squared Mahalanobis distances, float64[b], of features, float32[b, 1 + features]."""
         mean, covariance = self.fitted()
         variances, directions = torch.linalg.eigh(covariance)
-        floor = torch.stack([-variances[0], _FLOOR * variances.clamp(min=0).mean()]).max().clamp(min=_LEAST)
+        noise, narrow = -float(variances[0]), _FLOOR * float(variances.clamp(min=0).mean())
+        floor = max(noise, narrow, _LEAST)
         apart = (found[:, 1:].detach().double() - mean) @ directions
-        return (apart.square() / variances.clamp(min=floor)).sum(1)
+        squared: torch.Tensor = (apart.square() / variances.clamp(min=floor)).sum(1)
+        return squared
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         found = self.features(values)

@@ -22,6 +22,7 @@ from protocol.job.job_file import parse_job
 from runs.export import export_merged
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
+from tasks.data.rows import Rows
 from tasks.data.series_columns import SeriesColumns
 from tasks.data.series_windows import SeriesWindows
 from tasks.forecast_outcome import COVERAGE, MEAN_ERROR, RELATIVE_ERROR, WITHIN, ForecastOutcome
@@ -29,6 +30,7 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.registry import checked_job
+from tasks.series_forecast import TASK
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
 from tests.tasks.networks import SERIES, job_table, write_series
@@ -60,7 +62,7 @@ def read(path: Path, rows: list[str], **keys: Any) -> DataSet:
 
 def windows(*, context: int, horizon: int, count: int = 1) -> SeriesWindows:
     columns = SeriesColumns(channels={"x": (-4.0, 4.0), "y": (-4.0, 4.0)}, length=context + horizon)
-    return SeriesWindows(columns=columns, target="x", context=context, horizon=horizon, windows=count)
+    return SeriesWindows(series=columns, target="x", context=context, horizon=horizon, windows=count)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,11 @@ def test_a_series_of_which_nothing_can_be_told_is_blank(tmp_path: Path) -> None:
         "no number to forecast, or none before it": (1, 2, 4),
     }
     assert found.examples.sizes.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_no_rows_are_no_examples() -> None:
+    found = TASK.encode(windows(context=2, horizon=1, count=2), Rows(contents=()), labels=())
+    assert (len(found.examples), found.blank) == (0, {})
 
 
 def test_a_channel_that_a_sites_data_are_read_without_is_refused(tmp_path: Path) -> None:
