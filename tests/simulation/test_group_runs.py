@@ -129,11 +129,13 @@ def test_sites_share_batches_and_are_charged_for_their_groups(folder: Path, tmp_
     )
 
 
+@pytest.mark.exhaustive
 def test_a_forecast_is_of_groups(folder: Path) -> None:
     found = forecast(grouped(folder))
     assert sum(site.examples for site in found.sites) == PEOPLE - 18  # held out
 
 
+@pytest.mark.exhaustive
 def test_a_table_has_groups_too(tmp_path: Path) -> None:
     with networks.write_table(tmp_path / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
