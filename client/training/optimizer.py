@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from client.training.adaptive_norm import AdaptiveNorm
@@ -14,8 +15,10 @@ from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.banded_noise import COARSE_STEPS
-from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
+from privacy.mechanisms.clipping import STEPS, ClippedSum
 from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
+from privacy.mechanisms.factored_clipping import clip_found
+from privacy.mechanisms.factors import Factors
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
 
@@ -28,7 +31,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
 
     It differs from Opacus' optimizer in four places. Sum and noise are integers on a fixed grid, and only
     the noisy sum is a float. Noise comes from a ``NoiseSource`` and not from torch's generator, and its
-    size from the clipped sum. Norms are those of ``clip_gradients``: a bfloat16 norm is off by up to 0.4 %,
+    size from the clipped sum. Norms are those of ``clip_found``: a bfloat16 norm is off by up to 0.4 %,
     and clipping by it would break the bound. For Laplace noise the L1 norm is clipped.
 
     With an ``adaptive`` norm a step clips to that and is in units of it, so that it is as long whatever the
@@ -66,6 +69,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
         self._clipped: ClippedSum | None = None
         self.zeroed_examples = 0
 
+    def _get_flat_grad_sample(self, p: Parameter) -> Tensor | Factors:
+        held = vars(p).get("grad_sample")
+        return held if isinstance(held, Factors) else super()._get_flat_grad_sample(p)
+
     @timed(Part.CLIPPING)
     def clip_and_accumulate(self) -> None:
         """Clip and add up the gradients of one physical batch."""
@@ -74,7 +81,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
             raise PrivacyUnitError("two backward passes without a step between: not one batch")
         steps = COARSE_STEPS if self._banded else STEPS if self.adaptive is None else GRADIENT_STEPS
         bound = self.max_grad_norm if self.adaptive is None else self.adaptive.value
-        clipped = clip_gradients(gradients, bound=bound, norm=self._mechanism.norm, steps=steps)
+        clipped = clip_found(gradients, bound=bound, norm=self._mechanism.norm, steps=steps)
         self.zeroed_examples += clipped.zeroed
         self._clipped = clipped if self._clipped is None else self._clipped.joined(clipped)
         for parameter, total in zip(self.params, self._clipped.tensors, strict=True):
