@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 _NUMBERS_MAX = 2**38
 # Σ t² · in · out over tensors: rounding c g takes √ of it · 2^-37 of the bound at most, here a quarter.
 _SPREAD_MAX = 2.0**70
-# On a coarser grid than this a step a coordinate is more than the slack.
-_STEPS_MIN = STEPS / 2
+# On a coarser grid than this, a little under that of a sum with a count, these steps would be too long.
+_STEPS_MIN = 0.99 * STEPS
 # A double is right to half of this, and a sum of n products to n times as much of the sum of their sizes.
 _ROUNDING = 2.0**-52
 

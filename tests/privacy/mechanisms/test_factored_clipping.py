@@ -23,7 +23,7 @@ from privacy.mechanisms.mechanism import NO_NOISE
 from privacy.mechanisms.rng import keyed_source
 
 # Inputs are rounded to 2^-25 of their largest, as float32 numbers are to 2^-24 of their own size.
-CLOSE = 1e-6
+CLOSE = 1e-7
 Mixed = list[torch.Tensor | Factors]
 
 
