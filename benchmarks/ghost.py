@@ -18,7 +18,7 @@ import torch
 
 from privacy.mechanisms.clipping import clip_gradients
 from privacy.mechanisms.factored_clipping import clip_found
-from privacy.mechanisms.factors import Factors, numbers_spared
+from privacy.mechanisms.factored_gradients import Factors, numbers_spared
 
 PAIRS, EXAMPLES = 5, 32
 # What it is, places, in, out.

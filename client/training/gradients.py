@@ -20,7 +20,7 @@ import torch
 from opacus.grad_sample import GradSampleHooks
 
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms.factors import Factors
+from privacy.mechanisms.factored_gradients import Factors
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 

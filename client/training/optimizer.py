@@ -18,7 +18,7 @@ from privacy.mechanisms.banded_noise import COARSE_STEPS
 from privacy.mechanisms.clipping import STEPS, ClippedSum
 from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
 from privacy.mechanisms.factored_clipping import clip_found
-from privacy.mechanisms.factors import Factors
+from privacy.mechanisms.factored_gradients import Factors
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms.factors import Factors
+from privacy.mechanisms.factored_gradients import Factors
 
 _Gradient = torch.Tensor | Factors
 

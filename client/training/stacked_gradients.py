@@ -29,7 +29,7 @@ from torch import nn
 from client.training.gradients import Found, Loss, of_examples
 from client.training.routed_rows import RoutedRows
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms.factors import Factors, numbers_spared
+from privacy.mechanisms.factored_gradients import Factors, numbers_spared
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
@@ -81,7 +81,7 @@ class StackedGradients:
         ):
             total = loss(batch).sum()
             tensors = [*own.values(), *(copy.tensor for copy in copies), *(use.outputs for use in uses)]
-            found = torch.autograd.grad(total, tensors, allow_unused=True)
+            found: Sequence[torch.Tensor | None] = torch.autograd.grad(total, tensors, allow_unused=True)
         first, last = len(own), len(own) + len(copies)
         kept = _kept_factors(uses, found[last:], count=len(batch.indices))
         every: dict[str, torch.Tensor | Factors] = {}

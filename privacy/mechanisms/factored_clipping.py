@@ -34,7 +34,7 @@ from privacy.mechanisms.clipping import (
     tree_sum,
 )
 from privacy.mechanisms.exact_products import FINER, INPUT_BITS, exact_product
-from privacy.mechanisms.factors import Factors
+from privacy.mechanisms.factored_gradients import Factors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,9 +133,8 @@ def _whole_sums(
         kept = some.double().masked_fill_(~finite[here, None], 0.0)  # a product would keep NaN
         total += kept.mul_(scale[here, None]).trunc_().sum(0).long()
         start += len(some)
-    for (number, gradient), part in zip(
-        plain.items(), total.split([math.prod(g.shape[1:]) for g in plain.values()]), strict=True
-    ):
+    parts = total.split([math.prod(g.shape[1:]) for g in plain.values()])  # type: ignore[no-untyped-call]
+    for (number, gradient), part in zip(plain.items(), parts, strict=True):
         yield number, part.view(gradient.shape[1:])
 
 

@@ -20,7 +20,7 @@ from client.training.step import take_step, whatever_fails
 from client.training.sum_check import released_sum, silent_optimizer
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import PrivacyUnitError
-from privacy.mechanisms.factors import Factors, numbers_spared
+from privacy.mechanisms.factored_gradients import Factors, numbers_spared
 from privacy.mechanisms.mechanism import Mechanism
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel

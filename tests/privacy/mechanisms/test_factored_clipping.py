@@ -18,7 +18,7 @@ from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
 from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
 from privacy.mechanisms.exact_products import FINER
 from privacy.mechanisms.factored_clipping import clip_found
-from privacy.mechanisms.factors import Factors
+from privacy.mechanisms.factored_gradients import Factors
 from privacy.mechanisms.mechanism import NO_NOISE
 from privacy.mechanisms.rng import keyed_source
 
