@@ -20,12 +20,15 @@ import torch
 from opacus.grad_sample import GradSampleHooks
 
 from privacy.errors import PrivacyUnitError
+from privacy.mechanisms.factored_gradients import Factors
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
 # By a tensor's name in the layout: [b, *shape], one gradient an example, or what became of them in a sum.
 # One that few examples reach may be sparse, with a row for each of these.
 Gradients = Mapping[str, torch.Tensor]
+# The same as they are found: a linear layer's may be held as factors.
+Found = Mapping[str, torch.Tensor | Factors]
 # From a batch, wherever it lies, to one loss a row, on the model's device.
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -47,7 +50,7 @@ class PerExampleGradients(Protocol):
     adapted: AdaptedModel
     batched: bool  # whether several examples take less time together than apart
 
-    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+    def backward(self, batch: Batch, loss: Loss) -> Found:
         """One gradient an example, [b, *shape] by a trained tensor's name, and none for blank rows.
 
         Between two calls the model is plain PyTorch, and nothing of a batch stays with it. Raises

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from client.training.adaptive_norm import AdaptiveNorm
@@ -15,8 +16,10 @@ from privacy.accounting.phased_plan import PhasedPlan
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.banded_noise import COARSE_STEPS
-from privacy.mechanisms.clipping import STEPS, ClippedSum, clip_gradients
+from privacy.mechanisms.clipping import STEPS, ClippedSum
 from privacy.mechanisms.counted_sum import GRADIENT_STEPS, CountedSum
+from privacy.mechanisms.factored_clipping import clip_found
+from privacy.mechanisms.factored_gradients import Factors
 from privacy.mechanisms.rng import NoiseSource
 from protocol.processes.time_spent import Part, timed
 
@@ -29,9 +32,9 @@ class Clipping:
     norm: int
     steps: float
 
-    def of(self, gradients: Sequence[Tensor]) -> ClippedSum:
-        """The clipped sum of per-example gradients, [n, *shape] a parameter: see ``clip_gradients``."""
-        return clip_gradients(gradients, bound=self.bound, norm=self.norm, steps=self.steps)
+    def of(self, gradients: Sequence[Tensor | Factors]) -> ClippedSum:
+        """The clipped sum of per-example gradients, [n, *shape] a parameter: see ``clip_found``."""
+        return clip_found(gradients, bound=self.bound, norm=self.norm, steps=self.steps)
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are not followed
@@ -42,7 +45,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
 
     It differs from Opacus' optimizer in four places. Sum and noise are integers on a fixed grid, and only
     the noisy sum is a float. Noise comes from a ``NoiseSource`` and not from torch's generator, and its
-    size from the clipped sum. Norms are those of ``clip_gradients``: a bfloat16 norm is off by up to 0.4 %,
+    size from the clipped sum. Norms are those of ``clip_found``: a bfloat16 norm is off by up to 0.4 %,
     and clipping by it would break the bound. For Laplace noise the L1 norm is clipped.
 
     With an ``adaptive`` norm a step clips to that and is in units of it, so that it is as long whatever the
@@ -79,6 +82,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus' types are 
             )
         self._clipped: ClippedSum | None = None
         self.zeroed_examples = 0
+
+    def _get_flat_grad_sample(self, p: Parameter) -> Tensor | Factors:
+        held = vars(p).get("grad_sample")
+        return held if isinstance(held, Factors) else super()._get_flat_grad_sample(p)
 
     @timed(Part.CLIPPING)
     def clip_and_accumulate(self) -> None:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from client.training.gradients import Gradients, Loss, PerExampleGradients, losses
-from client.training.sparse_rows import dense
+from client.training.gradients import Found, Loss, PerExampleGradients, losses
+from client.training.sparse_rows import numbers
 from client.training.stacked_gradients import StackedGradients
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
@@ -52,7 +52,7 @@ class UnequalWeights:
         self.adapted = adapted
         self._stacked = StackedGradients(adapted)
 
-    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+    def backward(self, batch: Batch, loss: Loss) -> Found:
         # A blank row has another's weights, as in training.
         blank = np.full(len(batch) - len(batch.indices), batch.indices[0])
         factors = 1.0 + np.append(batch.indices, blank) / 16
@@ -123,14 +123,13 @@ def _gradients(
     shapes: Shapes,
     activations: Activations | None,
 ) -> torch.Tensor:
-    """The gradients of the examples in this order in one batch, row by row."""
+    """The gradients of the examples in this order in one batch, row by row, as they are clipped."""
     (batch,) = shapes.batches(examples, order)
     kept = None
     if activations is not None:
         kept = activations.of(examples)
         kept.fill(order, shapes)
-    found = dense(method.backward(batch, losses(method.adapted, kept)))
-    return torch.cat([gradients.flatten(1) for gradients in found.values()], dim=1)
+    return numbers(method.backward(batch, losses(method.adapted, kept)))
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it

@@ -12,7 +12,7 @@ from torch import nn
 
 from client.training.adaptive_norm import AdaptiveNorm
 from client.training.correction import Correction
-from client.training.gradients import Gradients, Loss, PerExampleGradients
+from client.training.gradients import Found, Gradients, Loss, PerExampleGradients
 from client.training.optimizer import PrivateOptimizer
 from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
@@ -95,7 +95,7 @@ def take_step(
     add_batch(optimizer, last, last=True)
 
 
-def add_batch(optimizer: PrivateOptimizer, gradients: Gradients, *, last: bool) -> None:
+def add_batch(optimizer: PrivateOptimizer, gradients: Found, *, last: bool) -> None:
     """Clip one physical batch and add it to the step's sum; with the ``last`` one the step is taken."""
     for parameter, of_examples in zip(optimizer.params, gradients.values(), strict=True):
         parameter.grad_sample = of_examples
@@ -104,7 +104,7 @@ def add_batch(optimizer: PrivateOptimizer, gradients: Gradients, *, last: bool) 
 
 
 @timed(Part.GRADIENTS)
-def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
+def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Found:
     """A batch's gradients, whatever the model does with a text: one that it fails on adds nothing.
 
     To stop would tell that such a text was drawn. When a batch fails, each of its examples is computed
@@ -118,7 +118,7 @@ def whatever_fails(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gra
     return joined(found)
 
 
-def _alone(method: PerExampleGradients, batch: Batch, loss: Loss) -> Gradients:
+def _alone(method: PerExampleGradients, batch: Batch, loss: Loss) -> Found:
     """The gradients of a batch's one example, [1, *shape] each; zero if the model fails on it."""
     try:
         return method.backward(batch, loss)

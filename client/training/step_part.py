@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,11 @@ class StepPart:
 class PartSum:
     """A clipped sum on its way: all tensors one after another, int64[d], and what is counted.
 
-    It has no noise yet, and so is as private as the examples.
+    ``rests`` are those of ``ClippedSum``. It has no noise yet, and so is as private as the examples.
     """
 
     numbers: NDArray[np.int64]
+    rests: Mapping[int, NDArray[np.int64]]
     zeroed: int
     within: int
 
@@ -63,7 +64,12 @@ class PartSum:
     def of(cls, clipped: ClippedSum) -> PartSum:
         """What to send of a sum."""
         flat = [tensor.flatten().cpu() for tensor in clipped.tensors]
-        return cls(numbers=torch.cat(flat).numpy(), zeroed=clipped.zeroed, within=clipped.within)
+        return cls(
+            numbers=torch.cat(flat).numpy(),
+            rests={number: rest.cpu().numpy() for number, rest in clipped.rests.items()},
+            zeroed=clipped.zeroed,
+            within=clipped.within,
+        )
 
     def clipped_sum(self, clipping: Clipping, parameters: Sequence[torch.Tensor]) -> ClippedSum:
         """The sum of what was clipped so, with each parameter's tensor where its gradients are summed."""
@@ -80,4 +86,8 @@ class PartSum:
             steps=clipping.steps,
             zeroed=self.zeroed,
             within=self.within,
+            rests={
+                number: torch.from_numpy(rest).to(tensors[number].device)
+                for number, rest in self.rests.items()
+            },
         )

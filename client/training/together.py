@@ -20,7 +20,7 @@ from torch import nn
 from client.correlated_steps import CorrelatedSteps
 from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, StoppedError
-from client.training.gradients import Gradients, Loss, losses
+from client.training.gradients import Found, Gradients, Loss, losses
 from client.training.sparse_rows import take
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch, make_optimizer, nobody, whatever_fails
@@ -164,7 +164,7 @@ class _Site:
             optimizer.correlated = share.correlated.release(step)
         return share.examples.without_blanks(drawn)
 
-    def add(self, gradients: Gradients) -> None:
+    def add(self, gradients: Found) -> None:
         """Clip these examples and add them to the step's sum."""
         add_batch(self._optimizer, gradients, last=False)
         self._optimizer.zero_grad(set_to_none=True)
@@ -192,7 +192,7 @@ class _OwnWeights:
         self.adapted, self._examples, self._sites = adapted, examples, sites
         self._stacked = StackedGradients(adapted)
 
-    def backward(self, batch: Batch, loss: Loss) -> Gradients:
+    def backward(self, batch: Batch, loss: Loss) -> Found:
         owners = self._examples.owners(batch.indices)
         # A blank row is nobody's: it has somebody's weights.
         owners = np.append(owners, np.full(len(batch) - len(owners), owners[0]))

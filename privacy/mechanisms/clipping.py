@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PrivacyUnitError
+from privacy.mechanisms.exact_products import Rests, with_rests
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,7 @@ STEPS = 2**40
 _BOUND_MIN, _BOUND_MAX = 1e-12, 1e12
 # Norms are float64 sums of at most 2^40 terms, in a tree: right to 2^-46. A unit whose norm may be over the
 # bound is made shorter by this much.
-_SLACK = 1.0 + 2.0**-20
+SLACK = 1.0 + 2.0**-20
 # Numbers that are clipped at once: 4 MiB of float64 on a processor, more where there are many cores.
 _CACHED, _PARALLEL = 2**19, 2**24
 
@@ -50,7 +51,7 @@ class Clipped:
     zeroed: int = 0
 
     def __post_init__(self) -> None:
-        _check_bound(self.bound, self.norm)
+        check_bound(self.bound, self.norm)
 
     @property
     def step(self) -> float:
@@ -85,8 +86,9 @@ class ClippedSum:
     ``tensors`` are int64 sums, one a parameter, in units of ``step``; ``bound`` holds for all of them
     together in the L1 or L2 norm, as ``norm`` says, and is ``steps`` of the grid; ``zeroed`` counts the
     examples that were not finite and count as zero. ``within`` is how many more examples were no longer
-    than the bound than were longer; those of length zero are neither, so that blank ones add nothing. Made
-    by ``clip_gradients``. Raises PrivacyUnitError if the bound is none.
+    than the bound than were longer; those of length zero are neither, so that blank ones add nothing. A
+    tensor's ``rests`` are what its sum has beyond whole steps, which no release has. Made by
+    ``clip_gradients`` and ``clip_found``. Raises PrivacyUnitError if the bound is none.
     """
 
     tensors: tuple[Tensor, ...]
@@ -95,9 +97,10 @@ class ClippedSum:
     zeroed: int
     steps: float = STEPS
     within: int = 0
+    rests: Rests = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_bound(self.bound, self.norm)
+        check_bound(self.bound, self.norm)
 
     @property
     def step(self) -> float:
@@ -119,17 +122,17 @@ class ClippedSum:
         )
 
     def refined(self, times: int) -> ClippedSum:
-        """The same sums on a grid that is ``times`` as fine."""
+        """The same sums, in whole steps, on a grid that is ``times`` as fine."""
         tensors = tuple(tensor * times for tensor in self.tensors)
-        return replace(self, tensors=tensors, steps=self.steps * times)
+        return replace(self, tensors=tensors, steps=self.steps * times, rests={})
 
     def joined(self, other: ClippedSum) -> ClippedSum:
         """Add the sums of other examples. Raises PrivacyUnitError if they were clipped otherwise."""
         _check_alike(self, other)
         pairs = zip(self.tensors, other.tensors, strict=True)
-        tensors = tuple(one + more for one, more in pairs)
+        tensors, rests = with_rests([one + more for one, more in pairs], self.rests, other.rests)
         zeroed, within = self.zeroed + other.zeroed, self.within + other.within
-        return replace(self, tensors=tensors, zeroed=zeroed, within=within)
+        return replace(self, tensors=tensors, zeroed=zeroed, within=within, rests=rests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,7 @@ class ClippedIntegers:
     bound: float
 
     def __post_init__(self) -> None:
-        _check_bound(self.bound, 2)
+        check_bound(self.bound, 2)
         if self.value.dtype != np.int64 or self.value.ndim != 1:
             raise PrivacyUnitError(
                 f"expected int64[d], got {self.value.dtype} of shape {self.value.shape}: encode it first"
@@ -179,7 +182,7 @@ def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped
 
     Many counts are bounded so: a row a unit, holding a 1 for what it counts towards.
     """
-    _check_bound(bound, norm)
+    check_bound(bound, norm)
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2:
         raise PrivacyUnitError(f"expected one vector a unit, got shape {rows.shape[1:]} for a unit")
@@ -189,12 +192,12 @@ def clip_rows(rows: NDArray[np.floating], *, bound: float, norm: int) -> Clipped
     largest = np.abs(kept).max(axis=1, initial=0.0, keepdims=True)
     unit = kept / np.where(largest > 0, largest, 1.0)
     sizes = np.abs(unit) if norm == 1 else np.square(unit)
-    lengths = _tree_sum(sizes)[:, None]
+    lengths = tree_sum(sizes)[:, None]
     lengths = lengths if norm == 1 else np.sqrt(lengths)
     with np.errstate(over="ignore"):  # a norm that overflows is infinite, and over the bound
-        longer = largest * lengths * _SLACK > bound
+        longer = largest * lengths * SLACK > bound
         shorter = kept * (STEPS / bound)
-    scaled = np.where(longer, unit * (STEPS / np.maximum(lengths * _SLACK, 1.0)), shorter)
+    scaled = np.where(longer, unit * (STEPS / np.maximum(lengths * SLACK, 1.0)), shorter)
     return Clipped(
         value=np.trunc(scaled).astype(np.int64).sum(axis=0),
         bound=bound,
@@ -221,7 +224,7 @@ def clip_gradients(
     """
     import torch
 
-    _check_bound(bound, norm)
+    check_bound(bound, norm)
     counts = {len(gradient) for gradient in gradients}
     if len(counts) != 1:
         raise PrivacyUnitError(f"per-example gradients for different batch sizes: {counts}")
@@ -230,7 +233,7 @@ def clip_gradients(
     given = torch.cat([_with_float64(gradient.detach()).flatten(1) for gradient in gradients], dim=1)
     total = torch.zeros(given.shape[1], dtype=torch.int64, device=given.device)
     zeroed = within = 0
-    for some in given.split(_rows_at_once(given)):  # type: ignore[no-untyped-call]  # torch's
+    for some in given.split(rows_at_once(given)):  # type: ignore[no-untyped-call]  # torch's
         whole, lost, more = _on_the_grid(some, bound=bound, norm=norm, steps=steps)
         total += whole.sum(0).long()
         zeroed, within = zeroed + lost, within + more
@@ -280,18 +283,18 @@ def _on_the_grid(rows: Tensor, *, bound: float, norm: int, steps: float) -> tupl
     exact = rows.double()
     # Squares of float32 numbers are exact in float64, and inside its range: only what is not finite has a
     # length that is not.
-    lengths = _tree_sum(exact.abs() if norm == 1 else exact.square())
+    lengths = tree_sum(exact.abs() if norm == 1 else exact.square())
     finite = lengths.isfinite()
     if not finite.all():
         # A product would keep NaN: 0 · NaN = NaN.
         exact, lengths = exact.masked_fill(~finite[:, None], 0.0), lengths.masked_fill(~finite, 0.0)
-    lengths = (lengths if norm == 1 else lengths.sqrt()) * _SLACK
+    lengths = (lengths if norm == 1 else lengths.sqrt()) * SLACK
     scale = steps / lengths.clamp(min=bound)
     within = int((lengths > 0).sum()) - 2 * int((lengths > bound).sum())
     return exact.mul_(scale[:, None]).trunc_(), int((~finite).sum()), within
 
 
-def _rows_at_once(rows: Tensor) -> int:
+def rows_at_once(rows: Tensor) -> int:
     """How many rows are clipped at once; at most 2^12.
 
     Under 2^53, as are the sums of 2^12 numbers on the grid, float64 adds whole numbers exactly, in whatever
@@ -306,7 +309,7 @@ def _with_float64(tensor: Tensor) -> Tensor:
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
-def _tree_sum(terms: Any) -> Any:
+def tree_sum(terms: Any) -> Any:
     """The sum of each row, [n, d] to [n], of an array or a tensor, which is used up.
 
     The second half is added to the first until one number is left: libraries' own sums choose an order by
@@ -328,7 +331,8 @@ def _check_alike(one: Clipped | ClippedSum, other: Clipped | ClippedSum) -> None
         )
 
 
-def _check_bound(bound: float, norm: int) -> None:
+def check_bound(bound: float, norm: int) -> None:
+    """Raises PrivacyUnitError unless the norm is 1 or 2 and the bound one that noise can be made for."""
     if norm not in (1, 2):
         raise PrivacyUnitError(f"expected an L1 or L2 norm, got norm={norm}")
     if not _BOUND_MIN <= bound <= _BOUND_MAX:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.training.gradients import Gradients, Loss, PerExampleGradients
+from client.training.gradients import Found, Gradients, Loss, PerExampleGradients
 from client.training.sparse_rows import dense
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import RunError
@@ -81,12 +81,12 @@ class CanaryGradients:
         if self._broken is not None:
             raise RunError(f"canaries could not be placed: {self._broken!r}") from self._broken
 
-    def backward(self, batch: Batch, loss: Loss) -> Gradients:
-        found = self._method.backward(batch, loss)
+    def backward(self, batch: Batch, loss: Loss) -> Found:
+        as_found = self._method.backward(batch, loss)
         if self._round is None:
-            return found
+            return as_found
         start = time.process_time()
-        found = dense(found)  # a canary may step along a coordinate that its batch does not reach
+        found = dense(as_found)  # a canary may step along a coordinate that its batch does not reach
         numbers = np.array([self._canaries.numbers.get(int(i), -1) for i in batch.indices], np.int64)
         if not self._planted:
             numbers[:] = -1

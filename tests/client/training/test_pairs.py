@@ -10,6 +10,7 @@ import torch
 
 from client.training.gradient_check import check_gradients, comparable
 from client.training.gradients import HookedGradients, OneByOne, PerExampleGradients, alone, losses
+from client.training.sparse_rows import dense
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch
 from client.training.sum_check import silent_optimizer
@@ -68,7 +69,7 @@ def test_stacked_weights_find_the_same_to_rounding() -> None:
     examples, loss = pairs(adapted), losses(adapted)
     adapted.load(random_adapter(adapted))
     adapted.peft.train()
-    found = StackedGradients(adapted).backward(examples.batch(np.arange(4), rows=6), loss)
+    found = dense(StackedGradients(adapted).backward(examples.batch(np.arange(4), rows=6), loss))
     for index in range(4):
         single = alone(adapted, examples.batch(np.array([index])), loss)
         for name, gradient in single.items():

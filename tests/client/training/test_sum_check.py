@@ -155,7 +155,7 @@ CLIPPERS = {
 def test_refuses_examples_clipped(
     clipped: Callable[..., ClippedSum], case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.training.optimizer, "clip_gradients", clipped)
+    monkeypatch.setattr(client.training.optimizer, "clip_found", clipped)
 
     moves = rf"^base_model\..*: the clipped sum moves .*{CLIPPERS[clipped]}"
     with pytest.raises(PrivacyUnitError, match=moves):
@@ -169,7 +169,7 @@ def test_refuses_a_replacement_that_only_shows_on_outliers(monkeypatch: pytest.M
         trusted = torch.where(norms(gradients, norm) > 100 * bound, 1.0, factors)
         return weighted(gradients, trusted, bound=bound, norm=norm, steps=steps)
 
-    monkeypatch.setattr(client.training.optimizer, "clip_gradients", trusting)
+    monkeypatch.setattr(client.training.optimizer, "clip_found", trusting)
 
     with pytest.raises(PrivacyUnitError, match="opposite comes in, a thousand times as long"):
         check(LLAMA)

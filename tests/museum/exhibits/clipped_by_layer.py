@@ -24,7 +24,7 @@ def by_layer(gradients: list[torch.Tensor], *, bound: float, norm: int, steps: f
 def show(_place: Path) -> Shown:
     audited = one_run(Training(clip=lambda gradients, bound: by_layer(gradients, bound=bound, norm=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.training.optimizer, "clip_gradients", by_layer)
+        patch.setattr(client.training.optimizer, "clip_found", by_layer)
         refusal = unit_check() or ""
     found = re.search(r"moves by ([\d.]+) clipping norms when an example is left out", refusal)
     return Shown(

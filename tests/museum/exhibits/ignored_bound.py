@@ -30,7 +30,7 @@ def by_default(
 def show(_place: Path) -> Shown:
     audited = one_run(Training(clip=lambda gradients, bound: by_default(gradients, bound=bound, norm=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.training.optimizer, "clip_gradients", by_default)
+        patch.setattr(client.training.optimizer, "clip_found", by_default)
         refusal = unit_check() or ""
     return Shown(
         flagged=audited.flagged and "the clipped sum moves" in refusal,
