@@ -126,12 +126,13 @@ def _counted(manifest: Manifest, asked: StatisticsSection) -> Iterator[str]:
     from runs.formats import format_count
 
     job = manifest.job
-    reads = "the sum alone" if job.aggregation.hidden else "each site's"
+    reads = "the sum alone" if job.aggregation.hidden else "each site's own"
     what = ["labels"] * asked.labels + ["lengths"] * (asked.lengths is not None)
     what += [*asked.numbers, *asked.categories]
     yield f"  statistics of {job.data.alias}, for {job.task}: {', '.join(what)}"
-    yield f"  one release with {format_count(manifest.cohort, 'site')}, aggregation.kind={job.aggregation.kind}"
-    yield f"  the coordinator reads {reads} of the noisy counts"
+    sites = format_count(manifest.cohort, "site")
+    yield f"  one release with {sites}, aggregation.kind={job.aggregation.kind}"
+    yield f"  of the noisy counts the coordinator reads {reads}"
     yield f"  gaussian, epsilon={asked.epsilon:g} at delta={job.privacy.delta:g} for all of it together"
 
 

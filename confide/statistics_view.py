@@ -64,10 +64,10 @@ def _tables(told: Statistics) -> list[Table]:
         found.append(table)
     for column, one in told.of("categories").items():
         table = plain_table(shown(column), "examples", "share")
+        kept = [(shown(name), count) for name, count in one.by_name.items()]
         ends = [("another", one.other), ("missing", one.missing)]
-        for name, count in [*((shown(known), kept) for known, kept in one.by_name.items()), *ends]:
-            if count is not None:
-                table.add_row(name, _pair(count), _share(told, count))
+        for name, count in [*kept, *((end, count) for end, count in ends if count is not None)]:
+            table.add_row(name, _pair(count), _share(told, count))
         found.append(table)
     return found
 

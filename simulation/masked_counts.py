@@ -46,8 +46,7 @@ def sum_counts(manifest: Manifest, sites: Mapping[str, StatisticsSite], *, bins:
     A site that refuses is left out, as long as ``manifest.min_survivors`` are left: its reason is the
     SiteError that is raised where too few are.
     """
-    signed = manifest.job.aggregation.hidden
-    if not signed:
+    if not manifest.job.aggregation.hidden:
         told = _enough(manifest, sites, lambda site: site.count(None), what="counted")
         vectors = [METRICS_RING.unpack(content, size=bins) for content, _ in told.values()]
         total = add_up(vectors, ring=METRICS_RING, size=bins)
@@ -91,11 +90,11 @@ def _enough(
             log.warning("%s takes no part: %s", name, error)
             refused[name] = error
     if len(told) < manifest.min_survivors:
-        name, error = next(iter(refused.items()), ("", RunError("no site is there")))
-        sites_told = format_count(len(told), "site")
+        name, why = next(iter(refused.items()), ("", RunError("no site is there")))
         raise SiteError(
-            f"{sites_told} {what}, and it takes {manifest.min_survivors}; {name}: {error}",
-            exit_code=error.exit_code,
+            f"{format_count(len(told), 'site')} {what}, and it takes {manifest.min_survivors}; "
+            f"{name}: {why}",
+            exit_code=why.exit_code,
         )
     return told
 

@@ -191,7 +191,7 @@ def test_a_custodian_approves_by_hand(tiny_folder: Path, tmp_path: Path) -> None
         assert list(_described(waiting))[1:] == [
             "  statistics of data, for sequence-classification: labels, lengths",
             "  one release with 3 sites, aggregation.kind=masks",
-            "  the coordinator reads the sum alone of the noisy counts",
+            "  of the noisy counts the coordinator reads the sum alone",
             "  gaussian, epsilon=2 at delta=0.001 for all of it together",
         ]
         home.approve(waiting)
