@@ -210,6 +210,8 @@ def check_manifest(
     Labels are compared with those that the site declares, never with what its rows hold: a refusal is a
     release.
     """
+    if manifest.job.statistics is not None:
+        raise ProtocolError("the run is one of statistics, and no site trains in it")
     if not manifest.rounds_of(site):
         raise ProtocolError(f"site {site} is in no round of this run")
     manifest.weight(site)

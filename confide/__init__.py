@@ -2,7 +2,7 @@
 
 >>> import confide
 >>> print(*(name for name in sorted(confide.__all__) if not name.startswith(("attack_", "audit_"))))
-Run __version__ read_job resume run simulate
+Run __version__ read_job resume run simulate statistics
 >>> print(*(name for name in sorted(confide.__all__) if name.startswith("attack_")))
 attack_inversion attack_membership
 >>> print(*(name for name in sorted(confide.__all__) if name.startswith("audit_")))
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from simulation.attack.membership_attack import MembershipAttack
     from simulation.attack.site_attack import SiteAudit
     from simulation.simulate import resume
+    from simulation.simulated_statistics import StatisticsRun
     from tasks.registry import read_job
 
 __version__ = version("confide")  # which pyproject.toml alone says
@@ -51,6 +52,7 @@ __all__ = [
     "resume",
     "run",
     "simulate",
+    "statistics",
 ]
 
 # `import confide` must not load torch: each name's module is imported when it is first used.
@@ -66,6 +68,18 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
     from tasks.registry import read_job
 
     return simulate_job(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+
+
+def statistics(job: Job | Path | str, **options: Any) -> StatisticsRun:
+    """Ask a job's ``[statistics]``, or a job file's, of simulated sites, which are charged for its noise.
+
+    Options are those of simulation.simulated_statistics.ask_statistics. Raises UserError for what the job's
+    author can mend, SiteError where sites refuse.
+    """
+    from simulation.simulated_statistics import ask_statistics
+    from tasks.registry import read_job
+
+    return ask_statistics(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
 
 
 def run(job: Job | Path | str, **options: Any) -> Run:

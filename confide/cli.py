@@ -19,6 +19,7 @@ from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
 from confide.site_commands import app as site_app
+from confide.statistics_command import stats
 from privacy.errors import ConfideError, JobError, UserError
 
 app = typer.Typer(
@@ -318,6 +319,7 @@ def budget(
     (print_budgets_json if json else print_budgets)(budgets, asked)
 
 
+app.command()(stats)
 app.command()(run)
 app.command()(provision)
 app.add_typer(audit_app, name="audit")

@@ -14,6 +14,7 @@ from privacy.errors import UserError
 
 if TYPE_CHECKING:
     from protocol.job.manifest import Manifest
+    from protocol.job.statistics_section import StatisticsSection
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, and decide there: approve a run, or end one.")
 
@@ -120,6 +121,21 @@ def approve(
     print(f"Approved run {run}")
 
 
+def _counted(manifest: Manifest, asked: StatisticsSection) -> Iterator[str]:
+    """The same of a run of statistics, in which nothing is trained."""
+    from runs.formats import format_count
+
+    job = manifest.job
+    reads = "the sum alone" if job.aggregation.hidden else "each site's own"
+    what = ["labels"] * asked.labels + ["lengths"] * (asked.lengths is not None)
+    what += [*asked.numbers, *asked.categories]
+    yield f"  statistics of {job.data.alias}, for {job.task}: {', '.join(what)}"
+    sites = format_count(manifest.cohort, "site")
+    yield f"  one release with {sites}, aggregation.kind={job.aggregation.kind}"
+    yield f"  of the noisy counts the coordinator reads {reads}"
+    yield f"  gaussian, epsilon={asked.epsilon:g} at delta={job.privacy.delta:g} for all of it together"
+
+
 def _described(manifest: Manifest) -> Iterator[str]:
     """What a custodian must know of a manifest before approving it."""
     from protocol.sums.sum_kinds import sum_kind
@@ -128,6 +144,9 @@ def _described(manifest: Manifest) -> Iterator[str]:
     job, privacy = manifest.job, manifest.job.privacy
     rounds = format_count(job.training.rounds, "round")
     yield f"Run {manifest.run}, manifest {manifest.digest.hex()}"
+    if job.statistics is not None:
+        yield from _counted(manifest, job.statistics)
+        return
     yield f"  {job.task} on {job.model.source}"
     yield f"  model {manifest.model_digest}"  # whole: rules.models takes it
     sites = format_count(manifest.cohort, "site")

@@ -124,7 +124,8 @@ class Workplace:
         """The job made exact, for a run of this name: see ``Manifest`` for ``cohort`` and ``sites``."""
         return Manifest(
             run=run,
-            job=self.job,
+            # What is asked before a job is a run of its own, and none of a training's.
+            job=self.job.model_copy(update={"statistics": None}),
             cohort=cohort,
             sites=sites,
             labels=self.labels,

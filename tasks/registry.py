@@ -13,6 +13,7 @@ from protocol.entry_registry import Registry
 from protocol.job.adapter_section import no_adapter
 from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
+from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
 from tasks.task import Gate, GatedTask, Task, TaskKeys
 
@@ -68,7 +69,9 @@ def section_of(job: Job) -> TaskKeys:
     except ValidationError as error:
         told = explain(error, shown_by="that `confide tasks` lists", model=task.Section, under="data")
         raise JobError(told) from None
-    refused = _refuses_model(job, task) or task.refuses(job, section)
+    refused = (
+        _refuses_model(job, task) or task.refuses(job, section) or refuses_statistics(job, task, section)
+    )
     if refused is not None:
         raise JobError(refused)
     if job.strategy.needs_head and not task.labelled:

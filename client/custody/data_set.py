@@ -130,7 +130,7 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
         alias=alias,
         task=task,
         columns=columns,
-        # A row that the gate keeps out stays the example that it is: to the ledger the data set is the same.
+        # A row that the gate keeps out stays the example that it is: the ledger knows the same data set.
         rows=let_in(rows, task=task, rules=source.rules),
         digests=digests,
         members=(*digests, *map(digest_group, sorted(names))),

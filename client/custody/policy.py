@@ -16,6 +16,7 @@ from privacy.errors import PolicyError, PolicyFileError, SignatureError
 from privacy.identity import verify
 from protocol.job.job_file import explain
 from protocol.job.manifest import MANIFEST_PURPOSE, Manifest
+from protocol.job.statistics_section import StatisticsSection
 from protocol.plain_text import quoted
 from protocol.sums.sum_kinds import sum_kind
 from protocol.toml_file import parse_toml, read_toml, toml_text
@@ -76,6 +77,7 @@ class RulesSection(Section):
     tasks: list[Annotated[str, AfterValidator(_installed)]] | None = None
     coordinator: _Hex32 | None = None
     metrics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    statistics_epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     approval: Literal["automatic", "manual"] = "automatic"
     # Seconds that the local steps of one round may take.
     longest_round: Annotated[float, Field(ge=1, le=30 * 86400)] = 6 * 3600.0
@@ -92,6 +94,9 @@ class Policy(Section):
         job, rules = manifest.job, self.rules
         if rules.coordinator is not None:
             self._check_signed(rules.coordinator, manifest, signature)
+        if job.statistics is not None:
+            self._check_statistics(manifest, job.statistics)
+            return
         _allow("mechanisms", job.privacy.mechanism, rules.mechanisms)
         _allow("units", job.privacy.unit, rules.units)
         if job.privacy.noise == "central" and rules.central_noise == "refused":
@@ -114,11 +119,7 @@ class Policy(Section):
                     f"expected epsilon={most:g} at most for training and metrics, got {asked:g}",
                     rule="budget.epsilon_per_run",
                 )
-        if manifest.min_survivors < rules.least_cohort:
-            raise PolicyError(
-                f"expected at least {rules.least_cohort} sites in each round, got {manifest.min_survivors}",
-                rule="rules.least_cohort",
-            )
+        self._check_cohort(manifest)
         if job.federation.weights is not None and rules.weights == "refused":
             raise PolicyError(
                 "the job tells all sites how much each one counts, as by its examples: expected no "
@@ -132,6 +133,34 @@ class Policy(Section):
             raise PolicyError(
                 f"expected metrics.epsilon={rules.metrics_epsilon:g} at most, got {job.metrics.epsilon:g}",
                 rule="rules.metrics_epsilon",
+            )
+
+    def _check_statistics(self, manifest: Manifest, asked: StatisticsSection) -> None:
+        """What statistics must be like, whose noise is Gaussian and whose unit an example."""
+        job, rules = manifest.job, self.rules
+        _allow("mechanisms", "gaussian", rules.mechanisms)
+        _allow("units", "example", rules.units)
+        if asked.epsilon > rules.statistics_epsilon:
+            raise PolicyError(
+                f"expected statistics.epsilon={rules.statistics_epsilon:g} at most, got {asked.epsilon:g}",
+                rule="rules.statistics_epsilon",
+            )
+        most = self.budget.epsilon_per_run or self.budget.epsilon
+        if asked.epsilon > most:
+            raise PolicyError(
+                f"expected epsilon={most:g} at most for statistics, got {asked.epsilon:g}",
+                rule="budget.epsilon_per_run",
+            )
+        self._check_cohort(manifest)
+        self._check_aggregation(manifest)
+        _allow("tasks", job.task, rules.tasks)
+
+    def _check_cohort(self, manifest: Manifest) -> None:
+        if manifest.min_survivors < self.rules.least_cohort:
+            raise PolicyError(
+                f"expected at least {self.rules.least_cohort} sites in each round, got "
+                f"{manifest.min_survivors}",
+                rule="rules.least_cohort",
             )
 
     def check_cost(self, plan: Plan) -> None:

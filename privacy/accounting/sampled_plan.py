@@ -28,7 +28,7 @@ _COUNT_EPSILON_MIN = 1e-300
 
 @dataclass(frozen=True, kw_only=True)
 class SampledPlan(RealNoisePlan):
-    """A site's local steps, or one count of its examples.
+    """A site's local steps, or one count or one release of histograms of its examples.
 
     Guarantee: (``epsilon``, ``delta``)-differential privacy for one example made blank, the number of
     examples being public; if every step draws a fresh Poisson sample at ``sampling_rate``, clips each
@@ -137,6 +137,24 @@ def make_count_plan(*, epsilon: float, delta: float, unit: SampledUnit = "exampl
         steps=1,
         delta=delta,
         unit=unit,
+    )
+
+
+def make_histogram_plan(*, histograms: int, epsilon: float, delta: float) -> SampledPlan:
+    """One release of so many histograms, with the least Gaussian noise whose ε is at most ``epsilon``.
+
+    An example is in one bin of each at most, so ``clipping_norm``, the L2 distance that it makes, is
+    √histograms, in examples. All are one event, and no part of the data is sampled. Raises PlanError for
+    numbers that no noise fits.
+    """
+    return make_sampled_plan(
+        mechanism="gaussian",
+        epsilon=epsilon,
+        delta=delta,
+        clipping_norm=math.sqrt(histograms),
+        expected_batch_size=1,
+        examples=1,  # the sampling rate is 1, whatever their number
+        steps=1,
     )
 
 

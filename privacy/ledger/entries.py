@@ -25,8 +25,8 @@ VERSION = 1
 PURPOSE = "ledger entry"  # what the signature is for
 GENESIS = "0" * 64  # what stands for the body before the first
 
-# A run may charge for its training and, apart from it, for metrics.
-Purpose: TypeAlias = Literal["training", "metrics"]
+# A run may charge for its training and, apart from it, for metrics; one of statistics for these alone.
+Purpose: TypeAlias = Literal["training", "metrics", "statistics"]
 
 
 @dataclass(frozen=True, kw_only=True)

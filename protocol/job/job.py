@@ -17,6 +17,7 @@ from protocol.job.mix import check_mix
 from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
+from protocol.job.statistics_section import StatisticsSection, check_statistics
 from protocol.job.strategy import Strategy, default_strategy
 from protocol.job.trained_rounds import TrainedRounds
 from protocol.job.training_section import TrainingSection
@@ -188,6 +189,8 @@ class Job(Section):
     phase: Annotated[list[PhaseSection], Field(max_length=PHASES_MAX)] = Field(default_factory=list)
     privacy: PrivacySection = PrivacySection()
     metrics: MetricsSection = MetricsSection()
+    # What is counted before the job, which `confide stats` asks for; a training has none of it.
+    statistics: StatisticsSection | None = None
     aggregation: AggregationSection = MasksSection()
     compression: CompressionSection = CompressionSection()
     strategy: SerializeAsAny[Strategy] = Field(default_factory=default_strategy)
@@ -215,6 +218,7 @@ class Job(Section):
             check_mix(self)
         self.privacy.check(self)
         self.aggregation.check(self)
+        check_statistics(self)
         if self.training.update_norm is not None:
             self._check_update_norm()
         if self.training.patience is not None and self.metrics.epsilon > 0:

@@ -245,5 +245,5 @@ def job_toml(job: Job) -> str:
 
 
 def job_digest(job: Job) -> str:
-    """SHA-256 of a job as TOML, in hex: the same for every file that says the same."""
-    return hashlib.sha256(job_toml(job).encode()).hexdigest()
+    """SHA-256 of a job as TOML, in hex: the same for every file that says the same of a training."""
+    return hashlib.sha256(job_toml(job.model_copy(update={"statistics": None})).encode()).hexdigest()

@@ -15,6 +15,7 @@ _RULES: dict[str, Any] = {
     "secure_aggregation": "required",
     "colluding_sites": 0,
     "metrics_epsilon": 0.0,
+    "statistics_epsilon": 0.0,
     "approval": "manual",
     "longest_round": 21600.0,
 }
@@ -33,6 +34,7 @@ _MEANING = {
     "secure_aggregation": '"required": masks, so that the coordinator reads sums alone',
     "colluding_sites": "sites that may work with the coordinator and still read no update",
     "metrics_epsilon": "what metrics on the site's own examples may cost; 0: none leave",
+    "statistics_epsilon": "what counts of the site's examples before a job may cost; 0: none leave",
     "approval": '"automatic": what the rules allow may begin',
     "models": "SHA-256 of the models that may be trained: weights, config and tokenizer",
     "longest_round": "seconds that the local steps of one round may take",

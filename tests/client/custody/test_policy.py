@@ -23,6 +23,7 @@ BUDGET = {"epsilon": 8.0, "delta": 2e-5, "epsilon_per_run": 3.0}
 
 
 MASKS = {"aggregation": {"kind": "masks"}}
+COUNTED = {"epsilon": 1.0, "labels": True}
 SITE_UNIT = MASKS | {"privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 3.0}}
 CENTRAL = MASKS | {"privacy": {"unit": "site", "mechanism": "gaussian", "noise": "central", "epsilon": 3.0}}
 UNCONFIRMED = {"aggregation": {"confirm": False}}
@@ -152,6 +153,37 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         {},
         {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.0}},
         {"privacy": {"epsilon": 2.0}, "metrics": {"epsilon": 0.01}},
+    ),
+    *(
+        (
+            rule,
+            {"statistics_epsilon": 1.0} | rules,
+            {"statistics": COUNTED} | kept,
+            {"statistics": COUNTED} | broken,
+        )
+        for rule, rules, kept, broken in (
+            ("rules.statistics_epsilon", {}, {}, {"statistics": COUNTED | {"epsilon": 1.01}}),
+            ("rules.statistics_epsilon", {"statistics_epsilon": 0.0}, {"statistics": None}, {}),
+            (
+                "budget.epsilon_per_run",
+                {"statistics_epsilon": 4.0},
+                {},
+                {"statistics": COUNTED | {"epsilon": 3.01}},
+            ),
+            ("rules.least_cohort", {"least_cohort": 3}, {}, {"cohort": 2}),
+            (
+                "rules.secure_aggregation",
+                {"secure_aggregation": "required"},
+                MASKS,
+                {"aggregation": {"kind": "none"}},
+            ),
+            (
+                "rules.tasks",
+                {"tasks": ["causal-lm"]},
+                {"statistics": None, "task": "causal-lm", "data": {"label": None, "labels": None}},
+                {},
+            ),
+        )
     ),
     (
         "budget.epsilon_per_run",
