@@ -28,7 +28,7 @@ class MaskOutcome(Outcome):
 
     @classmethod
     def of(cls, logits: torch.Tensor, masks: torch.Tensor) -> MaskOutcome:
-        """Of float32[b, labels, h, w] and int64[b, h, w], from each image alone.
+        """Of float32[b, labels, …] and int64[b, …], from each image, or volume, alone.
 
         The loss is one less the mean over the labels of soft Dice (Milletari et al. 2016, arXiv:1606.04797)
         and the mean over the pixels of focal loss (Lin et al. 2017, arXiv:1708.02002, equation 4).
