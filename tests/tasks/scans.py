@@ -35,8 +35,8 @@ def write_scans(path: Path, *, scans: int = 24) -> Path:
     for number in range(scans):
         values = random.integers(0, 100, (16, 16, 32)).astype(np.int16)
         mask = np.zeros(values.shape, np.uint8)
-        x, y, z = random.integers(0, (7, 7, 23))
-        at = np.s_[x : x + 10, y : y + 10, z : z + 10]
+        x, y, z = random.integers(0, (5, 5, 21))
+        at = np.s_[x : x + 12, y : y + 12, z : z + 12]
         values[at] += 120
         mask[at] = 1
         save_volume(path.with_name(f"{number}.nii"), values)
