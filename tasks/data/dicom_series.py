@@ -35,6 +35,7 @@ TAGS = (
     "ImageOrientationPatient",
     "RescaleSlope",
     "RescaleIntercept",
+    "ModalityLUTSequence",
     "PixelData",
 )
 _MOST_BYTES = 8 * MOST_PIXELS  # of a series' files: eight a voxel
@@ -122,6 +123,10 @@ def _check_form(found: Any, name: str) -> None:
         raise UnreadableFileError(f"has a file of several frames, {name}: expected a slice in each")
     if found.get("SamplesPerPixel") != 1 or found.get("PhotometricInterpretation") != "MONOCHROME2":
         raise UnreadableFileError(f"has a file that is in colours or inverted, {name}: expected grey")
+    if "ModalityLUTSequence" in found:
+        raise UnreadableFileError(
+            f"has a file whose numbers are places in a table, {name}: expected a slope"
+        )
     lengths = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
     for tag, length in lengths.items():
         if tag not in found or np.size(found[tag].value) != length:

@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 
 from tasks.data import dicom_series
 from tasks.data.dicom_series import TAGS, read_series
@@ -123,6 +124,9 @@ def refused(folder: Path) -> dict[str, Callable[[Path], Any]]:
         "has a file that does not say its ImagePositionPatient: '0.dcm'": with_one(
             ImagePositionPatient=None
         ),
+        "has a file whose numbers are places in a table, '0.dcm': expected a slope": with_one(
+            ModalityLUTSequence=[Dataset()]
+        ),
         "has a file that does not say its PixelSpacing: '0.dcm'": with_one(PixelSpacing=None),
         "has slices of several sizes: expected one series in a folder": with_one(pixels=ONE[:3]),
         "has slices of several directions or spacings: expected one series": with_one(
@@ -184,6 +188,7 @@ def test_no_tag_is_read_that_says_who_a_patient_is(tmp_path: Path, monkeypatch: 
     assert {element.keyword for one in held for element in one} == set(TAGS) - {
         "NumberOfFrames",
         "PlanarConfiguration",
+        "ModalityLUTSequence",
     }
     assert not any(name in str(one) for one in held for name in ("Smith", "4711", "20260131"))
     assert {tag for tag in TAGS if tag.startswith(("Patient", "Study", "Institution"))} == set()
