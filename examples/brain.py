@@ -1,4 +1,5 @@
-"""Writes the data of segmentation.toml: patches of a head's slices with masks of its tissue, as PNG files.
+"""Writes the data of segmentation.toml, patches of a head's slices with masks of its tissue, as PNG files,
+and of volumes.toml, the head and its mask as NIfTI files.
 
 It is ONE head, the mean of 152 people's (MNI ICBM 2009a, in nilearn's wheel): patches of it say that all of
 this runs, and nothing of what it would take to protect a patient.
@@ -26,14 +27,18 @@ _EVEN = 255 / 3  # of probability: three kinds
 
 
 def write(folder: Path, to: Path) -> int:
-    """Write patches of the T1 image and of where grey and white matter are likeliest; how many."""
-    scan, grey, white = (
-        np.asarray(nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz").dataobj)
+    """Write the T1 image and where grey and white matter are likeliest, and patches of both; how many."""
+    images = [
+        nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
         for name in ("t1", "gm", "wm")
-    )
+    ]
+    scan, grey, white = (np.asarray(image.dataobj) for image in images)
     labels = np.where(np.maximum(grey, white) < _EVEN, 0, np.where(grey >= white, 1, 2)).astype(np.uint8)
-    pixels = (255 * (scan / scan.max())).astype(np.uint8)
     to.mkdir(parents=True, exist_ok=True)
+    for name, values in (("head", scan), ("head-mask", labels)):
+        nibabel.save(nibabel.Nifti1Image(values, images[0].affine), to / f"{name}.nii.gz")
+    (to / "volumes.csv").write_text("path,mask\nhead.nii.gz,head-mask.nii.gz\n", encoding="utf-8")
+    pixels = (255 * (scan / scan.max())).astype(np.uint8)
     rows = []
     for z in range(scan.shape[2]):
         for x in range(0, scan.shape[0] - SIDE + 1, SIDE):
@@ -63,4 +68,6 @@ if __name__ == "__main__":
     parser.add_argument("--from", dest="folder", type=Path, help="where nilearn's images are")
     parser.add_argument("--to", type=Path, default=TO)
     chosen = parser.parse_args()
-    print(f"Wrote {write(chosen.folder or _in_nilearn(), chosen.to):,} patches to {chosen.to}")
+    print(
+        f"Wrote {write(chosen.folder or _in_nilearn(), chosen.to):,} patches, and the head, to {chosen.to}"
+    )

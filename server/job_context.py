@@ -85,7 +85,12 @@ class Workplace:
         self.held_out = held_out
         self.initial_adapter = _first_adapter(job, adapted)
         self.prefix = FrozenPrefix(adapted)
-        self.evaluator = Evaluator(adapted, held_out, Activations(self.prefix, held_out), labels=labels)
+        self.evaluator = Evaluator(
+            adapted,
+            held_out,
+            Activations(self.prefix, held_out),
+            labels=labels or section_of(job).classes,  # of pixels, too, where examples have none
+        )
 
     @classmethod
     def load(cls, job: Job) -> Workplace:

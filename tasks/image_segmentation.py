@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from protocol.job.data_section import SourceKeys
 from protocol.job.job import ByColumn
 from protocol.plain_text import Label, Word, quoted
 from tasks.data.image_files import ImageShape
-from tasks.data.mask_files import MASK_NUMBERS, MaskedImage, MaskedShape, find_masked
+from tasks.data.mask_files import MASK_NUMBERS, MaskedShape, find_masked
 from tasks.data.named_files import UnreadableFileError, paths_in_table
 from tasks.data.rows import Rows, present
 from tasks.mask_outcome import DICE, LEAST_DICE, MASK_LOSS, MaskOutcome
@@ -22,6 +22,9 @@ from tasks.pixels import any_pixels, scaled_pixels
 from tasks.task import Encoded, TaskKeys, Units
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
-_WIDTHS = [8, 16, 32]  # of the network: channels at each half of the size
+WIDTHS = [8, 16, 32]  # of the network: channels at each half of the size
 _MOST_LABELS = 100
 
 
@@ -64,7 +67,7 @@ class MaskedKeys(TaskKeys):
 class MaskedSection(MaskedKeys):
     """A job's keys: every image becomes ``size`` by ``size`` pixels; of volumes ``range`` is seen."""
 
-    size: Annotated[int, Field(ge=16, le=256, multiple_of=1 << len(_WIDTHS) - 1)]
+    size: Annotated[int, Field(ge=16, le=256, multiple_of=1 << len(WIDTHS) - 1)]
     colours: bool = False
     range: Range = Field(default=[0.0, 255.0], description="of volumes, from where to where numbers go")
 
@@ -93,10 +96,10 @@ class ImageSegmentation(NetworkTask):
     units = Units(example="image or slice with its mask", size="images")
     labelled = False  # not an example has a label, but a pixel
     measures = (DICE, LEAST_DICE, MASK_LOSS)
-    Section: type[MaskedSection] = MaskedSection
+    Section: type[MaskedKeys] = MaskedSection
     Columns: type[MaskedKeys] = MaskedKeys
 
-    def refuses(self, job: Job, section: MaskedSection) -> str | None:  # noqa: ARG002
+    def refuses(self, job: Job, section: Any) -> str | None:  # noqa: ARG002
         """A table's row may be many slices, and so no column has a value for each example."""
         if isinstance(job.federation.partition, ByColumn):
             return f'federation.partition: expected "iid" with task="{self.name}"'
@@ -114,16 +117,16 @@ class ImageSegmentation(NetworkTask):
             paths_in_table(data, table.column(name, key=f"data.{key}"))
             for key, name in (("path", columns.path), ("mask", columns.mask))
         ]
-        contents: list[MaskedImage | None] = []
+        contents: list[Any] = []
         faults: dict[int, str] = {}
         for path, mask in zip(*places, strict=True):
             if path is None or mask is None:
-                contents.append(None)
+                contents += self.none_of_it(columns)
                 continue
             try:
-                found = find_masked(path, mask, labels=len(columns.labels))
+                found = self.find(path, mask, columns)
             except UnreadableFileError as error:
-                found, why = [None], str(error)
+                found, why = self.none_of_it(columns), str(error)
             else:
                 why = MASK_NUMBERS
             begun = len(contents)
@@ -133,7 +136,15 @@ class ImageSegmentation(NetworkTask):
             contents += found
         return Rows(contents=tuple(contents), faults=faults)
 
-    def digest(self, content: MaskedImage | None) -> bytes:
+    def find(self, path: Path, mask: Path, columns: Any) -> Sequence[Any]:
+        """The examples that two files have; None for one of no use. Raises UnreadableFileError."""
+        return find_masked(path, mask, labels=len(columns.labels))
+
+    def none_of_it(self, columns: Any) -> Sequence[None]:  # noqa: ARG002
+        """What stands for files that cannot be read."""
+        return [None]
+
+    def digest(self, content: Any) -> bytes:
         """SHA-256 of the pixels, 32 bytes, whatever the mask; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
 
@@ -162,7 +173,7 @@ class ImageSegmentation(NetworkTask):
     def load(
         self,
         job: Job,
-        section: MaskedSection,
+        section: Any,
         *,
         labels: tuple[str, ...],  # noqa: ARG002
         device: Device,  # noqa: ARG002
@@ -176,7 +187,10 @@ class ImageSegmentation(NetworkTask):
         reader = section.reader
         return load_drawn(
             lambda: SegmentationNetwork(
-                channels=reader.shape[0], labels=list(section.labels), widths=_WIDTHS
+                channels=reader.shape[0],
+                labels=list(section.labels),
+                widths=WIDTHS,
+                dims=len(reader.shape) - 1,
             ),
             seed=job.seeds.adapter,
             last="classifier",

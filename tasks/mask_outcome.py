@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tasks.label_scores import scores_of
 from tasks.measures import LOSS, Measure
 from tasks.task import Outcome
 
@@ -18,17 +19,18 @@ _SMOOTH = 1.0  # pixels: a label that neither mask nor answer has is no fault
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOutcome(Outcome):
-    """An outcome with ``overlaps`` and ``areas``, int64[b, labels], in pixels.
+    """An outcome with how many pixels have each label: ``masked``, ``answered``, and both, ``hits``.
 
-    An overlap is of answer and mask, an area is both added up: Dice is twice the one by the other.
+    Each is int64[b, labels]. Dice, which is F1 of pixels, is twice the last by the sum of the others.
     """
 
-    overlaps: torch.Tensor
-    areas: torch.Tensor
+    masked: torch.Tensor
+    answered: torch.Tensor
+    hits: torch.Tensor
 
     @classmethod
     def of(cls, logits: torch.Tensor, masks: torch.Tensor) -> MaskOutcome:
-        """Of float32[b, labels, h, w] and int64[b, h, w], from each image alone.
+        """Of float32[b, labels, …] and int64[b, …], from each image, or volume, alone.
 
         The loss is one less the mean over the labels of soft Dice (Milletari et al. 2016, arXiv:1606.04797)
         and the mean over the pixels of focal loss (Lin et al. 2017, arXiv:1708.02002, equation 4).
@@ -49,14 +51,15 @@ class MaskOutcome(Outcome):
             losses=1 - dice + focal,
             correct=hits.sum(1),
             counted=right.flatten(1).sum(1),
-            overlaps=hits,
-            areas=(answers + right).flatten(2).sum(2),
+            masked=right.flatten(2).sum(2),
+            answered=answers.flatten(2).sum(2),
+            hits=hits,
         )
 
     def sums(self) -> dict[str, float]:
-        """Beside the counts of all tasks, overlaps and areas by label."""
+        """Beside the counts of all tasks, pixels by label, as a classifier counts examples."""
         found = super().sums()
-        for name, counts in (("overlap", self.overlaps), ("area", self.areas)):
+        for name, counts in (("examples", self.masked), ("answered", self.answered), ("hits", self.hits)):
             found |= {f"{name} {label}": float(n) for label, n in enumerate(counts.sum(0).tolist())}
         return found
 
@@ -66,9 +69,9 @@ def _dice(sums: Mapping[str, float]) -> list[float]:
 
     Of a label that neither masks nor answers have it is 1.
     """
-    places = [int(key.split()[1]) for key in sums if key.startswith("area ")]
-    areas = [(sums[f"overlap {label}"], sums[f"area {label}"]) for label in sorted(places) if label]
-    return [2 * overlap / area if area else 1.0 for overlap, area in areas]
+    labels = sum(key.startswith("examples ") for key in sums)
+    scores = scores_of(sums, [f"{label}" for label in range(labels)])
+    return [score.f1 if score.examples or score.answered else 1.0 for score in [*scores.values()][1:]]
 
 
 def _mean_dice(sums: Mapping[str, float]) -> float:

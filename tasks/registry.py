@@ -40,6 +40,7 @@ _TASKS = Registry[Task](
         "audio-classification": "tasks.audio_classification:TASK",
         "image-text": "tasks.image_text:TASK",
         "image-segmentation": "tasks.image_segmentation:TASK",
+        "volume-segmentation": "tasks.volume_segmentation:TASK",
     },
 )
 

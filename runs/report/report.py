@@ -98,6 +98,7 @@ def render_report(folder: RunFolder) -> str:
             average=read_average(folder),
         ),
         by_label=list_labels(records),
+        counted_by_label="Examples" if find_task(job.task).labelled else "Pixels or voxels",
         confusion=confusion(records),
         federation=facts.get("federation"),
         spending=list_spending(job, spent, facts),

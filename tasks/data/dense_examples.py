@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class DenseExamples(Examples):
         return np.where(self.blank, 0, 1).astype(np.int64)
 
     def take(self, indices: NDArray[np.int64]) -> DenseExamples:
-        return DenseExamples(
+        return replace(
+            self,
             arrays={name: array[indices] for name, array in self.arrays.items()},
             labels=None if self.labels is None else self.labels[indices],
             blank=self.blank[indices],

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from tasks.data.image_files import MOST_PIXELS, ImageShape, fitted, read_pixels
 from tasks.data.named_files import UnreadableFileError
+from tasks.data.volume_files import is_volume, read_volume
 
-_VOLUMES = (".nii", ".nii.gz")
 _PLAIN = ("L", "P", "1", "I;16", "I;16L", "I;16B", "I;16N", "I")  # modes in which a mask's numbers stand
-_DAMAGED = "is damaged, or was not written whole"
 _DIFFERS = "has another size than its mask"
 MASK_NUMBERS = "has a mask with a number that no label is declared for"
 
@@ -46,11 +45,6 @@ def find_masked(path: Path, mask: Path, *, labels: int) -> list[MaskedImage | No
     return found
 
 
-def is_volume(path: Path) -> bool:
-    """Whether a file's name is that of a NIfTI volume."""
-    return path.name.lower().endswith(_VOLUMES)
-
-
 def read_masked(
     path: Path, mask: Path, *, labels: int
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8] | None]]:
@@ -61,14 +55,18 @@ def read_masked(
     one. A mask with other numbers is None: what one slice holds says nothing of the next. Raises
     UnreadableFileError, naming what is wrong with either file.
     """
-    numbers = _read_volume(mask, "its mask ") if is_volume(mask) else _read_mask(mask)[:, :, None]
-    pixels = _read_volume(path, "") if is_volume(path) else read_pixels(path)[:, :, None]
+    numbers = read_volume(mask, "its mask ").values if is_volume(mask) else _read_mask(mask)[:, :, None]
+    pixels = read_volume(path, "").values if is_volume(path) else read_pixels(path)[:, :, None]
     if pixels.shape[:3] != numbers.shape:
         raise UnreadableFileError(_DIFFERS)
-    return ((pixels[:, :, n], _known(numbers[:, :, n], labels)) for n in range(numbers.shape[2]))
+    return ((pixels[:, :, n], known_labels(numbers[:, :, n], labels)) for n in range(numbers.shape[2]))
 
 
-def _known(numbers: NDArray[Any], labels: int) -> NDArray[np.uint8] | None:
+def known_labels(numbers: NDArray[Any], labels: int) -> NDArray[np.uint8] | None:
+    """A mask's numbers as those of ``labels``, from 0 on; None if one is another.
+
+    Of two labels, 255 is the second.
+    """
     if labels == 2:
         numbers = np.where(numbers == 255, 1, numbers)
     whole = np.isfinite(numbers) & (numbers >= 0) & (numbers < labels) & (numbers == np.floor(numbers))
@@ -94,32 +92,6 @@ def _read_mask(path: Path) -> NDArray[Any]:
         raise UnreadableFileError("has a mask that is no PNG, TIFF or NIfTI") from None
     except Exception:  # Pillow's decoders raise whatever they like on damaged files
         raise UnreadableFileError("has a mask that is damaged, or was not written whole") from None
-
-
-def _read_volume(path: Path, what: str) -> NDArray[np.float32]:
-    """A NIfTI volume, float32[x, y, z], right, front and top first, with its own slope and intercept."""
-    try:
-        import nibabel
-    except ImportError:
-        raise UnreadableFileError(
-            f"{what}is NIfTI, which needs nibabel: pip install 'confide[imaging]'"
-        ) from None
-    try:
-        if not path.stat().st_size:
-            raise UnreadableFileError(f"{what}is empty")
-        volume: Any = nibabel.load(path)
-        if len(volume.shape) != 3:
-            raise UnreadableFileError(f"{what}has {len(volume.shape)} dimensions, expected 3")
-        if np.prod(volume.shape, dtype=np.float64) > MOST_PIXELS:
-            raise UnreadableFileError(f"{what}has more than {MOST_PIXELS:,} voxels")
-        turned = nibabel.as_closest_canonical(volume)
-        return np.asarray(turned.dataobj, dtype=np.float32)
-    except UnreadableFileError:
-        raise
-    except FileNotFoundError:
-        raise UnreadableFileError(f"{what}is not there") from None
-    except Exception:  # nibabel raises whatever it likes on damaged files
-        raise UnreadableFileError(f"{what}{_DAMAGED}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -36,6 +35,7 @@ from tasks.registry import checked_job, find_task
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
 from tests.tasks.networks import MASKS, job_table, write_masks
+from tests.tasks.scans import save_volume
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -55,11 +55,6 @@ def read(folder: Path, rows: list[str], **keys: Any) -> DataSet:
     table = folder / "table.csv"
     table.write_text("scan,drawn\n" + "\n".join(rows) + "\n")
     return read_data_set("scans", DataSource(source=str(table), task="image-segmentation", **KEYS | keys))
-
-
-def save_volume(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
-    nibabel.save(nibabel.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
-    return path
 
 
 def test_an_images_gradient_is_its_own(tmp_path: Path) -> None:
