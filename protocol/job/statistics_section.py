@@ -97,6 +97,11 @@ def check_statistics(job: Job) -> None:
             'statistics: expected none with privacy.unit="site": a site\'s counts hide its examples, and '
             "not the site"
         )
+    if job.privacy.unit == "group":
+        raise ValueError(
+            'statistics: expected none with privacy.unit="group": each row is counted, and a person with '
+            "many rows would be in a count as often"
+        )
     if job.aggregation.kind == "homomorphic":
         raise ValueError(
             'statistics: expected aggregation.kind="masks" or "none": ciphertexts are of updates alone'

@@ -96,6 +96,10 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path, wrong: dict[str, Any]
     ("sections", "said"),
     [
         ({"privacy": {"unit": "site", "mechanism": "skellam", "epsilon": 3.0}}, 'privacy.unit="site"'),
+        (
+            {"privacy": {"unit": "group"}, "data": {"group": "person", "rows_per_group": 2}},
+            'privacy.unit="group"',
+        ),
         ({"aggregation": {"kind": "homomorphic"}}, 'aggregation.kind="masks" or "none"'),
     ],
 )
