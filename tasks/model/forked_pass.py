@@ -81,7 +81,7 @@ def can_fork(model: Any, *, padding: int, tokens: int, longest: int, limit: int 
     known = [token for token in range(min(tokens, size + 1)) if token != padding]
     device = next(model.parameters()).device
     text = torch.tensor([known[place % len(known)] for place in range(size)], device=device)
-    stem, first, second = torch.split(text, [_STEM, *_ENDINGS])  # type: ignore[no-untyped-call]  # torch's
+    stem, first, second = torch.split(text, [_STEM, *_ENDINGS])
     row = torch.cat([text, text.new_full((1,), padding)])[None]
     branches = torch.repeat_interleave(
         torch.tensor([0, 1, 2, 0], device=device), torch.tensor([_STEM, *_ENDINGS, 1], device=device)
