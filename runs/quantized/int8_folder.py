@@ -1,8 +1,8 @@
 """A whole model with its linear layers in eight bits, as a folder that stock transformers loads.
 
-Each row of a weight is int8 with a float32 scale, its largest magnitude over 127.5 (torchao's
-``Int8WeightOnlyConfig``, symmetric); activations stay as they are. Embeddings, norms, biases, the
-classifier's head and a language model's output layer stay float32.
+Each row of a weight is int8 with a float32 scale, its largest magnitude over 127, as bitsandbytes has it,
+which rounds activations to eight bits, too, but for outliers (Dettmers et al. 2022, arXiv:2208.07339).
+Embeddings, norms, biases, the classifier's head and a language model's output layer stay float32.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Int8Folder:
 
     name = "int8"
     scheme = (
-        "Linear layers have int8 weights with one float32 scale a row (torchao, weight-only); embeddings, "
-        "norms, biases and the head are float32"
+        "Linear layers have int8 weights with one float32 scale a row (bitsandbytes, LLM.int8); "
+        "embeddings, norms, biases and the head are float32"
     )
     loading = (
-        "With `from_pretrained` of transformers, as any model folder, where torchao is installed too: "
-        "`pip install torchao`."
+        "With `from_pretrained` of transformers, as any model folder, where bitsandbytes is installed too: "
+        "`pip install bitsandbytes`."
     )
 
     def check_job(self, job: Job) -> None:
@@ -45,8 +45,8 @@ class Int8Folder:
                 "--merge without it"
             )
         # Not imported yet: it speaks up unless ``be_quiet`` came first.
-        if find_spec("torchao") is None:
-            raise UserError("--quantize int8 needs torchao: pip install 'confide[quantized]'")
+        if find_spec("bitsandbytes") is None:
+            raise UserError("--quantize int8 needs bitsandbytes: pip install 'confide[quantized]'")
 
     def check_model(self, base: BaseModel) -> None:
         kind = type(base.model).__name__
@@ -65,17 +65,14 @@ class Int8Folder:
             )
 
     def write(self, merged: Any, base: BaseModel, job: Job, folder: Path) -> None:
-        from torchao.quantization import Int8WeightOnlyConfig
-        from transformers import TorchAoConfig
+        from transformers import BitsAndBytesConfig
 
         # By way of a folder: only what transformers has packed while it loads can it save again.
         whole = folder / ".float32"
         try:
             find_task(job.task).export(merged, base, whole)
             kept = list(base.head) or None  # None: what transformers leaves whole, such as output layers
-            plan = TorchAoConfig(
-                Int8WeightOnlyConfig(set_inductor_config=False), modules_to_not_convert=kept
-            )
+            plan = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
             packed = type(merged).from_pretrained(
                 whole, quantization_config=plan, dtype=torch.float32, local_files_only=True
             )

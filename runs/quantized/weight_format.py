@@ -54,8 +54,7 @@ def weights_error(merged: Any, loaded: Any) -> WeightsError:
     with torch.no_grad():
         for name, tensor in loaded.named_parameters():
             expected = whole[name].detach().cpu().double()
-            found = tensor.dequantize() if hasattr(type(tensor), "__tensor_flatten__") else tensor
-            off = float((found.detach().cpu().double() - expected).square().sum())
+            off = float((_unpacked(tensor) - expected).square().sum())
             if not off:
                 continue
             size = float(expected.square().sum())
@@ -66,3 +65,9 @@ def weights_error(merged: Any, loaded: Any) -> WeightsError:
     if not packed:
         raise UserError("--quantize: no weight of this model was packed: export it with --merge alone")
     return WeightsError(whole=(squares / total) ** 0.5, most=most, worst=worst, packed=packed)
+
+
+def _unpacked(tensor: torch.Tensor) -> torch.Tensor:
+    """What a weight stands for, in float64: bitsandbytes' int8 ones have a scale a row beside them."""
+    found, scales = tensor.detach().cpu().double(), getattr(tensor, "SCB", None)
+    return found if scales is None else found * (scales.detach().cpu().double() / 127)[:, None]

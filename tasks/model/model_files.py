@@ -34,9 +34,6 @@ def be_quiet() -> None:
 
     logging.set_verbosity(logging.CRITICAL)  # what is wrong is said once, and not in its words
     getLogger("bitsandbytes").setLevel("CRITICAL")  # faster kernels than its own are not to be had
-    # Of kernels for other processors that torchao could not load, where it is installed.
-    for name in ("torchao", "torch.utils._pytree"):
-        getLogger(name).setLevel("ERROR")
     logging.disable_progress_bar()
 
 

@@ -58,33 +58,34 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def test_int8_is_what_stock_transformers_loads_and_what_is_scored(run: RunFolder, tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from transformers import AutoModelForTokenClassification
 
     found = export_quantized(
         run, tmp_path / "int8", kind="int8", held_out=World(run.manifest.job).workplace
     )
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "int8", attn_implementation="eager")
-    packed = {name for name, p in loaded.named_parameters() if hasattr(type(p), "__tensor_flatten__")}
+    packed = {name for name, p in loaded.named_parameters() if p.dtype == torch.int8}
     world, merged = merged_of(run)
     linear = {f"{name}.weight" for name, layer in merged.named_modules() if isinstance(layer, nn.Linear)}
     assert packed == linear - {"classifier.weight"}
     whole = logits(merged, tmp_path / "int8")
     error = weights_error(merged, loaded)
-    # A step is 1 / 127.5 of a row's largest weight; what is rounded off is spread over half of one.
+    # A step is 1 / 127 of a row's largest weight; what is rounded off is spread over half of one.
     assert 0.001 < error.whole < 0.01
     assert error.packed == len(packed)
     scores = WholeModels(world.workplace)
     before = scores.score(merged)
-    plan = Int8WeightOnlyConfig(set_inductor_config=False)
-    quantize_(merged, plan, lambda layer, name: isinstance(layer, nn.Linear) and name != "classifier")
-    expected = logits(merged, tmp_path / "int8")
-    assert torch.equal(logits(loaded, tmp_path / "int8"), expected)
-    assert not torch.equal(whole, expected)
+    for name in packed:
+        weight, stored = merged.get_parameter(name).detach(), loaded.get_parameter(name)
+        steps = weight.abs().amax(dim=1, keepdim=True) / 127
+        # Half a step, and what float16 has lost of the weight before.
+        assert (stored.data * stored.SCB[:, None] / 127 - weight).abs().le(0.6 * steps).all()
+    # Activations are rounded too, to eight bits a token.
+    off = (logits(loaded, tmp_path / "int8") - whole).norm() / whole.norm()
+    assert 0.001 < off < 0.05
     assert found.scored is not None
     assert (found.scored.examples, found.scored.before) == (len(world.held_out), before)
-    assert found.scored.after == scores.score(merged)
+    assert found.scored.after == scores.score(loaded)
     assert found.scored.before != found.scored.after
     assert found.weights == error
 
@@ -114,7 +115,6 @@ def test_preferences_are_compared_with_the_base_model_as_it_was(tmp_path: Path) 
 def test_what_it_costs_is_shown_and_stands_beside_the_model(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torchao")
     export_and_print(run, tmp_path / "int8", kind="int8", best=False, average=False, audit=None)
     table, shown = record(tmp_path / "int8"), capsys.readouterr().out
     card, readme = check_card(tmp_path / "int8")[0], (tmp_path / "int8" / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_what_it_costs_is_shown_and_stands_beside_the_model(
         assert text in shown
         assert text in readme
     assert "from_pretrained" in readme.split("## Loading it")[1]
-    assert "torchao" in readme.split("## Loading it")[1]
+    assert "bitsandbytes" in readme.split("## Loading it")[1]
     written = (tmp_path / "int8" / "model.safetensors").stat().st_size
     assert table["bytes"]["written"] == written
     assert sorted(path.name for path in (tmp_path / "int8").iterdir() if path.name.startswith(".")) == []
@@ -202,8 +202,8 @@ def test_jobs_whose_models_cannot_be_packed_are_refused(
         check_quantizable(packed, "int8")
     with pytest.raises(UserError, match=r"whose models write, got task=\"sequence-classification\""):
         check_quantizable(tiny.job(tiny_folder), "gguf-q4")
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(UserError, match=r"needs torchao: pip install 'confide\[quantized\]'"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"needs bitsandbytes: pip install 'confide\[quantized\]'"):
         check_quantizable(tiny.job(tiny_folder), "int8")
 
 
