@@ -33,10 +33,12 @@ ROUND = 1  # the one release of such a run
 class CountedRows:
     """A site's examples as they are counted: the ``places`` of each, int64[n, k], and its ``digests``.
 
-    ``sizes`` are the histograms' public numbers of bins, and ``digests`` bytes[32] an example.
+    ``asked`` is what they were counted for, ``sizes`` are the histograms' public numbers of bins, and
+    ``digests`` bytes[32] an example.
     """
 
     alias: str
+    asked: StatisticsSection
     digests: tuple[bytes, ...]
     places: NDArray[np.int64]
     sizes: tuple[int, ...]
@@ -123,9 +125,9 @@ class StatisticsSite:
         asked = manifest.job.statistics
         if asked is None:
             raise ProtocolError("the run asks for no statistics: it has no [statistics]")
-        if len(self._rows.sizes) != asked.histograms:
+        if asked != self._rows.asked:
             raise ProtocolError(
-                f"expected {asked.histograms} histograms, and the site counts {len(self._rows.sizes)}"
+                "statistics: the site counts for other histograms than the manifest asks for"
             )
         if not len(self._rows.places):
             raise DataError("the site has no examples: use fewer sites or another partition")
@@ -144,11 +146,17 @@ class StatisticsSite:
     def count(self, cohort: pb.Cohort | None) -> tuple[bytes, SignedReceipt]:
         """The noisy counts as they leave, 64-bit words of all bins, and the signed receipt for them.
 
-        Under masks they are masked among a ``cohort``; None elsewhere. The charge is on the disk first:
-        where it does not fit, BudgetError is raised, nothing is counted and no noise is drawn.
+        Under masks they are masked among a ``cohort``; None elsewhere. Raises ProtocolError for a cohort
+        that the manifest has no masks for, and for none where it has. The charge is on the disk first. Where
+        it does not fit, BudgetError is raised, nothing is counted and no noise is drawn.
         """
         joined = self._now
         manifest, plan = joined.manifest, joined.plan
+        if (cohort is not None) != manifest.job.aggregation.hidden:
+            raise ProtocolError(
+                "expected counts under masks if and only if the manifest has "
+                f'aggregation.kind="masks"; it has "{manifest.job.aggregation.kind}"'
+            )
         # Before the charge: what could not leave costs nothing.
         if cohort is not None:
             self.masks.check(cohort, asked=asked_to_count(manifest), round_number=ROUND)

@@ -111,7 +111,9 @@ def ask_statistics(
 
 def _deal(job: Job, histograms: tuple[Asked, ...]) -> dict[str, CountedRows]:
     """The rows of each site as a training would deal them out, and each example's places."""
-    task, section = find_task(job.task), section_of(job)
+    task, section, asked = find_task(job.task), section_of(job), job.statistics
+    if asked is None:
+        raise JobError("statistics: expected a section that says what to count, got none")
     sources = read_own_sources(job)
     table = joined(sources)
     labels = label_names(table, declared=section.classes, held_out=read_validation_rows(job))
@@ -127,7 +129,9 @@ def _deal(job: Job, histograms: tuple[Asked, ...]) -> dict[str, CountedRows]:
         rows = table.take(map(int, chosen))
         places = places_of(histograms, rows, reader=reader, task=task, labels=labels)
         digests = tuple(map(task.digest, rows.contents))
-        found[name] = CountedRows(alias=job.data.alias, digests=digests, places=places, sizes=sizes)
+        found[name] = CountedRows(
+            alias=job.data.alias, asked=asked, digests=digests, places=places, sizes=sizes
+        )
     return found
 
 

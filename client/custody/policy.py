@@ -120,12 +120,6 @@ class Policy(Section):
                     rule="budget.epsilon_per_run",
                 )
         self._check_cohort(manifest)
-        if job.federation.weights is not None and rules.weights == "refused":
-            raise PolicyError(
-                "the job tells all sites how much each one counts, as by its examples: expected no "
-                "federation.weights",
-                rule="rules.weights",
-            )
         self._check_aggregation(manifest)
         _allow("models", manifest.model_digest, rules.models)
         _allow("tasks", job.task, rules.tasks)
@@ -161,6 +155,12 @@ class Policy(Section):
                 f"expected at least {self.rules.least_cohort} sites in each round, got "
                 f"{manifest.min_survivors}",
                 rule="rules.least_cohort",
+            )
+        if manifest.job.federation.weights is not None and self.rules.weights == "refused":
+            raise PolicyError(
+                "the job tells all sites how much each one counts, as by its examples: expected no "
+                "federation.weights",
+                rule="rules.weights",
             )
 
     def check_cost(self, plan: Plan) -> None:

@@ -216,9 +216,11 @@ class _Process:
         """Its next answer. Raises RunError if it has ended."""
         answer = read_frame(self._answers)
         if answer is None:
+            # How it ended may be an example's doing, and is the custodian's to know.
+            log.warning("the process on %s ended %s", self.device, _how(self._process.wait()))
             raise RunError(
-                f"the site's process on {self.device} ended {_how(self._process.wait())}: no step is taken "
-                "without it; the site's own log says more"
+                "one of the site's processes on its devices ended: no step is taken without it; the site's "
+                "own log says more"
             )
         return pickle.loads(answer)  # noqa: S301  # from a process that this one began
 

@@ -51,8 +51,10 @@ def exact_product(outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
             if number:
                 whole += found << FINER * (number - 1)
             else:
-                rest += found
-    return _carried(whole, rest)
+                # Carried at once: 2^10 of them would be 2^63.
+                more, rest = _carried(torch.zeros_like(whole), rest + found)
+                whole += more
+    return whole, rest
 
 
 def with_rests(

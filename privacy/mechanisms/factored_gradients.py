@@ -67,10 +67,16 @@ class Factors:
         return torch.cat([self.inputs.flatten(1), self.outputs.flatten(1)], dim=1)
 
     def whole(self) -> Tensor:
-        """The gradients themselves, float32[n, out, in]."""
+        """The gradients themselves, float32[n, out, in].
+
+        Each is a product by itself, of copies: what a library makes of one may depend on how many it is
+        given at once, and on where they lie.
+        """
         import torch
 
-        return torch.bmm(self.outputs.float().transpose(1, 2), self.inputs.float())
+        pairs = zip(self.outputs, self.inputs, strict=True)
+        products = [outputs.float().clone().T @ inputs.float().clone() for outputs, inputs in pairs]
+        return torch.stack(products) if products else self.inputs.new_zeros(self.shape).float()
 
     def take(self, rows: Tensor) -> Factors:
         """Those of the examples at ``rows``, int64[k]."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from tasks.data.read_table import read_table
 from tasks.data.rows import Rows, labels_in, present
+
+_WHOLE = re.compile(r"\A(-?[0-9]+)\.0+\Z")
 
 
 class Group(NamedTuple):
@@ -24,7 +28,7 @@ class Group(NamedTuple):
 def read_groups(data: SourceKeys, column: str, rows: Rows) -> tuple[str | None, ...]:
     """Whose each row is, None for nobody's. Raises DataError without the column, or where it is empty."""
     cells = read_table(data, columns=[column]).column(column, key="data.group")
-    found = tuple(None if present(cell) is None else str(cell).strip() for cell in cells)
+    found = tuple(None if present(cell) is None else plain_name(str(cell)) for cell in cells)
     if len(found) != len(rows):
         raise DataError(
             f"data.group={column!r}: expected one value for each of {len(rows)} rows, got {len(found)}"
@@ -32,6 +36,19 @@ def read_groups(data: SourceKeys, column: str, rows: Rows) -> tuple[str | None, 
     if not any(found):
         raise DataError(f"data.group={column!r}: no row has a value there")
     return found
+
+
+def plain_name(cell: str) -> str:
+    """The one way to write a group's name: Unicode's NFKC without spaces around; of whole numbers, digits.
+
+    A column of numbers becomes 1.0, 2.0, … where another row's cell is empty. Names that differ in more
+    than that are two groups.
+
+    >>> plain_name(" 12.0 "), plain_name("01"), plain_name("12.50")
+    ('12', '01', '12.50')
+    """
+    name = unicodedata.normalize("NFKC", cell).strip()
+    return _WHOLE.sub(r"\1", name)
 
 
 def digest_group(name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import confide
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection, policy_toml
 from client.session import check_manifest
-from client.statistics_site import StatisticsSite
+from client.statistics_site import CountedRows, StatisticsSite
 from confide.site_commands import _described
 from privacy.errors import BudgetError, JobError, ProtocolError, RunError, SiteError
 from privacy.ledger.entries import Begun, Refused, Released
@@ -26,8 +27,12 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
+from protocol.job.statistics_section import StatisticsSection
+from protocol.messages.confide_pb2 import Cohort
+from simulation import simulated_statistics
 from simulation.partition import partition
 from simulation.simulated_statistics import StatisticsRun, ask_statistics
+from tasks.asked_statistics import Asked
 from tasks.own_rows import read_own_rows
 from tests import tiny
 
@@ -171,6 +176,42 @@ def test_a_custodian_can_refuse(tiny_folder: Path, tmp_path: Path) -> None:
         assert [one.rule for one in events(home) if isinstance(one, Refused)] == [
             "rules.statistics_epsilon"
         ]
+
+
+@pytest.mark.parametrize("kind", ["masks", "none"])
+def test_a_site_counts_under_masks_if_the_manifest_has_them_and_else_not(
+    kind: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that leaves the cohort out, or makes one up, gets nothing and costs nothing."""
+    count = StatisticsSite.count
+
+    def otherwise(site: StatisticsSite, cohort: Cohort | None) -> tuple[bytes, SignedReceipt]:
+        return count(site, None if cohort is not None else Cohort())
+
+    monkeypatch.setattr(StatisticsSite, "count", otherwise)
+    policy = write_policy(tmp_path / "site.toml", statistics_epsilon=2.0)
+    with pytest.raises((SiteError, ProtocolError), match=f'masks if and only if .* it has "{kind}"'):
+        ask_statistics(
+            make_job(tiny_folder, aggregation={"kind": kind}), runs=tmp_path, name="run", policy=policy
+        )
+    for site in SITES:
+        assert charges(tmp_path / "run" / "sites" / site) == []
+
+
+def test_a_site_counts_for_what_the_manifest_asks(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deal = simulated_statistics._deal
+
+    def of_others(job: Job, histograms: tuple[Asked, ...]) -> dict[str, CountedRows]:
+        found = deal(job, histograms)
+        other = replace(found["site-1"], asked=StatisticsSection(epsilon=1.0, labels=True))
+        return {name: other if name == "site-1" else rows for name, rows in found.items()}
+
+    monkeypatch.setattr(simulated_statistics, "_deal", of_others)
+    policy = write_policy(tmp_path / "site.toml", statistics_epsilon=2.0)
+    with pytest.raises(SiteError, match=r"site-1: .* other histograms than the manifest asks for"):
+        ask_statistics(make_job(tiny_folder), runs=tmp_path, name="run", policy=policy)
 
 
 def test_a_custodian_approves_by_hand(tiny_folder: Path, tmp_path: Path) -> None:

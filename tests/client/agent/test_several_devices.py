@@ -107,7 +107,7 @@ def test_a_round_whose_process_is_lost_stays_charged_and_the_next_one_is_trained
             in_threads[0].kill()
             in_threads[0].lives = True  # until it is asked, nobody knows
             refused = asked.ask(asked.coordinator.train(manifest, world)).refused
-        assert "the site's process on cpu ended by signal 9 (Killed): no step is taken" in refused.reason
+        assert "one of the site's processes on its devices ended: no step is taken" in refused.reason
         assert len(charges(asked.home)) == 1
         assert asked.ask(asked.coordinator.train(manifest, world)).HasField("trained")
         assert len(charges(asked.home)) == 2
@@ -128,7 +128,7 @@ def test_a_round_is_not_charged_where_a_device_cannot_be_used_again(
         with monkeypatch.context() as patch:
             patch.setattr(Recipe, "make", _out_of_memory)
             refused = asked.ask(asked.coordinator.train(manifest, world)).refused
-        assert "the site's process on cpu ended with exit code 1: no step is taken" in refused.reason
+        assert "one of the site's processes on its devices ended: no step is taken" in refused.reason
         assert not charges(asked.home)
 
 

@@ -21,7 +21,6 @@ from protocol.job.job_file import parse_job
 from runs.peft_form import peft_config, save_tensors
 from strategies.fedsvd import refactor
 from tasks import registry
-from tasks.model import adapted_model
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
@@ -57,8 +56,7 @@ class NextLike(nn.Module):
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task of tests alone is found by its name."""
-    for module in (registry, adapted_model):
-        monkeypatch.setattr(module, "find_task", lambda _name: TASK)
+    monkeypatch.setattr(registry, "find_task", lambda _name: TASK)
 
 
 @pytest.fixture(autouse=True)

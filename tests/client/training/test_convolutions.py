@@ -16,7 +16,6 @@ from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError, PrivacyUnitError
 from protocol.job.job_file import parse_job
 from tasks import registry
-from tasks.model import adapted_model
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
@@ -50,8 +49,7 @@ class Pixels(nn.Module):
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task of tests alone is found by its name."""
-    for module in (registry, adapted_model):
-        monkeypatch.setattr(module, "find_task", lambda _name: TASK)
+    monkeypatch.setattr(registry, "find_task", lambda _name: TASK)
 
 
 def adapt(model: nn.Module, *head: str) -> AdaptedModel:

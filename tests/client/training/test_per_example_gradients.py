@@ -7,7 +7,15 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from client.training.gradients import Gradients, HookedGradients, OneByOne, PerExampleGradients, losses
+from client.training.gradients import (
+    Found,
+    Gradients,
+    HookedGradients,
+    OneByOne,
+    PerExampleGradients,
+    losses,
+)
+from client.training.sparse_rows import dense
 from client.training.stacked_gradients import StackedGradients
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
@@ -35,9 +43,9 @@ def together(
     return method.backward(batch, losses(method.adapted, activations))
 
 
-def furthest(found: Gradients, adapted: AdaptedModel, examples: Examples) -> float:
+def furthest(given: Found, adapted: AdaptedModel, examples: Examples) -> float:
     """The largest distance of a tensor from its reference, relative to the whole gradient."""
-    worst = 0.0
+    found, worst = dense(given), 0.0
     for index in range(len(examples)):
         expected = alone(adapted, examples, index)
         size = torch.cat([g.flatten() for g in expected.values()]).norm()

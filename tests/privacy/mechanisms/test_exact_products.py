@@ -52,3 +52,12 @@ def test_rests_add_up_to_whole_steps() -> None:
     tensors, rests = with_rests(total, {}, {1: torch.tensor([9])})
     assert [t.tolist() for t in tensors] == [[5, -3], [7]]
     assert rests[1].tolist() == [9]
+
+
+def test_a_million_of_the_largest_are_exact() -> None:
+    """Their sum is beyond what an int64 holds before whole steps are carried."""
+    terms = 2**20 + 3
+    outputs = torch.full((terms, 1), 2.0**19, dtype=torch.float64)
+    inputs = torch.full((terms, 1), 2.0**INPUT_BITS, dtype=torch.float64)
+    whole, rest = exact_product(outputs, inputs)
+    assert int(whole) * 2**FINER + int(rest) == terms * 2 ** (19 + INPUT_BITS)

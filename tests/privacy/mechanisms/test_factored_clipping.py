@@ -225,3 +225,23 @@ def test_refuses_factors_that_do_not_fit_and_batches_that_differ() -> None:
         clip_found([first, plain[:2]], bound=1.0, norm=2)
     with pytest.raises(PrivacyUnitError, match="expected a bound in"):
         clip_found([first, plain], bound=0.0, norm=2)
+
+
+@pytest.mark.parametrize(("norm", "steps"), [(2, COARSE_STEPS), (1, STEPS)])
+def test_products_do_not_depend_on_who_else_is_in_the_batch(
+    norm: int, steps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library may add a batch's products in an order that depends on how many they are."""
+    multiply = torch.bmm
+
+    def by_height(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return multiply(first, second) * (1 + 1e-3 * len(first))
+
+    monkeypatch.setattr(torch, "bmm", by_height)
+    gradients = drawn(n=5, places=3)
+    together = clip_found(gradients, bound=0.5, norm=norm, steps=steps)
+    apart = [clip_found(rows(gradients, [one]), bound=0.5, norm=norm, steps=steps) for one in range(5)]
+    joined = apart[0]
+    for one in apart[1:]:
+        joined = joined.joined(one)
+    assert exactly(joined).tolist() == exactly(together).tolist()

@@ -129,6 +129,7 @@ def test_the_site_file_is_one_that_the_site_reads(out: Path) -> None:
     assert north.data["odd name.x"].model_dump(exclude_none=True) == data | {
         "encoding": "utf-8",
         "task": "sequence-classification",
+        "gate": {},
     }
     assert north.models == entry["models"]
     assert (north.budget.epsilon, north.budget.epsilon_per_run) == (1.0, None)

@@ -96,3 +96,9 @@ def test_a_group_without_a_row_that_can_be_used_still_counts() -> None:
 def test_a_group_is_known_by_its_name_alone() -> None:
     assert digest_group("ann") != digest_group("bob")
     assert digest_group("ann") == hashlib.sha256(b'"ann"').digest()
+
+
+def test_one_person_is_not_two_for_how_the_name_is_written(tmp_path: Path) -> None:
+    names = ["Jose\u0301", "Jos\u00e9", "12", "12.0", "012", "1.50"]
+    found = read_groups(source(tmp_path / "a.csv", names), "person", ROWS)
+    assert found == ("Jos\u00e9", "Jos\u00e9", "12", "12", "012", "1.50")
