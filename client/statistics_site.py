@@ -146,9 +146,9 @@ class StatisticsSite:
     def count(self, cohort: pb.Cohort | None) -> tuple[bytes, SignedReceipt]:
         """The noisy counts as they leave, 64-bit words of all bins, and the signed receipt for them.
 
-        Under masks they are masked among a ``cohort``; None elsewhere. Raises ProtocolError for a cohort
-        that the manifest has no masks for, and for none where it has. The charge is on the disk first. Where
-        it does not fit, BudgetError is raised, nothing is counted and no noise is drawn.
+        Under masks they are masked among a ``cohort``; None elsewhere. The charge is on the disk first.
+        Where it does not fit, BudgetError is raised, nothing is counted and no noise is drawn. ProtocolError is
+        raised for a cohort that the manifest has no masks for, and for none where it has.
         """
         joined = self._now
         manifest, plan = joined.manifest, joined.plan

@@ -21,8 +21,9 @@ from torch import nn
 
 from privacy.canonical import canonical_json
 
-# Attributes that say where something was loaded from, by which version, and how.
-_VOLATILE = frozenset({"_commit_hash", "_name_or_path", "transformers_version"})
+# Attributes that say where something was loaded from, by which version, and how; and Python's own hash of a
+# generation config that no file has, which is another in each process.
+_VOLATILE = frozenset({"_commit_hash", "_name_or_path", "_original_object_hash", "transformers_version"})
 _VOLATILE_OF_TOKENIZERS = frozenset(
     {
         "_commit_hash",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +238,44 @@ def test_generation_settings_are_part_of_a_language_model(tmp_path: Path, tiny_f
         folder / "generation_config.json", lambda table: table.update(temperature=0.5, do_sample=True)
     )
     assert found() != before
+
+
+_PRINT = """
+import sys
+from pathlib import Path
+from tests.tasks.model.test_model_digest import made_language_model
+print(made_language_model(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def made_language_model(folder: Path, tiny_folder: Path) -> str:
+    """The digest of a language model without a file of generation settings."""
+    whole = tiny.table(tiny_folder) | {"task": "causal-lm", "model": {"source": str(folder)}}
+    job = parse_job(whole | {"data": {"source": "none", "max_length": 8}})
+    return load_base_model(job, labels=(), device=CPU).digest
+
+
+def test_a_model_without_generation_settings_is_the_same_in_each_process(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = tmp_path / "gpt2"
+    config = transformers.GPT2Config(vocab_size=17, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_folder / "model" / name, folder / name)
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", _PRINT, str(folder), str(tiny_folder)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert found == {made_language_model(folder, tiny_folder)}
 
 
 # Tokenizers in Python, which have no state to ask for.
