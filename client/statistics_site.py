@@ -147,8 +147,8 @@ class StatisticsSite:
         """The noisy counts as they leave, 64-bit words of all bins, and the signed receipt for them.
 
         Under masks they are masked among a ``cohort``; None elsewhere. The charge is on the disk first.
-        Where it does not fit, BudgetError is raised, nothing is counted and no noise is drawn. ProtocolError is
-        raised for a cohort that the manifest has no masks for, and for none where it has.
+        Where it does not fit, BudgetError is raised, nothing is counted and no noise is drawn. Raises
+        ProtocolError for a cohort that the manifest has no masks for, and for none where it has.
         """
         joined = self._now
         manifest, plan = joined.manifest, joined.plan
