@@ -138,6 +138,7 @@ def test_an_nginx_that_is_not_there_is_refused(
     assert "nginx is not installed" in errors
 
 
+@pytest.mark.process
 def test_a_superlink_that_cannot_start_says_why(call: Terminal, tmp_path: Path) -> None:
     folder = make_coordinator(tmp_path)
     folder.database.mkdir()

@@ -255,6 +255,16 @@ def made_language_model(folder: Path, tiny_folder: Path) -> str:
     return load_base_model(job, labels=(), device=CPU).digest
 
 
+def test_pythons_own_hash_is_no_part_of_it() -> None:
+    config = transformers.GenerationConfig(temperature=0.5, do_sample=True)
+    expected = config_content(config)
+    config._original_object_hash = 1
+    assert config_content(config) == expected
+    config.temperature = 0.6
+    assert config_content(config) != expected
+
+
+@pytest.mark.process
 def test_a_model_without_generation_settings_is_the_same_in_each_process(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
