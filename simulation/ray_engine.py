@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ KEPT_BYTES = 1 << 30
 # Seconds until an actor has loaded a large model, or a cluster that is busy has room for one; and until the
 # cluster's address answers.
 _PATIENCE, _ANSWERS = 900.0, 10.0
+_STARTS = 3  # how often Ray is started on this machine before it cannot be
 # Batches that an actor trains in a round: with several, who is slow has fewer.
 _BATCHES = 4
 
@@ -132,20 +133,31 @@ def _connected() -> Iterator[None]:
     _check_answers(address)
     alone = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            # Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win.
-            with contextlib.chdir(folder):
-                ray.init(
-                    address,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                    **(alone if address == "local" else {}),
-                )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RunError(f"RAY_ADDRESS={address}: Ray cannot be reached: {first_line(error)}") from error
+        # Ray puts the driver's folder first on its workers' path: a folder ``client`` there would win.
+        with contextlib.chdir(folder):
+            _begin(address, alone if address == "local" else {})
         try:
             yield
         finally:
+            ray.shutdown()
+
+
+def _begin(address: str, options: Mapping[str, Any]) -> None:
+    """Connect to Ray, or start it. Raises RunError."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **options)
+            return
+        except Exception as error:
+            # That its node is not up within 30 seconds, on a busy machine, Ray says by a plain Exception.
+            slow = type(error) is Exception
+            if not slow and not isinstance(error, ConnectionError | ValueError | RuntimeError):
+                raise
+            if not slow or not left:
+                said = first_line(error)
+                raise RunError(f"RAY_ADDRESS={address}: Ray cannot be reached: {said}") from error
             ray.shutdown()
 
 

@@ -19,6 +19,7 @@ from server.post.post import Exchange
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from simulation.quiet import terminal_for_us_alone
+from simulation.ray_engine import _begin
 from simulation.simulate import simulate
 from tests import tiny
 
@@ -160,3 +161,25 @@ def test_other_flower_content_is_refused() -> None:
         message = Message(record, 1, MessageType.TRAIN)
         with pytest.raises(ProtocolError, match="something else"):
             unwrap(message.content)
+
+
+@pytest.mark.parametrize(("slow", "works"), [(2, True), (3, False)])
+def test_ray_is_begun_again_where_its_node_was_too_slow(
+    slow: int, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    begun: list[str] = []
+
+    def begin(address: str, **_options: object) -> None:
+        begun.append(address)
+        if begun.count("local") <= slow:
+            raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", begin)
+    monkeypatch.setattr(ray, "shutdown", lambda: begun.append("ended"))
+    if works:
+        _begin("local", {})
+    else:
+        with pytest.raises(RunError, match=r"Ray cannot be reached: The current node timed out"):
+            _begin("local", {})
+    assert begun == ["local", "ended", "local", "ended", "local"]

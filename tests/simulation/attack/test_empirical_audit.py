@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from client.training import optimizer
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import AuditError, UserError
-from privacy.mechanisms.clipping import ClippedSum, clip_gradients
+from privacy.mechanisms.clipping import ClippedSum
+from privacy.mechanisms.factored_clipping import clip_found
+from privacy.mechanisms.factored_gradients import Factors
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import ChaCha20Source
 from protocol.job.job_file import job_toml
@@ -152,11 +154,13 @@ def test_clipping_that_does_nothing_is_found(tiny_folder: Path, monkeypatch: pyt
     The check before every run finds that too, so here there is none.
     """
 
-    def loose(gradients: Sequence[torch.Tensor], *, bound: float, norm: int, steps: float) -> ClippedSum:
-        found = clip_gradients(gradients, bound=4 * bound, norm=norm, steps=steps)
+    def loose(
+        gradients: Sequence[torch.Tensor | Factors], *, bound: float, norm: int, steps: float
+    ) -> ClippedSum:
+        found = clip_found(gradients, bound=4 * bound, norm=norm, steps=steps)
         return replace(found, tensors=tuple(4 * tensor for tensor in found.tensors), bound=bound)
 
-    monkeypatch.setattr(optimizer, "clip_gradients", loose)
+    monkeypatch.setattr(optimizer, "clip_found", loose)
     monkeypatch.setattr(simulated_federation, "SharedCheck", lambda: lambda _method, _examples: None)
     audit, _ = attacked(tiny_folder, monkeypatch)
     assert audit.verdict == "refuted"
