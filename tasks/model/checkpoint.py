@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,10 @@ from protocol.plain_text import quoted_some, some
 from tasks.model.device import Device
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.model_files import refuse_adapter
+
+# While transformers loads a model it exchanges functions of its own and of torch's for the whole process,
+# and puts back what it found: two threads at once would leave the process without them.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ def read_checkpoint(
             one.num_labels = len(labels)
             one.id2label = dict(enumerate(labels))
             one.label2id = {label: index for index, label in enumerate(labels)}
-    with DrawnWeights(job.seeds.adapter).all_kinds() as draws:
+    with _ONE_AT_A_TIME, DrawnWeights(job.seeds.adapter).all_kinds() as draws:
         model, told = kind.from_pretrained(
             where,
             config=config,
