@@ -103,7 +103,7 @@ def test_a_site_refuses_it_before_data_with_a_long_text_and_without(tmp_path: Pa
         assert answers[0] == answers[1]
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
 def test_at_the_limit_a_round_takes_texts_of_all_lengths(tmp_path: Path, kind: str) -> None:
     place = Place(tmp_path, kind)

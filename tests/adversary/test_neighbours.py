@@ -219,7 +219,7 @@ def test_no_example_shows(bench: Bench, poison: Path, baseline: tuple[World, Par
 # Every job, and every adapter, with the examples that are most likely to make a difference.
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", JOBS)
 def test_no_job_makes_an_example_show(bench: Bench, poison: Path, name: str) -> None:
     world = World(bench.job(poison, **JOBS[name]))

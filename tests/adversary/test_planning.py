@@ -126,6 +126,7 @@ def test_hostile_numbers_are_answered_within_limits(
 @pytest.mark.parametrize(
     "program", ["while True: pass", "import os; os.kill(os.getpid(), 9)", "[0] * 2**60"]
 )
+@pytest.mark.process(but=1)
 def test_a_site_outlives_the_process_that_plans(
     make: Callable[..., Site], world: World, tmp_path: Path, program: str
 ) -> None:

@@ -61,6 +61,7 @@ def homes(tmp_path: Path, tiny_folder: Path) -> Homes:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_home_from_before_the_last_run_takes_no_part(homes: Homes) -> None:
     homes.set_back()
     run = homes.run("third")

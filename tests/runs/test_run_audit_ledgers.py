@@ -128,6 +128,7 @@ def kill_in_round(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [None, 5], ids=["fresh noise", "keyed noise"])
+@pytest.mark.exhaustive(but=1)
 def test_an_interrupted_round(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:

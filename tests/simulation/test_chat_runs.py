@@ -76,7 +76,7 @@ def test_no_answers_are_asked_for(folder: Path, tmp_path: Path) -> None:
     assert "What the model says" not in run.report.read_text()
 
 
-@pytest.mark.exhaustive(but=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("data", "forks"), [({"max_answer": 8}, True), ({}, False)])
 def test_preferences_are_learned(folder: Path, tmp_path: Path, data: dict[str, int], forks: bool) -> None:
     """In one row a pair, and in two where a row could be longer than the model takes."""

@@ -117,6 +117,7 @@ def test_what_trains_draws_each_source_by_its_share(folder: Path, monkeypatch: p
     assert abs(rest.mean() - 4) < 4 * 2 / np.sqrt(120)
 
 
+@pytest.mark.exhaustive
 def test_the_forecast_says_what_each_source_loses(folder: Path) -> None:
     found = forecast(mixed(folder))
     told = [remark for remark in found.remarks if remark.startswith("data.mix: ")]

@@ -292,6 +292,7 @@ def test_a_plan_that_counts_on_more_shares_than_there_are_is_found(whole_site: R
     assert found(folder).startswith("round 1, site-2: its least number of shares of noise is wrong")
 
 
+@pytest.mark.statistics
 def test_a_trusted_coordinator_adds_the_noise(
     tiny_folder: Path, tmp_path: Path, layout: AdapterLayout
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_label_that_nobody_has_is_no_fault() -> None:
     assert found.losses.item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.statistics
 def test_without_noise_it_learns_and_its_export_gives_the_same_logits(tmp_path: Path) -> None:
     training = {
         "rounds": 4,

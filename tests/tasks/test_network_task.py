@@ -157,6 +157,7 @@ def test_it_runs_under_masks_and_stock_torch_and_peft_load_what_is_exported(
         for task in TASKS
     ],
 )
+@pytest.mark.statistics
 def test_without_noise_it_learns(task: str, tmp_path: Path) -> None:
     training = {
         "rounds": 6,

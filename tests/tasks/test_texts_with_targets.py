@@ -101,6 +101,7 @@ def test_it_runs_under_masks_and_stock_libraries_load_what_is_exported(task: str
         ("text-regression", "mean", 0.4, "r2", 0.15),
     ],
 )
+@pytest.mark.statistics
 def test_without_noise_it_learns(
     task: str, pooling: str, rate: float, measure: str, least: float, tmp_path: Path
 ) -> None:

@@ -255,6 +255,7 @@ def test_questions_that_are_opened_and_never_asked_wedge_nothing(served: Served)
         over.set()
 
 
+@pytest.mark.process
 def test_answers_that_nobody_reads_wedge_nothing(
     tmp_path: Path, coordinator: Coordinator, echo: Echo
 ) -> None:

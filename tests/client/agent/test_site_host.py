@@ -294,6 +294,7 @@ def test_the_custodian_is_asked_before_a_model_is_loaded(
     assert len(loads) == 1
 
 
+@pytest.mark.process
 def test_a_job_asks_for_no_more_threads_than_there_are(
     make: Callable[..., SiteHost],
     world: World,

@@ -224,7 +224,7 @@ class Sums:
         left.revealed(SITE, cohort, survivors, read_shares(answer, roster))
 
 
-@pytest.mark.process(but=1)
+@pytest.mark.process
 @pytest.mark.parametrize("confirm", [True, False])
 def test_whenever_a_site_is_killed_no_update_is_uncovered(tmp_path: Path, confirm: bool) -> None:
     done = children.run(

@@ -85,6 +85,7 @@ def test_no_round_leaves_anything_to_the_next(kind: type[PerExampleGradients]) -
 
 
 @pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.exhaustive(but=1)
 def test_all_methods_find_the_same(number: int) -> None:
     updates = [
         train(Trainer(kind(CASE.adapted(**ROLORA))), number)  # type: ignore[call-arg]
@@ -96,6 +97,7 @@ def test_all_methods_find_the_same(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.exhaustive(but=1)
 def test_sites_together_have_what_they_have_alone(number: int) -> None:
     training = TRAINING.model_copy(update={"optimizer": "sgd"})
     trainer = Trainer(StackedGradients(CASE.adapted(**ROLORA)))

@@ -334,6 +334,7 @@ def test_private_training_counts_a_non_finite_example_as_zero_and_goes_on() -> N
 
 
 @pytest.mark.parametrize("rows", [3, 8])
+@pytest.mark.exhaustive(but=1)
 def test_an_example_that_the_model_fails_on_adds_nothing_and_moves_nobody(rows: int) -> None:
     examples, seen = LLAMA.examples(LENGTHS), []
     failing, healthy = llama_trainer(), llama_trainer()

@@ -139,7 +139,7 @@ def missing_from(path: Path, released: Path) -> list[str]:
     return [line for line in lines if line not in charged]
 
 
-@pytest.mark.process(but=1)
+@pytest.mark.process
 @pytest.mark.parametrize("seed", range(LEDGERS))
 def test_kills_lose_nothing_that_was_released(tmp_path: Path, seed: int) -> None:
     home = tmp_path / "home"

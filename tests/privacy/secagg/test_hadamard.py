@@ -119,6 +119,7 @@ def standing_out(dimension: int) -> dict[str, NDArray[np.float64]]:
 
 
 @pytest.mark.parametrize("dimension", [64, 100])
+@pytest.mark.exhaustive(but=1)
 def test_every_coordinate_has_at_most_its_variance(dimension: int) -> None:
     count = 4000
     bound = 1 / block_size(dimension)

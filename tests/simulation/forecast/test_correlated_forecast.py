@@ -41,6 +41,7 @@ def test_the_run_has_as_much_less_noise_as_each_site(tiny_folder: Path, found: F
     assert 4 * 16 <= 64 < 8 * 16
 
 
+@pytest.mark.exhaustive
 def test_people_read_what_is_left(found: Forecast) -> None:
     console = Console(width=80, file=io.StringIO())
     print_forecast(found, console)

@@ -97,6 +97,7 @@ def test_an_examples_gradient_is_its_own(tiny_folder: Path, kind: str) -> None:
 
 
 @KINDS
+@pytest.mark.exhaustive(but=1)
 def test_a_run_trains_exports_its_adapter_and_refuses_to_merge(
     tiny_folder: Path, tmp_path: Path, kind: str
 ) -> None:
