@@ -150,10 +150,7 @@ def _add_tensors(writer: Any, merged: Any) -> None:
 
     config = merged.config
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    embedding = merged.get_input_embeddings().weight
     for name, tensor in merged.named_parameters():
-        if name == "lm_head.weight" and config.tie_word_embeddings and torch.equal(tensor, embedding):
-            continue  # a copy; usually it is the very same, and has one name
         theirs = names.get_name(name, try_suffixes=(".weight",))
         if theirs is None:
             raise UserError(f"--quantize gguf-q4: llama.cpp has no place for {name}: use --quantize int8")
