@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from privacy.errors import RunError
 from protocol.job.job import Job
 from protocol.messages.flower import unwrap, wrap
 from protocol.processes import tether
+from protocol.processes.exit_code import how_it_ended
 from protocol.processes.frames import read_frame, write_frame
 from protocol.processes.time_spent import Part, running_clock, timed
 from runs.run_folder import RunFolder
@@ -69,9 +69,10 @@ class Worker:
         answer = read_frame(self._answers)
         spent = read_frame(self._answers) if self._profile else b""
         if answer is None or spent is None:
+            how = how_it_ended(self._process.wait())
             raise RunError(
-                f"the worker process of {site} ended {_how(self._process.wait())}: {self._log} says more; "
-                "--workers 1 needs the least memory"
+                f"the worker process of {site} ended {how}: {self._log} says more; --workers 1 needs the "
+                "least memory"
             )
         if spent:
             self._spent.append({Part(name): seconds for name, seconds in json.loads(spent).items()})
@@ -181,7 +182,3 @@ def deal(sizes: dict[str, int], count: int) -> list[list[str]]:
         shares[least].append(site)
         loads[least] += sizes[site]
     return shares
-
-
-def _how(code: int) -> str:
-    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"

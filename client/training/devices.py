@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from privacy.mechanisms.rng import NoiseSource
 from protocol.job.job import DeviceSection
 from protocol.job.training_section import TrainingSection
 from protocol.processes import tether
+from protocol.processes.exit_code import how_it_ended
 from protocol.processes.frames import read_frame, write_frame
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Examples
@@ -217,7 +217,7 @@ class _Process:
         answer = read_frame(self._answers)
         if answer is None:
             # How it ended may be an example's doing, and is the custodian's to know.
-            log.warning("the process on %s ended %s", self.device, _how(self._process.wait()))
+            log.warning("the process on %s ended %s", self.device, how_it_ended(self._process.wait()))
             raise RunError(
                 "one of the site's processes on its devices ended: no step is taken without it; the site's "
                 "own log says more"
@@ -231,7 +231,3 @@ class _Process:
         self._answers.close()
         with suppress(BrokenPipeError):
             self._requests.close()
-
-
-def _how(code: int) -> str:
-    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import RunError
+from protocol.processes.exit_code import how_it_ended
 
 POLL = 0.2  # seconds between two looks at a child
 
@@ -200,7 +201,7 @@ class Child:
             self._signal(signal.SIGKILL)  # what it left behind would hold its port
             self._due = now + self._pause
             self._say(
-                f"{self.program.name} ended {_how(code)}; it starts again in {self._pause:g} s, "
+                f"{self.program.name} ended {how_it_ended(code)}; it starts again in {self._pause:g} s, "
                 f"see {self.program.log}"
             )
             self._pause = min(2 * self._pause, self._longest_pause)
@@ -246,7 +247,3 @@ def _credentials(program: Program) -> dict[str, Any]:
         "group": account.pw_gid,
         "extra_groups": os.getgrouplist(program.user, account.pw_gid),
     }
-
-
-def _how(code: int) -> str:
-    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
