@@ -164,6 +164,8 @@ def _noise(forecast: Forecast) -> Table:
         f"[{colour}]{format_ratio(noise.run)}[/{colour}]",
         f"[{colour}]{noise.verdict}[/{colour}] (high above {HIGH:g}, hopeless above {HOPELESS:g})",
     )
+    if forecast.fewest_sites is not None:
+        table.add_row("  low from", format_count(forecast.fewest_sites, "site"), "as large as these")
     return table
 
 

@@ -22,6 +22,7 @@ from protocol.job.job import Job
 from protocol.job.mix import planned_examples
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from simulation.forecast.cost import Clock, Effort, estimate_effort
+from simulation.forecast.crowd import fewest_sites
 from simulation.forecast.noise_level import HOPELESS, NoiseLevel, Setup, format_ratio, noise_level
 from simulation.forecast.phase_forecast import PhaseForecast, forecast_phases, noise_of_phases
 from simulation.forecast.suggestions import Suggestion, suggest
@@ -59,7 +60,9 @@ class Forecast:
     """What is known of a job before it runs. ``effort`` is an estimate, the rest is computed.
 
     ``phases`` are empty where the job has none. ``budgets`` are those of the ledgers that were read; None
-    if none was asked for. ``remarks`` say how the base model was made whole.
+    if none was asked for. ``fewest_sites`` is the least number of sites, as large as these, with which
+    noise is low; None where it is, or where none is known. ``remarks`` say how the base model was made
+    whole.
     """
 
     job: Job
@@ -67,6 +70,7 @@ class Forecast:
     sites: tuple[SiteForecast, ...]
     phases: tuple[PhaseForecast, ...]
     noise: NoiseLevel
+    fewest_sites: int | None
     traffic: Traffic
     effort: Effort
     suggestions: tuple[Suggestion, ...]
@@ -127,6 +131,7 @@ def forecast(
         sites=_sites(job, sizes, plans, independent),
         phases=phases,
         noise=noise,
+        fewest_sites=None if phases else fewest_sites(setup, run=noise.run),
         traffic=traffic(world.job, setup.layout, dict(zip(sizes, plans, strict=True)), cohort=cohort),
         effort=replace(effort, seconds=effort.seconds + loading),
         suggestions=() if phases else suggest(setup, run=noise.run),

@@ -62,6 +62,7 @@ def test_a_hopeless_job_is_shown_and_refused_unless_forced(
     assert call(monkeypatch, "plan", job_file, *HOPELESS, *json_too) == 2
     output, errors = capfd.readouterr()
     assert "hopeless" in output
+    assert "fewest_sites" in output if json_too else "low from" in output
     assert errors.startswith("confide: noise swamps the signal")
     assert "what would help" in errors
     assert "Traceback" not in errors

@@ -344,6 +344,7 @@ def test_the_table_is_plain_json(found: Forecast) -> None:
         "sites",
         "phases",
         "noise",
+        "fewest_sites",
         "traffic",
         "effort",
         "remarks",
