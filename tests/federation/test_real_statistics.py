@@ -26,7 +26,7 @@ from tests.federation.at_home import (
     KilledAfter,
 )
 
-ASKED: dict[str, Any] = {"epsilon": 100.0, "labels": True, "lengths": {"range": [2, 10], "bins": 8}}
+ASKED: dict[str, Any] = {"epsilon": 20.0, "labels": True, "lengths": {"range": [2, 10], "bins": 8}}
 MASKED: dict[str, Any] = {"statistics": ASKED, "aggregation": {"kind": "masks"}}
 TWO: dict[str, Any] = {
     "statistics": ASKED,
@@ -41,7 +41,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., FederationAtHome]]:
     made: list[FederationAtHome] = []
 
     def federation(**rules: Any) -> FederationAtHome:
-        made.append(FederationAtHome(tmp_path, **({"statistics_epsilon": 100.0} | rules)))
+        made.append(FederationAtHome(tmp_path, **({"statistics_epsilon": 20.0} | rules)))
         return made[-1]
 
     yield federation
