@@ -103,7 +103,7 @@ class _Counting:
         join = Request(join=Join(manifest=manifest.content, signature=signature))
         answers = self._ask(dict.fromkeys(sites, join), STATISTICS_ROUND)
         joined = answers.require(manifest.min_survivors, "joined", what="joining")
-        taken = {}
+        taken: dict[str, bytes] = {}
         for name in sorted(joined):
             if len(taken) == manifest.cohort:
                 log.warning("%s comes too late: the run is for %d sites", name, manifest.cohort)
