@@ -39,7 +39,7 @@ class StatisticsRun:
         counter          the last number that a sealed request of a federation was given
         state.json       how far a run in a federation has come, and who is at it
         sites.json       the sites' public keys
-        answers.json     what sites have answered so far, under masks, until the run is finished
+        answered.json    what sites have answered so far, under masks, until the run is finished
         receipts/statistics.json  what each site signed that it cost
         statistics.json  what the sites counted together, with what noise may do
         counts.json      the noisy counts that it was made of, in units of 2^-30; last of all

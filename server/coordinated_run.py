@@ -35,15 +35,15 @@ def coordinate(
         before = read_state(folder) or RunState(state="running")
         running = replace(before, state="running", doing="", reason="", exit_code=0)
         write_state(folder, running)
-        post = SealedPost(
-            grid,
-            run=folder.manifest.run,
-            identity=coordinator.identity(),
-            members=Members(coordinator),
-            take_counter=folder.take_counter,
-            tell=lambda text: write_state(folder, replace(running, doing=text)),
-        )
         try:
+            post = SealedPost(
+                grid,
+                run=folder.manifest.run,
+                identity=coordinator.identity(),
+                members=Members(coordinator),
+                take_counter=folder.take_counter,
+                tell=lambda text: write_state(folder, replace(running, doing=text)),
+            )
             if isinstance(folder, StatisticsFolder):
                 count_at_sites(post, folder)
             else:

@@ -130,7 +130,8 @@ class _Counting:
         kind = next((str(request.WhichOneof("kind")) for request in requests.values()), "")
         known = self._journal.answers(kind)
         if known is not None:
-            return Exchange(replies=known)
+            # As they were taken then: what a site is asked next names what it signed last.
+            return Exchange(replies={name: self._take(name, reply) for name, reply in known.items()})
         if self._journal.answers("deal") is not None:
             # From the first contribution on words must not change. Until then sites may come and go.
             self._journal.keep()

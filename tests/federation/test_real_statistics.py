@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from client import statistics_site
-from privacy.errors import ConfideError, RunError, SiteError
+from privacy.errors import BudgetError, ConfideError, RunError, SiteError
 from privacy.identity import Identity
 from privacy.ledger import ledger as ledgers
 from privacy.ledger.ledger_audit import audit_ledger
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import COORDINATOR, seal
 from runs.statistics_folder import StatisticsFolder
+from server import statistics_round
 from server.statistics_round import count_at_sites
 from tests.federation.at_home import (
     SITES,
@@ -103,6 +104,16 @@ def test_whoever_is_stopped_at_any_step_gets_the_same_answers(
         charged.append(len(federation.sites["north"].charges()))
         federation.connect("south")
     assert charged == [0, 0, 2, 2, 2]
+    federation.count(folder)
+    check_told(federation, folder, *SITES)
+
+
+def test_shares_that_were_revealed_and_lost_are_given_again(make: Callable[..., FederationAtHome]) -> None:
+    """A site reveals once: whoever comes back asks for the shares in the very same words."""
+    federation = make()
+    folder = federation.create(**MASKED)
+    with pytest.raises(KeyboardInterrupt):
+        count_at_sites(KilledAfter(federation.post(folder), "unmask"), folder)
     federation.count(folder)
     check_told(federation, folder, *SITES)
 
@@ -324,6 +335,32 @@ def test_without_its_ledgers_count_a_site_would_answer_twice(
     second = again(federation).counted.counts
     assert len(second) == len(first)
     assert second != first
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_second_sum_under_masks_is_refused_by_each_ledger(
+    make: Callable[..., FederationAtHome], monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """Sites deal for a sum of another number, and count for none; without the ledger they would."""
+    federation = make()
+    folder = federation.create(**MASKED)
+    with pytest.raises(KeyboardInterrupt):
+        count_at_sites(KilledAfter(federation.post(folder), "count"), folder)
+    (folder.path / "answered.json").unlink()
+    monkeypatch.setattr(statistics_round, "_NUMBER", 2)
+    if guarded:
+        with pytest.raises(BudgetError, match="planned for 1 steps here and has taken 1"):
+            federation.count(folder)
+        assert not folder.finished
+    else:
+        monkeypatch.setattr(
+            ledgers.Ledger,
+            "reserve",
+            lambda ledger, _charge: ledgers.Reserved(taken=1, head=ledger._chain.history.head),
+        )
+        federation.count(folder)
+        assert folder.finished
+    assert [len(site.charges()) for site in federation.sites.values()] == [2, 2, 2]
 
 
 def test_requests_for_training_come_to_nothing(make: Callable[..., FederationAtHome]) -> None:
