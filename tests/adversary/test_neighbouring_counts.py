@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tomli_w
 
@@ -61,13 +60,14 @@ def test_one_example_is_in_one_bin_of_each_histogram_and_in_nothing_else_that_le
     blank = answers(tmp_path, manifest, "empty", monkeypatch)
     assert [seen["kind"] for seen in blank.seen] == ["joined", "counted", "refused", "refused"]
     (before,) = (METRICS_RING.unpack(counts, size=BINS) for counts in blank.updates)
+    there = set[str]()
     for example in EXAMPLES.keys() - {"empty"}:
         party = answers(tmp_path, manifest, example, monkeypatch)
         assert party.seen == blank.seen, example
         assert party.ledger() == blank.ledger(), example
         (counts,) = (METRICS_RING.unpack(counts, size=BINS) for counts in party.updates)
         moved = METRICS_RING.centred(counts - before)
-        there = example not in ("undecodable", "no label", "another label")
-        for histogram in (moved[:2], moved[2:]):
-            assert sorted(histogram[histogram != 0]) == [ONE] * there, example
-        assert np.abs(moved).sum() == 2 * ONE * there, example
+        bins = [histogram[histogram != 0].tolist() for histogram in (moved[:2], moved[2:])]
+        assert bins in ([[], []], [[ONE], [ONE]]), example  # what cannot be used is blank as well
+        there |= {example} if bins[0] else set()
+    assert {"poison", "plain", "another", "one word", "long", "duplicate"} <= there
