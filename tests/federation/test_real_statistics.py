@@ -321,6 +321,27 @@ def test_noise_is_drawn_once_whatever_a_site_forgot(make: Callable[..., Federati
     assert len(federation.sites["north"].charges()) == 2
 
 
+def test_what_was_charged_and_lost_is_not_drawn_again(
+    make: Callable[..., FederationAtHome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The north fails once its charge is on the disk: the others' sum is told, and it has no second try."""
+    federation = make()
+    folder = federation.create(**TWO)
+    places = statistics_site.places_of
+
+    def failing(*asked: Any, **options: Any) -> Any:
+        if not federation.sites["south"].charges():
+            raise RuntimeError("the north's machine is out of memory")
+        return places(*asked, **options)
+
+    monkeypatch.setattr(statistics_site, "places_of", failing)
+    federation.count(folder)
+    assert set(folder.statistics.spent) == {"south", "west"}
+    request, _ = last_count(federation)
+    assert ask(federation, request, counter=60).refused.budget_spent
+    assert len(federation.sites["north"].charges()) == 2
+
+
 def test_without_its_ledgers_count_a_site_would_answer_twice(
     make: Callable[..., FederationAtHome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
