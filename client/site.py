@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.custody.admission import admit, check_header
+from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
 from client.final_round import measure
 from client.host import Host, LocalData, Materials
 from client.local_round import begin_round, end_round
+from client.open_home import Enquiry, OpenHome
 from client.planning import Planner, plan_here
-from client.refusal import answer_or_refuse, log_refusal
+from client.refusal import answer_or_refuse
 from client.reservation import reserve
 from client.session import Session, check_drawn, check_manifest, counted, on_a_mix, plan_metrics
 from client.sums.open_sums import open_sums
@@ -23,14 +24,11 @@ from client.sums.sum_session import Party
 from client.training.cancellation import Between, no_pause, within
 from client.training.unit_check import UnitCheck, check_privacy_unit
 from client.work import Work
-from privacy.errors import ConfideError, ProtocolError
-from privacy.identity import Identity
-from privacy.ledger.ledger import Ledger
-from privacy.ledger.receipt import Receipt, sign_receipt
+from privacy.errors import ProtocolError
 from privacy.mechanisms.rng import Entropy, fresh_entropy
 from privacy.secagg.sealing import PairKeys
 from protocol.job.job import Job
-from protocol.job.manifest import Manifest, read_manifest
+from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Header
 from protocol.messages.message_kinds import kind_of
@@ -73,6 +71,7 @@ class Site:
         self.name = name
         self._host = host
         self._home = home
+        self.own = OpenHome(home, site=name)  # for whatever else answers for the site in this process
         self._peers = peers
         self._forgetful = forgetful
         self._candid = candid
@@ -82,17 +81,7 @@ class Site:
         self._planner = planner
         self._check_unit = check_unit
         self._clock = clock
-        self._identity: Identity | None = None
-        self._opened: Ledger | None = None
-        self._registered: dict[str, int] = {}
         self._session: Session | None = None
-
-    def spent(self) -> Iterator[tuple[str, float, float]]:
-        """Of each data set that a run asked for: its alias, the ε that it has lost, and its budget."""
-        for alias, number in self._registered.items():
-            ledger = self._opened
-            if ledger is not None:
-                yield alias, ledger.epsilon(number), ledger.budget.epsilon
 
     def answer(self, content: bytes) -> bytes:
         """Answer one serialized Request with one serialized Reply; raises StoppedError alone."""
@@ -120,57 +109,15 @@ class Site:
 
     def _admit(self, request: pb.Request, header: Header | None) -> tuple[Session, Policy]:
         """The session that a request is about, and the policy, as it was read for this request, once."""
-        manifest, signature = self._manifest_of(request)
-        if header is not None:
-            check_header(header, request, manifest)
-        policy = self._home.read_policy()
-        ledger = self._ledger(policy, header)
-        join = request.join if request.HasField("join") else None
-        try:
-            session = self._admitted(manifest, signature, policy, ledger, join=join)
-        except ConfideError as error:
-            log_refusal(ledger, manifest, error)
-            raise
-        # Before anything is charged or leaves. An entry's hash is salted: who was never told it knows none.
-        if request.head and join is None:
-            with timed(Part.LEDGER):
-                ledger.check_holds(request.head.hex())
-        return session, policy
+        session = self._session
+        held = None if session is None else (session.manifest, session.signature)
+        enquiry = self.own.enquire(request, header, held=held)
+        with self.own.admitting(enquiry):
+            return self._admitted(enquiry), enquiry.policy
 
-    def _manifest_of(self, request: pb.Request) -> tuple[Manifest, bytes]:
-        """The manifest that a request is about, and its signature. Raises ProtocolError."""
-        kind = kind_of(request).request
-        if kind == "join":
-            return read_manifest(request.join.manifest), request.join.signature
-        digest, session = getattr(request, kind).manifest_digest, self._session
-        if session is not None and session.manifest.digest == digest:
-            return session.manifest, session.signature
-        kept = self._home.manifest(digest)
-        if kept is None:
-            raise ProtocolError("the site has not joined this run: send Join first")
-        return kept
-
-    @timed(Part.LEDGER)
-    def _ledger(self, policy: Policy, header: Header | None) -> Ledger:
-        """The site's ledger, which hears when the coordinator signed its last request."""
-        if self._opened is None:
-            # Whoever asks without an envelope is in this very process, and has no other clock.
-            seen = time.time() if header is None else header.sent
-            self._opened = self._home.open_ledger(self.name, self._signer(), policy=policy, seen=seen)
-        if header is not None:
-            self._opened.has_seen(header.sent)
-        return self._opened
-
-    def _signer(self) -> Identity:
-        """The site's key, read when it is first needed."""
-        if self._identity is None:
-            self._identity = self._home.identity()
-        return self._identity
-
-    def _admitted(
-        self, manifest: Manifest, signature: bytes, policy: Policy, ledger: Ledger, *, join: pb.Join | None
-    ) -> Session:
+    def _admitted(self, enquiry: Enquiry) -> Session:
         """The session of a run that policy and custodian allow now, whether this process has one or not."""
+        manifest, ledger, join = enquiry.manifest, enquiry.ledger, enquiry.join
         data: list[LocalData] = []
         held = None if join is not None else self._held(manifest)
 
@@ -178,18 +125,16 @@ class Site:
             if held is not None:  # whose data were found, and its keys checked, when it was joined
                 return held.dataset
             data.append(found := self._host.find_data(manifest))
-            if found.alias not in self._registered:
-                self._registered[found.alias] = ledger.register(found.members)
-            return self._registered[found.alias]
+            return self.own.register(ledger, found)
 
         dataset = admit(
             manifest,
-            signature,
-            policy=policy,
+            enquiry.signature,
+            policy=enquiry.policy,
             home=self._home,
             ledger=ledger,
             register=register,
-            shown=None if join is None else (join.last, self._signer().public),
+            shown=None if join is None else (join.last, self.own.identity().public),
         )
         if held is not None:
             held.sums.know_peers(self._peers)
@@ -198,9 +143,9 @@ class Site:
         # one is loaded: memory may have room for one.
         self._session = None
         materials = self._host.load_materials(manifest, data[0])
-        session = self._open_session(manifest, signature, policy, ledger, dataset, materials)
+        session = self._open_session(enquiry, dataset, materials)
         if join is not None:
-            self._home.keep(manifest, signature, charged=ledger.charged())
+            self._home.keep(manifest, enquiry.signature, charged=ledger.charged())
         # Last: a site that refused has no session to train in.
         self._session = session
         return session
@@ -212,22 +157,15 @@ class Site:
     def _join(self, session: Session) -> pb.Joined:
         joined = pb.Joined(
             manifest_digest=session.manifest.digest,
-            public_key=self._signer().public,
+            public_key=self.own.identity().public,
             noise_std=update_noise_std(session.manifest.job, session.plan),
         )
         session.sums.join(joined)
         return joined
 
-    def _open_session(
-        self,
-        manifest: Manifest,
-        signature: bytes,
-        policy: Policy,
-        ledger: Ledger,
-        dataset: int,
-        materials: Materials,
-    ) -> Session:
+    def _open_session(self, enquiry: Enquiry, dataset: int, materials: Materials) -> Session:
         """Check a manifest against what is here, plan its noise, see that it fits."""
+        manifest, ledger = enquiry.manifest, enquiry.ledger
         job, trainer, examples = manifest.job, materials.trainer, len(materials.examples)
         check_manifest(
             manifest,
@@ -239,10 +177,10 @@ class Site:
         )
         size = trainer.adapted.layout.update_size
         planned = self._planner(manifest, counted(job, materials), size, manifest.planned_rounds(self.name))
-        policy.check_cost(planned.plan)
+        enquiry.policy.check_cost(planned.plan)
         session = Session(
             manifest=manifest,
-            signature=signature,
+            signature=enquiry.signature,
             materials=materials,
             plan=planned.plan,
             training=on_a_mix(planned.training, job, materials.parts),
@@ -274,7 +212,7 @@ class Site:
     def _party(self, manifest: Manifest) -> Party:
         return Party(
             site=self.name,
-            identity=self._signer(),
+            identity=self.own.identity(),
             peers=self._peers,
             secrets=None if self._forgetful else self._home.secrets_path(manifest),
             pairs=self._pairs,
@@ -316,7 +254,7 @@ class Site:
         update = end_round(work.session, work.start, trained, site=self.name, round_number=number)
         source = work.entropy(number, 0, "update")
         reply = work.session.sums.contribute(update, work.request, source)
-        reply.receipt.CopyFrom(self._signed(work.receipt))
+        reply.receipt.CopyFrom(self.own.signed(work.receipt))
         work.session.close_stream(work.receipt)
         return reply
 
@@ -331,9 +269,9 @@ class Site:
         evaluated, receipt, own_steps = measure(
             session, plan, request, site=self.name, keyed=keyed, entropy=source, between=between
         )
-        evaluated.receipt.CopyFrom(self._signed(receipt))
+        evaluated.receipt.CopyFrom(self.own.signed(receipt))
         if own_steps is not None:
-            evaluated.own_steps.CopyFrom(self._signed(own_steps))
+            evaluated.own_steps.CopyFrom(self.own.signed(own_steps))
         return evaluated
 
     def _keyed(self, job: Job) -> Entropy | None:
@@ -342,8 +280,3 @@ class Site:
 
     def _entropy(self, job: Job) -> Entropy:
         return self._keyed(job) or fresh_entropy
-
-    @timed(Part.LEDGER)
-    def _signed(self, receipt: Receipt) -> pb.Receipt:
-        signed = sign_receipt(self._signer(), receipt)
-        return pb.Receipt(content=signed.content, signature=signed.signature)

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from runs.privacy_card import PrivacyCard
     from runs.run import Run
     from runs.run_audit import RunAudit
+    from runs.statistics_folder import StatisticsRun
     from simulation.attack.empirical_audit import EmpiricalAudit
     from simulation.attack.inversion import Inversion
     from simulation.attack.membership_attack import MembershipAttack
     from simulation.attack.site_attack import SiteAudit
     from simulation.simulate import resume
-    from simulation.simulated_statistics import StatisticsRun
     from tasks.registry import read_job
 
 __version__ = version("confide")  # which pyproject.toml alone says
@@ -73,13 +73,20 @@ def simulate(job: Job | Path | str, **options: Any) -> Run:
 def statistics(job: Job | Path | str, **options: Any) -> StatisticsRun:
     """Ask a job's ``[statistics]``, or a job file's, of simulated sites, which are charged for its noise.
 
-    Options are those of simulation.simulated_statistics.ask_statistics. Raises UserError for what the job's
-    author can mend, SiteError where sites refuse.
+    With ``coordinator=``, a coordinator's folder, it asks the sites of that federation. Options are those
+    of simulation.simulated_statistics.ask_statistics, or of server.federated_statistics.ask_federation.
+    Raises UserError for what the job's author can mend, SiteError where sites refuse.
     """
-    from simulation.simulated_statistics import ask_statistics
     from tasks.registry import read_job
 
-    return ask_statistics(read_job(Path(job)) if isinstance(job, str | Path) else job, **options)
+    asked = read_job(Path(job)) if isinstance(job, str | Path) else job
+    if "coordinator" in options:
+        from server.federated_statistics import ask_federation
+
+        return ask_federation(asked, **options)
+    from simulation.simulated_statistics import ask_statistics
+
+    return ask_statistics(asked, **options)
 
 
 def run(job: Job | Path | str, **options: Any) -> Run:

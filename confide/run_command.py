@@ -10,7 +10,7 @@ import typer
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
-    from runs.run_folder import RunFolder
+    from runs.asked_folder import AskedFolder
     from server.provisioning.coordinator_folder import CoordinatorFolder
 
 Coordinator = Annotated[
@@ -59,11 +59,11 @@ def run(
                 display.finished(follow(folder, place, display))
                 return
         except KeyboardInterrupt:
-            if not _go_on(folder, place):
+            if not go_on(folder, place):
                 return
 
 
-def _go_on(folder: RunFolder, coordinator: CoordinatorFolder) -> bool:
+def go_on(folder: AskedFolder, coordinator: CoordinatorFolder) -> bool:
     """After Ctrl-C: ask what it meant. Whether to go on watching; another Ctrl-C only stops watching."""
     from server.federated_run import resume_command, stop
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from runs.estimates import Estimate, Quantile
+    from runs.statistics_folder import StatisticsRun
     from runs.told_statistics import NoisyHistogram, Statistics
-    from simulation.simulated_statistics import StatisticsRun
 
 _SHOWN = (0.05, 0.5, 0.95)  # quantiles
 

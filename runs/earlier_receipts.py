@@ -12,10 +12,13 @@ from pathlib import Path
 
 from privacy.errors import RunError
 from privacy.ledger.receipt import SignedReceipt
-from runs.run_folder import ReceiptsOf, RunFolder
+from runs.asked_folder import AskedFolder, ReceiptsOf
+
+# What has one receipt a site in a run.
+_ONCE: dict[str, ReceiptsOf] = {"metrics": "metrics", "statistics": "statistics"}
 
 
-def earlier_receipts(folder: RunFolder) -> dict[str, SignedReceipt]:
+def earlier_receipts(folder: AskedFolder) -> dict[str, SignedReceipt]:
     """The newest receipt of each site in the runs beside this one, by when they were written.
 
     What cannot be read is left out: a receipt can only show that a ledger is too old, and never that it is
@@ -34,7 +37,7 @@ def earlier_receipts(folder: RunFolder) -> dict[str, SignedReceipt]:
     return found
 
 
-def _written(folder: RunFolder) -> Iterator[tuple[int, RunFolder, ReceiptsOf]]:
+def _written(folder: AskedFolder) -> Iterator[tuple[int, AskedFolder, ReceiptsOf]]:
     """When each file of receipts was written in the runs of the same sites, but for this run's own."""
     homes = _homes(folder.path)
     for beside in folder.path.parent.iterdir():
@@ -44,12 +47,12 @@ def _written(folder: RunFolder) -> Iterator[tuple[int, RunFolder, ReceiptsOf]]:
         except OSError:
             continue  # somebody else's, such as in a folder for all
         for when, stem in written:
-            yield when, RunFolder(beside), "metrics" if stem == "metrics" else int(stem)
+            yield when, AskedFolder(beside), _ONCE.get(stem) or int(stem)
 
 
 def _files(run: Path) -> Iterator[Path]:
     for path in (run / "receipts").glob("*.json"):
-        if path.stem == "metrics" or path.stem.isdecimal():
+        if path.stem in _ONCE or path.stem.isdecimal():
             yield path
 
 

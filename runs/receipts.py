@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,8 +18,9 @@ from protocol.job.manifest import Manifest
 from protocol.job.phases import uneven
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.confide_pb2 import Request
+from runs.asked_folder import AskedFolder
 from runs.earlier_receipts import earlier_receipts
-from runs.run_folder import RoundRecord, RunFolder
+from runs.run_folder import RoundRecord
 
 
 class Receipts:
@@ -28,7 +30,7 @@ class Receipts:
     known from earlier runs is shown to each site that joins.
     """
 
-    def __init__(self, folder: RunFolder, manifest: Manifest, records: Sequence[RoundRecord]) -> None:
+    def __init__(self, folder: AskedFolder, manifest: Manifest, records: Sequence[RoundRecord]) -> None:
         self._folder = folder
         self._manifest = manifest
         self._last: dict[str, Receipt] = {}
@@ -41,7 +43,7 @@ class Receipts:
                 self._last |= {name: kept[name].read(keys[name]) for name in missing}
 
     def take(self, name: str, sent: pb.Receipt, number: int, purpose: Purpose) -> None:
-        """Take what a site signed for a round's training, or for the metrics after it.
+        """Take what a site signed for a round's training, for the metrics after it, or for statistics.
 
         Raises ProtocolError where it is about something else, or does not go on from the last one.
         """
@@ -61,6 +63,8 @@ class Receipts:
         before = self._last.get(name)
         if receipt.purpose == "metrics":
             check_metrics_receipt(receipt, self._manifest)
+        elif receipt.purpose == "statistics":
+            check_statistics_receipt(receipt, self._manifest)
         else:
             check_receipt(receipt, self._manifest)
         try:
@@ -168,6 +172,31 @@ def check_metrics_receipt(receipt: Receipt, manifest: Manifest) -> None:
     _check_head(receipt)
 
 
+def check_statistics_receipt(receipt: Receipt, manifest: Manifest) -> None:
+    """Raises ProtocolError if the receipt for a site's counts is not of what the manifest asks for.
+
+    How wide its noise is and what that costs are taken as they are told, within the budget: the multiplier
+    is sought by floats, whose last bits may differ from machine to machine.
+    """
+    job, asked, plan = manifest.job, manifest.job.statistics, receipt.plan
+    if asked is None:
+        raise ProtocolError("the run asks for no statistics: it has no [statistics]")
+    _check_values(
+        ("mechanism", plan.mechanism.name, "gaussian"),
+        ("clipping norm", plan.clipping_norm, math.sqrt(asked.histograms)),
+        ("delta", plan.delta, job.privacy.delta),
+        ("unit", plan.unit, "example"),
+        ("number of planned steps", plan.steps, 1),
+        ("number of steps", (receipt.steps, receipt.taken), (1, 1)),
+        ("budget", receipt.budget, asked.epsilon),
+    )
+    _check_head(receipt)
+    if receipt.epsilon is None or not 0.0 <= receipt.epsilon <= asked.epsilon:
+        raise ProtocolError(
+            f"expected epsilon={asked.epsilon:g} at most, and it claims epsilon={receipt.epsilon}"
+        )
+
+
 def check_goes_on(receipt: Receipt, before: Receipt | None) -> None:
     """Raises ProtocolError if a receipt does not go on from ``before``, the site's last one of training.
 
@@ -175,7 +204,7 @@ def check_goes_on(receipt: Receipt, before: Receipt | None) -> None:
     """
     if before is not None and receipt.head == before.head:
         raise ProtocolError("its ledger stands where it stood before: nothing was charged")
-    if receipt.purpose == "metrics":
+    if receipt.purpose != "training":
         return
     if before is not None:
         _check_values(("plan", receipt.plan, before.plan))

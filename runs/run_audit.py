@@ -13,8 +13,9 @@ from privacy.ledger.ledger_audit import LedgerAudit, agrees, recomputed_epsilon
 from privacy.ledger.receipt import Receipt
 from protocol.job.manifest import Manifest
 from protocol.job.phases import Phase
+from runs.asked_folder import ReceiptsOf
 from runs.receipts import check_goes_on, check_metrics_receipt, check_receipt, miscounted
-from runs.run_folder import ReceiptsOf, RoundRecord, RunFolder
+from runs.run_folder import RoundRecord, RunFolder
 from runs.run_ledgers import Compared, check_ledger, check_sum, check_values, ledgers_by_site
 
 

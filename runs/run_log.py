@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from protocol.messages.envelope import COORDINATOR
 from protocol.processes.json_log import PlainFormatter, about, logged_as_json
-from runs.run_folder import RunFolder
+from runs.asked_folder import AskedFolder
 
 
 @contextmanager
-def logged(folder: RunFolder) -> Iterator[None]:
+def logged(folder: AskedFolder) -> Iterator[None]:
     """Write what Confide logs to the run's own log: ``run.log`` for people, ``run.jsonl`` for machines."""
     handler = logging.FileHandler(folder.path / "run.log", encoding="utf-8")
     handler.setFormatter(PlainFormatter())

@@ -12,7 +12,7 @@ from typing import IO, Literal, TypeAlias, get_args
 
 from privacy.durable import BY_UMASK, write_durably
 from privacy.errors import RunError
-from runs.run_folder import RunFolder
+from runs.asked_folder import AskedFolder
 
 _State: TypeAlias = Literal["waiting", "running", "finished", "stopped", "failed"]
 
@@ -35,7 +35,7 @@ class RunState:
     exit_code: int = 0
 
 
-def read_state(folder: RunFolder) -> RunState | None:
+def read_state(folder: AskedFolder) -> RunState | None:
     """What was last written, None if nothing was. Raises RunError if it cannot be read."""
     path = folder.path / "state.json"
     try:
@@ -44,12 +44,12 @@ def read_state(folder: RunFolder) -> RunState | None:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def write_state(folder: RunFolder, state: RunState) -> None:
+def write_state(folder: AskedFolder, state: RunState) -> None:
     """Replace what was written last."""
     write_durably(folder.path / "state.json", json.dumps(asdict(state)).encode(), mode=BY_UMASK)
 
 
-def flower_run(folder: RunFolder) -> int | None:
+def flower_run(folder: AskedFolder) -> int | None:
     """Flower's number for the run, the newest if it was resumed; None before Flower has it."""
     path = folder.path / "flower_run"
     try:
@@ -58,13 +58,13 @@ def flower_run(folder: RunFolder) -> int | None:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def keep_flower_run(folder: RunFolder, number: int) -> None:
+def keep_flower_run(folder: AskedFolder, number: int) -> None:
     """Remember Flower's number, apart from the state, which is the coordinating process's to write."""
     write_durably(folder.path / "flower_run", str(number).encode(), mode=BY_UMASK)
 
 
 @contextmanager
-def coordinating(folder: RunFolder) -> Iterator[None]:
+def coordinating(folder: AskedFolder) -> Iterator[None]:
     """Hold the run while coordinating it. Raises RunError if another process does."""
     with _lock_file(folder) as file:
         for _ in range(_TRIES):
@@ -76,7 +76,7 @@ def coordinating(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def is_coordinated(folder: RunFolder) -> bool:
+def is_coordinated(folder: AskedFolder) -> bool:
     """Whether a living process coordinates the run."""
     with _lock_file(folder) as file:
         return not _locked(file, fcntl.LOCK_SH)  # shared: several may look at once
@@ -90,7 +90,7 @@ def _checked(state: RunState) -> RunState:
     return state
 
 
-def _lock_file(folder: RunFolder) -> IO[str]:
+def _lock_file(folder: AskedFolder) -> IO[str]:
     return (folder.path / "run.lock").open("a")
 
 

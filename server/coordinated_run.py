@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cryptography.hazmat.primitives import serialization
@@ -13,17 +13,21 @@ from runs.report.report import write_report
 from runs.run_folder import RoundRecord, RunFolder
 from runs.run_log import logged
 from runs.run_state import RunState, coordinating, read_state, write_state
+from runs.statistics_folder import StatisticsFolder
 from server.job_context import Workplace
 from server.post.prompt_grid import MessageGrid
 from server.post.sealed_post import Member, SealedPost
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.rounds import run_rounds
+from server.statistics_round import count_at_sites
 
 log = logging.getLogger("confide.run")
 
 
-def coordinate(grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFolder) -> None:
-    """Run the rounds that a folder lacks, over the grid that reaches the sites, and write its report.
+def coordinate(
+    grid: MessageGrid, folder: RunFolder | StatisticsFolder, coordinator: CoordinatorFolder
+) -> None:
+    """Do what a folder lacks over the grid that reaches the sites: its rounds and report, or its counts.
 
     The folder's state tells how it ended. Raises what ended it.
     """
@@ -32,7 +36,18 @@ def coordinate(grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFol
         running = replace(before, state="running", doing="", reason="", exit_code=0)
         write_state(folder, running)
         try:
-            _run(grid, folder, coordinator, lambda text: write_state(folder, replace(running, doing=text)))
+            post = SealedPost(
+                grid,
+                run=folder.manifest.run,
+                identity=coordinator.identity(),
+                members=Members(coordinator),
+                take_counter=folder.take_counter,
+                tell=lambda text: write_state(folder, replace(running, doing=text)),
+            )
+            if isinstance(folder, StatisticsFolder):
+                count_at_sites(post, folder)
+            else:
+                _run(post, folder)
         except ConfideError as error:
             write_state(
                 folder, replace(running, state="failed", reason=str(error), exit_code=error.exit_code)
@@ -45,9 +60,7 @@ def coordinate(grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFol
         write_state(folder, replace(running, state="finished"))
 
 
-def _run(
-    grid: MessageGrid, folder: RunFolder, coordinator: CoordinatorFolder, tell: Callable[[str], None]
-) -> None:
+def _run(post: SealedPost, folder: RunFolder) -> None:
     manifest = folder.manifest
     workplace = Workplace.load(manifest.job)
     if workplace.manifest(manifest.run, cohort=manifest.cohort, sites=manifest.sites) != manifest:
@@ -55,14 +68,6 @@ def _run(
             f"{folder.path} was started with another model, label set, layout or first adapter: bring "
             "those back, or start a new run"
         )
-    post = SealedPost(
-        grid,
-        run=manifest.run,
-        identity=coordinator.identity(),
-        members=Members(coordinator),
-        take_counter=folder.take_counter,
-        tell=tell,
-    )
     run_rounds(post, folder, layout=workplace.adapted.layout, evaluator=workplace.evaluator, listener=_say)
     if folder.records():
         write_report(folder)

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import RunError
 from protocol.processes.tether import tie_to_parent
-from runs.run_folder import RunFolder
+from runs.open_folder import open_folder
 from server.coordinated_run import coordinate
 from server.post.prompt_grid import PromptGrid
 from server.provisioning.coordinator_folder import CoordinatorFolder
@@ -26,7 +26,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds that the run folder lacks."""
+    """Run the rounds that the run folder lacks, or have its counts counted."""
     # Flower sees the end of what started this process on a thread of its own, and raises SIGINT there: that
     # does not wake a main thread which waits for a lock or for another thread. Linux's signal does.
     tie_to_parent()
@@ -34,6 +34,6 @@ def main(grid: Grid, context: Context) -> None:
     if place is None:
         raise RunError("this process was not started by `confide server start`")
     coordinator = CoordinatorFolder.open(Path(place))
-    folder = RunFolder.open(coordinator.run(str(context.run_config["run"])))
+    folder = open_folder(coordinator.run(str(context.run_config["run"])))
     with closing(PromptGrid(grid)) as prompt:
         coordinate(prompt, folder, coordinator)

@@ -12,6 +12,7 @@ from privacy.errors import ConfideError, JobError, RunError, SiteError, UserErro
 from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.ranks import with_named_ranks
+from runs.asked_folder import AskedFolder
 from runs.progress import Progress, Silence
 from runs.run import Run, finished, new_name
 from runs.run_folder import RunFolder
@@ -38,17 +39,8 @@ _START = 120.0  # seconds that Flower may take to start the coordinating process
 
 def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None) -> RunFolder:
     """The folder of a new run. Raises UserError for what the job's author can mend."""
-    if not is_running(coordinator):
-        raise RunError(f"the server does not run: confide server start {coordinator.path}")
-    everyone = sorted(coordinator.federation.active_sites)
+    everyone = sites_for(job, coordinator)
     cohort = cohort_size(job.federation.cohort, sites=len(everyone))
-    if not everyone:
-        raise JobError(
-            f"expected a site in the federation {coordinator.federation.name}, got none: `confide "
-            "provision` adds those that are new in federation.toml"
-        )
-    if job.seeds.noise is not None:
-        raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
     check_federation(job, everyone)
     job = with_named_ranks(job, everyone)
     workplace = Workplace.load(job)
@@ -63,7 +55,22 @@ def create(job: Job, coordinator: CoordinatorFolder, *, name: str | None = None)
     )
 
 
-def submit(folder: RunFolder, coordinator: CoordinatorFolder) -> None:
+def sites_for(job: Job, coordinator: CoordinatorFolder) -> list[str]:
+    """The sites that a new run can ask. Raises RunError without a server, JobError for what all refuse."""
+    if not is_running(coordinator):
+        raise RunError(f"the server does not run: confide server start {coordinator.path}")
+    everyone = sorted(coordinator.federation.active_sites)
+    if not everyone:
+        raise JobError(
+            f"expected a site in the federation {coordinator.federation.name}, got none: `confide "
+            "provision` adds those that are new in federation.toml"
+        )
+    if job.seeds.noise is not None:
+        raise JobError("seeds.noise: expected none: noise that repeats protects nobody; sites refuse it")
+    return everyone
+
+
+def submit(folder: AskedFolder, coordinator: CoordinatorFolder) -> None:
     """Ask the server to run what the folder lacks. Raises RunError if it is not there."""
     write_state(folder, RunState(state="waiting"))
     if coordinator.run(folder.path.name).resolve() != folder.path.resolve():
@@ -78,16 +85,35 @@ def watch(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress)
     """Tell of each round as it is finished, until the run ends. Raises what ended it, or RunError."""
     progress.started(folder, "Run")
     told = len(folder.records())
+
+    def look() -> None:
+        nonlocal told
+        records = folder.records()
+        for record in records[told:]:
+            progress.round(record)
+        told = len(records)
+
+    wait_for(folder, coordinator, progress, look=look)
+
+
+def wait_for(
+    folder: AskedFolder,
+    coordinator: CoordinatorFolder,
+    progress: Progress,
+    *,
+    look: Callable[[], None] = lambda: None,
+) -> None:
+    """Wait until a run ends, telling whom it waits for; ``look`` is called each time before its end is.
+
+    Raises what ended it, or RunError.
+    """
     doing = ""
     waited_since = time.monotonic()
     while True:
         # Alive is asked first: a run that ends in between has written how.
         alive = is_coordinated(folder)
         state = read_state(folder) or RunState(state="waiting")
-        records = folder.records()
-        for record in records[told:]:
-            progress.round(record)
-        told = len(records)
+        look()
         if state.doing != doing:
             doing = state.doing
             progress.doing(doing)
@@ -105,7 +131,7 @@ def watch(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress)
         time.sleep(_LOOK)
 
 
-def stop(folder: RunFolder, coordinator: CoordinatorFolder) -> None:
+def stop(folder: AskedFolder, coordinator: CoordinatorFolder) -> None:
     """End a run after its last finished round. It can be resumed."""
     number = flower_run(folder)
     if number is None:
@@ -137,24 +163,28 @@ def run(
 
 def follow(folder: RunFolder, coordinator: CoordinatorFolder, progress: Progress) -> Run:
     """Watch a run to its end, started or resumed at its last finished round where nobody is at it."""
-    state = read_state(folder)
-    if not (is_coordinated(folder) or _is_under_way(folder, coordinator, state)):
-        progress.stage("Handing the run to the server")
-        submit(folder, coordinator)
+    hand_over(folder, coordinator, progress)
     watch(folder, coordinator, progress)
     # Not how long it was watched: it may have run long before.
     return finished(folder, seconds=sum(record.seconds for record in folder.records()))
 
 
-def resume_command(folder: RunFolder, coordinator: CoordinatorFolder) -> str:
+def hand_over(folder: AskedFolder, coordinator: CoordinatorFolder, progress: Progress) -> None:
+    """Ask the server to go on with a run where nobody is at it, and it is not finished."""
+    if not (is_coordinated(folder) or _is_under_way(folder, coordinator, read_state(folder))):
+        progress.stage("Handing the run to the server")
+        submit(folder, coordinator)
+
+
+def resume_command(folder: AskedFolder, coordinator: CoordinatorFolder) -> str:
     """What a person types to go on with a run, or to watch it."""
-    words = ["confide", "run", "--resume", str(folder.path)]
+    words = ["confide", folder.COMMAND, "--resume", str(folder.path)]
     if coordinator.path != COORDINATOR:
         words += ["--coordinator", str(coordinator.path)]
     return shlex.join(words)
 
 
-def _is_under_way(folder: RunFolder, coordinator: CoordinatorFolder, state: RunState | None) -> bool:
+def _is_under_way(folder: AskedFolder, coordinator: CoordinatorFolder, state: RunState | None) -> bool:
     """Whether a run is finished, or handed over and not yet started: not to be handed over again."""
     number = flower_run(folder)
     if state is None or state.state != "waiting" or number is None:
@@ -162,13 +192,13 @@ def _is_under_way(folder: RunFolder, coordinator: CoordinatorFolder, state: RunS
     return not FlowerCli(coordinator.flower_home).find(number).finished
 
 
-def _ended(folder: RunFolder, coordinator: CoordinatorFolder, state: RunState) -> ConfideError:
+def _ended(folder: AskedFolder, coordinator: CoordinatorFolder, state: RunState) -> ConfideError:
     if state.exit_code > 1:
         return SiteError(state.reason, exit_code=state.exit_code)
     return RunError(f"{state.reason}; go on with: {resume_command(folder, coordinator)}")
 
 
-def _never_started(folder: RunFolder, coordinator: CoordinatorFolder) -> str:
+def _never_started(folder: AskedFolder, coordinator: CoordinatorFolder) -> str:
     known, number = "it has no number there", flower_run(folder)
     if number is not None:
         found = FlowerCli(coordinator.flower_home).find(number)

@@ -27,6 +27,7 @@ from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
 from server.average_rounds import keep_average
 from server.evaluation import Evaluator
+from server.joining import check_joined
 from server.post.post import Exchange, Post
 from server.server_optimizer import merge_round
 from server.sums.make_sums import make_sums
@@ -161,11 +162,7 @@ class _Run:
         Raises ProtocolError for an answer that cannot be one to this run's request.
         """
         if reply.HasField("joined"):
-            known = self.folder.public_keys.get(name, reply.joined.public_key)
-            if reply.joined.manifest_digest != self.manifest.digest:
-                raise ProtocolError(f"{name} joined another manifest than the one sent")
-            if reply.joined.public_key != known:
-                raise ProtocolError(f"{name} answers under another key than the one it joined with")
+            check_joined(name, reply.joined, self.folder)
             self.manifest.weight(name)
             return reply
         if reply.HasField("trained"):

@@ -19,6 +19,7 @@ from client.planning import Planner, PlanningProcess
 from client.refusal import answer_or_refuse
 from client.session import check_labels, check_model
 from client.site import Site
+from client.statistics_site import CountableRows, StatisticsSite, asks_statistics
 from client.training.cancellation import Between, no_pause
 from client.training.devices import SeveralDevices
 from client.training.gradient_check import choose_gradients
@@ -92,6 +93,7 @@ class SiteHost:
                 kept=home / PLANS_FILE,
             ),
         )
+        self._statistics = StatisticsSite(own=self._site.own, host=self, peers=self._home.peers)
 
     @property
     def examples(self) -> dict[str, int]:
@@ -116,7 +118,9 @@ class SiteHost:
 
     def _counted(self, opened: Opened) -> pb.Reply:
         with self._telemetry.counting_refusals():
-            return self._site.reply(pb.Request.FromString(opened.payload), header=opened.header)
+            request = pb.Request.FromString(opened.payload)
+            answers = self._statistics if asks_statistics(request, self._home) else self._site
+            return answers.reply(request, header=opened.header)
 
     def _pass(self, step: int, steps: int) -> None:
         """Between steps. Before the first one the round is charged for."""
@@ -127,7 +131,7 @@ class SiteHost:
     def _tell_all_spent(self) -> None:
         """Tell the custodian's monitoring what the data have left."""
         try:
-            for alias, spent, budget in self._site.spent():
+            for alias, spent, budget in self._site.own.spent():
                 self._telemetry.has_spent(alias, spent=spent, budget=budget)
         except (ConfideError, OSError) as error:
             log.warning("what is spent cannot be told: %s", error)
@@ -167,6 +171,16 @@ class SiteHost:
             )
         return grouped
 
+    def open_rows(self, manifest: Manifest) -> CountableRows:
+        """The rows that a manifest of statistics names, and what its task reads them with: no model."""
+        job, found = manifest.job, self.find_data(manifest)
+        task = find_task(job.task)
+        try:
+            reader = task.open_reader(local_source(job.model, self._file.models), section_of(job))
+        except ModelError as error:
+            raise _cannot_load(manifest, error) from error
+        return CountableRows(rows=found.rows, reader=reader, labels=found.labels_for(task))
+
     def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
         """The model that a manifest names, in the place of another, and the data as it reads them."""
         alias, key = data.alias, _model_key(manifest, site=self._file.site.name)
@@ -205,10 +219,7 @@ class SiteHost:
             local = job.model_copy(update={"model": there})
             base = load_base_model(local, labels=labels, device=device)
         except ModelError as error:
-            log.warning("run %s: %s", manifest.run, error)
-            raise ModelError(
-                f"model.source={job.model.source!r} cannot be loaded at this site; its own log says why"
-            ) from error
+            raise _cannot_load(manifest, error) from error
         # Before its tokenizer sees a text: one that was made to ask of texts is another model.
         check_model(manifest, base.digest)
         # By the job's word for its source, and not by the place: what it says may reach the coordinator.
@@ -249,6 +260,14 @@ def _check_file(site_file: SiteFile) -> None:
             present_device(name)
     except UserError as error:
         raise PolicyFileError(str(error)) from error
+
+
+def _cannot_load(manifest: Manifest, error: ModelError) -> ModelError:
+    """What a coordinator hears of a model that cannot be had; why is the custodian's to know."""
+    log.warning("run %s: %s", manifest.run, error)
+    return ModelError(
+        f"model.source={manifest.job.model.source!r} cannot be loaded at this site; its own log says why"
+    )
 
 
 def _model_key(manifest: Manifest, *, site: str) -> bytes:

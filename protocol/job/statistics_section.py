@@ -13,6 +13,7 @@ from protocol.plain_text import Word
 if TYPE_CHECKING:
     from protocol.job.job import Job
 
+STATISTICS_ROUND = 1  # what has one release is its own one round
 MOST_BINS = 1000  # of a histogram, apart from those at its ends
 _MOST_COLUMNS = 1000
 _Edge = Annotated[float, Field(ge=-1e30, le=1e30)]

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask", "open", "head")
+    __slots__ = ("join", "train", "evaluate", "deal", "confirm", "unmask", "open", "count", "head")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Request(_message.Message):
     CONFIRM_FIELD_NUMBER: _ClassVar[int]
     UNMASK_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     join: Join
     train: Train
@@ -23,8 +24,9 @@ class Request(_message.Message):
     confirm: Confirm
     unmask: Unmask
     open: Open
+    count: Count
     head: bytes
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., head: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., count: _Optional[_Union[Count, _Mapping]] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("manifest", "signature", "last")
@@ -110,6 +112,16 @@ class Open(_message.Message):
     signatures: _containers.RepeatedCompositeFieldContainer[Signed]
     def __init__(self, manifest_digest: _Optional[bytes] = ..., number: _Optional[int] = ..., updates: _Optional[_Iterable[_Union[Encrypted, _Mapping]]] = ..., signatures: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
+class Count(_message.Message):
+    __slots__ = ("manifest_digest", "cohort", "bins")
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    manifest_digest: bytes
+    cohort: Cohort
+    bins: int
+    def __init__(self, manifest_digest: _Optional[bytes] = ..., cohort: _Optional[_Union[Cohort, _Mapping]] = ..., bins: _Optional[int] = ...) -> None: ...
+
 class Encrypted(_message.Message):
     __slots__ = ("site", "update", "signature")
     SITE_FIELD_NUMBER: _ClassVar[int]
@@ -179,7 +191,7 @@ class Dealing(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., sealed: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("site", "joined", "trained", "refused", "evaluated", "dealing", "confirmed", "unmasked", "opened")
+    __slots__ = ("site", "joined", "trained", "refused", "evaluated", "dealing", "confirmed", "unmasked", "opened", "counted")
     SITE_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +201,7 @@ class Reply(_message.Message):
     CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     UNMASKED_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     site: str
     joined: Joined
     trained: Trained
@@ -198,7 +211,8 @@ class Reply(_message.Message):
     confirmed: Confirmed
     unmasked: Unmasked
     opened: Opened
-    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., dealing: _Optional[_Union[Dealing, _Mapping]] = ..., confirmed: _Optional[_Union[Confirmed, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ...) -> None: ...
+    counted: Counted
+    def __init__(self, site: _Optional[str] = ..., joined: _Optional[_Union[Joined, _Mapping]] = ..., trained: _Optional[_Union[Trained, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., dealing: _Optional[_Union[Dealing, _Mapping]] = ..., confirmed: _Optional[_Union[Confirmed, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., counted: _Optional[_Union[Counted, _Mapping]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("manifest_digest", "public_key", "session_key", "session_signature", "noise_std")
@@ -261,6 +275,14 @@ class Opened(_message.Message):
     SUM_FIELD_NUMBER: _ClassVar[int]
     sum: bytes
     def __init__(self, sum: _Optional[bytes] = ...) -> None: ...
+
+class Counted(_message.Message):
+    __slots__ = ("counts", "receipt")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    counts: bytes
+    receipt: Receipt
+    def __init__(self, counts: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("place", "share")

@@ -17,6 +17,9 @@ from privacy.secagg.ckks.homomorphic import longest_content
 from privacy.secagg.ckks.shared_key import KEY_MAX
 from protocol.messages import confide_pb2 as pb
 
+_WORD = 8  # bytes of a count
+MOST_BINS_OF_ALL = 1 << 22  # more than the sections of any job's statistics allow
+
 
 def _as_long_as_asked(_message: Any, size: int) -> int:
     """No more is answered than was asked with: an update is no longer than the adapter."""
@@ -31,6 +34,11 @@ def _key_beside(_message: pb.Deal, size: int) -> int:
 def _trained(message: pb.Train, size: int) -> int:
     """In homomorphic sums an update is ciphertexts, of as many numbers as the adapter at most."""
     return longest_content(max(1, len(message.adapter) // 4)) if message.HasField("roster") else size
+
+
+def _counts(message: pb.Count, _size: int) -> int:
+    """A word a bin, of as many bins as statistics can have."""
+    return _WORD * min(message.bins, MOST_BINS_OF_ALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,7 @@ KINDS = (
     MessageKind(request="confirm", reply="confirmed", of_sum=True),
     MessageKind(request="unmask", reply="unmasked", of_sum=True),
     MessageKind(request="open", reply="opened", of_sum=True),
+    MessageKind(request="count", reply="counted", longest=_counts),
 )
 BY_REQUEST = {kind.request: kind for kind in KINDS}
 

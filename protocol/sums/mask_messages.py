@@ -16,7 +16,7 @@ from protocol.job.manifest import Manifest
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.sized import SIGNATURE_BYTES, sized
 
-# A count of right answers, and of examples: two words.
+# A count of right answers, and of examples: two words. The counts of statistics: a word a bin.
 METRICS_RING = Ring(64)
 # Bytes of a vector that is kept to be known again: of a larger one a second copy would be felt.
 _MOST_KEPT = 1 << 22
@@ -172,6 +172,11 @@ def asked_to_train(request: pb.Train) -> bytes:
 def asked_to_evaluate(request: pb.Evaluate) -> bytes:
     """The same for metrics. 32 bytes."""
     return hashlib.sha256(b"confide evaluate\0" + _adapter_digest(request.adapter)).digest()
+
+
+def asked_to_count(manifest: Manifest) -> bytes:
+    """The same for statistics, of which a run has one sum. 32 bytes."""
+    return hashlib.sha256(b"confide statistics\0" + manifest.digest).digest()
 
 
 def read_cohort(message: pb.Cohort, rules: Rules, *, asked: bytes) -> Cohort:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from privacy.secagg.ckks.shared_key import KEY_MAX
 from protocol.job.manifest import Manifest
+from protocol.sums.mask_messages import METRICS_RING
 from protocol.sums.sum_kinds import sum_kind
 
 # The envelope and its signature, a receipt, names, and why a site refuses.
@@ -16,7 +17,7 @@ _EACH_SITE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyLimits:
-    """The limits of one run's replies, whose updates are of ``update_size`` numbers."""
+    """The limits of one run's replies, whose updates, or counts, are of ``update_size`` numbers."""
 
     manifest: Manifest
     update_size: int
@@ -31,4 +32,6 @@ class ReplyLimits:
             return sum_kind(job).longest_update(job, update_size=self.update_size)
         if kind == "open":
             return 4 * self.update_size  # the sum, in float32
+        if kind == "count":
+            return METRICS_RING.packed_size(self.update_size)
         return KEY_MAX if kind == "deal" else 0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from privacy.errors import ConfideError
 from runs.best_round import has_stopped
-from runs.run_folder import RunFolder
+from runs.open_folder import open_folder
 from runs.run_state import is_coordinated, read_state
 from runs.spent import highest_epsilon
+from runs.statistics_folder import StatisticsFolder
 from server.provisioning.authority import format_day, valid_until
 from server.provisioning.coordinator_folder import CoordinatorFolder
 from server.service.flower_cli import FlowerCli, FlowerNode
@@ -106,9 +107,30 @@ def _seen(name: str, node: FlowerNode | None) -> SiteStatus:
     return SiteStatus(site=name, state="away", since=node.offline_since or node.online_since)
 
 
+def _statistics(folder: StatisticsFolder) -> RunStatus:
+    """The same of a run of statistics, which has one round."""
+    told, done = read_state(folder), folder.finished
+    state: str = told.state if told else "unknown"
+    if done:
+        state = "finished"
+    elif state == "running" and not is_coordinated(folder):
+        state = "interrupted"
+    spent = folder.statistics.spent.values() if done else ()
+    return RunStatus(
+        run=folder.path.name,
+        state=state,
+        done=int(done),
+        rounds=1,
+        epsilon=max((one for one in spent if one is not None), default=None),
+        reason=(told.reason or told.doing) if told and not done else "",
+    )
+
+
 def _run(path: Path) -> RunStatus:
     try:
-        folder = RunFolder.open(path)
+        folder = open_folder(path)
+        if isinstance(folder, StatisticsFolder):
+            return _statistics(folder)
         records, rounds = folder.records(), folder.manifest.job.training.rounds
         metrics = folder.metrics
         told = read_state(folder)

@@ -14,6 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from privacy.errors import ConfideError
+from runs.asked_folder import AskedFolder
+from runs.open_folder import open_folder
 from runs.run_folder import RunFolder
 from runs.run_state import is_coordinated, read_state
 from server.provisioning.authority import valid_until
@@ -45,9 +47,9 @@ class FolderMetrics(Collector):
             if not path.is_dir():
                 continue
             try:
-                folder = RunFolder.open(path)
+                folder = open_folder(path)
                 state = run_state(folder)
-                if state == "running":
+                if state == "running" and isinstance(folder, RunFolder):
                     going_on.add(folder)
             except (ConfideError, OSError):
                 state = "unreadable"
@@ -79,7 +81,7 @@ class FolderMetrics(Collector):
         yield GaugeMetricFamily(f"{_PREFIX}sites", "Sites that are not revoked.", value=number)
 
 
-def run_state(folder: RunFolder) -> str:
+def run_state(folder: AskedFolder) -> str:
     """How far a run has come, in one word. Raises RunError if it cannot be read."""
     told = read_state(folder)
     if told is None:

@@ -17,9 +17,10 @@ from protocol.job.job import Job
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.vector import to_bytes
 from runs import receipts
+from runs.asked_folder import ReceiptsOf
 from runs.earlier_receipts import earlier_receipts
 from runs.run import Run
-from runs.run_folder import ReceiptsOf, RunFolder
+from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tests import tiny

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import confide
 from client.custody.home import Home
 from client.custody.policy import BudgetSection, Policy, RulesSection, policy_toml
 from client.session import check_manifest
-from client.statistics_site import CountedRows, StatisticsSite
+from client.statistics_site import StatisticsSite
 from confide.site_commands import _described
 from privacy.errors import BudgetError, JobError, ProtocolError, RunError, SiteError
 from privacy.ledger.entries import Begun, Refused, Released
@@ -27,12 +26,10 @@ from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_source
 from protocol.job.job import Job
 from protocol.job.manifest import Manifest, read_manifest
-from protocol.job.statistics_section import StatisticsSection
-from protocol.messages.confide_pb2 import Cohort
-from simulation import simulated_statistics
+from protocol.messages.confide_pb2 import Count
+from runs.statistics_folder import StatisticsRun
 from simulation.partition import partition
-from simulation.simulated_statistics import StatisticsRun, ask_statistics
-from tasks.asked_statistics import Asked
+from simulation.simulated_statistics import ask_statistics
 from tasks.own_rows import read_own_rows
 from tests import tiny
 
@@ -168,7 +165,7 @@ def test_a_run_is_asked_once(tiny_folder: Path, counted: StatisticsRun) -> None:
 
 def test_a_custodian_can_refuse(tiny_folder: Path, tmp_path: Path) -> None:
     policy = write_policy(tmp_path / "site.toml")
-    with pytest.raises(SiteError, match=r"0 sites joined, and it takes 3; site-1: .*statistics_epsilon"):
+    with pytest.raises(SiteError, match=r"site-1 refused: .*statistics_epsilon"):
         ask_statistics(make_job(tiny_folder), runs=tmp_path, name="run", policy=policy)
     for site in SITES:
         home = tmp_path / "run" / "sites" / site
@@ -178,19 +175,29 @@ def test_a_custodian_can_refuse(tiny_folder: Path, tmp_path: Path) -> None:
         ]
 
 
+def change_requests(monkeypatch: pytest.MonkeyPatch, change: Callable[[Count], Count]) -> None:
+    """Sites are asked to count by a coordinator that changes each request."""
+    count: Callable[..., Any] = StatisticsSite._count
+    monkeypatch.setattr(
+        StatisticsSite, "_count", lambda site, joined, request: count(site, joined, change(request))
+    )
+
+
 @pytest.mark.parametrize("kind", ["masks", "none"])
 def test_a_site_counts_under_masks_if_the_manifest_has_them_and_else_not(
     kind: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator that leaves the cohort out, or makes one up, gets nothing and costs nothing."""
-    count = StatisticsSite.count
 
-    def otherwise(site: StatisticsSite, cohort: Cohort | None) -> tuple[bytes, SignedReceipt]:
-        return count(site, None if cohort is not None else Cohort())
+    def otherwise(request: Count) -> Count:
+        asked = Count(manifest_digest=request.manifest_digest, bins=request.bins)
+        if not request.HasField("cohort"):
+            asked.cohort.SetInParent()
+        return asked
 
-    monkeypatch.setattr(StatisticsSite, "count", otherwise)
+    change_requests(monkeypatch, otherwise)
     policy = write_policy(tmp_path / "site.toml", statistics_epsilon=2.0)
-    with pytest.raises((SiteError, ProtocolError), match=f'masks if and only if .* it has "{kind}"'):
+    with pytest.raises(SiteError, match=f'masks if and only if .* it has "{kind}"'):
         ask_statistics(
             make_job(tiny_folder, aggregation={"kind": kind}), runs=tmp_path, name="run", policy=policy
         )
@@ -201,17 +208,20 @@ def test_a_site_counts_under_masks_if_the_manifest_has_them_and_else_not(
 def test_a_site_counts_for_what_the_manifest_asks(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deal = simulated_statistics._deal
+    """A coordinator that takes the histograms for others learns so before anything is charged."""
 
-    def of_others(job: Job, histograms: tuple[Asked, ...]) -> dict[str, CountedRows]:
-        found = deal(job, histograms)
-        other = replace(found["site-1"], asked=StatisticsSection(epsilon=1.0, labels=True))
-        return {name: other if name == "site-1" else rows for name, rows in found.items()}
+    def more(request: Count) -> Count:
+        asked = Count()
+        asked.CopyFrom(request)
+        asked.bins += 1
+        return asked
 
-    monkeypatch.setattr(simulated_statistics, "_deal", of_others)
+    change_requests(monkeypatch, more)
     policy = write_policy(tmp_path / "site.toml", statistics_epsilon=2.0)
-    with pytest.raises(SiteError, match=r"site-1: .* other histograms than the manifest asks for"):
+    with pytest.raises(SiteError, match=r"histograms have 12 bins, and the coordinator asks for 13"):
         ask_statistics(make_job(tiny_folder), runs=tmp_path, name="run", policy=policy)
+    for site in SITES:
+        assert charges(tmp_path / "run" / "sites" / site) == []
 
 
 def test_a_custodian_approves_by_hand(tiny_folder: Path, tmp_path: Path) -> None:
@@ -251,7 +261,7 @@ def test_nothing_is_drawn_where_there_is_no_room(
         raise AssertionError("noise was drawn")
 
     monkeypatch.setattr(Mechanism, "release", drawn)
-    with pytest.raises(SiteError, match=r"site-1: the data's budget is epsilon=2\.1"):
+    with pytest.raises(BudgetError, match=r"site-1: the data's budget is epsilon=2\.1"):
         ask_statistics(job, runs=tmp_path, name="second", policy=policy, homes=homes)
     assert {site: charges(homes / site) for site in SITES} == spent
     assert not (tmp_path / "second").exists()
@@ -272,14 +282,14 @@ def test_who_refuses_is_left_out(tiny_folder: Path, tmp_path: Path) -> None:
 def test_a_site_that_fails_after_joining_is_taken_out_of_the_masks(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count: Callable[..., Any] = StatisticsSite.count
+    count: Callable[..., Any] = StatisticsSite._count
 
-    def failing(site: StatisticsSite, cohort: Any) -> Any:
-        if site.name == "site-1":
+    def failing(site: StatisticsSite, *asked: Any) -> Any:
+        if site.own.site == "site-1":
             raise BudgetError("spent meanwhile")
-        return count(site, cohort)
+        return count(site, *asked)
 
-    monkeypatch.setattr(StatisticsSite, "count", failing)
+    monkeypatch.setattr(StatisticsSite, "_count", failing)
     job = make_job(
         tiny_folder, federation={"sites": 3, "min_sites": 2}, aggregation=MASKS | {"threshold": 2}
     )

@@ -144,7 +144,7 @@ def test_runs_of_both_units_spend_from_one_budget(
         assert joined.HasField("joined"), joined.refused.reason
         reply = ask(resident, coordinator, coordinator.train(manifest, world))
         assert reply.HasField("trained"), (name, reply.refused.reason)
-        spent.append(next(iter(resident._site.spent()))[1])
+        spent.append(next(iter(resident._site.own.spent()))[1])
     assert 0 < spent[0] < spent[1] < spent[2]
     events = [entry.event for entry in audit_ledger(resident._home.path / "ledger.db").entries]
     assert len([event for event in events if isinstance(event, Registered)]) == 1

@@ -111,7 +111,7 @@ def test_a_round_draws_each_source_and_is_charged_to_all_examples_of_both(
     rows = {text for text, *_ in tiny.rows()} | {text for text, *_ in tiny.rows(300, seed=1)[240:]}
     assert registered.examples == len(rows)
     assert len(charges(home)) == 1
-    assert next(iter(resident._site.spent()))[0] == "data + other"
+    assert next(iter(resident._site.own.spent()))[0] == "data + other"
 
 
 def test_who_stands_in_two_sources_is_an_example_of_the_first(

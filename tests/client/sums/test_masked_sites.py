@@ -233,6 +233,6 @@ def test_homes_hold_what_is_secret_for_their_owner_alone(sites: MaskedSites) -> 
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     forgetful: Site = sites.world.site("site-2", home=sites.homes / "other", forgetful=True)
-    forgetful._peers = lambda: {"site-2": forgetful._signer().public}
+    forgetful._peers = lambda: {"site-2": forgetful.own.identity().public}
     assert join(forgetful, sites.manifest).HasField("joined")
     assert not (sites.homes / "other" / "secrets").exists()

@@ -6,7 +6,7 @@ import pytest
 
 from privacy.errors import ProtocolError
 from protocol.messages import confide_pb2 as pb
-from protocol.messages.message_kinds import KINDS, MessageKind, kind_of, longest_answer
+from protocol.messages.message_kinds import KINDS, MOST_BINS_OF_ALL, MessageKind, kind_of, longest_answer
 
 
 def fields(message: type[pb.Request] | type[pb.Reply]) -> list[str]:
@@ -47,3 +47,7 @@ def test_room_is_made_for_what_each_kind_may_answer() -> None:
     )  # ciphertexts are longer than numbers
     assert longest_answer(request("deal").SerializeToString()) > 1000
     assert longest_answer(pb.Request(head=b"x").SerializeToString()) == 0
+    assert longest_answer(pb.Request(count=pb.Count(bins=1000)).SerializeToString()) == 8000
+    # No coordinator has a site set gigabytes aside.
+    most = pb.Request(count=pb.Count(bins=2**32 - 1)).SerializeToString()
+    assert longest_answer(most) == 8 * MOST_BINS_OF_ALL

@@ -73,6 +73,10 @@ def test_the_places_of_the_largest_fit() -> None:
     assert len(encode_top(update, share=0.1)) <= top - SLACK
 
 
+def test_counts_are_a_word_a_bin() -> None:
+    assert 0 <= limits().longest("count") - 8 * SIZE - SLACK <= 256 * 3
+
+
 @pytest.mark.parametrize("kind", ["join", "evaluate", "confirm", "unmask", "deal"])
 def test_small_replies_stay_small(kind: str) -> None:
     assert limits().longest(kind) < 200_000
