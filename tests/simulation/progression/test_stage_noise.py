@@ -51,7 +51,7 @@ def stages(
 
 
 def of_gaussians(plans: Sequence[SampledPlan]) -> float:
-    """ε at δ of Gaussian releases of all data: those of one with μ² = Σ T / σ² (Dong et al., 1905.02383)."""
+    """ε at δ of Gaussian releases of all data: of one with μ² = Σ T / σ² (Dong et al., 1905.02383)."""
     assert all(plan.sampling_rate == 1.0 for plan in plans)
     mu = math.sqrt(sum(plan.steps / plan.mechanism.multiplier**2 for plan in plans))
 
