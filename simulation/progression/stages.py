@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import JobError
-from protocol.job.job import ByColumn, Job
+from protocol.job.job import SEED_MAX, ByColumn, Job
 from protocol.job.job_file import parse_job
 from protocol.job.stages_file import read_stages_file
 from protocol.plain_text import quoted
@@ -55,7 +55,7 @@ def read_stages(path: Path, *, settings: Iterable[str] = ()) -> Stages:
             raise JobError(f"stage {number}, {section.job}: {why}")
         if number > 1:
             begun_with(job, Path("stage"))  # what does not go with a first adapter is told before any run
-        jobs.append(job)
+        jobs.append(_with_own_noise(job, number))
     _check_alike(jobs)
     stages = tuple(
         Stage(job=job, share=section.share, examples=site_sizes(job))
@@ -75,7 +75,7 @@ def read_stages(path: Path, *, settings: Iterable[str] = ()) -> Stages:
 def site_sizes(job: Job) -> dict[str, int]:
     """How many examples each simulated site has, by its name, as a world of the job has it."""
     sources = read_own_sources(job)
-    kind, groups = job.federation.partition, ()
+    kind, groups = job.federation.partition, tuple[str, ...]()
     if isinstance(kind, ByColumn):
         groups = read_own_column(job, kind.column, key="federation.partition.column")
     parts = partition(job, joined(sources), groups=groups, counts=tuple(map(len, sources)))
@@ -87,6 +87,14 @@ def begun_with(job: Job, place: Path) -> Job:
     table = job.model_dump(mode="json")
     table["training"]["warm_start"] = str(place)
     return checked_job(parse_job(table))
+
+
+def _with_own_noise(job: Job, number: int) -> Job:
+    """Noise that repeats is another in each stage, as it is where it does not."""
+    if job.seeds.noise is None:
+        return job
+    seed = (job.seeds.noise + number - 1) % (SEED_MAX + 1)
+    return job.model_copy(update={"seeds": job.seeds.model_copy(update={"noise": seed})})
 
 
 def _check_alike(jobs: list[Job]) -> None:

@@ -160,6 +160,7 @@ def answer(resident: SiteHost, coordinator: Coordinator, envelope: bytes) -> Rep
     return Reply.FromString(resident.answer(opened))
 
 
+@pytest.mark.exhaustive
 def test_a_real_site_compares_with_what_the_coordinator_does(
     make: Callable[[], SiteHost], coordinator: Coordinator, world: World, folder: Path, tmp_path: Path
 ) -> None:

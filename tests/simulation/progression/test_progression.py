@@ -197,6 +197,11 @@ def test_stages_that_do_not_fit_are_refused(folder: Path, old: str, new: str, wo
         read_stages(path)
 
 
+def test_noise_that_repeats_is_another_in_each_stage(folder: Path) -> None:
+    found = read_stages(folder / "stages.toml", settings=["seeds.noise=7"])
+    assert [one.job.seeds.noise for one in found.stages] == [7, 8]
+
+
 def test_a_job_is_no_file_of_stages(folder: Path) -> None:
     assert is_stages_file(folder / "stages.toml")
     assert not is_stages_file(folder / "instruction.toml")
