@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from privacy.errors import JobError, RunError
-from protocol.job.job_file import job_toml
+from protocol.job.job_file import job_toml, read_job_file
 from protocol.job.stages_file import is_stages_file, is_stages_folder, read_stages_file
 from runs.progress import Progress
 from runs.run_folder import RoundRecord, RunFolder
@@ -206,4 +206,6 @@ def test_a_job_is_no_file_of_stages(folder: Path) -> None:
     assert is_stages_file(folder / "stages.toml")
     assert not is_stages_file(folder / "instruction.toml")
     assert not is_stages_file(folder / "nothing.toml")
+    with pytest.raises(JobError, match="is a file of stages, and no job"):
+        read_job_file(folder / "stages.toml")
     assert read_stages_file(folder / "stages.toml").stage[1].settings == ["training.learning_rate=0.25"]
