@@ -47,9 +47,10 @@ class Host(Protocol):
         """The data that a manifest names. Raises ProtocolError if the site has none that fit."""
         ...
 
-    def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
+    def load_materials(self, manifest: Manifest, data: LocalData, start: bytes | None) -> Materials:
         """The model that an admitted manifest names, and the data as examples for it.
 
-        Asked again for the same, it may give what it holds. Raises DataError, ModelError, ProtocolError.
+        ``start`` is what ``first_adapter`` gives of the run: the model compares what it is with that. Asked
+        again for the same, it may give what it holds. Raises DataError, ModelError, ProtocolError.
         """
         ...

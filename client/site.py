@@ -12,6 +12,7 @@ from client.custody.admission import admit
 from client.custody.home import Home
 from client.custody.policy import Policy
 from client.final_round import measure
+from client.first_adapter import first_adapter, keep_joined
 from client.host import Host, LocalData, Materials
 from client.local_round import begin_round, end_round
 from client.open_home import Enquiry, OpenHome
@@ -139,13 +140,13 @@ class Site:
         if held is not None:
             held.sums.know_peers(self._peers)
             return held
-        # Not before: a run that is refused leaves the others their model. It is not held here while another
-        # one is loaded: memory may have room for one.
+        start = first_adapter(self._home, manifest, join)
+        # Not before: a run that is refused leaves the others their model. Memory may have room for one.
         self._session = None
-        materials = self._host.load_materials(manifest, data[0])
+        materials = self._host.load_materials(manifest, data[0], start)
         session = self._open_session(enquiry, dataset, materials)
         if join is not None:
-            self._home.keep(manifest, enquiry.signature, charged=ledger.charged())
+            keep_joined(self._home, manifest, join, charged=ledger.charged(), start=start)
         # Last: a site that refused has no session to train in.
         self._session = session
         return session

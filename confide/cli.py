@@ -14,10 +14,10 @@ import typer
 
 from confide.audit_commands import app as audit_app
 from confide.console import printable
-from confide.interruption import command_line, interruptible
 from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
+from confide.simulate_command import simulate
 from confide.site_commands import app as site_app
 from confide.statistics_command import stats
 from privacy.errors import ConfideError, JobError, UserError
@@ -29,13 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Engine(StrEnum):
-    """Where simulated sites run."""
-
-    inprocess = "inprocess"
-    ray = "ray"
 
 
 class Packing(StrEnum):
@@ -73,95 +66,7 @@ def init(
     print(f"Wrote {path}. Edit it, then: confide simulate {path}")
 
 
-@app.command()
-def simulate(
-    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file.")] = None,
-    settings: Settings = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with an interrupted run instead of a new one."),
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also train without privacy, and on one site alone.")
-    ] = False,
-    engine: Annotated[
-        Engine, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")
-    ] = Engine.inprocess,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Processes that train sites side by side.", show_default="as many as pay"
-        ),
-    ] = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Say where the time of the rounds went.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
-    ] = False,
-    policy: Annotated[
-        Path | None,
-        typer.Option(metavar="SITE.TOML", help="The policy of each simulated site, as its custodian's."),
-    ] = None,
-    homes: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("confide-runs"),
-    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
-) -> None:
-    """Run a job with simulated sites on this machine."""
-    if (job is None) == (resume is None):
-        raise UserError("expected either a JOB file or --resume RUN")
-    if resume is not None and (settings or run_name or policy or homes):
-        raise UserError(
-            "--set, --run-name, --policy and --homes are for a new run: a resumed one keeps its job, and "
-            "its sites their homes"
-        )
-    from confide.terminal import choose_display
-
-    display, found = choose_display(json=json), resume
-
-    def advice() -> str:
-        if found is None or not found.exists():
-            return "no run was begun"
-        options = ["--engine", engine.value] * (engine is not Engine.inprocess) + ["--compare"] * compare
-        options += [] if workers is None else ["--workers", str(workers)]
-        options += ["--profile"] * profile
-        return f"go on with: {command_line('confide', 'simulate', '--resume', found, *options)}"
-
-    with interruptible(advice), display:
-        from runs.run import new_name
-        from simulation.simulate import resume as resume_run
-        from simulation.simulate import simulate as simulate_job
-        from tasks.registry import read_job
-
-        if resume is not None:
-            run = resume_run(
-                resume,
-                engine=engine.value,
-                workers=workers,
-                compare=compare,
-                profile=profile,
-                progress=display,
-            )
-        elif job is not None:
-            parsed = read_job(job, settings=settings or ())
-            name = run_name or new_name(parsed)
-            found = runs / name
-            run = simulate_job(
-                parsed,
-                runs=runs,
-                name=name,
-                policy=policy,
-                homes=homes,
-                engine=engine.value,
-                workers=workers,
-                compare=compare,
-                profile=profile,
-                progress=display,
-            )
-        display.finished(run)
+app.command()(simulate)
 
 
 @app.command()
@@ -178,6 +83,13 @@ def plan(
     ] = None,
 ) -> None:
     """Say what a job costs and whether it can learn, before anything is spent."""
+    from protocol.job.stages_file import is_stages_file
+
+    if is_stages_file(job):
+        from confide.stages_view import plan_and_print
+
+        plan_and_print(job, settings=settings or (), json=json, homes=site)
+        return
     from rich.console import Console
 
     console = Console(quiet=json, emoji=False)

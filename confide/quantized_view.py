@@ -13,7 +13,7 @@ from runs.privacy_card import AuditResult
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from server.quantized_export import check_quantizable, export_quantized
-from tasks.registry import find_task
+from tasks.registry import compares_with_start, find_task
 
 if TYPE_CHECKING:
     from server.job_context import Workplace
@@ -47,7 +47,8 @@ def print_quantized(found: Quantized, job: Job) -> None:
 def held_out_of(folder: RunFolder) -> Workplace | str:
     """The run's job with the coordinator's held-out examples, or why there are none."""
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
-    # What training began with is not needed, and may be gone.
+    # The folder that training began with may be gone; what was in it the run itself has.
+    compares = compares_with_start(job)
     job = job.model_copy(update={"training": job.training.model_copy(update={"warm_start": None})})
     try:
         if folder.facts.get("federation") is None:
@@ -62,4 +63,6 @@ def held_out_of(folder: RunFolder) -> Workplace | str:
         return f"the held-out examples cannot be read here: {first_line(error)}"
     if len(found.held_out) != asked:
         return f"the data have {len(found.held_out):,} held-out examples now, and the run had {asked:,}"
+    if compares:
+        found.adapted.begin_with(folder.load_adapter(0, found.adapted.layout))
     return found

@@ -6,9 +6,9 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from privacy.errors import RunError
-from protocol.job.job import Job
 from protocol.processes.time_spent import Lap
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
@@ -76,6 +76,13 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
     )
 
 
-def new_name(job: Job) -> str:
+class Named(Protocol):
+    """A job, or stages."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def new_name(job: Named) -> str:
     """A run's name: the job's, the time, and four random hex digits."""
     return f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -30,7 +30,7 @@ from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_validation_rows
-from tasks.registry import checked_job, section_of
+from tasks.registry import checked_job, compares_with_start, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
@@ -84,6 +84,8 @@ class Workplace:
         self.labels = labels
         self.held_out = held_out
         self.initial_adapter = _first_adapter(job, adapted)
+        if compares_with_start(job):
+            adapted.begin_with(self._start().adapter)
         self.prefix = FrozenPrefix(adapted)
         self.evaluator = Evaluator(
             adapted,

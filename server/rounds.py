@@ -31,7 +31,7 @@ from server.joining import check_joined
 from server.post.post import Exchange, Post
 from server.server_optimizer import merge_round
 from server.sums.make_sums import make_sums
-from tasks.registry import find_task, section_of
+from tasks.registry import compares_with_start, find_task, section_of
 from tasks.task import AnsweringTask
 
 Listener = Callable[[RoundRecord], None]
@@ -77,6 +77,8 @@ class _Run:
         self.bytes_up = self.bytes_down = 0
         signature = folder.identity.sign(MANIFEST_PURPOSE, manifest.content)
         self.join = Request(join=Join(manifest=manifest.content, signature=signature))
+        if compares_with_start(manifest.job):
+            self.join.join.start = to_bytes(folder.load_adapter(0, layout))
         self.limits = ReplyLimits(manifest=manifest, update_size=layout.update_size)
         self.sums = make_sums(self.manifest, layout=layout, take_number=folder.take_counter, ask=self._ask)
         self.members: set[str] = set()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from client.custody.home import MEMORY, SEED, Home
+from client.custody.home import MEMORY, SEED, START, Home
 from client.custody.policy import Policy
 from client.site_memory import SiteMemory
 from privacy.identity import Identity
@@ -78,6 +78,10 @@ class BookedHome(Home):
 
     def seed_path(self, manifest: Manifest) -> Path:
         return self._homes.folder / "local" / f"{self._site}.{manifest.digest.hex()}{SEED}"
+
+    def start_path(self, manifest: Manifest) -> Path:
+        """All sites join one run: what it began with is kept once."""
+        return self._homes.folder / f"{manifest.digest.hex()}{START}"
 
     def manifest(self, digest: bytes) -> tuple[Manifest, bytes] | None:
         return self._homes.manifests.get(digest)

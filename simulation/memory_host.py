@@ -19,5 +19,6 @@ class MemoryHost:
     def find_data(self, _manifest: Manifest) -> LocalData:
         return self
 
-    def load_materials(self, _manifest: Manifest, _data: LocalData) -> Materials:
+    def load_materials(self, _manifest: Manifest, _data: LocalData, _start: bytes | None) -> Materials:
+        # The model is the coordinator's, too, which knows the adapter that the run began with.
         return self.materials

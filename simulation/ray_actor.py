@@ -21,6 +21,7 @@ from client.refusal import answer_or_refuse
 from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import no_pause, within
 from client.training.gradient_check import choose_gradients
+from client.training.recipe import begin_with_sent
 from client.training.together import Share, train_or_nothing
 from client.training.training import Trainer
 from client.training.unit_check import check_privacy_unit
@@ -49,7 +50,8 @@ class Equipment:
     """What an actor is made for: a job, as JSON, and what its model must turn out to be.
 
     Sites that an actor trains together have batches of ``rows`` rows; None if they train apart. It may keep
-    activations of ``kept_bytes``.
+    activations of ``kept_bytes``. ``start`` is the adapter that the run began with, as it is sent, where
+    the job compares with it.
     """
 
     job: str
@@ -58,6 +60,7 @@ class Equipment:
     layout_digest: str
     rows: int | None
     kept_bytes: int
+    start: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ class TrainingActor:
                 f"model.source={job.model.source}: another model than the coordinator's; use the same "
                 "files and the same versions of the libraries on all machines"
             )
+        begin_with_sent(adapted, wanted.start)
         self._trainer, self._prefix = Trainer(choose_gradients(adapted)), FrozenPrefix(adapted)
         check_privacy_unit(self._trainer.gradients, adapted.probe())
 

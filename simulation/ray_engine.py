@@ -18,6 +18,7 @@ import psutil
 from privacy.errors import JobError, RunError, UserError
 from protocol.job.draw import cohort_size
 from protocol.job.job_file import beside
+from protocol.messages.vector import to_bytes
 from protocol.plain_text import first_line
 from runs.run_folder import RunFolder
 from simulation.cohort_grid import MOST_TOGETHER, rows_together
@@ -25,6 +26,7 @@ from simulation.quiet import terminal_for_us_alone
 from simulation.round_progress import RoundProgress
 from simulation.simulated_federation import World
 from simulation.sites_on_demand import SitesOnDemand
+from tasks.registry import compares_with_start
 
 # What an actor may keep of its sites' activations, beside what this process takes.
 KEPT_BYTES = 1 << 30
@@ -87,6 +89,7 @@ def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) ->
         layout_digest=world.adapted.layout.digest,
         rows=rows_together(world.trainer, world.job, sites=batch),
         kept_bytes=KEPT_BYTES,
+        start=to_bytes(world.initial_adapter) if compares_with_start(world.job) else None,
     )
     actor = ray.remote(TrainingActor).options(**needs, scheduling_strategy="SPREAD")
     return [actor.remote(equipment) for _ in range(count)]

@@ -75,13 +75,13 @@ class Preferences(ChatTask):
     Columns = PreferenceColumns
 
     def refuses(self, job: Job, section: Any) -> str | None:
-        """The reference is the base model, so the adapter must begin as nothing beside it."""
+        """The reference is what training began with, which is no part of the base model's own weights."""
         if job.adapter.changes_base or job.adapter.bias != "none":
             key = "init" if job.adapter.changes_base else "bias"
             usual = "orthonormal" if key == "init" else "none"
             return (
                 f'adapter.{key}: expected "{usual}" with task="preferences", which compares the model with '
-                "what it is without its adapter"
+                "what it was before its training"
             )
         return super().refuses(job, section)
 
@@ -176,10 +176,14 @@ class Preferences(ChatTask):
         return GroupedExamples(rows=self.made_up_answers(adapted, random, both), together=2)
 
     def reference(self, adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
-        """The log-probabilities of both answers under the base model, float32[b, 2]."""
+        """The log-probabilities of both answers before training, float32[b, 2].
+
+        They are the base model's, or with ``training.warm_start`` those of the base model with the adapter
+        that the run began with: what π_ref is in eq. 7. That adapter is public, and no round moves it.
+        """
         import torch
 
-        with torch.no_grad(), adapted.without_adapter():
+        with torch.no_grad(), adapted.as_it_began():
             return _log_probabilities(adapted, batch)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> PairOutcome:

@@ -15,7 +15,7 @@ from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
-from tasks.task import Gate, GatedTask, Task, TaskKeys
+from tasks.task import Gate, GatedTask, ReferenceTask, Task, TaskKeys
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](
@@ -60,6 +60,11 @@ def task_of(job: Job) -> Task:
     task = find_task(job.task)
     most = job.data.rows_per_group
     return GroupTask(task, most=most) if job.privacy.of_groups and most is not None else task
+
+
+def compares_with_start(job: Job) -> bool:
+    """Whether a job compares what it trains with an adapter made before, which all sites need."""
+    return job.training.warm_start is not None and isinstance(find_task(job.task), ReferenceTask)
 
 
 def section_of(job: Job) -> TaskKeys:

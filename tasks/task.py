@@ -158,12 +158,14 @@ class RowTask(Protocol):
 
 @runtime_checkable
 class ReferenceTask(Protocol):
-    """A task that compares what is trained with the base model."""
+    """A task that compares what is trained with what training began with."""
 
     def reference(self, adapted: AdaptedModel, batch: Batch) -> torch.Tensor:
-        """What the base model makes of each example, float32[b, …]: ``forward`` finds it as ``reference``.
+        """What the model made of each example before training, float32[b, …].
 
-        It is computed once an example where activations are kept, and by ``forward`` itself elsewhere.
+        ``forward`` finds it as ``reference``. That is the base model, or, with ``training.warm_start``, the
+        base model with the adapter that the run began with (``AdaptedModel.as_it_began``). It is computed
+        once an example where activations are kept, and by ``forward`` itself elsewhere.
         """
 
 

@@ -53,6 +53,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "simulation.attack": set(),
     "simulation.attack.page": set(),
     "simulation.forecast": set(),
+    "simulation.progression": set(),
     "tasks.data": set(),
     "tasks.model": {"tasks.data"},
 }

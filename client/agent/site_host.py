@@ -23,7 +23,7 @@ from client.statistics_site import CountableRows, StatisticsSite, asks_statistic
 from client.training.cancellation import Between, no_pause
 from client.training.devices import SeveralDevices
 from client.training.gradient_check import choose_gradients
-from client.training.recipe import Recipe
+from client.training.recipe import Recipe, begin_with_sent
 from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.canonical import canonical_json
@@ -39,7 +39,7 @@ from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device, present_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.model_spec import ModelSpec
-from tasks.registry import find_task, section_of, task_of
+from tasks.registry import compares_with_start, find_task, section_of, task_of
 
 log = logging.getLogger("confide.agent")
 
@@ -181,14 +181,18 @@ class SiteHost:
             raise _cannot_load(manifest, error) from error
         return CountableRows(rows=found.rows, reader=reader, labels=found.labels_for(task))
 
-    def load_materials(self, manifest: Manifest, data: LocalData) -> Materials:
-        """The model that a manifest names, in the place of another, and the data as it reads them."""
+    def load_materials(self, manifest: Manifest, data: LocalData, start: bytes | None) -> Materials:
+        """The model that a manifest names, in the place of another, and the data as it reads them.
+
+        With ``start``, a model that compares with another run's is another: what is kept of examples is
+        computed with it, too.
+        """
         alias, key = data.alias, _model_key(manifest, site=self._file.site.name)
         known = self._model is not None and self._model.key == key
         if known and self._materials is not None and self._materials[0] == alias:
             return self._materials[1]
         self._materials = None
-        model = self._model if known and self._model is not None else self._load(manifest, key)
+        model = self._model if known and self._model is not None else self._load(manifest, key, start)
         found = self.find_data(manifest)
         labels = found.labels_for(find_task(manifest.job.task))
         examples = found.examples(model.trainer.adapted, labels=labels)
@@ -204,7 +208,7 @@ class SiteHost:
         self._materials = alias, materials
         return materials
 
-    def _load(self, manifest: Manifest, key: bytes) -> _Model:
+    def _load(self, manifest: Manifest, key: bytes, start: bytes | None) -> _Model:
         """Load the model that a manifest names, in the place of the one that is here.
 
         What goes wrong is the custodian's to know: a coordinator learns that this model cannot be had.
@@ -224,11 +228,12 @@ class SiteHost:
         check_model(manifest, base.digest)
         # By the job's word for its source, and not by the place: what it says may reach the coordinator.
         adapted = AdaptedModel(base, job=job_at(job, self._file.site.name), device=device)
+        begin_with_sent(adapted, start)
         log.info("run %s: loaded its model on %s", manifest.run, device)
         gradients, devices = choose_gradients(adapted), None
         choose_threads(gradients, job)
         if others := self._file.device.name[1:]:
-            recipe = Recipe(job=job, source=source, labels=labels, site=self._file.site.name)
+            recipe = Recipe(job=job, source=source, labels=labels, site=self._file.site.name, start=start)
             devices = SeveralDevices(recipe, others, adapted=adapted)
         trainer = Trainer(gradients, devices)
         self._model = _Model(key=key, trainer=trainer, prefix=FrozenPrefix(adapted))
@@ -278,6 +283,7 @@ def _model_key(manifest: Manifest, *, site: str) -> bytes:
             "device": manifest.job.device.model_dump(mode="json"),
             "labels": manifest.labels,
             "digest": manifest.model_digest,
+            "start": manifest.start_digest if compares_with_start(manifest.job) else "",
         }
     )
 

@@ -5,7 +5,7 @@
     site.toml               the custodian's policy
     identity.key            the site's Ed25519 key, readable by its owner alone
     ledger.db …             what was spent (see privacy.ledger.ledger_file)
-    manifests/<digest>.json the manifests that the site joined, each with its .signature
+    manifests/<digest>.json the manifests that the site joined, with .signature, and .start if it is needed
     pending/<digest>.json   those that wait for the custodian
     secrets/<digest>.json   a run's keys and shares for its sums; never to be copied
     local/<digest>.safetensors  what the site keeps of a run from round to round, and never sends
@@ -59,7 +59,7 @@ from protocol.plain_text import told
 
 DIGEST_BYTES = 32
 MEMORY = ".safetensors"
-SEED = ".seed"
+SEED, START = ".seed", ".start"
 MOST_WAITING = 16
 MOST_UNCHARGED = 32
 
@@ -199,6 +199,10 @@ class Home:
             raise ProtocolError(f"{path} was changed: it is not the manifest that it is named after")
         return manifest, path.with_suffix(".signature").read_bytes()
 
+    def start_path(self, manifest: Manifest) -> Path:
+        """Where the adapter is that a run began with, if the site needs it."""
+        return self._manifest_path(manifest.digest).with_suffix(START)
+
     def _manifest_path(self, digest: bytes, *, pending: bool = False) -> Path:
         return self.path / ("pending" if pending else "manifests") / f"{digest.hex()}.json"
 
@@ -326,7 +330,8 @@ def _write_manifest(path: Path, manifest: Manifest, signature: bytes, *, flush: 
 
 def _remove_manifest(path: Path) -> None:
     path.unlink(missing_ok=True)
-    path.with_suffix(".signature").unlink(missing_ok=True)
+    for beside in (".signature", START):
+        path.with_suffix(beside).unlink(missing_ok=True)
 
 
 def _oldest(new: Path, *, beyond: int, spared: Collection[str] = ()) -> list[Path]:

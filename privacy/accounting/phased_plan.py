@@ -144,11 +144,15 @@ class PhasedPlan(SampledPlan):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseToPlan:
-    """``steps`` local steps of an expected batch, and their share of the loss; None for equal noise."""
+    """``steps`` local steps of an expected batch, and their share of the loss; None for equal noise.
+
+    ``examples`` is of how many they draw, where that is not what all phases draw of.
+    """
 
     steps: int
     expected_batch_size: int
     share: float | None = None
+    examples: int | None = None
 
 
 def make_phased_plan(
@@ -179,7 +183,7 @@ def make_phased_plan(
             delta=delta,
             clipping_norm=clipping_norm,
             expected_batch_size=phase.expected_batch_size,
-            examples=examples,
+            examples=phase.examples or examples,
             steps=phase.steps,
             unit=unit,
         ).sampling_rate

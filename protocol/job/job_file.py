@@ -25,6 +25,7 @@ _BRANCHES = {"Dirichlet", "ByColumn", "ServerMomentum", "ServerAdam", "ServerAda
     *("str", "int", "float", "list", "dict"),
 }
 _SHORT = "secure_aggregation"
+_STAGES = "stage"  # a table of a file of stages (see protocol.job.stages_file)
 
 
 def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
@@ -38,6 +39,11 @@ def read_job_file(path: Path, *, settings: Iterable[str] = ()) -> Job:
         raise JobError(f"no job file at {path}: `confide init` writes one") from error
     except (OSError, ValueError) as error:
         raise JobError(f"cannot read the job file {path}: {error}") from error
+    if _STAGES in table:
+        raise JobError(
+            f"{path} is a file of stages, and no job: confide simulate and confide plan take it; give "
+            "other commands one of its jobs"
+        )
     for setting in settings:
         _set(table, setting)
     job = parse_job(_spelled_out(table))

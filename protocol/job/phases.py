@@ -27,8 +27,8 @@ PHASES_MAX = 8
 _SHARES_OFF = 1e-6
 # What people may look for here, and why it is one for the whole run.
 _WHOLE_RUN = {
-    "task": "the sites' examples and the model's head are of one task: run one job after the other, and "
-    "name the folder of the first one's confide export --merge as the second one's model.source",
+    "task": "the sites' examples and the model's head are of one task: run the jobs as stages, a [[stage]] "
+    "of a file of their own each, which confide simulate takes in a job's place",
     "strategy": 'updates have one layout in the whole run: use train = "head" for the head alone',
     "adapter": "updates have one layout in the whole run",
     "epsilon": "one promise is for the whole run: use share, this phase's part of the privacy loss",

@@ -29,14 +29,16 @@ class Request(_message.Message):
     def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., deal: _Optional[_Union[Deal, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., count: _Optional[_Union[Count, _Mapping]] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("manifest", "signature", "last")
+    __slots__ = ("manifest", "signature", "last", "start")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     signature: bytes
     last: Receipt
-    def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., last: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+    start: bytes
+    def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., last: _Optional[_Union[Receipt, _Mapping]] = ..., start: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
     __slots__ = ("manifest_digest", "round", "adapter", "cohort", "next", "noise_std", "roster", "beside")

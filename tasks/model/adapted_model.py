@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evalu
 from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
 from tasks.model.recomputed_layers import recompute_layers
+from tasks.model.reference_model import ReferenceModel
 from tasks.model.routed_experts import ExpertPair
 from tasks.registry import section_of, task_of
 from tasks.task import Outcome
@@ -63,6 +63,7 @@ class AdaptedModel:
         follow_where_biases_are_trained(base.model)
         self._starts = self._take_out_starts() if spec.adapter.changes_base else {}
         self._moved = MovedWeights(self.peft, adapter=ADAPTER, wanted=spec.strategy.residual)
+        self._reference = ReferenceModel(self.peft, self._parameters, adapter=ADAPTER, task=spec.task)
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
         self.round_layout, self._round = self.layout, 0
@@ -177,35 +178,23 @@ class AdaptedModel:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(held[name])
 
-    @contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """Within this block the model is the base model, whatever is trained or put in a weight's place.
+    def begin_with(self, adapter: NDArray[np.float32]) -> None:
+        """Take this adapter, float32[adapter_size], for the one that training began with.
 
-        Raises ModelError where something is trained that cannot be left out.
+        A task that compares with that is told before anything is kept of its examples. Raises ModelError
+        where a pair of it is not of linear layers.
         """
-        # PEFT's own way would set anew which parameters are trained.
-        for layer in self._left_out:
-            layer._disable_adapters = True
-        try:
-            with self._moved.at_rest():
-                yield
-        finally:
-            for layer in self._left_out:
-                layer._disable_adapters = False
+        self._reference.begin_with(self.layout.split(adapter))
 
-    @cached_property
-    def _left_out(self) -> tuple[Any, ...]:
-        """The layers that can compute without what is trained, which is all theirs."""
-        layers = [module for module in self.peft.modules() if hasattr(module, "_disable_adapters")]
-        theirs = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        for name, parameter in self._parameters.items():
-            if id(parameter) not in theirs:
-                raise ModelError(
-                    f"adapter.target_modules: {name} cannot be left out, and "
-                    f'task="{self.spec.task}" compares the model with what it is without its adapter: '
-                    "name other layers"
-                )
-        return tuple(layers)
+    @contextmanager
+    def as_it_began(self) -> Iterator[None]:
+        """Within this block the model is what its training began with, whatever is loaded or trained.
+
+        That is the base model, or what ``begin_with`` was told. Raises ModelError where something is
+        trained that cannot be left out.
+        """
+        with self._moved.at_rest(), self._reference.in_place():
+            yield
 
     def now(self) -> NDArray[np.float32]:
         """The adapter that the model has: float32[adapter_size]."""

@@ -11,8 +11,8 @@ import torch
 class Computed:
     """What the frozen model makes of n examples.
 
-    ``hidden``, [n, size, width], goes into the first adapted layer; ``reference``, [n, …], is what the base
-    model makes of them in the end, where the task compares with that.
+    ``hidden``, [n, size, width], goes into the first adapted layer; ``reference``, [n, …], is what the
+    model made of them in the end before training, where the task compares with that.
     """
 
     hidden: torch.Tensor

@@ -97,7 +97,7 @@ class FrozenPrefix:
         raise RunError("the model's forward pass did not reach its first adapted layer")
 
     def reference(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor | None:
-        """What the model without its adapter makes of a batch, [b, …], for a task that compares with it."""
+        """What the model made of a batch before training, [b, …], for a task that compares with that."""
         task = self._adapted.task
         if not isinstance(task, ReferenceTask):
             return None
@@ -159,7 +159,7 @@ class FrozenPrefix:
             peft.train(training)
 
     def _last_output(self, batch: Batch) -> torch.Tensor:
-        """What the last layer gives for a batch on the device: [b, t, hidden]."""
+        """What the last layer gives for a batch on the device, in its last pass: [b, t, hidden]."""
         held: list[torch.Tensor] = []
 
         def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -170,7 +170,7 @@ class FrozenPrefix:
             self._adapted.forward(batch)
         finally:
             handle.remove()
-        return side_by_side(held[0].float().cpu(), batch.rows_an_example)
+        return side_by_side(held[-1].float().cpu(), batch.rows_an_example)
 
 
 class Activations:
@@ -218,7 +218,7 @@ class Activations:
     def replay(self, batch: Batch) -> Iterator[Batch]:
         """Run the adapted layers on ``batch`` (on the device) from kept activations.
 
-        The batch that comes has what the model without an adapter makes of it, if that is kept, as
+        The batch that comes has what the model made of it before training, if that is kept, as
         ``reference``.
         """
         hidden = self.fetch(batch, rows=len(batch))
@@ -312,7 +312,7 @@ class Activations:
         return hidden.to(self._prefix.device)
 
     def fetch_reference(self, batch: Batch, *, rows: int) -> torch.Tensor | None:
-        """What is kept of what the model without an adapter makes of a batch's examples, [rows, …]."""
+        """What is kept of what the model made of a batch's examples before training, [rows, …]."""
         if self._reference is None:
             return None
         found = self._reference.new_zeros(rows, *self._reference.shape[1:])

@@ -12,10 +12,12 @@ import tomli_w
 from privacy.errors import JobError
 from protocol.job.adapter_section import top_share
 from protocol.job.job_file import job_toml, parse_job
+from protocol.job.stages_file import is_stages_file, read_stages_file
 from tasks.registry import checked_job, read_job, section_of
 from tests import tiny
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.toml"))
+FILES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.toml"))
+EXAMPLES = [path for path in FILES if not is_stages_file(path)]
 
 
 def refused(table: dict[str, Any]) -> str:
@@ -28,6 +30,15 @@ def refused(table: dict[str, Any]) -> str:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_jobs(path: Path) -> None:
     assert read_job(path).name == path.stem
+
+
+def test_the_other_examples_are_stages_of_such_jobs() -> None:
+    (path,) = set(FILES) - set(EXAMPLES)
+    file = read_stages_file(path)
+    assert file.name == path.stem
+    jobs = [read_job(path.parent / one.job, settings=one.settings) for one in file.stage]
+    assert [job.task for job in jobs] == ["instruction", "preferences"]
+    assert jobs[0].adapter == jobs[1].adapter
 
 
 def test_the_template_is_a_job(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def phased(folder: Path, *phases: dict[str, Any], **changes: Any) -> Job:
         ({"name": "heads"}, "phase: expected names that differ"),
         ({"train": "body"}, "phase.1.train: expected 'strategy' or 'head'"),
         ({"round": 3}, "phase.1.round: unknown key"),
-        ({"task": "preferences"}, "phase.task: expected none in a phase: .* model.source"),
+        ({"task": "preferences"}, "phase.task: expected none in a phase: .* as stages"),
         ({"strategy": {"name": "ffa"}}, "phase.strategy: expected none .* one layout"),
         ({"epsilon": 1.0}, "phase.epsilon: expected none .* use share"),
         ({"optimizer": "adam"}, "phase.optimizer: expected none"),

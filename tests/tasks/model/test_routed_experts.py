@@ -103,7 +103,7 @@ def test_the_model_without_its_adapter_is_the_base_model(case: Case) -> None:
     adapted = case.adapted()
     adapted.load(random_adapter(adapted))
     plain, trained = logits(case.build()), logits(adapted.peft)
-    with adapted.without_adapter():
+    with adapted.as_it_began():
         assert (logits(adapted.peft) - plain).norm() <= 1e-6 * plain.norm()
     assert torch.equal(logits(adapted.peft), trained)
 

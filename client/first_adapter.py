@@ -1,0 +1,50 @@
+"""The adapter that a run began with, at a site whose task compares what it trains with that.
+
+It is public: the coordinator sends it to each site that joins, and its SHA-256 is in the manifest. A site
+that joins after the first round, or whose process began anew, needs it as one that was there from the
+start does; so it comes with Join, and is kept beside the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from client.custody.home import Home
+from privacy.durable import write_durably
+from privacy.errors import LostError, ProtocolError
+from protocol.job.manifest import Manifest
+from protocol.messages import confide_pb2 as pb
+from protocol.messages.vector import vector_digest
+from tasks.registry import compares_with_start
+
+
+def first_adapter(home: Home, manifest: Manifest, join: pb.Join | None) -> bytes | None:
+    """A run's first adapter, float32[adapter_size] as it is sent; None where nothing is compared with it.
+
+    It is that of ``join``, or the one that ``home`` keeps where the site has joined before. Raises
+    ProtocolError unless it is the one whose digest the manifest has, LostError if none is kept.
+    """
+    if not compares_with_start(manifest.job):
+        return None
+    if join is not None:
+        found = join.start
+    else:
+        path = home.start_path(manifest)
+        if not path.exists():
+            raise LostError("the site has lost the adapter that the run began with: send Join again")
+        found = path.read_bytes()
+    if vector_digest(found) != manifest.start_digest:
+        raise ProtocolError(
+            f"expected the adapter that the run began with, of SHA-256 {manifest.start_digest[:16]}…, got "
+            f"{len(found)} bytes of another one"
+        )
+    return found
+
+
+def keep_joined(
+    home: Home, manifest: Manifest, join: pb.Join, *, charged: Mapping[str, str], start: bytes | None
+) -> None:
+    """Remember a run that the site joined, and what it began with: see ``Home.keep``."""
+    home.keep(manifest, join.signature, charged=charged)
+    if start is not None and not home.start_path(manifest).exists():
+        write_durably(home.start_path(manifest), start)
