@@ -85,7 +85,8 @@ def mean_of(members: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     import torch
 
-    return torch.stack(list(members)).logsumexp(0) - math.log(len(members))
+    found: torch.Tensor = torch.stack(list(members)).logsumexp(0) - math.log(len(members))
+    return found
 
 
 def entropy(logs: torch.Tensor) -> torch.Tensor:

@@ -53,14 +53,15 @@ class TextDensity:
 
         None for a text of one token or none, or one that the tokenizer or the model fails on.
         """
+        import numpy as np
         import torch
 
         from tasks.data.tokenization import tokenize
 
-        row = tokenize(self._reader, texts=[text], labels=None).examples.tokens
-        if len(row) < 2:
+        examples = tokenize(self._reader, texts=[text], labels=None).examples
+        if examples.sizes[0] < 2:
             return None
-        tokens = torch.from_numpy(row.astype("int64"))[None]
+        tokens = examples.batch(np.zeros(1, np.int64)).inputs["input_ids"].long()
         try:
             with torch.no_grad():
                 logits = self._model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
