@@ -93,7 +93,8 @@ def entropy(logs: torch.Tensor) -> torch.Tensor:
     """In nats, [m], of log-probabilities [m, labels]."""
     import torch
 
-    return torch.special.entr(logs.exp()).sum(-1)
+    found: torch.Tensor = torch.special.entr(logs.exp()).sum(-1)
+    return found
 
 
 class CertaintyTally:
