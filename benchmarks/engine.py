@@ -39,6 +39,7 @@ from server.rounds import run_rounds
 from simulation.grid import InProcessGrid
 from simulation.local_post import OpenPost
 from tasks.registry import read_job
+from tasks.task import Outcome
 
 # Rounds that are timed, by the number of sites.
 ROUNDS = {8: 50, 100: 10}
@@ -55,6 +56,9 @@ class NoEvaluation:
 
     def score(self, _adapter: np.ndarray) -> Score:
         return Score(loss=1.0, measures={"accuracy": 0.5, "loss": 1.0})
+
+    def outcomes(self, _adapters: list[np.ndarray]) -> list[list[Outcome]]:
+        return []
 
 
 def answer_as(

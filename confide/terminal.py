@@ -11,6 +11,7 @@ from confide.console import printable, shown
 from confide.profile_view import print_profile, profile_table
 from confide.round_bar import RoundBar
 from protocol.job.phases import Phase
+from runs.assessed_words import certainty_lines
 from runs.formats import (
     format_bytes,
     format_count,
@@ -87,6 +88,7 @@ class JsonLines(Display):
                 "oddities": list(run.oddities),
                 "seconds": run.seconds,
             }
+            | ({} if run.assessment is None else {"assessment": run.assessment.table})
             | ({"profile": profile_table(run.profile)} if run.profile else {})
         )
 
@@ -243,6 +245,7 @@ def closing_lines(run: Run) -> list[str]:
         f"{main.title} {format_measure(run.measures, main)} after {rounds}, "
         f"in {format_seconds(run.seconds)}",
         *own,
+        *certainty_lines(run.assessment),
         *(f"note: {remark}" for remark in run.remarks),
         *(f"note: {said}" for said in (*what_scores_hide(run.by_label), *run.oddities)),
         f"report  {run.report}",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from privacy.errors import RunError
 from protocol.processes.time_spent import Lap
+from runs.assessment import Assessment, read_assessment
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
@@ -20,6 +21,7 @@ from tasks.label_scores import LabelScore
 class Run:
     """A finished run of a task: where it is, and what came out; ``metrics`` if the job asked for them.
 
+    ``assessment`` says how sure the last adapters are, for tasks whose answers have probabilities.
     ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
     ``profile`` says where its time went, if that was asked: a lap before the first round, one a round, and
     one after the last.
@@ -30,6 +32,7 @@ class Run:
     rounds: tuple[RoundRecord, ...]
     seconds: float
     metrics: Metrics | None = None
+    assessment: Assessment | None = None
     remarks: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
     profile: tuple[Lap, ...] = ()
@@ -71,6 +74,7 @@ def finished(folder: RunFolder, *, seconds: float) -> Run:
         rounds=tuple(records),
         seconds=seconds,
         metrics=folder.metrics,
+        assessment=read_assessment(folder),
         remarks=tuple(folder.facts.get("remarks", ())),
         oddities=tuple(folder.facts.get("oddities", ())),
     )

@@ -21,6 +21,7 @@
     rounds/001/memory.safetensors …   what the strategy remembers, if it does
     rounds/001/trained.safetensors …  the adapter as it is trained, where PEFT has another form
     adapter              a link to the last one
+    assessment.json      how sure the last adapters are on held-out examples, and how far regions are apart
     average/             an average of them, and average.json on what it is, if the job asks for one
     sites/<name>/        a simulated site's home
     compare/             baselines of the run, each a run folder

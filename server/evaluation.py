@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from protocol.processes.time_spent import Part, timed
 from tasks.answers import Answer
 from tasks.data.examples import Batch, Examples
 from tasks.label_scores import LabelScore, scores_of
-from tasks.measures import mean_loss
+from tasks.measures import Measure, mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations
-from tasks.task import AnsweringTask, Outcome
+from tasks.task import AnsweringTask, Outcome, Task
 
 log = logging.getLogger("confide.evaluation")
 
@@ -91,6 +92,38 @@ class Evaluator:
             log.warning("the model answers no held-out prompts: %s", first_line(error))
             return ()
 
+    @property
+    def task(self) -> Task:
+        return self._adapted.task
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the task is judged by."""
+        return self.task.measures
+
+    @property
+    def reader(self) -> Any:
+        """What examples were made with."""
+        return self._adapted.base.reader
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._labels
+
+    def outcomes(self, adapters: Sequence[NDArray[np.float32]]) -> Iterator[list[Outcome]]:
+        """Batch by batch what each adapter, float32[adapter_size], makes of the held-out examples.
+
+        Raises ModelError as ``score`` does.
+        """
+        for batch in self.batches():
+            found = []
+            for adapter in adapters:
+                self._adapted.load(adapter)
+                self._adapted.peft.eval()
+                with torch.no_grad():
+                    found.append(self._outcome(batch))
+            yield found
+
     @timed(Part.EVALUATION)
     def score(self, adapter: NDArray[np.float32]) -> Score:
         """The measures of an adapter, float32[adapter_size].
@@ -143,6 +176,9 @@ class Unscored(Evaluator):
 
     def answers(self, adapter: NDArray[np.float32], *, count: int, seed: int) -> Sequence[Answer]:  # noqa: ARG002
         return ()
+
+    def outcomes(self, adapters: Sequence[NDArray[np.float32]]) -> Iterator[list[Outcome]]:  # noqa: ARG002
+        return iter(())
 
     def score(self, adapter: NDArray[np.float32]) -> Score:  # noqa: ARG002
         return Score(loss=0.0, measures={})

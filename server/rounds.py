@@ -25,6 +25,7 @@ from runs.kept_answers import save_answers
 from runs.receipts import Receipts, signed
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
+from server.assess_run import keep_assessment
 from server.average_rounds import keep_average
 from server.evaluation import Evaluator
 from server.joining import check_joined
@@ -93,6 +94,7 @@ class _Run:
     def go(self) -> None:
         self._train()
         keep_average(self.folder, self.layout, self.evaluator)
+        keep_assessment(self.folder, self.layout, self.evaluator)
         self._show_answers()
 
     def _train(self) -> None:

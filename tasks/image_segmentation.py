@@ -96,6 +96,7 @@ class ImageSegmentation(NetworkTask):
     units = Units(example="image or slice with its mask", size="images")
     labelled = False  # not an example has a label, but a pixel
     measures = (DICE, LEAST_DICE, MASK_LOSS)
+    distance_unit = "pixels"
     Section: type[MaskedKeys] = MaskedSection
     Columns: type[MaskedKeys] = MaskedKeys
 
@@ -197,6 +198,14 @@ class ImageSegmentation(NetworkTask):
             reads=reader.as_table(),
             reader=reader,
         )
+
+    def regions(self, reader: Any, numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:  # noqa: ARG002
+        """An image's pixels are where they are."""
+        return numbers
+
+    def spacing(self, reader: Any) -> tuple[float, ...]:  # noqa: ARG002
+        """A pixel, of the public size that images are scaled to."""
+        return 1.0, 1.0
 
     def open_reader(self, source: str, columns: MaskedKeys) -> MaskedShape:  # noqa: ARG002
         """Images as small as any: no model says more."""

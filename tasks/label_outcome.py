@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.label_scores import LabelScore, macro_f1, macro_recall, scores_of
@@ -44,6 +44,25 @@ class LabelOutcome(Outcome):
             counted=torch.ones_like(labels),
             answers=answers,
             logits=logits,
+            labels=labels,
+        )
+
+    def told(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the labels of each answer, and the right one: see ``Probable``."""
+        return self.logits.detach().cpu().double().log_softmax(-1), self.labels.cpu()
+
+    def given(self, logs: torch.Tensor) -> LabelOutcome:
+        """The same examples under other log-probabilities: see ``Probable``."""
+        import torch
+
+        answers, labels = logs.argmax(-1), self.labels.cpu()
+        hits = ((answers == labels) & (labels >= 0)).long()
+        return replace(
+            self,
+            losses=torch.full_like(self.losses, torch.nan),
+            correct=hits.reshape(len(self.correct), -1).sum(1),
+            answers=None if self.answers is None else answers,
+            logits=logs,
             labels=labels,
         )
 

@@ -40,6 +40,20 @@ class LabelSetOutcome(Outcome):
             targets=targets,
         )
 
+    def told(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whether each label is not there, or is, as answers of their own: see ``Probable``."""
+        import torch
+        from torch.nn.functional import logsigmoid
+
+        odds = self.logits.detach().cpu().double().flatten()
+        logs = torch.stack([logsigmoid(-odds), logsigmoid(odds)], dim=-1)
+        return logs, (self.targets.flatten() > 0).long().cpu()
+
+    def given(self, logs: torch.Tensor) -> LabelSetOutcome:
+        """The same examples under other log-probabilities: see ``Probable``."""
+        odds = (logs[:, 1] - logs[:, 0]).reshape(self.targets.shape)
+        return LabelSetOutcome.of(odds, self.targets.detach().cpu().double())
+
     def sums(self) -> dict[str, float]:
         """Beside the counts of all tasks: answers and scores by label, and examples without a mistake."""
         odds, has = self.logits.detach().double().cpu(), self.targets.cpu() > 0

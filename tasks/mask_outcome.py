@@ -22,11 +22,14 @@ class MaskOutcome(Outcome):
     """An outcome with how many pixels have each label: ``masked``, ``answered``, and both, ``hits``.
 
     Each is int64[b, labels]. Dice, which is F1 of pixels, is twice the last by the sum of the others.
+    ``logits``, float32[b, labels, …], and ``masks``, int64[b, …], are what it was made of.
     """
 
     masked: torch.Tensor
     answered: torch.Tensor
     hits: torch.Tensor
+    logits: torch.Tensor
+    masks: torch.Tensor
 
     @classmethod
     def of(cls, logits: torch.Tensor, masks: torch.Tensor) -> MaskOutcome:
@@ -54,7 +57,19 @@ class MaskOutcome(Outcome):
             masked=right.flatten(2).sum(2),
             answered=answers.flatten(2).sum(2),
             hits=hits,
+            logits=logits,
+            masks=masks,
         )
+
+    def told(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the labels of each pixel, and the mask's: see ``Probable``."""
+        logs = self.logits.detach().cpu().double().log_softmax(1)
+        return logs.movedim(1, -1).flatten(0, -2), self.masks.flatten().cpu()
+
+    def given(self, logs: torch.Tensor) -> MaskOutcome:
+        """The same images under other log-probabilities: see ``Probable``."""
+        masks = self.masks.cpu()
+        return MaskOutcome.of(logs.reshape(*masks.shape, -1).movedim(-1, 1), masks)
 
     def sums(self) -> dict[str, float]:
         """Beside the counts of all tasks, pixels by label, as a classifier counts examples."""

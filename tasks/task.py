@@ -170,6 +170,22 @@ class ReferenceTask(Protocol):
 
 
 @runtime_checkable
+class RegionTask(Protocol):
+    """A task whose answers are regions, so that the distances between their edges can be told.
+
+    ``distance_unit`` is what these are in.
+    """
+
+    distance_unit: str
+
+    def regions(self, reader: Any, numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Numbers of places, [b, …] as an outcome's masks have them, where these are in space."""
+
+    def spacing(self, reader: Any) -> tuple[float, ...]:
+        """How far neighbours along each axis are apart."""
+
+
+@runtime_checkable
 class AnsweringTask(Protocol):
     """A task whose models write, so that people can read what they say."""
 

@@ -96,6 +96,7 @@ class VolumeSegmentation(ImageSegmentation):
 
     name = "volume-segmentation"
     about = "which label each voxel of a scan has"
+    distance_unit = "mm"
     units = Units(example="volume, or patch of one, with its mask", size="blocks of 8 voxels a side")
     Section: type[MaskedKeys] = VolumeSection
     Columns: type[MaskedKeys] = VolumeKeys
@@ -148,6 +149,15 @@ class VolumeSegmentation(ImageSegmentation):
             "mask": random.integers(0, reader.labels, (*cubes, *reader.shape[1:]), "uint8"),
         }
         return _examples(reader, arrays, sizes == 0)
+
+    def regions(self, reader: VolumeShape, numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The cubes of a volume are put together; one that is an example stands alone."""
+        cubes = numbers.reshape(len(numbers), reader.together, *[reader.grid.size] * 3)
+        return reader.grid.joined(cubes) if reader.whole else cubes[:, 0]
+
+    def spacing(self, reader: VolumeShape) -> tuple[float, ...]:
+        """Millimetres of the public grid."""
+        return reader.grid.spacing
 
     def open_reader(self, source: str, columns: VolumeKeys) -> VolumeShape:  # type: ignore[override]  # noqa: ARG002
         """Volumes as the custodian declares them: no model says more."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from client.custody.gate import let_in
 from client.custody.site_file import DataSource
-from privacy.errors import DataError
+from privacy.errors import DataError, ModelError
 from protocol.job.data_section import JOINT
 from tasks.data.examples import Examples
 from tasks.data.row_groups import digest_group, read_groups
@@ -114,7 +114,8 @@ def mixed(sets: Sequence[DataSet]) -> DataSet:
 def read_data_set(alias: str, source: DataSource) -> DataSet:
     """Read a data set as ``site.toml`` says.
 
-    Raises DataError, which is for the custodian alone, if there is none, or if no row of it can be used.
+    Raises DataError, which is for the custodian alone, if there is none, if no row of it can be used, or if
+    the gate's model cannot be loaded.
     """
     task, columns = find_task(source.task), source.columns
     try:
@@ -125,13 +126,17 @@ def read_data_set(alias: str, source: DataSource) -> DataSet:
     if groups is not None:
         rows = replace(rows, remarks=(*rows.remarks, _about_groups(groups)))
     digests = tuple(task.digest(content) for content in rows.contents)
+    try:
+        # A row that the gate keeps out stays the example that it is: the ledger knows the same data set.
+        passed = let_in(rows, task=task, rules=source.rules)
+    except ModelError as error:
+        raise DataError(f"[data.{alias}.gate.density] of site.toml: {error}") from error
     names = {name for name in groups or () if name is not None}
     found = DataSet(
         alias=alias,
         task=task,
         columns=columns,
-        # A row that the gate keeps out stays the example that it is: the ledger knows the same data set.
-        rows=let_in(rows, task=task, rules=source.rules),
+        rows=passed,
         digests=digests,
         members=(*digests, *map(digest_group, sorted(names))),
         groups=groups,

@@ -181,7 +181,9 @@ def read_site_file(path: Path) -> SiteFile:
         update={
             "agent": agent,
             "data": {
-                alias: data.model_copy(update={"source": _beside(home, data.source)})
+                alias: data.model_copy(
+                    update={"source": _beside(home, data.source), "gate": _gate_beside(home, data.gate)}
+                )
                 for alias, data in found.data.items()
             },
             "models": {name: _beside(home, place) for name, place in found.models.items()},
@@ -196,6 +198,14 @@ def _check_columns(found: SiteFile) -> None:
             gate_of(data.task, data.gate, under=f"data.{alias}.gate")
         except JobError as error:
             raise PolicyFileError(str(error)) from None
+
+
+def _gate_beside(home: Path, gate: dict[str, Any]) -> dict[str, Any]:
+    """The rules, of which one names a model."""
+    density = gate.get("density")
+    if density is None:
+        return gate
+    return gate | {"density": density | {"model": _beside(home, density["model"])}}
 
 
 def _beside(home: Path, source: str) -> str:

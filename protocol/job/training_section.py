@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # what it composes, whatever the numbers are. Over a million steps floats may add about the least δ to δ.
 ROUNDS_MAX, LOCAL_STEPS_MAX, TOTAL_STEPS_MAX = 100_000, 100_000, 1_000_000
 # A batch is expected to be no larger than a site's data. What is computed at once holds a gradient of each.
+ENSEMBLE_MAX = 64
 BATCH_MAX, PHYSICAL_BATCH_MAX = 10_000_000, 65_536
 
 
@@ -42,6 +43,8 @@ class TrainingSection(Section):
     proximal: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     # What the coordinator keeps beside the last adapter: an average of those that were released.
     average: Literal["none", "polyak", "ema"] = "none"
+    # How many of the last adapters the coordinator tries together on held-out examples, when the run ends.
+    ensemble: Annotated[int, Field(ge=0, le=ENSEMBLE_MAX)] = 1
     # A PEFT folder at the coordinator: the adapter that the first round begins with.
     warm_start: Place | None = None
     # Steps that each site takes from the last adapter, for an adapter of its own that stays there.

@@ -18,6 +18,7 @@ from protocol.job.job import Job
 from protocol.job.job_file import job_toml
 from protocol.plain_text import escaped
 from protocol.processes.time_spent import Part, timed
+from runs.assessment import read_assessment
 from runs.averaged_adapter import read_average
 from runs.formats import (
     format_bytes,
@@ -31,6 +32,7 @@ from runs.formats import (
 from runs.kept_answers import read_answers
 from runs.metrics import Metrics
 from runs.report import charts
+from runs.report.assessed_section import accuracy_interval, assessed_section
 from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
 from runs.report.page_template import page_template
@@ -106,7 +108,8 @@ def render_report(folder: RunFolder) -> str:
         traffic=traffic_sentence(records, facts),
         measures=_measured(job, records),
         shown=_shown(job, records),
-        uncertainty=_uncertainty(job, records, facts),
+        uncertainty=accuracy_interval(job, records, facts),
+        assessed=assessed_section(read_assessment(folder)),
         sites_shown=charts.SITES_SHOWN,
         factor=_factor(job.privacy.epsilon),
         charts=draw_charts(job, records, facts, compared),
@@ -335,16 +338,3 @@ def _factor(epsilon: float) -> str:
     if epsilon > math.log(1e6):
         return "more than a million"
     return f"{math.exp(epsilon):.1f}" if epsilon < math.log(10) else f"{math.exp(epsilon):,.0f}"
-
-
-def _uncertainty(job: Job, records: Sequence[RoundRecord], facts: Mapping[str, Any]) -> float | None:
-    """Half the 95 % interval of the accuracy, in points; None if predictions aren't independent.
-
-    Agresti and Coull 1998: two successes and two failures more than were seen.
-    """
-    counted = facts.get("held_out_examples")
-    main = find_task(job.task).measures[0]
-    if not main.by_example or not records or not counted:
-        return None
-    share = (records[-1].measures[main.name] * counted + 2) / (counted + 4)
-    return 196 * math.sqrt(share * (1 - share) / (counted + 4))

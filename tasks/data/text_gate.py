@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from protocol.plain_text import Word
+from tasks.data.density_rule import DensityRule
 from tasks.task import TaskKeys
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -21,7 +22,8 @@ class TextGate(TaskKeys):
     """Words are what spaces part. ``least_letters`` is a share of the characters that are no spaces.
 
     ``most_repeated`` is the share of the words that may be one and the same. Words and phrases that are
-    ``forbidden`` are looked for whole, whatever their case and spacing.
+    ``forbidden`` are looked for whole, whatever their case and spacing. ``density`` is judged by a language
+    model, which whoever asks for it has to load.
     """
 
     least_words: Count | None = None
@@ -29,6 +31,7 @@ class TextGate(TaskKeys):
     least_letters: Share | None = None
     most_repeated: Share | None = None
     forbidden: Annotated[tuple[Word, ...], Field(max_length=1000, strict=False)] = ()
+    density: DensityRule | None = None
 
     def fault(self, text: str) -> str | None:
         """Why a text stays out, in a few words that do not quote it; None if it passes."""

@@ -58,6 +58,13 @@ class VolumeGrid:
         apart = values.reshape(x, size, y, size, z, size).transpose(0, 2, 4, 1, 3, 5)
         return apart.reshape(-1, size, size, size)
 
+    def joined(self, cubes: NDArray[Any]) -> NDArray[Any]:
+        """Cubes, [n, patches, size, size, size], as what they were cut from, [n, extent]."""
+        size = self.size
+        x, y, z = (side // size for side in self.extent)
+        apart = cubes.reshape(-1, x, y, z, size, size, size).transpose(0, 1, 4, 2, 5, 3, 6)
+        return apart.reshape(-1, *self.extent)
+
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         return {"size": self.size, "extent": list(self.extent), "spacing": list(self.spacing)}

@@ -36,6 +36,9 @@ class Losses:
         loss = self.left.pop(0)
         return Score(loss=loss, measures={"accuracy": 0.5, "loss": loss})
 
+    def outcomes(self, _adapters: list[np.ndarray]) -> list[Any]:
+        return []
+
 
 def folder_with(path: Path, patience: int | None) -> RunFolder:
     job = run_job(rounds=6)

@@ -95,7 +95,7 @@ def test_a_loss_is_of_all_cubes_of_an_example_together(example: str, tmp_path: P
 
 
 def test_volumes_are_trained_whole_under_masks_and_the_export_gives_the_same_logits(tmp_path: Path) -> None:
-    training = {"rounds": 1, "local_steps": 1, "batch_size": 4, "physical_batch_size": 4}
+    training = {"rounds": 1, "local_steps": 1, "batch_size": 4, "physical_batch_size": 4, "ensemble": 2}
     job = make_job(tmp_path, training=training)
     run = simulate(job, runs=tmp_path / "runs")
     assert all(value is not None and value <= 8.0 for value in run.epsilon.values())
@@ -105,6 +105,13 @@ def test_volumes_are_trained_whole_under_masks_and_the_export_gives_the_same_log
     assert run.by_label.keys() == {"around", "cube"}
     cube = run.by_label["cube"]
     assert (cube.examples > 0, cube.f1) == (True, run.measures["dice"])
+    assert run.assessment is not None
+    assert (run.assessment.unit, run.assessment.together) == ("mm", None)  # there is one round
+    assert run.assessment.alone.answers == sum(score.examples for score in run.by_label.values())
+    assert run.assessment.alone.errors == pytest.approx(
+        1 - sum(s.hits for s in run.by_label.values()) / run.assessment.alone.answers
+    )
+    assert run.assessment.distances["cube"].cases == run.assessment.alone.answers // 16**2 // 32
     assert '<th scope="col">Pixels or voxels</th>' in (run.folder / "report.html").read_text()
 
     folder = RunFolder.open(run.folder)
