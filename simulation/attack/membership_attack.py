@@ -82,8 +82,8 @@ class MembershipAttack(Claim):
     """What attacks told of who was in one run: by its last adapter, and by each round's for gradients.
 
     ``upper`` is the largest that a site's receipts claim for one example, or one group where the job's unit
-    is that; infinite without noise. Bounds are for all attacks together. ``present`` of the ``targets`` were in; ``exposure`` is for made-up
-    texts alone. ``measures`` are the run's last, on held-out examples.
+    is that; infinite without noise. Bounds are for all attacks together. ``present`` of the ``targets``
+    were in; ``exposure`` is for made-up texts alone. ``measures`` are the run's last, on held-out examples.
     """
 
     kind: Kind
@@ -127,8 +127,8 @@ def attack_membership(
 
     As many ``shadows`` are run in the same way, for the attacker: each example is in half of them. One that
     is out is blank, so that the plan is what the job's is. With ``privacy.unit = "group"`` groups are
-    attacked: a coin is for all rows of one. ``seed`` repeats which examples are attacked and
-    which are in. No run is kept. Raises UserError for what the job's author can mend.
+    attacked: a coin is for all rows of one. ``seed`` repeats which examples are attacked and which are in.
+    No run is kept. Raises UserError for what the job's author can mend.
     """
     if shadows < 4 or shadows % 2:
         raise UserError(f"expected an even number of shadows, 4 at least, got shadows={shadows}")

@@ -129,16 +129,17 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
     where = "the federation" if site else "the data"
     given = "is given away" if site else "the site gives away"
     told = [
-        f"The job promises for each single {_UNITS[unit]} that its presence hardly shows in what {given}. The "
-        f"promise has two numbers, ε = {format_epsilon(upper)} and δ = {delta}. Smaller is better, and 0 "
-        "would be perfect.",
+        f"The job promises for each single {_UNITS[unit]} that its presence hardly shows in what {given}. "
+        f"The promise has two numbers, ε = {format_epsilon(upper)} and δ = {delta}. Smaller is better, "
+        "and 0 would be perfect.",
         f"In terms of an attacker: someone who thinks it as likely as not that a certain {unit} is in "
         f"{where}, and then studies everything that was given away, can become at most {share(sure)} sure "
         f"of it, but for a chance of about {delta}. In terms of chances: but for the same {delta}, no "
         f"outcome becomes more than e^ε = {factor} times as likely because the {unit} is there.",
     ]
     whole = (
-        "And it does not hide what is true of the data as a whole, which is what the model is meant to learn."
+        "And it does not hide what is true of the data as a whole, which is what the model is meant to "
+        "learn."
     )
     if unit == "example":
         told.append(

@@ -1,4 +1,4 @@
-"""Attacks where the unit is a group: a canary is one, a coin is for all rows of one, and faults are found."""
+"""Attacks on groups: a canary is one, a coin is for all rows of one, and faults are found."""
 
 from __future__ import annotations
 
