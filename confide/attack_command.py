@@ -144,6 +144,12 @@ def inversion(
     texts: Annotated[
         int, typer.Option("--texts", metavar="N", min=1, max=100, help="How many texts to recover.")
     ] = 4,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--batch", metavar="N", min=1, help="Texts in a step; repeatable. Default: one, and the job's."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", min=0, help="Repeat which texts are attacked.")
     ] = None,
@@ -157,7 +163,7 @@ def inversion(
     def work(read: ReadJob, progress: Progress) -> Inversion:
         from simulation.attack.inversion import attack_inversion
 
-        return attack_inversion(read, texts=texts, seed=seed, progress=progress)
+        return attack_inversion(read, texts=texts, batches=batch or (), seed=seed, progress=progress)
 
     _attacked(job, work, print_inversion, settings, report=report, json=json)
 

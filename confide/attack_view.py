@@ -29,8 +29,13 @@ _TARGETS = {
     "labels": ("mislabelled example", "mislabelled examples"),
     "text": ("random text", "random texts"),
 }
+_GROUPS = {
+    "own": ("group of rows", "groups of rows"),
+    "labels": ("group of mislabelled rows", "groups of mislabelled rows"),
+    "text": ("group of random texts", "groups of random texts"),
+}
 _COMPARES = {
-    "loss": "an example's loss with others'",
+    "loss": "its loss with others'",
     "reference": "with that of shadows without it",
     "lira": "with shadows with it and without",
     "gradient": "each round with its gradient",
@@ -63,7 +68,8 @@ def print_sites(audit: SiteAudit) -> None:
 def print_attack(attack: MembershipAttack) -> None:
     """A membership attack for people: fits 80 columns."""
     console = plain_console()
-    targets = format_count(attack.targets, *_TARGETS[attack.kind])
+    named = _GROUPS if attack.provenance.unit == "group" else _TARGETS
+    targets = format_count(attack.targets, *named[attack.kind])
     console.print(
         f"[bold]{shown(attack.job)}[/bold]: {targets}, {attack.present} in; "
         f"{attack.shadows} shadow adapters"

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from privacy.errors import UserError
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples, positions
+from tasks.data.folded_examples import FoldedExamples
 from tasks.data.token_examples import TokenExamples
+from tasks.group_task import GroupTask
 from tasks.model.frozen_prefix import Activations
 
 Kind = Literal["own", "labels", "text"]
@@ -34,6 +36,10 @@ class ChosenExamples(Examples):
     ) -> None:
         self._whole, self._blank, self.labels = whole, blank, labels
         self._sizes = np.where(blank, 0, whole.sizes)
+
+    @property
+    def rows_an_example(self) -> int:
+        return self._whole.rows_an_example
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -98,15 +104,17 @@ def choose_targets(
     """Which examples are attacked: ``count`` of all sites', or all; made up, a thousand at most.
 
     ``labels`` gives each another label than its own, and ``text`` random tokens in place of its own, which
-    no model expects: outliers, that are learned by heart if anything is. Raises UserError for a kind that
-    the task has not, or too few examples.
+    no model expects: outliers, that are learned by heart if anything is. Where examples are groups of rows,
+    groups are chosen, and each row of one is changed. Raises UserError for a kind that the task has not, or
+    too few examples.
     """
     examples = {name: world.examples(name) for name in world.site_names}
-    if kind == "labels" and any(one.labels is None for one in examples.values()):
+    rows_of = [one.rows if isinstance(one, FoldedExamples) else one for one in examples.values()]
+    if kind == "labels" and any(one.labels is None for one in rows_of):
         raise UserError(
             f'kind="labels": expected a task with one label an example, got task="{world.job.task}"'
         )
-    tokens = all(isinstance(one, TokenExamples) for one in examples.values())
+    tokens = all(isinstance(one, TokenExamples) for one in rows_of)
     if kind == "text" and (world.adapted.base.head or not tokens):
         raise UserError(
             f'kind="text": expected a task that learns text alone, as causal-lm, got "{world.job.task}"'
@@ -130,17 +138,26 @@ def choose_targets(
     return Targets(kind=kind, sites=sites)
 
 
+def examples_in(rows: int, *, of: Examples) -> int:
+    """How many examples so many ``rows`` of the model's are, one at least."""
+    return max(1, rows // of.rows_an_example)
+
+
 def _changed(
     world: World, examples: Examples, rows: NDArray[np.int64], *, kind: Kind, generator: np.random.Generator
 ) -> Examples:
     """A site's examples, those at ``rows`` made up."""
+    if isinstance(examples, FoldedExamples):
+        own = examples.places[rows][examples.there[rows]]
+        return replace(examples, rows=_changed(world, examples.rows, own, kind=kind, generator=generator))
     if kind == "labels" and examples.labels is not None:
         labels, classes = examples.labels.copy(), len(world.labels)
         labels[rows] = (labels[rows] + generator.integers(1, classes, len(rows))) % classes
         return ChosenExamples(examples, blank=np.zeros(len(examples), bool), labels=labels)
     if kind == "text" and isinstance(examples, TokenExamples):
         adapted = world.adapted
-        made_up = adapted.task.made_up(adapted, generator, examples.sizes[rows])
+        task = adapted.task.of_rows if isinstance(adapted.task, GroupTask) else adapted.task
+        made_up = task.made_up(adapted, generator, examples.sizes[rows])
         if isinstance(made_up, TokenExamples):
             tokens = examples.tokens.copy()
             tokens[positions(examples.offsets, rows)] = made_up.tokens

@@ -33,8 +33,9 @@ _SILENCE = Silence()
 class EmpiricalAudit(Claim):
     """What attacks proved of one run of a job.
 
-    ``upper`` is what the receipts of the canaries' ``site`` claim for one example. ``draws`` is the p-value
-    of how often each canary was drawn, if batches are Poisson samples; under 0.001 they are not.
+    ``upper`` is what the receipts of the canaries' ``site`` claim for one example, or one group where the
+    job's unit is that. ``draws`` is the p-value of how often each canary was drawn, if batches are Poisson
+    samples; under 0.001 they are not.
     ``present`` of the ``canaries`` were in. ``attackers`` say how well each told which.
     """
 
@@ -85,16 +86,18 @@ def audit_empirically(
     """Run a job once with simulated sites and canaries at the first of them, and attack what is released.
 
     The canaries take the places of some of its examples, so that its plan is what the job's is: clipping,
-    sampling, noise, sums and the strategy are a run's own. The run's folder is not kept. ``seed`` repeats
-    where canaries stand and which are in, and nothing else; without one it is drawn, and told afterwards.
+    sampling, noise, sums and the strategy are a run's own. With ``privacy.unit = "group"`` a canary takes a
+    whole group's place: it is the one gradient that is found of all its rows. The run's folder is not kept.
+    ``seed`` repeats where canaries stand and which are in, and nothing else; without one it is drawn, and
+    told afterwards.
     Raises UserError for a job that hides whole sites, has no noise, or whose sites send something else than
     what they train, and what a simulation raises.
     """
     privacy = job.privacy
-    if privacy.unit != "example" or not privacy.protects:
+    if privacy.hides_sites or not privacy.protects:
         raise UserError(
-            f'expected a job with privacy.unit="example" and noise, got unit={privacy.unit!r} and '
-            f"mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is "
+            f'expected a job with privacy.unit="example" or "group" and noise, got unit={privacy.unit!r} '
+            f"and mechanism={privacy.mechanism!r}: canaries are examples, and without noise nothing is "
             "claimed; `confide audit sites` attacks whole sites"
         )
     check_canaries_fit(job)

@@ -25,7 +25,7 @@ from client.training.gradients import losses
 from client.training.sparse_rows import dense
 from client.training.training import learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
-from simulation.attack.attack_targets import SiteTargets
+from simulation.attack.attack_targets import SiteTargets, examples_in
 from simulation.attack.canary_gradients import clipping_shares, exact
 from simulation.attack.observed import moved
 from simulation.simulated_federation import World
@@ -99,7 +99,7 @@ def _gradients(
     found = np.zeros((len(rows), len(places)))
     order = {int(row): place for place, row in enumerate(rows)}
     chosen = torch.from_numpy(places)
-    for batch in one.site.whole.batches(rows, rows=_ROWS):
+    for batch in one.site.whole.batches(rows, rows=examples_in(_ROWS, of=one.site.whole)):
         rows_of = dense(method.backward(batch, loss))
         parts = {name: tensor.flatten(1) for name, tensor in rows_of.items()}
         shares = clipping_shares(parts, one.plan)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,20 +63,28 @@ class Inversion(Finding):
 
 
 def attack_inversion(
-    job: Job, *, texts: int = 4, seed: int | None = None, progress: Progress = _SILENCE
+    job: Job,
+    *,
+    texts: int = 4,
+    batches: Sequence[int] = (),
+    seed: int | None = None,
+    progress: Progress = _SILENCE,
 ) -> Inversion:
     """Recover tokens from a site's update, from a sum under masks, and from that sum with the job's noise.
 
-    Each is the first round of a run of one step, in which all that a site has is drawn: one text, and as
-    many as the job's batch. That is the worst there is: a site of one text. ``seed`` repeats which texts
-    are attacked. Raises UserError for what the job's author can mend: a task that is not on texts, no
-    noise, or a round that is more than a mean.
+    Each is the first round of a run of one step, in which all that a site has is drawn: so many texts as
+    ``batches`` say, or else one, and as many as the job's batch. Of one text is the worst there is.
+    ``seed`` repeats which texts are attacked. Raises UserError for what the job's author can mend: a task
+    that is not on texts, no noise, or a round that is more than a mean.
     """
     if not job.privacy.protects or job.privacy.unit != "example":
         raise UserError(
             f'expected privacy.unit="example" and noise, got unit={job.privacy.unit!r} and '
-            f"mechanism={job.privacy.mechanism!r}: the sum with noise is held against that without"
+            f"mechanism={job.privacy.mechanism!r}: the sum with noise is held against that without, and "
+            "words are sought of single texts"
         )
+    if any(size < 1 for size in batches):
+        raise UserError(f"expected batches of 1 text or more, got {', '.join(map(str, batches))}")
     if not rounds_add_up(job):
         raise UserError(
             f'strategy.name="{job.strategy.name}": expected rounds that release a plain mean of what sites '
@@ -95,19 +103,21 @@ def attack_inversion(
     chosen = generator.permutation(len(examples[site]))[: texts + _OTHERS]
     attacked = chosen[:texts]
     known = [readable.bare(_text(examples[site], row)) for row in chosen]
-    batch = min(job.training.batch_size, *(len(one) for one in examples.values()))
-    views = []
-    for size in sorted({1, batch}):
-        drawn = [_draw(examples, site, int(row), size, generator) for row in attacked]
-        for name, kind in _jobs(job, size).items():
-            told = list[tuple[float, float, float]]()
-            for number, rows in enumerate(drawn):
-                progress.stage(f"Text {number + 1} of {texts}: the {name} of {size} a site")
-                alone = (site,) if name == "update" else world.site_names
-                held = {one: examples[one].take(rows[one]) for one in alone}
-                guessed = find(_released(world, kind, held, tracing))
-                told.append(_told(guessed, known[number], known[len(attacked) :]))
-            recall, precision, chance = (float(np.mean(one)) for one in zip(*told, strict=True))
+    most, views = min(len(one) for one in examples.values()), []
+    for size in sorted({min(size, most) for size in batches or (1, job.training.batch_size)}):
+        kinds = _jobs(job, size)
+        told: dict[ViewName, list[tuple[float, float, float]]] = {name: [] for name in kinds}
+        for number, row in enumerate(attacked):
+            rows = _draw(examples, site, int(row), size, generator)
+            # What the frozen layers make of these texts is computed once for all that is read of them.
+            held = {name: _kept(world, one.take(rows[name])) for name, one in examples.items()}
+            for name, kind in kinds.items():
+                progress.stage(f"Text {number + 1} of {len(attacked)}: the {name} of {size} a site")
+                there = {site: held[site]} if name == "update" else held
+                guessed = find(_released(world, kind, there, tracing))
+                told[name].append(_told(guessed, known[number], known[len(attacked) :]))
+        for name, of_each in told.items():
+            recall, precision, chance = (float(np.mean(one)) for one in zip(*of_each, strict=True))
             views.append(View(name=name, batch=size, recall=recall, precision=precision, chance=chance))
     return Inversion(
         job=job.name,
@@ -117,7 +127,7 @@ def attack_inversion(
         method=method,
         texts=len(attacked),
         views=tuple(views),
-        provenance=tracing.end(world, "inversion", texts=texts),
+        provenance=tracing.end(world, "inversion", texts=texts, batch=tuple(batches)),
     )
 
 
@@ -191,12 +201,15 @@ def _jobs(job: Job, size: int) -> dict[ViewName, Job]:
     }
 
 
+def _kept(world: World, texts: TokenExamples) -> tuple[TokenExamples, Activations]:
+    return texts, Activations(world.prefix, texts)
+
+
 def _released(
-    world: World, job: Job, texts: Mapping[str, TokenExamples], tracing: Tracing
+    world: World, job: Job, texts: Mapping[str, tuple[TokenExamples, Activations]], tracing: Tracing
 ) -> dict[str, NDArray[np.float64]]:
     """What a round of these sites with these texts moved, times their number, by tensor."""
-    given = {name: (one, Activations(world.prefix, one)) for name, one in texts.items()}
-    attacked = world.variant(job, sites=tuple(texts)).with_examples(given)
+    attacked = world.variant(job, sites=tuple(texts)).with_examples(texts)
     layout = world.adapted.layout
     with attacked_run(attacked.unscored(), progress=Silence(), tracing=tracing) as folder:
         before, after = (folder.load_adapter(number, layout) for number in (0, 1))

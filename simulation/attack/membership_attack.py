@@ -30,7 +30,7 @@ from protocol.job.job import Job
 from runs.progress import Progress, Silence
 from runs.spent import highest_epsilon
 from simulation.attack.attack_bounds import plan_curve
-from simulation.attack.attack_targets import Kind, Targets, choose_targets
+from simulation.attack.attack_targets import Kind, Targets, choose_targets, examples_in
 from simulation.attack.attackable import check_canaries_fit, rounds_add_up
 from simulation.attack.attacked_run import attacked_run
 from simulation.attack.finding import ERROR, Claim
@@ -81,9 +81,9 @@ class Exposures:
 class MembershipAttack(Claim):
     """What attacks told of who was in one run: by its last adapter, and by each round's for gradients.
 
-    ``upper`` is the largest that a site's receipts claim for one example, infinite without noise; bounds
-    are for all attacks together. ``present`` of the ``targets`` were in; ``exposure`` is for made-up
-    texts alone. ``measures`` are the run's last, on held-out examples.
+    ``upper`` is the largest that a site's receipts claim for one example, or one group where the job's unit
+    is that; infinite without noise. Bounds are for all attacks together. ``present`` of the ``targets``
+    were in; ``exposure`` is for made-up texts alone. ``measures`` are the run's last, on held-out examples.
     """
 
     kind: Kind
@@ -126,16 +126,12 @@ def attack_membership(
     """Run a job once with each attacked example in by a coin, and tell from what it released who was.
 
     As many ``shadows`` are run in the same way, for the attacker: each example is in half of them. One that
-    is out is blank, so that the plan is what the job's is. ``seed`` repeats which examples are attacked and
-    which are in. No run is kept. Raises UserError for what the job's author can mend.
+    is out is blank, so that the plan is what the job's is. With ``privacy.unit = "group"`` groups are
+    attacked: a coin is for all rows of one. ``seed`` repeats which examples are attacked and which are in.
+    No run is kept. Raises UserError for what the job's author can mend.
     """
     if shadows < 4 or shadows % 2:
         raise UserError(f"expected an even number of shadows, 4 at least, got shadows={shadows}")
-    if job.privacy.of_groups:
-        raise UserError(
-            f'expected privacy.unit="example" or "site", got unit={job.privacy.unit!r}: examples are '
-            "attacked, and the claim is one for groups of them"
-        )
     tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
     with tracing.running():
@@ -253,7 +249,7 @@ def losses_under(world: World, targets: Targets, adapter: NDArray[np.float32]) -
         for site in targets.sites.values():
             loss = losses(adapted, site.activations if site.activations.work else None)
             of_all = np.zeros(len(site.whole))
-            for held in site.whole.batches(site.rows, rows=_ROWS):
+            for held in site.whole.batches(site.rows, rows=examples_in(_ROWS, of=site.whole)):
                 of_all[held.indices] = loss(held).double().cpu().numpy()
             found.append(of_all[site.rows])
     return np.concatenate(found)

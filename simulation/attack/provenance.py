@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,10 +65,14 @@ class Tracing:
         """So many seconds of the run's were the attack's own: they were spent on canaries."""
         self._run -= seconds
 
-    def end(self, world: World, command: str, **options: str | int) -> Provenance:
-        """The provenance, after the last of the attack; ``options`` are the command's, by their names."""
+    def end(self, world: World, command: str, **options: str | int | Sequence[int]) -> Provenance:
+        """The provenance, after the last of the attack; ``options`` are the command's, by their names.
+
+        One with several values is given for each of them.
+        """
         job = world.job
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        each = {name: [v] if isinstance(v, str | int) else v for name, v in options.items()}
+        words = [word for name, many in each.items() for one in many for word in (f"--{name}", str(one))]
         digests = sorted(world.digests())
         return Provenance(
             command=shlex.join(["confide", "audit", command, "job.toml", *words, "--seed", str(self.seed)]),

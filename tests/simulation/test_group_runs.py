@@ -13,7 +13,6 @@ import torch
 
 from client.session import plan_training
 from client.training.unit_check import check_privacy_unit
-from privacy.errors import UserError
 from privacy.ledger.entries import Begun
 from privacy.ledger.ledger_audit import audit_ledger
 from protocol.job.job import Job
@@ -22,8 +21,6 @@ from runs.model_card import model_card
 from runs.privacy_card import make_card
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
-from simulation.attack.empirical_audit import audit_empirically
-from simulation.attack.membership_attack import attack_membership
 from simulation.forecast.forecast import forecast
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
@@ -50,12 +47,6 @@ def grouped(folder: Path, **changes: Any) -> Job:
     data |= changes.pop("data", {})
     training = {"rounds": 1} | changes.pop("training", {})
     return tiny.job(folder, data=data, privacy={"unit": "group"}, training=training, **changes)
-
-
-@pytest.mark.parametrize("attack", [audit_empirically, attack_membership])
-def test_attacks_on_examples_refuse_a_claim_about_groups(folder: Path, attack: Any) -> None:
-    with pytest.raises(UserError, match="unit='group'"):
-        attack(grouped(folder))
 
 
 def test_a_group_stands_at_one_site_or_is_held_out(folder: Path) -> None:

@@ -50,6 +50,11 @@ ROC_NOTE = (
     "single ones. What the promise rules out is shaded; where few decide, a line may touch it by chance."
 )
 GUESSING = ("a coin", "50.0 %", "0.1 %", "1.0 %")
+_UNITS = {
+    "example": "example (one row of a site’s data)",
+    "group": "group (all rows of one person, as a column of the data says whose a row is)",
+    "site": "site (all of its data together)",
+}
 BARS_NOTE = (
     "Each bar is a number that ε cannot be under; a bar past the dashed line would break the promise. A "
     "short bar says only that this attempt proves little."
@@ -95,8 +100,8 @@ def verdict_sentence(parts: Sequence[Part]) -> str:
         )
     if isinstance(claim, EmpiricalAudit) and not claim.drawn_as_planned:
         return (
-            f"The promise is broken. ε ≤ {upper} is for examples that are drawn as the plan says, anew in "
-            f"each step and each by its own chance, and the canaries were not: {chance(claim)}."
+            f"The promise is broken. ε ≤ {upper} is for {unit_of(claim)}s that are drawn as the plan says, "
+            f"anew in each step and each by its own chance, and the canaries were not: {chance(claim)}."
         )
     return (
         f"No attack broke the promise. The promise is ε ≤ {upper}; the strongest of {attempts} "
@@ -119,24 +124,32 @@ def promise_sentences(parts: Sequence[Part]) -> list[str]:
     upper, delta = math.ceil(100 * claim.upper - 1e-9) / 100, format_delta(claim.delta)
     sure = 1.0 / (1.0 + math.exp(-upper))
     factor = "more than a million" if upper > math.log(1e6) else f"{math.exp(upper):,.1f}"
-    site = isinstance(claim, SiteAudit)
-    unit, where = ("site", "the federation") if site else ("example", "the data")
-    what = "site (all of its data together)" if site else "example (one row of a site’s data)"
+    unit = unit_of(claim)
+    site = unit == "site"
+    where = "the federation" if site else "the data"
     given = "is given away" if site else "the site gives away"
     told = [
-        f"The job promises for each single {what} that its presence hardly shows in what {given}. The "
-        f"promise has two numbers, ε = {format_epsilon(upper)} and δ = {delta}. Smaller is better, and 0 "
-        "would be perfect.",
+        f"The job promises for each single {_UNITS[unit]} that its presence hardly shows in what {given}. "
+        f"The promise has two numbers, ε = {format_epsilon(upper)} and δ = {delta}. Smaller is better, "
+        "and 0 would be perfect.",
         f"In terms of an attacker: someone who thinks it as likely as not that a certain {unit} is in "
         f"{where}, and then studies everything that was given away, can become at most {share(sure)} sure "
         f"of it, but for a chance of about {delta}. In terms of chances: but for the same {delta}, no "
         f"outcome becomes more than e^ε = {factor} times as likely because the {unit} is there.",
     ]
-    if not site:
+    whole = (
+        "And it does not hide what is true of the data as a whole, which is what the model is meant to "
+        "learn."
+    )
+    if unit == "example":
         told.append(
             "The promise is for an example and not for a person: someone with several examples in the data "
-            "is protected less. And it does not hide what is true of the data as a whole, which is what "
-            "the model is meant to learn."
+            f"is protected less. {whole}"
+        )
+    if unit == "group":
+        told.append(
+            "The promise is for all rows of a group together, as the data say whose a row is: someone who "
+            f"stands in two groups is protected less. {whole}"
         )
     return told
 
@@ -197,11 +210,12 @@ def _broken(claim: Claim) -> Iterator[Notice]:
         )
         yield Notice(title="The promise is broken", text=text)
     if isinstance(claim, EmpiricalAudit) and not claim.drawn_as_planned:
+        unit = unit_of(claim)
         text = (
             f"Of the canaries’ draws: {chance(claim)}. A smaller ε is promised because chance decides who "
-            "is drawn. Stop such runs, and find out how examples are drawn, before more is given away."
+            f"is drawn. Stop such runs, and find out how {unit}s are drawn, before more is given away."
         )
-        yield Notice(title="Examples are not drawn as promised", text=text)
+        yield Notice(title=f"{unit.title()}s are not drawn as promised", text=text)
 
 
 def is_hidden(provenance: Provenance) -> bool:
@@ -242,5 +256,13 @@ def share(value: float) -> str:
     return format_percent(value) if value < 0.9995 else "practically 100 %"
 
 
+def unit_of(claim: Claim) -> str:
+    """What the claim that was attacked is for: an example, a group or a site."""
+    if isinstance(claim, SiteAudit):
+        return "site"
+    return "group" if claim.provenance.unit == "group" else "example"
+
+
 def _units(claim: Claim) -> str:
-    return "whole sites" if isinstance(claim, SiteAudit) else "single examples"
+    unit = unit_of(claim)
+    return "whole sites" if unit == "site" else f"single {unit}s"

@@ -51,25 +51,27 @@ def empirical_part(audit: EmpiricalAudit, *, name: str) -> Part:
 
 def _tried(audit: EmpiricalAudit) -> tuple[str, ...]:
     """Canaries, coins, one run, attackers."""
-    out = audit.canaries - audit.present
+    out, unit = audit.canaries - audit.present, words.unit_of(audit)
+    made = "a conspicuous row, four times as large as a row may be"
+    if unit == "group":
+        made = "rows that pull together four times as hard as a group may"
     return (
-        f"{audit.canaries:,} made-up examples, called canaries, took the places of as many real ones at "
+        f"{audit.canaries:,} made-up {unit}s, called canaries, took the places of as many real ones at "
         f"the site {audit.site}. For each of them a coin decided whether it is really there: "
         f"{audit.present:,} were in, and {out:,} were out, a blank in their places.",
-        "A canary is made to be found: a conspicuous row, four times as large as a row may be, so that the "
-        "code has to cut it to size. It pulls at one number of the model that no other canary pulls at. A "
-        "real example is harder to find.",
-        "Then the job was run once, with the code that a real run has: the same drawing of examples, "
+        f"A canary is made to be found: {made}, so that the code has to cut it to size. It pulls at one "
+        f"number of the model that no other canary pulls at. A real {unit} is harder to find.",
+        f"Then the job was run once, with the code that a real run has: the same drawing of {unit}s, "
         "limits, noise, sums and rules. Each attacker was given what it would see, and ranked all "
         "canaries by how much they seemed to be in. It did not know the coins, but the job, and, unless it "
-        "has the final model alone, all examples but the canaries: the promise is to hold against people "
+        f"has the final model alone, all {unit}s but the canaries: the promise is to hold against people "
         "who know that much.",
     )
 
 
 def _found(audit: EmpiricalAudit) -> list[str]:
     """What was found, before the tables."""
-    best = audit.best
+    best, unit = audit.best, words.unit_of(audit)
     strongest = max(audit.attackers, key=lambda one: one.auc.value)
     told = [
         "An attacker that sees nothing puts a canary that is in before one that is out half of the time. "
@@ -96,7 +98,7 @@ def _found(audit: EmpiricalAudit) -> list[str]:
         )
     told.append(
         f"How often each canary was drawn was compared with the plan, too: {words.chance(audit)}."
-        + ("" if audit.drawn_as_planned else " So examples are not drawn as the promise takes for granted.")
+        + ("" if audit.drawn_as_planned else f" So {unit}s are not drawn as the promise takes for granted.")
     )
     return told
 

@@ -23,6 +23,7 @@ METHODS = {
 def inversion_part(inversion: Inversion, *, name: str) -> Part:
     """Its part of the page; ``name`` begins the ids of its charts."""
     shares = {_bar(view): (view.recall, view.chance) for view in inversion.views}
+    sizes = ", ".join(str(size) for size in sorted({view.batch for view in inversion.views}))
     return Part(
         finding=inversion,
         title="Words of single texts",
@@ -35,8 +36,8 @@ def inversion_part(inversion: Inversion, *, name: str) -> Part:
             f"it tried to recover the words from a single step: {METHODS[inversion.method]}.",
             "It was given three things to read, side by side: the site’s update as it is, which a job that "
             f"sums under masks hides; the sum of all {inversion.sites} sites; and that sum with the noise "
-            "that the job adds. Each was of a step of one text a site, which is the worst there is, and of "
-            "the job’s batch.",
+            f"that the job adds. Each was of a step of so many texts a site: {sizes}. A step of one text "
+            "is the worst there is.",
         ),
         found=_found(inversion),
         charts=(

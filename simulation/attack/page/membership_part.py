@@ -23,6 +23,11 @@ _TARGETS: dict[Kind, str] = {
     "labels": "examples, each with a wrong label, which a model can only learn by heart,",
     "text": "texts of random words, which a model can only learn by heart,",
 }
+_GROUPS: dict[Kind, str] = {
+    "own": "of the sites’ groups of rows, each of one person’s,",
+    "labels": "groups of rows, each row with a wrong label, which a model can only learn by heart,",
+    "text": "groups of texts of random words, which a model can only learn by heart,",
+}
 
 
 def membership_part(attack: MembershipAttack, *, name: str) -> Part:
@@ -52,7 +57,7 @@ def membership_part(attack: MembershipAttack, *, name: str) -> Part:
         found=tuple(_found(attack, attack.best)),
         charts=tuple(charts),
         note=note,
-        tables=(words.rates_table(attack.attacks, rows, of="examples", more=compared),),
+        tables=(words.rates_table(attack.attacks, rows, of=f"{words.unit_of(attack)}s", more=compared),),
         limits=(
             f"The attacker had {attack.shadows} models of its own to compare with. With more of them, or "
             "with other attacks, somebody may tell more, but not more than the promise allows.",
@@ -61,12 +66,13 @@ def membership_part(attack: MembershipAttack, *, name: str) -> Part:
 
 
 def _tried(attack: MembershipAttack) -> tuple[str, ...]:
-    out = attack.targets - attack.present
+    out, unit = attack.targets - attack.present, words.unit_of(attack)
+    named = _GROUPS if unit == "group" else _TARGETS
     return (
-        f"{attack.targets:,} {_TARGETS[attack.kind]} were in the training data or not, by a coin for each: "
+        f"{attack.targets:,} {named[attack.kind]} were in the training data or not, by a coin for each: "
         f"{attack.present:,} were in, and {out:,} were left blank. The job was run once with them, and "
         f"{attack.shadows} times more with other coins, for the attacker to compare with.",
-        "Each attack ranked the examples by how much they seemed to have been in, by what somebody in the "
+        f"Each attack ranked the {unit}s by how much they seemed to have been in, by what somebody in the "
         "attacker’s place has: the final model alone, or what every round released.",
     )
 

@@ -68,15 +68,25 @@ def test_what_cannot_be_compared_is_refused(folder: Path, changes: dict[str, Any
         attack_inversion(encoder_job(folder, **changes))
 
 
+def test_a_step_of_no_text_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="1 text or more, got 4, 0"):
+        attack_inversion(encoder_job(folder), batches=(4, 0))
+
+
 @pytest.mark.exhaustive
 def test_the_command_prints_one_object(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "job.toml"
     path.write_text(job_toml(decoder_job(folder, rank=12, layers=[0])))
-    assert call(monkeypatch, "audit", "inversion", path, "--texts", "1", "--seed", "1", "--json") == 0
+    asked = ("--texts", "1", "--batch", "1", "--batch", "2", "--seed", "1")
+    assert (
+        call(monkeypatch, "audit", "inversion", path, *asked, "--json") == 0
+    )
     told = json.loads(capfd.readouterr().out)
     assert told["method"] == "span"
-    assert [view["name"] for view in told["views"]] == ["update", "sum", "private sum"] * 2
+    views = [(view["name"], view["batch"]) for view in told["views"]]
+    assert views == [(name, size) for size in (1, 2) for name in ("update", "sum", "private sum")]
+    assert told["provenance"]["command"].endswith(" --texts 1 --batch 1 --batch 2 --seed 1")
     assert call(monkeypatch, "audit", "inversion", path, "--texts", "1", "--seed", "1") == 0
     assert "one site's update, as it is" in capfd.readouterr().out

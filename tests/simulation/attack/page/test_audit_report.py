@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,23 @@ def test_whole_sites_are_told_of_as_such(tiny_folder: Path) -> None:
     assert "not for a person" not in text
     broken = words(render(made_up_site_audit(tiny_folder, lower=9.0)))
     assert "tells more about whole sites than it may" in broken
+
+
+def test_groups_are_told_of_as_such(tiny_folder: Path) -> None:
+    of_groups: dict[str, Any] = {
+        "privacy": {"unit": "group"},
+        "data": {"group": "town", "rows_per_group": 2},
+    }
+    findings = made_up_audit(tiny_folder, **of_groups), made_up_attack(tiny_folder, **of_groups)
+    text = words(render(*findings))
+    assert "for each single group (all rows of one person" in text
+    assert "someone who stands in two groups is protected less" in text
+    assert "for an example and not" not in text
+    assert "1,000 made-up groups, called canaries" in text
+    assert "2,000 of the sites’ groups of rows, each of one person’s, were in" in text
+    broken = words(render(made_up_audit(tiny_folder, draws=0.0002, **of_groups)))
+    assert "is for groups that are drawn as the plan says" in broken
+    assert "Groups are not drawn as promised" in broken
 
 
 def test_without_noise_nothing_is_promised(tiny_folder: Path) -> None:
