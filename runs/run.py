@@ -10,6 +10,7 @@ from pathlib import Path
 from privacy.errors import RunError
 from protocol.job.job import Job
 from protocol.processes.time_spent import Lap
+from runs.comparison import Comparison
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
@@ -22,7 +23,7 @@ class Run:
 
     ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
     ``profile`` says where its time went, if that was asked: a lap before the first round, one a round, and
-    one after the last.
+    one after the last. ``comparison`` has the baselines, if these were asked for.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Run:
     remarks: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
     profile: tuple[Lap, ...] = ()
+    comparison: Comparison | None = None
 
     @property
     def adapter(self) -> Path:

@@ -11,6 +11,7 @@ from client.custody.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job.job import Job
 from protocol.processes.time_spent import end_lap, profiled
+from runs.comparison import read_comparison
 from runs.progress import Progress, Silence
 from runs.report.report import write_report
 from runs.run import Run, new_name
@@ -43,7 +44,7 @@ def simulate(
     a folder in which sites keep their homes over several runs, whose costs then add up. A run that waits
     for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
     simulation engine; ``workers`` processes train sites side by side, as many as pay by default.
-    ``compare`` also trains without privacy and on one site alone, and ``profile`` says where the time of
+    ``compare`` also trains without privacy and each site alone, and ``profile`` says where the time of
     the run itself went. The report is written at the end. Raises UserError for what the job's author can
     mend, before a folder is made, and RunError or SiteError for failures.
     """
@@ -64,7 +65,7 @@ def simulate(
                 shutil.rmtree(folder.path)
             raise
     if compare:
-        _compare(world, folder, workers=workers, progress=progress)
+        run = _compare(run, world, folder, workers=workers, progress=progress)
     return replace(run, profile=tuple(laps))
 
 
@@ -89,7 +90,7 @@ def resume(
         workers = _workers(world, workers, engine=engine)
         run = _run(world, folder, engine=engine, workers=workers, progress=progress)
     if compare:
-        _compare(world, folder, workers=workers, progress=progress)
+        run = _compare(run, world, folder, workers=workers, progress=progress)
     return replace(run, profile=tuple(laps))
 
 
@@ -129,6 +130,7 @@ def _run(world: World, folder: RunFolder, *, engine: Engine, workers: int, progr
     return run
 
 
-def _compare(world: World, folder: RunFolder, *, workers: int, progress: Progress) -> None:
+def _compare(run: Run, world: World, folder: RunFolder, *, workers: int, progress: Progress) -> Run:
     compare_run(world, folder, workers=workers, progress=progress)
     write_report(folder)
+    return replace(run, comparison=read_comparison(folder))
