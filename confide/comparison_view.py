@@ -34,15 +34,16 @@ def print_comparison(comparison: Comparison | None) -> None:
 
 
 def _runs(comparison: Comparison) -> Table:
-    table = plain_table(f"held-out {comparison.measure.title}", "", "ε", "sites", left=1)
+    table = plain_table(f"held-out {comparison.measure.title}", "", "ε", "sites")
+    table.columns[-1].justify = "left"
     for row in comparison.rows:
         table.add_row(row.title, comparison.told(row.value), row.epsilon, shown(row.who))
     return table
 
 
 def _sites(comparison: Comparison) -> Table:
-    # Words come last, where a column of numbers ends the line: they are as wide as the labels are.
     table = plain_table("each site alone", "", "examples", "labels")
+    table.columns[-1].justify = "left"
     for one in comparison.alone:
         value = comparison.told(one.last.measures[comparison.measure.name])
         table.add_row(shown(one.site), value, f"{one.examples:,}", shown(one.mix) if one.labels else "–")

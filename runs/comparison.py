@@ -128,21 +128,17 @@ class Comparison:
 
     @property
     def findings(self) -> list[str]:
-        """What privacy costs and what federation gains, a sentence each."""
-        now, name, found = self._value(self.together), self.measure.title, []
+        """What privacy costs, what federation gains, and what makes that a fair comparison: a line each."""
+        now, found = self._value(self.together), []
         if self.free is not None:
-            free = self._value(self.free)
-            found.append(
-                f"Privacy costs {self._gap(free, now)}: {name} is {self.told(now)} with it and "
-                f"{self.told(free)} without."
-            )
+            found.append(f"Privacy costs {self._gap(self._value(self.free), now)}.")
         if self.best is not None and self.mean is not None:
-            best, private = self._value(self.best.last), " ε," * self.job.privacy.protects
-            found.append(
-                f"Federation gains {self._gap(now, best)} over the best site alone, and "
-                f"{self._gap(now, self.mean)} over their mean. Alone, each has the same{private} rounds, "
-                "steps and learning rate."
-            )
+            best, mean = (self._gap(now, value) for value in (self._value(self.best.last), self.mean))
+            private = " ε," * self.job.privacy.protects
+            found += [
+                f"Federation gains {best} over the best site alone, {mean} over the mean.",
+                f"Alone, each site has the same{private} rounds, steps and learning rate.",
+            ]
         return found
 
     def told(self, value: float) -> str:
@@ -175,9 +171,8 @@ class Comparison:
         """By how much one is better than the other, or that it is not."""
         gap = worse - better if self.measure.lower_is_better else better - worse
         if gap <= 0:
-            return "nothing here"
-        points = format_points(gap) if self.measure.share else format(gap, ".3g")
-        return f"{points} of {self.measure.title}"
+            return "nothing"
+        return format_points(gap) if self.measure.share else f"{gap:.3g} of {self.measure.title}"
 
 
 def read_comparison(folder: RunFolder) -> Comparison | None:
