@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def read_comparison(folder: RunFolder) -> Comparison | None:
     free = _finished(beside / WITHOUT_PRIVACY)
     labels = _read_labels(beside / _LABELS)
     alone = []
-    for path in sorted((beside / ALONE).iterdir()) if (beside / ALONE).is_dir() else ():
+    for path in sorted((beside / ALONE).iterdir(), key=_by_number) if (beside / ALONE).is_dir() else ():
         if (there := _finished(path)) is not None:
             alone.append(
                 SiteAlone(
@@ -219,6 +220,11 @@ def _read_labels(path: Path) -> dict[str, dict[str, int]]:
     except ValueError as error:
         raise RunError(f"{path} cannot be read: {error!r}") from error
     return found
+
+
+def _by_number(path: Path) -> list[str | int]:
+    """Sorts site-2 before site-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def _finished(path: Path) -> RunFolder | None:

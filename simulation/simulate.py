@@ -53,7 +53,7 @@ def simulate(
     with profiled(profile) as laps:
         progress.stage("Reading the data and loading the base model")
         world = World(job)
-        workers = _workers(world, workers, engine=engine)
+        workers = _workers(world, workers, engine=engine, compare=compare)
         folder = world.create_folder(runs / (name or new_name(job)), flush=homes is not None)
         try:
             _prepare_homes(world, folder, policy=allowed, homes=homes)
@@ -87,7 +87,7 @@ def resume(
     with profiled(profile) as laps:
         progress.stage("Reading the data and loading the base model")
         world = reopen_world(folder)
-        workers = _workers(world, workers, engine=engine)
+        workers = _workers(world, workers, engine=engine, compare=compare)
         run = _run(world, folder, engine=engine, workers=workers, progress=progress)
     if compare:
         run = _compare(run, world, folder, workers=workers, progress=progress)
@@ -115,11 +115,11 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
             home.write_policy(world.policy(None))
 
 
-def _workers(world: World, asked: int | None, *, engine: Engine) -> int:
+def _workers(world: World, asked: int | None, *, engine: Engine, compare: bool) -> int:
     """As many workers as were asked for, or as pay."""
     if asked is not None:
         return asked
-    return workers_that_pay(world) if engine == "inprocess" else 1
+    return workers_that_pay(world, compared=compare) if engine == "inprocess" else 1
 
 
 def _run(world: World, folder: RunFolder, *, engine: Engine, workers: int, progress: Progress) -> Run:
