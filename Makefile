@@ -20,7 +20,7 @@ SYSTEM_PARTS := iproute2 nginx openssh-client python3 systemd util-linux
 .PHONY: demo test test-all parts lint types proto lock clean
 
 demo: $(READY)
-	$(BIN)/confide simulate examples/tweets.toml
+	$(BIN)/confide simulate examples/tweets.toml --compare
 
 test: lint
 	$(call with_types,$(PYTEST) -m 'not process and not statistics and not exhaustive')

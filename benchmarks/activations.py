@@ -19,7 +19,12 @@ from simulation.simulated_federation import World
 from tasks.model.frozen_prefix import Activations
 from tasks.registry import read_job
 
-SETTINGS = ["data.limit=3000", "federation.sites=1", "training.local_steps=1"]
+SETTINGS = [
+    "data.limit=3000",
+    "federation.sites=1",
+    "federation.partition=iid",
+    "training.local_steps=1",
+]
 PAIRS = 7
 
 

@@ -79,6 +79,7 @@ def measure(sites: int, data: Path, *, cohort: int, masks: bool) -> dict[str, fl
         f"data.limit={sites * TWEETS + HELD_OUT}",
         f"data.holdout={HELD_OUT / (sites * TWEETS + HELD_OUT)}",
         f"federation.sites={sites}",
+        "federation.partition=iid",
         f"federation.cohort={min(cohort, sites)}",
         f"training.rounds={ROUNDS}",
         "training.local_steps=1",

@@ -53,7 +53,8 @@ def the_job(lap: Lap, *, mechanism: str = "none") -> Job:
     limit = SITES * TWEETS + HELD_OUT
     settings = [
         *(f"data.limit={limit}", f"data.holdout={HELD_OUT / limit}"),
-        *(f"federation.sites={SITES}", f"federation.cohort={COHORT}", "adapter.rank=8", "adapter.alpha=8"),
+        *(f"federation.sites={SITES}", f"federation.cohort={COHORT}", "federation.partition=iid"),
+        *("adapter.rank=8", "adapter.alpha=8"),
         *(f"training.rounds={lap.rounds}", f"training.local_steps={STEPS}", f"training.batch_size={BATCH}"),
         *(f"training.physical_batch_size={BATCH}", f"training.learning_rate={RATE}"),
         *("device.precision=float32", f"device.threads={lap.threads}"),

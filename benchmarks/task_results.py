@@ -1,4 +1,4 @@
-"""What jobs reach without privacy, at ε = 8, at ε = 3 and on one site alone, and what they take.
+"""What jobs reach without privacy, at ε = 8, at ε = 3 and on their first site alone, and what they take.
 
 ``python benchmarks/task_results.py examples/credit.toml examples/series.toml`` simulates each job, several
 times with other seeds, and prints a row of docs/tasks.md a job. Peak memory is that of a process of its
@@ -33,24 +33,16 @@ def run_once(path: Path, *, epsilon: float, seed: int) -> dict[str, object]:
     main = find_task(job.task).measures[0]
     with tempfile.TemporaryDirectory() as folder:
         run = confide.simulate(job, runs=Path(folder), compare=True)
-        compared = {
-            name: _last_measure(run.folder / "compare" / name, main.name)
-            for name in ("without-privacy", "one-site")
-        }
+    compared = run.comparison
     return {
         "task": job.task,
         "measure": main.title,
         "private": run.measures[main.name],
         "seconds": run.seconds,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        **compared,
+        "without-privacy": compared.free.measures[main.name],
+        "first-site": compared.alone[0].last.measures[main.name],
     }
-
-
-def _last_measure(folder: Path, name: str) -> float:
-    from runs.run_folder import RunFolder
-
-    return RunFolder.open(folder).records()[-1].measures[name]
 
 
 def run_apart(path: Path, *, epsilon: float, seed: int) -> dict[str, object]:
@@ -74,7 +66,7 @@ def row(path: Path, seeds: int) -> str:
         _mean(all_runs, "without-privacy"),
         _mean(at[8.0], "private"),
         spread,
-        _mean(at[3.0], "one-site"),
+        _mean(at[3.0], "first-site"),
         f"{statistics.mean(float(str(one['seconds'])) for one in at[3.0]):.0f} s",
         f"{max(int(str(one['peak_bytes'])) for one in all_runs) / 1e6:.0f} MB",
     )

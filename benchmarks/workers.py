@@ -1,4 +1,4 @@
-"""What workers save: the demo's job, on 4,000 rows, by one process and by several; seconds a round.
+"""What workers save: the demo's job, 4,000 rows dealt evenly, by one process and several; seconds a round.
 
 Noise is keyed, so that each has one thread and the adapters can be compared. The first round, which fills
 the stores of kept activations, and what starting takes are told apart from the rest.
@@ -21,7 +21,7 @@ from simulation.simulate import simulate
 from tasks.registry import read_job
 
 ROUNDS = 4
-SETTINGS = [f"training.rounds={ROUNDS}", "seeds.noise=1", "data.limit=4000"]
+SETTINGS = [f"training.rounds={ROUNDS}", "seeds.noise=1", "data.limit=4000", "federation.partition=iid"]
 
 
 def main() -> None:

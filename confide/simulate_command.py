@@ -30,7 +30,7 @@ def simulate(
         typer.Option(metavar="RUN", help="Go on with an interrupted run instead of a new one."),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also train without privacy, and on one site alone.")
+        bool, typer.Option("--compare", help="Also train without privacy, and each site alone.")
     ] = False,
     engine: Annotated[
         Engine, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from confide.comparison_view import print_comparison
 from confide.console import printable, shown
 from confide.profile_view import print_profile, profile_table
 from confide.round_bar import RoundBar
@@ -59,7 +60,7 @@ def choose_display(*, json: bool) -> Display:
 
 
 class JsonLines(Display):
-    """One JSON object a line and nothing else; comparison runs are left to the report."""
+    """One JSON object a line and nothing else; of comparison runs, what they come to in the last."""
 
     def __init__(self) -> None:
         self._main: Path | None = None
@@ -90,6 +91,7 @@ class JsonLines(Display):
             }
             | ({} if run.assessment is None else {"assessment": run.assessment.table})
             | ({"profile": profile_table(run.profile)} if run.profile else {})
+            | ({} if run.comparison is None else {"comparison": run.comparison.as_table()})
         )
 
     @staticmethod
@@ -104,6 +106,7 @@ class PlainLines(PrintedProgress, Display):
         for line in closing_lines(run):
             print(printable(line), flush=True)
         print_profile(run.profile)
+        print_comparison(run.comparison)
 
 
 class LiveTable(Display):
@@ -175,6 +178,7 @@ class LiveTable(Display):
         for line in closing_lines(run):
             self._console.print(printable(line), highlight=False, soft_wrap=True)
         print_profile(run.profile)
+        print_comparison(run.comparison)
 
     @staticmethod
     def _text(text: str) -> Text:

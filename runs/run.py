@@ -11,6 +11,7 @@ from typing import Protocol
 from privacy.errors import RunError
 from protocol.processes.time_spent import Lap
 from runs.assessment import Assessment, read_assessment
+from runs.comparison import Comparison
 from runs.metrics import Metrics
 from runs.run_folder import RoundRecord, RunFolder
 from runs.spent import last_epsilon
@@ -24,7 +25,7 @@ class Run:
     ``assessment`` says how sure the last adapters are, for tasks whose answers have probabilities.
     ``oddities`` are sentences about the data, and ``remarks`` say how the base model was made whole.
     ``profile`` says where its time went, if that was asked: a lap before the first round, one a round, and
-    one after the last.
+    one after the last. ``comparison`` has the baselines, if these were asked for.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Run:
     remarks: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
     profile: tuple[Lap, ...] = ()
+    comparison: Comparison | None = None
 
     @property
     def adapter(self) -> Path:

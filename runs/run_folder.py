@@ -24,7 +24,7 @@
     assessment.json      how sure the last adapters are on held-out examples, and how far regions are apart
     average/             an average of them, and average.json on what it is, if the job asks for one
     sites/<name>/        a simulated site's home
-    compare/             baselines of the run, each a run folder
+    compare/             baselines of the run: without-privacy and alone/<name>, and labels.json
     run.log              what happened when
     run.jsonl            the same for machines, one JSON object a line, in a federation
     report.html          the report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
-from server.evaluation import Evaluator, Unscored
+from server.evaluation import Evaluator, Score, Unscored
 from server.warm_start import read_warm_start
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
@@ -164,7 +165,7 @@ class Workplace:
         """
         check_sums(manifest)
         check_encoding(manifest, update_size=self.adapted.layout.update_size)
-        before = self.evaluator.score(self.initial_adapter)
+        before = self._score_before
         facts = self.facts() | {
             "examples_by_site": dict(examples_by_site or {}),
             "federation": federation,
@@ -182,6 +183,11 @@ class Workplace:
             coordinator_key=coordinator_key,
             flush=flush,
         )
+
+    @cached_property
+    def _score_before(self) -> Score:
+        """What the first adapter scores: once for all variants of a run that come after it."""
+        return self.evaluator.score(self.initial_adapter)
 
     def facts(self) -> dict[str, Any]:
         """What a reader of the report wants to know beyond the job."""

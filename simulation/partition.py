@@ -57,7 +57,8 @@ def partition(
         sites = _by_column(rest, groups)
     else:
         if isinstance(kind, Dirichlet):
-            parts = _by_dirichlet(
+            deal = _by_equal_dirichlet if kind.equal_sizes else _by_dirichlet
+            parts = deal(
                 rest, [label or "" for label in table.labels or ()], kind.dirichlet, job, generator
             )
         else:
@@ -113,7 +114,7 @@ def _by_dirichlet(
     job: Job,
     generator: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    """Each label's rows are cut by shares drawn from Dirichlet(α) (Hsu et al. 2019)."""
+    """Each label's rows are cut by shares drawn from Dirichlet(α) (Yurochkin et al. 2019)."""
     parts: list[list[NDArray[np.int64]]] = [[] for _ in range(job.federation.sites)]
     for label in sorted({labels[row] for row in rows}):
         members = np.array([row for row in rows if labels[row] == label], np.int64)
@@ -122,6 +123,35 @@ def _by_dirichlet(
         for part, piece in zip(parts, np.split(members, cuts), strict=True):
             part.append(piece)
     return [generator.permutation(np.concatenate(part)) for part in parts]
+
+
+def _by_equal_dirichlet(
+    rows: NDArray[np.int64],
+    labels: Sequence[str],
+    alpha: float,
+    job: Job,
+    generator: np.random.Generator,
+) -> list[NDArray[np.int64]]:
+    """Each site in turn draws its labels' shares from Dirichlet(α), and rows by them (Hsu et al. 2019).
+
+    What it draws is gone. It draws no more of a label that has run out, and the last site has what is left.
+    """
+    names = sorted({labels[row] for row in rows})
+    waiting = [np.array([row for row in rows if labels[row] == name], np.int64) for name in names]
+    left = np.array([len(members) for members in waiting])
+    parts = []
+    for size in map(len, np.array_split(rows, job.federation.sites)):
+        shares, taken = generator.dirichlet(np.full(len(names), alpha)), np.zeros_like(left)
+        while missing := size - taken.sum():
+            # Where a site's own labels have all run out, it takes whatever there is.
+            weights = np.where(taken < left, np.maximum(shares, 1e-12), 0.0)
+            drawn = generator.multinomial(missing, weights / weights.sum())
+            taken = np.minimum(taken + drawn, left)
+        piece = [members[:count] for members, count in zip(waiting, taken, strict=True)]
+        waiting = [members[count:] for members, count in zip(waiting, taken, strict=True)]
+        left = left - taken
+        parts.append(generator.permutation(np.concatenate(piece)))
+    return parts
 
 
 def _by_column(rows: NDArray[np.int64], groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from client.custody.policy import Policy, read_policy
 from privacy.errors import ConfideError, UserError
 from protocol.job.job import Job
 from protocol.processes.time_spent import end_lap, profiled
+from runs.comparison import read_comparison
 from runs.progress import Progress, Silence
 from runs.report.report import write_report
 from runs.run import Run, new_name
@@ -43,7 +44,7 @@ def simulate(
     a folder in which sites keep their homes over several runs, whose costs then add up. A run that waits
     for a custodian's approval is one to resume. ``engine="ray"`` hands the sites to Flower's own
     simulation engine; ``workers`` processes train sites side by side, as many as pay by default.
-    ``compare`` also trains without privacy and on one site alone, and ``profile`` says where the time of
+    ``compare`` also trains without privacy and each site alone, and ``profile`` says where the time of
     the run itself went. The report is written at the end. Raises UserError for what the job's author can
     mend, before a folder is made, and RunError or SiteError for failures.
     """
@@ -52,7 +53,7 @@ def simulate(
     with profiled(profile) as laps:
         progress.stage("Reading the data and loading the base model")
         world = World(job)
-        workers = _workers(world, workers, engine=engine)
+        workers = _workers(world, workers, engine=engine, compare=compare)
         folder = world.create_folder(runs / (name or new_name(job)), flush=homes is not None)
         try:
             _prepare_homes(world, folder, policy=allowed, homes=homes)
@@ -64,7 +65,7 @@ def simulate(
                 shutil.rmtree(folder.path)
             raise
     if compare:
-        _compare(world, folder, workers=workers, progress=progress)
+        run = _compare(run, world, folder, workers=workers, progress=progress)
     return replace(run, profile=tuple(laps))
 
 
@@ -86,10 +87,10 @@ def resume(
     with profiled(profile) as laps:
         progress.stage("Reading the data and loading the base model")
         world = reopen_world(folder)
-        workers = _workers(world, workers, engine=engine)
+        workers = _workers(world, workers, engine=engine, compare=compare)
         run = _run(world, folder, engine=engine, workers=workers, progress=progress)
     if compare:
-        _compare(world, folder, workers=workers, progress=progress)
+        run = _compare(run, world, folder, workers=workers, progress=progress)
     return replace(run, profile=tuple(laps))
 
 
@@ -114,11 +115,11 @@ def _prepare_homes(world: World, folder: RunFolder, *, policy: Policy | None, ho
             home.write_policy(world.policy(None))
 
 
-def _workers(world: World, asked: int | None, *, engine: Engine) -> int:
+def _workers(world: World, asked: int | None, *, engine: Engine, compare: bool) -> int:
     """As many workers as were asked for, or as pay."""
     if asked is not None:
         return asked
-    return workers_that_pay(world) if engine == "inprocess" else 1
+    return workers_that_pay(world, compared=compare) if engine == "inprocess" else 1
 
 
 def _run(world: World, folder: RunFolder, *, engine: Engine, workers: int, progress: Progress) -> Run:
@@ -129,6 +130,7 @@ def _run(world: World, folder: RunFolder, *, engine: Engine, workers: int, progr
     return run
 
 
-def _compare(world: World, folder: RunFolder, *, workers: int, progress: Progress) -> None:
+def _compare(run: Run, world: World, folder: RunFolder, *, workers: int, progress: Progress) -> Run:
     compare_run(world, folder, workers=workers, progress=progress)
     write_report(folder)
+    return replace(run, comparison=read_comparison(folder))

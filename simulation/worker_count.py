@@ -15,6 +15,8 @@ from simulation.simulated_federation import World
 
 # A worker is at work after some ten seconds; what is estimated here may be twice what it takes.
 _WORTH_SECONDS = 30.0
+# Beside what is loaded, some 20,000 texts that go through frozen layers again.
+_WORTH_COMPARED = 90.0
 
 
 def check_workers(workers: int | None, *, engine: str) -> None:
@@ -28,6 +30,7 @@ def check_workers(workers: int | None, *, engine: str) -> None:
 def workers_that_pay(
     world: World,
     *,
+    compared: bool = False,
     measure: Callable[[World], float] | None = None,
     cores: int | None = None,
     memory: int | None = None,
@@ -35,7 +38,8 @@ def workers_that_pay(
     """One an idle core, or fewer where memory or sites are; 1 if the run is short, or on an accelerator.
 
     ``measure`` gives the seconds of a physical batch on one thread, which is tried by default; ``cores``
-    and ``memory``, in bytes, are what is idle and free here.
+    and ``memory``, in bytes, are what is idle and free here. A run that is ``compared`` must gain more by
+    them: its baselines find in this process what frozen layers made, and workers would begin anew.
     """
     job = world.job
     cores = _idle_cores() if cores is None else cores
@@ -49,7 +53,7 @@ def workers_that_pay(
     batches = math.ceil(largest / job.training.physical_batch_size)
     cohort = cohort_size(job.federation.cohort, sites=len(world.site_names))
     alone = batch * batches * job.total_steps * cohort
-    return room if alone - alone / room > _WORTH_SECONDS else 1
+    return room if alone - alone / room > (_WORTH_COMPARED if compared else _WORTH_SECONDS) else 1
 
 
 def _one_batch(world: World) -> float:

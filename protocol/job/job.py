@@ -55,9 +55,14 @@ class ModelSection(Section):
 
 
 class Dirichlet(Section):
-    """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ."""
+    """Labels are dealt to the sites by Dirichlet(α); small α makes sites differ.
+
+    Each label is shared out among the sites, which come out large and small; with ``equal_sizes`` each site
+    has its own shares of the labels, and all have as many examples.
+    """
 
     dirichlet: Annotated[float, Field(ge=1e-6, le=1e6)]
+    equal_sizes: bool = False
 
 
 class ByColumn(Section):
@@ -70,7 +75,7 @@ def _kind_of_partition(value: Any) -> str | None:
     if isinstance(value, Dirichlet | ByColumn):
         return type(value).__name__
     if isinstance(value, dict):
-        return {("dirichlet",): "Dirichlet", ("column",): "ByColumn"}.get(tuple(value))
+        return "Dirichlet" if "dirichlet" in value else "ByColumn" if "column" in value else None
     return "str" if value == "iid" else None
 
 

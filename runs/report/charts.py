@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from runs.comparison import ComparedRow
 from runs.formats import byte_unit, format_epsilon, format_measure, format_percent
 from runs.report.figures import (
     BLUE,
-    GREEN,
     GREY,
+    INK,
     LABEL_GAP,
     ORANGE,
     PALE_BLUE,
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SITES_SHOWN = 12  # above this, sites are summarised: their range and median
-_CURVES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"))
+_CURVE = (BLUE, "-", "o")
+_BARS = {
+    "together": BLUE,
+    "without privacy": PALE_BLUE,
+    "best site alone": ORANGE,
+    "mean site alone": ORANGE,
+}
 _MARKED_ROUNDS = 30
 _SEPARATE_COLUMNS = 60
 
@@ -40,7 +47,7 @@ def measure_chart(
     first, last = (format_measure(record.measures, measure) for record in (records[0], records[-1]))
     said = f"Held-out {measure.title} by round, from {first} to {last}"
     with new_figure() as (figure, axes):
-        values = _draw_curve(axes, records, measure, _CURVES[0])
+        values = _draw_curve(axes, records, measure, _CURVE)
         round_axis(axes, [record.round for record in records])
         _scale(axes, measure, values)
         if majority is not None:
@@ -50,22 +57,22 @@ def measure_chart(
         return to_svg(figure, measure.name, said)
 
 
-def comparison_chart(curves: Mapping[str, Sequence[RoundRecord]], measure: Measure) -> str:
-    """The same measure of up to three runs, labelled by the mapping's keys."""
-    ends = [
-        f"{title} ends at {format_measure(records[-1].measures, measure)}"
-        for title, records in curves.items()
-    ]
+def comparison_chart(rows: Sequence[ComparedRow], measure: Measure) -> str:
+    """A bar for each row of a comparison, its title before it and its number behind."""
+    told = [format_measure({measure.name: row.value}, measure) for row in rows]
     with new_figure() as (figure, axes):
-        labels, everything = [], []
-        for (title, records), look in zip(curves.items(), _CURVES, strict=False):
-            values = _draw_curve(axes, records, measure, look)
-            labels.append((values[-1], title.lower(), look[0]))
-            everything += values
-        round_axis(axes, [record.round for records in curves.values() for record in records])
-        _scale(axes, measure, everything)
-        label_ends(axes, labels)
-        return to_svg(figure, "comparison", f"Held-out {measure.title} by round: {', '.join(ends)}")
+        places = range(len(rows), 0, -1)
+        colors = [_BARS.get(row.title, GREY) for row in rows]
+        bars = axes.barh(places, [row.value for row in rows], color=colors, height=0.64)
+        axes.bar_label(bars, labels=told, padding=4)
+        axes.set_yticks(places, [row.title for row in rows])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.margins(x=0.2)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.xaxis.set_visible(False)
+        said = ", ".join(f"{row.title} {value}" for row, value in zip(rows, told, strict=True))
+        return to_svg(figure, "comparison", f"Held-out {measure.title}: {said}")
 
 
 def epsilon_chart(records: Sequence[RoundRecord], *, budget: float) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's hues, told apart by colour-blind readers; darkened to 4.5:1 or more on white.
 BLUE, ORANGE, GREEN, PURPLE = "#0067a5", "#b34700", "#00765a", "#9a3b76"
-PALE_BLUE, GREY = "#9ccbe8", "#5a6572"
+PALE_BLUE, GREY, INK = "#9ccbe8", "#5a6572", "#1d2733"
 LABEL_GAP = 0.1  # of the chart's height, between two labels beside it
 
 _STYLE: Mapping[RcKeyType, Any] = {
@@ -37,7 +37,7 @@ _STYLE: Mapping[RcKeyType, Any] = {
     "axes.spines.left": False,
     "grid.color": "#e4e7eb",
     "grid.linewidth": 0.8,
-    "text.color": "#1d2733",
+    "text.color": INK,
     "text.parse_math": False,  # a site's name may hold a dollar sign
     "xtick.color": GREY,
     "ytick.color": GREY,

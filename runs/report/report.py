@@ -20,6 +20,7 @@ from protocol.plain_text import escaped
 from protocol.processes.time_spent import Part, timed
 from runs.assessment import read_assessment
 from runs.averaged_adapter import read_average
+from runs.comparison import Comparison, read_comparison
 from runs.formats import (
     format_bytes,
     format_count,
@@ -33,7 +34,6 @@ from runs.kept_answers import read_answers
 from runs.metrics import Metrics
 from runs.report import charts
 from runs.report.assessed_section import accuracy_interval, assessed_section
-from runs.report.comparison import Compared, list_findings, read_comparison
 from runs.report.notices import find_notices
 from runs.report.page_template import page_template
 from runs.run_folder import RoundRecord, RunFolder
@@ -81,7 +81,7 @@ def render_report(folder: RunFolder) -> str:
     """
     manifest, records, facts = folder.manifest, folder.records(), folder.facts
     job, spent = manifest.job, last_epsilon(records, folder.metrics)
-    compared = read_comparison(folder) if records else ()
+    compared = read_comparison(folder)
     page_text = page_template("runs.report", "report.html.j2").render(
         run=manifest.run,
         job=job,
@@ -114,7 +114,6 @@ def render_report(folder: RunFolder) -> str:
         factor=_factor(job.privacy.epsilon),
         charts=draw_charts(job, records, facts, compared),
         compared=compared,
-        findings=list_findings(compared) if compared else (),
         answers=read_answers(folder),
         answers_shown=ANSWERS_SHOWN,
     )
@@ -263,7 +262,7 @@ def draw_charts(
     job: Job,
     records: Sequence[RoundRecord],
     facts: Mapping[str, Any],
-    compared: Sequence[Compared],
+    compared: Comparison | None,
 ) -> dict[str, str]:
     """Inline SVG by name; a chart with nothing to show is not there."""
     if not records:
@@ -280,9 +279,8 @@ def draw_charts(
     }
     if job.privacy.protects:
         drawn["epsilon"] = charts.epsilon_chart(records, budget=job.privacy.epsilon)
-    if compared:
-        curves = {run.title: run.records for run in compared}
-        drawn["comparison"] = charts.comparison_chart(curves, find_task(job.task).measures[0])
+    if compared is not None:
+        drawn["comparison"] = charts.comparison_chart(compared.rows, compared.measure)
     return drawn
 
 

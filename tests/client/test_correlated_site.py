@@ -174,10 +174,10 @@ def test_a_simulation_keeps_its_promise_and_its_audit_agrees(tiny_folder: Path, 
     assert audit.sites[0].epsilon == pytest.approx(8.0, rel=0.01)
     # What it is compared with has no noise, and so none to correlate, or is one site with its own.
     compared = {
-        path.name: RunFolder(path).manifest.job.privacy.correlated
-        for path in (run.folder / "compare").iterdir()
+        name: RunFolder(run.folder / "compare" / name).manifest.job.privacy.correlated
+        for name in ("without-privacy", "alone/site-1")
     }
-    assert compared == {"without-privacy": False, "one-site": True}
+    assert compared == {"without-privacy": False, "alone/site-1": True}
 
 
 def last_adapter_noise(plan: SampledPlan, weights: np.ndarray, width: int) -> float:

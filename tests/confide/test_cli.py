@@ -48,10 +48,13 @@ def test_json_is_one_object_a_line_and_nothing_else(
     keys = {"event", "round", "epsilon", "bytes_up", "bytes_down", "seconds"}
     assert set(events[0]) == keys | measures
     last = {"event", "run", "adapter", "by_label", "epsilon", "oddities", "seconds", "assessment"}
-    assert set(events[-1]) == last | measures
+    assert set(events[-1]) == last | measures | {"comparison"}
     # One adapter, of which each round tells as much.
     assert events[-1]["assessment"]["alone"]["brier"] == pytest.approx(events[-1]["brier"])
     assert events[-1]["assessment"]["together"] is None
+    compared = events[-1]["comparison"]
+    assert compared["together"] == events[-1]["accuracy"]
+    assert compared["best_alone"] == max(one["value"] for one in compared["alone"].values())
     assert Path(events[-1]["adapter"], "adapter_model.safetensors").exists()
     assert set(events[-1]["epsilon"]) == {"site-1", "site-2", "site-3"}
     assert errors == ""

@@ -13,6 +13,7 @@ from protocol.job.job_file import parse_job
 from protocol.job.layout import AdapterLayout, TensorSlot
 from protocol.job.manifest import Manifest
 from protocol.job.strategy import State
+from runs.comparison import save_labels
 from runs.run_folder import RoundRecord, RunFolder
 
 LAYOUT = AdapterLayout(slots=(TensorSlot(name="b", shape=(2, 2), trained=True),))
@@ -90,11 +91,14 @@ def make_run(
 
 
 def make_compared(path: Path, *, free: int = 2, alone: int = 2) -> RunFolder:
-    """A run with both comparisons, each with as many finished rounds as said."""
+    """A run, the same without privacy, and two sites alone, with as many finished rounds as said."""
     folder = make_run(path / "run")
     none = make_job(privacy={"mechanism": "none"})
     records = [make_record(n, accuracy=0.7, epsilon={"north": None}) for n in range(1, free + 1)]
     make_run(folder.path / "compare" / "without-privacy", none, records)
-    records = [make_record(n, accuracy=0.55, epsilon={"north": 2.9}) for n in range(1, alone + 1)]
-    make_run(folder.path / "compare" / "one-site", None, records)
+    for site, accuracy in (("north", 0.55), ("south", 0.45)):
+        records = [make_record(n, accuracy=accuracy, epsilon={site: 2.9}) for n in range(1, alone + 1)]
+        place = folder.path / "compare" / "alone" / site
+        make_run(place, None, records, examples_by_site={site: 720})
+    save_labels(folder, {"north": {"bad": 700, "good": 20}, "south": {"bad": 0, "good": 720}})
     return folder

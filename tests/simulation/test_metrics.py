@@ -104,7 +104,7 @@ def test_a_comparison_asks_for_none(tiny_folder: Path, tmp_path: Path) -> None:
     run = simulate(tiny.job(tiny_folder, **ASKED), runs=tmp_path, compare=True)
     assert run.metrics is not None
     assert [path.parent.name for path in run.folder.rglob("metrics.json")].count("receipts") == 1
-    assert not list(run.folder.glob("compare/*/metrics.json"))
+    assert not list(run.folder.glob("compare/**/metrics.json"))
 
 
 def test_the_metrics_are_asked_for_once(finished: Run) -> None:

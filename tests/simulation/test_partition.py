@@ -61,6 +61,22 @@ def test_small_alpha_makes_sites_differ(tiny_folder: Path) -> None:
     assert spread(1000.0) < 0.1
 
 
+def test_sites_of_one_size_have_labels_of_their_own(tiny_folder: Path) -> None:
+    """Small α makes them differ, large α has them alike, and nothing is left over or dealt twice."""
+
+    def shares(alpha: float, sites: int = 4) -> list[float]:
+        kind = {"dirichlet": alpha, "equal_sizes": True}
+        parts = deal(tiny_folder, federation={"partition": kind, "sites": sites}, seeds={"data": 5})
+        sizes = [len(rows) for rows in parts.sites.values()]
+        assert max(sizes) - min(sizes) <= 1
+        assert sorted(np.concatenate([parts.held_out, *parts.sites.values()])) == list(range(len(ROWS)))
+        return [float(np.mean([ROWS[row][1] == "yes" for row in rows])) for rows in parts.sites.values()]
+
+    assert np.ptp(shares(0.05)) > 0.5
+    assert np.ptp(shares(1000.0)) < 0.2
+    assert shares(1e-6, sites=50)  # a site whose labels have run out takes what there is
+
+
 def test_a_column_names_the_sites(tiny_folder: Path) -> None:
     parts = deal(tiny_folder, federation={"partition": {"column": "town"}})
     assert sorted(parts.sites) == ["town-1", "town-2", "town-3"]

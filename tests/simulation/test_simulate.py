@@ -193,17 +193,6 @@ def test_a_run_does_not_go_on_with_another_model(tiny_folder: Path, tmp_path: Pa
         resume(tmp_path / "run")
 
 
-def test_compare_trains_the_baselines(tiny_folder: Path, tmp_path: Path) -> None:
-    job = tiny.job(tiny_folder, training={"rounds": 1, "local_steps": 1})
-    run = simulate(job, runs=tmp_path, compare=True)
-    plain = RunFolder.open(run.folder / "compare" / "without-privacy")
-    alone = RunFolder.open(run.folder / "compare" / "one-site")
-    assert plain.records()[0].epsilon == {"site-1": None, "site-2": None, "site-3": None}
-    assert set(alone.records()[0].epsilon) == {"site-1"}
-    assert alone.records()[0].epsilon["site-1"] == pytest.approx(run.epsilon["site-1"])
-    assert "ithout privacy" in run.report.read_text()
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

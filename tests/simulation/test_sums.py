@@ -19,7 +19,7 @@ from protocol.job.job import Job
 from protocol.job.layout import AdapterLayout
 from protocol.sums.sparsification import kept_count
 from protocol.sums.update_encoding import make_encoding, update_noise_std
-from runs.report.comparison import ONE_SITE, WITHOUT_PRIVACY
+from runs.comparison import ALONE, WITHOUT_PRIVACY
 from runs.run import Run
 from runs.run_audit import audit_run
 from runs.run_folder import RunFolder
@@ -218,7 +218,7 @@ def test_ray_sums_under_masks(
 def test_a_comparison_masks_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     """One site alone has no other to mask with."""
     run = simulate(job(tiny_folder, **MASKS), runs=tmp_path, compare=True)
-    for name, sites in ((WITHOUT_PRIVACY, 3), (ONE_SITE, 1)):
+    for name, sites in ((WITHOUT_PRIVACY, 3), (f"{ALONE}/site-1", 1)):
         there = RunFolder.open(run.folder / "compare" / name)
         assert there.manifest.job.aggregation.kind == "none"
         assert len(there.records()) == 2
@@ -315,7 +315,7 @@ def test_noise_for_whole_sites_is_compared(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     run = simulate(job(tiny_folder, **changes), runs=tmp_path, compare=True)
-    alone = RunFolder.open(run.folder / "compare" / ONE_SITE)
+    alone = RunFolder.open(run.folder / "compare" / ALONE / "site-2")
     assert alone.manifest.job.privacy.noise == "central"
     audit_run(alone)
 

@@ -81,12 +81,13 @@ def test_workers_pay_in_a_long_run_alone(tiny_folder: Path) -> None:
     """Three sites, 3 rounds of 2 steps, 2 batches each: 36 batches."""
     world = World(tiny.job(tiny_folder))
 
-    def pay(seconds: float, cores: int, memory: int = 2**50) -> int:
-        return workers_that_pay(world, measure=lambda _world: seconds, cores=cores, memory=memory)
+    def pay(seconds: float, cores: int, memory: int = 2**50, **how: bool) -> int:
+        return workers_that_pay(world, measure=lambda _world: seconds, cores=cores, memory=memory, **how)
 
     assert (pay(1.0, 2), pay(1.0, 8)) == (1, 1)  # of 36 s at most 24 are saved
     assert (pay(2.0, 1), pay(2.0, 2), pay(2.0, 8)) == (1, 2, 3)
     assert pay(2.0, 8, memory=1) == 1
+    assert (pay(4.0, 2, compared=True), pay(6.0, 2, compared=True)) == (1, 2)  # 72 and 108 s are saved
     assert workers_that_pay(world, cores=8, memory=2**50) == 1  # as it takes here
 
 
