@@ -80,9 +80,7 @@ def test_the_command_prints_one_object(
     path = tmp_path / "job.toml"
     path.write_text(job_toml(decoder_job(folder, rank=12, layers=[0])))
     asked = ("--texts", "1", "--batch", "1", "--batch", "2", "--seed", "1")
-    assert (
-        call(monkeypatch, "audit", "inversion", path, *asked, "--json") == 0
-    )
+    assert call(monkeypatch, "audit", "inversion", path, *asked, "--json") == 0
     told = json.loads(capfd.readouterr().out)
     assert told["method"] == "span"
     views = [(view["name"], view["batch"]) for view in told["views"]]
