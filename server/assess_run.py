@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -117,11 +116,12 @@ class _Regions:
             self._task.regions(self._reader, _as_bytes(one))
             for one in (outcome.masks, outcome.logits.argmax(1), (255 * unsure).round())
         ]
-        for mask, answer, _unsure in zip(*found, strict=True):
+        for parts in zip(*found, strict=True):
+            mask, answer, _unsure = parts
             self._tally.add(answer, mask)
-        for parts in islice(zip(*found, strict=True), _MAPS - len(self.maps)):
-            mask, answer, unsure_there = (_small(part) for part in parts)
-            self.maps.append(RegionMap(mask=mask, answer=answer, entropy=unsure_there))
+            if len(self.maps) < _MAPS and mask.any():
+                small = [_small(part) for part in parts]
+                self.maps.append(RegionMap(mask=small[0], answer=small[1], entropy=small[2]))
 
 
 def _as_bytes(numbers: torch.Tensor) -> NDArray[np.uint8]:

@@ -133,7 +133,7 @@ def masked(answer: np.ndarray, mask: np.ndarray) -> MaskOutcome:
 
 
 def test_an_images_distances_are_in_pixels_and_what_is_unsure_is_bright() -> None:
-    mask, answer = np.zeros((2, 1, 16, 16), np.uint8)
+    mask, answer = np.zeros((2, 2, 16, 16), np.uint8)  # of the second case neither has the label
     mask[0, 4:8, 4:12], answer[0, 7:11, 4:12] = 1, 1
 
     def make(adapter: np.ndarray) -> Outcome:
@@ -145,6 +145,7 @@ def test_an_images_distances_are_in_pixels_and_what_is_unsure_is_bright() -> Non
     assert found.unit == "pixels"
     assert found.distances.keys() == {"square"}
     assert found.distances["square"].mean == pytest.approx(3.0)
+    assert found.distances["square"].cases == 1
     (shown,) = found.maps
     assert np.array_equal(shown.mask, mask[0])
     assert np.array_equal(shown.answer, answer[0])
