@@ -120,7 +120,8 @@ def chosen_adapter(
         found = read_average(folder)
         if found is None:
             raise UserError(
-                f"{folder.path} has kept no average: set training.average in the job, and let the run end"
+                f"{folder.path} has kept nothing beside its rounds: set training.average or "
+                "training.shrink in the job, and let the run end"
             )
         return averaged_path(folder), found.last, found
     if best:

@@ -16,6 +16,7 @@ from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
 from protocol.job.strategy import State
+from protocol.job.tensor_rates import check_rates
 from protocol.messages.vector import to_bytes, vector_digest
 from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
@@ -160,6 +161,7 @@ class Workplace:
         ``federation`` is the name of a real one; without it the run is simulated. ``flush`` is as in
         ``RunFolder``. Raises JobError for a job whose updates could not be summed as it asks.
         """
+        check_rates(self.job.training, [slot.name for slot in self.adapted.layout.slots if slot.trained])
         check_sums(manifest)
         check_encoding(manifest, update_size=self.adapted.layout.update_size)
         before = self.evaluator.score(self.initial_adapter)

@@ -18,12 +18,15 @@ from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.clipping import ClippedSum
+from protocol.job.tensor_rates import rate_factor
 from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
 log = logging.getLogger("confide.training")
+
+_FACTOR = "confide_factor"  # in torch's groups of parameters: what their learning rate is multiplied by
 
 
 def make_optimizer(
@@ -53,8 +56,12 @@ def make_optimizer(
             "their gradients would be neither clipped nor noised"
         )
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
+    groups = [
+        {"params": [parameter], _FACTOR: rate_factor(training, name)}
+        for name, parameter in zip(adapted.trained, copies or parameters, strict=True)
+    ]
     optimizer = PrivateOptimizer(
-        kind(copies or parameters, lr=training.learning_rate),
+        kind(groups, lr=training.learning_rate),
         plan=plan,
         expected_batch_size=training.batch_size,
         adaptive=adaptive,
@@ -68,6 +75,12 @@ def make_optimizer(
         )
         optimizer.attach_step_hook(correction)
     return optimizer
+
+
+def set_rate(optimizer: PrivateOptimizer, rate: float) -> None:
+    """Let the next step go at a learning rate, and tensors with a factor at so many times that."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[_FACTOR]
 
 
 def take_step(

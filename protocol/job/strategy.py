@@ -122,6 +122,13 @@ class Strategy(Section):
         moving = [half for half in halves if self.trains(f"layer.lora_{half}.weight")]
         return len(moving) < 2 and not self.basis_turns and not self.residual
 
+    def shrinks(self) -> bool:
+        """Whether the last adapter is the first and the sum of the rounds' means, but for a turned basis.
+
+        So it has the sum of the rounds' noise, which is as large in all directions.
+        """
+        return self.linear and self.averages()
+
     @classmethod
     def takes_optimizer(cls) -> bool:
         """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""

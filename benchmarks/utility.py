@@ -1,0 +1,140 @@
+"""What each way to get more out of the same ε is worth: held-out accuracy over paired seeds.
+
+``python benchmarks/utility.py examples/tweets.toml --to utility.jsonl`` simulates the job under each of
+``CONDITIONS`` at each ε, once a seed, and adds a line to the file for each run: one that is there is not
+made again, so that a stopped measurement goes on. ``--print`` makes the tables of docs/tuning.md of the
+file. A seed is that of data, adapter and noise: it decides who is held out and which site has which
+examples, so that conditions are compared on the same split, seed by seed. Rates were chosen on seed 100,
+which no table has. ``--set`` changes the job for all conditions, ``--only`` names some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from protocol.job.job import Job
+
+PLAIN = "plain"
+_FFA = ('strategy.name="ffa"',)
+_HEADS = (
+    'phase=[{ name = "heads", rounds = 3, train = "head", decay = "none", share = 0.2 }, '
+    '{ name = "adapter", rounds = 5, share = 0.8 }]',
+)
+# A condition's settings beside the job's own; ``{rounds}`` of phases are the demo's eight.
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    PLAIN: (),
+    "independent noise, ffa": _FFA,
+    "correlated noise, ffa": (*_FFA, 'privacy.noise_correlation="auto"'),
+    "heads first": _HEADS,
+    "no noise, the same job": ('privacy.mechanism="none"',),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", type=Path)
+    parser.add_argument("--to", type=Path, required=True, help="a file of JSON lines, which is added to")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--only", action="append", default=[], choices=tuple(CONDITIONS))
+    parser.add_argument("--epsilon", type=float, action="append", default=[])
+    parser.add_argument("--seed", type=int, action="append", default=[])
+    parser.add_argument(
+        "--beside", default="", help="a name for what --set changes, beside the condition's"
+    )
+    parser.add_argument("--print", action="store_true", dest="tables")
+    asked = parser.parse_args()
+    if asked.tables:
+        _print(_lines(asked.to))
+        return
+    for seed in asked.seed or range(1, 6):
+        for epsilon in asked.epsilon or (3.0, 1.0):
+            for condition in asked.only or CONDITIONS:
+                _measure(asked, condition, epsilon, seed)
+
+
+def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: int) -> None:
+    name = f"{condition}{asked.beside and ', '}{asked.beside}"
+    known = {(line["condition"], line["epsilon"], line["seed"]) for line in _lines(asked.to)}
+    if (name, epsilon, seed) in known:
+        return
+    from tasks.registry import read_job
+
+    seeds = [f"seeds.{key}={seed}" for key in ("data", "adapter", "noise")]
+    settings = [*CONDITIONS[condition], f"privacy.epsilon={epsilon}", *seeds, *asked.settings]
+    began = time.process_time()
+    found = _scores(read_job(asked.job, settings=settings))
+    line = {"condition": name, "epsilon": epsilon, "seed": seed, "settings": settings, **found}
+    with asked.to.open("a") as file:
+        file.write(json.dumps(line | {"seconds": round(time.process_time() - began)}) + "\n")
+
+
+def _scores(job: Job) -> dict[str, Any]:
+    """The last round's accuracy and loss, and those of its adapter shrunk, where there is noise."""
+    import confide
+    from confide.quantized_view import held_out_of
+    from runs.run_folder import RunFolder
+    from server.known_noise import noise_of_average
+    from strategies.shrinkage import shrink_change
+
+    with tempfile.TemporaryDirectory() as place:
+        run = confide.simulate(job, runs=Path(place), workers=1)
+        last = run.rounds[-1]
+        found: dict[str, Any] = {"accuracy": last.measures["accuracy"], "loss": last.loss}
+        if job.privacy.protects:
+            import numpy as np
+
+            folder, workplace = RunFolder.open(run.folder), held_out_of(RunFolder.open(run.folder))
+            if isinstance(workplace, str):
+                raise SystemExit(workplace)
+            layout, weights = workplace.adapted.layout, np.eye(job.training.rounds)[-1]
+            noise = noise_of_average(folder, layout, weights)
+            now, start = folder.newest_adapter(layout), folder.load_adapter(0, layout)
+            found["noise"] = max(noise.values())
+            for kind in ("norm", "singular"):
+                shrunk = shrink_change(now, start, layout, noise=noise, kind=kind)
+                score = workplace.evaluator.score(shrunk)
+                found[kind] = {"accuracy": score.measures["accuracy"], "loss": score.loss}
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _print(lines: Sequence[dict[str, Any]]) -> None:
+    """Mean and deviation over the seeds, and of the difference to plain on the seeds that both have."""
+    rows = [(line["condition"], line) for line in lines]
+    for kind in ("norm", "singular"):
+        rows += [
+            (f"{line['condition']}, shrunk by {kind}", line | line[kind]) for line in lines if kind in line
+        ]
+    for epsilon in sorted({line["epsilon"] for line in lines}, reverse=True):
+        print(f"\n| ε = {epsilon:g} | seeds | accuracy | against {PLAIN} | held-out loss |")
+        print("|---|---|---|---|---|")
+        here = [(name, line) for name, line in rows if line["epsilon"] == epsilon]
+        plain = {line["seed"]: line["accuracy"] for name, line in here if name == PLAIN}
+        for name in dict.fromkeys(name for name, _ in here):
+            own = [line for other, line in here if other == name]
+            off = [line["accuracy"] - plain[line["seed"]] for line in own if line["seed"] in plain]
+            loss = statistics.mean(line["loss"] for line in own)
+            accuracy = _spread([line["accuracy"] for line in own])
+            print(f"| {name} | {len(own)} | {accuracy} | {_spread(off, sign='+')} | {loss:.4f} |")
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    """A mean and the deviation of one value, in percent."""
+    if not values:
+        return ""
+    off = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):{sign}.2f}{off}"
+
+
+if __name__ == "__main__":
+    main()
