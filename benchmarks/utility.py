@@ -22,17 +22,18 @@ from typing import Any
 from protocol.job.job import Job
 
 PLAIN = "plain"
+_SHRUNK = ('training.shrink="singular"',)
 _FFA = ('strategy.name="ffa"',)
 _HEADS = (
     'phase=[{ name = "heads", rounds = 3, train = "head", decay = "none", share = 0.2 }, '
     '{ name = "adapter", rounds = 5, share = 0.8 }]',
 )
-# A condition's settings beside the job's own; ``{rounds}`` of phases are the demo's eight.
+# A condition's settings beside the job's own; phases have the demo's eight rounds.
 CONDITIONS: dict[str, tuple[str, ...]] = {
-    PLAIN: (),
-    "independent noise, ffa": _FFA,
-    "correlated noise, ffa": (*_FFA, 'privacy.noise_correlation="auto"'),
-    "heads first": _HEADS,
+    PLAIN: _SHRUNK,
+    "independent noise, ffa": (*_FFA, *_SHRUNK),
+    "correlated noise, ffa": (*_FFA, *_SHRUNK, 'privacy.noise_correlation="auto"'),
+    "heads first": (*_HEADS, *_SHRUNK),
     "no noise, the same job": ('privacy.mechanism="none"',),
 }
 
@@ -76,31 +77,17 @@ def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: in
 
 
 def _scores(job: Job) -> dict[str, Any]:
-    """The last round's accuracy and loss, and those of its adapter shrunk, where there is noise."""
+    """The last round's accuracy and loss, and those of the shrunk adapter beside it, if the job has one."""
     import confide
-    from confide.quantized_view import held_out_of
+    from runs.averaged_adapter import read_average
     from runs.run_folder import RunFolder
-    from server.known_noise import noise_of_average
-    from strategies.shrinkage import shrink_change
 
     with tempfile.TemporaryDirectory() as place:
         run = confide.simulate(job, runs=Path(place), workers=1)
-        last = run.rounds[-1]
+        last, kept = run.rounds[-1], read_average(RunFolder.open(run.folder))
         found: dict[str, Any] = {"accuracy": last.measures["accuracy"], "loss": last.loss}
-        if job.privacy.protects:
-            import numpy as np
-
-            folder, workplace = RunFolder.open(run.folder), held_out_of(RunFolder.open(run.folder))
-            if isinstance(workplace, str):
-                raise SystemExit(workplace)
-            layout, weights = workplace.adapted.layout, np.eye(job.training.rounds)[-1]
-            noise = noise_of_average(folder, layout, weights)
-            now, start = folder.newest_adapter(layout), folder.load_adapter(0, layout)
-            found["noise"] = max(noise.values())
-            for kind in ("norm", "singular"):
-                shrunk = shrink_change(now, start, layout, noise=noise, kind=kind)
-                score = workplace.evaluator.score(shrunk)
-                found[kind] = {"accuracy": score.measures["accuracy"], "loss": score.loss}
+        if kept is not None:
+            found["shrunk"] = {"accuracy": kept.measures["accuracy"], "loss": kept.loss}
     return found
 
 

@@ -108,6 +108,7 @@ def merge(folder: RunFolder, adapted: AdaptedModel, *, number: int, averaged: bo
     """
     layout = adapted.layout
     adapted.load(load_average(folder, layout) if averaged else folder.load_adapter(number, layout))
+    adapted.features.fold()
     return adapted.peft.merge_and_unload()
 
 

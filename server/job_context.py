@@ -23,6 +23,7 @@ from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator, Unscored
+from server.public_features import with_public_features
 from server.warm_start import read_warm_start
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
@@ -138,7 +139,7 @@ class Workplace:
             model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,
             start_digest=""
-            if self.job.training.warm_start is None
+            if not self.job.begins_elsewhere
             else vector_digest(to_bytes(self._start().adapter)),
         )
 
@@ -222,5 +223,7 @@ def _first_adapter(job: Job, adapted: AdaptedModel) -> NDArray[np.float32]:
     """What the first round begins with, float32[adapter_size]: drawn, or made elsewhere."""
     place, seed = job.training.warm_start, job.seeds.adapter
     if place is None:
-        return adapted.initial_adapter(seed)
+        adapter = adapted.initial_adapter(seed)
+        features = job.model.features
+        return adapter if features is None else with_public_features(adapter, adapted, place=features)
     return read_warm_start(place, adapted, seed=seed)

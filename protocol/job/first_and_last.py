@@ -18,6 +18,8 @@ def check_warm_start(job: Job) -> None:
             f'adapter.init: expected "orthonormal" with training.warm_start, got "{job.adapter.init}", '
             "whose pairs begin as a part of the base model's weights"
         )
+    if job.model.features is not None:
+        raise ValueError("model.features: expected none with training.warm_start, whose head is for others")
     if job.adapter.ranks is not None:
         raise ValueError(
             "adapter.ranks: expected none with training.warm_start: a site of a lower rank would get some "

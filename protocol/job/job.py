@@ -50,6 +50,9 @@ class ModelSection(Section):
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
     )
+    features: Place | None = Field(
+        None, description="public texts, one a line, by which a head's features are centred and scaled"
+    )
     checkpointing: bool = Field(
         False, description="compute layers again on the way back, in place of keeping what they made"
     )
@@ -270,6 +273,11 @@ class Job(Section):
         if not isinstance(self.aggregation, MasksSection):
             raise JobError(f'expected aggregation.kind="masks", got "{self.aggregation.kind}"')
         return self.aggregation
+
+    @property
+    def begins_elsewhere(self) -> bool:
+        """Whether the first adapter has more in it than what the model and the seeds make."""
+        return self.training.warm_start is not None or self.model.features is not None
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -216,10 +216,12 @@ class Strategy(Section):
 
     def lay_out(self, shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
         """The layout of an adapter of these tensors, and of the updates that sites send of it."""
-        from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
+        from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE, RESIDUAL, AdapterLayout, TensorSlot
+
+        never = RESIDUAL, FEATURE_MEAN, FEATURE_SCALE
 
         def slot(name: str, shape: tuple[int, ...]) -> TensorSlot:
-            trained = self.trains(name) and not name.endswith(RESIDUAL)
+            trained = self.trains(name) and not name.endswith(never)
             return TensorSlot(name=name, shape=shape, trained=trained, local=trained and self.keeps(name))
 
         return self.sized(AdapterLayout(slots=tuple(slot(*named) for named in sorted(shapes.items()))))
