@@ -198,11 +198,20 @@ class Workplace:
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
-            "remarks": [*self.adapted.base.remarks, *self._local_remarks()],
+            "remarks": [*self.adapted.base.remarks, *self._feature_remarks(), *self._local_remarks()],
             "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }
+
+    def _feature_remarks(self) -> list[str]:
+        place = self.job.model.features
+        if place is None:
+            return []
+        return [
+            f'The head\'s features are centred and scaled by the texts in model.features="{place}", which '
+            "the job says are public: their mean features are in the adapter, without noise"
+        ]
 
     def _local_remarks(self) -> list[str]:
         layout = self.adapted.layout

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,10 +57,7 @@ def make_optimizer(
             "their gradients would be neither clipped nor noised"
         )
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
-    groups = [
-        {"params": [parameter], _FACTOR: rate_factor(training, name)}
-        for name, parameter in zip(adapted.trained, copies or parameters, strict=True)
-    ]
+    groups = _by_rate(dict(zip(adapted.trained, copies or parameters, strict=True)), training)
     optimizer = PrivateOptimizer(
         kind(groups, lr=training.learning_rate),
         plan=plan,
@@ -75,6 +73,16 @@ def make_optimizer(
         )
         optimizer.attach_step_hook(correction)
     return optimizer
+
+
+def _by_rate(parameters: Mapping[str, nn.Parameter], training: TrainingSection) -> list[dict[str, Any]]:
+    """torch's groups of parameters, in order: one for all, or one each where rates differ."""
+    if not training.rates:
+        return [{"params": list(parameters.values()), _FACTOR: 1.0}]
+    return [
+        {"params": [parameter], _FACTOR: rate_factor(training, name)}
+        for name, parameter in parameters.items()
+    ]
 
 
 def set_rate(optimizer: PrivateOptimizer, rate: float) -> None:

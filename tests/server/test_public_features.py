@@ -74,6 +74,11 @@ def test_means_and_scales_are_never_trained_or_sent(world: World, run: RunFolder
         np.testing.assert_array_equal(before[slot.name], after[slot.name])
 
 
+def test_the_report_says_what_is_published(run: RunFolder) -> None:
+    (remark,) = run.facts["remarks"]
+    assert "which the job says are public: their mean features are in the adapter, without noise" in remark
+
+
 def test_sites_take_no_other_numbers_in_the_first_round(world: World, run: RunFolder) -> None:
     assert run.manifest.start_digest == vector_digest(to_bytes(world.initial_adapter))
 
