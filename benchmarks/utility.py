@@ -4,8 +4,10 @@
 ``CONDITIONS`` at each ε, once a seed, and adds a line to the file for each run: one that is there is not
 made again, so that a stopped measurement goes on. ``--print`` makes the tables of docs/tuning.md of the
 file. A seed is that of data, adapter and noise: it decides who is held out and which site has which
-examples, so that conditions are compared on the same split, seed by seed. Rates were chosen on seed 100,
-which no table has. ``--set`` changes the job for all conditions, ``--only`` names some of them.
+examples, so that conditions are compared on the same split, seed by seed. Learning rates are the job's
+own: others are to be chosen on seeds that are not in the table, with ``--seed``, ``--set`` and a name for
+it, ``--beside``. ``--only`` names some of the conditions; ``--public`` is a file of public texts, one a
+line, for the one that needs it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,15 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "independent noise, ffa": (*_FFA, *_SHRUNK),
     "correlated noise, ffa": (*_FFA, *_SHRUNK, 'privacy.noise_correlation="auto"'),
     "heads first": (*_HEADS, *_SHRUNK),
-    "no noise, the same job": ('privacy.mechanism="none"',),
+    "B twice as fast": ("training.rates={ lora_B = 2.0 }", *_SHRUNK),
+    "features around zero": ('model.features="{public}"', *_SHRUNK),
+    "no noise": ('privacy.mechanism="none"',),
+    "no noise, no clipping, Adam": (
+        'privacy.mechanism="none"',
+        "privacy.clipping_norm=1e6",
+        'training.optimizer="adam"',
+        "training.learning_rate=0.005",
+    ),
 }
 
 
@@ -49,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--beside", default="", help="a name for what --set changes, beside the condition's"
     )
+    parser.add_argument("--public", default="", help="a file of public texts, one a line")
     parser.add_argument("--print", action="store_true", dest="tables")
     asked = parser.parse_args()
     if asked.tables:
@@ -56,8 +67,16 @@ def main() -> None:
         return
     for seed in asked.seed or range(1, 6):
         for epsilon in asked.epsilon or (3.0, 1.0):
-            for condition in asked.only or CONDITIONS:
+            for condition in asked.only or _all(asked):
                 _measure(asked, condition, epsilon, seed)
+
+
+def _all(asked: argparse.Namespace) -> list[str]:
+    return [
+        name
+        for name, own in CONDITIONS.items()
+        if asked.public or not any("{public}" in one for one in own)
+    ]
 
 
 def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: int) -> None:
@@ -68,7 +87,8 @@ def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: in
     from tasks.registry import read_job
 
     seeds = [f"seeds.{key}={seed}" for key in ("data", "adapter", "noise")]
-    settings = [*CONDITIONS[condition], f"privacy.epsilon={epsilon}", *seeds, *asked.settings]
+    own = [one.replace("{public}", asked.public) for one in CONDITIONS[condition]]
+    settings = [*own, f"privacy.epsilon={epsilon}", *seeds, *asked.settings]
     began = time.process_time()
     found = _scores(read_job(asked.job, settings=settings))
     line = {"condition": name, "epsilon": epsilon, "seed": seed, "settings": settings, **found}
@@ -98,10 +118,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _print(lines: Sequence[dict[str, Any]]) -> None:
     """Mean and deviation over the seeds, and of the difference to plain on the seeds that both have."""
     rows = [(line["condition"], line) for line in lines]
-    for kind in ("norm", "singular"):
-        rows += [
-            (f"{line['condition']}, shrunk by {kind}", line | line[kind]) for line in lines if kind in line
-        ]
+    rows += [(f"{line['condition']}, shrunk", line | line["shrunk"]) for line in lines if "shrunk" in line]
     for epsilon in sorted({line["epsilon"] for line in lines}, reverse=True):
         print(f"\n| ε = {epsilon:g} | seeds | accuracy | against {PLAIN} | held-out loss |")
         print("|---|---|---|---|---|")
