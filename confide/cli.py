@@ -149,7 +149,7 @@ def export(
         bool, typer.Option("--best", help="The round with the lowest held-out loss, not the last.")
     ] = False,
     average: Annotated[
-        bool, typer.Option("--average", help="What training.average has kept beside the last round.")
+        bool, typer.Option("--average", help="What training.average or shrink has kept beside the last.")
     ] = False,
     site: Annotated[
         str | None,

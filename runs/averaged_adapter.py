@@ -1,4 +1,4 @@
-"""The average of the adapters that a run has released, which the coordinator makes and scores for free."""
+"""What a run keeps beside its last adapter: an average of those that were released, or a shrunk one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from protocol.job.layout import AdapterLayout
 from runs.peft_form import load_tensors, save_tensors
 from runs.run_folder import RunFolder
 
-Kind: TypeAlias = Literal["polyak", "ema"]
+Kind: TypeAlias = Literal["none", "polyak", "ema"]
+Shrink: TypeAlias = Literal["none", "norm", "singular"]
 
 _FOLDER = "average"
 SCORE = "average.json"  # beside an average: what it is
@@ -27,29 +28,46 @@ _STAYS = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedAdapter:
-    """What was averaged: the adapters after rounds ``first`` to ``last``, and how that did, held-out."""
+    """What was averaged: the adapters after rounds ``first`` to ``last``, and how that did, held-out.
+
+    Of ``kind`` "none" it is the last one alone. How it was shrunk, ``shrink`` says.
+    """
 
     kind: Kind
     first: int
     last: int
     loss: float
     measures: Mapping[str, float]
+    shrink: Shrink = "none"
 
     @property
     def words(self) -> str:
         """What a reader is told that it is."""
+        if self.kind == "none":
+            return f"The adapter after round {self.last}{self._shrunk}"
         how = "The mean" if self.kind == "polyak" else "The exponential moving average"
-        return f"{how} of the adapters after rounds {self.first} to {self.last}"
+        return f"{how} of the adapters after rounds {self.first} to {self.last}{self._shrunk}"
+
+    @property
+    def _shrunk(self) -> str:
+        if self.shrink == "none":
+            return ""
+        what = "singular values" if self.shrink == "singular" else "norms"
+        return f", with the {what} of its change shrunk by how much of them known noise explains"
 
 
 def average_weights(kind: Kind, rounds: int) -> NDArray[np.float64]:
     """What each round's adapter weighs in the average after so many, float64[rounds]; they add up to 1.
 
+    ``none`` is the last alone,
     ``polyak`` is the mean over the last half of the rounds (Rakhlin et al. 2012, arXiv:1109.5647, section
     5), ``ema`` an exponential moving average whose decay begins low (De et al. 2022, arXiv:2204.13650,
     appendix C.1): min(0.9, (1 + t) / (10 + t)) in round t.
     """
     weights = np.zeros(rounds)
+    if kind == "none":
+        weights[-1] = 1.0
+        return weights
     if kind == "polyak":
         weights[rounds // 2 :] = 1.0 / (rounds - rounds // 2)
         return weights

@@ -108,6 +108,7 @@ def merge(folder: RunFolder, adapted: AdaptedModel, *, number: int, averaged: bo
     """
     layout = adapted.layout
     adapted.load(load_average(folder, layout) if averaged else folder.load_adapter(number, layout))
+    adapted.features.fold()
     return adapted.peft.merge_and_unload()
 
 
@@ -120,7 +121,8 @@ def chosen_adapter(
         found = read_average(folder)
         if found is None:
             raise UserError(
-                f"{folder.path} has kept no average: set training.average in the job, and let the run end"
+                f"{folder.path} has kept nothing beside its rounds: set training.average or "
+                "training.shrink in the job, and let the run end"
             )
         return averaged_path(folder), found.last, found
     if best:

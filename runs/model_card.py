@@ -104,7 +104,7 @@ def _about(card: PrivacyCard, job: Job) -> str:
         f"{format_count(crowd.in_a_round, 'site')}. Made with Confide {card.versions['confide']}."
     )
     if card.averaged is not None:
-        text += f" What is here is an average. {card.averaged}."
+        text += f" What is here is not the last adapter as it was released. {card.averaged}."
     if job.training.warm_start is not None:
         text += (
             f" Training began with an adapter that was there before, {_code(job.training.warm_start)}: "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from protocol.job.adapter_section import AdapterSection
+from protocol.job.folded_features import folded
 from runs.peft_experts import with_fused_experts
 
 # Beside PEFT's file: the tensors that are trained, where PEFT's are others.
@@ -40,7 +41,8 @@ def peft_tensors(tensors: Tensors, *, begun: Tensors | None) -> dict[str, NDArra
 
     A core is multiplied into B: [m, r] · [r, r]. Where the adapter had ``begun`` as a part of the base
     model's weights, which was taken out of those, that part is subtracted here: s · (B · A - B0 · A0) is
-    one product, of [B, B0] and [A, -A0], at twice the rank. Routed experts' pairs are put together.
+    one product, of [B, B0] and [A, -A0], at twice the rank. Routed experts' pairs are put together, and a
+    head has in its weights what its features were centred and scaled by.
     """
     found = {name: tensor for name, tensor in tensors.items() if ".lora_C." not in name}
     for name, core in tensors.items():
@@ -53,7 +55,7 @@ def peft_tensors(tensors: Tensors, *, begun: Tensors | None) -> dict[str, NDArra
             found[name] = np.concatenate([found[name], -start], axis=0)
         elif ".lora_B." in name:
             found[name] = np.concatenate([found[name], start], axis=1)
-    return with_fused_experts(found)
+    return with_fused_experts(folded(found))
 
 
 def peft_config(config: Mapping[str, Any], adapter: AdapterSection) -> dict[str, Any]:

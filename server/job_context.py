@@ -17,12 +17,14 @@ from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
 from protocol.job.strategy import State
+from protocol.job.tensor_rates import check_rates
 from protocol.messages.vector import to_bytes, vector_digest
 from protocol.plain_text import quoted_some
 from protocol.sums.sum_kinds import check_encoding, check_sums
 from runs.peft_form import peft_config
 from runs.run_folder import RunFolder
 from server.evaluation import Evaluator, Score, Unscored
+from server.public_features import with_public_features
 from server.warm_start import read_warm_start
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
@@ -140,7 +142,7 @@ class Workplace:
             model_digest=self.adapted.model_digest,
             layout_digest=self.adapted.layout.digest,
             start_digest=""
-            if self.job.training.warm_start is None
+            if not self.job.begins_elsewhere
             else vector_digest(to_bytes(self._start().adapter)),
         )
 
@@ -163,6 +165,7 @@ class Workplace:
         ``federation`` is the name of a real one; without it the run is simulated. ``flush`` is as in
         ``RunFolder``. Raises JobError for a job whose updates could not be summed as it asks.
         """
+        check_rates(self.job.training, [slot.name for slot in self.adapted.layout.slots if slot.trained])
         check_sums(manifest)
         check_encoding(manifest, update_size=self.adapted.layout.update_size)
         before = self._score_before
@@ -203,11 +206,20 @@ class Workplace:
             "adapter_parameters": layout.adapter_size,
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
-            "remarks": [*self.adapted.base.remarks, *self._local_remarks()],
+            "remarks": [*self.adapted.base.remarks, *self._feature_remarks(), *self._local_remarks()],
             "exported_beside": list(self.adapted.exported_beside),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }
+
+    def _feature_remarks(self) -> list[str]:
+        place = self.job.model.features
+        if place is None:
+            return []
+        return [
+            f'The head\'s features are centred and scaled by the texts in model.features="{place}", which '
+            "the job says are public: their mean features are in the adapter, without noise"
+        ]
 
     def _local_remarks(self) -> list[str]:
         layout = self.adapted.layout
@@ -228,5 +240,7 @@ def _first_adapter(job: Job, adapted: AdaptedModel) -> NDArray[np.float32]:
     """What the first round begins with, float32[adapter_size]: drawn, or made elsewhere."""
     place, seed = job.training.warm_start, job.seeds.adapter
     if place is None:
-        return adapted.initial_adapter(seed)
+        adapter = adapted.initial_adapter(seed)
+        features = job.model.features
+        return adapter if features is None else with_public_features(adapter, adapted, place=features)
     return read_warm_start(place, adapted, seed=seed)

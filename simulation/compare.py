@@ -32,7 +32,7 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         update={
             "metrics": MetricsSection(),
             "aggregation": PlainSection(),
-            "training": asked.training.model_copy(update={"personal_steps": 0}),
+            "training": asked.training.model_copy(update={"personal_steps": 0, "shrink": "none"}),
         }
     )
     if job.privacy.protects:

@@ -23,6 +23,10 @@ class FedSVD(FrozenA):
     paper: ClassVar[str] = "Lee et al. 2025, FedSVD (arXiv:2505.12805)"
     basis_turns: ClassVar[bool] = True
 
+    def shrinks(self) -> bool:
+        # The rows of A stay orthonormal, so that noise in B is turned and no longer.
+        return True
+
     def merge(
         self, state: State, aggregate: NDArray[np.float32], layout: AdapterLayout, round_number: int
     ) -> State:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from client.training.sparse_rows import joined
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.clipping import ClippedSum
+from protocol.job.tensor_rates import rate_factor
 from protocol.job.training_section import TrainingSection
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch
 from tasks.model.adapted_model import AdaptedModel
 
 log = logging.getLogger("confide.training")
+
+_FACTOR = "confide_factor"  # in torch's groups of parameters: what their learning rate is multiplied by
 
 
 def make_optimizer(
@@ -53,8 +57,9 @@ def make_optimizer(
             "their gradients would be neither clipped nor noised"
         )
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.SGD
+    groups = _by_rate(dict(zip(adapted.trained, copies or parameters, strict=True)), training)
     optimizer = PrivateOptimizer(
-        kind(copies or parameters, lr=training.learning_rate),
+        kind(groups, lr=training.learning_rate),
         plan=plan,
         expected_batch_size=training.batch_size,
         adaptive=adaptive,
@@ -68,6 +73,22 @@ def make_optimizer(
         )
         optimizer.attach_step_hook(correction)
     return optimizer
+
+
+def _by_rate(parameters: Mapping[str, nn.Parameter], training: TrainingSection) -> list[dict[str, Any]]:
+    """torch's groups of parameters, in order: one for all, or one each where rates differ."""
+    if not training.rates:
+        return [{"params": list(parameters.values()), _FACTOR: 1.0}]
+    return [
+        {"params": [parameter], _FACTOR: rate_factor(training, name)}
+        for name, parameter in parameters.items()
+    ]
+
+
+def set_rate(optimizer: PrivateOptimizer, rate: float) -> None:
+    """Let the next step go at a learning rate, and tensors with a factor at so many times that."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[_FACTOR]
 
 
 def take_step(

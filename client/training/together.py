@@ -23,7 +23,7 @@ from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Found, Gradients, Loss, losses
 from client.training.sparse_rows import take
 from client.training.stacked_gradients import StackedGradients
-from client.training.step import add_batch, make_optimizer, nobody, whatever_fails
+from client.training.step import add_batch, make_optimizer, nobody, set_rate, whatever_fails
 from client.training.training import Trainer, learning_rate
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.mechanisms.rng import Entropy
@@ -155,8 +155,7 @@ class _Site:
         share, optimizer = self._share, self._optimizer
         share.between(step, training.local_steps)
         optimizer.source = share.entropy(round_number, step, "gradients")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, round_number, step)
+        set_rate(optimizer, learning_rate(training, round_number, step))
         sampling = share.entropy(round_number, step, "sampling")
         drawn = share.plan.draw(sampling, len(share.examples))
         if share.correlated is not None:

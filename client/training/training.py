@@ -16,7 +16,7 @@ from client.training.devices import Devices, OneDevice
 from client.training.gradients import PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
 from client.training.row_check import UnequalWeights, heights_apart
-from client.training.step import make_optimizer, take_step
+from client.training.step import make_optimizer, set_rate, take_step
 from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError, RunError
 from privacy.mechanisms.rng import Entropy
@@ -81,8 +81,7 @@ class Trainer:
             dropout = entropy(round_number, step, "dropout") if self.adapted.spec.adapter.dropout else None
             if dropout is not None:
                 torch.manual_seed(dropout.seed())
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training, round_number, step)
+            set_rate(optimizer, learning_rate(training, round_number, step))
             sampling = entropy(round_number, step, "sampling")
             drawn = plan.draw(sampling, len(examples))
             if correlated is not None:

@@ -1,7 +1,8 @@
-"""What a first adapter that was made elsewhere goes with, and what an average of the last ones does."""
+"""What a first adapter that was made elsewhere goes with, and what is kept beside the last one does."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ def check_warm_start(job: Job) -> None:
             f'adapter.init: expected "orthonormal" with training.warm_start, got "{job.adapter.init}", '
             "whose pairs begin as a part of the base model's weights"
         )
+    if job.model.features is not None:
+        raise ValueError("model.features: expected none with training.warm_start, whose head is for others")
     if job.adapter.ranks is not None:
         raise ValueError(
             "adapter.ranks: expected none with training.warm_start: a site of a lower rank would get some "
@@ -42,3 +45,41 @@ def check_average(job: Job) -> None:
             'several rounds\' A and B is not the mean of their products B·A; use "ffa", "fedsb" or '
             '"head"'
         )
+
+
+def check_shrink(job: Job) -> None:
+    """Raises ValueError that names the key to change, where nobody could tell the noise in an adapter."""
+    for key, expected, got, why in _hindrances(job) if job.training.shrink != "none" else ():
+        raise ValueError(
+            f'{key}: expected {expected} with training.shrink="{job.training.shrink}", got {got}: {why}'
+        )
+
+
+def _hindrances(job: Job) -> Iterator[tuple[str, str, str, str]]:
+    """A key, what is expected there, what is there, and why it cannot stay."""
+    privacy, training, strategy = job.privacy, job.training, job.strategy
+    if privacy.mechanism not in ("gaussian", "skellam"):
+        why = "without noise there is nothing to shrink by, and what is shrunk by is Gaussian noise"
+        yield "privacy.mechanism", '"gaussian", or "skellam"', f'"{privacy.mechanism}"', why
+    if not strategy.shrinks():
+        why = "its last adapter is more than the sum of what was released, and so is the noise in it"
+        yield "strategy.name", 'one such as "fedsvd", "ffa" or "head"', f'"{strategy.name}"', why
+    begins = "training.warm_start" if training.warm_start is not None else "adapter.init"
+    if strategy.basis_turns and (training.warm_start is not None or job.adapter.changes_base):
+        why = f'"{strategy.name}" turns the basis that it began in: use "ffa"'
+        yield begins, "a start with new pairs", "another", why
+    if strategy.server is not None:
+        why = "an optimizer weighs rounds by what it remembers of them"
+        yield "strategy.server", "none", f'"{strategy.server.optimizer}"', why
+    if training.optimizer != "sgd":
+        why = "it divides each step, and the noise in it, by what earlier gradients were"
+        yield "training.optimizer", '"sgd"', f'"{training.optimizer}"', why
+    if training.proximal:
+        why = "each step is pulled back, and the noise of earlier ones with it"
+        yield "training.proximal", "0", f"{training.proximal:g}", why
+    if training.update_norm is not None:
+        why = "updates are made shorter, and how much each site's are nobody knows"
+        yield "training.update_norm", "none", f"{training.update_norm:g}", why
+    if job.compression.kind != "none":
+        why = "part of the noise waits at the sites"
+        yield "compression.kind", '"none"', f'"{job.compression.kind}"', why

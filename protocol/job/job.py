@@ -12,13 +12,14 @@ from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
-from protocol.job.first_and_last import check_average, check_warm_start
+from protocol.job.first_and_last import check_average, check_shrink, check_warm_start
 from protocol.job.mix import check_mix
 from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
 from protocol.job.section import COHORT_MAX, SITES_MAX, Section, by_shape
 from protocol.job.statistics_section import StatisticsSection, check_statistics
 from protocol.job.strategy import Strategy, default_strategy
+from protocol.job.tensor_rates import check_rates_fit
 from protocol.job.trained_rounds import TrainedRounds
 from protocol.job.training_section import TrainingSection
 from protocol.plain_text import Place, Word, quoted
@@ -48,6 +49,9 @@ class ModelSection(Section):
     )
     padding: Word | None = Field(
         None, description="the token that fills texts up, where tokenizer and config name none"
+    )
+    features: Place | None = Field(
+        None, description="public texts, one a line, by which a head's features are centred and scaled"
     )
     checkpointing: bool = Field(
         False, description="compute layers again on the way back, in place of keeping what they made"
@@ -236,6 +240,8 @@ class Job(Section):
         check_warm_start(self)
         if self.model.source != DRAWN:  # whose weights are averaged themselves, and no factors of them
             check_average(self)
+        check_shrink(self)
+        check_rates_fit(self)
         if self.training.physical_batch_size > self.training.batch_size:
             raise ValueError(
                 "training.physical_batch_size: expected at most training.batch_size="
@@ -272,6 +278,11 @@ class Job(Section):
         if not isinstance(self.aggregation, MasksSection):
             raise JobError(f'expected aggregation.kind="masks", got "{self.aggregation.kind}"')
         return self.aggregation
+
+    @property
+    def begins_elsewhere(self) -> bool:
+        """Whether the first adapter has more in it than what the model and the seeds make."""
+        return self.training.warm_start is not None or self.model.features is not None
 
     @property
     def phases(self) -> tuple[Phase, ...]:

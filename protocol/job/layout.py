@@ -16,6 +16,9 @@ from privacy.errors import ProtocolError
 
 # How the factors of an adapted layer end, and what a rule adds to the layer's own weight beside them.
 FACTOR_A, FACTOR_B, RESIDUAL = ".lora_A.weight", ".lora_B.weight", ".residual.weight"
+CORE = ".lora_C.weight"  # what some rules train between the two
+# What a head's features are less, and then times: public numbers, which nobody trains.
+FEATURE_MEAN, FEATURE_SCALE = ".features.mean", ".features.scale"
 # The weights that all experts of a layer have in one, in the order in which a token meets them. Each expert
 # is a layer to itself here: its factors are named WEIGHT.NUMBER.
 FUSED = ("gate_up_proj", "down_proj")

@@ -72,8 +72,8 @@ class Manifest:
         for digest in (self.model_digest, self.layout_digest, self.start_digest):
             if not (isinstance(digest, str) and _HEX.fullmatch(digest)):
                 raise ProtocolError(f"expected SHA-256 as hex, got {quoted(digest)}")
-        if self.start_digest and self.job.training.warm_start is None:
-            raise ProtocolError("expected training.warm_start with start_digest, got none")
+        if self.start_digest and not self.job.begins_elsewhere:
+            raise ProtocolError("expected training.warm_start or model.features with start_digest")
 
     def _check_sites(self) -> None:
         drawn = self.job.federation.cohort

@@ -122,6 +122,13 @@ class Strategy(Section):
         moving = [half for half in halves if self.trains(f"layer.lora_{half}.weight")]
         return len(moving) < 2 and not self.basis_turns and not self.residual
 
+    def shrinks(self) -> bool:
+        """Whether the last adapter is the first and the sum of the rounds' means, but for a turned basis.
+
+        So it has the sum of the rounds' noise, which is as large in all directions.
+        """
+        return self.linear and self.averages()
+
     @classmethod
     def takes_optimizer(cls) -> bool:
         """Whether an optimizer of the coordinator's may stand between the aggregate and the adapter."""
@@ -209,10 +216,12 @@ class Strategy(Section):
 
     def lay_out(self, shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
         """The layout of an adapter of these tensors, and of the updates that sites send of it."""
-        from protocol.job.layout import RESIDUAL, AdapterLayout, TensorSlot
+        from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE, RESIDUAL, AdapterLayout, TensorSlot
+
+        never = RESIDUAL, FEATURE_MEAN, FEATURE_SCALE
 
         def slot(name: str, shape: tuple[int, ...]) -> TensorSlot:
-            trained = self.trains(name) and not name.endswith(RESIDUAL)
+            trained = self.trains(name) and not name.endswith(never)
             return TensorSlot(name=name, shape=shape, trained=trained, local=trained and self.keeps(name))
 
         return self.sized(AdapterLayout(slots=tuple(slot(*named) for named in sorted(shapes.items()))))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from protocol.job.section import Section
-from protocol.plain_text import Place
+from protocol.plain_text import Place, Word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,10 @@ class TrainingSection(Section):
     # Up to where float32 ends.
     learning_rate: Annotated[float, Field(ge=1e-12, le=1e38)] = 1.0
     decay: Literal["none", "linear"] = "none"
+    # Factors of the learning rate for tensors, by parts of their names.
+    rates: dict[Word, Annotated[float, Field(ge=1e-6, le=1e6)]] = Field(
+        default_factory=dict, max_length=1000
+    )
     # The L2 norm that each site scales its whole update down to; unset: any.
     update_norm: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     # The run stops after so many rounds without a lower held-out loss; unset: after all.
@@ -45,6 +49,8 @@ class TrainingSection(Section):
     average: Literal["none", "polyak", "ema"] = "none"
     # How many of the last adapters the coordinator tries together on held-out examples, when the run ends.
     ensemble: Annotated[int, Field(ge=0, le=ENSEMBLE_MAX)] = 1
+    # Whether what it keeps is shrunk by how much of it noise explains: by tensors or by singular values.
+    shrink: Literal["none", "norm", "singular"] = "none"
     # A PEFT folder at the coordinator: the adapter that the first round begins with.
     warm_start: Place | None = None
     # Steps that each site takes from the last adapter, for an adapter of its own that stays there.
@@ -77,6 +83,17 @@ class TrainingSection(Section):
         import numpy as np
 
         return np.linspace(1.0, 0.0 if self.decay == "linear" else 1.0, steps, endpoint=False)
+
+    def rates_in(self, round_number: int) -> NDArray[np.float64]:
+        """The learning rates of a round's steps, for tensors without a factor: float64[local_steps]."""
+        first = self.rounds_before(round_number) * self.local_steps
+        weights = self.step_weights(self.total_steps)[first : first + self.local_steps]
+        return self.learning_rate * weights
+
+    @property
+    def fastest(self) -> float:
+        """The largest factor of the learning rate that a tensor may have."""
+        return max([1.0, *self.rates.values()])
 
     def rounds_before(self, round_number: int) -> int:
         """How many of these rounds come before one of them, by its number in the run."""

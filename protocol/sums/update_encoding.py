@@ -48,9 +48,9 @@ def update_noise_std(job: Job, plan: Plan) -> float:
     # Of a run in phases the widest: which phase's noise a round has follows from what was charged before.
     trainings = [phase.training for phase in job.phases]
     if job.training.optimizer == "adam":
-        return max(one.learning_rate * math.sqrt(one.local_steps) for one in trainings)
+        return max(one.learning_rate * one.fastest * math.sqrt(one.local_steps) for one in trainings)
     return max(
-        one.learning_rate * math.sqrt(one.local_steps) * plan.noise_std / one.batch_size
+        one.learning_rate * one.fastest * math.sqrt(one.local_steps) * plan.noise_std / one.batch_size
         for one in trainings
     )
 
@@ -126,7 +126,8 @@ def plan_for_site(manifest: Manifest, *, update_size: int) -> SitePlan:
 
 def _steps(job: Job) -> float:
     """How far a round's local steps of length one may go, in the phase where they may go furthest."""
-    return max(phase.training.learning_rate * phase.training.local_steps for phase in job.phases)
+    trainings = [phase.training for phase in job.phases]
+    return max(one.learning_rate * one.fastest * one.local_steps for one in trainings)
 
 
 def _site_encoding(manifest: Manifest, size: int, seed: bytes, *, multiplier: float) -> Encoding:

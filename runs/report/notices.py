@@ -118,7 +118,7 @@ def _of_adapters(records: Sequence[RoundRecord], average: AveragedAdapter | None
             f"{records[-1].loss:.4f}. confide export --average writes it. It cost nothing: all that is in "
             "it had been released."
         )
-        notices.append(Notice(title="An average", text=text, grave=False))
+        notices.append(Notice(title="Beside the last adapter", text=text, grave=False))
     return notices
 
 

@@ -42,6 +42,10 @@ def check_canaries_fit(job: Job) -> None:
             "privacy.clipping_quantile: expected none: a canary is as long as the clipping norm, which the "
             "attacks take to be the same in all steps"
         )
+    if job.training.rates:
+        raise UserError(
+            "training.rates: expected none: the attacks take all numbers to move at one learning rate"
+        )
     if job.data.mix:
         raise UserError(
             "data.mix: expected none: canaries stand in places of examples that are all drawn at one rate"

@@ -180,6 +180,7 @@ def _jobs(job: Job, size: int) -> dict[ViewName, Job]:
             "rounds": 1,
             "local_steps": 1,
             "personal_steps": 0,
+            "shrink": "none",  # which a run without noise has no use for
             "batch_size": size,
             "physical_batch_size": min(size, job.training.physical_batch_size),
         }

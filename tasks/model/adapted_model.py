@@ -20,6 +20,7 @@ from tasks.model.adapter_start import Matrix, olora, orthonormal_rows, pissa, si
 from tasks.model.attach_adapter import ADAPTER, attach
 from tasks.model.base_model import BaseModel
 from tasks.model.device import Device
+from tasks.model.feature_scale import FeatureScale
 from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
@@ -40,6 +41,7 @@ class AdaptedModel:
         round_layout: the same with what the round trains that ``train_in`` named last; all, before that.
         base: the model as it was loaded, and what its task knows of it.
         sizes: how large examples are, and what batches of them are padded to.
+        features: what the head's features are less, and times.
 
     Raises ModelError for a job that the model cannot carry.
     """
@@ -64,8 +66,10 @@ class AdaptedModel:
         self._starts = self._take_out_starts() if spec.adapter.changes_base else {}
         self._moved = MovedWeights(self.peft, adapter=ADAPTER, wanted=spec.strategy.residual)
         self._reference = ReferenceModel(self.peft, self._parameters, adapter=ADAPTER, task=spec.task)
+        wanted = spec.model.features is not None
+        self.features = FeatureScale(self.peft, head=base.head, adapter=ADAPTER, wanted=wanted)
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
-        self.layout = spec.strategy.lay_out(shapes | self._moved.shapes)
+        self.layout = spec.strategy.lay_out(shapes | self._moved.shapes | self.features.shapes)
         self.round_layout, self._round = self.layout, 0
         _check_kept(base, spec, self.layout)
 
@@ -124,7 +128,7 @@ class AdaptedModel:
         Raises ModelError.
         """
         generator = np.random.Generator(np.random.PCG64(seed))
-        tensors = dict(self._starts)
+        tensors = self._starts | self.features.at_first
         for slot in self.layout.slots:
             layer, half, _ = slot.name.partition(".lora_A.")
             if slot.name in tensors:
@@ -150,6 +154,7 @@ class AdaptedModel:
             for name, parameter in self._parameters.items():
                 parameter.copy_(torch.from_numpy(tensors[name].copy()))
         self._moved.put(tensors)
+        self.features.put(tensors)
 
     def some_adapter(self, seed: int) -> NDArray[np.float32]:
         """An adapter to try the model with: each number of PEFT's drawn, so that no gradient is zero.
@@ -160,7 +165,7 @@ class AdaptedModel:
         adapter = (0.05 * drawn).astype(np.float32)
         for name, tensor in self.layout.split(adapter).items():
             if name not in self._parameters:
-                tensor[:] = 0.0
+                tensor[:] = self.features.at_first.get(name, 0.0)
         return adapter
 
     @contextmanager
@@ -199,7 +204,7 @@ class AdaptedModel:
     def now(self) -> NDArray[np.float32]:
         """The adapter that the model has: float32[adapter_size]."""
         tensors = {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
-        return self.layout.join(tensors | self._moved.residuals)
+        return self.layout.join(tensors | self._moved.residuals | self.features.tensors)
 
     def update_since(self, adapter: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a site sends of its training, which began with ``adapter``: float32[update_size]."""

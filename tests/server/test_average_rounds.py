@@ -119,7 +119,7 @@ def test_nothing_is_averaged_that_nobody_asked_for_or_that_is_not_there(
     keep_average(folder, LAYOUT, evaluator)  # type: ignore[arg-type]
     assert read_average(folder) is None
     assert not evaluator.scored
-    with pytest.raises(UserError, match=r"set training\.average"):
+    with pytest.raises(UserError, match=r"nothing beside its rounds"):
         export_adapter(folder, tmp_path / "out", average=True)
 
 
@@ -148,6 +148,6 @@ def test_an_exported_average_says_what_it_is(tmp_path: Path, monkeypatch: pytest
     (notice,) = (
         one
         for one in find_notices(folder.manifest, folder.records(), average=read_average(folder))
-        if one.title == "An average"
+        if one.title == "Beside the last adapter"
     )
     assert notice.text.startswith(f"{words} has a held-out loss of 3.0000")

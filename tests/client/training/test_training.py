@@ -446,3 +446,15 @@ def test_all_linear_with_layers_to_transform(model: Any, targets: int, parts: st
 
     assert len(names) == targets
     assert all(parts in name for name in names)
+
+
+def test_a_tensor_with_a_factor_goes_so_many_times_as_far() -> None:
+    trainer = Trainer(HookedGradients(BERT.adapted(strategy={"name": "ffa"})))
+    layout = trainer.adapted.layout
+    plain, fast = (
+        layout.split_update(train(trainer, local_steps=1, rates=rates)) for rates in ({}, {"lora_B": 4.0})
+    )
+    for name, change in plain.items():
+        # A float32 weight near 1 is rounded once each time.
+        factor = 4.0 if ".lora_B." in name else 1.0
+        np.testing.assert_allclose(fast[name], factor * change, rtol=1e-4, atol=2e-6)
