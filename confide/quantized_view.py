@@ -13,6 +13,7 @@ from runs.privacy_card import AuditResult
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from server.quantized_export import check_quantizable, export_quantized
+from tasks.model.device import whole_on
 from tasks.registry import find_task
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def held_out_of(folder: RunFolder) -> Workplace | str:
     """The run's job with the coordinator's held-out examples, or why there are none."""
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
     # What training began with is not needed, and may be gone.
-    job = job.model_copy(update={"training": job.training.model_copy(update={"warm_start": None})})
+    training = job.training.model_copy(update={"warm_start": None})
+    job = job.model_copy(update={"training": training, "device": whole_on(job.device)})
     try:
         if folder.facts.get("federation") is None:
             from simulation.simulated_federation import World

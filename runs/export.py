@@ -24,7 +24,7 @@ from runs.run_base import load_run_base
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel
-from tasks.model.device import choose_device
+from tasks.model.device import choose_device, whole_on
 from tasks.registry import find_task
 
 
@@ -82,7 +82,7 @@ def export_merged(
     job = folder.manifest.job
     check_whole_weights(job)
     base = load_run_base(folder.manifest)
-    adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
+    adapted = AdaptedModel(base, job=job, device=choose_device(whole_on(job.device)))
     merged = merge(folder, adapted, number=number, averaged=averaged is not None)
 
     def write(partial: Path) -> None:
