@@ -190,7 +190,10 @@ def test_layers_whose_activations_are_kept_are_brought_once(monkeypatch: pytest.
     assert machine.most == 1
 
 
-@pytest.mark.parametrize("changes", [{"strategy": {"name": "fedex"}, "aggregation": {"kind": "none"}}, {"adapter": {"init": "olora"}}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"strategy": {"name": "fedex"}, "aggregation": {"kind": "none"}}, {"adapter": {"init": "olora"}}],
+)
 def test_weights_that_a_rule_moves_or_a_start_is_taken_from_wait_as_well(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
