@@ -20,7 +20,9 @@ from client.training.stacked_gradients import StackedGradients
 from client.training.unit_check import check_privacy_unit
 from privacy.errors import JobError, ModelError
 from protocol.job.adapter_section import no_adapter
+from protocol.job.job import Job
 from tasks.model.adapted_model import AdaptedModel
+from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.model_layers import layer_lists
@@ -41,7 +43,7 @@ from tests.models import (
 
 SIZES = (5, 9, 3, 7)
 TARGETS = {llama: ["q_proj", "v_proj"], gpt2: ["c_attn"], bert: ["query", "value"]}
-LAYERS = 4
+LAYERS = 3
 
 
 class WaitingWeightError(Exception):
@@ -104,10 +106,12 @@ def watched(adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield machine
 
 
-def model(build: Any = llama, *, offload: bool = True, task: str = "", **sections: Any) -> AdaptedModel:
+def model(
+    build: Any = llama, *, offload: bool = True, bfloat16: bool = False, task: str = "", **sections: Any
+) -> AdaptedModel:
     task = task or ("sequence-classification" if build is bert else "causal-lm")
     job = make_job(targets=TARGETS[build], task=task, **sections)
-    return adapt(build(layers=LAYERS), job, offload=offload)
+    return adapt(build(layers=LAYERS), job, offload=offload, bfloat16=bfloat16)
 
 
 def found_by(adapted: AdaptedModel, *, kept: bool = False) -> dict[str, torch.Tensor]:
@@ -125,11 +129,14 @@ def found_by(adapted: AdaptedModel, *, kept: bool = False) -> dict[str, torch.Te
     return {name: one if isinstance(one, torch.Tensor) else one.whole() for name, one in found.items()}
 
 
-@pytest.mark.parametrize("build", [llama, gpt2, bert])
+@pytest.mark.parametrize(
+    ("build", "bfloat16"), [(llama, False), (llama, True), (gpt2, False), (bert, False)]
+)
 def test_gradients_are_the_same_bits_and_one_layer_is_there_at_a_time(
-    build: Any, monkeypatch: pytest.MonkeyPatch
+    build: Any, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"adapter": {"dropout": 0.3}, "privacy": {"mechanism": "none"}}
+    changes: dict[str, Any] = {"adapter": {"dropout": 0.3}, "privacy": {"mechanism": "none"}}
+    changes["bfloat16"] = bfloat16
     expected, adapted = found_by(model(build, offload=False, **changes)), model(build, **changes)
     with watched(adapted, monkeypatch) as machine:
         found = found_by(adapted)
@@ -180,7 +187,7 @@ def test_a_weight_that_is_used_where_it_waits_is_found(monkeypatch: pytest.Monke
 
 
 def test_layers_whose_activations_are_kept_are_brought_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"adapter": {"layers_to_transform": [2, 3]}}
+    changes = {"adapter": {"layers_to_transform": [1, 2]}}
     expected = found_by(model(offload=False, **changes), kept=True)
     adapted = model(**changes)
     with watched(adapted, monkeypatch) as machine:
@@ -208,9 +215,9 @@ def test_weights_that_a_rule_moves_or_a_start_is_taken_from_wait_as_well(
 
 def test_pairs_and_the_whole_unit_check_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     adapted = model(task="preferences")
+    method = choose_gradients(adapted)
+    assert isinstance(method, StackedGradients)
     with watched(adapted, monkeypatch) as machine:
-        method = choose_gradients(adapted)
-        assert isinstance(method, StackedGradients)
         check_privacy_unit(method, adapted.probe())
     assert machine.most == 1
 
@@ -226,12 +233,23 @@ def test_where_hooks_would_be_needed_examples_are_computed_alone(
 def test_what_cannot_wait_is_refused() -> None:
     with pytest.raises(ModelError, match=r"device\.offload: expected false with .* routed experts"):
         adapt(mixtral(), make_job(targets=["experts"]), offload=True)
-    table = {"source": "none", "label": "label", "labels": ["a", "b"], "numbers": {"x": [0.0, 1.0]}}
-    job = make_job(
-        targets=[], task="tabular", model={"source": "drawn"}, data=table, device={"offload": True}
-    )
     with pytest.raises(JobError, match=r'device\.offload: expected false with model\.source="drawn"'):
-        section_of(job.model_copy(update={"adapter": no_adapter()}))
+        section_of(drawn_job(offload=True))
+
+
+def drawn_job(*, offload: bool) -> Job:
+    """Of a network that is drawn, and trained whole."""
+    table = {"source": "none", "label": "label", "labels": ["a", "b"], "numbers": {"x": [0.0, 1.0]}}
+    drawn, device = {"source": "drawn"}, {"offload": offload}
+    job = make_job(targets=[], task="tabular", model=drawn, data=table, device=device)
+    return job.model_copy(update={"adapter": no_adapter()})
+
+
+def test_at_a_site_that_offloads_a_network_that_is_trained_whole_stays_where_it_is() -> None:
+    device = Device(torch=torch.device("cpu"), bfloat16=False, offload=True)
+    job = drawn_job(offload=False)
+    base = load_base_model(job, labels=("a", "b"), device=device)
+    assert AdaptedModel(base, job=job, device=device).recomputed_for is None
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
