@@ -13,6 +13,7 @@ from runs.privacy_card import AuditResult
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from server.quantized_export import check_quantizable, export_quantized
+from tasks.model.device import whole_on
 from tasks.registry import compares_with_start, find_task
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def held_out_of(folder: RunFolder) -> Workplace | str:
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
     # The folder that training began with may be gone; what was in it the run itself has.
     compares = compares_with_start(job)
-    job = job.model_copy(update={"training": job.training.model_copy(update={"warm_start": None})})
+    training = job.training.model_copy(update={"warm_start": None})
+    job = job.model_copy(update={"training": training, "device": whole_on(job.device)})
     try:
         if folder.facts.get("federation") is None:
             from simulation.simulated_federation import World

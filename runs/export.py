@@ -24,8 +24,9 @@ from runs.run_base import load_run_base
 from runs.run_folder import MEMORY, RunFolder
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel
-from tasks.model.device import choose_device
+from tasks.model.device import choose_device, whole_on
 from tasks.registry import find_task
+from tasks.task import SummingTask
 
 
 def export_adapter(
@@ -82,7 +83,7 @@ def export_merged(
     job = folder.manifest.job
     check_whole_weights(job)
     base = load_run_base(folder.manifest)
-    adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
+    adapted = AdaptedModel(base, job=job, device=choose_device(whole_on(job.device)))
     merged = merge(folder, adapted, number=number, averaged=averaged is not None)
 
     def write(partial: Path) -> None:
@@ -115,7 +116,10 @@ def merge(folder: RunFolder, adapted: AdaptedModel, *, number: int, averaged: bo
 def chosen_adapter(
     folder: RunFolder, *, best: bool, average: bool
 ) -> tuple[Path, int, AveragedAdapter | None]:
-    """The folder with what is exported, the round that it is of, and what it is an average of, if it is."""
+    """The folder with what is exported, the round that it is of, and what it is an average of, if it is.
+
+    Raises UserError for what there is not, and for the best of rounds that only add up.
+    """
     number = int(folder.adapter_path.resolve().name)
     if average:
         found = read_average(folder)
@@ -126,6 +130,10 @@ def chosen_adapter(
             )
         return averaged_path(folder), found.last, found
     if best:
+        job = folder.manifest.job
+        task = find_task(job.task)
+        if isinstance(task, SummingTask):
+            raise UserError(f'--best: expected the last round with task="{job.task}": {task.adds_up}')
         record = best_round(folder.records())
         if record is None:
             raise UserError(f"{folder.path}: no round has finished yet, so that none is best")

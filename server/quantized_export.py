@@ -17,7 +17,7 @@ from runs.run_folder import RunFolder
 from server.job_context import Workplace
 from server.whole_models import WholeModels
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.device import choose_device
+from tasks.model.device import choose_device, whole_on
 
 FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Int8Folder(), GgufFile())}
 
@@ -91,6 +91,6 @@ def _adapted(folder: RunFolder, held_out: Workplace | str) -> tuple[AdaptedModel
     if isinstance(held_out, str):
         job = manifest.job
         base = load_run_base(manifest)
-        return AdaptedModel(base, job=job, device=choose_device(job.device)), None
+        return AdaptedModel(base, job=job, device=choose_device(whole_on(job.device))), None
     check_run_base(manifest, held_out.adapted.base)
     return held_out.adapted, WholeModels(held_out)

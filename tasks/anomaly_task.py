@@ -45,6 +45,7 @@ class AnomalyTask(NetworkTask):
     """
 
     measures: tuple[Measure, ...] = ANOMALY
+    adds_up = "its held-out loss falls as sums grow, and each round's sum is in the next one's"
 
     def refuses(self, job: Job, section: LabelledKeys) -> str | None:
         """Sums stay sums only where all of a step's numbers are moved alike."""
@@ -53,7 +54,7 @@ class AnomalyTask(NetworkTask):
                 f'data.labels: expected the labels with task="{self.name}", of which the first is the '
                 "usual one"
             )
-        return super().refuses(job, section) or _refuses_steps(job, f'task="{self.name}"')
+        return super().refuses(job, section) or _refuses_steps(job, f'task="{self.name}"', self.adds_up)
 
     def fit(
         self,
@@ -111,7 +112,7 @@ class AnomalyTask(NetworkTask):
         return AnomalyOutcome.of(found[:, 0], found[:, 1], batch.inputs["odd"], size=size)
 
 
-def _refuses_steps(job: Job, named: str) -> str | None:
+def _refuses_steps(job: Job, named: str, adds_up: str) -> str | None:
     """Why a job's steps would make something else of sums than their mean, naming the key; or None."""
     training, privacy, strategy = job.training, job.privacy, job.strategy
     by_example = not privacy.hides_sites
@@ -122,6 +123,8 @@ def _refuses_steps(job: Job, named: str) -> str | None:
         f'training.optimizer: expected "sgd" with {named}, got "{training.optimizer}"': (
             training.optimizer != "sgd"
         ),
+        f"training.patience: expected none with {named}: {adds_up}": training.patience is not None,
+        f'training.average: expected "none" with {named}: {adds_up}': training.average != "none",
         f"training.proximal: expected 0 with {named}: sums are not pulled back": training.proximal > 0,
         f'compression.kind: expected "none" with {named}: a fit needs all of its numbers': (
             job.compression.kind != "none"

@@ -112,8 +112,10 @@ def _refuses_network(job: Job, named: str) -> str | None:
     strategy = job.strategy
     if job.adapter != no_adapter():
         return f'adapter: expected no such section with model.source="{DRAWN}", which is trained whole'
-    if job.model.checkpointing:
-        return f'model.checkpointing: expected false with model.source="{DRAWN}", whose network is small'
+    whole = {"model.checkpointing": job.model.checkpointing, "device.offload": job.device.offload}
+    for key, asked in whole.items():
+        if asked:
+            return f'{key}: expected false with model.source="{DRAWN}", whose network is small'
     if strategy.keeps_local or strategy.keep_local != "nothing" or strategy.residual or strategy.cored:
         return (
             f'strategy: expected one that averages all that is trained, such as "fedit", with {named} and '

@@ -218,6 +218,16 @@ class GatedTask(Protocol):
 
 
 @runtime_checkable
+class SummingTask(Protocol):
+    """A task whose rounds add to one sum, so that no round before the last has a better model.
+
+    ``adds_up`` says why its held-out loss does not tell which round is best.
+    """
+
+    adds_up: str
+
+
+@runtime_checkable
 class HubTask(Protocol):
     """A task that the Hub has a name for: ``pipeline``, as "text-classification"."""
 

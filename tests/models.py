@@ -247,10 +247,10 @@ def make_job(
     )
 
 
-def adapt(model: nn.Module, job: Job, *, bfloat16: bool = False) -> AdaptedModel:
+def adapt(model: nn.Module, job: Job, *, bfloat16: bool = False, offload: bool = False) -> AdaptedModel:
     """The model, frozen as ``load_base_model`` leaves it, with the job's adapter, on the CPU."""
     base = text_base(model.requires_grad_(False), job)
-    device = Device(torch=torch.device("cpu"), bfloat16=bfloat16)
+    device = Device(torch=torch.device("cpu"), bfloat16=bfloat16, offload=offload)
     return AdaptedModel(base, job=job, device=device)
 
 

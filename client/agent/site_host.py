@@ -240,9 +240,13 @@ class SiteHost:
         return self._model
 
     def _device_of(self, job: Job) -> DeviceSection:
-        """This process's own device: the first of the site's, or the job's if it names none."""
-        section, names = _within_machine(job).device, self._file.device.name
-        return section.model_copy(update={"name": names[0]}) if names else section
+        """This process's own device: what the site says of it, and the job where it says nothing."""
+        own, told = self._file.device, dict[str, object]()
+        if own.name:
+            told["name"] = own.name[0]
+        if own.offload is not None:
+            told["offload"] = own.offload
+        return _within_machine(job).device.model_copy(update=told)
 
     def close(self) -> None:
         """Forget the model that is here, and free the devices that it is on."""

@@ -92,12 +92,14 @@ def _as_list(value: object) -> object:
 class OwnDevices(Section):
     """Where this site trains, whatever a job says: ``name`` is one device, or several that share each step.
 
-    The first is the agent's own. Unset, it is the device that the job names.
+    The first is the agent's own. Unset, it is the device that the job names. ``offload`` says whether
+    frozen layers' weights wait in main memory while another layer computes; unset, the job says it.
     """
 
     name: Annotated[list[DeviceName], BeforeValidator(_as_list), Field(max_length=64)] = Field(
         default_factory=list
     )
+    offload: bool | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> OwnDevices:

@@ -125,9 +125,9 @@ class SeveralDevices:
         # A model that two devices computed in different precisions would be two models.
         precision: Literal["bfloat16", "float32"]
         precision = "bfloat16" if self._adapted.device.bfloat16 else "float32"
-        threads = torch.get_num_threads()
+        threads, offload = torch.get_num_threads(), self._adapted.device.offload
         for name in self._names:
-            section = DeviceSection(name=name, precision=precision, threads=threads)
+            section = DeviceSection(name=name, precision=precision, threads=threads, offload=offload)
             self._processes.append(_Process(self._recipe, section))
         for process in self._processes:
             found: Loaded = process.receive()

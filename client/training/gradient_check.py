@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from protocol.plain_text import first_line
 from protocol.processes.time_spent import Part, timed
 from tasks.data.examples import Batch, Examples
 from tasks.model.adapted_model import AdaptedModel
-from tasks.model.device import Device
 from tasks.model.expert_weights import of_all_experts
 
 log = logging.getLogger("confide.training")
@@ -94,7 +94,7 @@ def check_gradients(method: PerExampleGradients, examples: Examples) -> Gradient
 def comparable(adapted: AdaptedModel) -> Iterator[None]:
     """Within this block two passes over one example give one gradient, and none that is zero."""
     precision = adapted.device
-    adapted.device = Device(torch=precision.torch, bfloat16=False)
+    adapted.device = replace(precision, bfloat16=False)
     try:
         adapted.load(adapted.some_adapter(0))
         adapted.peft.train()

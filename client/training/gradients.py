@@ -68,10 +68,10 @@ class HookedGradients:
     batched = True
 
     def __init__(self, adapted: AdaptedModel) -> None:
-        if adapted.spec.model.checkpointing:
+        if adapted.recomputed_for is not None:
             raise PrivacyUnitError(
-                "model.checkpointing: expected false with adapters that need hooks to find gradients: they "
-                "would take a layer that is computed twice for two"
+                f"{adapted.recomputed_for}: expected false with adapters that need hooks to find "
+                "gradients: they would take a layer that is computed twice for two"
             )
         self.adapted = adapted
         self._hook()

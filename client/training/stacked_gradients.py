@@ -102,7 +102,7 @@ class StackedGradients:
         were kept, nor on Apple's GPUs, which have no float64 to multiply them in.
         """
         adapted = self.adapted
-        able = not adapted.spec.model.checkpointing and adapted.device.torch.type != "mps"
+        able = adapted.recomputed_for is None and adapted.device.torch.type != "mps"
         return _SPARED if able else math.inf
 
 

@@ -182,6 +182,9 @@ class DeviceSection(Section):
     name: DeviceName = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    offload: Annotated[
+        bool, Field(description="frozen layers' weights wait in main memory while another layer computes")
+    ] = False
 
 
 class Job(Section):

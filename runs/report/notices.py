@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from protocol.job.job import Job
 from protocol.job.manifest import Manifest
 from protocol.sums.sum_kinds import sum_kind
 from runs.averaged_adapter import AveragedAdapter
@@ -13,6 +14,8 @@ from runs.formats import format_count
 from runs.run_folder import RoundRecord
 from runs.spent import last_epsilon
 from tasks.label_scores import what_scores_hide
+from tasks.registry import find_task
+from tasks.task import SummingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def find_notices(
     if protected and any(e is None or e > job.privacy.epsilon * (1 + 1e-9) for e in spent):
         text = f"At least one site’s ε is above the budget of {job.privacy.epsilon:g} or unbounded."
         notices.append(Notice(title="Budget exceeded", text=text))
-    notices += _of_adapters(records, average)
+    notices += _of_adapters(job, records, average)
     if has_stopped(job, records) and done < asked:
         text = (
             f"The run stopped after {done} of {format_count(asked, 'round')}, as training.patience = "
@@ -103,10 +106,10 @@ def find_notices(
     return notices
 
 
-def _of_adapters(records: Sequence[RoundRecord], average: AveragedAdapter | None) -> list[Notice]:
+def _of_adapters(job: Job, records: Sequence[RoundRecord], average: AveragedAdapter | None) -> list[Notice]:
     """What else there is beside the last adapter."""
     notices, best, done = list[Notice](), best_round(records), len(records)
-    if best is not None and best.round < done:
+    if best is not None and best.round < done and not isinstance(find_task(job.task), SummingTask):
         text = (
             f"Round {best.round} has the lowest held-out loss, {best.loss:.4f}; after the last, {done}, it "
             f"is {records[-1].loss:.4f}. confide export --best writes that round’s adapter."

@@ -102,6 +102,7 @@ planning_mib = 1024
 
 # [device]                            # where this site trains, whatever a job says
 # name = ["cuda:0", "cuda:1"]         # one device, or several that share each step
+# offload = true                      # frozen layers wait in main memory, on the device while they compute
 """
 
 

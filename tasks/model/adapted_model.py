@@ -24,7 +24,7 @@ from tasks.model.feature_scale import FeatureScale
 from tasks.model.frozen_modes import follow_where_biases_are_trained, keep_evaluated
 from tasks.model.model_spec import ModelSpec
 from tasks.model.moved_weights import MovedWeights
-from tasks.model.recomputed_layers import recompute_layers
+from tasks.model.recomputed_layers import Key, offload_layers, recompute_layers
 from tasks.model.reference_model import ReferenceModel
 from tasks.model.routed_experts import ExpertPair
 from tasks.registry import section_of, task_of
@@ -42,6 +42,7 @@ class AdaptedModel:
         base: the model as it was loaded, and what its task knows of it.
         sizes: how large examples are, and what batches of them are padded to.
         features: what the head's features are less, and times.
+        recomputed_for: the key for which layers are computed again on the way back; None if they are not.
 
     Raises ModelError for a job that the model cannot carry.
     """
@@ -52,16 +53,24 @@ class AdaptedModel:
         self.spec = spec = ModelSpec.of(job)
         self.task = task_of(job)
         self.sizes = self.task.sizes(base, section_of(job))
-        base.model.to(device.torch)
+        offload = device.offload and not base.trained_whole  # of which nothing would wait
+        self.recomputed_for: Key | None = "model.checkpointing" if spec.model.checkpointing else None
+        if offload:
+            self.recomputed_for = "device.offload"
+        else:
+            base.model.to(device.torch)
         keep_evaluated(base.model, trained=base.head)
         self.peft: Any = attach(base, spec.adapter, source=spec.model.source)
         if spec.strategy.cored:
             from tasks.model.adapter_core import add_cores
 
             add_cores(self.peft, adapter=ADAPTER)
-        if spec.model.checkpointing:
-            recompute_layers(self.peft.get_base_model())
         self._parameters = self._collect(spec.strategy)
+        if offload:
+            resident = frozenset(map(id, self._parameters.values()))
+            offload_layers(base.model, device=device.torch, resident=resident)
+        elif spec.model.checkpointing:
+            recompute_layers(base.model, key="model.checkpointing")
         follow_where_biases_are_trained(base.model)
         self._starts = self._take_out_starts() if spec.adapter.changes_base else {}
         self._moved = MovedWeights(self.peft, adapter=ADAPTER, wanted=spec.strategy.residual)

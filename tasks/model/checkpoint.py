@@ -67,6 +67,8 @@ def read_checkpoint(
             **options,
         )
     refuse_adapter(job, found=getattr(model, "_hf_peft_config_loaded", False))
+    if job.model.gguf:
+        _forget_packing(model)
     reshaped = {
         name: f"{tuple(theirs)} in the weights and {tuple(ours)} in the model"
         for name, theirs, ours in told["mismatched_keys"]
@@ -79,6 +81,16 @@ def read_checkpoint(
         saved_as=tuple(config.architectures or ()),
         labels=found,
     )
+
+
+def _forget_packing(model: Any) -> None:
+    """Let a model be saved like any other if its weights were unpacked as they were read.
+
+    transformers goes on taking it for packed, and saves no such model.
+    """
+    packing = getattr(model, "hf_quantizer", None)
+    if packing is not None and all(weight.is_floating_point() for weight in model.parameters()):
+        packing.remove_quantization_config(model)
 
 
 def check_whole(checkpoint: Checkpoint, head: tuple[str, ...]) -> tuple[str, ...]:

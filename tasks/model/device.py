@@ -15,10 +15,14 @@ from protocol.job.job import DeviceSection
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where the model runs. Parameters are float32 and clipped sums integers, whatever the precision."""
+    """Where the model runs. Parameters are float32 and clipped sums integers, whatever the precision.
+
+    With ``offload`` the weights of frozen layers wait in main memory while another layer computes.
+    """
 
     torch: torch.device
     bfloat16: bool
+    offload: bool = False
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision for forward passes, or nothing."""
@@ -43,8 +47,17 @@ def choose_device(section: DeviceSection) -> Device:
     chosen = torch.device(name)
     automatic = section.precision == "auto"
     return Device(
-        torch=chosen, bfloat16=_has_bfloat16(chosen) if automatic else section.precision == "bfloat16"
+        torch=chosen,
+        bfloat16=_has_bfloat16(chosen) if automatic else section.precision == "bfloat16",
+        offload=section.offload,
     )
+
+
+def whole_on(section: DeviceSection) -> DeviceSection:
+    """The device for what needs all of a model's weights at once: the processor where they wait for it."""
+    if not section.offload:
+        return section
+    return section.model_copy(update={"name": "cpu", "offload": False})
 
 
 @contextmanager

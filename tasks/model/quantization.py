@@ -78,38 +78,47 @@ class PackedLinear(nn.Linear):
         """As a linear layer's, with the weight unpacked for as long as it takes."""
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
-        found: torch.Tensor = _Unpacked.apply(input, self)  # type: ignore[no-untyped-call]  # torch's
+        found: torch.Tensor = _Unpacked.apply(  # type: ignore[no-untyped-call]  # torch's
+            input, self.weight, self.scales, self
+        )
         return found if self.bias is None else found + self.bias.to(found.dtype)
 
-    def unpacked(self) -> torch.Tensor:
-        """What the weight stands for: float32[out, in]."""
+    def unpacked(self, weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """What a weight with its scales stands for, packed as this layer's are: float32[out, in]."""
         found: torch.Tensor
         if self._kind == "nf4":
             state = self._packing.QuantState(
-                absmax=self.scales,
+                absmax=scales,
                 shape=torch.Size((self.out_features, self.in_features)),
                 blocksize=_BLOCK,
                 quant_type="nf4",
                 dtype=torch.float32,
             )
-            found = self._packing.dequantize_4bit(self.weight, state)
+            found = self._packing.dequantize_4bit(weight, state)
         else:
-            found = self._packing.int8_vectorwise_dequant(self.weight, self.scales)
+            found = self._packing.int8_vectorwise_dequant(weight, scales)
         return found
 
 
 class _Unpacked(torch.autograd.Function):
-    """A product with a packed weight, of which no unpacked one is kept from forwards to backwards."""
+    """A product with a packed weight, of which no unpacked one is kept from forwards to backwards.
+
+    The packed one is kept as autograd keeps tensors, so that a pass that is repeated has its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, layer: PackedLinear) -> torch.Tensor:
+    def forward(
+        ctx: Any, values: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, layer: PackedLinear
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight, scales)
         ctx.layer = layer
-        return nn.functional.linear(values, layer.unpacked().to(values.dtype))
+        return nn.functional.linear(values, layer.unpacked(weight, scales).to(values.dtype))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient @ ctx.layer.unpacked().to(gradient.dtype), None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        whole = ctx.layer.unpacked(*ctx.saved_tensors)
+        return gradient @ whole.to(gradient.dtype), None, None, None
 
 
 def _check_goes_with(job: Job, key: str) -> None:

@@ -18,6 +18,7 @@ from runs.quantized.gguf_file import FILE, GgufFile, permuted
 from runs.quantized.gguf_vocabulary import read_vocabulary
 from runs.quantized.weight_format import weights_error
 from tasks.model.base_model import BaseModel
+from tasks.model.checkpoint import read_checkpoint
 from tests.runs.byte_tokens import SIZE, byte_tokenizer, cutters, write_llama
 from tests.tasks.model.checkpoints import CPU, DECODER, job_for, load, logits, write_checkpoint
 
@@ -64,6 +65,24 @@ def test_transformers_reads_what_was_written(tied: bool, tmp_path: Path) -> None
     assert error.packed == 2 * 7 + 2 - tied
     assert (found - logits(base.model, TEXTS)).abs().max() > 0.01
     torch.testing.assert_close(found, logits(unpacked(base.model), TEXTS), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_read_from_such_a_file_is_saved_like_any_other(tmp_path: Path) -> None:
+    folder = written(base_of(write_llama(tmp_path / "base")), tmp_path / "out")
+    options = {"gguf_file": FILE}
+    found = read_checkpoint(
+        job_for(folder, task="causal-lm", model={"gguf": FILE}),
+        str(folder),
+        transformers.LlamaForCausalLM,
+        transformers.AutoConfig.from_pretrained(folder, **options),
+        labels=(),
+        device=CPU,
+        options=options,
+    ).model
+    found.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
 def test_halves_of_a_head_become_pairs() -> None:

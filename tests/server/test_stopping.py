@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_the_report_and_the_status_say_so(tmp_path: Path) -> None:
     assert "Unfinished" not in told
     assert not told["Stopped early"].grave
     assert _run(folder.path).state == "finished"
+
+
+def test_of_rounds_that_only_add_up_none_is_called_best(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "run", 2)
+    go(folder, ScriptedPost(folder))
+    summing = folder.manifest.job.model_copy(update={"task": "series-anomaly"})
+    for job, told in ((folder.manifest.job, True), (summing, False)):
+        notices = find_notices(replace(folder.manifest, job=job), folder.records())
+        assert ("The best round is not the last" in {notice.title for notice in notices}) == told
 
 
 def test_the_first_of_equal_rounds_is_best() -> None:

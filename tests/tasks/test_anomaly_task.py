@@ -17,7 +17,7 @@ from client.training.gradient_check import choose_gradients
 from client.training.gradients import losses
 from client.training.unit_check import check_privacy_unit
 from confide import audit_run
-from privacy.errors import JobError
+from privacy.errors import JobError, UserError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
 from runs.export import export_merged
@@ -73,6 +73,8 @@ def network(*, inputs: int, features: int) -> GaussianNetwork:
         ),
         ({"training": ONCE | {"optimizer": "adam"}}, 'training.optimizer: expected "sgd"'),
         ({"training": ONCE | {"proximal": 0.1}}, "training.proximal: expected 0"),
+        ({"training": ONCE | {"patience": 2}}, "training.patience: expected none"),
+        ({"training": ONCE | {"average": "polyak"}}, 'training.average: expected "none"'),
         ({"compression": {"kind": "random"}}, 'compression.kind: expected "none"'),
         ({"privacy": {"mechanism": "laplace"}}, 'privacy.mechanism: expected "gaussian"'),
         ({"privacy": {"clipping_quantile": 0.5}}, "privacy.clipping_quantile: expected none"),
@@ -226,6 +228,8 @@ def test_it_runs_under_masks_tells_odd_ones_and_its_export_says_the_same(
         assert run.measures["auc"] > 0.85  # who guesses has half
 
     folder, adapted = RunFolder.open(run.folder), adapt(job)
+    with pytest.raises(UserError, match=r"--best: expected the last round with task=.* sums grow"):
+        export_merged(folder, tmp_path / "best", best=True)
     adapted.load(folder.load_adapter(1, adapted.layout))
     adapted.peft.eval()
     values = torch.from_numpy(adapted.probe().arrays["values"])

@@ -12,6 +12,7 @@ import pytest
 
 import client.agent.site_host
 import client.training.devices
+import tasks.model.adapted_model
 from client.agent.site_host import SiteHost
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
@@ -39,9 +40,9 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> list[Thread]:
 class Asked:
     """A site on two devices, and its coordinator."""
 
-    def __init__(self, home: Path, folder: Path, names: Any) -> None:
+    def __init__(self, home: Path, folder: Path, names: Any, **device: Any) -> None:
         self.coordinator = Coordinator()
-        path = write_site(home, folder, self.coordinator.identity, device={"name": names})
+        path = write_site(home, folder, self.coordinator.identity, device={"name": names} | device)
         self.home, self.host = path.parent, SiteHost(path.parent, read_site_file(path), planner=plan_here)
 
     def ask(self, envelope: bytes) -> Reply:
@@ -51,8 +52,8 @@ class Asked:
 
 
 @contextmanager
-def site(tmp_path: Path, folder: Path, names: Any) -> Iterator[Asked]:
-    asked = Asked(tmp_path / "home", folder, names)
+def site(tmp_path: Path, folder: Path, names: Any, **device: Any) -> Iterator[Asked]:
+    asked = Asked(tmp_path / "home", folder, names, **device)
     try:
         yield asked
     finally:
@@ -76,6 +77,27 @@ def test_what_the_custodian_names_counts_and_not_the_job(
         object.__setattr__(manifest, "job", manifest.job.model_copy(update={"device": elsewhere}))
         assert asked.ask(asked.coordinator.join(manifest)).HasField("joined")
         assert asked.host._model.trainer.adapted.device.torch.type == "cpu"
+
+
+def test_a_site_offloads_on_each_device_what_a_job_does_not(
+    tmp_path: Path,
+    tiny_folder: Path,
+    world: World,
+    in_threads: list[Thread],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offloaded, offload = [], tasks.model.adapted_model.offload_layers
+    monkeypatch.setattr(
+        tasks.model.adapted_model,
+        "offload_layers",
+        lambda *args, **named: (offloaded.append(1), offload(*args, **named)),
+    )
+    manifest = world.manifest("run")
+    with site(tmp_path, tiny_folder, ["cpu", "cpu"], offload=True) as asked:
+        assert asked.ask(asked.coordinator.join(manifest)).HasField("joined")
+        assert asked.host._model.trainer.adapted.recomputed_for == "device.offload"
+        assert asked.ask(asked.coordinator.train(manifest, world)).HasField("trained")
+    assert (len(in_threads), len(offloaded)) == (1, 2)
 
 
 def test_a_round_on_two_devices_is_charged_as_one(

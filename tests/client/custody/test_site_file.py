@@ -135,6 +135,7 @@ def test_the_relay_finds_the_agent(folder: Path, changes: dict[str, Any], addres
     [
         ({}, []),
         ({"device": {"name": "cuda:1"}}, ["cuda:1"]),
+        ({"device": {"offload": True}}, []),
         ({"device": {"name": ["cuda:1", "cuda:0"]}}, ["cuda:1", "cuda:0"]),
         ({"device": {"name": ["cpu", "cpu"]}}, ["cpu", "cpu"]),
     ],
@@ -142,4 +143,5 @@ def test_the_relay_finds_the_agent(folder: Path, changes: dict[str, Any], addres
 def test_a_site_names_one_device_or_several(folder: Path, device: dict[str, Any], names: list[str]) -> None:
     path = write_site(folder / "home", folder, COORDINATOR, **device)
     assert read_site_file(path).device.name == names
+    assert read_site_file(path).device.offload is device.get("device", {}).get("offload")
     assert read_policy(path).budget.epsilon == read_site_file(path).budget.epsilon

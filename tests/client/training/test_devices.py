@@ -106,6 +106,14 @@ def test_the_update_is_that_of_one_device_bit_for_bit(
     assert np.array_equal(found[1], alone)
 
 
+def test_an_update_is_the_same_where_frozen_layers_wait_in_main_memory(
+    world: World, tiny_folder: Path
+) -> None:
+    waiting = World(tiny.job(tiny_folder, device={"offload": True}))
+    assert waiting.adapted.recomputed_for == "device.offload"
+    assert np.array_equal(train(waiting, waiting.trainer), train(world, world.trainer))
+
+
 def test_nobody_drawn_is_a_step_of_noise_alone(world: World, in_threads: list[Thread]) -> None:
     nobody = replace(PLAN, sampling_rate=1e-9)
     alone = train(world, world.trainer, plan=nobody)

@@ -7,7 +7,7 @@ import torch
 
 from privacy.errors import JobError, UserError
 from protocol.job.job import DeviceSection
-from tasks.model.device import choose_device
+from tasks.model.device import Device, choose_device, whole_on
 from tests.models import make_job
 
 
@@ -47,5 +47,9 @@ def test_the_second_gpu_is_the_second_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert chosen("auto") == torch.device("cuda")
     second = choose_device(DeviceSection(name="cuda:1", precision="float32", threads=1))
     assert str(second) == "cuda:1, float32"
+    here = DeviceSection(name="cuda", precision="float32", threads=1)
+    assert whole_on(here) == here
+    offloaded = whole_on(here.model_copy(update={"offload": True}))
+    assert choose_device(offloaded) == Device(torch=torch.device("cpu"), bfloat16=False)
     gpus(monkeypatch, 0)
     assert chosen("auto") == torch.device("cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +75,7 @@ def test_hooks_are_refused_and_each_example_is_computed_alone(caplog: pytest.Log
 def test_hooks_that_nobody_refuses_are_caught_by_the_unit_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake that is refused by name: Opacus' hooks on layers that are computed twice."""
     adapted = model()
-    spec = adapted.spec
-    adapted.spec = replace(spec, model=spec.model.model_copy(update={"checkpointing": False}))
+    adapted.recomputed_for = None
     method = HookedGradients(adapted)
     with pytest.raises(PrivacyUnitError):
         check_privacy_unit(method, adapted.probe())
