@@ -14,6 +14,7 @@ from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from server.quantized_export import check_quantizable, export_quantized
 from tasks.registry import find_task
+from tasks.task import WritingTask
 
 if TYPE_CHECKING:
     from server.job_context import Workplace
@@ -47,6 +48,8 @@ def print_quantized(found: Quantized, job: Job) -> None:
 def held_out_of(folder: RunFolder) -> Workplace | str:
     """The run's job with the coordinator's held-out examples, or why there are none."""
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
+    if isinstance(find_task(job.task), WritingTask):
+        return "what a model writes is compared with the base model, in whose place it would be"
     # What training began with is not needed, and may be gone.
     job = job.model_copy(update={"training": job.training.model_copy(update={"warm_start": None})})
     try:

@@ -30,6 +30,7 @@ _TASKS = Registry[Task](
         "causal-lm": "tasks.causal_lm:TASK",
         "instruction": "tasks.instruction:TASK",
         "preferences": "tasks.preferences:TASK",
+        "rewards": "tasks.rewards:TASK",
         "tabular": "tasks.tabular:TASK",
         "series-classification": "tasks.series_classification:TASK",
         "series-forecast": "tasks.series_forecast:TASK",

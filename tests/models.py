@@ -222,6 +222,7 @@ _DATA = {
     "causal-lm": {},
     "instruction": {"messages": "messages"},
     "preferences": {"prompt": "prompt"},
+    "rewards": {"prompt": "prompt", "reward": {"source": "none"}, "max_answer": 4, "samples": 3},
 }
 
 
