@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from protocol.job.job import Job
 from tasks.answered_prompts import Panel
 from tasks.data.token_examples import TokenExamples
 from tasks.model.adapted_model import AdaptedModel
+from tests import tiny_chat
 from tests.models import adapt, llama, make_job
 from tests.tasks.data.chat_models import FAMILIES
 
@@ -83,3 +85,19 @@ def write_judge(folder: Path, *, labels: Sequence[str] = ("bad", "good"), seed: 
         BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_job(folder: Path, **changes: Any) -> Job:
+    """The tiny chat model's prompts, with a judge of random weights, all in ``folder``."""
+    judge = folder / "judge"
+    if not judge.exists():
+        write_judge(judge)
+    data = {
+        "reward": {"source": str(judge), "label": "good"},
+        "max_length": 36,
+        "max_answer": 3,
+        "samples": 3,
+        "limit": 60,
+        **changes.pop("data", {}),
+    }
+    return tiny_chat.job(folder, "rewards", data=data, **changes)
