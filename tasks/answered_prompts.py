@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.data.examples import Examples, offsets_of
+from tasks.data.examples import offsets_of
 from tasks.data.token_examples import TokenExamples
 from tasks.language import tell_answers
 from tasks.model.adapted_model import AdaptedModel
@@ -30,21 +29,26 @@ class Panel:
 
 
 def parts_of(targets: torch.Tensor, answers: int, most: int) -> tuple[torch.Tensor, ...]:
-    """Of what was kept of b examples' answers: scores and whether they keep the constraint, [b, answers],
-    and log-probabilities in the round's model and in the base model, [b, answers, most].
+    """What was kept of b examples' answers, float32[b, 2 · answers · (1 + most)], in its parts.
+
+    They are scores and whether the constraint is kept, [b, answers], and the log-probabilities of the
+    round's model and of the base model, [b, answers, most].
     """
-    scores, kept, before, base = targets.split([answers, answers, answers * most, answers * most], dim=1)
+    ends = (answers, 2 * answers, 2 * answers + answers * most)
+    scores, kept, before, base = targets.tensor_split(ends, dim=1)
     shape = (-1, answers, most)
     return scores, kept, before.reshape(shape), base.reshape(shape)
 
 
-def answered_or_blank(adapted: AdaptedModel, examples: Examples, place: int, *, seed: int) -> TokenExamples:
+def answered_or_blank(
+    adapted: AdaptedModel, prompts: TokenExamples, place: int, *, seed: int
+) -> TokenExamples:
     """An example with its answers, whatever the model does: to stop would tell that it was drawn."""
-    one: Any = examples.take(np.array([place]))
+    one = prompts.take(np.array([place]))
     try:
-        return answered(adapted, one.tokens[one.branches == 0], place=place, seed=seed)
+        return answered(adapted, one.tokens[np.asarray(one.branches) == 0], place=place, seed=seed)
     except Exception as error:  # a model's code raises whatever it likes
-        log.warning("the model answers a prompt no more: %s", type(error).__name__)
+        log.warning("the model fails on a prompt, which counts as blank: %s", type(error).__name__)
         section = adapted.spec.data
         size = 2 * section["samples"] * (1 + section["max_answer"])
         return replace(one, targets=np.full((1, size), np.nan, np.float32))

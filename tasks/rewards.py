@@ -166,7 +166,11 @@ class Rewards(ChatTask):
         no numbers, and so contributes nothing.
         """
         from tasks.answered_prompts import answered_or_blank
+        from tasks.data.token_examples import TokenExamples
         from tasks.data.written_examples import WrittenExamples
+
+        if not isinstance(examples, TokenExamples):
+            raise TypeError(f"expected prompts as tokens, got {type(examples).__name__}")
 
         def write(places: Sequence[int]) -> list[TokenExamples]:
             held, training = adapted.now(), adapted.peft.training

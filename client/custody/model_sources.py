@@ -55,7 +55,7 @@ def local_job(job: Job, mapped: Mapping[str, str]) -> Job:
         if table is None:
             continue
         try:
-            place = local_source(ModelSection(source=table["source"]), mapped)
+            place = local_source(ModelSection.model_validate({"source": table["source"]}), mapped)
         except ModelError as error:
             raise ModelError(str(error).replace("model.source", f"data.{key}.source")) from error
         beside[key] = {**table, "source": place}

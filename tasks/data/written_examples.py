@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class WrittenExamples(Examples):
 def side_by_side(parts: Sequence[TokenExamples]) -> TokenExamples:
     """The examples of all ``parts``, of one kind, one after another."""
 
-    def joined(name: str) -> NDArray[np.generic] | None:
+    def joined(name: str) -> Any:
         arrays = [getattr(part, name) for part in parts]
         return None if arrays[0] is None else np.concatenate(arrays)
 

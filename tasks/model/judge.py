@@ -71,7 +71,7 @@ def load_judge(job: Job, *, source: str, label: str | None, key: str, device: De
     Raises ModelError where there is none, where its weights lack anything, or where it knows no such label.
     """
     # What loads a model speaks of the job's own.
-    named = job.model_copy(update={"model": ModelSection(source=source)})
+    named = job.model_copy(update={"model": ModelSection.model_validate({"source": source})})
     try:
         return _load(named, label, key=key, device=device)
     except ModelError as error:

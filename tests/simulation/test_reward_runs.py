@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from confide.quantized_view import held_out_of
+from privacy.accounting.sampled_plan import SampledPlan
+from privacy.errors import UserError
+from privacy.mechanisms.mechanism import Mechanism
 from runs.run_folder import RunFolder
+from simulation.attack.membership_attack import attack_membership
+from simulation.forecast.cost import estimate_effort
 from simulation.simulate import simulate
+from simulation.simulated_federation import World
 from tests.tasks.judged import tiny_job
 
 
@@ -33,15 +40,21 @@ def test_a_run_under_masks_tells_rewards_and_distance(tmp_path: Path) -> None:
     assert isinstance(held_out_of(RunFolder.open(run.folder)), str)
 
 
-@pytest.mark.exhaustive
-def test_without_privacy_the_reward_rises(tmp_path: Path) -> None:
-    job = tiny_job(
-        tmp_path,
-        privacy={"mechanism": "none", "clipping_norm": 0.02},
-        seeds={"noise": 1},
-        training={"rounds": 2, "learning_rate": 0.05},
-        data={"limit": 120, "beta": 0.0},
+def test_a_plan_counts_what_is_written(tmp_path: Path) -> None:
+    world = World(tiny_job(tmp_path, data={"limit": 30}))
+    plan = SampledPlan(
+        mechanism=Mechanism(name="gaussian", multiplier=1.0),
+        clipping_norm=1.0,
+        sampling_rate=0.5,
+        steps=2,
+        delta=1e-5,
     )
-    run = simulate(job, runs=tmp_path / "runs")
-    before = RunFolder.open(run.folder).facts["measures_before"]
-    assert run.measures["reward"] > before["reward"] + 0.02
+    ticks = itertools.count()
+    found = estimate_effort(world, examples=[12, 12], plans=[plan, plan], clock=lambda: float(next(ticks)))
+    assert found.seconds > 0
+    assert found.disk_bytes == 0
+
+
+def test_attacks_are_for_examples_that_stay_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="writes a part of each anew in every round"):
+        attack_membership(tiny_job(tmp_path))

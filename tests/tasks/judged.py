@@ -23,9 +23,9 @@ END = 7
 
 
 class LetterJudge:
-    """Counts a letter, as a classifier would say how likely a label is."""
+    """Counts letters, as a classifier would say how likely a label is."""
 
-    def __init__(self, letters: str = "aeiou") -> None:
+    def __init__(self, letters: str = "0123456789") -> None:
         self._letters = letters
         self.asked: list[str] = []
 
@@ -47,7 +47,7 @@ def judged_model(*, layers: int = 2, constraint: bool = False, **data: Any) -> A
     reader = replace(adapted.base.reader, tokenizer=FAMILIES["Llama 3"].tokenizer())
     panel: Any = Panel(
         reward=LetterJudge(),  # type: ignore[arg-type]
-        constraint=LetterJudge("xyz") if constraint else None,  # type: ignore[arg-type]
+        constraint=LetterJudge("ABCDEFGHIJK") if constraint else None,  # type: ignore[arg-type]
         ends=(END,),
     )
     adapted.base = replace(adapted.base, reader=reader, beside=panel)
@@ -60,7 +60,7 @@ def prompts(adapted: AdaptedModel, lengths: Sequence[int] = (3, 6, 9, 5)) -> Tok
     sizes = np.array(lengths) + section["samples"] * section["max_answer"]
     made = adapted.task.made_up(adapted, np.random.Generator(np.random.PCG64(4)), sizes)
     assert isinstance(made, TokenExamples)
-    return replace(made, targets=None, learned=made.branches > 0)  # type: ignore[operator]
+    return replace(made, targets=None, learned=np.asarray(made.branches) > 0)
 
 
 def write_judge(folder: Path, *, labels: Sequence[str] = ("bad", "good"), seed: int = 0) -> Path:

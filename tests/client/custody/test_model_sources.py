@@ -112,7 +112,7 @@ def test_the_models_that_judge_answers_are_found_as_the_trained_one_is() -> None
     job = make_job(targets=["q_proj"], task="rewards", data=data, model={"source": "clinic/model"})
     found = local_job(job, NAMED)
     assert found.model.source == "/srv/models/clinic"
-    assert found.data.model_extra == job.data.model_extra | {
+    assert found.data.model_extra == (job.data.model_extra or {}) | {
         "reward": {"source": "org/name", "label": "good"}
     }
     with pytest.raises(ModelError, match=r"data\.reward\.source='org/name' is none of the models"):

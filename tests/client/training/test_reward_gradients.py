@@ -22,7 +22,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
-from protocol.job.job import TrainingSection
+from protocol.job.training_section import TrainingSection
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import random_adapter
@@ -64,7 +64,7 @@ def clipped_sum(adapted: AdaptedModel, indices: list[int], *, bound: float) -> t
     batch = examples.batch(np.array(indices), size=24, rows=8)
     add_batch(optimizer, StackedGradients(adapted).backward(batch, losses(adapted)), last=True)
     factor = TrainingSection().batch_size / bound
-    return torch.cat([p.grad.flatten() * factor for p in adapted.trained.values()])
+    return torch.cat([p.grad.flatten() * factor for p in adapted.trained.values() if p.grad is not None])
 
 
 def test_a_prompt_moves_the_sum_by_the_clipping_norm_at_most(adapted: AdaptedModel) -> None:
@@ -165,3 +165,28 @@ def test_examples_of_other_tasks_are_what_they_were(adapted: AdaptedModel) -> No
         plain, examples, adapter=random_adapter(adapted), round_number=1, entropy=entropy
     )
     assert found is examples
+
+
+def test_a_step_goes_where_the_mean_reward_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of one token, drawn evenly: the gradient is that of the reward over all of the vocabulary."""
+    answers = 48
+    adapted = judged_model(max_answer=1, samples=answers, baseline=0.0, beta=0.0)
+    even = (np.arange(answers)[:, None] + 0.5) / answers
+    monkeypatch.setattr("tasks.answered_prompts.numbers_for", lambda *_, **__: even)
+    adapter, asked = random_adapter(adapted), prompts(adapted, (5,))
+    examples = adapted.task.complete(  # type: ignore[attr-defined]
+        adapted, asked, adapter=adapter, seed=0
+    )
+    adapted.load(adapter)
+    adapted.peft.train()
+    batch = examples.batch(np.arange(1))
+    found = numbers(StackedGradients(adapted).backward(batch, losses(adapted)))[0]
+    tokenizer = adapted.base.reader.tokenizer
+    said = [tokenizer.decode([token]) for token in range(50)]
+    rewards = torch.from_numpy(adapted.base.beside.reward.scores(said))
+    logits = adapted.peft(input_ids=torch.from_numpy(asked.tokens[None, :5].astype(np.int64))).logits
+    expected = torch.autograd.grad(logits[0, -1].softmax(0) @ rewards, list(adapted.trained.values()))
+    flat = torch.cat([part.flatten() for part in expected])
+    cosine = torch.nn.functional.cosine_similarity(-found.flatten(), flat, dim=0)
+    assert float(cosine) > 0.9
+    assert float(found.norm() / flat.norm()) == pytest.approx(1.0, abs=0.4)
