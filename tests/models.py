@@ -218,7 +218,7 @@ ROUTED = {
 
 
 # What jobs of language models say of their data, beside where they are.
-_DATA = {
+_DATA: dict[str, dict[str, Any]] = {
     "causal-lm": {},
     "instruction": {"messages": "messages"},
     "preferences": {"prompt": "prompt"},
