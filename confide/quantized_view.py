@@ -15,6 +15,7 @@ from runs.run_folder import RunFolder
 from server.quantized_export import check_quantizable, export_quantized
 from tasks.model.device import whole_on
 from tasks.registry import compares_with_start, find_task
+from tasks.task import WritingTask
 
 if TYPE_CHECKING:
     from server.job_context import Workplace
@@ -48,6 +49,8 @@ def print_quantized(found: Quantized, job: Job) -> None:
 def held_out_of(folder: RunFolder) -> Workplace | str:
     """The run's job with the coordinator's held-out examples, or why there are none."""
     job, asked = folder.manifest.job, folder.facts["held_out_examples"]
+    if isinstance(find_task(job.task), WritingTask):
+        return "what a model writes is compared with the base model, in whose place it would be"
     # The folder that training began with may be gone; what was in it the run itself has.
     compares = compares_with_start(job)
     training = job.training.model_copy(update={"warm_start": None})

@@ -195,15 +195,19 @@ def adapter(
     ] = None,
 ) -> None:
     """Write this site's own adapter of a run, with all that never left it, as a folder for PEFT."""
+    from dataclasses import replace
+
     from client.custody.home import Home as SiteHome
-    from client.custody.model_sources import local_source
+    from client.custody.model_sources import local_job
     from client.custody.site_file import find_home, find_site_file, read_site_file
     from confide.kept_adapter import export_own
 
     place = SiteHome(find_home(home))
     manifest = place.joined(run)
-    source = local_source(manifest.job.model, read_site_file(find_site_file(home)).models)
-    export_own(manifest, place.memory(manifest), to or Path(f"{run}-adapter"), source=source)
+    local = local_job(manifest.job, read_site_file(find_site_file(home)).models)
+    there = replace(manifest, job=manifest.job.model_copy(update={"data": local.data}))
+    to = to or Path(f"{run}-adapter")
+    export_own(there, place.memory(manifest), to, source=local.model.source)
 
 
 @app.command("accept-clock")

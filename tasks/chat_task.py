@@ -40,6 +40,17 @@ class ChatTask(LanguageTask):
         base = super().wrap(loaded, section=section, peft_type=peft_type)
         return replace(base, reader=replace(base.reader, max_answer=section.max_answer))
 
+    def needs_base(self, job: Job) -> str | None:
+        """Why a job's adapter does not begin as nothing beside the base model, naming the key, or None."""
+        if not job.adapter.changes_base and job.adapter.bias == "none":
+            return None
+        key = "init" if job.adapter.changes_base else "bias"
+        usual = "orthonormal" if key == "init" else "none"
+        return (
+            f'adapter.{key}: expected "{usual}" with task="{self.name}", which compares the model with '
+            "what it was before its training"
+        )
+
     def judged(self, content: Any) -> str:
         """All that is said in a row's conversations, line by line."""
         return "\n".join(said_in(content))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,13 +74,15 @@ def tell_tokens(
     """
     from torch.nn import functional
 
+    from tasks.model.chosen_places import only_at
+
     tokens, mask = (rows_of(batch.inputs[name]) for name in ("input_ids", "attention_mask"))
     targets, counted = tokens[:, 1:], counts[:, 1:]
     places = None
     if most is not None and most < targets.shape[1]:
         places = counted.argsort(dim=1, descending=True, stable=True)[:, :most]
         targets, counted = targets.gather(1, places), counted.gather(1, places)
-    with adapted.device.autocast(), _only_at(adapted, places):
+    with adapted.device.autocast(), only_at(adapted, places):
         logits = adapted.peft(input_ids=tokens, attention_mask=mask).logits
     logits = logits.float()[:, : targets.shape[1]]
     nats = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
@@ -95,25 +95,45 @@ def tell_endings(adapted: AdaptedModel, batch: Batch, *, most: int | None = None
     No ending has more than ``most`` learned tokens, if that is given: see ``tell_tokens``.
     """
     import torch
+
+    branches = batch.inputs["branches"]
+    counted = batch.inputs["learned"] * (branches > 0)
+    # All places of endings that are learned, and as many others as fill up what each row has.
+    size = branches.shape[1] if most is None else min(2 * most, branches.shape[1])
+    places = counted.argsort(dim=1, descending=True, stable=True)[:, :size]
+    nats = _tell_at(adapted, batch, places, endings=2) * counted.gather(1, places)
+    branches = branches.gather(1, places)
+    return torch.stack([(nats * (branches == number)).sum(1) for number in (1, 2)], dim=1)
+
+
+def tell_answers(
+    adapted: AdaptedModel, batch: Batch, *, endings: int, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of texts with so many endings of ``most`` tokens each, what every token of each costs, in nats.
+
+    float32[b, endings, most], and which of them are learned, int64[b, endings, most]. Others cost nothing.
+    """
+    branches, shape = batch.inputs["branches"], (-1, endings, most)
+    places = (branches > 0).long().argsort(dim=1, descending=True, stable=True)[:, : endings * most]
+    counted = (batch.inputs["learned"] * (branches > 0)).gather(1, places)
+    nats = _tell_at(adapted, batch, places, endings=endings) * counted
+    return nats.reshape(shape), counted.reshape(shape)
+
+
+def _tell_at(adapted: AdaptedModel, batch: Batch, places: torch.Tensor, *, endings: int) -> torch.Tensor:
+    """What the tokens at ``places``, int64[b, k], of texts with several endings cost: float32[b, k]."""
     from torch.nn import functional
 
+    from tasks.model.chosen_places import only_at
     from tasks.model.forked_pass import ForkedPass, float_type
 
-    names = ("input_ids", "attention_mask", "branches", "learned")
-    tokens, real, branches, learned = (batch.inputs[name] for name in names)
-    forked = ForkedPass.of(branches, real, dtype=float_type(adapted.peft))
-    counted = learned * (branches > 0)
-    # All places of endings that are learned, and as many others as fill up what each row has.
-    size = tokens.shape[1] if most is None else min(2 * most, tokens.shape[1])
-    places = counted.argsort(dim=1, descending=True, stable=True)[:, :size]
-    targets, counted, branches, before = (
-        each.gather(1, places) for each in (tokens, counted, branches, forked.before)
-    )
-    with adapted.device.autocast(), _only_at(adapted, before):
+    tokens, real, branches = (batch.inputs[name] for name in ("input_ids", "attention_mask", "branches"))
+    forked = ForkedPass.of(branches, real, dtype=float_type(adapted.peft), endings=endings)
+    targets, before = tokens.gather(1, places), forked.before.gather(1, places)
+    with adapted.device.autocast(), only_at(adapted, before):
         logits = adapted.peft(input_ids=tokens, **forked.inputs).logits
     nats = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    nats = nats.reshape(targets.shape) * counted
-    return torch.stack([(nats * (branches == number)).sum(1) for number in (1, 2)], dim=1)
+    return nats.reshape(targets.shape)
 
 
 def rows_of(inputs: torch.Tensor) -> torch.Tensor:
@@ -128,25 +148,6 @@ def token_outcome(
     told = tell_tokens(adapted, batch, counts, most=most)
     counted = told.counted.sum(1)
     return Outcome(losses=told.nats.sum(1) / counted, correct=told.hits.sum(1), counted=counted)
-
-
-@contextmanager
-def _only_at(adapted: AdaptedModel, places: torch.Tensor | None) -> Iterator[None]:
-    """Within this block the model's last layer sees these places of each row, [rows, k]; None: all."""
-    if places is None:
-        yield
-        return
-
-    def choose(_layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = given[0]
-        chosen = places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        return (hidden.gather(1, chosen), *given[1:])
-
-    handle = adapted.peft.get_output_embeddings().register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class _LanguageModel:

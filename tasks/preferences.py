@@ -76,14 +76,7 @@ class Preferences(ChatTask):
 
     def refuses(self, job: Job, section: Any) -> str | None:
         """The reference is what training began with, which is no part of the base model's own weights."""
-        if job.adapter.changes_base or job.adapter.bias != "none":
-            key = "init" if job.adapter.changes_base else "bias"
-            usual = "orthonormal" if key == "init" else "none"
-            return (
-                f'adapter.{key}: expected "{usual}" with task="preferences", which compares the model with '
-                "what it was before its training"
-            )
-        return super().refuses(job, section)
+        return self.needs_base(job) or super().refuses(job, section)
 
     def load(self, job: Job, section: Any, *, labels: tuple[str, ...], device: Device) -> BaseModel:
         """The language model, and whether it reads both answers after one prompt."""

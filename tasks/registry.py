@@ -30,6 +30,7 @@ _TASKS = Registry[Task](
         "causal-lm": "tasks.causal_lm:TASK",
         "instruction": "tasks.instruction:TASK",
         "preferences": "tasks.preferences:TASK",
+        "rewards": "tasks.rewards:TASK",
         "tabular": "tasks.tabular:TASK",
         "series-classification": "tasks.series_classification:TASK",
         "series-forecast": "tasks.series_forecast:TASK",
@@ -64,7 +65,8 @@ def task_of(job: Job) -> Task:
 
 def compares_with_start(job: Job) -> bool:
     """Whether a job compares what it trains with an adapter made before, which all sites need."""
-    return job.training.warm_start is not None and isinstance(find_task(job.task), ReferenceTask)
+    compares = isinstance(find_task(job.task), ReferenceTask | WritingTask)
+    return compares and job.training.warm_start is not None
 
 
 def section_of(job: Job) -> TaskKeys:

@@ -183,6 +183,24 @@ class RegionTask(Protocol):
 
     def spacing(self, reader: Any) -> tuple[float, ...]:
         """How far neighbours along each axis are apart."""
+class WritingTask(Protocol):
+    """A task whose examples have in them what the model itself writes, as a round finds it.
+
+    Attributes:
+        judges: the keys of its section that are tables with the ``source`` of another model.
+    """
+
+    judges: tuple[str, ...]
+
+    def complete(
+        self, adapted: AdaptedModel, examples: Examples, *, adapter: NDArray[np.float32], seed: int
+    ) -> Examples:
+        """The examples with what the model writes with ``adapter``, float32[adapter_size], in them.
+
+        Sizes and order are as they were. What is written into one follows from that one, the adapter, the
+        seed and its place, whichever others are asked for and in whatever order. It never raises because of
+        what an example holds.
+        """
 
 
 @runtime_checkable

@@ -218,10 +218,11 @@ ROUTED = {
 
 
 # What jobs of language models say of their data, beside where they are.
-_DATA = {
+_DATA: dict[str, dict[str, Any]] = {
     "causal-lm": {},
     "instruction": {"messages": "messages"},
     "preferences": {"prompt": "prompt"},
+    "rewards": {"prompt": "prompt", "reward": {"source": "none"}, "max_answer": 4, "samples": 3},
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from client.agent.agent_telemetry import Telemetry
 from client.custody.data_set import DataSet, mixed, read_data_set
 from client.custody.home import Home
-from client.custody.model_sources import check_models, local_source
+from client.custody.model_sources import check_models, local_job
 from client.custody.site_file import SiteFile
 from client.host import LocalData, Materials
 from client.planning import FILE as PLANS_FILE
@@ -40,6 +40,7 @@ from tasks.model.device import choose_device, present_device, without_subnormals
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.model_spec import ModelSpec
 from tasks.registry import compares_with_start, find_task, section_of, task_of
+from tasks.task import WritingTask
 
 log = logging.getLogger("confide.agent")
 
@@ -139,8 +140,8 @@ class SiteHost:
     def find_data(self, manifest: Manifest) -> DataSet:
         """The data that a manifest names. Raises ProtocolError for a model or data that are not here."""
         job = manifest.job
-        local_source(job.model, self._file.models)
         section_of(job)
+        local_job(job, self._file.models)
         if job.data.mix and job.data.joint_alias in self._data:
             raise ProtocolError(
                 f"data.mix: this site has other data called {job.data.joint_alias!r}, as the mix would be"
@@ -218,9 +219,7 @@ class SiteHost:
         job, labels = manifest.job, manifest.labels
         device = choose_device(self._device_of(job))
         try:
-            source = local_source(job.model, self._file.models)
-            there = job.model.model_copy(update={"source": source})
-            local = job.model_copy(update={"model": there})
+            local = local_job(job, self._file.models)
             base = load_base_model(local, labels=labels, device=device)
         except ModelError as error:
             raise _cannot_load(manifest, error) from error
@@ -232,8 +231,17 @@ class SiteHost:
         log.info("run %s: loaded its model on %s", manifest.run, device)
         gradients, devices = choose_gradients(adapted), None
         choose_threads(gradients, job)
-        if others := self._file.device.name[1:]:
-            recipe = Recipe(job=job, source=source, labels=labels, site=self._file.site.name, start=start)
+        others = self._file.device.name[1:]
+        if others and isinstance(adapted.task, WritingTask):
+            log.info("run %s: %s writes on the first device alone", manifest.run, job.task)
+        elif others:
+            recipe = Recipe(
+                job=job,
+                source=local.model.source,
+                labels=labels,
+                site=self._file.site.name,
+                start=start,
+            )
             devices = SeveralDevices(recipe, others, adapted=adapted)
         trainer = Trainer(gradients, devices)
         self._model = _Model(key=key, trainer=trainer, prefix=FrozenPrefix(adapted))

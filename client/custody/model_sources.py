@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from client.custody.site_file import HUB, PACKAGE
 from privacy.errors import ModelError, PolicyFileError
-from protocol.job.job import DRAWN, ModelSection
+from protocol.job.job import DRAWN, Job, ModelSection
 from tasks.data.package_path import package_path
+from tasks.registry import find_task
+from tasks.task import WritingTask
 
 _PACKAGE = re.compile(r"package:[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _HUB = re.compile(r"hub:[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
@@ -38,6 +41,26 @@ def local_source(model: ModelSection, mapped: Mapping[str, str]) -> str:
     if model.gguf is not None and not _FILE.fullmatch(model.gguf):
         raise ModelError(f"model.gguf={model.gguf!r}: expected a file's name inside the source")
     return mapped[source].removeprefix(HUB)
+
+
+def local_job(job: Job, mapped: Mapping[str, str]) -> Job:
+    """The job with every model's source where it is at this site: the trained one's, and its judges'.
+
+    Raises ModelError for one that the custodian did not name, with the line that would name it.
+    """
+    task = find_task(job.task)
+    beside: dict[str, Any] = {}
+    for key in task.judges if isinstance(task, WritingTask) else ():
+        table = (job.data.model_extra or {}).get(key)
+        if table is None:
+            continue
+        try:
+            place = local_source(ModelSection.model_validate({"source": table["source"]}), mapped)
+        except ModelError as error:
+            raise ModelError(str(error).replace("model.source", f"data.{key}.source")) from error
+        beside[key] = {**table, "source": place}
+    model = job.model.model_copy(update={"source": local_source(job.model, mapped)})
+    return job.model_copy(update={"model": model, "data": job.data.model_copy(update=beside)})
 
 
 def check_models(mapped: Mapping[str, str]) -> None:

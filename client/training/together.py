@@ -21,6 +21,7 @@ from client.correlated_steps import CorrelatedSteps
 from client.training.adaptive_norm import AdaptiveNorm
 from client.training.cancellation import Between, StoppedError
 from client.training.gradients import Found, Gradients, Loss, losses
+from client.training.round_examples import examples_of_round
 from client.training.sparse_rows import take
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch, make_optimizer, nobody, set_rate, whatever_fails
@@ -109,8 +110,20 @@ def train_together(
     ``trainer`` has stacked gradients, and the adapter no dropout. Raises what ``Trainer.train`` does, for
     the first site whose training fails: then no update may leave, and each is to be trained alone.
     """
-    adapted, examples = trainer.adapted, JointExamples([share.examples for share in shares])
+    adapted = trainer.adapted
     adapted.train_in(round_number)
+    examples = JointExamples(
+        [
+            examples_of_round(
+                adapted,
+                share.examples,
+                adapter=share.adapter,
+                round_number=round_number,
+                entropy=share.entropy,
+            )
+            for share in shares
+        ]
+    )
     stores = [share.activations for share in shares if share.activations is not None]
     kept = JointActivations(examples, stores) if len(stores) == len(shares) else None
     shapes = trainer.shapes(training, stores[0] if kept else None, rows=rows)

@@ -15,6 +15,7 @@ from client.training.cancellation import Between, no_pause
 from client.training.devices import Devices, OneDevice
 from client.training.gradients import PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
+from client.training.round_examples import examples_of_round
 from client.training.row_check import UnequalWeights, heights_apart
 from client.training.step import make_optimizer, set_rate, take_step
 from privacy.accounting.sampled_plan import SampledPlan
@@ -73,6 +74,9 @@ class Trainer:
         shapes = self.shapes(training, activations)
         self.adapted.load(adapter)
         self.adapted.peft.train()
+        examples = examples_of_round(
+            self.adapted, examples, adapter=adapter, round_number=round_number, entropy=entropy
+        )
         optimizer = make_optimizer(self.adapted, training, plan, drift=drift, adaptive=adaptive)
         loss = losses(self.adapted, activations)
         for step in range(training.local_steps):

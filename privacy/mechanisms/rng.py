@@ -125,7 +125,7 @@ class ChaCha20Source:
 
 # What noise is drawn for: each purpose has a stream of its own, in each step of each round.
 NoisePurpose = Literal[
-    "sampling", "dropout", "gradients", "stream", "update", "metrics", "statistics", "sum"
+    "sampling", "dropout", "answers", "gradients", "stream", "update", "metrics", "statistics", "sum"
 ]
 
 

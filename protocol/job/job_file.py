@@ -164,6 +164,12 @@ def beside(job: Job, folder: Path) -> Job:
             "source": resolve(job.data.source),
             "validation": None if apart is None else resolve(apart),
             "mix": [one.model_copy(update={"source": resolve(one.source)}) for one in job.data.mix],
+            # Of a task's own keys, tables that name another model.
+            **{
+                key: table | {"source": resolve(table["source"])}
+                for key, table in (job.data.model_extra or {}).items()
+                if isinstance(table, dict) and isinstance(table.get("source"), str)
+            },
         }
     )
     named = job.model.source

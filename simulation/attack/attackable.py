@@ -5,10 +5,22 @@ from __future__ import annotations
 from privacy.errors import UserError
 from protocol.job.job import Job
 from protocol.job.strategy import Strategy
+from tasks.registry import find_task
+from tasks.task import WritingTask
+
+
+def check_examples_stay(job: Job) -> None:
+    """Raises UserError where an example has something else in it in each round, such as an answer."""
+    if isinstance(find_task(job.task), WritingTask):
+        raise UserError(
+            f'expected a task whose examples stay as they are, got task="{job.task}", in which the model '
+            "writes a part of each anew in every round: such an example cannot be made up or told again"
+        )
 
 
 def check_canaries_fit(job: Job) -> None:
     """Raises UserError unless what each site sends of a round has a place for each trained number."""
+    check_examples_stay(job)
     rule = job.strategy
     if rule.cycle > 1:
         raise UserError(

@@ -31,7 +31,7 @@ from runs.progress import Progress, Silence
 from runs.spent import highest_epsilon
 from simulation.attack.attack_bounds import plan_curve
 from simulation.attack.attack_targets import Kind, Targets, choose_targets, examples_in
-from simulation.attack.attackable import check_canaries_fit, rounds_add_up
+from simulation.attack.attackable import check_canaries_fit, check_examples_stay, rounds_add_up
 from simulation.attack.attacked_run import attacked_run
 from simulation.attack.finding import ERROR, Claim
 from simulation.attack.gradient_matching import GUESSES, MATCHED, Matched, match_gradients
@@ -132,6 +132,7 @@ def attack_membership(
     """
     if shadows < 4 or shadows % 2:
         raise UserError(f"expected an even number of shadows, 4 at least, got shadows={shadows}")
+    check_examples_stay(job)
     tracing = Tracing(seed)
     progress.stage("Reading the data and loading the base model")
     with tracing.running():

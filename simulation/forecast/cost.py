@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from client.training.gradients import losses
+from client.training.round_examples import examples_of_round
 from client.training.step import add_batch, make_optimizer
 from privacy.accounting.phased_plan import phases_of
 from privacy.accounting.sampled_plan import SampledPlan
-from privacy.mechanisms.rng import fresh_source
+from privacy.mechanisms.rng import fresh_entropy, fresh_source
 from protocol.job.draw import cohort_size
 from simulation.simulated_federation import World
 from tasks.data.examples import Batch, Examples
@@ -99,7 +100,12 @@ def _try_batch(world: World, plan: SampledPlan, shapes: Shapes, clock: Clock, *,
     adapted.peft.train()
     optimizer, loss = make_optimizer(adapted, world.job.training, plan), losses(adapted, kept)
     optimizer.source = fresh_source()
-    batch = examples.batch(rows, size=max(padded, int(examples.sizes.max())))
+    width = max(padded, int(examples.sizes.max()))
+    # With what the model writes into them, if it does.
+    whole = examples_of_round(
+        adapted, examples, adapter=world.initial_adapter, round_number=1, entropy=fresh_entropy
+    )
+    batch = whole.batch(rows, size=width)
     # As in training: all physical batches of a step but the last are clipped and added up only.
     add_batch(optimizer, trainer.gradients.backward(batch, loss), last=False)
     optimizer.zero_grad(set_to_none=True)
@@ -109,7 +115,7 @@ def _try_batch(world: World, plan: SampledPlan, shapes: Shapes, clock: Clock, *,
     add_batch(optimizer, gradients, last=True)
     optimizer.zero_grad(set_to_none=True)
     stepped = clock()
-    _evaluate(adapted, batch, kept)
+    _evaluate(adapted, examples.batch(rows, size=width), kept)
     return _Measured(
         keep=(filled - began) / len(rows),
         train=(trained - filled) / len(rows),

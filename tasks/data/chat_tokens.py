@@ -26,6 +26,7 @@ from tasks.task import Encoded
 NO_TEMPLATE = "the chat template fails on the messages"
 NO_ANSWER = "no answer of the assistant that the chat template keeps as it is"
 CUT_OFF = "no token of an answer within max_length"
+NO_ROOM = "a prompt that leaves no room for an answer within max_length"
 # Llama's templates write the day's date otherwise, and then a text would have other tokens tomorrow.
 _SETTINGS = {"date_string": "26 Jul 2024"}
 
@@ -92,6 +93,54 @@ def mark_answers(reader: Reader, prompt: Conversation, answers: Conversation) ->
     for span in spans:
         learned |= _within(places, span, text)
     return _judged(tokens[: reader.max_length], learned[: reader.max_length], reader)
+
+
+def encode_prompt(reader: Reader, prompt: Conversation) -> Marked:
+    """What a model goes on from, then the places of its answers; a blank one says why, and has no tokens.
+
+    So many ``endings`` of ``max_answer`` places follow, all of them learned and filled with padding.
+    """
+    messages = [{"role": role, "content": text} for role, text in prompt]
+    try:
+        text = reader.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **_SETTINGS
+        )
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException:
+        return _blank(NO_TEMPLATE)
+    try:
+        found = reader.tokenizer(text, add_special_tokens=False, return_attention_mask=False)
+        tokens = np.asarray(found["input_ids"], np.int64).reshape(-1)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException:
+        return _blank(FAILED)
+    if len(tokens) and not (tokens.min() >= 0 and tokens.max() < min(reader.tokens, 2**31)):
+        return _blank(OUT_OF_RANGE)
+    if len(tokens) < reader.least:
+        return _blank(TOO_SHORT)
+    room = reader.max_answer or 0
+    if len(tokens) > reader.max_length - room:
+        return _blank(NO_ROOM)
+    places = np.full(room * reader.endings, reader.padding)
+    return Marked(
+        tokens=np.concatenate([tokens, places]).astype(np.int32),
+        learned=np.arange(len(tokens) + len(places)) >= len(tokens),
+        branches=np.repeat(np.arange(reader.endings + 1), [len(tokens), *[room] * reader.endings]).astype(
+            np.int8
+        ),
+    )
+
+
+def turn_ends(reader: Reader) -> tuple[int, ...]:
+    """The tokens that end an assistant's turn, as the template writes it, or a text."""
+    tokenizer = reader.tokenizer
+    found = mark_answers(replace(reader, max_answer=None), (("user", "a"),), ((ASSISTANT, "a"),))
+    last = set(found.tokens[found.learned][-1:].tolist()) & set(tokenizer.all_special_ids)
+    if tokenizer.eos_token_id is not None:
+        last.add(int(tokenizer.eos_token_id))
+    return tuple(sorted(last))
 
 
 def template_length(reader: Reader) -> int:

@@ -29,6 +29,7 @@ class Reader:
     Texts are cut to ``max_length`` tokens and must have ``least``; the model knows so many ``tokens``, of
     which ``padding`` fills texts up. Of answers, ``max_answer`` tokens are learned; all if it is None. Of a
     document, so many ``windows`` are read. A model that ``forks`` reads two endings after one beginning.
+    After a prompt so many ``endings`` are written.
     """
 
     tokenizer: Any
@@ -39,6 +40,7 @@ class Reader:
     max_answer: int | None = None
     windows: int = 1
     forks: bool = False
+    endings: int = 1
 
 
 def tokenize(

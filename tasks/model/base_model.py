@@ -45,7 +45,7 @@ class BaseModel:
     as ``limit``, None if the model sets none. ``drawn`` names the layers that the checkpoint lacks, which
     were drawn from a seed: they stay as they are and carry no adapter. ``unused`` names those that
     ``all-linear`` leaves out, as nothing uses them. ``remarks`` are sentences for whoever reads about the
-    run.
+    run. ``beside`` is what else its task has loaded.
     """
 
     model: nn.Module
@@ -57,6 +57,7 @@ class BaseModel:
     drawn: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    beside: Any = None
 
     @property
     def trained_whole(self) -> bool:

@@ -1,7 +1,7 @@
-"""One pass over a text with two endings, each of which sees the beginning and itself alone.
+"""One pass over a text with several endings, each of which sees the beginning and itself alone.
 
-What both answers of a pair begin with, which is most of it, is so computed once. An ending's tokens have
-the places that they would have without the other, and the attention's mask hides the other from them: so
+What all answers to a prompt begin with, which is most of it, is so computed once. An ending's tokens have
+the places that they would have without the others, and the attention's mask hides these from them: so
 what the model says of them is what it says of each answer by itself, to rounding. Not every model takes
 places and masks like that, which is tried before its use.
 """
@@ -17,14 +17,14 @@ from tasks.model.model_limits import text_config
 
 _STEM, _ENDINGS = 3, (2, 3)  # tokens of the text that a model is tried on
 # What rounding may move of logits, as a share of the largest: see ``tasks.model.trial``.
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 # Names of what, in a config, lets a layer see so many tokens back alone: its own mask would be lost.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForkedPass:
-    """How rows of t tokens with two endings are read.
+    """How rows of t tokens with several endings are read.
 
     ``positions`` is int64[b, t]; ``before``, int64[b, t], is where the token stands that a token is told
     from; ``mask``, [b, 1, t, t], is added to the attention's scores.
@@ -35,14 +35,20 @@ class ForkedPass:
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, branches: torch.Tensor, real: torch.Tensor, *, dtype: torch.dtype) -> ForkedPass:
-        """For rows with these ``branches``, int64[b, t], that are padded where ``real`` is 0."""
+    def of(
+        cls, branches: torch.Tensor, real: torch.Tensor, *, dtype: torch.dtype, endings: int = 2
+    ) -> ForkedPass:
+        """For rows with these ``branches``, int64[b, t], that are padded where ``real`` is 0.
+
+        A row has no more than so many ``endings``, one after another.
+        """
         places = torch.arange(branches.shape[1], device=branches.device).expand_as(branches)
         shared = ((branches == 0) & (real > 0)).sum(1, keepdim=True)
-        first = (branches == 1).sum(1, keepdim=True)
-        second = branches == 2
-        positions = torch.where(second, places - first, places) * real  # tables end where texts do
-        begins = second & (places == shared + first)
+        sizes = torch.stack([(branches == number).sum(1) for number in range(1, endings + 1)], dim=1)
+        # Of each ending, how many tokens of others come before it.
+        earlier = torch.cat([torch.zeros_like(shared), sizes.cumsum(1) - sizes], dim=1).gather(1, branches)
+        positions = (places - earlier) * real  # tables end where texts do
+        begins = (branches > 0) & (places == shared + earlier)
         before = torch.where(begins, shared - 1, places - 1).clamp(min=0)
         one, other = branches.unsqueeze(2), branches.unsqueeze(1)
         seen = ((other == 0) | (one == other)) & (real.unsqueeze(1) > 0)
@@ -96,7 +102,7 @@ def can_fork(model: Any, *, padding: int, tokens: int, longest: int, limit: int 
             alone = torch.cat([stem, ending])[None]
             expected = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits[0].float()
             off = (found[branches[0] == number] - expected[_STEM:]).abs().max()
-            if not float(off) <= _ROUNDING * float(expected.abs().max()):
+            if not float(off) <= ROUNDING * float(expected.abs().max()):
                 return False
     except Exception:  # a model's code raises whatever it likes: it is computed as two rows then
         return False

@@ -28,7 +28,7 @@ from tasks.model import activation_store
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.computed_rows import Computed, one_by_one, side_by_side
 from tasks.model.model_layers import LayerList, layer_lists, layer_number
-from tasks.task import ReferenceTask
+from tasks.task import ReferenceTask, WritingTask
 
 log = logging.getLogger("confide.activations")
 
@@ -69,8 +69,9 @@ class FrozenPrefix:
         """The width and the type of what is kept of a place in an example; None if nothing should be.
 
         Whether replay is right for this model is tried once, on made-up examples, for all who keep some.
+        Of examples that the model writes anew each round nothing is.
         """
-        if not self.works():
+        if isinstance(self._adapted.task, WritingTask) or not self.works():
             return None
         hidden = self.compute(self.probe().to(self.device))
         return hidden.shape[-1], hidden.dtype

@@ -172,7 +172,7 @@ def numbers(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]
 TASK_NUMBERS = [
     ("data", key, schema)
     for name in task_names()
-    for _, key, schema in numbers({"properties": find_task(name).Section.model_json_schema()["properties"]})
+    for _, key, schema in numbers(find_task(name).Section.model_json_schema())
 ]
 NUMBERS = [*numbers(Job.model_json_schema()), *TASK_NUMBERS]
 

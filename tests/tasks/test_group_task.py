@@ -32,7 +32,9 @@ def grouped_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(checked_job(job))
 
 
-@pytest.mark.parametrize("name", ["preferences", "document-classification", "event-sequence", "image-text"])
+@pytest.mark.parametrize(
+    "name", ["preferences", "rewards", "document-classification", "event-sequence", "image-text"]
+)
 def test_other_tasks_are_refused_by_name(name: str) -> None:
     refused = refuses_groups(find_task(name), None)
     assert refused is not None

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.custody.model_sources import check_models, local_source
+from client.custody.model_sources import check_models, local_job, local_source
 from privacy.errors import ModelError, PolicyFileError
 from protocol.job.job import ModelSection
 from protocol.plain_text import is_plain
+from tests.models import make_job
 
 NAMED = {
     "clinic/model": "/srv/models/clinic",
@@ -104,3 +105,17 @@ def test_an_id_of_the_hub_is_never_a_folder_here(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PolicyFileError, match="is also a folder here"):
         check_models({"org/name": "hub:org/name"})
+
+
+def test_the_models_that_judge_answers_are_found_as_the_trained_one_is() -> None:
+    data = {"source": "none", "prompt": "p", "reward": {"source": "org/name", "label": "good"}}
+    job = make_job(targets=["q_proj"], task="rewards", data=data, model={"source": "clinic/model"})
+    found = local_job(job, NAMED)
+    assert found.model.source == "/srv/models/clinic"
+    assert found.data.model_extra == (job.data.model_extra or {}) | {
+        "reward": {"source": "org/name", "label": "good"}
+    }
+    with pytest.raises(ModelError, match=r"data\.reward\.source='org/name' is none of the models"):
+        local_job(job, {"clinic/model": "/srv"})
+    with pytest.raises(ModelError, match=r"model\.source='clinic/model' is none of the models"):
+        local_job(job, {"org/name": "hub:org/name"})
