@@ -15,7 +15,7 @@ from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
-from tasks.task import Gate, GatedTask, ReferenceTask, Task, TaskKeys
+from tasks.task import Gate, GatedTask, ReferenceTask, Task, TaskKeys, WritingTask
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](

@@ -183,6 +183,8 @@ class RegionTask(Protocol):
 
     def spacing(self, reader: Any) -> tuple[float, ...]:
         """How far neighbours along each axis are apart."""
+
+
 class WritingTask(Protocol):
     """A task whose examples have in them what the model itself writes, as a round finds it.
 

@@ -177,7 +177,7 @@ class SiteHost:
         job, found = manifest.job, self.find_data(manifest)
         task = find_task(job.task)
         try:
-            reader = task.open_reader(local_source(job.model, self._file.models), section_of(job))
+            reader = task.open_reader(local_job(job, self._file.models).model.source, section_of(job))
         except ModelError as error:
             raise _cannot_load(manifest, error) from error
         return CountableRows(rows=found.rows, reader=reader, labels=found.labels_for(task))

@@ -50,7 +50,7 @@ def job_of(*, adapter: Any = None, metrics: Any = None, **data: Any) -> Any:
         ({"max_answer": 127}, "max_answer: expected at most 126"),
         ({"messages": "m"}, "expected either prompt or messages"),
         ({"constraint": {"source": "x"}}, "least"),
-        ({"adapter": {"init": "pissa"}}, "adapter.init: expected .*without its adapter"),
+        ({"adapter": {"init": "pissa"}}, "adapter.init: expected .*before its training"),
         ({"metrics": {"epsilon": 1.0}}, "metrics.epsilon: expected 0"),
     ],
 )
@@ -195,6 +195,22 @@ def test_likelihoods_are_those_of_each_answer_alone(adapted: AdaptedModel) -> No
             logits = adapted.peft(input_ids=torch.cat([stem, own])[None]).logits[0]
         alone = -logits.log_softmax(-1)[len(stem) - 1 : -1].gather(1, own[:, None])[:, 0]
         torch.testing.assert_close(nats[0, answer], alone * counted[0, answer], atol=1e-4, rtol=1e-4)
+
+
+def test_what_training_began_with_is_no_distance_away(adapted: AdaptedModel) -> None:
+    """After a warm start answers are held to that adapter, and not to the bare base model."""
+    start = random_adapter(adapted)
+    apart = parts_of(written_targets(adapted, start), 3, 4)
+    assert not torch.allclose(apart[2], apart[3], atol=1e-3)
+    adapted.begin_with(start)
+    begun = parts_of(written_targets(adapted, start), 3, 4)
+    adapted._reference.begin_with({})
+    torch.testing.assert_close(begun[2], begun[3], atol=1e-4, rtol=0)
+
+
+def written_targets(adapted: AdaptedModel, adapter: Any) -> torch.Tensor:
+    found = TASK.complete(adapted, prompts(adapted), adapter=adapter, seed=2)
+    return found.batch(np.array([1, 0]), size=24, rows=4).inputs["targets"]
 
 
 def test_the_loss_is_that_of_the_paper() -> None:
