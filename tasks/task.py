@@ -185,6 +185,7 @@ class RegionTask(Protocol):
         """How far neighbours along each axis are apart."""
 
 
+@runtime_checkable
 class WritingTask(Protocol):
     """A task whose examples have in them what the model itself writes, as a round finds it.
 
