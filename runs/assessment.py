@@ -70,7 +70,7 @@ def save_assessment(folder: RunFolder, found: Assessment) -> None:
     """Write a run's assessment down. It is of the coordinator's own examples, and leaves no site."""
     maps = [{name: _packed(part) for name, part in one.parts.items()} for one in found.maps]
     content = json.dumps(found.table | {"maps": maps}, indent=1, allow_nan=False)
-    write_durably(folder.path / FILE, content.encode(), mode=BY_UMASK)
+    write_durably(folder.path / FILE, content.encode(), mode=BY_UMASK, flush=folder.flush)
 
 
 def read_assessment(folder: RunFolder) -> Assessment | None:

@@ -211,7 +211,7 @@ def save_labels(folder: RunFolder, labels: Mapping[str, Mapping[str, int]]) -> N
     """Write down how many examples of each label sites have: of a simulation, where that is no secret."""
     path = folder.path / "compare" / _LABELS
     path.parent.mkdir(exist_ok=True)
-    write_durably(path, json.dumps(labels, indent=1).encode(), mode=BY_UMASK)
+    write_durably(path, json.dumps(labels, indent=1).encode(), mode=BY_UMASK, flush=folder.flush)
 
 
 def _read_labels(path: Path) -> dict[str, dict[str, int]]:

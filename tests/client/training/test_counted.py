@@ -15,6 +15,7 @@ import torch
 
 from client.custody.home import Home
 from client.custody.policy import Policy
+from client.open_home import OpenHome
 from client.site import Site
 from client.training.counted import count_right
 from privacy.ledger.entries import Begun, Released
@@ -181,7 +182,7 @@ def test_the_noise_has_the_scale_that_was_asked_for(
     counted = count_right(world.adapted, world.initial_adapter, world.examples("site-1"))
     monkeypatch.setattr("client.final_round.count_right", lambda *_: replace(counted, value=exact))
     monkeypatch.setattr("client.final_round.reserve", lambda *_, **__: None)
-    monkeypatch.setattr(Site, "_signed", lambda *_: Receipt())
+    monkeypatch.setattr(OpenHome, "signed", lambda *_: Receipt())
     sent = [evaluate(site, manifest, world.initial_adapter).evaluated.right for _ in range(1600)]
     draws = (np.array(sent) - exact) / ONE
     scale = np.abs(draws).mean()

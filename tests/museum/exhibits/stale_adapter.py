@@ -73,7 +73,8 @@ EXHIBIT = Exhibit(
     here=(
         "a site compares what is trained with what the job asks for by name and with what the optimizer "
         "holds ([`unit_check.py`](../client/training/unit_check.py)), the model is on its device before "
-        "PEFT sees it, and versions are pinned."
+        "PEFT sees it, or is put there tensor by tensor, each staying the object that it was, and versions "
+        "are pinned."
     ),
     found_by="the unit check",
     show=show,
