@@ -34,6 +34,8 @@ def first_adapter(home: Home, manifest: Manifest, join: pb.Join | None) -> bytes
             raise LostError("the site has lost the adapter that the run began with: send Join again")
         found = path.read_bytes()
     if vector_digest(found) != manifest.start_digest:
+        if join is None:
+            raise LostError("what the site has kept of the run's first adapter is damaged: send Join again")
         raise ProtocolError(
             f"expected the adapter that the run began with, of SHA-256 {manifest.start_digest[:16]}…, got "
             f"{len(found)} bytes of another one"
@@ -44,7 +46,17 @@ def first_adapter(home: Home, manifest: Manifest, join: pb.Join | None) -> bytes
 def keep_joined(
     home: Home, manifest: Manifest, join: pb.Join, *, charged: Mapping[str, str], start: bytes | None
 ) -> None:
-    """Remember a run that the site joined, and what it began with: see ``Home.keep``."""
+    """Remember a run that the site joined, and what it began with: see ``Home.keep``.
+
+    Of runs that nothing was charged for, only the last one's adapter is kept: who asks for many joins fills
+    no disk. A site that has lost one says so, and is sent Join again.
+    """
     home.keep(manifest, join.signature, charged=charged)
-    if start is not None and not home.start_path(manifest).exists():
-        write_durably(home.start_path(manifest), start)
+    if start is None:
+        return
+    write_durably(home.start_path(manifest), start)
+    known = {*charged, manifest.digest.hex()}
+    path = home.start_path(manifest)
+    for other in path.parent.glob(f"*{path.suffix}"):
+        if other.stem not in known:
+            other.unlink(missing_ok=True)

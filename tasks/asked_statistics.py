@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from protocol.job.job import Dirichlet
 from protocol.plain_text import quoted
-from tasks.data.feature_columns import FeatureColumns
+from tasks.data.feature_columns import FeatureColumns, number_in
+from tasks.task import RowTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.data.rows import Rows
     from tasks.task import Task, TaskKeys
 
+_NONE = FeatureColumns(numbers={}, categories={})
 Kind = Literal["labels", "lengths", "numbers", "categories"]
 
 
@@ -81,8 +84,11 @@ def refuses_statistics(job: Job, task: Task, section: TaskKeys) -> str | None:
             f'statistics.lengths: expected none with task="{task.name}": its examples are counted in '
             f"{task.units.size}, and not in tokens"
         )
+    # An account has many rows, and so no one place in a histogram of its cells.
+    rows = isinstance(task, RowTask) and task.one_row_an_example(section)
+    declared = _features(section) if rows else _NONE
     for key, columns in (("numbers", asked.numbers), ("categories", asked.categories)):
-        unknown = sorted(set(columns) - set(getattr(_features(section), key)))
+        unknown = sorted(set(columns) - set(getattr(declared, key)))
         if unknown:
             return (
                 f"statistics.{key}: expected columns that data.{key} declares, as sites read no others, "
@@ -94,7 +100,7 @@ def refuses_statistics(job: Job, task: Task, section: TaskKeys) -> str | None:
 def _features(section: TaskKeys) -> FeatureColumns:
     """The columns that a table's keys declare; none for other tasks."""
     found = getattr(section, "features", None)
-    return found if isinstance(found, FeatureColumns) else FeatureColumns(numbers={}, categories={})
+    return found if isinstance(found, FeatureColumns) else _NONE
 
 
 def _has_one_label(job: Job, task: Task, section: TaskKeys) -> bool:
@@ -140,5 +146,7 @@ def _places(asked: Asked, rows: Rows, sizes: NDArray[np.int64]) -> NDArray[np.in
         known = {name: place for place, name in enumerate(asked.names)} | {"": len(asked.names) + 1}
         return np.array([known.get(cell, len(asked.names)) for cell in cells], np.int64)
     missing = len(asked.cuts) + 1
-    found = np.array([float(cell or "nan") for cell in cells], np.float64)
+    # A column that the custodian declares otherwise holds what it likes: no cell may raise.
+    numbers = [number_in(cell) for cell in cells]
+    found = np.array([math.nan if number is None else number for number in numbers], np.float64)
     return np.where(np.isnan(found), missing, np.searchsorted(asked.cuts, found, side="right"))

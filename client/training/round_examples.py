@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.training.cancellation import Between
 from privacy.mechanisms.rng import Entropy
 from tasks.data.examples import Examples
+from tasks.data.written_examples import WrittenExamples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.task import WritingTask
 
@@ -30,3 +32,18 @@ def examples_of_round(
         return examples
     seed = entropy(round_number, 0, "answers").seed()
     return task.complete(adapted, examples, adapter=adapter, seed=seed)
+
+
+def write_answers(
+    examples: Examples, indices: NDArray[np.int64], between: Between, *, step: int, steps: int
+) -> None:
+    """Write what is missing of a step's answers, one example after another: each may take long.
+
+    ``between`` is called before each, so that a round that is too long, or an agent that is to stop, ends
+    within one.
+    """
+    if not isinstance(examples, WrittenExamples):
+        return
+    for index in indices.tolist():
+        between(step, steps)
+        examples.write(index)

@@ -15,7 +15,7 @@ from client.training.cancellation import Between, no_pause
 from client.training.devices import Devices, OneDevice
 from client.training.gradients import PerExampleGradients, losses
 from client.training.optimizer import PrivateOptimizer
-from client.training.round_examples import examples_of_round
+from client.training.round_examples import examples_of_round, write_answers
 from client.training.row_check import UnequalWeights, heights_apart
 from client.training.step import make_optimizer, set_rate, take_step
 from privacy.accounting.sampled_plan import SampledPlan
@@ -61,11 +61,12 @@ class Trainer:
         """Take ``local_steps`` private steps from ``adapter``: what ``update`` says of them.
 
         ``entropy`` gives each step sources of its own for who is drawn, for dropout and for the noise;
-        ``between`` is called before each, and what it raises ends the round. A blank example that is drawn
-        contributes nothing, and so does one that the model fails on. With ``hidden``, the steps have no
-        noise, and something after them hides the update: then nothing is said of it. ``drift``,
-        float32[update_size], is added to each step's noisy gradient; ``correlated`` is for a plan
-        with bands, and ``adaptive`` is the norm to clip to first, where it is not the plan's. Raises
+        ``between`` is called before each, and before each answer that is written, and what it raises ends
+        the round. A blank example that is drawn contributes nothing, and so does one that the model fails
+        on. With ``hidden``, the steps have no noise, and something after them hides the update: then
+        nothing is said of it. ``drift``, float32[update_size], is added to each step's noisy gradient;
+        ``correlated`` is for a plan with bands, and ``adaptive`` is the norm to clip to first, where it is
+        not the plan's. Raises
         PrivacyUnitError if a step would not be what the plan accounts for, RunError if the adapter became
         NaN or, without a mechanism, a gradient did, or if a device is lost.
         """
@@ -91,8 +92,10 @@ class Trainer:
             if correlated is not None:
                 drawn = correlated.drawn_in(step, drawn)
                 optimizer.correlated = correlated.release(step)
+            drawn = examples.without_blanks(drawn)
+            write_answers(examples, drawn, between, step=step, steps=training.local_steps)
             with self.devices.share(
-                examples.without_blanks(drawn),
+                drawn,
                 round_number=round_number,
                 training=training,
                 clipping=optimizer.clipping,

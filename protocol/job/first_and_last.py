@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,21 @@ def check_warm_start(job: Job) -> None:
         raise ValueError(
             f'strategy.name: "{job.strategy.name}" trains a core between A and B, which no PEFT folder '
             'has, and so goes with no training.warm_start: use "ffa"'
+        )
+
+
+def check_features(job: Job) -> None:
+    """Raises ValueError for public texts that are the data, whose means would leave without noise."""
+    place = job.model.features
+    if place is None:
+        return
+    sources = [job.data.source, *(one.source for one in job.data.mix)]
+    if job.data.validation is not None:
+        sources.append(job.data.validation)
+    if os.path.realpath(place) in map(os.path.realpath, sources):
+        raise ValueError(
+            f'model.features: expected public texts, got "{place}", which is among the job\'s data: '
+            "what is measured of these texts is published without noise"
         )
 
 

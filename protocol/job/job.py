@@ -12,7 +12,7 @@ from protocol.job.adapter_section import AdapterSection, no_adapter
 from protocol.job.aggregation import AggregationSection, MasksSection
 from protocol.job.data_section import DataSection
 from protocol.job.draw import cohort_size
-from protocol.job.first_and_last import check_average, check_shrink, check_warm_start
+from protocol.job.first_and_last import check_average, check_features, check_shrink, check_warm_start
 from protocol.job.mix import check_mix
 from protocol.job.phases import PHASES_MAX, Phase, PhaseSection, check_phases, make_phases, phase_in, uneven
 from protocol.job.privacy import PrivacySection
@@ -241,6 +241,7 @@ class Job(Section):
         if self.training.personal_steps:
             self._check_personal()
         check_warm_start(self)
+        check_features(self)
         if self.model.source != DRAWN:  # whose weights are averaged themselves, and no factors of them
             check_average(self)
         check_shrink(self)

@@ -37,6 +37,10 @@ class WrittenExamples(Examples):
             self._prompts.take(indices), lambda places: self._with_answers(indices[list(places)].tolist())
         )
 
+    def write(self, index: int) -> None:
+        """Ask for one example's answers, if they are not there yet."""
+        self._with_answers([index])
+
     def batch(
         self, indices: NDArray[np.int64], *, size: int | None = None, rows: int | None = None
     ) -> Batch:

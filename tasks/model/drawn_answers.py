@@ -79,8 +79,6 @@ def draw_answers(
             token = int(chosen[row])
             tokens[row, place], learned[row, place], nats[row, place] = token, True, float(costs[row])
             going[row] = token not in ends
-        if not any(going):
-            break
         given = torch.from_numpy(tokens[:, place : place + 1].astype(np.int64)).to(device)
     return DrawnAnswers(tokens=tokens, learned=learned, nats=nats)
 

@@ -106,13 +106,24 @@ def test_a_site_joins_with_the_very_adapter_and_no_other(world: World, tmp_path:
     assert ask(site, join=Join(manifest=manifest.content, start=start)).HasField("joined")
     # A later process has it still; one whose file is gone asks to be told again, and is charged nothing.
     assert train(world.site("site-1", home=home), manifest, world).trained.update
-    Home(home).start_path(manifest).unlink()
-    lost = train(world.site("site-1", home=home), manifest, world, 2).refused
-    assert lost.lost
-    assert "send Join again" in lost.reason
-    later = world.site("site-1", home=home)
-    assert ask(later, join=Join(manifest=manifest.content, start=start)).HasField("joined")
+    kept = Home(home).start_path(manifest)
+    for spoil in (kept.unlink, lambda: kept.write_bytes(start[:-1])):
+        spoil()
+        lost = train(world.site("site-1", home=home), manifest, world, 2).refused
+        assert lost.lost
+        assert "send Join again" in lost.reason
+        later = world.site("site-1", home=home)
+        assert ask(later, join=Join(manifest=manifest.content, start=start)).HasField("joined")
     assert train(world.site("site-1", home=home), manifest, world, 2).trained.update
+
+
+def test_runs_that_are_joined_and_charged_nothing_leave_one_adapter(world: World, tmp_path: Path) -> None:
+    site, start = world.site("site-1", home=tmp_path / "site-1"), to_bytes(world.initial_adapter)
+    for run in ("first", "second", "third"):
+        manifest = replace(world.manifest("run"), run=run)
+        assert ask(site, join=Join(manifest=manifest.content, start=start)).HasField("joined")
+    path = Home(tmp_path / "site-1").start_path(manifest)
+    assert list(path.parent.glob("*.start")) == [path]
 
 
 def test_a_job_that_compares_with_nothing_takes_none(folder: Path, exported: Path, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def test_what_cannot_be_measured_is_refused(tiny_folder: Path, public: Path, tmp
     (tmp_path / "few.txt").write_text("good day\n" * 99)
     with pytest.raises(JobError, match="expected 100 public texts or more, one a line, got 99"):
         World(job(tiny_folder, tmp_path / "few.txt"))
+    with pytest.raises(JobError, match=r"model\.features: expected public texts, got .* job's data"):
+        job(tiny_folder, Path(job(tiny_folder, public).data.source))
     with pytest.raises(JobError, match=r"model\.features: expected none with training\.warm_start"):
         job(tiny_folder, public, training={"warm_start": "there"})
 

@@ -125,6 +125,37 @@ def test_labels_are_those_that_the_job_declares(tmp_path: Path) -> None:
         checked_job(job)
 
 
+def test_an_account_of_many_events_has_no_cells_to_count(tmp_path: Path) -> None:
+    """Its rows are no row of a table: counting them would fail by what they hold, after the charge."""
+    data = {
+        "source": str(tmp_path / "events.csv"),
+        "entity": "account",
+        "time": "time",
+        "label": "status",
+        "labels": ["good", "bad"],
+        "numbers": {"amount": [0, 9]},
+        "length": 8,
+    }
+    asked = {"epsilon": 1.0, "numbers": {"amount": {"range": [0, 9]}}}
+    with pytest.raises(JobError, match=r"statistics\.numbers: expected columns"):
+        table_job(tmp_path, task="event-sequence", data=data, statistics=asked)
+
+
+def test_no_cell_is_a_reason_to_fail(job: Job) -> None:
+    """A custodian may have declared the column otherwise: it holds what it likes, and counts as missing."""
+    section, task = section_of(job), find_task(job.task)
+    assert job.statistics is not None
+    asked = [one for one in asked_of(job.statistics, section) if one.kind == "numbers"]
+    reader = task.open_reader(job.model.source, section)
+    found = {}
+    for cell in ("20", "suspected", "inf", "1_0", ""):
+        rows = Rows(contents=((("age", cell), ("home", "rent")),), labels=("good",))
+        found[cell] = places_of(asked, rows, reader=reader, task=task, labels=("good", "bad", "never"))
+    missing = found[""].tolist()
+    assert found.pop("20").tolist() != missing
+    assert all(places.tolist() == missing for places in found.values())
+
+
 def test_rows_have_no_lengths(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"statistics\.lengths.*counted in rows, and not in tokens"):
         table_job(tmp_path, statistics={"epsilon": 1.0, "lengths": {"range": [0, 9]}})

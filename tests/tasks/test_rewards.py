@@ -137,6 +137,21 @@ def test_what_is_drawn_has_the_models_own_probabilities(adapted: AdaptedModel) -
     np.testing.assert_allclose(shares, expected.numpy(), atol=1 / 4000)
 
 
+def test_writing_takes_as_long_whatever_is_said(adapted: AdaptedModel) -> None:
+    """Who chooses the adapter could have answers end by what a prompt says, and would see how soon."""
+    prompt, numbers = np.array([3, 9, 4], np.int32), numbers_for(1, 0, answers=3, most=6)
+    passes: list[int] = []
+    handle = adapted.peft.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        for ends in ((), tuple(range(1000))):
+            passes.clear()
+            found = draw_answers(adapted, prompt, numbers, ends=ends, padding=0)
+            assert len(passes) == 6
+            assert found.learned.sum() == (18 if not ends else 3)
+    finally:
+        handle.remove()
+
+
 def written(adapted: AdaptedModel, places: list[int], *, seed: int = 5) -> torch.Tensor:
     """Tokens and numbers of the examples at these places, in order, which are asked for together."""
     adapter = random_adapter(adapted)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from client.training.cancellation import StoppedError
 from client.training.gradients import HookedGradients, losses
-from client.training.round_examples import examples_of_round
+from client.training.round_examples import examples_of_round, write_answers
 from client.training.sparse_rows import numbers
 from client.training.stacked_gradients import StackedGradients
 from client.training.step import add_batch
@@ -23,6 +24,7 @@ from privacy.errors import PrivacyUnitError
 from privacy.mechanisms.mechanism import Mechanism
 from privacy.mechanisms.rng import keyed_entropy
 from protocol.job.training_section import TrainingSection
+from tasks.data.written_examples import WrittenExamples
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import random_adapter
@@ -50,6 +52,29 @@ def test_a_baseline_over_the_batch_is_caught(
     monkeypatch.setattr("tasks.rewards.advantages", lambda rewards, _baseline: rewards - rewards.mean())
     with pytest.raises(PrivacyUnitError):
         check_privacy_unit(StackedGradients(adapted), adapted.probe())
+
+
+def test_a_round_can_end_before_each_answer(adapted: AdaptedModel) -> None:
+    """A step has many answers, which take long: a deadline, or an agent that is to stop, waits for one."""
+    examples = examples_of_round(
+        adapted,
+        prompts(adapted),
+        adapter=random_adapter(adapted),
+        round_number=1,
+        entropy=keyed_entropy(3, "answers"),
+    )
+    told: list[tuple[int, int]] = []
+
+    def between(step: int, steps: int) -> None:
+        told.append((step, steps))
+        if len(told) == 3:
+            raise StoppedError("over")
+
+    with pytest.raises(StoppedError):
+        write_answers(examples, np.arange(4), between, step=1, steps=2)
+    assert told == [(1, 2)] * 3
+    assert isinstance(examples, WrittenExamples)
+    assert sorted(examples._known) == [0, 1]
 
 
 def clipped_sum(adapted: AdaptedModel, indices: list[int], *, bound: float) -> torch.Tensor:
