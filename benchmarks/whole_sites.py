@@ -35,6 +35,7 @@ from tasks.registry import read_job
 
 DEMO = Path(__file__).parent.parent / "examples" / "tweets.toml"
 SETTINGS = (
+    "federation.partition=iid",
     'privacy.unit="site"',
     'privacy.mechanism="skellam"',
     "privacy.epsilon=8",

@@ -90,9 +90,10 @@ def statistics(job: Job | Path | str, **options: Any) -> StatisticsRun:
 
 
 def run(job: Job | Path | str, **options: Any) -> Run:
-    """Run a job, or a job file, with the sites of a federation. Options are those of server.federated.run.
+    """Run a job, or a job file, with the sites of a federation.
 
-    Raises UserError for what the job's author can mend, RunError or SiteError for failures.
+    Options are those of server.federated_run.run. Raises UserError for what the job's author can mend,
+    RunError or SiteError for failures.
     """
     from server.federated_run import run as run_job
     from tasks.registry import read_job

@@ -59,10 +59,9 @@ class AveragedAdapter:
 def average_weights(kind: Kind, rounds: int) -> NDArray[np.float64]:
     """What each round's adapter weighs in the average after so many, float64[rounds]; they add up to 1.
 
-    ``none`` is the last alone,
-    ``polyak`` is the mean over the last half of the rounds (Rakhlin et al. 2012, arXiv:1109.5647, section
-    5), ``ema`` an exponential moving average whose decay begins low (De et al. 2022, arXiv:2204.13650,
-    appendix C.1): min(0.9, (1 + t) / (10 + t)) in round t.
+    ``none`` is the last alone, ``polyak`` the mean over the last half of the rounds (Rakhlin et al. 2012,
+    arXiv:1109.5647, section 5), ``ema`` an exponential moving average whose decay begins low (De et al.
+    2022, arXiv:2204.13650, appendix C.1): min(0.9, (1 + t) / (10 + t)) in round t.
     """
     weights = np.zeros(rounds)
     if kind == "none":

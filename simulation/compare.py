@@ -13,6 +13,8 @@ from runs.run_folder import RunFolder
 from simulation.simulated_federation import World
 from simulation.simulated_run import run_in_folder
 
+# Baselines are compared by their last adapter: nothing else is made of theirs.
+_LAST_ALONE = {"personal_steps": 0, "average": "none", "shrink": "none", "ensemble": 0}
 # Sites that train alone: no more than this, and no more than a round has.
 _MOST_ALONE = 64
 
@@ -32,7 +34,7 @@ def compare_run(world: World, folder: RunFolder, *, workers: int, progress: Prog
         update={
             "metrics": MetricsSection(),
             "aggregation": PlainSection(),
-            "training": asked.training.model_copy(update={"personal_steps": 0, "shrink": "none"}),
+            "training": asked.training.model_copy(update=_LAST_ALONE),
         }
     )
     if job.privacy.protects:
