@@ -46,7 +46,7 @@ from strategies.fedit import FedIT, averaging_error
 from tasks.registry import read_job
 
 DEMO = Path(__file__).parent.parent / "examples" / "tweets.toml"
-RATES = (1.0, 4.0, 16.0, 64.0)
+RATES = (0.25, 1.0, 4.0, 16.0, 64.0)
 EPSILONS = ("none", "3", "1")
 # Seeds, by --quick, with which every site gets a batch at least; rates are chosen on one of their own.
 SEEDS = {False: (8, 10, 13, 3, 4), True: (0, 3, 5, 10, 11)}
