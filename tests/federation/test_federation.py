@@ -96,7 +96,8 @@ def main(grid, context):
     content = (place / "manifest.json").read_bytes()
     manifest = read_manifest(content)
     join = Join(manifest=content, signature=identity.sign(MANIFEST_PURPOSE, content))
-    messages = []
+    # One after another: where several are on their way, Flower may forget an object that they share.
+    answers = []
     for node in sorted(grid.get_node_ids()):
         for site in ("north", "south", "west"):
             now = time.time()
@@ -111,8 +112,8 @@ def main(grid, context):
                 sent=now,
                 expires=now + 30,
             )
-            messages.append(Message(wrap(envelope), node, MessageType.TRAIN))
-    answers = list(grid.send_and_receive(messages, timeout=90))
+            message = Message(wrap(envelope), node, MessageType.TRAIN)
+            answers += grid.send_and_receive([message], timeout=90)
     lines = [answer.error.reason if answer.has_error() else "ANSWERED" for answer in answers]
     (place / "said.partial").write_text("\\n".join(lines))
     (place / "said.partial").rename(place / "said")
