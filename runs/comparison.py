@@ -22,6 +22,7 @@ from tasks.registry import find_task
 WITHOUT_PRIVACY = "without-privacy"
 ALONE = "alone"
 _LABELS = "labels.json"
+NOTHING = "nothing"  # of a gap that is none
 _LABELS_TOLD = 3
 
 
@@ -132,7 +133,10 @@ class Comparison:
         """What privacy costs, what federation gains, and what makes that a fair comparison: a line each."""
         now, found = self._value(self.together), []
         if self.free is not None:
-            found.append(f"Privacy costs {self._gap(self._value(self.free), now)}.")
+            gap = self._gap(self._value(self.free), now)
+            # Noise differs from run to run, and held-out examples are some.
+            costs = f"Privacy costs {gap}" if gap != NOTHING else "No cost of privacy shows"
+            found.append(f"{costs} on these examples, in this run.")
         if self.best is not None and self.mean is not None:
             best, mean = (self._gap(now, value) for value in (self._value(self.best.last), self.mean))
             private = " ε," * self.job.privacy.protects
@@ -172,7 +176,7 @@ class Comparison:
         """By how much one is better than the other, or that it is not."""
         gap = worse - better if self.measure.lower_is_better else better - worse
         if gap <= 0:
-            return "nothing"
+            return NOTHING
         return format_points(gap) if self.measure.share else f"{gap:.3g} of {self.measure.title}"
 
 

@@ -43,7 +43,7 @@ def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
 
 def test_the_report_says_what_is_gained_and_what_it_costs(tmp_path: Path) -> None:
     page = render_report(make_compared(tmp_path))
-    assert "Privacy costs 2.6 points." in page
+    assert "Privacy costs 2.6 points on these examples, in this run." in page
     assert "Federation gains 12 points over the best site alone, 17 points over the mean." in page
     assert "each site has the same ε, rounds, steps and learning rate" in page
     assert "97 % bad, 3 % good" in page
@@ -64,6 +64,13 @@ def test_a_baseline_without_a_finished_round_is_left_out(tmp_path: Path) -> None
     folder = make_compared(tmp_path / "other", free=0, alone=0)
     assert read_comparison(folder) is None
     assert 'id="comparison"' not in render_report(folder)
+
+
+def test_privacy_that_cost_nothing_here_may_cost_something(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    best = [make_record(1, accuracy=0.1, epsilon={"north": None})]
+    make_run(folder.path / "compare" / "without-privacy", None, best, examples_by_site={"north": 9})
+    assert "No cost of privacy shows on these examples, in this run." in render_report(folder)
 
 
 def test_what_gains_nothing_is_not_a_negative_gain(tmp_path: Path) -> None:
