@@ -54,9 +54,9 @@ def keep_joined(
     home.keep(manifest, join.signature, charged=charged)
     if start is None:
         return
-    write_durably(home.start_path(manifest), start)
-    known = {*charged, manifest.digest.hex()}
-    path = home.start_path(manifest)
+    path, known = home.start_path(manifest), {*charged, manifest.digest.hex()}
+    if not path.exists() or path.read_bytes() != start:
+        write_durably(path, start, flush=home.flush)
     for other in path.parent.glob(f"*{path.suffix}"):
         if other.stem not in known:
             other.unlink(missing_ok=True)

@@ -72,7 +72,7 @@ class Home:
 
     def __init__(self, path: Path, *, flush: bool = True) -> None:
         self.path = path
-        self._flush = flush
+        self.flush = flush
 
     def read_policy(self) -> Policy:
         """The policy as it is now; whoever asks reads the file. Raises PolicyFileError."""
@@ -83,8 +83,8 @@ class Home:
         return (self.path / FILE).exists()
 
     def write_policy(self, policy: Policy) -> None:
-        make_private_folder(self.path, flush=self._flush)
-        write_durably(self.path / FILE, policy_toml(policy).encode(), flush=self._flush)
+        make_private_folder(self.path, flush=self.flush)
+        write_durably(self.path / FILE, policy_toml(policy).encode(), flush=self.flush)
 
     @property
     def ledger_path(self) -> Path:
@@ -100,7 +100,7 @@ class Home:
         key = self.path / "identity.key"
         if self.ledger_path.exists():
             return Identity.load(key)
-        return Identity.load_or_create(key, flush=self._flush)
+        return Identity.load_or_create(key, flush=self.flush)
 
     def open_ledger(
         self,
@@ -131,7 +131,7 @@ class Home:
             order=budget.order,
             seen=seen,
             accept_clock=accept_clock,
-            flush=self._flush,
+            flush=self.flush,
         )
 
     def keep(self, manifest: Manifest, signature: bytes, *, charged: Mapping[str, str]) -> None:
@@ -143,7 +143,7 @@ class Home:
         path = self._manifest_path(manifest.digest)
         if path.exists():
             return
-        _write_manifest(path, manifest, signature, flush=self._flush)
+        _write_manifest(path, manifest, signature, flush=self.flush)
         for old in _oldest(path, beyond=MOST_UNCHARGED, spared=charged):
             run = read_manifest(old.read_bytes()).run
             _remove_manifest(old)
@@ -158,7 +158,7 @@ class Home:
         """Remember a manifest, and its signature, until the custodian says what of it."""
         path = self._manifest_path(manifest.digest, pending=True)
         if not path.exists():
-            _write_manifest(path, manifest, signature, flush=self._flush)
+            _write_manifest(path, manifest, signature, flush=self.flush)
             for old in _oldest(path, beyond=MOST_WAITING):
                 _remove_manifest(old)
 
@@ -173,7 +173,7 @@ class Home:
     def memory(self, manifest: Manifest) -> SiteMemory:
         """What the site keeps of a run from round to round, if it keeps anything."""
         path = (self.path / "local" / manifest.digest.hex()).with_suffix(MEMORY)
-        return SiteMemory(path, flush=self._flush)
+        return SiteMemory(path, flush=self.flush)
 
     def noise_stream(
         self, manifest: Manifest, plan: TrainingPlan, digests: Sequence[bytes], keyed: Entropy | None
@@ -183,7 +183,7 @@ class Home:
             return None
         seed = None if keyed is None else keyed_seed(keyed)
         path = self.seed_path(manifest)
-        return NoiseStream(path, plan=plan, digests=digests, keyed=seed, flush=self._flush)
+        return NoiseStream(path, plan=plan, digests=digests, keyed=seed, flush=self.flush)
 
     def seed_path(self, manifest: Manifest) -> Path:
         """Where the seed of a run's correlated noise is."""
@@ -249,8 +249,8 @@ class Home:
         """Keep an audit's evidence, and let the ledger spend nothing until a person clears that."""
         digest = hashlib.sha256(evidence).hexdigest()
         path = self.path / "audits" / f"{digest}.json"
-        make_private_folder(path.parent, flush=self._flush)
-        write_durably(path, evidence, flush=self._flush)
+        make_private_folder(path.parent, flush=self.flush)
+        write_durably(path, evidence, flush=self.flush)
         self._record(Frozen(job=job, audit=digest, reason=told(reason)))
 
     def frozen(self) -> Entry | None:
