@@ -2,7 +2,8 @@
 
 ``python benchmarks/utility.py examples/tweets.toml --to utility.jsonl`` simulates the job under each of
 ``CONDITIONS`` at each ε, once a seed, and adds a line to the file for each run: one that is there is not
-made again, so that a stopped measurement goes on. ``--print`` makes the tables of docs/tuning.md of the
+made again, so that a stopped measurement goes on. What has no noise has no ε: it is made once a seed, and
+stands in each table. ``--print`` makes the tables of docs/tuning.md of the
 file. A seed is that of data, adapter and noise: it decides who is held out and which site has which
 examples, so that conditions are compared on the same split, seed by seed. Learning rates are the job's
 own: others are to be chosen on seeds that are not in the table, with ``--seed``, ``--set`` and a name for
@@ -24,6 +25,7 @@ from typing import Any
 from protocol.job.job import Job
 
 PLAIN = "plain"
+_NOISELESS = 'privacy.mechanism="none"'
 _SHRUNK = ('training.shrink="singular"',)
 _FFA = ('strategy.name="ffa"',)
 _HEADS = (
@@ -38,9 +40,9 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "heads first": (*_HEADS, *_SHRUNK),
     "B twice as fast": ("training.rates={ lora_B = 2.0 }", *_SHRUNK),
     "features around zero": ('model.features="{public}"', *_SHRUNK),
-    "no noise": ('privacy.mechanism="none"',),
+    "no noise": (_NOISELESS,),
     "no noise, no clipping, Adam": (
-        'privacy.mechanism="none"',
+        _NOISELESS,
         "privacy.clipping_norm=1e6",
         'training.optimizer="adam"',
         "training.learning_rate=0.005",
@@ -79,7 +81,8 @@ def _all(asked: argparse.Namespace) -> list[str]:
     ]
 
 
-def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: int) -> None:
+def _measure(asked: argparse.Namespace, condition: str, at: float, seed: int) -> None:
+    epsilon = None if _NOISELESS in CONDITIONS[condition] else at
     name = f"{condition}{asked.beside and ', '}{asked.beside}"
     known = {(line["condition"], line["epsilon"], line["seed"]) for line in _lines(asked.to)}
     if (name, epsilon, seed) in known:
@@ -88,7 +91,7 @@ def _measure(asked: argparse.Namespace, condition: str, epsilon: float, seed: in
 
     seeds = [f"seeds.{key}={seed}" for key in ("data", "adapter", "noise")]
     own = [one.replace("{public}", asked.public) for one in CONDITIONS[condition]]
-    settings = [*own, f"privacy.epsilon={epsilon}", *seeds, *asked.settings]
+    settings = [*own, *([] if epsilon is None else [f"privacy.epsilon={epsilon}"]), *seeds, *asked.settings]
     began = time.process_time()
     found = _scores(read_job(asked.job, settings=settings))
     line = {"condition": name, "epsilon": epsilon, "seed": seed, "settings": settings, **found}
@@ -119,10 +122,10 @@ def _print(lines: Sequence[dict[str, Any]]) -> None:
     """Mean and deviation over the seeds, and of the difference to plain on the seeds that both have."""
     rows = [(line["condition"], line) for line in lines]
     rows += [(f"{line['condition']}, shrunk", line | line["shrunk"]) for line in lines if "shrunk" in line]
-    for epsilon in sorted({line["epsilon"] for line in lines}, reverse=True):
+    for epsilon in sorted({line["epsilon"] for line in lines} - {None}, reverse=True):
         print(f"\n| ε = {epsilon:g} | seeds | accuracy | against {PLAIN} | held-out loss |")
         print("|---|---|---|---|---|")
-        here = [(name, line) for name, line in rows if line["epsilon"] == epsilon]
+        here = [(name, line) for name, line in rows if line["epsilon"] in (epsilon, None)]
         plain = {line["seed"]: line["accuracy"] for name, line in here if name == PLAIN}
         for name in dict.fromkeys(name for name, _ in here):
             own = [line for other, line in here if other == name]

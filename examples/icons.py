@@ -21,11 +21,11 @@ from tasks.data.caption_vectors import plain_caption
 
 JOB = Path(__file__).with_name("pictures-words.toml")
 TO = Path(__file__).with_name("icons")
-SIZE = 32
+SIZE = 96
 
 
 def write(archive: Path, to: Path) -> int:
-    """Write icons, white on black, and icons.csv; how many. Those of the job's bank are left out."""
+    """Write icons, white on black, and icons.csv; how many. Those of the job's bank are in public/."""
     public = {plain_caption(name) for name in tomllib.loads(JOB.read_text("utf-8"))["data"]["bank"]}
     rows = []
     with tarfile.open(archive) as packed:
@@ -35,13 +35,13 @@ def write(archive: Path, to: Path) -> int:
             if path.suffix != ".png" or file is None:
                 continue
             caption = plain_caption(path.stem) + (" filled" if path.parent.name == "filled" else "")
-            if caption in public:
-                continue
             name = f"{path.parent.name}-{path.name}"
             inked = Image.open(io.BytesIO(file.read())).convert("RGBA").getchannel("A")
-            to.mkdir(parents=True, exist_ok=True)
-            ImageOps.contain(inked, (SIZE, SIZE), Image.Resampling.BOX).save(to / name)
-            rows.append([name, caption])
+            folder = to / "public" if caption in public else to
+            folder.mkdir(parents=True, exist_ok=True)
+            ImageOps.contain(inked, (SIZE, SIZE), Image.Resampling.BOX).save(folder / name)
+            if caption not in public:
+                rows.append([name, caption])
     with (to / "icons.csv").open("w", newline="", encoding="utf-8") as table:
         csv.writer(table).writerows([["path", "caption"], *rows])
     return len(rows)

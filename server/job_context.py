@@ -217,8 +217,8 @@ class Workplace:
         if place is None:
             return []
         return [
-            f'The head\'s features are centred and scaled by the texts in model.features="{place}", which '
-            "the job says are public: their mean features are in the adapter, without noise"
+            f'The head\'s features are centred and scaled by what is in model.features="{place}", which '
+            "the job says is public: its mean features are in the adapter, without noise"
         ]
 
     def _local_remarks(self) -> list[str]:

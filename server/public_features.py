@@ -1,4 +1,4 @@
-"""What a head's features are like on public texts: their mean and width, which the coordinator measures."""
+"""What a head's features are like on public examples: their mean and width, as the coordinator measures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.errors import JobError, ModelError
+from privacy.errors import DataError, JobError, ModelError
 from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE
 from protocol.plain_text import first_line
+from tasks.data.examples import Examples
 from tasks.data.tokenization import Reader, tokenize
 from tasks.model.adapted_model import AdaptedModel
+from tasks.registry import find_task
+from tasks.task import PublicFilesTask
 
 # With fewer texts than these a mean is off by more than a tenth of a width.
 _LEAST = 100
@@ -25,20 +28,19 @@ _BATCH = 64
 def with_public_features(
     adapter: NDArray[np.float32], adapted: AdaptedModel, *, place: str
 ) -> NDArray[np.float32]:
-    """An adapter, float32[adapter_size], whose head's features have mean 0 and one width on public texts.
+    """An adapter, float32[adapter_size], whose head's features have mean 0 and one width on public data.
 
-    ``place`` is a file with a text a line, which no site needs to have. A coordinate x becomes (x - mean)
-    · r / width, where r is the root mean square of all coordinates' standard deviations: features are as
-    long, around their mean, as they were, so that learning rates stay what they are. A text's features are
-    the mean of its tokens', where the head looks at each token. Nothing is read but the base model and
-    these texts, which the job's author says are public. Raises JobError for a file that cannot be read or
-    has too few texts, ModelError for a task on something else.
+    ``place`` is a file with a text a line, or a folder of files such as the task reads, which no site needs
+    to have. A coordinate x becomes (x - mean) · r / width, where r is the root mean square of all
+    coordinates' standard deviations: features are as long, around their mean, as they were, so that
+    learning rates stay what they are. A text's features are the mean of its tokens', where the head looks
+    at each token. Nothing is read but the base model and what is there, which the job's author says is
+    public. Raises JobError for what cannot be read or has too few examples, ModelError for a task whose
+    examples are neither texts nor files.
     """
-    if not isinstance(adapted.base.reader, Reader):
-        raise ModelError(f'model.features: expected none with task="{adapted.spec.task}", not on texts')
     found = adapted.layout.split(adapter.copy())
     adapted.load(adapter)
-    for name, features in _features(adapted, _texts(place)).items():
+    for name, features in _features(adapted, _examples(adapted, place)).items():
         mean, width = features.mean(axis=0), features.std(axis=0)
         typical = float(np.sqrt(np.mean(np.square(width))))
         scale = typical / np.maximum(width, typical / _WIDENED) if typical else np.ones_like(width)
@@ -61,12 +63,31 @@ def _texts(place: str) -> list[str]:
     return texts
 
 
-def _features(adapted: AdaptedModel, texts: list[str]) -> dict[str, NDArray[np.float64]]:
-    """What each layer of the head is given for these texts: float64[texts, width], by its name."""
-    examples = tokenize(adapted.base.reader, texts=texts, labels=None).examples
+def _examples(adapted: AdaptedModel, place: str) -> Examples:
+    """The public examples at a place that the model can read."""
+    reader, task = adapted.base.reader, find_task(adapted.spec.task)
+    if isinstance(reader, Reader):
+        examples: Examples = tokenize(reader, texts=_texts(place), labels=None).examples
+    elif isinstance(task, PublicFilesTask):
+        try:
+            examples = task.public_examples(reader, Path(place))
+        except DataError as error:
+            raise JobError(f"model.features={error}") from error
+    else:
+        raise ModelError(
+            f'model.features: expected none with task="{task.name}", whose examples are neither texts nor '
+            "files of their own"
+        )
     read = examples.take(np.flatnonzero(examples.sizes))
     if len(read) < _LEAST:
-        raise JobError(f"model.features: expected {_LEAST} texts that the model can read, got {len(read)}")
+        raise JobError(
+            f"model.features: expected {_LEAST} public examples that the model can read, got {len(read)}"
+        )
+    return read
+
+
+def _features(adapted: AdaptedModel, read: Examples) -> dict[str, NDArray[np.float64]]:
+    """What each layer of the head is given for these examples: float64[n, width], by its name."""
     found: dict[str, list[torch.Tensor]] = {name: [] for name in adapted.features.layers}
     handles, training = [], adapted.peft.training
     held: dict[str, torch.Tensor] = {}
@@ -80,11 +101,14 @@ def _features(adapted: AdaptedModel, texts: list[str]) -> dict[str, NDArray[np.f
     try:
         for batch in read.batches(np.arange(len(read)), rows=_BATCH):
             there = batch.to(adapted.device.torch)
-            mask = there.inputs["attention_mask"]
+            mask = there.inputs.get("attention_mask")
             with torch.no_grad(), adapted.device.autocast():
-                adapted.peft(input_ids=there.inputs["input_ids"], attention_mask=mask)
+                if mask is None:
+                    find_task(adapted.spec.task).forward(adapted, there)
+                else:
+                    adapted.peft(input_ids=there.inputs["input_ids"], attention_mask=mask)
             for name, given in held.items():
-                found[name].append(_of_texts(given, mask)[: len(batch.indices)].cpu())
+                found[name].append(_of_examples(given, mask)[: len(batch.indices)].cpu())
     finally:
         adapted.peft.train(training)
         for handle in handles:
@@ -92,9 +116,11 @@ def _features(adapted: AdaptedModel, texts: list[str]) -> dict[str, NDArray[np.f
     return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
 
 
-def _of_texts(given: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _of_examples(given: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """The mean over each text's tokens, where there is one row a token: [b, width]."""
     if given.dim() == 2:
         return given
+    if mask is None:
+        return given.flatten(1, -2).mean(1)
     weight = mask.unsqueeze(-1).to(given.dtype)
     return (given * weight).sum(1) / weight.sum(1)

@@ -10,7 +10,12 @@ from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN
 from tasks.data.rows import Rows
 from tasks.data.sound_files import SUFFIXES, SoundShape, find_sound
-from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask, read_labelled_files
+from tasks.labelled_files import (
+    LabelledFileKeys,
+    LabelledFilesTask,
+    read_labelled_files,
+    read_public_files,
+)
 from tasks.labelled_keys import DeclaredLabels
 from tasks.task import Units
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
+    from tasks.data.examples import Examples
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -69,6 +75,11 @@ class AudioClassification(LabelledFilesTask):
         One that cannot be read is None. Raises DataError if there is no folder, no sound or no column.
         """
         return read_labelled_files(data, columns, find=find_sound, suffixes=SUFFIXES, called="sounds")
+
+    def public_examples(self, reader: SoundShape, folder: Path) -> Examples:
+        """The sounds of a folder."""
+        found = read_public_files(folder, find=find_sound, suffixes=SUFFIXES, called="sounds")
+        return self.public_rows(reader, found)
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Noise, as loud as any."""

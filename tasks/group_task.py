@@ -55,7 +55,8 @@ class GroupTask:
         self.of_rows, self.most = of_rows, most
         self.name, self.about = of_rows.name, of_rows.about
         self.units = Units(example="group", size=of_rows.units.size)
-        self.labelled, self.pretrained, self.drawn = of_rows.labelled, of_rows.pretrained, of_rows.drawn
+        self.labelled, self.headed = of_rows.labelled, of_rows.headed
+        self.pretrained, self.drawn = of_rows.pretrained, of_rows.drawn
         self.measures = of_rows.measures
         self.Section, self.Columns = of_rows.Section, of_rows.Columns
 

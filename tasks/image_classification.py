@@ -11,7 +11,12 @@ from protocol.job.job import DRAWN
 from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
 from tasks.data.image_gate import ImageGate
 from tasks.data.rows import Rows
-from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask, read_labelled_files
+from tasks.labelled_files import (
+    LabelledFileKeys,
+    LabelledFilesTask,
+    read_labelled_files,
+    read_public_files,
+)
 from tasks.labelled_keys import DeclaredLabels
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import TaskKeys, Units
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
+    from tasks.data.examples import Examples
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -63,6 +69,11 @@ class ImageClassification(LabelledFilesTask):
         One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
         """
         return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
+
+    def public_examples(self, reader: ImageShape, folder: Path) -> Examples:
+        """The images of a folder."""
+        found = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
+        return self.public_rows(reader, found)
 
     def judged(self, content: ImageFile) -> Path:
         """The file that the image is in."""

@@ -94,7 +94,7 @@ class ImageSegmentation(NetworkTask):
     name = "image-segmentation"
     about = "which label each pixel of an image has"
     units = Units(example="image or slice with its mask", size="images")
-    labelled = False  # not an example has a label, but a pixel
+    labelled, headed = False, False  # not an example has a label, but a pixel
     measures = (DICE, LEAST_DICE, MASK_LOSS)
     distance_unit = "pixels"
     Section: type[MaskedKeys] = MaskedSection

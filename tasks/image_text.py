@@ -17,9 +17,10 @@ from protocol.job.job import DRAWN
 from protocol.plain_text import Label, Word, quoted
 from tasks.data import caption_vectors
 from tasks.data.caption_vectors import LENGTH, caption_vector, plain_caption
-from tasks.data.image_files import ImageFile, ImageShape, find_image
+from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
 from tasks.data.named_files import UnreadableFileError, paths_in_table
 from tasks.data.rows import Rows
+from tasks.labelled_files import read_public_files
 from tasks.measures import LOSS
 from tasks.network_task import NetworkTask
 from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from protocol.job.job import Job
     from tasks.data.dense_examples import DenseExamples
-    from tasks.data.examples import Batch
+    from tasks.data.examples import Batch, Examples
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
@@ -175,6 +176,12 @@ class ImageText(NetworkTask):
                 faults[row] = "a caption without words"
             contents.append((found, words) if found is not None and words else None)
         return Rows(contents=tuple(contents), faults=faults)
+
+    def public_examples(self, reader: PairShape, folder: Path) -> Examples:
+        """The images of a folder, without captions."""
+        images = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
+        rows = Rows(contents=tuple((image, "") for image in images))
+        return self.encode(reader, rows, labels=()).examples
 
     def digest(self, content: Pair | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, whatever the caption says; of none, that of nothing."""

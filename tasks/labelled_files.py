@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,10 +18,11 @@ from tasks.data.named_files import UnreadableFileError, is_hidden, paths_in_tabl
 from tasks.data.package_path import locate
 from tasks.data.rows import Rows, present
 from tasks.labelled_keys import LabelledKeys
-from tasks.network_task import NetworkTask
+from tasks.network_task import NetworkReader, NetworkTask
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
+    from tasks.data.examples import Examples
 
 FOLDER = "folder"  # the label of a file is its folder's name, where no table says it
 
@@ -59,12 +61,35 @@ class LabelledFilesTask(NetworkTask):
         """A file is an example, and has a row where a table names it."""
         return columns.path is not None
 
+    def public_rows(self, reader: NetworkReader, contents: list[Any]) -> Examples:
+        """Contents as examples, all of the first label."""
+        labels = ("",)
+        rows = Rows(contents=tuple(contents), labels=labels * len(contents))
+        return self.encode(reader, rows, labels=labels).examples
+
     def digest(self, content: Any) -> bytes:
         """SHA-256 of what a file holds, 32 bytes; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
 
     def count_labels(self, model: Any) -> int:
         return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
+
+
+def read_public_files(
+    folder: Path, *, find: Callable[[Path], Any], suffixes: Sequence[str], called: str
+) -> list[Any]:
+    """What ``find`` makes of each file in a folder that can be read, by the files' names.
+
+    Raises DataError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{quoted(str(folder))}: expected a folder of {called}")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not is_hidden(path):
+            with suppress(UnreadableFileError):
+                found.append(find(path))
+    return found
 
 
 def read_labelled_files(

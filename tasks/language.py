@@ -25,7 +25,7 @@ class LanguageTask(TextTask):
     """A task of transformers' causal language models, whose own head stays frozen."""
 
     name: str
-    labelled = False
+    labelled, headed = False, False
     pipeline = "text-generation"
     least_tokens = 2  # a token is told from those before it
 

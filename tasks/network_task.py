@@ -59,7 +59,8 @@ class NetworkTask:
     """
 
     name: str
-    labelled, pretrained, drawn = True, False, True
+    labelled, headed = True, True
+    pretrained, drawn = False, True
     measures: tuple[Measure, ...] = CLASSIFIER
 
     def refuses(self, job: Job, section: Any) -> str | None:

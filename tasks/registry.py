@@ -82,12 +82,12 @@ def section_of(job: Job) -> TaskKeys:
     )
     if refused is not None:
         raise JobError(refused)
-    if job.strategy.needs_head and not task.labelled:
+    if job.strategy.needs_head and not task.headed:
         raise JobError(
             f'strategy.name: "{job.strategy.name}" trains a classifier\'s head alone, and '
             f'task="{task.name}" has none: expected another strategy, such as "ffa"'
         )
-    if job.trained_rounds.heads and not (task.labelled and job.model.source != DRAWN):
+    if job.trained_rounds.heads and not (task.headed and job.model.source != DRAWN):
         raise JobError(
             f'phase: expected train = "strategy" with task="{task.name}" and model.source='
             f'"{job.model.source}", got "head": there is no classification head beside an adapter'
@@ -104,7 +104,8 @@ def _refuses_model(job: Job, task: Task) -> str | None:
         return f'model.source: expected a model that {named} starts from, got "{DRAWN}"'
     if not task.pretrained:
         return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
-    if not job.adapter.target_modules:
+    bare = job.strategy.needs_head and job.adapter == no_adapter()
+    if not job.adapter.target_modules and not bare:
         return 'adapter.target_modules: expected names of layers, or ["all-linear"], got none'
     return None
 

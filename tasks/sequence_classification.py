@@ -30,7 +30,7 @@ class SequenceClassification(TextTask):
 
     name = "sequence-classification"
     about = "which of a few labels a text has"
-    labelled = True
+    labelled, headed = True, True
     pipeline = "text-classification"
     measures: tuple[Measure, ...] = CLASSIFIER
 

@@ -89,7 +89,7 @@ class SeriesForecast(NetworkTask):
     name = "series-forecast"
     about = "the next numbers of an entity's series"
     units = Units(example="series", size="series")
-    labelled = False
+    labelled, headed = False, False
     measures = (RELATIVE_ERROR, MEAN_ERROR, COVERAGE, WITHIN)
     Section: type[ForecastSection] = ForecastSection
     Columns: type[ForecastKeys] = ForecastKeys

@@ -86,6 +86,7 @@ class Task(Protocol):
         about: what it learns, in a few words.
         units: its words for an example and its size.
         labelled: whether its examples have labels that a head tells apart.
+        headed: whether its models have a head that is trained whole, which may be all that is trained.
         pretrained: whether it can start from a model trained before, which stays frozen under LoRA.
         drawn: whether it has a network of its own, which is drawn from ``seeds.adapter`` and trained whole.
         measures: what it is judged by, the main one first.
@@ -100,6 +101,7 @@ class Task(Protocol):
     about: str
     units: Units
     labelled: bool
+    headed: bool
     pretrained: bool
     drawn: bool
     measures: tuple[Measure, ...]
@@ -166,6 +168,17 @@ class ReferenceTask(Protocol):
         ``forward`` finds it as ``reference``. That is the base model, or, with ``training.warm_start``, the
         base model with the adapter that the run began with (``AdaptedModel.as_it_began``). It is computed
         once an example where activations are kept, and by ``forward`` itself elsewhere.
+        """
+
+
+@runtime_checkable
+class PublicFilesTask(Protocol):
+    """A task on files: a folder of them may say what its models' features are like, public ones."""
+
+    def public_examples(self, reader: Any, folder: Path) -> Examples:
+        """Those files of a folder that are public and can be read, with any labels.
+
+        Raises DataError if there is no such folder.
         """
 
 

@@ -38,7 +38,7 @@ class TokenClassification(TextTask):
 
     name = "token-classification"
     about = "which of a few labels each word of a text has"
-    labelled = True
+    labelled, headed = True, True
     pipeline = "token-classification"
     measures = (MACRO_F1, WORD_ACCURACY, BALANCED_ACCURACY, AUC, BRIER, CALIBRATION, LOSS)
     Columns = WordColumns

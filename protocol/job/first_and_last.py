@@ -39,18 +39,24 @@ def check_warm_start(job: Job) -> None:
 
 
 def check_features(job: Job) -> None:
-    """Raises ValueError for public texts that are the data, whose means would leave without noise."""
+    """Raises ValueError for public data that are the job's, whose means would leave without noise."""
     place = job.model.features
     if place is None:
         return
     sources = [job.data.source, *(one.source for one in job.data.mix)]
     if job.data.validation is not None:
         sources.append(job.data.validation)
-    if os.path.realpath(place) in map(os.path.realpath, sources):
+    if any(_holds(place, source) or _holds(source, place) for source in sources):
         raise ValueError(
-            f'model.features: expected public texts, got "{place}", which is among the job\'s data: '
-            "what is measured of these texts is published without noise"
+            f'model.features: expected public data, got "{place}", which is among the job\'s data, or they '
+            "in it: what is measured there is published without noise"
         )
+
+
+def _holds(outer: str, inner: str) -> bool:
+    """Whether one path is another, or a folder around it."""
+    around, within = os.path.realpath(outer), os.path.realpath(inner)
+    return within == around or within.startswith(f"{around}{os.sep}")
 
 
 def check_average(job: Job) -> None:

@@ -51,7 +51,9 @@ class ModelSection(Section):
         None, description="the token that fills texts up, where tokenizer and config name none"
     )
     features: Place | None = Field(
-        None, description="public texts, one a line, by which a head's features are centred and scaled"
+        None,
+        description="public texts, one a line, or a folder of public files: a head's features are centred "
+        "and scaled by them",
     )
     checkpointing: bool = Field(
         False, description="compute layers again on the way back, in place of keeping what they made"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from privacy.errors import JobError, UnknownNameError
+from protocol.job.first_and_last import check_features
 from protocol.job.job import DRAWN, Job
 from protocol.job.strategy import Strategy, default_strategy, find_strategy
 from protocol.plain_text import cut, escaped, quoted
@@ -151,7 +152,10 @@ def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def beside(job: Job, folder: Path) -> Job:
-    """Relative paths that exist beside the job file mean that file."""
+    """Relative paths that exist beside the job file mean that file.
+
+    Raises JobError where ``check_features`` finds, only now, that public data are private ones.
+    """
 
     def resolve(source: str) -> str:
         beside = folder / source
@@ -173,11 +177,22 @@ def beside(job: Job, folder: Path) -> Job:
         }
     )
     named = job.model.source
-    model = job.model.model_copy(update={"source": named if named == DRAWN else resolve(named)})
+    public = job.model.features
+    model = job.model.model_copy(
+        update={
+            "source": named if named == DRAWN else resolve(named),
+            "features": None if public is None else resolve(public),
+        }
+    )
     training, begun = job.training, job.training.warm_start
     if begun is not None:
         training = training.model_copy(update={"warm_start": resolve(begun)})
-    return job.model_copy(update={"data": data, "model": model, "training": training})
+    found = job.model_copy(update={"data": data, "model": model, "training": training})
+    try:
+        check_features(found)  # once more: what lies in what may show only now
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    return found
 
 
 def _set(table: dict[str, Any], setting: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from privacy.errors import ModelError, PrivacyUnitError
-from protocol.job.adapter_section import AdapterSection, ends, top_share
+from protocol.job.adapter_section import AdapterSection, ends, no_adapter, top_share
 from protocol.plain_text import first_line
 from tasks.model.attach_experts import check_experts, put_expert_pairs
 from tasks.model.base_model import BaseModel
@@ -23,12 +23,14 @@ ADAPTER = "default"  # PEFT's name for it
 def attach(base: BaseModel, adapter: AdapterSection, *, source: str) -> Any:
     """A PeftModel around the base model, with LoRA on the layers that a job's section names.
 
-    A model that is trained whole has none; PEFT only knows that it is saved whole. ``source`` is what
+    A model that is trained whole has none, and neither has one whose head alone is trained; PEFT only
+    knows what is saved whole. ``source`` is what
     exports call the base model. Raises ModelError for layers that are not there or cannot carry it,
     PrivacyUnitError where PEFT would put it elsewhere.
     """
     layers = adapted_layers(adapter, base.model)
-    expected = set() if base.trained_whole else _expected_targets(base, adapter, layers)
+    bare = base.trained_whole or adapter == no_adapter()
+    expected = set() if bare else _expected_targets(base, adapter, layers)
     experts = expected & {name for name, _ in expert_weights(base.model)}
     if experts:
         check_experts(adapter)

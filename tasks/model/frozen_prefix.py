@@ -2,7 +2,8 @@
 
 Layers under the lowest adapter never change and run without dropout, so the input of the first
 adapted layer is a function of the example alone. It is stored without padding. A forward pass then
-starts at that layer, with the same result to rounding. Where a model does not work like that, which is
+starts at that layer, or at the head where that is all there is, with the same result to rounding.
+Where a model does not work like that, which is
 tried on made-up examples, each pass starts at its beginning.
 """
 
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from tasks.data.shapes import Shapes
 from tasks.model import activation_store
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.computed_rows import Computed, one_by_one, side_by_side
+from tasks.model.forward_cut import ForwardCut, HeadCut, LayerCut
 from tasks.model.model_layers import LayerList, layer_lists, layer_number
 from tasks.task import ReferenceTask, WritingTask
 
@@ -36,23 +37,21 @@ _TOLERANCE = 1e-4
 _FILL_BATCH = 64
 
 
-class _CapturedError(Exception):
-    """Ends a forward pass once the hidden states are known; never leaves this module."""
-
-
 class FrozenPrefix:
-    """The frozen layers of one model, and how to start a forward pass above them.
+    """The frozen part of one model, and how to start a forward pass above it.
 
-    ``depth`` layers lie under the lowest adapter; 0 means there is nothing to keep.
+    Where a head is all that is trained, that is all below the head, if the model can be cut there.
     """
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
-        model = adapted.peft.get_base_model()
-        lists = layer_lists(model)
-        self._list = lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
-        self.depth = _frozen_depth(model, self._list)
-        self._upper = nn.ModuleList(self._list.layers[self.depth :])
+        self._cuts = _find_cuts(adapted)
+        self._cut = self._cuts[0]
+
+    @property
+    def depth(self) -> int:
+        """How many layers lie under what is trained or adapted; 0 means there is nothing to keep."""
+        return self._cut.depth
 
     @property
     def device(self) -> torch.device:
@@ -77,25 +76,12 @@ class FrozenPrefix:
         return hidden.shape[-1], hidden.dtype
 
     def compute(self, batch: Batch) -> torch.Tensor:
-        """The first adapted layer's input, [b, t, width], for a batch on the device.
+        """What crosses into the first adapted layer, [b, t, width], for a batch on the device.
 
         The width is that of the layer, for each of an example's rows.
         """
-        held: list[torch.Tensor] = []
-
-        def capture(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            held.append(args[0] if args else kwargs["hidden_states"])
-            raise _CapturedError
-
-        handle = self._upper[0].register_forward_pre_hook(capture, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                self._adapted.forward(batch)
-        except _CapturedError:
-            return side_by_side(held[0].detach(), batch.rows_an_example)
-        finally:
-            handle.remove()
-        raise RunError("the model's forward pass did not reach its first adapted layer")
+        found = self._cut.below(lambda: self._adapted.forward(batch))
+        return side_by_side(found, batch.rows_an_example)
 
     def reference(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor | None:
         """What the model made of a batch before training, [b, …], for a task that compares with that."""
@@ -108,24 +94,18 @@ class FrozenPrefix:
     @contextmanager
     def replay(self, hidden: torch.Tensor, rows_an_example: int = 1) -> Iterator[None]:
         """Within this block a forward pass starts from what ``compute`` found, at that layer."""
-        hidden = one_by_one(hidden, rows_an_example)
-
-        def substitute(
-            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if args:
-                return (hidden, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": hidden}
-
-        handle = self._upper[0].register_forward_pre_hook(substitute, with_kwargs=True)
-        setattr(self._list.owner, self._list.attribute, self._upper)
-        try:
+        with self._cut.above(one_by_one(hidden, rows_an_example)):
             yield
-        finally:
-            setattr(self._list.owner, self._list.attribute, self._list.layers)
-            handle.remove()
 
     def works(self) -> bool:
+        """Whether a cut of the model gives the same from kept activations: the first that does is taken."""
+        for cut in self._cuts:
+            self._cut = cut
+            if self._gives_the_same():
+                return True
+        return False
+
+    def _gives_the_same(self) -> bool:
         """Whether the model's own last layer gives the same from kept activations, on made-up examples.
 
         Models that look layers up by number compute something else when lower ones are left out; in some,
@@ -144,6 +124,7 @@ class FrozenPrefix:
         adapted.device = replace(device, bfloat16=False)
         try:
             with torch.no_grad(), adapted.at_rest():
+                self._cut.stir()
                 expected = self._last_output(batch)
                 for index in range(len(examples)):  # each in its own width
                     kept.fill(np.array([index]))
@@ -160,18 +141,9 @@ class FrozenPrefix:
             peft.train(training)
 
     def _last_output(self, batch: Batch) -> torch.Tensor:
-        """What the last layer gives for a batch on the device, in its last pass: [b, t, hidden]."""
-        held: list[torch.Tensor] = []
-
-        def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            held.append(output if isinstance(output, torch.Tensor) else output[0])
-
-        handle = self._upper[-1].register_forward_hook(capture)
-        try:
-            self._adapted.forward(batch)
-        finally:
-            handle.remove()
-        return side_by_side(held[-1].float().cpu(), batch.rows_an_example)
+        """What the last layer gives for a batch on the device, in its last pass: [b, t, …]."""
+        found = self._cut.outcome(lambda: self._adapted.forward(batch))
+        return side_by_side(found.float().cpu(), batch.rows_an_example)
 
 
 class Activations:
@@ -334,14 +306,22 @@ class Activations:
         return torch.from_numpy(np.arange(size)[None, :] < self._sizes[indices][:, None])
 
 
-def _frozen_depth(model: nn.Module, found: LayerList) -> int:
-    """How many layers lie under the first one with a LoRA tensor, trained or not, or a trained bias.
+def _find_cuts(adapted: AdaptedModel) -> tuple[ForwardCut, ...]:
+    """Where the model may be cut, the best first: under the first layer with a LoRA tensor or trained bias.
 
-    None where one lies outside the layers: it may be under them. A head lies above.
+    Trained or not: a pair may be moved later. At the model's beginning where one lies outside the layers:
+    it may be under them. A head lies above; without any pair there is only that.
     """
+    model, heads = adapted.peft.get_base_model(), adapted.base.head
+    lists = layer_lists(model)
+    found = lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
+    count = len(found.layers)
     numbers = {
         layer_number(name, (found,))
         for name, parameter in model.named_parameters()
         if "lora_" in name or (parameter.requires_grad and ".modules_to_save." not in name)
     }
-    return min((number or 0 for number in numbers), default=0)
+    if numbers or adapted.base.trained_whole or len(heads) != 1:
+        return (LayerCut(found, min((number or 0 for number in numbers), default=0)),)
+    under_the_head = HeadCut(model, heads[0], depth=count or 1)
+    return (under_the_head, LayerCut(found, count - 1)) if count else (under_the_head,)

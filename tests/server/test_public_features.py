@@ -14,7 +14,7 @@ from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE
 from protocol.messages.vector import to_bytes, vector_digest
 from runs.export import export_adapter, export_merged
 from runs.run_folder import RunFolder
-from server.public_features import _features, _texts
+from server.public_features import _examples, _features
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tasks.model.feature_scale import FeatureScale
@@ -51,9 +51,9 @@ def test_public_texts_have_features_around_zero_of_one_width(world: World, publi
     adapted = world.adapted
     found = adapted.layout.split(world.initial_adapter)
     adapted.load(world.initial_adapter)
-    after = _features(adapted, _texts(str(public)))[HEAD]
+    after = _features(adapted, _examples(adapted, str(public)))[HEAD]
     adapted.features.put(adapted.features.at_first)
-    before = _features(adapted, _texts(str(public)))[HEAD]
+    before = _features(adapted, _examples(adapted, str(public)))[HEAD]
     np.testing.assert_allclose(found[HEAD + FEATURE_MEAN], before.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(after.mean(axis=0), 0.0, atol=1e-5)
     widths = after.std(axis=0)
@@ -76,7 +76,7 @@ def test_means_and_scales_are_never_trained_or_sent(world: World, run: RunFolder
 
 def test_the_report_says_what_is_published(run: RunFolder) -> None:
     (remark,) = run.facts["remarks"]
-    assert "which the job says are public: their mean features are in the adapter, without noise" in remark
+    assert "which the job says is public: its mean features are in the adapter, without noise" in remark
 
 
 def test_sites_take_no_other_numbers_in_the_first_round(world: World, run: RunFolder) -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_refused(tiny_folder: Path, public: Path, tmp
     (tmp_path / "few.txt").write_text("good day\n" * 99)
     with pytest.raises(JobError, match="expected 100 public texts or more, one a line, got 99"):
         World(job(tiny_folder, tmp_path / "few.txt"))
-    with pytest.raises(JobError, match=r"model\.features: expected public texts, got .* job's data"):
+    with pytest.raises(JobError, match=r"model\.features: expected public data, got .* job's data"):
         job(tiny_folder, Path(job(tiny_folder, public).data.source))
     with pytest.raises(JobError, match=r"model\.features: expected none with training\.warm_start"):
         job(tiny_folder, public, training={"warm_start": "there"})

@@ -46,7 +46,8 @@ class Keys(TaskKeys):
 
 
 class NumberTable:
-    name, about, labelled = "number-table", "which label a row of numbers has", True
+    name, about = "number-table", "which label a row of numbers has"
+    labelled, headed = True, True
     pretrained, drawn = True, False
     units, measures = Units(example="row", size="rows"), (ACCURACY, LOSS)
     Section = Columns = Keys

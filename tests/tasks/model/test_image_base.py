@@ -54,6 +54,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
         ["convolution"],
     ),
+    "EfficientNet": (
+        "EfficientNet",
+        {
+            "width_coefficient": 1.0,
+            "depth_coefficient": 1.0,
+            "hidden_dim": 1280,
+            "initializer_range": 0.5,
+            "in_channels": [32, 8],
+            "out_channels": [8, 16],
+            "kernel_sizes": [3, 3],
+            "strides": [1, 2],
+            "expand_ratios": [1, 2],
+            "num_block_repeats": [1, 1],
+        },
+        ["top_conv"],
+    ),
 }
 SCALE = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
 
