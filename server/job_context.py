@@ -204,6 +204,7 @@ class Workplace:
             "model_digest": self.adapted.model_digest,
             "trained_parameters": self.job.strategy.most_trained(layout),
             "adapter_parameters": layout.adapter_size,
+            "pairs": any(".lora_" in slot.name for slot in layout.slots),
             "frozen_layers_below": self.prefix.depth,
             "labels": list(self.labels),
             "remarks": [*self.adapted.base.remarks, *self._feature_remarks(), *self._local_remarks()],

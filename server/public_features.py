@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,24 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.errors import DataError, JobError, ModelError
+from protocol.job.job import Job
 from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE
 from protocol.plain_text import first_line
 from tasks.data.examples import Examples
+from tasks.data.package_path import locate
+from tasks.data.rows import Rows
 from tasks.data.tokenization import Reader, tokenize
 from tasks.model.adapted_model import AdaptedModel
 from tasks.registry import find_task
-from tasks.task import PublicFilesTask
+from tasks.task import PublicFilesTask, Task
 
 # With fewer texts than these a mean is off by more than a tenth of a width.
 _LEAST = 100
 # No coordinate is widened by more than so many times: one that hardly varies would be all rounding.
 _WIDENED = 100.0
 _BATCH = 64
+# More of the public examples than this are not among the job's own.
+_SHARED = 0.1
 
 
 def with_public_features(
@@ -51,7 +57,7 @@ def with_public_features(
 
 def _texts(place: str) -> list[str]:
     try:
-        lines = Path(place).read_text("utf-8").splitlines()
+        lines = Path(locate(place)).read_text("utf-8").splitlines()
     except (OSError, UnicodeError) as error:
         raise JobError(f'model.features="{place}" cannot be read: {first_line(error)}') from error
     texts = [line for line in lines if line.strip()]
@@ -68,22 +74,48 @@ def _examples(adapted: AdaptedModel, place: str) -> Examples:
     reader, task = adapted.base.reader, find_task(adapted.spec.task)
     if isinstance(reader, Reader):
         examples: Examples = tokenize(reader, texts=_texts(place), labels=None).examples
-    elif isinstance(task, PublicFilesTask):
-        try:
-            examples = task.public_examples(reader, Path(place))
-        except DataError as error:
-            raise JobError(f"model.features={error}") from error
     else:
+        contents, labels = _files(task, place), ("",) if task.labelled else ()
+        rows = Rows(contents=contents, labels=labels * len(contents) if labels else None)
+        examples = task.encode(reader, rows, labels=labels).examples
+    read = examples.take(np.flatnonzero(examples.sizes))
+    if len(read) < _LEAST:
+        raise JobError(
+            f'model.features="{place}": expected {_LEAST} public examples that the model can read, got '
+            f"{len(read)}"
+        )
+    return read
+
+
+def _files(task: Task, place: str) -> tuple[Any, ...]:
+    if not isinstance(task, PublicFilesTask):
         raise ModelError(
             f'model.features: expected none with task="{task.name}", whose examples are neither texts nor '
             "files of their own"
         )
-    read = examples.take(np.flatnonzero(examples.sizes))
-    if len(read) < _LEAST:
+    try:
+        return task.read_public(Path(locate(place)))
+    except DataError as error:
+        raise JobError(f"model.features: {error}") from error
+
+
+def check_public(job: Job, rows: Rows) -> None:
+    """Raises JobError where public examples are the job's own: their mean would leave without noise.
+
+    A table's paths, links and copies are seen through: what counts is what examples are known by. A few
+    that are in both may well be public.
+    """
+    task, place = find_task(job.task), job.model.features
+    if place is None:
+        return
+    public: Sequence[Any] = _files(task, place) if isinstance(task, PublicFilesTask) else _texts(place)
+    own = set(map(task.digest, rows.contents))
+    both = sum(task.digest(one) in own for one in public)
+    if both > _SHARED * len(public):
         raise JobError(
-            f"model.features: expected {_LEAST} public examples that the model can read, got {len(read)}"
+            f'model.features="{place}": expected public data, got {both} of {len(public)} examples that '
+            "are among the job's own: what is measured there is published without noise"
         )
-    return read
 
 
 def _features(adapted: AdaptedModel, read: Examples) -> dict[str, NDArray[np.float64]]:

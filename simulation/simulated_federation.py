@@ -26,6 +26,7 @@ from protocol.job.ranks import with_named_ranks
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
 from server.job_context import Workplace, check_federation
+from server.public_features import check_public
 from simulation.booked_homes import BookedHomes
 from simulation.kept import Kept
 from simulation.memory_host import MemoryHost
@@ -35,7 +36,7 @@ from simulation.simulated_policy import simulated_policy
 from simulation.smaller_models import SiteModel, SmallerModels
 from tasks.data.examples import Examples
 from tasks.data.oddities import find_oddities
-from tasks.data.rows import Rows, joined
+from tasks.data.rows import joined
 from tasks.group_task import ledger_digests
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
@@ -83,12 +84,13 @@ class World:
         else:
             chosen = np.arange(len(apart))
             held_out = encode_own_rows(adapted, apart, chosen, labels=self.labels, key="data.validation")
+        check_public(job, table if apart is None else joined([table, apart]))
         self.workplace = Workplace(
             job,
             adapted=adapted,
             labels=self.labels,
             held_out=held_out,
-            oddities=_oddities(table, apart, labels=self.labels),
+            oddities=find_oddities(table, labels=self.labels, held_out=apart),
         )
         self.trainer = Trainer(choose_gradients(adapted))
         # By threads, what a batch took; nothing where none were tried.
@@ -337,14 +339,3 @@ def _repeatable(job: Job) -> DeviceSection:
     if job.device.threads is not None or job.seeds.noise is None:
         return job.device
     return job.device.model_copy(update={"threads": 1})
-
-
-def _oddities(rows: Rows, held_out: Rows | None, *, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """What is odd about the data; that some are held out and trained on, too."""
-    found = find_oddities(rows, labels=labels)
-    both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
-    if both:
-        found += (
-            f"examples that data.validation and data.source have in common: {both}; they flatter scores",
-        )
-    return found

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
-    from tasks.data.examples import Examples
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -76,10 +75,9 @@ class AudioClassification(LabelledFilesTask):
         """
         return read_labelled_files(data, columns, find=find_sound, suffixes=SUFFIXES, called="sounds")
 
-    def public_examples(self, reader: SoundShape, folder: Path) -> Examples:
+    def read_public(self, folder: Path) -> tuple[Any, ...]:
         """The sounds of a folder."""
-        found = read_public_files(folder, find=find_sound, suffixes=SUFFIXES, called="sounds")
-        return self.public_rows(reader, found)
+        return read_public_files(folder, find=find_sound, suffixes=SUFFIXES, called="sounds")
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Noise, as loud as any."""

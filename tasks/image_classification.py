@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
-    from tasks.data.examples import Examples
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -70,10 +69,9 @@ class ImageClassification(LabelledFilesTask):
         """
         return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
 
-    def public_examples(self, reader: ImageShape, folder: Path) -> Examples:
+    def read_public(self, folder: Path) -> tuple[Any, ...]:
         """The images of a folder."""
-        found = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
-        return self.public_rows(reader, found)
+        return read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
 
     def judged(self, content: ImageFile) -> Path:
         """The file that the image is in."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from protocol.job.job import Job
     from tasks.data.dense_examples import DenseExamples
-    from tasks.data.examples import Batch, Examples
+    from tasks.data.examples import Batch
     from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
@@ -177,11 +177,10 @@ class ImageText(NetworkTask):
             contents.append((found, words) if found is not None and words else None)
         return Rows(contents=tuple(contents), faults=faults)
 
-    def public_examples(self, reader: PairShape, folder: Path) -> Examples:
+    def read_public(self, folder: Path) -> tuple[Pair, ...]:
         """The images of a folder, without captions."""
-        images = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
-        rows = Rows(contents=tuple((image, "") for image in images))
-        return self.encode(reader, rows, labels=()).examples
+        found = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
+        return tuple((image, "") for image in found)
 
     def digest(self, content: Pair | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, whatever the caption says; of none, that of nothing."""

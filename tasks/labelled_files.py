@@ -13,16 +13,15 @@ from pydantic import Field, model_validator
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.job.job import ByColumn
-from protocol.plain_text import Word, quoted
+from protocol.plain_text import Word, first_line, quoted
 from tasks.data.named_files import UnreadableFileError, is_hidden, paths_in_table
 from tasks.data.package_path import locate
 from tasks.data.rows import Rows, present
 from tasks.labelled_keys import LabelledKeys
-from tasks.network_task import NetworkReader, NetworkTask
+from tasks.network_task import NetworkTask
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
-    from tasks.data.examples import Examples
 
 FOLDER = "folder"  # the label of a file is its folder's name, where no table says it
 
@@ -61,12 +60,6 @@ class LabelledFilesTask(NetworkTask):
         """A file is an example, and has a row where a table names it."""
         return columns.path is not None
 
-    def public_rows(self, reader: NetworkReader, contents: list[Any]) -> Examples:
-        """Contents as examples, all of the first label."""
-        labels = ("",)
-        rows = Rows(contents=tuple(contents), labels=labels * len(contents))
-        return self.encode(reader, rows, labels=labels).examples
-
     def digest(self, content: Any) -> bytes:
         """SHA-256 of what a file holds, 32 bytes; of none, that of nothing."""
         return hashlib.sha256((content.digest if content else "").encode()).digest()
@@ -77,19 +70,23 @@ class LabelledFilesTask(NetworkTask):
 
 def read_public_files(
     folder: Path, *, find: Callable[[Path], Any], suffixes: Sequence[str], called: str
-) -> list[Any]:
-    """What ``find`` makes of each file in a folder that can be read, by the files' names.
+) -> tuple[Any, ...]:
+    """What ``find`` makes of each file in a folder, and in those in it, that can be read, by their paths.
 
-    Raises DataError if there is no such folder.
+    Raises DataError if there is no such folder, or none that can be looked into.
     """
-    if not folder.is_dir():
-        raise DataError(f"{quoted(str(folder))}: expected a folder of {called}")
+    try:
+        paths = sorted(folder.rglob("*")) if folder.is_dir() else None
+    except OSError as error:
+        raise DataError(f"{folder}: {first_line(error)}") from error
+    if paths is None:
+        raise DataError(f"{folder}: expected a folder of {called} that end in {', '.join(suffixes)}")
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if path.suffix.lower() in suffixes and not is_hidden(path):
             with suppress(UnreadableFileError):
                 found.append(find(path))
-    return found
+    return tuple(found)
 
 
 def read_labelled_files(

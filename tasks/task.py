@@ -175,11 +175,8 @@ class ReferenceTask(Protocol):
 class PublicFilesTask(Protocol):
     """A task on files: a folder of them may say what its models' features are like, public ones."""
 
-    def public_examples(self, reader: Any, folder: Path) -> Examples:
-        """Those files of a folder that are public and can be read, with any labels.
-
-        Raises DataError if there is no such folder.
-        """
+    def read_public(self, folder: Path) -> tuple[Any, ...]:
+        """What the files of a public folder hold, as rows' contents. Raises DataError without a folder."""
 
 
 @runtime_checkable

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
+
+_PACKAGE = "package:"
 
 
 def check_warm_start(job: Job) -> None:
@@ -54,9 +57,11 @@ def check_features(job: Job) -> None:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Whether one path is another, or a folder around it."""
-    around, within = os.path.realpath(outer), os.path.realpath(inner)
-    return within == around or within.startswith(f"{around}{os.sep}")
+    """Whether one path is another, or a folder around it; so of those in packages, among themselves."""
+    packed = outer.startswith(_PACKAGE), inner.startswith(_PACKAGE)
+    if any(packed):
+        return all(packed) and PurePosixPath(inner).is_relative_to(outer)
+    return Path(os.path.realpath(inner)).is_relative_to(os.path.realpath(outer))
 
 
 def check_average(job: Job) -> None:

@@ -192,7 +192,7 @@ def traffic_sentence(records: Sequence[RoundRecord], facts: Mapping[str, Any]) -
         f"The sites sent {format_bytes(sent)} in all for {format_count(updates, 'update')}: "
         f"{_ratio(sent, 4 * updates * trained)} that these take as plain float32 numbers"
     )
-    if whole and whole > trained:
+    if whole and whole > trained and facts.get("pairs", True):
         text += (
             f", and {_ratio(sent, 4 * updates * whole)} that they would take if LoRA’s A, which is frozen, "
             "were trained and sent as well"

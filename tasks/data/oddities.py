@@ -14,10 +14,15 @@ MOST_OF_ALL = 0.9
 _MANY = 20  # labels, of which each should have several rows
 
 
-def find_oddities(rows: Rows, *, labels: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for each; ``labels`` are those that are declared, or that the rows have, or none."""
+def find_oddities(rows: Rows, *, labels: Sequence[str], held_out: Rows | None = None) -> tuple[str, ...]:
+    """A sentence for each; ``labels`` are those that are declared, or that the rows have, or none.
+
+    That some rows are held out and trained on, too, is odd.
+    """
     of_labels = _of_labels(rows, labels) if rows.labels is not None and labels else ()
-    return (*rows.remarks, *_of_contents(rows), *of_labels)
+    both = len(set(rows.contents) & set(held_out.contents)) if held_out is not None else 0
+    shared = f"examples that data.validation and data.source have in common: {both}; they flatter scores"
+    return (*rows.remarks, *_of_contents(rows), *of_labels, *([shared] if both else []))
 
 
 def _of_contents(rows: Rows) -> Iterator[str]:

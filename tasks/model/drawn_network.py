@@ -22,8 +22,8 @@ def load_drawn(
 ) -> BaseModel:
     """The network that a task makes, with weights that are the same at every site.
 
-    Weights of layers before a rectifier are uniform with the variance 2 / inputs, so that what they pass on
-    keeps its size. Biases are zero, and so is the layer named ``last``: every site starts from one answer.
+    Weights are uniform with the variance 2 / inputs, with which rectifiers pass on what is as long as it
+    was. Biases are zero, and so is the layer named ``last``: every site starts from one answer.
     ``reads`` says what its inputs mean, and is in the digest beside weights and what it is ``made_of``.
 
     Source: He et al. 2015 (arXiv:1502.01852), equation 10.

@@ -44,10 +44,13 @@ class ForwardCut(Protocol):
 
 
 class LayerCut:
-    """Before one layer of a model's list, which is called with the hidden states of the one below it."""
+    """Before one layer of a model's list, which is called with the hidden states of the one below it.
 
-    def __init__(self, found: LayerList, depth: int) -> None:
-        self._list, self.depth = found, depth
+    What comes out above is what the last layer gives, or what a ``head`` reads.
+    """
+
+    def __init__(self, found: LayerList, depth: int, *, head: nn.Module | None = None) -> None:
+        self._list, self.depth, self._head = found, depth, head
         self._upper = nn.ModuleList(found.layers[depth:])
 
     def below(self, run: Callable[[], object]) -> torch.Tensor:
@@ -74,6 +77,8 @@ class LayerCut:
         """Nothing: layers with an adapter at rest compute what the model does."""
 
     def outcome(self, run: Callable[[], object]) -> torch.Tensor:
+        if self._head is not None:
+            return _in_rows(_captured(self._head, run))
         held: list[torch.Tensor] = []
 
         def capture(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -100,7 +105,7 @@ class HeadCut:
     def below(self, run: Callable[[], object]) -> torch.Tensor:
         found = _captured(self._head, run)
         self._pooled = found.ndim == 2
-        return found[:, None] if self._pooled else found
+        return _in_rows(found)
 
     @contextmanager
     def above(self, hidden: torch.Tensor) -> Iterator[None]:
@@ -128,7 +133,12 @@ class HeadCut:
 
         with _instead(self._model, noted):
             run()
-        return held[-1][:, None] if held[-1].ndim == 2 else held[-1]
+        return _in_rows(held[-1])
+
+
+def _in_rows(found: torch.Tensor) -> torch.Tensor:
+    """[b, width] as [b, 1, width]; what has a row for each place in an example as it is."""
+    return found[:, None] if found.ndim == 2 else found
 
 
 def _captured(module: nn.Module, run: Callable[[], object]) -> torch.Tensor:

@@ -3,8 +3,8 @@
 Layers under the lowest adapter never change and run without dropout, so the input of the first
 adapted layer is a function of the example alone. It is stored without padding. A forward pass then
 starts at that layer, or at the head where that is all there is, with the same result to rounding.
-Where a model does not work like that, which is
-tried on made-up examples, each pass starts at its beginning.
+Where a model does not work like that, which is tried on made-up examples, each pass starts at its
+beginning.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class FrozenPrefix:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
-        self._cuts = _find_cuts(adapted)
-        self._cut = self._cuts[0]
+        self._cuts, self._cut = _find_cuts(adapted), _at_the_beginning(adapted)
+        if self._cuts:
+            self._cut = self._cuts[0]
 
     @property
     def depth(self) -> int:
@@ -103,6 +104,7 @@ class FrozenPrefix:
             self._cut = cut
             if self._gives_the_same():
                 return True
+        self._cut = _at_the_beginning(self._adapted)
         return False
 
     def _gives_the_same(self) -> bool:
@@ -114,8 +116,6 @@ class FrozenPrefix:
         adapter is at rest, so that what was loaded last does not decide; its dropout is off, which would
         draw another mask for each pass, and so is bfloat16, which rounds otherwise in another width.
         """
-        if self.depth == 0:
-            return False
         adapted, examples = self._adapted, self._adapted.probe()
         peft, training, device = adapted.peft, adapted.peft.training, adapted.device
         batch = examples.batch(np.arange(len(examples)), size=adapted.sizes.public[-1]).to(device.torch)
@@ -130,11 +130,12 @@ class FrozenPrefix:
                     kept.fill(np.array([index]))
                 with kept.replay(batch) as known:
                     replayed = self._last_output(known)
-            real = kept.real(batch)
+            whole = expected.shape[1] != batch.size  # an example's places became one
+            real = slice(None) if whole else kept.real(batch)
             off = float((expected[real] - replayed[real]).norm())
             return off <= _TOLERANCE * float(expected[real].norm())
         except Exception as error:  # a model's code raises whatever it likes
-            log.info("activations are not kept: %s", error)
+            log.info("activations are not kept under layer %d: %s", self.depth, error)
             return False
         finally:
             adapted.device = device
@@ -306,22 +307,32 @@ class Activations:
         return torch.from_numpy(np.arange(size)[None, :] < self._sizes[indices][:, None])
 
 
+def _layers(adapted: AdaptedModel) -> LayerList:
+    model = adapted.peft.get_base_model()
+    lists = layer_lists(model)
+    return lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
+
+
+def _at_the_beginning(adapted: AdaptedModel) -> ForwardCut:
+    """Where nothing lies below: nothing is kept, and nothing starts there."""
+    return LayerCut(_layers(adapted), 0)
+
+
 def _find_cuts(adapted: AdaptedModel) -> tuple[ForwardCut, ...]:
     """Where the model may be cut, the best first: under the first layer with a LoRA tensor or trained bias.
 
-    Trained or not: a pair may be moved later. At the model's beginning where one lies outside the layers:
-    it may be under them. A head lies above; without any pair there is only that.
+    Trained or not: a pair may be moved later. Nowhere if one lies outside the layers: it may be under them.
+    A head lies above; without any pair there is only that.
     """
-    model, heads = adapted.peft.get_base_model(), adapted.base.head
-    lists = layer_lists(model)
-    found = lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
-    count = len(found.layers)
+    model, heads, found = adapted.peft.get_base_model(), adapted.base.head, _layers(adapted)
     numbers = {
         layer_number(name, (found,))
         for name, parameter in model.named_parameters()
         if "lora_" in name or (parameter.requires_grad and ".modules_to_save." not in name)
     }
     if numbers or adapted.base.trained_whole or len(heads) != 1:
-        return (LayerCut(found, min((number or 0 for number in numbers), default=0)),)
-    under_the_head = HeadCut(model, heads[0], depth=count or 1)
-    return (under_the_head, LayerCut(found, count - 1)) if count else (under_the_head,)
+        depth = min((number or 0 for number in numbers), default=0)
+        return (LayerCut(found, depth),) if depth else ()
+    head, count = model.get_submodule(heads[0]), len(found.layers)
+    last = (LayerCut(found, count - 1, head=head),) if count > 1 else ()
+    return (HeadCut(model, heads[0], depth=count), *last)

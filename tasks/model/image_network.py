@@ -14,9 +14,14 @@ class ImageNetwork(nn.Module):
     classifier sees means over ``parts`` by ``parts`` squares, so that any size will do.
     """
 
-    def __init__(self, *, channels: int, labels: list[str], width: int, parts: int) -> None:
+    def __init__(
+        self, *, channels: int, labels: list[str], width: int, parts: int, passes_on: str = "tanh"
+    ) -> None:
         super().__init__()
+        if passes_on != "tanh":
+            raise ValueError(f'passes_on: expected "tanh", got "{passes_on}"')
         self.made_of = {"channels": channels, "labels": labels, "width": width, "parts": parts}
+        self.made_of["passes_on"] = passes_on  # in the digest: other networks have the same tensors
         self.edges = nn.Conv2d(channels, width, 5, stride=2, padding=2)
         self.edges_norm = nn.GroupNorm(4, width)
         self.shapes = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)

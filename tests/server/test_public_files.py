@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,14 @@ def test_a_merged_model_has_them_in_its_head(world: World, run: RunFolder, tmp_p
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"model\.features='.*missing': expected a folder of images"):
+    with pytest.raises(
+        JobError, match=r"model\.features: .*missing: expected a folder of images that end in .jpg"
+    ):
         World(job(tmp_path / "a", tmp_path / "missing"))
     few = write_public(tmp_path / "few", images=99)
-    with pytest.raises(JobError, match="expected 100 public examples that the model can read, got 99"):
+    with pytest.raises(
+        JobError, match=r"few.*: expected 100 public examples that the model can read, got 99"
+    ):
         World(job(tmp_path / "b", few))
 
 
@@ -101,6 +106,45 @@ def test_private_images_are_not_public(inside: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"model\.features: expected public data, got .* job's data"):
             check_features(job(tmp_path, place))
     check_features(job(tmp_path, images.parent / "public"))
+
+
+@pytest.mark.parametrize("kind", ["copies", "links"])
+def test_private_images_are_known_wherever_they_lie(kind: str, tmp_path: Path) -> None:
+    public = write_public(tmp_path / "public", images=99)
+    images = sorted(Path(image_job(tmp_path, "ViT").data.source).rglob("*.png"))
+    for image in images[:12]:
+        place = public / kind / f"{image.parent.name}-{image.name}"
+        place.parent.mkdir(exist_ok=True)
+        if kind == "links":
+            place.symlink_to(image)
+        else:
+            Image.open(image).save(place.with_suffix(".tiff"))
+    with pytest.raises(JobError, match="got 12 of 111 examples that are among the job's own"):
+        World(job(tmp_path, public))
+    for place in sorted((public / kind).iterdir())[:2]:
+        place.unlink()
+    assert World(job(tmp_path, public)).job.model.features  # a few may well be public
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "refused"),
+    [
+        ("/", "/data/x", True),
+        ("package:a/data", "package:a/data/x.csv", True),
+        ("package:a/data", "package:a/database", False),
+        ("package:a/data", "data", False),
+    ],
+)
+def test_paths_are_compared_by_their_parts(place: str, source: str, refused: bool, tmp_path: Path) -> None:
+    made = job(tmp_path, Path("x"))
+    asked = made.model_copy(
+        update={
+            "model": made.model.model_copy(update={"features": place}),
+            "data": made.data.model_copy(update={"source": source}),
+        }
+    )
+    with pytest.raises(ValueError, match="expected public data") if refused else nullcontext():
+        check_features(asked)
 
 
 def test_a_folder_beside_the_jobs_file_is_meant(tmp_path: Path) -> None:

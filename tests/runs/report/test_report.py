@@ -300,6 +300,12 @@ def test_only_updates_that_came_are_counted() -> None:
     assert "LoRA" not in text
 
 
+def test_nothing_is_said_of_pairs_where_there_are_none() -> None:
+    facts = {"trained_parameters": 1000, "adapter_parameters": 2000}
+    assert "LoRA" in (traffic_sentence([make_record(1)], facts) or "")
+    assert "LoRA" not in (traffic_sentence([make_record(1)], facts | {"pairs": False}) or "")
+
+
 def test_more_than_ten_times_as_many_bytes_are_a_multiple() -> None:
     text = traffic_sentence([make_record(1, bytes_up=90_000)], {"trained_parameters": 4})
     assert text == (

@@ -115,7 +115,7 @@ def test_what_follows_a_head_is_detected() -> None:
     kept = Activations(prefix, examples)
 
     assert kept.work
-    assert prefix.depth == 2  # not under the head
+    assert prefix.depth == 2  # not under the head: the last layer is run again
     np.testing.assert_allclose(
         losses(adapted, examples, kept), losses(adapted, examples, None), rtol=ROUNDING
     )

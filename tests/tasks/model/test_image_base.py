@@ -26,6 +26,8 @@ from tasks.data.image_files import ImageShape
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
 from tasks.model.device import Device
+from tasks.model.drawn_network import load_drawn
+from tasks.model.image_network import ImageNetwork
 from tasks.registry import checked_job
 from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
@@ -181,3 +183,26 @@ def test_a_model_for_texts_is_refused(tmp_path: Path) -> None:
 def test_layers_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"adapter\.target_modules: expected names of layers"):
         make_job(tmp_path, "ViT", adapter={})
+
+
+def test_what_a_drawn_network_passes_on_is_in_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn() -> BaseModel:
+        return load_drawn(
+            lambda: ImageNetwork(channels=1, labels=["a"], width=4, parts=1),
+            seed=0,
+            last="classifier",
+            reads={},
+            reader=None,
+        )
+
+    class Former(ImageNetwork):
+        def __init__(self, **keys: Any) -> None:
+            super().__init__(**keys)
+            del self.made_of["passes_on"]
+
+    now = drawn().digest
+    assert now == drawn().digest
+    monkeypatch.setitem(globals(), "ImageNetwork", Former)
+    assert drawn().digest != now
+    with pytest.raises(ValueError, match='passes_on: expected "tanh", got "relu"'):
+        ImageNetwork(channels=1, labels=["a"], width=4, parts=1, passes_on="relu")
