@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 import confide
@@ -231,7 +232,7 @@ def test_both_tasks_run(tiny_folder: Path, tmp_path: Path, task: str) -> None:
 
 
 def write_language_model(folder: Path) -> Path:
-    """A two-layer Llama with the tiny tokenizer."""
+    """A two-layer Llama with the tiny tokenizer, the same each time."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.write_model(folder / "bert"))
@@ -243,6 +244,8 @@ def write_language_model(folder: Path) -> Path:
         num_attention_heads=2,
         pad_token_id=0,
     )
-    LlamaForCausalLM(config).save_pretrained(folder / "llama")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder / "llama")
     tokenizer.save_pretrained(folder / "llama")
     return folder / "llama"
