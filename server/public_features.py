@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _files(task: Task, place: str) -> tuple[Any, ...]:
         raise JobError(f"model.features: {error}") from error
 
 
-def check_public(job: Job, rows: Rows) -> None:
+def check_public(job: Job, parts: Iterable[Rows]) -> None:
     """Raises JobError where public examples are the job's own: their mean would leave without noise.
 
     A table's paths, links and copies are seen through: what counts is what examples are known by. A few
@@ -109,7 +109,7 @@ def check_public(job: Job, rows: Rows) -> None:
     if place is None:
         return
     public: Sequence[Any] = _files(task, place) if isinstance(task, PublicFilesTask) else _texts(place)
-    own = set(map(task.digest, rows.contents))
+    own = {task.digest(content) for rows in parts for content in rows.contents}
     both = sum(task.digest(one) in own for one in public)
     if both > _SHARED * len(public):
         raise JobError(

@@ -84,7 +84,7 @@ class World:
         else:
             chosen = np.arange(len(apart))
             held_out = encode_own_rows(adapted, apart, chosen, labels=self.labels, key="data.validation")
-        check_public(job, table if apart is None else joined([table, apart]))
+        check_public(job, [table] if apart is None else [table, apart])
         self.workplace = Workplace(
             job,
             adapted=adapted,

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN
-from tasks.data.rows import Rows
-from tasks.data.sound_files import SUFFIXES, SoundShape, find_sound
-from tasks.labelled_files import (
-    LabelledFileKeys,
-    LabelledFilesTask,
-    read_labelled_files,
-    read_public_files,
-)
+from tasks.data.sound_files import SOUNDS, SoundShape
+from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
 from tasks.task import Units
 
@@ -65,19 +58,9 @@ class AudioClassification(LabelledFilesTask):
     pipeline = "audio-classification"
     about = "which of a few labels a sound has"
     units = Units(example="sound", size="sounds")
+    kind = SOUNDS
     Section: type[SoundSection] = SoundSection
     Columns: type[LabelledFileKeys] = SoundColumns
-
-    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
-        """Each sound by its samples, in order of the files' names or of the table's rows, and its label.
-
-        One that cannot be read is None. Raises DataError if there is no folder, no sound or no column.
-        """
-        return read_labelled_files(data, columns, find=find_sound, suffixes=SUFFIXES, called="sounds")
-
-    def read_public(self, folder: Path) -> tuple[Any, ...]:
-        """The sounds of a folder."""
-        return read_public_files(folder, find=find_sound, suffixes=SUFFIXES, called="sounds")
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
         """Noise, as loud as any."""

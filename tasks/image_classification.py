@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN
-from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
+from tasks.data.image_files import IMAGES, ImageFile, ImageShape
 from tasks.data.image_gate import ImageGate
-from tasks.data.rows import Rows
-from tasks.labelled_files import (
-    LabelledFileKeys,
-    LabelledFilesTask,
-    read_labelled_files,
-    read_public_files,
-)
+from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import TaskKeys, Units
@@ -58,20 +51,10 @@ class ImageClassification(LabelledFilesTask):
     about = "which of a few labels an image has"
     pipeline = "image-classification"
     units = Units(example="image", size="images")
+    kind = IMAGES
     Section: type[ImageSection] = ImageSection
     Columns: type[LabelledFileKeys] = ImageColumns
     Gate: type[TaskKeys] = ImageGate
-
-    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
-        """Each image by its pixels, in order of the files' names or of the table's rows, and its label.
-
-        One that cannot be read is None. Raises DataError if there is no folder, no image or no column.
-        """
-        return read_labelled_files(data, columns, find=find_image, suffixes=SUFFIXES, called="images")
-
-    def read_public(self, folder: Path) -> tuple[Any, ...]:
-        """The images of a folder."""
-        return read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
 
     def judged(self, content: ImageFile) -> Path:
         """The file that the image is in."""

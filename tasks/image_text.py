@@ -17,10 +17,9 @@ from protocol.job.job import DRAWN
 from protocol.plain_text import Label, Word, quoted
 from tasks.data import caption_vectors
 from tasks.data.caption_vectors import LENGTH, caption_vector, plain_caption
-from tasks.data.image_files import SUFFIXES, ImageFile, ImageShape, find_image
+from tasks.data.image_files import IMAGES, ImageFile, ImageShape
 from tasks.data.named_files import UnreadableFileError, paths_in_table
 from tasks.data.rows import Rows
-from tasks.labelled_files import read_public_files
 from tasks.measures import LOSS
 from tasks.network_task import NetworkTask
 from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome
@@ -169,7 +168,7 @@ class ImageText(NetworkTask):
         for row, (path, caption) in enumerate(zip(paths, captions, strict=True)):
             words, found = plain_caption(caption or ""), None
             try:
-                found = None if path is None else find_image(path)
+                found = None if path is None else IMAGES.find(path)
             except UnreadableFileError as error:
                 faults[row] = f"{quoted(path.name if path else '')} {error}"
             if found is not None and not words:
@@ -179,8 +178,7 @@ class ImageText(NetworkTask):
 
     def read_public(self, folder: Path) -> tuple[Pair, ...]:
         """The images of a folder, without captions."""
-        found = read_public_files(folder, find=find_image, suffixes=SUFFIXES, called="images")
-        return tuple((image, "") for image in found)
+        return tuple((image, "") for image in IMAGES.read_folder(folder))
 
     def digest(self, content: Pair | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, whatever the caption says; of none, that of nothing."""

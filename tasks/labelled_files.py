@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +12,8 @@ from pydantic import Field, model_validator
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
 from protocol.job.job import ByColumn
-from protocol.plain_text import Word, first_line, quoted
-from tasks.data.named_files import UnreadableFileError, is_hidden, paths_in_table
+from protocol.plain_text import Word, quoted
+from tasks.data.named_files import FileKind, UnreadableFileError, is_hidden, paths_in_table
 from tasks.data.package_path import locate
 from tasks.data.rows import Rows, present
 from tasks.labelled_keys import LabelledKeys
@@ -49,6 +48,30 @@ class LabelledFilesTask(NetworkTask):
     """
 
     pretrained = True
+    kind: FileKind
+
+    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
+        """What each file holds, in order of the files' names or of the table's rows, and its label.
+
+        One that cannot be read is None. Raises DataError if there is no folder, no file or no column.
+        """
+        if columns.path is None:
+            paths, labels = _in_folders(data, self.kind)
+        else:
+            paths, labels = _in_table(data, columns.path, columns.label or FOLDER)
+        contents: list[Any] = []
+        faults: dict[int, str] = {}
+        for row, path in enumerate(paths):
+            try:
+                contents.append(None if path is None else self.kind.find(path))
+            except UnreadableFileError as error:
+                contents.append(None)
+                faults[row] = f"{quoted(path.name if path else '')} {error}"
+        return Rows(contents=tuple(contents), labels=tuple(labels), faults=faults)
+
+    def read_public(self, folder: Path) -> tuple[Any, ...]:
+        """The files of a folder that can be read."""
+        return self.kind.read_folder(folder)
 
     def refuses(self, job: Job, section: LabelledFileKeys) -> str | None:
         """Folders have no column that sites could be made by."""
@@ -68,76 +91,20 @@ class LabelledFilesTask(NetworkTask):
         return super().count_labels(model) if hasattr(model, "made_of") else int(model.config.num_labels)
 
 
-def read_public_files(
-    folder: Path, *, find: Callable[[Path], Any], suffixes: Sequence[str], called: str
-) -> tuple[Any, ...]:
-    """What ``find`` makes of each file in a folder, and in those in it, that can be read, by their paths.
-
-    Raises DataError if there is no such folder, or none that can be looked into.
-    """
-    try:
-        paths = sorted(folder.rglob("*")) if folder.is_dir() else None
-    except OSError as error:
-        raise DataError(f"{folder}: {first_line(error)}") from error
-    if paths is None:
-        raise DataError(f"{folder}: expected a folder of {called} that end in {', '.join(suffixes)}")
-    found = []
-    for path in paths:
-        if path.suffix.lower() in suffixes and not is_hidden(path):
-            with suppress(UnreadableFileError):
-                found.append(find(path))
-    return tuple(found)
-
-
-def read_labelled_files(
-    data: SourceKeys,
-    columns: LabelledFileKeys,
-    *,
-    find: Callable[[Path], Any],
-    suffixes: Sequence[str],
-    called: str,
-) -> Rows:
-    """What ``find`` makes of each file, in order of the files' names or of the table's rows, and its label.
-
-    One that cannot be read is None. Files are ``called`` "images". Raises DataError if there is
-    no folder, no file or no column.
-    """
-    if columns.path is None:
-        paths, labels = _in_folders(data, suffixes, called)
-    else:
-        paths, labels = _in_table(data, columns.path, columns.label or FOLDER)
-    contents: list[Any] = []
-    faults: dict[int, str] = {}
-    for row, path in enumerate(paths):
-        try:
-            contents.append(None if path is None else find(path))
-        except UnreadableFileError as error:
-            contents.append(None)
-            faults[row] = f"{quoted(path.name if path else '')} {error}"
-    return Rows(contents=tuple(contents), labels=tuple(labels), faults=faults)
-
-
-def _in_folders(
-    data: SourceKeys, suffixes: Sequence[str], called: str
-) -> tuple[Sequence[Path | None], Sequence[str | None]]:
+def _in_folders(data: SourceKeys, kind: FileKind) -> tuple[Sequence[Path | None], Sequence[str | None]]:
     """The files in the folders of a folder, by name, and each one's folder's name."""
     top = Path(locate(data.source)) / (data.split or "")
     if not top.is_dir():
         raise DataError(
-            f"data.source={data.source!r}: expected a folder with a folder of {called} for each label, or "
-            "data.path and a table"
+            f"data.source={data.source!r}: expected a folder with a folder of {kind.called} for each "
+            "label, or data.path and a table"
         )
     folders = sorted(entry for entry in top.iterdir() if entry.is_dir() and not is_hidden(entry))
     found = [
-        (path, folder.name)
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in suffixes and not is_hidden(path)
+        (path, folder.name) for folder in folders for path in sorted(folder.iterdir()) if kind.has(path)
     ]
     if not found:
-        raise DataError(
-            f"data.source={data.source!r}: no folder in it has {called} that end in {', '.join(suffixes)}"
-        )
+        raise DataError(f"data.source={data.source!r}: no folder in it has {kind.described}")
     return [path for path, _ in found], [label for _, label in found]
 
 

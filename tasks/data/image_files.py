@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.data.named_files import UnreadableFileError
+from tasks.data.named_files import FileKind, UnreadableFileError
 
 FORMATS = ("JPEG", "PNG", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 # What a larger one would take to unpack is more than a photograph's worth: 64 million pixels.
 MOST_PIXELS = 1 << 26
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -33,6 +32,9 @@ def find_image(path: Path) -> ImageFile:
     pixels = read_pixels(path)
     digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
     return ImageFile(digest, path)
+
+
+IMAGES = FileKind(called="images", suffixes=(".jpg", ".jpeg", ".png", ".tif", ".tiff"), find=find_image)
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
+from protocol.plain_text import first_line
 from tasks.data.package_path import locate
 from tasks.data.rows import present
 
 
 class UnreadableFileError(ValueError):
     """Says what is wrong with a file, after its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """Files of one kind, such as those ``called`` images: how their names end, and what is made of one.
+
+    ``find`` raises UnreadableFileError.
+    """
+
+    called: str
+    suffixes: tuple[str, ...]
+    find: Callable[[Path], Any]
+
+    @property
+    def described(self) -> str:
+        """Such as "images that end in .jpg, .png"."""
+        return f"{self.called} that end in {', '.join(self.suffixes)}"
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is of this kind, by its name."""
+        return path.suffix.lower() in self.suffixes and not is_hidden(path)
+
+    def read_folder(self, folder: Path) -> tuple[Any, ...]:
+        """What is made of each file in a folder, and in those in it, that can be read, by their paths.
+
+        Raises DataError if there is no such folder, or none that can be looked into.
+        """
+        try:
+            paths = sorted(folder.rglob("*")) if folder.is_dir() else None
+        except OSError as error:
+            raise DataError(f"{folder}: {first_line(error)}") from error
+        if paths is None:
+            raise DataError(f"{folder}: expected a folder of {self.described}")
+        found = []
+        for path in filter(self.has, paths):
+            with suppress(UnreadableFileError):
+                found.append(self.find(path))
+        return tuple(found)
 
 
 def is_hidden(path: Path) -> bool:

@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.data.named_files import UnreadableFileError
+from tasks.data.named_files import FileKind, UnreadableFileError
 
-SUFFIXES = (".wav", ".flac")
 # What a longer one would take to unpack: 64 million samples in all channels, 23 minutes of a concert.
 MOST_SAMPLES = 1 << 26
 # From half a telephone's to a laboratory's: the filter between two rates grows with them.
@@ -40,6 +39,9 @@ def find_sound(path: Path) -> SoundFile:
     """The sound in a file. Raises UnreadableFileError."""
     samples, rate = read_sound(path)
     return SoundFile(hashlib.sha256(f"{rate}".encode() + samples.tobytes()).hexdigest(), path)
+
+
+SOUNDS = FileKind(called="sounds", suffixes=(".wav", ".flac"), find=find_sound)
 
 
 def read_sound(path: Path) -> Sound:

@@ -45,9 +45,8 @@ class FrozenPrefix:
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
-        self._cuts, self._cut = _find_cuts(adapted), _at_the_beginning(adapted)
-        if self._cuts:
-            self._cut = self._cuts[0]
+        self._cuts = _find_cuts(adapted)
+        self._cut = self._cuts[0]
 
     @property
     def depth(self) -> int:
@@ -100,11 +99,12 @@ class FrozenPrefix:
 
     def works(self) -> bool:
         """Whether a cut of the model gives the same from kept activations: the first that does is taken."""
-        for cut in self._cuts:
+        *found, beginning = self._cuts
+        for cut in found:
             self._cut = cut
             if self._gives_the_same():
                 return True
-        self._cut = _at_the_beginning(self._adapted)
+        self._cut = beginning
         return False
 
     def _gives_the_same(self) -> bool:
@@ -307,24 +307,17 @@ class Activations:
         return torch.from_numpy(np.arange(size)[None, :] < self._sizes[indices][:, None])
 
 
-def _layers(adapted: AdaptedModel) -> LayerList:
-    model = adapted.peft.get_base_model()
-    lists = layer_lists(model)
-    return lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
-
-
-def _at_the_beginning(adapted: AdaptedModel) -> ForwardCut:
-    """Where nothing lies below: nothing is kept, and nothing starts there."""
-    return LayerCut(_layers(adapted), 0)
-
-
 def _find_cuts(adapted: AdaptedModel) -> tuple[ForwardCut, ...]:
     """Where the model may be cut, the best first: under the first layer with a LoRA tensor or trained bias.
 
     Trained or not: a pair may be moved later. Nowhere if one lies outside the layers: it may be under them.
-    A head lies above; without any pair there is only that.
+    A head lies above; without any pair there is only that. The last is the model's beginning, below which
+    there is nothing to keep.
     """
-    model, heads, found = adapted.peft.get_base_model(), adapted.base.head, _layers(adapted)
+    model, heads = adapted.peft.get_base_model(), adapted.base.head
+    lists = layer_lists(model)
+    found = lists[0] if lists else LayerList(name="", owner=model, layers=nn.ModuleList())
+    beginning = LayerCut(found, 0)
     numbers = {
         layer_number(name, (found,))
         for name, parameter in model.named_parameters()
@@ -332,7 +325,7 @@ def _find_cuts(adapted: AdaptedModel) -> tuple[ForwardCut, ...]:
     }
     if numbers or adapted.base.trained_whole or len(heads) != 1:
         depth = min((number or 0 for number in numbers), default=0)
-        return (LayerCut(found, depth),) if depth else ()
+        return (LayerCut(found, depth), beginning) if depth else (beginning,)
     head, count = model.get_submodule(heads[0]), len(found.layers)
     last = (LayerCut(found, count - 1, head=head),) if count > 1 else ()
-    return (HeadCut(model, heads[0], depth=count), *last)
+    return (HeadCut(model, heads[0], depth=count), *last, beginning)

@@ -24,6 +24,7 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.forward_cut import HeadCut
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tests.models import CASES, adapt, bert, make_examples, make_job, random_adapter
+from tests.tasks import texts_with_targets as texts
 from tests.tasks.model import test_image_base as images
 from tests.tasks.model.test_frozen_prefix import LENGTHS, ROUNDING, losses, train
 
@@ -97,6 +98,18 @@ def test_texts_are_kept_where_they_fit(pooling: str, depth: int) -> None:
         losses(adapted, examples, kept), losses(adapted, examples, None), rtol=ROUNDING
     )
     np.testing.assert_allclose(train(adapted, examples, kept), plain, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("task", texts.KEYS)
+def test_texts_with_other_targets_train_their_head_alone(task: str, tmp_path: Path) -> None:
+    adapted = texts.adapt(texts.make_job(task, tmp_path, **ALONE))
+    check_privacy_unit(choose_gradients(adapted), adapted.probe())
+    adapted.load(random_adapter(adapted))
+    adapted.peft.eval()
+    kept = Activations(FrozenPrefix(adapted), adapted.probe())
+    plain = losses(adapted, adapted.probe(), None)
+    assert kept.work
+    np.testing.assert_allclose(losses(adapted, adapted.probe(), kept), plain, rtol=ROUNDING)
 
 
 def test_what_follows_a_head_is_detected() -> None:
