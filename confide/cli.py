@@ -165,10 +165,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's adapter for PEFT, or a merged model for transformers, and what it promises."""
-    from protocol.job.job import DRAWN
     from runs.export import export_adapter, export_merged
     from runs.privacy_card import read_audit
     from runs.run_folder import RunFolder
+    from tasks.registry import has_own_program
 
     folder = RunFolder.open(run)
     result = None if audit is None else read_audit(audit, folder.manifest)
@@ -198,8 +198,8 @@ def export(
         export_and_print(folder, to, kind=quantize.value, best=best, average=average, audit=result)
     elif merge:
         export_merged(folder, to, best=best, average=average, audit=result)
-        drawn = folder.manifest.job.model.source == DRAWN
-        loader = "the load() of its network.py" if drawn else "transformers' from_pretrained"
+        own = has_own_program(folder.manifest.job)
+        loader = "the load() of its network.py" if own else "transformers' from_pretrained"
         print(f"Wrote a model to {to}; load it with {loader}")
     else:
         export_adapter(folder, to, best=best, average=average, audit=result)

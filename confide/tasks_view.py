@@ -6,6 +6,17 @@ from typing import Any
 
 from confide.console import plain_console, print_json, shown
 from tasks.registry import find_task, task_names
+from tasks.task import SummingTask
+
+# What a task does, and with which kinds of models.
+_TRAINED = (
+    "trains",
+    {"pretrained": "LoRA on a pretrained model", "drawn": "a small network, whole"},
+)
+_SUMMED = (
+    "sums up",
+    {"pretrained": "a frozen model's features", "drawn": "means of an example's numbers"},
+)
 
 
 def print_tasks(*, json: bool) -> None:
@@ -21,8 +32,8 @@ def print_tasks(*, json: bool) -> None:
         console.print(
             f"  an example is {article} {shown(table['example'])}, its size is counted in {table['size']}"
         )
-        kinds = {"pretrained": "LoRA on a pretrained model", "drawn": "a small network of its own, whole"}
-        console.print(f"  trains {' or '.join(said for key, said in kinds.items() if table[key])}")
+        verb, kinds = _SUMMED if table["sums"] else _TRAINED
+        console.print(f"  {verb} {' or '.join(said for key, said in kinds.items() if table[key])}")
         console.print(f"  judged by {', '.join(map(shown, table['measures']))}")
         console.print(f"  keys in a job's \\[data]: {', '.join(map(shown, table['job_keys']))}")
         console.print(f"  keys in site.toml's \\[data.ALIAS]: {', '.join(map(shown, table['site_keys']))}")
@@ -39,6 +50,7 @@ def _describe(name: str) -> dict[str, Any]:
         "labelled": task.labelled,
         "pretrained": task.pretrained,
         "drawn": task.drawn,
+        "sums": isinstance(task, SummingTask),
         "job_keys": list(task.Section.model_fields),
         "site_keys": list(task.Columns.model_fields),
     }

@@ -16,7 +16,7 @@ from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
-from tasks.registry import find_task
+from tasks.registry import find_task, has_own_program
 from tasks.task import HubTask
 
 
@@ -58,13 +58,13 @@ def model_card(
     adapter = json.loads(config.read_text("utf-8")) if config.exists() else None
     job = folder.manifest.job
     task = find_task(job.task)
-    drawn = job.model.source == DRAWN
-    base = None if drawn else hub_id(job.model.source)
+    own = has_own_program(job)
+    base = None if job.model.source == DRAWN else hub_id(job.model.source)
     header = ModelCardData(
         base_model=base,
-        library_name=None if drawn else "transformers" if adapter is None else "peft",
+        library_name=None if own else "transformers" if adapter is None else "peft",
         pipeline_tag=task.pipeline if isinstance(task, HubTask) else None,
-        tags=_tags(None if drawn else adapter, base),
+        tags=_tags(None if own else adapter, base),
     ).to_yaml()
     parts = [
         f"---\n{header}\n---",
@@ -80,7 +80,7 @@ def model_card(
         "## What it does",
         *_quality(folder, card.round, job, averaged),
         *_quantized(quantized, job),
-        *_loading(adapter, base, drawn=drawn, quantized=quantized),
+        *_loading(adapter, base, own=own, quantized=quantized),
     ]
     return escaped("\n\n".join(parts) + "\n", lines=True)
 
@@ -194,11 +194,11 @@ def _quantized(quantized: Quantized | None, job: Job) -> list[str]:
 
 
 def _loading(
-    adapter: Mapping[str, Any] | None, base: str | None, *, drawn: bool, quantized: Quantized | None
+    adapter: Mapping[str, Any] | None, base: str | None, *, own: bool, quantized: Quantized | None
 ) -> list[str]:
     if quantized is not None:
         return ["## Loading it", quantized.loading]
-    if drawn:
+    if own:
         whole = "The folder's own program loads it, with torch and what else it imports."
         part = "These are the trained numbers; `confide export --merge` writes the network whole."
         return ["## Loading it", whole if adapter is None else part]

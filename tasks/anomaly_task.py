@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from protocol.job.adapter_section import no_adapter
 from tasks.anomaly_outcome import ANOMALY, AnomalyOutcome
 from tasks.labelled_keys import LabelledKeys
 from tasks.measures import Measure
@@ -79,7 +80,7 @@ class AnomalyTask(NetworkTask):
                 scale=scale,
             ),
             seed=job.seeds.adapter,
-            last="sums",
+            last="fit.sums",
             reads=reader.as_table(),
             reader=reader,
         )
@@ -107,8 +108,10 @@ class AnomalyTask(NetworkTask):
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> AnomalyOutcome:
         """What the fit says of each example. In float32, as lengths are right to its last digits alone."""
-        found = adapted.peft(self.scaled(batch.inputs["values"], adapted.base.reader))
-        size = len(adapted.peft.get_base_model().projection)
+        from tasks.model.fitted_trunk import size_of_fit
+
+        found = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))
+        size = size_of_fit(adapted.peft.get_base_model())
         return AnomalyOutcome.of(found[:, 0], found[:, 1], batch.inputs["odd"], size=size)
 
 
@@ -117,6 +120,10 @@ def _refuses_steps(job: Job, named: str, adds_up: str) -> str | None:
     training, privacy, strategy = job.training, job.privacy, job.strategy
     by_example = not privacy.hides_sites
     refused = {
+        f"adapter: expected no such section with {named}, which fits sums and trains no layers": (
+            job.adapter != no_adapter()
+        ),
+        f'model.head: expected "new" with {named}, whose sums begin at zero': job.model.head != "new",
         f'strategy: expected name="fedit" alone with {named}: a fit is the mean of the sites\' sums': (
             strategy.name != "fedit" or strategy.server is not None
         ),

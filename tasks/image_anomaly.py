@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from protocol.job.job import DRAWN
 from tasks.anomaly_task import AnomalyTask, FeatureKeys
-from tasks.data.image_files import ImageShape
 from tasks.image_classification import ImageClassification, ImageSection
 
 if TYPE_CHECKING:
@@ -20,20 +21,14 @@ _SCALE = 0.25  # of the length that a white image has
 
 
 class UsualImageSection(FeatureKeys, ImageSection):
-    """A job's keys: an image is seen in ``features`` directions; black is 0 and white is 1."""
-
-    @property
-    def reader(self) -> ImageShape:
-        """What images become."""
-        return ImageShape(size=self.size, colours=self.colours, mean=(0.0,), deviation=(1.0,))
+    """A job's keys: an image is seen in ``features`` directions."""
 
 
 class ImageAnomaly(AnomalyTask, ImageClassification):
-    """Images against a Gaussian of usual ones, by how bright they are where."""
+    """Images against a Gaussian of usual ones: by a frozen model's features, or brightness."""
 
     name = "image-anomaly"
     about = "how unlike the usual ones an image is"
-    pretrained = False
     Section: type[UsualImageSection] = UsualImageSection
 
     def load(  # type: ignore[override]  # its section has more keys
@@ -42,19 +37,33 @@ class ImageAnomaly(AnomalyTask, ImageClassification):
         section: UsualImageSection,
         *,
         labels: tuple[str, ...],
-        device: Device,  # noqa: ARG002
+        device: Device,
     ) -> BaseModel:
-        """The projection, drawn from ``seeds.adapter``."""
-        reader = section.reader
+        """A trunk as it was trained before, or brightness; and sums over a projection drawn from a seed."""
+        from tasks.model.fitted_trunk import fit_on_trunk
+        from tasks.model.image_base import load_image_classifier
+
+        if job.model.source != DRAWN:
+            trunk = load_image_classifier(job, labels=labels, device=device, shape=section.reader)
+            return fit_on_trunk(trunk, seed=job.seeds.adapter, labels=labels, features=section.features)
+        # Black is 0 and white is 1.
+        reader = replace(section.reader, mean=(0.0,), deviation=(1.0,))
         scale = _SCALE * (reader.shape[0] * _PARTS * _PARTS) ** 0.5
         return self.fit(
             job, reader, labels=labels, parts=[_PARTS] * 2, features=section.features, scale=scale
         )
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
-        """As all networks of a task's own, with the pixels' own scale."""
+        """As all networks of a task's own, with the pixels' own scale; a trunk lies beside it."""
+        from tasks.model.fitted_trunk import write_fitted
+        from tasks.model.image_base import save_image_classifier
         from tasks.model.network_folder import write_network
 
+        if not hasattr(merged, "made_of"):
+            told = ("the numbers that the head of trunk/ reads",)
+            trunk = write_fitted(merged, folder, head=base.head[0], inputs=told)
+            save_image_classifier(merged, trunk, base.reader)
+            return
         inputs = [told.replace("as -1 to 1", "as 0 to 1") for told in base.reader.inputs]
         write_network(merged, folder, inputs=inputs)
 

@@ -15,7 +15,7 @@ from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
-from tasks.task import Gate, GatedTask, ReferenceTask, Task, TaskKeys, WritingTask
+from tasks.task import Gate, GatedTask, ReferenceTask, SummingTask, Task, TaskKeys, WritingTask
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](
@@ -69,6 +69,11 @@ def compares_with_start(job: Job) -> bool:
     return compares and job.training.warm_start is not None
 
 
+def has_own_program(job: Job) -> bool:
+    """Whether a job's whole model is exported with a program that loads it, as no library does."""
+    return job.model.source == DRAWN or isinstance(find_task(job.task), SummingTask)
+
+
 def section_of(job: Job) -> TaskKeys:
     """The keys of a job's task, checked. Raises JobError with one line per wrong key."""
     task = task_of(job)
@@ -104,7 +109,8 @@ def _refuses_model(job: Job, task: Task) -> str | None:
         return f'model.source: expected a model that {named} starts from, got "{DRAWN}"'
     if not task.pretrained:
         return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
-    bare = job.strategy.needs_head and job.adapter == no_adapter()
+    head_alone = job.strategy.needs_head or isinstance(find_task(job.task), SummingTask)
+    bare = head_alone and job.adapter == no_adapter()
     if not job.adapter.target_modules and not bare:
         return 'adapter.target_modules: expected names of layers, or ["all-linear"], got none'
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,18 @@ def load(folder: str) -> {name}:
 '''
 
 
-def write_network(network: Any, folder: Path, *, inputs: Sequence[str]) -> None:
-    """Write its weights, what it is made of, what ``inputs`` say, and its own source with a loader.
+def write_network(
+    network: Any,
+    folder: Path,
+    *,
+    inputs: Sequence[str],
+    loader: str = _LOADER,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Write its weights, what it is made of, what ``inputs`` say, and its own source with a ``loader``.
 
-    The module that the network's class stands in imports torch, and nothing of ours.
+    The module that the network's class stands in imports torch, and nothing of ours. In the loader stand
+    the class and the files, and ``names`` of its own, by what they are called in it.
     """
     from safetensors.torch import save_file
 
@@ -38,5 +46,5 @@ def write_network(network: Any, folder: Path, *, inputs: Sequence[str]) -> None:
     table = {"made_of": network.made_of, "inputs": list(inputs)}
     (folder / MADE_OF).write_text(json.dumps(table, indent=1, ensure_ascii=False), "utf-8")
     source = Path(inspect.getfile(kind)).read_text("utf-8")
-    loader = _LOADER.format(name=kind.__name__, made_of=MADE_OF, weights=WEIGHTS)
-    (folder / PROGRAM).write_text(source + loader, "utf-8")
+    known = {"name": kind.__name__, "made_of": MADE_OF, "weights": WEIGHTS} | dict(names or {})
+    (folder / PROGRAM).write_text(source + loader.format(**known), "utf-8")

@@ -81,7 +81,7 @@ def network(*, inputs: int, features: int) -> GaussianNetwork:
         ({"privacy": {"clipping_norm": 0.5}}, "privacy.clipping_norm: expected 1"),
         ({"keys": {"labels": None}, **NOT_PRIVATE}, "data.labels: expected the labels"),
         ({"keys": {"features": 65}}, "data.features"),
-        ({"model": {"source": "org/name"}}, 'model.source: expected "drawn"'),
+        ({"model": {"source": "drawn", "head": "checkpoint"}}, "model.head"),
     ],
 )
 @pytest.mark.parametrize("task", TASKS)
@@ -112,13 +112,13 @@ def test_an_examples_gradient_is_its_own_and_no_longer_than_one(task: str, tmp_p
 def test_a_gradient_is_the_examples_own_product_whatever_was_fitted() -> None:
     model = network(inputs=6, features=4)
     values = torch.randn(1, 1, 6, generator=torch.Generator().manual_seed(0))
-    found = model.features(values)[0].detach()
+    found = model.seen(values)[0].detach()
     assert found[0] == 0.5
     rows, columns = torch.triu_indices(5, 5)
     expected = torch.outer(found, found) * (2**0.5 - (2**0.5 - 1) * torch.eye(5))
     for scale in (0.0, 3.0):
-        torch.nn.init.constant_(model.sums.weight, scale)
-        (gradient,) = torch.autograd.grad(model(values)[0, 0], [model.sums.weight])
+        torch.nn.init.constant_(model.fit.sums.weight, scale)
+        (gradient,) = torch.autograd.grad(model(values)[0, 0], [model.fit.sums.weight])
         torch.testing.assert_close(gradient[0], expected[rows, columns])
         torch.testing.assert_close(gradient.norm(), found.square().sum())
 
@@ -126,16 +126,16 @@ def test_a_gradient_is_the_examples_own_product_whatever_was_fitted() -> None:
 def test_no_example_is_longer_than_one_however_large_its_numbers_are() -> None:
     model = network(inputs=6, features=4)
     values = torch.tensor([1e-3, 1.0, 1e6])[:, None, None] * torch.ones(3, 1, 6)
-    lengths = model.features(values).norm(dim=1)
+    lengths = model.seen(values).norm(dim=1)
     assert lengths.max() <= 1 + 1e-6
     assert lengths[0] < lengths[1] < lengths[2]
 
 
 def test_directions_are_orthonormal_and_all_are_kept_where_there_are_few() -> None:
-    drawn = network(inputs=8, features=5).projection
+    drawn = network(inputs=8, features=5).seen.projection
     torch.testing.assert_close(drawn @ drawn.T, torch.eye(5))
-    assert torch.equal(network(inputs=4, features=9).projection, torch.eye(4))
-    assert torch.equal(drawn, network(inputs=8, features=5).projection)
+    assert torch.equal(network(inputs=4, features=9).seen.projection, torch.eye(4))
+    assert torch.equal(drawn, network(inputs=8, features=5).seen.projection)
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.05])
@@ -164,8 +164,8 @@ def test_without_noise_the_fit_is_numpys_whatever_steps_it_took_and_odd_examples
     usual = [number for number, label in enumerate(data.rows.labels) if label == "rise"]
     examples = data.examples(adapted, labels=data.labels).take(np.array(usual))
     values = torch.from_numpy(examples.arrays["values"])
-    found = fitted.features(values)[:, 1:].double().numpy()
-    mean, covariance = fitted.fitted()
+    found = fitted.seen(values)[:, 1:].double().numpy()
+    mean, covariance = fitted.fit.fitted()
     np.testing.assert_allclose(mean.numpy(), found.mean(0), atol=1e-4)
     np.testing.assert_allclose(covariance.numpy(), np.cov(found.T, bias=True), atol=1e-4)
     assert np.diag(np.cov(found.T)).max() > 1e-3  # there is something to be found
@@ -179,19 +179,19 @@ def test_distances_are_mahalanobis_with_variances_no_smaller_than_noise_is() -> 
     whole *= 7 * np.outer([0.5, 1, 1, 1], [0.5, 1, 1, 1])  # of seven examples
     rows, columns = np.triu_indices(4)
     weights = whole[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
-    model.sums.weight.data = torch.from_numpy(weights).float()[None]
-    found_mean, found = model.fitted()
+    model.fit.sums.weight.data = torch.from_numpy(weights).float()[None]
+    found_mean, found = model.fit.fitted()
     np.testing.assert_allclose(found_mean, mean, atol=1e-6)
     np.testing.assert_allclose(found, covariance, atol=1e-6)
     apart = np.array([0.3, 0.1, 0.2])
     seen = torch.from_numpy(np.array([[0.5, *(mean + apart)]])).float()
     expected = apart[0] ** 2 / 0.09 + (apart[1] ** 2 + apart[2] ** 2) / 0.004
-    assert float(model.distances(seen)) == pytest.approx(expected, rel=1e-4)
+    assert float(model.fit.distances(seen)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_before_anything_is_fitted_distances_are_numbers() -> None:
     model = network(inputs=6, features=4)
-    torch.nn.init.zeros_(model.sums.weight)
+    torch.nn.init.zeros_(model.fit.sums.weight)
     assert torch.isfinite(model(torch.randn(3, 1, 6))).all()
 
 
