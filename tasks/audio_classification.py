@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from protocol.job.job import DRAWN
 from tasks.data.sound_files import SOUNDS, SoundShape
+from tasks.equal_error import EQUAL_ERROR
+from tasks.label_outcome import CLASSIFIER
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
 from tasks.task import Units
@@ -59,6 +61,7 @@ class AudioClassification(LabelledFilesTask):
     about = "which of a few labels a sound has"
     units = Units(example="sound", size="sounds")
     kind = SOUNDS
+    measures = (CLASSIFIER[0], EQUAL_ERROR, *CLASSIFIER[1:])
     Section: type[SoundSection] = SoundSection
     Columns: type[LabelledFileKeys] = SoundColumns
 
