@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from protocol.job.job import DRAWN
+from protocol.plain_text import Word
 from tasks.data.image_files import IMAGES, ImageFile, ImageShape
 from tasks.data.image_gate import ImageGate
+from tasks.label_outcome import LabelOutcome
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
+from tasks.network_task import NetworkReader
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
-from tasks.task import TaskKeys, Units
+from tasks.task import Encoded, Outcome, TaskKeys, Units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.job.job import Job
+    from tasks.data.examples import Batch
+    from tasks.data.rows import Rows
+    from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -40,6 +47,26 @@ class ImageSection(LabelledFileKeys):
         return ImageShape(size=self.size, colours=self.colours)
 
 
+class SeenImageSection(ImageSection):
+    """A job's keys: every image is learned as it is and from ``views``, by their names."""
+
+    views: list[Word] = Field(default_factory=list)
+
+    @field_validator("views")
+    @classmethod
+    def _known(cls, views: list[Word]) -> list[Word]:
+        from tasks.data.image_views import VIEWS
+
+        if len(set(views)) < len(views) or not VIEWS.keys() >= set(views):
+            raise ValueError(f"expected each once of {', '.join(VIEWS)}")
+        return views
+
+    @property
+    def reader(self) -> ImageShape:
+        """What images become."""
+        return ImageShape(size=self.size, colours=self.colours, views=tuple(self.views))
+
+
 class ImageColumns(LabelledFileKeys, DeclaredLabels):
     """A site's keys: images with labels."""
 
@@ -52,7 +79,7 @@ class ImageClassification(LabelledFilesTask):
     pipeline = "image-classification"
     units = Units(example="image", size="images")
     kind = IMAGES
-    Section: type[ImageSection] = ImageSection
+    Section: type[ImageSection] = SeenImageSection
     Columns: type[LabelledFileKeys] = ImageColumns
     Gate: type[TaskKeys] = ImageGate
 
@@ -65,6 +92,49 @@ class ImageClassification(LabelledFilesTask):
 
     def scaled(self, values: torch.Tensor, reader: ImageShape) -> torch.Tensor:
         return scaled_pixels(values, reader)
+
+    def refuses(self, job: Job, section: ImageSection) -> str | None:
+        """Views are rows of one image; a group has rows of its own."""
+        if getattr(section, "views", None) and job.privacy.of_groups:
+            return 'data.views: expected none with privacy.unit="group", whose examples have rows already'
+        return super().refuses(job, section)
+
+    def encode(self, reader: NetworkReader, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+        """Each image by itself, with its label's number."""
+        from tasks.data.image_views import ViewedExamples
+
+        found = super().encode(reader, rows, labels=labels)
+        return replace(found, examples=ViewedExamples.of(found.examples, _views(reader)))
+
+    def made_up(self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]) -> Any:
+        """Pixels of any brightness."""
+        from tasks.data.image_views import ViewedExamples
+
+        found = super().made_up(adapted, random, sizes)
+        return ViewedExamples.of(found, _views(adapted.base.reader))
+
+    def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
+        """Cross-entropy of the label, in the mean over an image's views; the answer is of the image itself.
+
+        So an image has one loss and one gradient, however many views there are of it, and what is clipped
+        is that one. Source: De et al. 2022 (arXiv:2204.13650), section 3.2.
+        """
+        views = _views(adapted.base.reader)
+        if not views:
+            return super().forward(adapted, batch)
+        from torch.nn import functional
+
+        from tasks.data.image_views import seen_from
+
+        labels = batch.inputs["labels"]
+        with adapted.device.autocast():
+            pixels = seen_from(batch.inputs["values"], views)
+            logits = self.logits(adapted.peft, self.scaled(pixels, adapted.base.reader)).float()
+        whole = logits.unflatten(0, (len(labels), -1))
+        each = functional.cross_entropy(
+            logits, labels.repeat_interleave(whole.shape[1]), reduction="none"
+        ).unflatten(0, (len(labels), -1))
+        return replace(LabelOutcome.of(whole[:, 0], labels), losses=each.mean(1))
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         return image_logits(model, values)
@@ -105,6 +175,11 @@ class ImageClassification(LabelledFilesTask):
             super().export(merged, base, folder)
         else:
             save_image_classifier(merged, folder, base.reader)
+
+
+def _views(reader: Any) -> tuple[str, ...]:
+    """From where images are seen beside as they are: nowhere else but in a classifier of images."""
+    return getattr(reader, "views", ())
 
 
 TASK = ImageClassification()

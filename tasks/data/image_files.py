@@ -104,13 +104,15 @@ def fitted(image: Any, size: int, *, nearest: bool = False) -> Any:
 class ImageShape:
     """What images become: ``size`` by ``size`` pixels, grey or in ``colours``, from 0 to 255.
 
-    A model is given (pixel / 255 - ``mean``) / ``deviation``, which are one number a channel or for all.
+    A model is given (pixel / 255 - ``mean``) / ``deviation``, which are one number a channel or for all. It
+    sees each image as it is and from ``views``, by their names.
     """
 
     size: int
     colours: bool
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.5,)
+    views: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
