@@ -1,8 +1,8 @@
 """What jobs reach without privacy, at ε = 8, at ε = 3 and at a site alone, and what they take.
 
 ``python benchmarks/task_results.py examples/credit.toml examples/series.toml`` simulates each job, once a
-seed, and prints a row of docs/tasks.md a job. Jobs were made with seeds of 0: these are others, so that no
-rate was chosen by the examples that are held out here. A site alone is the mean over sites, each at ε = 3.
+seed, and prints a row a job. Jobs were made with seeds of 0: these are other splits of the same data. A
+site alone is the mean over sites, each at ε = 3.
 Peak memory is that of a process of its own for each run, its baselines included.
 """
 

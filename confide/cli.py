@@ -171,6 +171,7 @@ def export(
     from tasks.registry import has_own_program
 
     folder = RunFolder.open(run)
+    own = has_own_program(folder.manifest.job)
     result = None if audit is None else read_audit(audit, folder.manifest)
     if best and average:
         raise UserError("--average: expected no --best beside it: one adapter is written")
@@ -198,12 +199,12 @@ def export(
         export_and_print(folder, to, kind=quantize.value, best=best, average=average, audit=result)
     elif merge:
         export_merged(folder, to, best=best, average=average, audit=result)
-        own = has_own_program(folder.manifest.job)
         loader = "the load() of its network.py" if own else "transformers' from_pretrained"
         print(f"Wrote a model to {to}; load it with {loader}")
     else:
         export_adapter(folder, to, best=best, average=average, audit=result)
-        print(f"Wrote an adapter to {to}; load it with peft.PeftModel.from_pretrained")
+        how = "--merge writes what loads them" if own else "load it with peft.PeftModel.from_pretrained"
+        print(f"Wrote {'the trained numbers' if own else 'an adapter'} to {to}; {how}")
 
 
 @app.command()

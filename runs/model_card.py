@@ -17,7 +17,7 @@ from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard,
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
 from tasks.registry import find_task, has_own_program
-from tasks.task import HubTask
+from tasks.task import HubTask, SummingTask
 
 
 def write_cards(
@@ -59,11 +59,12 @@ def model_card(
     job = folder.manifest.job
     task = find_task(job.task)
     own = has_own_program(job)
+    fits = isinstance(task, SummingTask)  # the Hub's name is for classifiers
     base = None if job.model.source == DRAWN else hub_id(job.model.source)
     header = ModelCardData(
         base_model=base,
         library_name=None if own else "transformers" if adapter is None else "peft",
-        pipeline_tag=task.pipeline if isinstance(task, HubTask) else None,
+        pipeline_tag=task.pipeline if isinstance(task, HubTask) and not fits else None,
         tags=_tags(None if own else adapter, base),
     ).to_yaml()
     parts = [

@@ -140,7 +140,8 @@ def _features(adapted: AdaptedModel, read: Examples) -> dict[str, NDArray[np.flo
                 else:
                     adapted.peft(input_ids=there.inputs["input_ids"], attention_mask=mask)
             for name, given in held.items():
-                found[name].append(_of_examples(given, mask)[: len(batch.indices)].cpu())
+                rows = _of_examples(given, mask)[:: batch.rows_an_example]  # of an image, it as it is
+                found[name].append(rows[: len(batch.indices)].cpu())
     finally:
         adapted.peft.train(training)
         for handle in handles:

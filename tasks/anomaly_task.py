@@ -110,7 +110,8 @@ class AnomalyTask(NetworkTask):
         """What the fit says of each example. In float32, as lengths are right to its last digits alone."""
         from tasks.model.fitted_trunk import size_of_fit
 
-        found = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))
+        values = batch.given("values", lambda found: self.scaled(found, adapted.base.reader))
+        found = self.logits(adapted.peft, values)
         size = size_of_fit(adapted.peft.get_base_model())
         return AnomalyOutcome.of(found[:, 0], found[:, 1], batch.inputs["odd"], size=size)
 
@@ -124,8 +125,11 @@ def _refuses_steps(job: Job, named: str, adds_up: str) -> str | None:
             job.adapter != no_adapter()
         ),
         f'model.head: expected "new" with {named}, whose sums begin at zero': job.model.head != "new",
+        f"training.warm_start: expected none with {named}: other sums may be over other features": (
+            training.warm_start is not None
+        ),
         f'strategy: expected name="fedit" alone with {named}: a fit is the mean of the sites\' sums': (
-            strategy.name != "fedit" or strategy.server is not None
+            strategy.name != "fedit" or strategy.server is not None or strategy.keep_local != "nothing"
         ),
         f'training.optimizer: expected "sgd" with {named}, got "{training.optimizer}"': (
             training.optimizer != "sgd"

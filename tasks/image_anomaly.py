@@ -60,7 +60,12 @@ class ImageAnomaly(AnomalyTask, ImageClassification):
         from tasks.model.network_folder import write_network
 
         if not hasattr(merged, "made_of"):
-            told = ("the numbers that the head of trunk/ reads",)
+            shape = base.reader
+            told = (
+                "the numbers that the head of trunk/ reads, of pixels float32[b, channels, size, size]: 0 "
+                f"to 1, less {list(shape.mean)} and by {list(shape.deviation)}, after scaling to fit "
+                f"{shape.size} by {shape.size} with proportions kept and black beside it",
+            )
             trunk = write_fitted(merged, folder, head=base.head[0], inputs=told)
             save_image_classifier(merged, trunk, base.reader)
             return

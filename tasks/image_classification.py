@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
@@ -67,6 +67,15 @@ class SeenImageSection(ImageSection):
         return ImageShape(size=self.size, colours=self.colours, views=tuple(self.views))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeenOutcome(LabelOutcome):
+    """Of images with views: ``losses`` are means over these, and the rest is of images as they are."""
+
+    def sums(self) -> dict[str, float]:
+        own = LabelOutcome.of(self.logits, self.labels).losses
+        return super().sums() | {"nats": float(own.double().sum())}
+
+
 class ImageColumns(LabelledFileKeys, DeclaredLabels):
     """A site's keys: images with labels."""
 
@@ -128,13 +137,15 @@ class ImageClassification(LabelledFilesTask):
 
         labels = batch.inputs["labels"]
         with adapted.device.autocast():
-            pixels = seen_from(batch.inputs["values"], views)
-            logits = self.logits(adapted.peft, self.scaled(pixels, adapted.base.reader)).float()
+            pixels = batch.given(
+                "values", lambda found: self.scaled(seen_from(found, views), adapted.base.reader)
+            )
+            logits = self.logits(adapted.peft, pixels).float()
         whole = logits.unflatten(0, (len(labels), -1))
         each = functional.cross_entropy(
             logits, labels.repeat_interleave(whole.shape[1]), reduction="none"
         ).unflatten(0, (len(labels), -1))
-        return replace(LabelOutcome.of(whole[:, 0], labels), losses=each.mean(1))
+        return SeenOutcome(**vars(LabelOutcome.of(whole[:, 0], labels)) | {"losses": each.mean(1)})
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         return image_logits(model, values)

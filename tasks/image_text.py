@@ -243,7 +243,7 @@ class ImageText(NetworkTask):
 
         reader, inputs = adapted.base.reader, batch.inputs
         with adapted.device.autocast():
-            pixels = scaled_pixels(inputs["values"], reader.image)
+            pixels = batch.given("values", lambda found: scaled_pixels(found, reader.image))
             vectors = image_logits(adapted.peft, pixels).float()
         bank = torch.from_numpy(reader.vectors).to(vectors.device)
         places = torch.arange(1, len(bank) + 1, device=vectors.device)

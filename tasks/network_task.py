@@ -123,7 +123,8 @@ class NetworkTask:
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label."""
         with adapted.device.autocast():
-            logits = self.logits(adapted.peft, self.scaled(batch.inputs["values"], adapted.base.reader))
+            values = batch.given("values", lambda found: self.scaled(found, adapted.base.reader))
+            logits = self.logits(adapted.peft, values)
         return LabelOutcome.of(logits.float(), batch.inputs["labels"])
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:

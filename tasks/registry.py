@@ -109,9 +109,9 @@ def _refuses_model(job: Job, task: Task) -> str | None:
         return f'model.source: expected a model that {named} starts from, got "{DRAWN}"'
     if not task.pretrained:
         return f'model.source: expected "{DRAWN}" with {named}, which has a network of its own'
-    head_alone = job.strategy.needs_head or isinstance(find_task(job.task), SummingTask)
-    bare = head_alone and job.adapter == no_adapter()
-    if not job.adapter.target_modules and not bare:
+    bare = job.strategy.needs_head and job.adapter == no_adapter()
+    fits = isinstance(find_task(job.task), SummingTask)  # which tells itself that there is no adapter
+    if not (job.adapter.target_modules or bare or fits):
         return 'adapter.target_modules: expected names of layers, or ["all-linear"], got none'
     return None
 

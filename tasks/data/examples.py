@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +17,22 @@ class Batch:
 
     The first rows are the examples at ``indices``; rows after them are blank and stand for nobody.
     ``size`` is what each row is padded to. Where the model makes several rows of each example,
-    ``rows_an_example``, an example's follow one another.
+    ``rows_an_example``, an example's follow one another. Where what the model makes of them is ``kept``, it
+    looks at no input.
     """
 
     inputs: Mapping[str, torch.Tensor]
     indices: NDArray[np.int64]
     size: int
     rows_an_example: int = 1
+    kept: bool = False
+
+    def given(self, name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What the model is given: what is made of an input, or a zero a row where it looks at none."""
+        found = self.inputs[name]
+        if self.kept:
+            return found.new_zeros((len(found) * self.rows_an_example, 1), dtype=torch.float32)
+        return make(found)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))

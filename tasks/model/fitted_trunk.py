@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from privacy.canonical import canonical_json
+from privacy.errors import ModelError
 from tasks.model.base_model import BaseModel
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.gaussian_network import GaussianFit, GaussianNetwork
@@ -25,7 +28,7 @@ _SCALE = 1e-6
 _LOADER = '''
 
 def load(folder: str) -> nn.Module:
-    """The model of this folder: of pixels it gives `logits`, [b, 2]: the second is a distance."""
+    """The model of this folder: of pixels as network.json says `logits`, [b, 2], the last the distance."""
     import json
     from pathlib import Path
 
@@ -56,6 +59,7 @@ def fit_on_trunk(base: BaseModel, *, seed: int, labels: tuple[str, ...], feature
         )
     nn.init.zeros_(fit.fit.sums.weight)
     model.set_submodule(head, fit.requires_grad_(False).to(next(model.parameters()).device).eval())
+    _check_last(model, fit, base.reader)
     told = (
         f"Features are what the model's {head} reads, in directions drawn from seeds.adapter = {seed}; "
         "sums over them are fitted in its place."
@@ -67,6 +71,23 @@ def fit_on_trunk(base: BaseModel, *, seed: int, labels: tuple[str, ...], feature
         digest=model_digest(fit, config=canonical_json({"trunk": base.digest}), tokenizer=b""),
         remarks=(*lacking, told),
     )
+
+
+def _check_last(model: Any, fit: GaussianNetwork, reader: Any) -> None:
+    """Raises ModelError where what a model gives is not what its fit does, as with two heads."""
+    held: list[torch.Tensor] = []
+    handle = fit.register_forward_hook(lambda _module, _args, output: held.append(output))
+    images = torch.linspace(-1, 1, 2 * math.prod(reader.shape), device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            given = model(pixel_values=images.reshape(2, *reader.shape)).logits
+    finally:
+        handle.remove()
+    if len(held) != 1 or not torch.equal(held[0], given):
+        raise ModelError(
+            f"model.source: expected a model whose last layer's numbers are its answer, got "
+            f"{type(model).__name__}, which makes something else of them: choose another model"
+        )
 
 
 def size_of_fit(model: nn.Module) -> int:

@@ -26,6 +26,10 @@ class ForwardCut(Protocol):
     @property
     def depth(self) -> int: ...
 
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether a pass that starts here looks at the model's inputs."""
+
     def below(self, run: Callable[[], object]) -> torch.Tensor:
         """What crosses the cut in a forward pass that ``run`` makes: [b, t, width].
 
@@ -52,6 +56,11 @@ class LayerCut:
     def __init__(self, found: LayerList, depth: int, *, head: nn.Module | None = None) -> None:
         self._list, self.depth, self._head = found, depth, head
         self._upper = nn.ModuleList(found.layers[depth:])
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Masks are made of them, and what lies under the layers still runs."""
+        return True
 
     def below(self, run: Callable[[], object]) -> torch.Tensor:
         return _captured(self._upper[0], run)
@@ -101,6 +110,11 @@ class HeadCut:
     def __init__(self, model: nn.Module, head: str, *, depth: int) -> None:
         self._model, self._head, self.depth = model, model.get_submodule(head), depth
         self._pooled = False  # whether the head reads one row of numbers an example
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Nothing but the head runs."""
+        return False
 
     def below(self, run: Callable[[], object]) -> torch.Tensor:
         found = _captured(self._head, run)

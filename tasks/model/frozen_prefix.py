@@ -54,6 +54,11 @@ class FrozenPrefix:
         return self._cut.depth
 
     @property
+    def reads_inputs(self) -> bool:
+        """Whether a forward pass that starts above looks at the model's inputs."""
+        return self._cut.reads_inputs
+
+    @property
     def device(self) -> torch.device:
         """Where the layers compute."""
         return self._adapted.device.torch
@@ -205,7 +210,8 @@ class Activations:
     ) -> Iterator[Batch]:
         """Within this block a forward pass begins with ``hidden``, [b, t, width]; both were fetched."""
         with self._prefix.replay(hidden, batch.rows_an_example):
-            yield batch if reference is None else batch.beside(reference=reference)
+            known = replace(batch, kept=not self._prefix.reads_inputs)
+            yield known if reference is None else known.beside(reference=reference)
 
     def of(self, examples: Examples) -> Activations:
         """An empty store of other examples for the same model."""

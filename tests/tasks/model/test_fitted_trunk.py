@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from client.training.gradient_check import choose_gradients
 from client.training.gradients import losses
 from client.training.unit_check import check_privacy_unit
-from privacy.errors import JobError
+from privacy.errors import JobError, ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
 from runs.export import export_merged
@@ -81,7 +82,13 @@ def _reads(adapted: AdaptedModel, values: torch.Tensor) -> torch.Tensor:
     ("changes", "words"),
     [
         ({"adapter": {"rank": 2, "target_modules": ["pwconv1"]}}, "adapter: expected no such section"),
+        ({"adapter": {"bias": "all"}}, "adapter: expected no such section"),
         ({"strategy": {"name": "head"}}, 'strategy: expected name="fedit" alone'),
+        (
+            {"strategy": {"name": "fedit", "keep_local": "head"}},
+            'strategy: expected name="fedit" alone',
+        ),
+        ({"training": ONCE | {"warm_start": "exported"}}, "training.warm_start: expected none"),
     ],
 )
 def test_what_would_train_more_than_sums_is_refused(
@@ -129,6 +136,23 @@ def test_a_trunks_gradient_is_the_examples_own_product_and_it_runs_once_an_image
     np.testing.assert_allclose(again, plain, rtol=ROUNDING)
     assert not passes
     assert np.ptp(plain) > 0
+
+
+def test_a_model_that_makes_more_of_its_last_layer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = transformers.ConvNextV2ForImageClassification
+    own = kind.forward
+
+    def halved(self: Any, *args: Any, **options: Any) -> Any:
+        found = own(self, *args, **options)
+        found.logits = found.logits / 2
+        return found
+
+    load(make_job(tmp_path))
+    monkeypatch.setattr(kind, "forward", halved)
+    with pytest.raises(ModelError, match=r"model\.source: expected a model whose last layer"):
+        load(make_job(tmp_path))
 
 
 def test_the_digest_holds_the_trunk_and_the_directions(tmp_path: Path) -> None:
