@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
 from protocol.job.data_section import SourceKeys
-from protocol.plain_text import MOST_LABELS, Label, Word
+from protocol.plain_text import MOST_LABELS, Label, Place, Word
 from tasks.data.cells_gate import CellsGate
 from tasks.data.feature_columns import Cells, FeatureColumns, is_nothing
 from tasks.data.rows import Rows, present
@@ -20,7 +21,14 @@ from tasks.network_task import NetworkTask, Range, check_ranges
 from tasks.task import TaskKeys, Units
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from protocol.job.job import Job
+    from tasks.data.dense_examples import DenseExamples
+    from tasks.data.leaf_columns import LeafColumns
+    from tasks.model.adapted_model import AdaptedModel
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
@@ -73,6 +81,14 @@ class TabularKeys(LabelledKeys):
         return self
 
 
+class TabularSection(TabularKeys):
+    """A job's keys: the leaves of public ``trees`` may be inputs beside the columns."""
+
+    trees: Place | None = Field(
+        None, description="a public model that LightGBM saved as text: a row's leaves in it are inputs, too"
+    )
+
+
 class TabularColumns(TabularKeys, DeclaredLabels):
     """A site's keys: rows with labels."""
 
@@ -84,7 +100,7 @@ class Tabular(NetworkTask):
     about = "which of a few labels a row of numbers and categories has"
     units = Units(example="row", size="rows")
     measures = (AUC, ACCURACY, BALANCED_ACCURACY, MACRO_F1, BRIER, CALIBRATION, LOSS)
-    Section: type[TabularKeys] = TabularKeys
+    Section: type[TabularSection] = TabularSection
     Columns: type[TabularKeys] = TabularColumns
     Gate: type[TaskKeys] = CellsGate
 
@@ -122,23 +138,70 @@ class Tabular(NetworkTask):
         held = [cell for cell in content or () if cell[1]]
         return hashlib.sha256(json.dumps(held).encode()).digest()
 
-    def load(self, job: Job, section: TabularKeys, *, labels: tuple[str, ...], device: Device) -> BaseModel:  # noqa: ARG002
-        """The network with as many inputs as the columns make, drawn from ``seeds.adapter``."""
+    def load(
+        self,
+        job: Job,
+        section: TabularSection,
+        *,
+        labels: tuple[str, ...],
+        device: Device,  # noqa: ARG002
+    ) -> BaseModel:
+        """The network with as many inputs as the columns make, and the trees' leaves, if it has trees.
+
+        It is drawn from ``seeds.adapter``. What decides a leaf is in its digest.
+        """
         from tasks.model.drawn_network import load_drawn
         from tasks.model.tabular_network import TabularNetwork
 
-        features = section.features
-        return load_drawn(
-            lambda: TabularNetwork(inputs=features.width, labels=list(labels), width=_WIDTH),
+        reader = _open(section)
+        base = load_drawn(
+            lambda: TabularNetwork(inputs=reader.width, labels=list(labels), width=_WIDTH),
             seed=job.seeds.adapter,
             last="classifier",
-            reads=features.as_table(),
-            reader=features,
+            reads=reader.as_table(),
+            reader=reader,
         )
+        if isinstance(reader, FeatureColumns):
+            return base
+        sizes = reader.trees.sizes
+        return replace(
+            base,
+            remarks=(
+                *base.remarks,
+                f"It reads a row's leaves in {len(sizes)} frozen trees with {sum(sizes)} leaves, which the "
+                f"job says are public; SHA-256 of what decides a leaf is {reader.trees.digest}.",
+            ),
+        )
+
+    def made_up(
+        self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]
+    ) -> DenseExamples:
+        """Tensors of any numbers from -1 to 1, and any leaves."""
+        found, reader = super().made_up(adapted, random, sizes), adapted.base.reader
+        if isinstance(reader, FeatureColumns):
+            return found
+        values = reader.with_any_leaves(found.arrays["values"], random)
+        return replace(found, arrays={**found.arrays, "values": values})
+
+    def scaled(self, values: torch.Tensor, reader: FeatureColumns | LeafColumns) -> torch.Tensor:
+        """Values as they are kept, and for each leaf of a tree whether it is the row's."""
+        return values if isinstance(reader, FeatureColumns) else reader.opened(values)
 
     def open_reader(self, source: str, columns: TabularKeys) -> FeatureColumns:  # noqa: ARG002
         """The columns as the custodian declares them: no model says more."""
         return columns.features
+
+
+def _open(section: TabularSection) -> FeatureColumns | LeafColumns:
+    """What reads rows for a job. Raises ModelError for trees that cannot be had, or read other columns."""
+    if section.trees is None:
+        return section.features
+    from tasks.data.leaf_columns import LeafColumns
+    from tasks.data.tree_file import read_trees
+
+    found = LeafColumns(features=section.features, trees=read_trees(section.trees))
+    found.check()
+    return found
 
 
 TASK = Tabular()

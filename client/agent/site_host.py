@@ -237,7 +237,7 @@ class SiteHost:
         elif others:
             recipe = Recipe(
                 job=job,
-                source=local.model.source,
+                local=local,
                 labels=labels,
                 site=self._file.site.name,
                 start=start,

@@ -11,6 +11,7 @@ import tomli_w
 
 from client.custody.site_file import HUB, PACKAGE
 from privacy.errors import ModelError, PolicyFileError
+from protocol.job.data_section import MODEL_FILES
 from protocol.job.job import DRAWN, Job, ModelSection
 from tasks.data.package_path import package_path
 from tasks.registry import find_task
@@ -28,30 +29,23 @@ def local_source(model: ModelSection, mapped: Mapping[str, str]) -> str:
     network that is drawn nothing is loaded, so that nobody names it. Raises ModelError for any other, with
     the line that would name it.
     """
-    source = model.source
-    if source == DRAWN:
+    if model.source == DRAWN:
         return DRAWN
-    if source not in mapped:
-        place = source if _PACKAGE.fullmatch(source) else "/where/it/is"
-        line = tomli_w.dumps({source: place}).strip()
-        raise ModelError(
-            f"model.source={source!r} is none of the models that this site's custodian named, who can add "
-            f"to [models] in site.toml: {line}"
-        )
+    place = _named(model.source, mapped, key="model.source")
     if model.gguf is not None and not _FILE.fullmatch(model.gguf):
         raise ModelError(f"model.gguf={model.gguf!r}: expected a file's name inside the source")
-    return mapped[source].removeprefix(HUB)
+    return place.removeprefix(HUB)
 
 
 def local_job(job: Job, mapped: Mapping[str, str]) -> Job:
-    """The job with every model's source where it is at this site: the trained one's, and its judges'.
+    """The job with every model's source where it is at this site: the trained one's, and those beside it.
 
     Raises ModelError for one that the custodian did not name, with the line that would name it.
     """
     task = find_task(job.task)
-    beside: dict[str, Any] = {}
+    own, beside = job.data.model_extra or {}, dict[str, Any]()
     for key in task.judges if isinstance(task, WritingTask) else ():
-        table = (job.data.model_extra or {}).get(key)
+        table = own.get(key)
         if table is None:
             continue
         try:
@@ -59,8 +53,33 @@ def local_job(job: Job, mapped: Mapping[str, str]) -> Job:
         except ModelError as error:
             raise ModelError(str(error).replace("model.source", f"data.{key}.source")) from error
         beside[key] = {**table, "source": place}
+    beside |= {
+        key: _local_file(own[key], mapped, key=f"data.{key}")
+        for key in MODEL_FILES
+        if isinstance(own.get(key), str)
+    }
     model = job.model.model_copy(update={"source": local_source(job.model, mapped)})
     return job.model_copy(update={"model": model, "data": job.data.model_copy(update=beside)})
+
+
+def _named(source: str, mapped: Mapping[str, str], *, key: str) -> str:
+    """What the custodian wrote for a source. Raises ModelError without, with the line that would."""
+    if source not in mapped:
+        place = source if _PACKAGE.fullmatch(source) else "/where/it/is"
+        line = tomli_w.dumps({source: place}).strip()
+        raise ModelError(
+            f"{key}={source!r} is none of the models that this site's custodian named, who can add "
+            f"to [models] in site.toml: {line}"
+        )
+    return mapped[source]
+
+
+def _local_file(source: str, mapped: Mapping[str, str], *, key: str) -> str:
+    """Where a model's file is at this site. Raises ModelError for one that nobody named, or on the Hub."""
+    place = _named(source, mapped, key=key)
+    if place.startswith(HUB):
+        raise ModelError(f"{key}={source!r}: expected a file, got a model of the Hub in [models]")
+    return place
 
 
 def check_models(mapped: Mapping[str, str]) -> None:

@@ -14,23 +14,21 @@ from tasks.model.device import Device
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A job's model at a site, with its ``labels``; ``source`` is where the site has what the job names.
+    """A job's model at a site, with its ``labels``; ``local`` is the job with models where they are there.
 
     ``start`` is the adapter that the run began with, float32[adapter_size] as it is sent, where the job
     compares with it.
     """
 
     job: Job
-    source: str
+    local: Job
     labels: tuple[str, ...]
     site: str
     start: bytes | None = None
 
     def make(self, device: Device) -> AdaptedModel:
         """The model with its adapter, on a device. Raises ModelError and ProtocolError."""
-        there = self.job.model.model_copy(update={"source": self.source})
-        local = self.job.model_copy(update={"model": there})
-        base = load_base_model(local, labels=self.labels, device=device)
+        base = load_base_model(self.local, labels=self.labels, device=device)
         adapted = AdaptedModel(base, job=job_at(self.job, self.site), device=device)
         begin_with_sent(adapted, self.start)
         return adapted

@@ -15,6 +15,8 @@ DEFAULT_HOLDOUT = 0.1
 MOST_SOURCES = 20  # beside the first
 ROWS_PER_GROUP_MAX = 1024  # each group is computed as if it had as many rows as any
 JOINT = " + "  # between the names of a mix's sources, where it is called by one
+# Of tasks' own keys, those that are the place of a public model's file; tables with a source name others.
+MODEL_FILES = ("trees",)
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from privacy.errors import JobError, UnknownNameError
+from protocol.job.data_section import MODEL_FILES
 from protocol.job.first_and_last import check_features
 from protocol.job.job import DRAWN, Job
 from protocol.job.strategy import Strategy, default_strategy, find_strategy
@@ -162,18 +163,19 @@ def beside(job: Job, folder: Path) -> Job:
         relative = not source.startswith("package:") and not Path(source).is_absolute()
         return str(beside.resolve()) if relative and beside.exists() else source
 
-    apart = job.data.validation
+    apart, own = job.data.validation, job.data.model_extra or {}
     data = job.data.model_copy(
         update={
             "source": resolve(job.data.source),
             "validation": None if apart is None else resolve(apart),
             "mix": [one.model_copy(update={"source": resolve(one.source)}) for one in job.data.mix],
-            # Of a task's own keys, tables that name another model.
+            # Of a task's own keys, tables that name another model, and a model's file.
             **{
                 key: table | {"source": resolve(table["source"])}
-                for key, table in (job.data.model_extra or {}).items()
+                for key, table in own.items()
                 if isinstance(table, dict) and isinstance(table.get("source"), str)
             },
+            **{key: resolve(own[key]) for key in MODEL_FILES if isinstance(own.get(key), str)},
         }
     )
     named = job.model.source

@@ -200,7 +200,7 @@ def test_a_real_site_compares_with_what_the_coordinator_does(
 def test_what_computes_on_another_device_compares_with_it_too(world: World) -> None:
     recipe = Recipe(
         job=world.job,
-        source=world.job.model.source,
+        local=world.job,
         labels=(),
         site="site-1",
         start=to_bytes(world.initial_adapter),

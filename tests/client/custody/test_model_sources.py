@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from client.custody.model_sources import check_models, local_job, local_source
 from privacy.errors import ModelError, PolicyFileError
 from protocol.job.job import ModelSection
+from protocol.job.job_file import parse_job
 from protocol.plain_text import is_plain
 from tests.models import make_job
+from tests.tasks.networks import TABULAR, job_table
 
 NAMED = {
     "clinic/model": "/srv/models/clinic",
@@ -119,3 +122,19 @@ def test_the_models_that_judge_answers_are_found_as_the_trained_one_is() -> None
         local_job(job, {"clinic/model": "/srv"})
     with pytest.raises(ModelError, match=r"model\.source='clinic/model' is none of the models"):
         local_job(job, {"org/name": "hub:org/name"})
+
+
+def test_a_files_place_is_found_as_a_model_is_and_is_no_model_of_the_hub() -> None:
+    named = {"trees.txt": "/srv/models/trees.txt", "org/name": "hub:org/name"}
+
+    def found(trees: str) -> Any:
+        job = parse_job(job_table("tabular", Path("none"), TABULAR | {"trees": trees}))
+        return (local_job(job, named).data.model_extra or {})["trees"]
+
+    assert found("trees.txt") == "/srv/models/trees.txt"
+    # Of a network that is drawn nothing is loaded; a file by that name would be.
+    for other in ("drawn", "/srv/models/trees.txt", "../trees.txt"):
+        with pytest.raises(ModelError, match=r"data\.trees=.* is none of the models"):
+            found(other)
+    with pytest.raises(ModelError, match=r"data\.trees='org/name': expected a file"):
+        found("org/name")

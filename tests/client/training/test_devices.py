@@ -57,7 +57,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> list[Thread]:
 @contextmanager
 def several(world: World, *others: str) -> Iterator[Trainer]:
     """The world's trainer, with other devices."""
-    recipe = Recipe(job=world.job, source=world.job.model.source, labels=world.labels, site="site-1")
+    recipe = Recipe(job=world.job, local=world.job, labels=world.labels, site="site-1")
     devices = SeveralDevices(recipe, others, adapted=world.adapted)
     try:
         yield Trainer(world.trainer.gradients, devices)
@@ -236,7 +236,9 @@ def test_another_model_on_another_device_is_refused(
     world: World, in_threads: list[Thread], tmp_path: Path
 ) -> None:
     other = tiny.write_model(tmp_path / "other", fillers=3)
-    recipe = Recipe(job=world.job, source=str(other), labels=world.labels, site="site-1")
+    there = world.job.model.model_copy(update={"source": str(other)})
+    local = world.job.model_copy(update={"model": there})
+    recipe = Recipe(job=world.job, local=local, labels=world.labels, site="site-1")
     devices = SeveralDevices(recipe, ["cpu"], adapted=world.adapted)
     with pytest.raises(RunError, match="on cpu has loaded another model than this one"):
         devices.ready(world.examples("site-1"))
@@ -278,7 +280,7 @@ from client.training.recipe import Recipe
 from simulation.simulated_federation import World
 from tests import tiny
 world = World(tiny.job(Path(sys.argv[1])))
-recipe = Recipe(job=world.job, source=world.job.model.source, labels=world.labels, site="site-1")
+recipe = Recipe(job=world.job, local=world.job, labels=world.labels, site="site-1")
 devices = SeveralDevices(recipe, ["cpu"], adapted=world.adapted)
 devices.ready(world.examples("site-1"))
 print(devices._processes[0]._process.pid, flush=True)
