@@ -91,7 +91,7 @@ def check_models(mapped: Mapping[str, str]) -> None:
             _check_package(source, place)
         elif not Path(place).exists():
             raise PolicyFileError(
-                f"models.{source!r}: expected a folder, found none at {place}; a model of the Hugging Face "
+                f"models.{source!r}: expected a folder or a file, found none at {place}; a model of the Hugging Face "
                 f'Hub is written "{HUB}NAME"'
             )
 

@@ -85,7 +85,7 @@ def test_weights_are_a_file_inside_what_was_named(gguf: str) -> None:
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("/nowhere", 'expected a folder, found none at /nowhere; .* "hub:NAME"'),
+        ("/nowhere", 'expected a folder or a file, found none at /nowhere; .* "hub:NAME"'),
         ("hub:", "expected \"hub:ORGANISATION/NAME\", got 'hub:'"),
         ("hub:a/b/c", "expected .hub:"),
         ("hub:../a", "expected .hub:"),
