@@ -102,7 +102,7 @@ class ImageClassification(LabelledFilesTask):
     def scaled(self, values: torch.Tensor, reader: ImageShape) -> torch.Tensor:
         return scaled_pixels(values, reader)
 
-    def refuses(self, job: Job, section: ImageSection) -> str | None:
+    def refuses(self, job: Job, section: LabelledFileKeys) -> str | None:
         """Views are rows of one image; a group has rows of its own."""
         if getattr(section, "views", None) and job.privacy.of_groups:
             return 'data.views: expected none with privacy.unit="group", whose examples have rows already'
@@ -141,11 +141,10 @@ class ImageClassification(LabelledFilesTask):
                 "values", lambda found: self.scaled(seen_from(found, views), adapted.base.reader)
             )
             logits = self.logits(adapted.peft, pixels).float()
-        whole = logits.unflatten(0, (len(labels), -1))
-        each = functional.cross_entropy(
-            logits, labels.repeat_interleave(whole.shape[1]), reduction="none"
-        ).unflatten(0, (len(labels), -1))
-        return SeenOutcome(**vars(LabelOutcome.of(whole[:, 0], labels)) | {"losses": each.mean(1)})
+        sides = 1 + len(views)
+        each = functional.cross_entropy(logits, labels.repeat_interleave(sides), reduction="none")
+        own = vars(LabelOutcome.of(logits[::sides], labels))
+        return SeenOutcome(**own | {"losses": each.reshape(-1, sides).mean(1)})
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         return image_logits(model, values)
