@@ -91,8 +91,8 @@ def check_models(mapped: Mapping[str, str]) -> None:
             _check_package(source, place)
         elif not Path(place).exists():
             raise PolicyFileError(
-                f"models.{source!r}: expected a folder or a file, found none at {place}; a model of the Hugging "
-                f'Face Hub is written "{HUB}NAME"'
+                f"models.{source!r}: expected a folder or a file, found none at {place}; a model of the "
+                f'Hugging Face Hub is written "{HUB}NAME"'
             )
 
 
