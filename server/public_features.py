@@ -42,11 +42,13 @@ def with_public_features(
     learning rates stay what they are. A text's features are the mean of its tokens', where the head looks
     at each token. Nothing is read but the base model and what is there, which the job's author says is
     public. Raises JobError for what cannot be read or has too few examples, ModelError for a task whose
-    examples are neither texts nor files.
+    examples are neither texts nor files, and where the model makes no finite numbers of them.
     """
     found = adapted.layout.split(adapter.copy())
     adapted.load(adapter)
     for name, features in _features(adapted, _examples(adapted, place)).items():
+        if not np.isfinite(features).all():
+            raise ModelError(f'model.features="{place}": the model makes numbers of it that are not finite')
         mean, width = features.mean(axis=0), features.std(axis=0)
         typical = float(np.sqrt(np.mean(np.square(width))))
         scale = typical / np.maximum(width, typical / _WIDENED) if typical else np.ones_like(width)

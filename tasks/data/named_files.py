@@ -42,6 +42,8 @@ class FileKind:
     def read_folder(self, folder: Path) -> tuple[Any, ...]:
         """What is made of each file in a folder, and in those in it, that can be read, by their paths.
 
+        Hidden folders are left out, as hidden files are.
+
         Raises DataError if there is no such folder, or none that can be looked into.
         """
         try:
@@ -52,6 +54,8 @@ class FileKind:
             raise DataError(f"{folder}: expected a folder of {self.described}")
         found = []
         for path in filter(self.has, paths):
+            if any(is_hidden(Path(part)) for part in path.relative_to(folder).parent.parts):
+                continue
             with suppress(UnreadableFileError):
                 found.append(self.find(path))
         return tuple(found)

@@ -14,7 +14,7 @@ from protocol.job.layout import FEATURE_MEAN, FEATURE_SCALE
 from protocol.messages.vector import to_bytes, vector_digest
 from runs.export import export_adapter, export_merged
 from runs.run_folder import RunFolder
-from server.public_features import _examples, _features
+from server.public_features import _examples, _features, with_public_features
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
 from tasks.model.feature_scale import FeatureScale
@@ -60,6 +60,17 @@ def test_public_texts_have_features_around_zero_of_one_width(world: World, publi
     np.testing.assert_allclose(widths, widths.mean(), rtol=1e-4)
     # They are as long around their mean as they were.
     assert np.sum(after.var(axis=0)) == pytest.approx(np.sum(before.var(axis=0)), rel=1e-4)
+
+
+def test_public_texts_of_which_a_model_makes_no_numbers_are_refused(
+    world: World, public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "server.public_features._features",
+        lambda *_: {HEAD: np.array([[1.0, np.inf], [0.0, 1.0]])},
+    )
+    with pytest.raises(ModelError, match=r"model\.features=.*: the model makes numbers of it that are not"):
+        with_public_features(world.initial_adapter, world.adapted, place=str(public))
 
 
 def test_means_and_scales_are_never_trained_or_sent(world: World, run: RunFolder) -> None:

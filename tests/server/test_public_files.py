@@ -22,6 +22,7 @@ from runs.run_folder import RunFolder
 from server.public_features import _examples, _features
 from simulation.simulate import simulate
 from simulation.simulated_federation import World
+from tasks.data.image_files import IMAGES
 from tests.tasks.model.test_head_alone import image_job
 
 HEAD = "base_model.model.classifier"
@@ -156,3 +157,18 @@ def test_a_folder_beside_the_jobs_file_is_meant(tmp_path: Path) -> None:
     # Only from there it shows that the data are in it.
     with pytest.raises(JobError, match="expected public data"):
         beside(job(tmp_path, Path("images/../images")), tmp_path)
+
+
+def test_hidden_files_and_what_lies_in_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    public = write_public(tmp_path / "public", images=3)
+    pictures = sorted(public.rglob("*.png"))
+    whole = len(IMAGES.read_folder(public))
+    for name in (".checkpoints", "__MACOSX", "kept"):
+        (public / name).mkdir()
+        (public / name / "copy.png").write_bytes(pictures[0].read_bytes())
+    (public / ".thumb.png").write_bytes(pictures[0].read_bytes())
+    assert len(IMAGES.read_folder(public)) == whole + 1
+    hidden = tmp_path / ".own" / "public"
+    hidden.parent.mkdir()
+    public.rename(hidden)
+    assert len(IMAGES.read_folder(hidden)) == whole + 1  # where the folder lies is its owner's affair
