@@ -70,18 +70,22 @@ class AudioClassification(LabelledFilesTask):
         return random.integers(-32768, 32768, shape, "int16")
 
     def scaled(self, values: torch.Tensor, reader: SoundShape) -> torch.Tensor:
-        """Samples of 16 bits from -1 to 1, or standardized."""
+        """Samples of 16 bits from -1 to 1, or standardized; or their spectrum, where a model hears that."""
+        from tasks.model.log_mel import log_mel
+
         sound = values.float() / 32768
+        if reader.spectrum is not None:
+            return log_mel(sound[:, 0], reader.spectrum, rate=reader.rate)
         if not reader.standardized:
             return sound
         spread = sound.var(-1, keepdim=True, correction=0)
         return (sound - sound.mean(-1, keepdim=True)) / (spread + 1e-7).sqrt()  # as transformers does
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
-        """The network is given a channel; a model of transformers' samples."""
+        """The network is given a channel; a model of transformers' its samples, or a spectrum's bands."""
         if hasattr(model, "made_of"):
             return super().logits(model, values)
-        found: torch.Tensor = model(values[:, 0]).logits
+        found: torch.Tensor = model(values[:, 0] if values.shape[1] == 1 else values).logits
         return found
 
     def load(

@@ -14,7 +14,6 @@ from tasks.data.image_gate import ImageGate
 from tasks.label_outcome import LabelOutcome
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
-from tasks.network_task import NetworkReader
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import Encoded, Outcome, TaskKeys, Units
 
@@ -108,19 +107,19 @@ class ImageClassification(LabelledFilesTask):
             return 'data.views: expected none with privacy.unit="group", whose examples have rows already'
         return super().refuses(job, section)
 
-    def encode(self, reader: NetworkReader, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
+    def encode(self, reader: Any, rows: Rows, *, labels: tuple[str, ...]) -> Encoded:
         """Each image by itself, with its label's number."""
         from tasks.data.image_views import ViewedExamples
 
         found = super().encode(reader, rows, labels=labels)
-        return replace(found, examples=ViewedExamples.of(found.examples, _views(reader)))
+        return replace(found, examples=ViewedExamples.of(found.examples, reader.views))
 
     def made_up(self, adapted: AdaptedModel, random: np.random.Generator, sizes: NDArray[np.int64]) -> Any:
         """Pixels of any brightness."""
         from tasks.data.image_views import ViewedExamples
 
         found = super().made_up(adapted, random, sizes)
-        return ViewedExamples.of(found, _views(adapted.base.reader))
+        return ViewedExamples.of(found, adapted.base.reader.views)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
         """Cross-entropy of the label, in the mean over an image's views; the answer is of the image itself.
@@ -128,7 +127,7 @@ class ImageClassification(LabelledFilesTask):
         So an image has one loss and one gradient, however many views there are of it, and what is clipped
         is that one. Source: De et al. 2022 (arXiv:2204.13650), section 3.2.
         """
-        views = _views(adapted.base.reader)
+        views = adapted.base.reader.views
         if not views:
             return super().forward(adapted, batch)
         from torch.nn import functional
@@ -185,11 +184,6 @@ class ImageClassification(LabelledFilesTask):
             super().export(merged, base, folder)
         else:
             save_image_classifier(merged, folder, base.reader)
-
-
-def _views(reader: Any) -> tuple[str, ...]:
-    """From where images are seen beside as they are: nowhere else but in a classifier of images."""
-    return getattr(reader, "views", ())
 
 
 TASK = ImageClassification()

@@ -6,7 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -119,15 +119,30 @@ def _read_flac(path: Path) -> tuple[NDArray[Any], int]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """What a model hears in place of samples: ``bands`` of the mel scale in each of so many ``frames``.
+
+    A frame is found of ``points`` samples, and the next one begins a ``step`` of samples later.
+    """
+
+    bands: int
+    frames: int
+    points: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundShape:
     """What sounds become: ``rate`` samples a second of 16 bits, for the first ``seconds``.
 
-    A model that wants them ``standardized`` is given each sound less its mean, at a deviation of 1.
+    A model that wants them ``standardized`` is given each sound less its mean, at a deviation of 1; one
+    that hears a ``spectrum`` is given that of them.
     """
 
     rate: int
     seconds: float
     standardized: bool = False
+    spectrum: Spectrum | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -166,4 +181,9 @@ class SoundShape:
 
     def as_table(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
-        return {"rate": self.rate, "seconds": self.seconds, "standardized": self.standardized}
+        table: dict[str, Any] = {
+            "rate": self.rate,
+            "seconds": self.seconds,
+            "standardized": self.standardized,
+        }
+        return table if self.spectrum is None else table | {"spectrum": asdict(self.spectrum)}

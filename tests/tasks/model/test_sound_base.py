@@ -62,6 +62,24 @@ def save_model(folder: Path, family: str = "Wav2Vec2", **changes: Any) -> Path:
     return folder / family
 
 
+def save_whisper(folder: Path, *, table: bool = True, **changes: Any) -> Path:
+    """A model that hears one second, as a hundred frames of its spectrum."""
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    sizes |= {"num_hidden_layers": 2, "max_source_positions": 50, "num_mel_bins": 20}
+    sizes |= {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "vocab_size": 9}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.WhisperConfig(**sizes, **tokens, classifier_proj_size=8, num_labels=3)
+        model = transformers.WhisperForAudioClassification(config)
+    model.save_pretrained(folder / "whisper")
+    if table:
+        heard = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 20}
+        heard |= {"chunk_length": 1, "sampling_rate": 16_000, "n_fft": 400, "hop_length": 160}
+        (folder / "whisper" / "preprocessor_config.json").write_text(json.dumps(heard | changes))
+    return folder / "whisper"
+
+
 def make_job(
     folder: Path, source: Path, *, targets: list[str] = FAMILIES["Wav2Vec2"], sounds: int = 30, **keys: Any
 ) -> Job:
@@ -115,6 +133,66 @@ def test_a_run_is_exported_as_stock_transformers_and_peft_load_it(tmp_path: Path
     torch.testing.assert_close(merged(values).logits, expected, atol=1e-5, rtol=1e-4)
     loaded = peft.PeftModel.from_pretrained(load(job).model, tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(values).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sound_that_whisper_hears_has_a_gradient_of_its_own(tmp_path: Path) -> None:
+    job = make_job(tmp_path, save_whisper(tmp_path), sounds=4, rate=16_000)
+    method = choose_gradients(AdaptedModel(load(job), job=job, device=CPU))
+    adapted, reference = method.adapted, AdaptedModel(load(job), job=job, device=CPU)
+    check_privacy_unit(method, adapted.probe())
+    for one in (adapted, reference):
+        one.load(random_adapter(one))
+    examples = adapted.probe()
+    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
+    assert furthest(found, reference, examples) < RELATIVE
+
+
+def test_whispers_spectrum_is_transformers_own_and_so_is_what_an_export_says(tmp_path: Path) -> None:
+    job = make_job(tmp_path, save_whisper(tmp_path), rate=16_000)
+    run = simulate(job, runs=tmp_path / "runs")
+    folder = RunFolder.open(run.folder)
+    export_merged(folder, tmp_path / "merged")
+    adapted = AdaptedModel(load(job), job=job, device=CPU)
+    adapted.load(folder.load_adapter(2, adapted.layout))
+    adapted.peft.eval()
+    samples = adapted.probe().arrays["values"][:2]
+    samples[1] //= 50  # another sound's loudest place decides nothing
+    scaled = adapted.task.scaled(torch.from_numpy(samples), adapted.base.reader)
+    assert scaled.shape == (2, 20, 100)
+    expected = adapted.task.logits(adapted.peft, scaled)
+    assert expected.abs().max() > 0
+
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "merged")
+    sounds = list(samples[:, 0].astype(np.float32) / 32768)
+    values = extractor(sounds, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    torch.testing.assert_close(scaled, values, atol=1e-4, rtol=1e-4)
+    merged = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(values).logits, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "keys", "words"),
+    [
+        (True, {}, {}, "data.rate=8000: expected 16000, which the model was made for"),
+        (True, {}, {"rate": 16_000, "seconds": 2.0}, "data.seconds=2: expected at most 1"),
+        (True, {"hop_length": 0}, {"rate": 16_000}, "expected whole numbers above 0"),
+        (True, {"n_fft": "400"}, {"rate": 16_000}, "expected whole numbers above 0"),
+        (True, {"feature_size": 40}, {"rate": 16_000}, "cannot be run on"),
+        (
+            False,
+            {},
+            {"rate": 16_000},
+            "cannot be run on",
+        ),  # half a minute is usual, of which it hears a second
+    ],
+)
+def test_a_spectrum_that_a_model_does_not_hear_is_refused(
+    table: bool, changes: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, save_whisper(tmp_path, table=table, **changes), sounds=4, **keys)
+    with pytest.raises(ModelError) as told:
+        load(job)
+    assert words in str(told.value)
 
 
 @pytest.mark.parametrize(
