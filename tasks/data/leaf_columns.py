@@ -55,7 +55,7 @@ class LeafColumns:
     @property
     def columns(self) -> tuple[str, ...]:
         """Which column, or which tree, each number is of that is kept."""
-        return (*self.features.columns, *(f"tree {tree}" for tree in range(len(self.trees.trees))))
+        return (*self.features.columns, *(f"data.trees[{tree}]" for tree in range(len(self.trees.trees))))
 
     def check(self) -> None:
         """Raises ModelError for trees that read anything but numbers that are declared."""
@@ -77,7 +77,7 @@ class LeafColumns:
         numbers = np.array([self._numbers(row) for row in whole], np.float64)
         places = self.trees.leaves_of(numbers.reshape(len(whole), len(self.trees.names))) + 1
         places[[row is None for row in whole]] = 0
-        return np.concatenate([values, places.astype(np.float32)], axis=1)
+        return np.concatenate([values, places], axis=1, dtype=np.float32)
 
     def opened(self, values: torch.Tensor) -> torch.Tensor:
         """What a network reads, [b, width], of what is kept, [b, *shape]: 1 for each leaf of the row's."""

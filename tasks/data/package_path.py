@@ -15,7 +15,8 @@ def package_path(source: str) -> Path:
     not needed here. Raises ModelError if it is not installed or holds no such path.
     """
     name, _, inside = source.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
+    # Of a name with dots its parents would be imported.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"source={source!r}: the package {name!r} is not installed; "

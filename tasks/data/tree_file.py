@@ -22,6 +22,7 @@ from tasks.data.boosted_trees import BoostedTrees, Missing, Tree
 from tasks.data.package_path import locate
 
 MOST_TREES, MOST_LEAVES_A_TREE, MOST_LEAVES = 500, 256, 20_000
+MOST_LEVELS = 10_000  # a row takes as many steps
 _MOST_NAMES = 1000
 _MOST_BYTES = 1 << 24
 
@@ -105,7 +106,7 @@ def parse_trees(text: str) -> BoostedTrees:
     header, *blocks = _split(text)
     if header.get("version") not in _VERSIONS:
         raise _fault(f"version: expected v3 or v4, got {quoted(header.get('version', ''))}")
-    names = tuple(header.get("feature_names", "").split(maxsplit=_MOST_NAMES))
+    names = tuple(header.get("feature_names", "").split(" ", _MOST_NAMES))
     last = _whole(header.get("max_feature_idx", ""), "max_feature_idx")
     if len(names) != last + 1 or len(set(names)) != len(names) or not 1 <= len(names) <= _MOST_NAMES:
         raise _fault(
@@ -116,13 +117,24 @@ def parse_trees(text: str) -> BoostedTrees:
     declared = len(blocks) if sizes is None else len(sizes.split(maxsplit=MOST_TREES))
     if not blocks or declared != len(blocks):
         raise _fault(f"trees: expected {max(declared, 1)}, as many as tree_sizes has, got {len(blocks)}")
+    for size in sizes.split() if sizes else ():
+        _whole(size, "tree_sizes")
+    together = _whole(header.get("num_tree_per_iteration", "1"), "num_tree_per_iteration")
+    if together < 1 or len(blocks) % together or _whole(header.get("num_class", "1"), "num_class") < 1:
+        raise _fault(
+            f"num_tree_per_iteration and num_class: expected 1 or more, with whole rounds of trees, got "
+            f"{len(blocks)} trees"
+        )
     trees: list[Tree] = []
-    leaves = 0
+    leaves = levels = 0
     for number, keys in enumerate(blocks):
         trees.append(_tree(keys, f"Tree={number}", len(names)))
         leaves += trees[-1].leaves
         if leaves > MOST_LEAVES:
             raise _fault(f"expected at most {MOST_LEAVES} leaves in all")
+        levels += trees[-1].depth
+        if levels > MOST_LEVELS:
+            raise _fault(f"expected trees of at most {MOST_LEVELS} levels in all")
     return BoostedTrees(names=names, trees=tuple(trees))
 
 

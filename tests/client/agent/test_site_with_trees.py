@@ -16,7 +16,7 @@ from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from simulation.simulated_federation import World
 from tests.client.agents import SITE, Coordinator, write_site
-from tests.tasks.data.tree_texts import TREE, write_trees
+from tests.tasks.data.tree_texts import ONE_LEAF, TREE, write_trees
 from tests.tasks.networks import TABULAR
 from tests.tasks.test_tabular_trees import make_job
 
@@ -60,9 +60,10 @@ def test_trees_that_the_custodian_did_not_name_are_refused_with_the_line(
 
 
 def test_other_trees_are_another_model(tmp_path: Path, world: World) -> None:
-    other = write_trees(tmp_path / "other.txt", [TREE | {"threshold": "0.5 -0.3"}])
-    reply = joined(tmp_path / "home", world, trees=str(other))
-    assert "model" in reply.refused.reason
+    # As many leaves, and so the same network with the same weights: the trees alone are others.
+    trees = (TREE, ONE_LEAF, TREE | {"threshold": "0.5 -0.3"})
+    reply = joined(tmp_path / "home", world, trees=str(write_trees(tmp_path / "other.txt", trees)))
+    assert "the model differs" in reply.refused.reason
     assert "cannot be loaded" not in reply.refused.reason
 
 
@@ -70,6 +71,7 @@ def test_a_file_that_is_none_is_the_custodians_to_know(tmp_path: Path, world: Wo
     (tmp_path / "secret.txt").write_text("what nobody else may read")
     reply = joined(tmp_path / "home", world, trees=str(tmp_path / "secret.txt"))
     assert "cannot be loaded at this site" in reply.refused.reason
+    assert "data.trees=" in reply.refused.reason
     assert "secret" not in reply.refused.reason
 
 

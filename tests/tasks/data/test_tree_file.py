@@ -29,6 +29,13 @@ def chain(leaves: int) -> dict[str, str]:
     }
 
 
+def bush(leaves: int) -> dict[str, str]:
+    """A tree whose ways are all as long, to within one."""
+    nodes = leaves - 1
+    children = [str(child if child < nodes else nodes - 1 - child) for child in range(1, 2 * nodes + 1)]
+    return chain(leaves) | {"left_child": " ".join(children[::2]), "right_child": " ".join(children[1::2])}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -81,6 +88,10 @@ def test_a_tree_that_is_none_is_refused(changes: dict[str, str], words: str) -> 
         ("tree", "the file ends too early"),
         (tree_text().partition("end of trees")[0], "the file ends too early"),
         (tree_text([]), "trees: expected 1, as many as tree_sizes has, got 0"),
+        (tree_text(tree_sizes="x"), "tree_sizes: expected a whole number"),
+        (tree_text(num_class="zz"), "num_class: expected a whole number"),
+        (tree_text(num_tree_per_iteration="3"), "with whole rounds of trees, got 1 trees"),
+        (tree_text([chain(256)] * 40), "expected trees of at most 10000 levels in all"),
         (tree_text(tree_sizes="1 2"), "trees: expected 2, as many as tree_sizes has, got 1"),
         (tree_text(version="v2"), "version: expected v3 or v4, got 'v2'"),
         (tree_text(version=None), "version: expected v3 or v4, got ''"),
@@ -93,7 +104,7 @@ def test_a_tree_that_is_none_is_refused(changes: dict[str, str], words: str) -> 
         (tree_text().replace("Tree=0", "Tree=1"), "expected Tree=0"),
         (tree_text().replace("num_cat=0", "num_cat=0\nnum_cat=0"), "Tree=0: num_cat: expected once"),
         (tree_text([ONE_LEAF] * (MOST_TREES + 1)), "expected at most 500 trees"),
-        (tree_text([chain(256)] * 79), "expected at most 20000 leaves in all"),
+        (tree_text([bush(256)] * 79), "expected at most 20000 leaves in all"),
     ],
 )
 def test_a_file_that_is_none_is_refused(text: str, words: str) -> None:
@@ -118,7 +129,12 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"^data\.trees: ") as told:
             read_trees(str(tmp_path / name))
         assert words in str(told.value)
-    for source in ("package:no_such_package/model.txt", "package:", "package:no.such/x"):
+    for source in (
+        "package:no_such_package/model.txt",
+        "package:",
+        "package:no.such/x",
+        "package:" + "a." * 300,
+    ):
         with pytest.raises(ModelError, match=r"^data\.trees: .* cannot be read: "):
             read_trees(source)
 
@@ -166,6 +182,29 @@ def test_a_small_tree_is_followed_by_hand() -> None:
         [1, 0, 255],
     ]
     assert trees.leaves_of(np.zeros((0, 2))).shape == (0, 3)
+
+
+def test_every_row_takes_as_many_steps_as_the_longest_way() -> None:
+    (tree,) = parse_trees(tree_text([chain(200)])).trees
+    assert tree.depth == 199
+    assert [parse_trees(tree_text([one])).trees[0].depth for one in (TREE, ONE_LEAF)] == [2, 0]
+
+    class Counted(np.ndarray[tuple[int, ...], np.dtype[np.float64]]):
+        """Numbers that count how often they are looked up."""
+
+        looks: int = 0
+
+        def __getitem__(self, key: object) -> object:
+            Counted.looks += 1
+            return np.asarray(self)[key]  # type: ignore[index]
+
+    taken = []
+    for height in (-1.0, 1000.0):
+        Counted.looks = 0
+        values = np.array([[-1.0, 0.0], [height, 0.0]]).view(Counted)
+        assert tree.leaf_of(values)[1] == (0 if height < 0 else 199)
+        taken.append(Counted.looks)
+    assert taken == [199, 199]
 
 
 def test_the_digest_is_of_what_decides_a_leaf() -> None:
