@@ -14,6 +14,7 @@ from privacy.errors import ModelError, PolicyFileError
 from protocol.job.data_section import MODEL_FILES
 from protocol.job.job import DRAWN, Job, ModelSection
 from tasks.data.package_path import package_path
+from tasks.data.tree_file import read_trees
 from tasks.registry import find_task
 from tasks.task import WritingTask
 
@@ -83,17 +84,26 @@ def _local_file(source: str, mapped: Mapping[str, str], *, key: str) -> str:
 
 
 def check_models(mapped: Mapping[str, str]) -> None:
-    """Raises PolicyFileError for a line of ``[models]`` that names no folder, package or Hub id."""
+    """Raises PolicyFileError for a line of ``[models]`` that names no folder, package, Hub id or trees."""
     for source, place in mapped.items():
         if place.startswith(HUB):
             _check_hub(source, place)
         elif place.startswith(PACKAGE):
             _check_package(source, place)
+        elif Path(place).is_file():
+            _check_file(source, place)
         elif not Path(place).exists():
             raise PolicyFileError(
                 f"models.{source!r}: expected a folder or a file, found none at {place}; a model of the "
                 f'Hugging Face Hub is written "{HUB}NAME"'
             )
+
+
+def _check_file(source: str, place: str) -> None:
+    try:
+        read_trees(place)  # a model in one file is of no other kind
+    except ModelError as error:
+        raise PolicyFileError(f"models.{source!r}: {error}") from error
 
 
 def _check_hub(source: str, place: str) -> None:

@@ -11,7 +11,7 @@ from client.custody.model_sources import local_job
 from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from client.training.recipe import Recipe
-from privacy.errors import ModelError
+from privacy.errors import ModelError, PolicyFileError
 from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from simulation.simulated_federation import World
@@ -26,8 +26,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(make_job(tmp_path_factory.mktemp("trees"), aggregation={"kind": "none"}))
 
 
-def joined(home: Path, world: World, *, trees: str | None) -> Reply:
-    """What a site says to the job, whose trees it has at this place."""
+def joined(home: Path, world: World, *, trees: str | None, later: str | None = None) -> Reply:
+    """What a site says to the job, whose trees it has at this place; there is ``later`` once it runs."""
     own, folder = world.job.data.model_extra or {}, Path(world.job.data.source).parent
     (folder / "model").mkdir(exist_ok=True)  # which the site names, too
     coordinator = Coordinator()
@@ -39,6 +39,8 @@ def joined(home: Path, world: World, *, trees: str | None) -> Reply:
         data={"data": {"task": "tabular", "source": world.job.data.source, **TABULAR}},
     )
     host = SiteHost(home, read_site_file(path), planner=plan_here)
+    if trees is not None and later is not None:
+        Path(trees).write_text(later)
     opened = open_envelope(
         coordinator.join(world.manifest("run")),
         public_key=coordinator.identity.public,
@@ -68,8 +70,12 @@ def test_other_trees_are_another_model(tmp_path: Path, world: World) -> None:
 
 
 def test_a_file_that_is_none_is_the_custodians_to_know(tmp_path: Path, world: World) -> None:
-    (tmp_path / "secret.txt").write_text("what nobody else may read")
-    reply = joined(tmp_path / "home", world, trees=str(tmp_path / "secret.txt"))
+    place = tmp_path / "secret.txt"
+    place.write_text("what nobody else may read")
+    with pytest.raises(PolicyFileError, match=r"models\..*data\.trees: expected a text file"):
+        joined(tmp_path / "early", world, trees=str(place))
+    write_trees(place)
+    reply = joined(tmp_path / "home", world, trees=str(place), later="what nobody else may read")
     assert "cannot be loaded at this site" in reply.refused.reason
     assert "data.trees=" in reply.refused.reason
     assert "secret" not in reply.refused.reason

