@@ -158,7 +158,7 @@ def test_whatever_is_in_a_file_it_is_trees_or_a_sentence(start: int, length: int
     assert ((leaves >= 0) & (leaves < np.array(trees.sizes))).all()
 
 
-@pytest.mark.parametrize("kind", ["nan", "zero", "none", "rf"])
+@pytest.mark.parametrize("kind", ["nan", "zero", "none", "rf", "classes"])
 def test_leaves_are_those_that_lightgbm_finds(kind: str) -> None:
     text, rows, leaves = saved(kind)
     trees = parse_trees(text)

@@ -11,7 +11,7 @@ import numpy as np
 
 # What LightGBM 4.7.0 saved, without parameters, with rows and their leaves by its predict(pred_leaf=True):
 # trained with NaN as missing ("nan"), with zero_as_missing ("zero"), with use_missing=false ("none"), and
-# as a random forest ("rf").
+# as a random forest ("rf"), and of three classes in two rounds ("classes").
 _SAVED = Path(__file__).with_name("lightgbm_leaves.json")
 
 # A node for weight, and on its left one for height, which sends what is missing to the left.
