@@ -2,8 +2,8 @@
 
 ``python benchmarks/task_results.py examples/credit.toml examples/series.toml`` simulates each job, once a
 seed, and prints a row a job. Jobs were made with seeds of 0: these are other splits of the same data. A
-site alone is the mean over sites, each at ε = 3.
-Peak memory is that of a process of its own for each run, its baselines included.
+site alone is the mean over sites, each at ε = 3. Peak memory is that of a process of its own for each run,
+its baselines included.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,9 @@ def log_mel(sound: torch.Tensor, spectrum: Spectrum, *, rate: int) -> torch.Tens
     return (torch.maximum(levels, loudest - _RANGE) + 4.0) / 4.0
 
 
+@lru_cache(maxsize=8)
 def _bands(spectrum: Spectrum, rate: int) -> torch.Tensor:
-    """What of each frequency a band has, float32[bands, points / 2 + 1]."""
+    """What of each frequency a band has, float32[bands, points / 2 + 1]; each batch needs it."""
     from transformers.audio_utils import mel_filter_bank
 
     found = mel_filter_bank(
