@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ import torch
 
 from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import JobError, UserError
 from protocol.job.job import Job
@@ -31,9 +27,9 @@ from tasks.model.device import Device
 from tasks.model.drawn_weights import DrawnWeights
 from tasks.model.gaussian_network import GaussianNetwork
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import IMAGES, SERIES, job_table, write_images, write_series
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -96,16 +92,9 @@ def test_a_job_whose_steps_make_no_mean_of_sums_is_refused(
 @pytest.mark.parametrize("task", TASKS)
 def test_an_examples_gradient_is_its_own_and_no_longer_than_one(task: str, tmp_path: Path) -> None:
     job = make_job(task, tmp_path)
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
-    (gradients,) = found.values()
+    compared = check_own_gradients(lambda: adapt(job))
+    assert compared.method.batched
+    (gradients,) = compared.found.values()
     assert 0.25 < gradients.flatten(1).norm(dim=1).max() <= 1 + 1e-6
 
 
@@ -235,9 +224,4 @@ def test_it_runs_under_masks_tells_odd_ones_and_its_export_says_the_same(
     values = torch.from_numpy(adapted.probe().arrays["values"])
     values = adapted.task.scaled(values, adapted.base.reader)
     export_merged(folder, tmp_path / "merged")
-    spec = importlib.util.spec_from_file_location("exported", tmp_path / "merged" / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.testing.assert_close(module.load(str(tmp_path / "merged"))(values), adapted.peft(values))
+    torch.testing.assert_close(exported_network(tmp_path / "merged")(values), adapted.peft(values))

@@ -14,9 +14,6 @@ from transformers import AutoModelForSequenceClassification
 
 from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import JobError
 from runs.export import export_adapter, export_merged
@@ -24,8 +21,8 @@ from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from tasks.data.grouped_examples import GroupedExamples
 from tasks.data.token_examples import TokenExamples
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
+from tests.tasks.own_gradients import check_own_gradients
 from tests.tasks.texts_with_targets import adapt, make_job
 from tests.tiny import WORDS
 
@@ -56,16 +53,9 @@ def job(folder: Path, *, data: dict[str, Any] | None = None, **changes: Any) -> 
 @pytest.mark.parametrize("pooling", ["model", "mean"])
 def test_a_documents_gradient_is_that_of_all_its_windows_together(pooling: str, tmp_path: Path) -> None:
     wanted = job(tmp_path, model={"pooling": pooling})
-    method = choose_gradients(adapt(wanted))
-    check_privacy_unit(method, method.adapted.probe())
-    reference, adapted = adapt(wanted), method.adapted
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    assert examples.rows_an_example == 3
-    found = method.backward(examples.batch(np.arange(len(examples)), rows=5), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    compared = check_own_gradients(lambda: adapt(wanted), rows=5)
+    assert compared.method.batched
+    assert compared.examples.rows_an_example == 3
 
 
 def test_windows_follow_one_another_and_empty_ones_weigh_nothing(tmp_path: Path) -> None:

@@ -14,9 +14,6 @@ from PIL import Image
 
 from client.custody.data_set import DataSet, read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import JobError, ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -32,9 +29,9 @@ from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.pixels import scaled_pixels
 from tasks.registry import checked_job, find_task
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import MASKS, job_table, write_masks
+from tests.tasks.own_gradients import check_own_gradients
 from tests.tasks.scans import save_volume
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
@@ -59,14 +56,7 @@ def read(folder: Path, rows: list[str], **keys: Any) -> DataSet:
 
 def test_an_images_gradient_is_its_own(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    check_own_gradients(lambda: adapt(job))
 
 
 def test_the_same_network_is_drawn_everywhere(tmp_path: Path) -> None:
@@ -127,12 +117,7 @@ def test_without_noise_it_learns_and_its_export_gives_the_same_logits(tmp_path: 
     adapted.load(folder.load_adapter(4, adapted.layout))
     adapted.peft.eval()
     pixels = scaled_pixels(torch.from_numpy(adapted.probe().arrays["values"]), adapted.base.reader.image)
-    spec = importlib.util.spec_from_file_location("exported_unet", tmp_path / "merged" / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.testing.assert_close(module.load(str(tmp_path / "merged"))(pixels), adapted.peft(pixels))
+    torch.testing.assert_close(exported_network(tmp_path / "merged")(pixels), adapted.peft(pixels))
 
 
 def test_slices_of_a_volume_are_examples_each_with_a_mask_that_decides_about_it_alone(

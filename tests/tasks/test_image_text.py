@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from PIL import Image
 
 from client.custody.data_set import DataSet, read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import JobError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -31,10 +27,10 @@ from tasks.model.device import Device
 from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome
 from tasks.pixels import image_logits, scaled_pixels
 from tasks.registry import checked_job, find_task
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_program
 from tests.tasks.model.test_image_base import save_model
 from tests.tasks.networks import PAIRS, job_table, write_pairs
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -65,15 +61,7 @@ def pretrained(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("drawn", [True, False])
 def test_a_pairs_gradient_is_its_own(drawn: bool, tmp_path: Path) -> None:
     job = make_job(tmp_path, **({} if drawn else pretrained(tmp_path)))
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
-    assert method.batched
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    assert check_own_gradients(lambda: adapt(job)).method.batched
 
 
 def test_the_loss_is_that_of_the_own_caption_among_half_of_the_bank() -> None:
@@ -181,17 +169,9 @@ def test_without_noise_it_learns_and_its_export_finds_the_same_captions(tmp_path
     pixels = scaled_pixels(values, adapted.base.reader.image)
     expected = image_logits(adapted.peft, pixels)
     programs = {
-        name: load_program(tmp_path / "merged" / f"{name}.py") for name in ("network", "caption_vectors")
+        name: exported_program(tmp_path / "merged" / f"{name}.py")
+        for name in ("network", "caption_vectors")
     }
     torch.testing.assert_close(programs["network"].load(str(tmp_path / "merged"))(pixels), expected)
     words = programs["caption_vectors"].caption_vector("bright above 1")
     assert np.array_equal(words, caption_vector("bright above 1"))
-
-
-def load_program(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"exported_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -11,9 +11,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import JobError
 from protocol.job.adapter_section import no_adapter
@@ -27,12 +24,12 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
 from tests.tasks.model.test_frozen_prefix import ROUNDING
 from tests.tasks.model.test_frozen_prefix import losses as losses_of
 from tests.tasks.model.test_image_base import CPU, save_model
 from tests.tasks.networks import IMAGES, job_table, write_images
+from tests.tasks.own_gradients import check_own_gradients
 
 TWO = ["mirrored", "moved-up"]
 
@@ -104,17 +101,11 @@ def test_views_follow_their_image() -> None:
 @pytest.mark.parametrize("trunk", [True, False])
 def test_an_image_has_one_gradient_the_mean_over_its_views(trunk: bool, tmp_path: Path) -> None:
     job = trunk_job(tmp_path, views=TWO) if trunk else make_job(tmp_path, views=TWO)
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
-    assert method.batched
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
+    compared = check_own_gradients(lambda: adapt(job))
+    assert compared.method.batched
+    reference, examples, found = compared.reference, compared.examples, compared.found
     assert examples.rows_an_example == 3
     batch = examples.batch(np.arange(len(examples)))
-    found = method.backward(batch, losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
 
     # By hand: each view as an image of its own, and the mean of their gradients.
     reference.peft.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ import torch
 from client.custody.data_set import read_data_set
 from client.custody.model_sources import local_source
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import DataError, JobError, ModelError
 from protocol.job.job import Job, ModelSection
@@ -31,8 +27,7 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import (
     EVENTS,
     IMAGES,
@@ -46,6 +41,7 @@ from tests.tasks.networks import (
     write_sounds,
     write_table,
 )
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 TASKS = {
@@ -68,29 +64,10 @@ def adapt(job: Job) -> AdaptedModel:
     return AdaptedModel(base, job=job, device=CPU)
 
 
-def load_exported(folder: Path) -> torch.nn.Module:
-    """As whoever gets the folder does: by the program in it."""
-    spec = importlib.util.spec_from_file_location("network", folder / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network: torch.nn.Module = module.load(str(folder))
-    return network
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_an_examples_gradient_is_its_own(task: str, tmp_path: Path) -> None:
     job = make_job(task, tmp_path)
-    method = choose_gradients(adapt(job))
-    check_privacy_unit(method, method.adapted.probe())
-    reference, adapted = adapt(job), method.adapted
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    assert check_own_gradients(lambda: adapt(job)).method.batched
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -139,7 +116,7 @@ def test_it_runs_under_masks_and_stock_torch_and_peft_load_what_is_exported(
     assert expected.abs().max() > 0
 
     export_merged(folder, tmp_path / "merged")
-    torch.testing.assert_close(load_exported(tmp_path / "merged")(values), expected)
+    torch.testing.assert_close(exported_network(tmp_path / "merged")(values), expected)
     told = json.loads((tmp_path / "merged" / "network.json").read_text())
     assert told["made_of"]["labels"] == job.data.model_extra["labels"]
     assert len(told["inputs"]) == values.shape[1]

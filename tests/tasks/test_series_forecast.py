@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ import torch
 
 from client.custody.data_set import DataSet, read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import DataError, JobError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -31,9 +27,9 @@ from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.registry import checked_job
 from tasks.series_forecast import TASK
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import SERIES, job_table, write_series
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -190,15 +186,8 @@ def test_errors_are_those_of_the_papers() -> None:
 
 @pytest.mark.parametrize("keys", [{}, {"windows": 2, "quantiles": [0.1, 0.5, 0.9]}])
 def test_an_entitys_gradient_is_its_own(keys: dict[str, Any], tmp_path: Path) -> None:
-    method = choose_gradients(adapt(make_job(tmp_path, keys=keys)))
-    adapted, reference = method.adapted, adapt(make_job(tmp_path, keys=keys))
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    compared = check_own_gradients(lambda: adapt(make_job(tmp_path, keys=keys)))
+    assert compared.method.batched
 
 
 def test_it_begins_as_the_naive_forecast(tmp_path: Path) -> None:
@@ -231,12 +220,7 @@ def test_without_noise_it_beats_the_naive_forecast_and_its_export_says_the_same(
     adapted.load(folder.load_adapter(4, adapted.layout))
     adapted.peft.eval()
     values = torch.from_numpy(adapted.probe().rows.arrays["values"])
-    spec = importlib.util.spec_from_file_location("exported", tmp_path / "merged" / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.load(str(tmp_path / "merged"))(values)
+    found = exported_network(tmp_path / "merged")(values)
     assert found.shape == (3, 3, 3)
     torch.testing.assert_close(found, adapted.peft(values))
     told = json.loads((tmp_path / "merged" / "network.json").read_text())

@@ -15,7 +15,6 @@ import torch
 from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
 from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
 from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import JobError, ModelError
@@ -32,11 +31,12 @@ from tasks.model.base_model import load_base_model
 from tasks.model.drawn_network import load_drawn
 from tasks.model.tabular_network import TabularNetwork
 from tasks.registry import checked_job, read_job, section_of
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
 from tests.models import random_adapter
 from tests.tasks.data.tree_texts import ONE_LEAF, TREE, saved, tree_text, write_trees
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import EVENTS, TABULAR, job_table, write_table
-from tests.tasks.test_network_task import CPU, load_exported
+from tests.tasks.own_gradients import check_own_gradients
+from tests.tasks.test_network_task import CPU
 
 WIDTH, LEAVES = 8, 7  # of the columns, and of the trees that ``write_trees`` writes
 
@@ -149,16 +149,11 @@ def test_no_cell_raises(cell: str, tmp_path: Path) -> None:
 
 def test_an_examples_gradient_is_its_own(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    method, reference = choose_gradients(adapt(job)), adapt(job)
-    adapted = method.adapted
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    assert adapted.base.reader.opened(torch.from_numpy(examples.arrays["values"]))[:, WIDTH:].any()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    compared = check_own_gradients(lambda: adapt(job))
+    assert compared.method.batched
+    examples = compared.adapted.probe()
+    reader = compared.adapted.base.reader
+    assert reader.opened(torch.from_numpy(examples.arrays["values"]))[:, WIDTH:].any()
 
 
 def test_other_trees_are_another_model_and_none_the_one_that_it_was(tmp_path: Path) -> None:
@@ -210,7 +205,7 @@ def test_a_run_under_masks_is_exported_with_the_same_logits(tmp_path: Path) -> N
     assert expected.abs().max() > 0
 
     export_merged(folder, tmp_path / "merged")
-    torch.testing.assert_close(load_exported(tmp_path / "merged")(values), expected)
+    torch.testing.assert_close(exported_network(tmp_path / "merged")(values), expected)
     told = json.loads((tmp_path / "merged" / "network.json").read_text())
     assert told["made_of"]["inputs"] == len(told["inputs"]) == WIDTH + LEAVES
     assert told["inputs"][WIDTH:] == [

@@ -14,17 +14,13 @@ import transformers
 
 from client.custody.data_set import read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import DataError, JobError
 from runs.export import export_adapter, export_merged
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from tasks.registry import find_task
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.own_gradients import check_own_gradients
 from tests.tasks.texts_with_targets import KEYS, adapt, make_job
 
 STOCK = {
@@ -45,15 +41,7 @@ def read(path: Path, task: str, rows: list[dict[str, Any]], **keys: Any) -> Any:
 )
 def test_an_examples_gradient_is_its_own(task: str, pooling: str, tmp_path: Path) -> None:
     job = make_job(task, tmp_path, model={"pooling": pooling})
-    method = choose_gradients(adapt(job))
-    check_privacy_unit(method, method.adapted.probe())
-    reference, adapted = adapt(job), method.adapted
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    assert method.batched
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples)), rows=5), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    assert check_own_gradients(lambda: adapt(job), rows=5).method.batched
 
 
 @pytest.mark.parametrize("task", KEYS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ import torch
 
 from client.custody.data_set import DataSet, read_data_set
 from client.custody.site_file import DataSource
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from confide import audit_run
 from privacy.errors import DataError, JobError
 from protocol.job.job import Job
@@ -28,9 +24,9 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.networks import job_table
+from tests.tasks.own_gradients import check_own_gradients
 from tests.tasks.scans import SCANS, save_volume, write_scans, write_series
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
@@ -64,16 +60,9 @@ def reader(*, whole: bool, extent: tuple[int, int, int] = (16, 16, 32), labels: 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_gradient_of_what_is_protected_is_its_own(example: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, keys={"example": example})
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
-    check_privacy_unit(method, adapted.probe())
-    assert method.batched
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    assert examples.rows_an_example == {"volume": 2, "patch": 1}[example]
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < KINKS
+    compared = check_own_gradients(lambda: adapt(job), within=KINKS)
+    assert compared.method.batched
+    assert compared.examples.rows_an_example == {"volume": 2, "patch": 1}[example]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -120,14 +109,9 @@ def test_volumes_are_trained_whole_under_masks_and_the_export_gives_the_same_log
     adapted.load(folder.load_adapter(1, adapted.layout))
     adapted.peft.eval()
     pixels = torch.from_numpy(adapted.probe().arrays["values"][:, 0]).float() / 127.5 - 1
-    spec = importlib.util.spec_from_file_location("exported_unet_3d", tmp_path / "merged" / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     expected = adapted.peft(pixels)
     assert expected.abs().max() > 0
-    torch.testing.assert_close(module.load(str(tmp_path / "merged"))(pixels), expected)
+    torch.testing.assert_close(exported_network(tmp_path / "merged")(pixels), expected)
 
 
 def test_at_its_own_spacing_a_volume_is_cropped_and_filled_up_around_its_middle() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,9 +10,6 @@ import pytest
 import torch
 import transformers
 
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import JobError, ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -29,12 +25,12 @@ from tasks.model.forward_cut import HeadCut
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.gaussian_network import GaussianFit
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
+from tests.tasks.exported import exported_network
 from tests.tasks.model.test_frozen_prefix import ROUNDING
 from tests.tasks.model.test_frozen_prefix import losses as losses_of
 from tests.tasks.model.test_image_base import CPU, FAMILIES, save_model
 from tests.tasks.networks import IMAGES, job_table, write_images
+from tests.tasks.own_gradients import check_own_gradients
 
 if TYPE_CHECKING:
     from tasks.data.dense_examples import DenseExamples
@@ -105,20 +101,14 @@ def test_a_trunks_gradient_is_the_examples_own_product_and_it_runs_once_an_image
     family: str, tmp_path: Path
 ) -> None:
     job = make_job(tmp_path, family)
-    method = choose_gradients(adapt(job))
-    adapted, reference = method.adapted, adapt(job)
+    compared = check_own_gradients(lambda: adapt(job))
+    adapted, examples = compared.adapted, compared.examples
     assert {slot.name for slot in adapted.layout.slots} == {
         f"base_model.model.{adapted.base.head[0]}.sums.weight"
     }
     assert adapted.layout.update_size == (FEATURES + 1) * (FEATURES + 2) // 2
     assert size_of_fit(adapted.peft.get_base_model()) == FEATURES
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
-    (gradients,) = found.values()
+    (gradients,) = compared.found.values()
     # Norms are those of x·xᵀ: a quarter for what counts examples, three for where their features point.
     torch.testing.assert_close(gradients.flatten(1).norm(dim=1), torch.ones(len(examples)))
 
@@ -192,12 +182,7 @@ def test_the_fit_is_numpys_and_the_export_is_transformers_with_it(tmp_path: Path
     expected = adapted.task.logits(adapted.peft, values)
 
     export_merged(folder, tmp_path / "merged")
-    spec = importlib.util.spec_from_file_location("detector", tmp_path / "merged" / "network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.load(str(tmp_path / "merged"))(values).logits
+    found = exported_network(tmp_path / "merged")(values).logits
     torch.testing.assert_close(found, expected)
     assert found[:, 1].min() > 0
     assert "The folder's own program loads it" in (tmp_path / "merged" / "README.md").read_text("utf-8")

@@ -58,8 +58,8 @@ def losses(
             if activations is None:
                 found[batch.indices] = adapted.forward(batch).losses
             else:
-                with activations.replay(batch):
-                    found[batch.indices] = adapted.forward(batch).losses
+                with activations.replay(batch) as known:
+                    found[batch.indices] = adapted.forward(known).losses
     return found
 
 

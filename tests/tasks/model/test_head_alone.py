@@ -74,6 +74,24 @@ def test_a_trunk_runs_once_an_image(family: str, tmp_path: Path) -> None:
     assert passes  # the hook counts what there is to count
 
 
+def test_where_features_are_kept_no_pixels_are_scaled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = image_job(tmp_path, "ConvNextV2")
+    adapted = AdaptedModel(images.load(job), job=job, device=images.CPU)
+    examples = adapted.probe()
+    scaled: list[object] = []
+    own = adapted.task.scaled
+    monkeypatch.setattr(adapted.task, "scaled", lambda *given: scaled.append(1) or own(*given))
+    kept = Activations(FrozenPrefix(adapted), examples)
+    assert kept.work
+    first = losses(adapted, examples, kept)
+    assert scaled  # features are made of something
+    scaled.clear()
+    np.testing.assert_array_equal(losses(adapted, examples, kept), first)
+    assert not scaled
+
+
 def test_the_privacy_unit_is_an_image(tmp_path: Path) -> None:
     job = image_job(tmp_path, "EfficientNet")
     method = choose_gradients(AdaptedModel(images.load(job), job=job, device=images.CPU))

@@ -13,9 +13,6 @@ import torch
 import transformers
 from PIL import Image
 
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import JobError, ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -29,9 +26,8 @@ from tasks.model.device import Device
 from tasks.model.drawn_network import load_drawn
 from tasks.model.image_network import ImageNetwork
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
 from tests.tasks.networks import IMAGES, job_table, write_images
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 TWO_LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -105,16 +101,9 @@ def load(job: Job) -> BaseModel:
 @pytest.mark.exhaustive(but=2)
 def test_an_images_gradient_is_its_own(family: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, family)
-    method = choose_gradients(AdaptedModel(load(job), job=job, device=CPU))
-    adapted, reference = method.adapted, AdaptedModel(load(job), job=job, device=CPU)
+    compared = check_own_gradients(lambda: AdaptedModel(load(job), job=job, device=CPU))
     # Swin's attention sees a row for each window: an image is computed by itself.
-    assert method.batched == (family != "Swin")
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    assert compared.method.batched == (family != "Swin")
 
 
 def test_a_run_is_exported_as_stock_transformers_and_peft_load_it(tmp_path: Path) -> None:

@@ -12,9 +12,6 @@ import pytest
 import torch
 import transformers
 
-from client.training.gradient_check import choose_gradients
-from client.training.gradients import losses
-from client.training.unit_check import check_privacy_unit
 from privacy.errors import ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
@@ -25,9 +22,8 @@ from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import BaseModel, load_base_model
 from tasks.model.device import Device
 from tasks.registry import checked_job
-from tests.client.training.test_per_example_gradients import RELATIVE, furthest
-from tests.models import random_adapter
 from tests.tasks.networks import SOUNDS, job_table, write_sounds
+from tests.tasks.own_gradients import check_own_gradients
 
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 SMALL = {
@@ -102,14 +98,7 @@ def test_a_sounds_gradient_is_its_own(family: str, tmp_path: Path) -> None:
         job = make_job(tmp_path, save_whisper(tmp_path), sounds=4, rate=16_000)
     else:
         job = make_job(tmp_path, save_model(tmp_path, family), targets=FAMILIES[family], sounds=4)
-    method = choose_gradients(AdaptedModel(load(job), job=job, device=CPU))
-    adapted, reference = method.adapted, AdaptedModel(load(job), job=job, device=CPU)
-    check_privacy_unit(method, adapted.probe())
-    for one in (adapted, reference):
-        one.load(random_adapter(one))
-    examples = adapted.probe()
-    found = method.backward(examples.batch(np.arange(len(examples))), losses(adapted))
-    assert furthest(found, reference, examples) < RELATIVE
+    check_own_gradients(lambda: AdaptedModel(load(job), job=job, device=CPU))
 
 
 def test_a_run_is_exported_as_stock_transformers_and_peft_load_it(tmp_path: Path) -> None:
