@@ -39,11 +39,11 @@ def seen(folder: Path, changes: dict[str, Any]) -> SumsSeen:
 
 
 def test_right_code_is_not_flagged(tiny_folder: Path) -> None:
-    audit = audited(tiny_folder, seeds={"noise": 1})  # with other noise the lower bound may be 0
+    audit = audited(tiny_folder)
     assert (audit.sites, audit.present, audit.rounds) == (8, 4, 6)
     assert audit.verdict == "not refuted"
-    assert 0.0 < audit.lower <= audit.upper
-    assert audit.upper < 8.0
+    # Shares of noise are the sites' secret, which no seed makes again: the lower bound may be anything down to 0.
+    assert 0.0 <= audit.lower <= audit.upper < 8.0
     audit.check()
 
 
