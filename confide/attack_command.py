@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from confide.console import printable
+from confide.shared_options import Json, Settings
 
 if TYPE_CHECKING:
     from protocol.job.job import Job as ReadJob
@@ -21,15 +22,10 @@ if TYPE_CHECKING:
     from simulation.attack.site_attack import SiteAudit
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="A job file.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
-]
 Report = Annotated[
     Path | None,
     typer.Option("--report", metavar="AUDIT.HTML", help="Write a page that says all of it in words."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 Found = TypeVar("Found", bound="Finding")
 

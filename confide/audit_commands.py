@@ -10,12 +10,11 @@ import typer
 import confide
 from confide.attack_command import attack, empirical, inversion, report, sites
 from confide.console import printable
+from confide.shared_options import Json
 
 app = typer.Typer(
     no_args_is_help=True, help="Check ledgers and receipts against everything, or attack a run of a job."
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @app.command()

@@ -17,6 +17,7 @@ from confide.console import printable
 from confide.provision_command import provision
 from confide.run_command import run
 from confide.server_commands import app as server_app
+from confide.shared_options import Json, Settings
 from confide.simulate_command import simulate
 from confide.site_commands import app as site_app
 from confide.statistics_command import stats
@@ -38,10 +39,6 @@ class Packing(StrEnum):
     gguf = "gguf-q4"
 
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
-]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 
@@ -76,7 +73,7 @@ def plan(
     force: Annotated[
         bool, typer.Option("--force", help="Do not refuse a job that noise is likely to swamp.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
     site: Annotated[
         list[Path] | None,
         typer.Option(metavar="HOME", help="A site's home: show what its ledger has left; repeatable."),
@@ -110,9 +107,7 @@ def plan(
 
 
 @app.command()
-def tasks(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
+def tasks(json: Json = False) -> None:
     """List the tasks that a job can name here."""
     from confide.tasks_view import print_tasks
 
@@ -218,7 +213,7 @@ def budget(
         str | None,
         typer.Option("--site", metavar="NAME", help="Which site alone, where a book.db has many."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a site's data has left, and what a job would cost it."""
     from client.budgets import read_budgets

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.shared_options import JsonLines, RunName, Settings
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,19 +21,14 @@ Coordinator = Annotated[
 
 def run(
     job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
-    ] = None,
+    settings: Settings = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a run, or watch it where it still goes on."),
     ] = None,
     coordinator: Coordinator = Path("federation/coordinator"),
-    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
-    ] = False,
+    run_name: RunName = None,
+    json: JsonLines = False,
 ) -> None:
     """Run a job with the sites of a federation."""
     if (job is None) == (resume is None):

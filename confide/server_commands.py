@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.shared_options import Json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -60,7 +62,7 @@ def start(
 @app.command()
 def status(
     folder: Folder = FOLDER,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     """Show the sites, the certificates and the runs of a federation."""
     from confide.server_view import print_status, print_status_json

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from confide.interruption import command_line, interruptible
+from confide.shared_options import Homes, JsonLines, Policy, RunName, Settings
 from privacy.errors import UserError
 
 
@@ -21,10 +22,7 @@ class Engine(StrEnum):
 
 def simulate(
     job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file, or one of stages.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as training.rounds=2."),
-    ] = None,
+    settings: Settings = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with an interrupted run instead of a new one."),
@@ -44,19 +42,11 @@ def simulate(
     profile: Annotated[
         bool, typer.Option("--profile", help="Say where the time of the rounds went.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")
-    ] = False,
-    policy: Annotated[
-        Path | None,
-        typer.Option(metavar="SITE.TOML", help="The policy of each simulated site, as its custodian's."),
-    ] = None,
-    homes: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
-    ] = None,
+    json: JsonLines = False,
+    policy: Policy = None,
+    homes: Homes = None,
     runs: Annotated[Path, typer.Option(help="The folder that new runs go under.")] = Path("confide-runs"),
-    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
+    run_name: RunName = None,
 ) -> None:
     """Run a job, or stages one after another, with simulated sites on this machine."""
     if (job is None) == (resume is None):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from confide.console import printable
+from confide.shared_options import Json
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def start(
 @app.command()
 def status(
     site: Site = SITE,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a site's agent does, what its data have left, and which runs wait for the custodian."""
     from client.agent.site_status import read_site_status
@@ -77,7 +78,7 @@ def status(
 @app.command()
 def check(
     site: Site = SITE,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     """Read a site's data as its agent would, and say which rows are blank and why. Nobody else hears."""
     from client.custody.data_check import check_data

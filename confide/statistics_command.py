@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.shared_options import Homes, Json, Policy, RunName
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def stats(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job, as statistics.epsilon=1."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: Json = False,
     coordinator: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Ask a federation: its coordinator's folder, as provisioned."),
@@ -29,19 +30,13 @@ def stats(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a federation's run, or show what it told."),
     ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(metavar="SITE.TOML", help="The policy of each simulated site, as its custodian's."),
-    ] = None,
-    homes: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where sites keep their homes, and so their ledgers, over runs."),
-    ] = None,
+    policy: Policy = None,
+    homes: Homes = None,
     runs: Annotated[
         Path | None,
         typer.Option(help="The folder that new runs go under.", show_default="confide-runs"),
     ] = None,
-    run_name: Annotated[str | None, typer.Option(help="The new run's name.")] = None,
+    run_name: RunName = None,
 ) -> None:
     """Count labels, lengths and columns at sites, under noise that is charged for."""
     if (job is None) == (resume is None):

@@ -42,7 +42,7 @@ def test_right_code_is_not_flagged(tiny_folder: Path) -> None:
     audit = audited(tiny_folder)
     assert (audit.sites, audit.present, audit.rounds) == (8, 4, 6)
     assert audit.verdict == "not refuted"
-    # Shares of noise are the sites' secret, which no seed makes again: the lower bound may be anything down to 0.
+    # No seed makes the sites' shares of noise again: the lower bound may be anything, 0 too.
     assert 0.0 <= audit.lower <= audit.upper < 8.0
     audit.check()
 
