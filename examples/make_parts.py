@@ -2,9 +2,9 @@
 
     python examples/make_parts.py
 
-A photo shows a spot or a crack, and a report says whether the part leaks. What is to be done follows from
-both: a crack that leaks is scrapped, a spot that does not is left, and the rest is mended. By either alone
-half the answers are right at best. Of ten parts one has no photo and one no report.
+A photo shows a mark in a part's seam, which is above, or in its body, below, and a report says whether the
+part leaks. What is to be done follows from both: so either alone leaves two of the four answers. Of ten parts
+one has no photo and one no report.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 TO = Path(__file__).with_name("noted-parts")
-COUNT, SIZE = 3000, 24
+COUNT, SIZE = 2400, 24
 _STEP = 16  # between levels of grey, so that files are small
 
-LABELS = ("leave", "mend", "scrap")
-LEAKS = ("leaks", "drips", "loses oil", "leaking at the seam")
+# By where the mark is and whether the part leaks.
+WHAT = {
+    (True, True): "weld",
+    (True, False): "watch",
+    (False, True): "scrap",
+    (False, False): "leave",
+}
+LEAKS = ("leaks", "drips", "loses oil", "leaking at one end")
 TIGHT = ("holds pressure", "is tight", "dry", "no oil lost")
 AROUND = (
     "seen on line {line} , {found}",
@@ -32,20 +38,17 @@ AROUND = (
 )
 
 
-def draw_photo(cracked: bool, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A part in greys, uint8[size, size], with a crack across it or a round spot, about as dark in sum."""
+def draw_photo(in_seam: bool, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A part in greys, uint8[size, size], with a dark mark in its upper or its lower half."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    pixels = random.normal(150, 14, (SIZE, SIZE)) + 20 * random.standard_normal()
-    middle = random.uniform(0.3 * SIZE, 0.7 * SIZE, 2)
-    off = np.stack([rows - middle[0], columns - middle[1]])
-    if cracked:
-        angle = random.uniform(0, np.pi)
-        across = off[0] * np.cos(angle) + off[1] * np.sin(angle)
-        along = off[1] * np.cos(angle) - off[0] * np.sin(angle)
-        marked = (np.abs(across) < random.uniform(0.7, 1.2)) & (np.abs(along) < random.uniform(8, 11))
-    else:
-        marked = np.hypot(*off) < random.uniform(2.6, 3.6)
-    pixels[marked] -= random.uniform(50, 90)
+    pixels = random.normal(150, 14, (SIZE, SIZE)) + 15 * random.standard_normal()
+    middle = random.uniform(0.2 * SIZE, 0.35 * SIZE) + (0 if in_seam else 0.45 * SIZE)
+    off = rows - middle, columns - random.uniform(0.25 * SIZE, 0.75 * SIZE)
+    angle = random.uniform(0, np.pi)
+    across = off[0] * np.cos(angle) + off[1] * np.sin(angle)
+    along = off[1] * np.cos(angle) - off[0] * np.sin(angle)
+    marked = np.hypot(across / random.uniform(2, 3), along / random.uniform(4, 6)) < 1
+    pixels[marked] -= random.uniform(60, 100)
     levels: NDArray[np.uint8] = (np.clip(pixels, 0, 255) // _STEP * _STEP).astype(np.uint8)
     return levels
 
@@ -56,9 +59,9 @@ def write(to: Path, *, count: int = COUNT, seed: int = 0) -> int:
     (to / "photos").mkdir(parents=True, exist_ok=True)
     rows = [["path", "text", "label"]]
     for number in range(count):
-        cracked, leaks = (bool(one) for one in random.integers(2, size=2))
+        in_seam, leaks = (bool(one) for one in random.integers(2, size=2))
         name = f"photos/{number:04d}.png"
-        photo = Image.fromarray(draw_photo(cracked, random))
+        photo = Image.fromarray(draw_photo(in_seam, random))
         found = str(random.choice(LEAKS if leaks else TIGHT))
         report = str(random.choice(AROUND)).format(found=found, line=random.integers(1, 7))
         lacking = random.random()
@@ -66,7 +69,7 @@ def write(to: Path, *, count: int = COUNT, seed: int = 0) -> int:
             name = ""
         else:
             photo.save(to / name, optimize=True)
-        rows.append([name, "" if 0.1 <= lacking < 0.2 else report, LABELS[cracked + leaks]])
+        rows.append([name, "" if 0.1 <= lacking < 0.2 else report, WHAT[in_seam, leaks]])
     with (to / "parts.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return count

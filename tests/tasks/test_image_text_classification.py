@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +22,7 @@ from client.training.gradients import losses
 from privacy.errors import JobError, ModelError
 from protocol.job.job import Job
 from protocol.job.job_file import parse_job
-from runs.export import export_merged
+from runs.export import export_adapter, export_merged
 from runs.run_folder import RunFolder
 from simulation.simulate import simulate
 from tasks.data.caption_vectors import LENGTH, caption_vector
@@ -32,7 +34,7 @@ from tasks.model.forward_cut import HeadCut
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.model.noted_network import JointClassifier
 from tasks.pixels import logits_in, scaled_pixels
-from tasks.registry import checked_job, find_task
+from tasks.registry import checked_job, find_task, read_job
 from tests.models import random_adapter
 from tests.tasks.exported import exported_network, exported_program
 from tests.tasks.model.test_frozen_prefix import ROUNDING
@@ -41,6 +43,7 @@ from tests.tasks.model.test_image_base import FAMILIES, save_model
 from tests.tasks.networks import NOTED, job_table, write_noted
 from tests.tasks.own_gradients import check_own_gradients
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TASK = "image-text-classification"
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
@@ -281,6 +284,11 @@ def test_a_run_under_masks_is_exported_as_its_own_program_loads_it(
     with torch.no_grad():
         found = logits_in(exported_network(merged)(pixels, words, seen))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    export_adapter(folder, tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(load(job).model, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        found = logits_in(loaded(pixels, words, seen))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     told = json.loads((merged / "network.json").read_text())
     assert told["made_of"]["labels"] == NOTED["labels"]
     assert [line.partition(":")[0] for line in told["inputs"][-2:]] == ["words", "seen"]
@@ -299,3 +307,25 @@ def test_without_noise_both_say_more_than_either(tmp_path: Path) -> None:
     # Of either alone a half is right at best, and a fifth of the rows have one alone.
     assert accuracy["both"] > 0.75
     assert accuracy["both"] > max(accuracy["image"], accuracy["text"]) + 0.1
+
+
+def test_the_examples_parts_follow_from_a_seed_and_need_both(tmp_path: Path) -> None:
+    write = runpy.run_path(str(EXAMPLES / "make_parts.py"))["write"]
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    for folder, seed in ((first, 0), (again, 0), (other, 1)):
+        assert write(folder, count=80, seed=seed) == 80
+    files = sorted(path.relative_to(first) for path in first.rglob("*.*"))
+    assert all((first / file).read_bytes() == (again / file).read_bytes() for file in files)
+    assert (first / "parts.csv").read_text() != (other / "parts.csv").read_text()
+
+    job = read_job(EXAMPLES / "noted-parts.toml")
+    keys = {key: job.data.model_extra[key] for key in ("path", "text", "label", "labels")}
+    data = read_data_set("parts", DataSource(source=str(first / "parts.csv"), task=TASK, **keys))
+    assert data.blank == {}
+    assert set(data.rows.labels or ()) == set(data.labels)
+    # Some rows have one of both alone.
+    assert {(content.image is None, not content.text) for content in data.rows.contents} == {
+        (False, False),
+        (True, False),
+        (False, True),
+    }
