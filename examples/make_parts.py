@@ -3,8 +3,8 @@
     python examples/make_parts.py
 
 A photo shows a mark in a part's seam, which is above, or in its body, below, and a report says whether the
-part leaks. What is to be done follows from both: so either alone leaves two of the four answers. Of ten parts
-one has no photo and one no report.
+part leaks. What is to be done follows from both: so either alone leaves two of the four answers. Of ten
+parts one has no photo and one no report.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ class NotedNetwork(nn.Module):
         super().__init__()
         self.made_of = {"channels": channels, "labels": labels, "width": width, "parts": parts}
         self.made_of |= {"words": words, "weights": weights}
+        # As in the network for images alone: an export's program is this file and no other.
         self.edges = nn.Conv2d(channels, width, 5, stride=2, padding=2)
         self.edges_norm = nn.GroupNorm(4, width)
         self.shapes = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
