@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.job.job import DRAWN
 from tasks.anomaly_task import AnomalyTask, FeatureKeys
 from tasks.image_classification import ImageClassification, ImageSection
+from tasks.pixels import trunk_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,13 +61,8 @@ class ImageAnomaly(AnomalyTask, ImageClassification):
         from tasks.model.network_folder import write_network
 
         if not hasattr(merged, "made_of"):
-            shape = base.reader
-            told = (
-                "the numbers that the head of trunk/ reads, of pixels float32[b, channels, size, size]: 0 "
-                f"to 1, less {list(shape.mean)} and by {list(shape.deviation)}, after scaling to fit "
-                f"{shape.size} by {shape.size} with proportions kept and black beside it",
-            )
-            trunk = write_fitted(merged, folder, head=base.head[0], inputs=told)
+            told = f"the numbers that the head of trunk/ reads, of {trunk_inputs(base.reader)}"
+            trunk = write_fitted(merged, folder, head=base.head[0], inputs=[told])
             save_image_classifier(merged, trunk, base.reader)
             return
         inputs = [told.replace("as -1 to 1", "as 0 to 1") for told in base.reader.inputs]

@@ -22,7 +22,7 @@ from tasks.data.named_files import UnreadableFileError, paths_in_table
 from tasks.data.rows import Rows
 from tasks.measures import LOSS
 from tasks.network_task import NetworkTask
-from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome
+from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome, divergence
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import Encoded, TaskKeys, Units
 
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 _WIDTH, _PARTS = 16, 4  # of the network: filters, and parts of each side
 _LEAST, _MOST = 40, 4000  # captions of a bank: half of them are trained against, and ten are asked for
+# By so much cosines of captions that share no word are off from zero, as parts of words fall on one place
+# by chance (Weinberger et al. 2009, arXiv:0902.2206, lemma 2: a variance in the order of 1 / length). What
+# is chance then moves a logit by about one, and what shares words with a caption stands out.
+_TEMPERATURE = LENGTH**-0.5
 
 # An image and its caption's plain words.
 Pair = tuple[ImageFile, str]
@@ -60,12 +64,16 @@ class PairKeys(TaskKeys):
 
 
 class PairSection(PairKeys):
-    """A job's keys: every image becomes ``size`` by ``size`` pixels; ``bank`` are public captions."""
+    """A job's keys: every image becomes ``size`` by ``size`` pixels; ``bank`` are public captions.
+
+    ``alignment`` is the weight of a pull towards how the caption itself stands to those of the bank.
+    """
 
     size: Annotated[int, Field(ge=16, le=256)]
     colours: bool = True
     bank: Annotated[list[Label], Field(min_length=_LEAST, max_length=_MOST)]
     loss: Word = Field("bank", description='what a caption is compared with: "bank", public ones')
+    alignment: Annotated[float, Field(ge=0, le=100)] = 0.0
 
     @field_validator("bank")
     @classmethod
@@ -93,15 +101,20 @@ class PairSection(PairKeys):
     @property
     def reader(self) -> PairShape:
         """What pairs become."""
-        return PairShape(image=ImageShape(size=self.size, colours=self.colours), bank=tuple(self.bank))
+        image = ImageShape(size=self.size, colours=self.colours)
+        return PairShape(image=image, bank=tuple(self.bank), alignment=self.alignment)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairShape:
-    """What pairs become: an image, its caption as a vector, and which of the ``bank`` is the same."""
+    """What pairs become: an image, its caption as a vector, and which of the ``bank`` is the same.
+
+    ``alignment`` is as in a job's keys, for the loss of what a model makes of them.
+    """
 
     image: ImageShape
     bank: tuple[str, ...]
+    alignment: float = 0.0
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
@@ -247,11 +260,11 @@ class ImageText(NetworkTask):
             vectors = image_logits(adapted.peft, pixels).float()
         bank = torch.from_numpy(reader.vectors).to(vectors.device)
         places = torch.arange(1, len(bank) + 1, device=vectors.device)
-        return PairOutcome.of(
-            (vectors * inputs["words"]).sum(1),
-            vectors @ bank.T,
-            alike=inputs["known"][:, None] == places,
-        )
+        words, scores, pulled = inputs["words"], vectors @ bank.T, None
+        if reader.alignment:
+            pulled = reader.alignment * divergence(words @ bank.T, scores, temperature=_TEMPERATURE)
+        alike = inputs["known"][:, None] == places
+        return PairOutcome.of((vectors * words).sum(1), scores, alike=alike, pulled=pulled)
 
     def export(self, merged: Any, base: BaseModel, folder: Path) -> None:
         """The model that makes vectors of images, and the program that makes them of captions."""

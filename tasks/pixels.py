@@ -21,11 +21,24 @@ def scaled_pixels(values: torch.Tensor, shape: ImageShape) -> torch.Tensor:
 
 def image_logits(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """What a model of transformers', or of a task's own, makes of a batch."""
+    return logits_in(model(pixels))
+
+
+def logits_in(found: Any) -> torch.Tensor:
+    """The logits in what a model gives: themselves, or beside other things."""
     import torch
 
-    found = model(pixels)
     logits: torch.Tensor = found if isinstance(found, torch.Tensor) else found.logits
     return logits
+
+
+def trunk_inputs(shape: ImageShape) -> str:
+    """What the pixels are that the model in an export's ``trunk/`` is given, in words."""
+    return (
+        f"pixels float32[b, channels, size, size]: 0 to 1, less {list(shape.mean)} and by "
+        f"{list(shape.deviation)}, after scaling to fit {shape.size} by {shape.size} with proportions kept "
+        "and black beside it"
+    )
 
 
 def any_pixels(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -15,7 +15,16 @@ from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
-from tasks.task import Gate, GatedTask, ReferenceTask, SummingTask, Task, TaskKeys, WritingTask
+from tasks.task import (
+    Gate,
+    GatedTask,
+    ProgramTask,
+    ReferenceTask,
+    SummingTask,
+    Task,
+    TaskKeys,
+    WritingTask,
+)
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](
@@ -40,6 +49,7 @@ _TASKS = Registry[Task](
         "image-anomaly": "tasks.image_anomaly:TASK",
         "audio-classification": "tasks.audio_classification:TASK",
         "image-text": "tasks.image_text:TASK",
+        "image-text-classification": "tasks.image_text_classification:TASK",
         "image-segmentation": "tasks.image_segmentation:TASK",
         "volume-segmentation": "tasks.volume_segmentation:TASK",
     },
@@ -71,7 +81,9 @@ def compares_with_start(job: Job) -> bool:
 
 def has_own_program(job: Job) -> bool:
     """Whether a job's whole model is exported with a program that loads it, as no library does."""
-    return job.model.source == DRAWN or isinstance(find_task(job.task), SummingTask)
+    task = find_task(job.task)
+    brought = isinstance(task, ProgramTask) and task.own_program
+    return job.model.source == DRAWN or isinstance(task, SummingTask) or brought
 
 
 def section_of(job: Job) -> TaskKeys:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ from privacy.errors import ModelError
 from protocol.job.data_section import SourceKeys
 from protocol.plain_text import Word
 from tasks.data.rows import Rows, present
+from tasks.data.text_digest import digest_text
 from tasks.data.text_gate import TextGate
 from tasks.labelled_keys import LabelledKeys
 from tasks.task import Encoded, TaskKeys, Units
@@ -110,8 +109,7 @@ class TextTask:
         Labels do not count: the same text under another label, column order or data set is the same
         example. Neither do case, spacing and Unicode's ways of writing one character (NFKC).
         """
-        plain = " ".join(unicodedata.normalize("NFKC", content or "").casefold().split())
-        return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
+        return digest_text(content or "")
 
     def wrap(self, loaded: Pretrained, *, section: LengthKeys, peft_type: str | None = None) -> BaseModel:
         """A model of transformers' as Confide knows it."""

@@ -59,7 +59,7 @@ def fit_on_trunk(base: BaseModel, *, seed: int, labels: tuple[str, ...], feature
         )
     nn.init.zeros_(fit.fit.sums.weight)
     model.set_submodule(head, fit.requires_grad_(False).to(next(model.parameters()).device).eval())
-    _check_last(model, fit, base.reader)
+    check_last(model, fit, base.reader)
     told = (
         f"Features are what the model's {head} reads, in directions drawn from seeds.adapter = {seed}; "
         "sums over them are fitted in its place."
@@ -73,10 +73,10 @@ def fit_on_trunk(base: BaseModel, *, seed: int, labels: tuple[str, ...], feature
     )
 
 
-def _check_last(model: Any, fit: GaussianNetwork, reader: Any) -> None:
-    """Raises ModelError where what a model gives is not what its fit does, as with two heads."""
+def check_last(model: Any, last: nn.Module, reader: Any) -> None:
+    """Raises ModelError where what a model gives is not what its last layer does, as with two heads."""
     held: list[torch.Tensor] = []
-    handle = fit.register_forward_hook(lambda _module, _args, output: held.append(output))
+    handle = last.register_forward_hook(lambda _module, _args, output: held.append(output))
     images = torch.linspace(-1, 1, 2 * math.prod(reader.shape), device=next(model.parameters()).device)
     try:
         with torch.no_grad():

@@ -48,6 +48,14 @@ PAIRS = {
         for number in range(10)
     ],
 }
+NOTED = {
+    "path": "picture",
+    "text": "note",
+    "label": "do",
+    "labels": ["leave", "mend", "scrap"],
+    "size": 16,
+    "colours": False,
+}
 MASKS = {"path": "scan", "mask": "drawn", "labels": ["around", "square"], "size": 16}
 
 
@@ -140,6 +148,24 @@ def write_pairs(path: Path, *, pairs: int = 60) -> Path:
         rows.append([f"{folder.name}/{kind}/{number}.png", f"Bright {kind} {number % 7}"])
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
+    return path
+
+
+def write_noted(path: Path, *, rows: int = 60) -> Path:
+    """Bright squares above or below with a note, wet or dry, and what both say together.
+
+    Every tenth row has no picture, and every tenth no note.
+    """
+    folder = write_images(path, images=rows)
+    random = np.random.default_rng(1)
+    table = [["picture", "note", "do"]]
+    for number in range(rows):
+        kind, wet = ("above", "below")[number % 2], bool(random.integers(2))
+        picture = "" if number % 10 == 3 else f"{folder.name}/{kind}/{number}.png"
+        note = "" if number % 10 == 6 else f"Shift {number % 3}: {'it is wet' if wet else 'quite dry'}"
+        table.append([picture, note, NOTED["labels"][(kind == "below") + wet]])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(table)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from tasks.measures import mean_loss
 from tasks.model.adapted_model import AdaptedModel
 from tasks.model.base_model import load_base_model
 from tasks.model.device import Device
-from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome
+from tasks.pair_outcome import RECALL_1, RECALL_10, PairOutcome, divergence
 from tasks.pixels import image_logits, scaled_pixels
 from tasks.registry import checked_job, find_task
+from tests.models import random_adapter
 from tests.tasks.exported import exported_program
 from tests.tasks.model.test_image_base import save_model
 from tests.tasks.networks import PAIRS, job_table, write_pairs
@@ -58,9 +60,12 @@ def pretrained(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("alignment", [0.0, 0.5])
 @pytest.mark.parametrize("drawn", [True, False])
-def test_a_pairs_gradient_is_its_own(drawn: bool, tmp_path: Path) -> None:
-    job = make_job(tmp_path, **({} if drawn else pretrained(tmp_path)))
+def test_a_pairs_gradient_is_its_own(drawn: bool, alignment: float, tmp_path: Path) -> None:
+    sections = {} if drawn else pretrained(tmp_path)
+    keys = sections.pop("keys", {}) | {"alignment": alignment}
+    job = make_job(tmp_path, keys=keys, **sections)
     assert check_own_gradients(lambda: adapt(job)).method.batched
 
 
@@ -84,6 +89,58 @@ def test_what_is_learned_against_half_of_the_bank_says_nothing_of_the_other() ->
     PairOutcome.of(own, others, alike=torch.zeros(4, 8, dtype=torch.bool)).losses.sum().backward()
     assert others.grad[:, 0::2].abs().min() > 0
     assert not others.grad[:, 1::2].any()
+
+
+def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_alignment_adds_the_divergence_of_a_captions_attention_from_its_pictures(tmp_path: Path) -> None:
+    plain, aligned = (
+        adapt(make_job(tmp_path, keys={"alignment": weight, "bank": [*PAIRS["bank"], "Bright above 1"]}))
+        for weight in (0.0, 0.5)
+    )
+    examples = plain.probe()
+    # The second caption stands in the bank, at a place that is trained against: 41 are there.
+    known = caption_vector("bright above 1")
+    arrays = dict(examples.arrays) | {"known": np.array([0, 41, 0])}
+    arrays["words"] = np.stack([caption_vector("dim right 3"), known, caption_vector("bicycle")])
+    batch = replace(examples, arrays=arrays).batch(np.arange(3))
+    adapter = random_adapter(plain)
+    found = []
+    for adapted in (plain, aligned):
+        adapted.load(adapter)
+        adapted.peft.eval()
+        with torch.no_grad():
+            found.append(adapted.forward(batch).losses.double().numpy())
+            pixels = scaled_pixels(batch.inputs["values"], adapted.base.reader.image)
+            vectors = image_logits(adapted.peft, pixels).double().numpy()
+
+    half = plain.base.reader.vectors[0::2].astype(float)
+    wanted, got = softmax(16.0 * arrays["words"] @ half.T), softmax(vectors @ half.T)
+    expected = 0.5 * (wanted * np.log(wanted / got)).sum(axis=1)
+    np.testing.assert_allclose(found[1] - found[0], expected, rtol=1e-4)
+    assert expected.min() > 0.05
+    assert wanted[1].argmax() == len(half) - 1  # it attends to itself
+
+
+def test_a_pull_is_one_pairs_alone_and_over_half_of_the_bank() -> None:
+    random = torch.Generator().manual_seed(0)
+    similar = torch.randn(3, 8, generator=random)
+    similar[2] = 0.0  # a blank pair's caption is near none
+    scores = torch.randn(3, 8, generator=random, requires_grad=True)
+    pulled = divergence(similar, scores, temperature=0.1)
+    assert pulled.isfinite().all()
+    assert pulled[:2].min() > 0.0 == float(pulled[2])
+    alone = [divergence(similar[[row]], scores[[row]], temperature=0.1) for row in range(3)]
+    torch.testing.assert_close(pulled, torch.cat(alone))
+    pulled.sum().backward()
+    assert scores.grad[:2, 0::2].abs().min() > 0
+    assert not scores.grad[:, 1::2].any()
+    assert not scores.grad[2].any()
+    same = divergence(similar, 10 * similar, temperature=0.1)
+    torch.testing.assert_close(same, torch.zeros(3), atol=1e-5, rtol=0)
 
 
 def test_captions_with_the_same_words_are_near_and_however_written_the_same() -> None:
@@ -134,6 +191,7 @@ def test_a_loss_over_a_batch_is_refused_by_its_name(loss: str, tmp_path: Path) -
         ({"keys": {"bank": PAIRS["bank"][:39]}}, "data.bank: expected"),
         ({"keys": {"bank": [*PAIRS["bank"], "Dark Left-0"]}}, "'dark left 0' is not such a one"),
         ({"keys": {"bank": [*PAIRS["bank"], "?"]}}, "'?' is not such a one"),
+        ({"keys": {"alignment": -0.5}}, "data.alignment: expected"),
         ({"keys": {"caption": "picture"}}, "caption: expected another column than path"),
         ({"model": {"source": "drawn", "head": "checkpoint"}}, 'model.head: expected "new"'),
         ({"model": {"source": "drawn", "pooling": "mean"}}, "model.pooling: expected none"),
