@@ -15,7 +15,16 @@ from protocol.job.job import DRAWN, Job
 from protocol.job.job_file import explain, read_job_file
 from tasks.asked_statistics import refuses_statistics
 from tasks.group_task import GroupTask
-from tasks.task import Gate, GatedTask, ReferenceTask, SummingTask, Task, TaskKeys, WritingTask
+from tasks.task import (
+    Gate,
+    GatedTask,
+    ProgramTask,
+    ReferenceTask,
+    SummingTask,
+    Task,
+    TaskKeys,
+    WritingTask,
+)
 
 DEFAULT_TASK = "sequence-classification"  # of a site's data set
 _TASKS = Registry[Task](
@@ -71,7 +80,9 @@ def compares_with_start(job: Job) -> bool:
 
 def has_own_program(job: Job) -> bool:
     """Whether a job's whole model is exported with a program that loads it, as no library does."""
-    return job.model.source == DRAWN or isinstance(find_task(job.task), SummingTask)
+    task = find_task(job.task)
+    own = isinstance(task, ProgramTask) and task.has_program(job.model.source)
+    return own or job.model.source == DRAWN or isinstance(task, SummingTask)
 
 
 def section_of(job: Job) -> TaskKeys:

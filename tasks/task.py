@@ -263,3 +263,11 @@ class HubTask(Protocol):
     """A task that the Hub has a name for: ``pipeline``, as "text-classification"."""
 
     pipeline: str
+
+
+@runtime_checkable
+class ProgramTask(Protocol):
+    """A task that exports some pretrained models, too, with a program that loads them."""
+
+    def has_program(self, source: str) -> bool:
+        """Whether the model at a place is one of those."""
