@@ -44,7 +44,10 @@ class SpeakerNetwork(nn.Module):
         self.classifier = nn.Linear(_WIDTH, len(labels))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.voices(values[:, 0]))
+        # In bfloat16 powers would be off by a hundredth; it is computed once a sound.
+        with torch.autocast(values.device.type, enabled=False):
+            found = self.voices(values[:, 0].float())
+        logits: torch.Tensor = self.classifier(found)
         return logits
 
     def voices(self, sound: torch.Tensor) -> torch.Tensor:

@@ -179,6 +179,18 @@ def test_silence_behind_a_sound_changes_nothing_and_silence_alone_is_a_number() 
     torch.testing.assert_close(longer.norm(dim=1), torch.ones(2))
 
 
+def test_what_a_head_reads_is_not_rounded_with_the_rest() -> None:
+    network = SpeakerNetwork(labels=["a", "b"]).eval()
+    network.load_state_dict(drawn_weights(), strict=False)
+    values, read = torch.from_numpy(some_sounds([8000])[0]).float()[None, None], list[torch.Tensor]()
+    network.classifier.register_forward_pre_hook(lambda _module, args: read.append(args[0]))
+    with torch.no_grad():
+        network(values)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(values).dtype == torch.bfloat16
+    assert torch.equal(read[0], read[1])
+
+
 def test_an_examples_gradient_is_its_own_and_the_encoder_is_run_once(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     compared = check_own_gradients(lambda: adapt(job))
