@@ -187,7 +187,8 @@ def export(
                 f"--site: expected a site that trained in the run, such as {quoted_some(sorted(known))}, "
                 f"got {site!r}"
             )
-        export_own(manifest, memory_in(folder.path / "sites", site, manifest), to)
+        memory = memory_in(folder.path / "sites", site, manifest)
+        export_own(manifest, memory, to, files=folder.model_files)
     elif quantize is not None:
         from confide.quantized_view import export_and_print
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.local_round import ADAPTER
@@ -9,9 +10,17 @@ from client.site_memory import SiteMemory
 from privacy.errors import UserError
 from protocol.job.manifest import Manifest
 from runs.export import export_kept
+from tasks.registry import has_own_program
 
 
-def export_own(manifest: Manifest, memory: SiteMemory, to: Path, *, source: str | None = None) -> None:
+def export_own(
+    manifest: Manifest,
+    memory: SiteMemory,
+    to: Path,
+    *,
+    source: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> None:
     """Write what a site has kept of a run as a PEFT folder, and say so.
 
     Raises UserError where it has kept no adapter, and as ``export_kept`` does.
@@ -23,7 +32,8 @@ def export_own(manifest: Manifest, memory: SiteMemory, to: Path, *, source: str 
             'never leaves them (strategy.name="fedsa", strategy.keep_local, training.personal_steps); the '
             "coordinator has the run's own (confide export)"
         )
-    export_kept(manifest, adapter, to, source=source)
-    print(f"Wrote this site's adapter to {to}; load it with peft.PeftModel.from_pretrained")
+    export_kept(manifest, adapter, to, source=source, files=files)
+    loader = "" if has_own_program(manifest.job) else "; load it with peft.PeftModel.from_pretrained"
+    print(f"Wrote this site's adapter to {to}{loader}")
     if manifest.job.privacy.hides_sites or not manifest.job.privacy.protects:
         print("What is in it was trained without noise: it is as private as the data")

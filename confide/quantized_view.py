@@ -59,11 +59,11 @@ def held_out_of(folder: RunFolder) -> Workplace | str:
         if folder.facts.get("federation") is None:
             from simulation.simulated_federation import World
 
-            found = World(job).workplace
+            found = World(job, files=folder.model_files).workplace
         else:
             from server.job_context import Workplace
 
-            found = Workplace.load(job)
+            found = Workplace.load(job, files=folder.model_files)
     except DataError as error:
         return f"the held-out examples cannot be read here: {first_line(error)}"
     if len(found.held_out) != asked:

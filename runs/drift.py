@@ -82,7 +82,7 @@ def find_drift(first: RunFolder, second: RunFolder, data: Path) -> Drift:
 def _attributed(folder: RunFolder, data: Path) -> tuple[AdaptedModel, list[Attributed]]:
     manifest = folder.manifest
     job = manifest.job
-    base = load_run_base(manifest)
+    base = load_run_base(manifest, files=folder.model_files)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     place = job.data.model_copy(update={"source": str(data)})
     rows = read_own_rows(job.model_copy(update={"data": place}))

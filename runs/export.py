@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def export_adapter(
     """
     source, number, averaged = chosen_adapter(folder, best=best, average=average)
     beside = folder.facts["exported_beside"]
-    base = load_run_base(folder.manifest) if beside else None
+    base = load_run_base(folder.manifest, files=folder.model_files) if beside else None
 
     def write(partial: Path) -> None:
         shutil.copytree(
@@ -82,7 +82,7 @@ def export_merged(
     _, number, averaged = chosen_adapter(folder, best=best, average=average)
     job = folder.manifest.job
     check_whole_weights(job)
-    base = load_run_base(folder.manifest)
+    base = load_run_base(folder.manifest, files=folder.model_files)
     adapted = AdaptedModel(base, job=job, device=choose_device(whole_on(job.device)))
     merged = merge(folder, adapted, number=number, averaged=averaged is not None)
 
@@ -142,19 +142,24 @@ def chosen_adapter(
 
 
 def export_kept(
-    manifest: Manifest, adapter: NDArray[np.float32], to: Path, *, source: str | None = None
+    manifest: Manifest,
+    adapter: NDArray[np.float32],
+    to: Path,
+    *,
+    source: str | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write the adapter that a site has kept of a run, float32[adapter_size], as a folder that PEFT reads.
 
-    ``source`` is where the base model is at the site, if not where the job says. Raises as
-    ``export_merged`` does.
+    ``source`` is where the base model is at the site, if not where the job says, and ``files`` where files
+    of models beside it are, by their keys in ``[data]``. Raises as ``export_merged`` does.
     """
-    job, base = manifest.job, load_run_base(manifest, source=source)
+    job, base = manifest.job, load_run_base(manifest, source=source, files=files)
     adapted = AdaptedModel(base, job=job, device=choose_device(job.device))
     config = peft_config(adapted.peft.peft_config["default"].to_dict(), job.adapter)
     first = adapted.initial_adapter(job.seeds.adapter) if job.adapter.changes_base else None
     # As it was loaded: PEFT has put its own layers into the other.
-    fresh = load_run_base(manifest, source=source) if adapted.exported_beside else None
+    fresh = load_run_base(manifest, source=source, files=files) if adapted.exported_beside else None
 
     def write(partial: Path) -> None:
         (partial / "adapter_config.json").write_text(json.dumps(config), "utf-8")

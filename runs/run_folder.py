@@ -6,6 +6,7 @@
     manifest.json        what the sites agreed to
     facts.json           versions, device, sizes, what the report says beside the rounds
     adapter_config.json  PEFT's description of the adapter
+    models/trees         the file of a public model that the job names in [data], under its key there
     coordinator.key      what the coordinator signed the manifest with; in a federation, a link to its key
     counter              the last number that a sum, or a sealed request of a federation, was given
     state.json           how far a run in a federation has come, and who is at it
@@ -47,6 +48,7 @@ from safetensors.numpy import load_file, save_file
 from privacy.durable import append_line, replace_link, sync_file
 from privacy.errors import RunError
 from privacy.ledger.receipt import SignedReceipt
+from protocol.job.data_section import MODEL_FILES
 from protocol.job.job_file import job_toml
 from protocol.job.layout import AdapterLayout
 from protocol.job.manifest import Manifest
@@ -58,6 +60,7 @@ from runs.peft_form import load_tensors, save_tensors
 from tasks.label_scores import LabelScore
 
 MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
+_MODELS = "models"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +120,12 @@ class RunFolder(AskedFolder):
         state: State,
         adapter_config: Mapping[str, Any],
         coordinator_key: Path | None = None,
+        files: Mapping[str, bytes] | None = None,
         flush: bool = True,
     ) -> RunFolder:
         """Make a folder with everything that a run starts from. It appears whole or not at all.
 
+        ``files`` are those of public models that the job names in ``[data]``, by their keys.
         ``coordinator_key`` is linked to, not copied; without it the run gets a key of its own.
         """
         if path.exists():
@@ -135,6 +140,9 @@ class RunFolder(AskedFolder):
             folder._write("facts.json", json.dumps(facts, indent=1).encode())
             folder._write("rounds.jsonl", b"")
             folder._write("adapter_config.json", json.dumps(adapter_config).encode())
+            for key, content in (files or {}).items():
+                (partial / _MODELS).mkdir(exist_ok=True)
+                folder._write(f"{_MODELS}/{key}", content)
             if coordinator_key is not None:
                 folder.key_path.symlink_to(coordinator_key.resolve())
             folder.save_state(0, layout, state)
@@ -171,6 +179,12 @@ class RunFolder(AskedFolder):
     @property
     def facts(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "facts.json").read_text()))
+
+    @property
+    def model_files(self) -> dict[str, str]:
+        """Where the folder keeps files of public models that the job names in ``[data]``, by their keys."""
+        places = {key: self.path / _MODELS / key for key in MODEL_FILES}
+        return {key: str(place.resolve()) for key, place in places.items() if place.exists()}
 
     @property
     def adapter_path(self) -> Path:

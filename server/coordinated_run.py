@@ -62,7 +62,7 @@ def coordinate(
 
 def _run(post: SealedPost, folder: RunFolder) -> None:
     manifest = folder.manifest
-    workplace = Workplace.load(manifest.job)
+    workplace = Workplace.load(manifest.job, files=folder.model_files)
     if workplace.manifest(manifest.run, cohort=manifest.cohort, sites=manifest.sites) != manifest:
         raise JobError(
             f"{folder.path} was started with another model, label set, layout or first adapter: bring "

@@ -16,6 +16,7 @@ from privacy.errors import JobError
 from protocol.job.draw import cohort_size
 from protocol.job.job import Job
 from protocol.job.manifest import VERSION, Manifest
+from protocol.job.model_places import with_files
 from protocol.job.strategy import State
 from protocol.job.tensor_rates import check_rates
 from protocol.messages.vector import to_bytes, vector_digest
@@ -98,18 +99,19 @@ class Workplace:
         )
 
     @classmethod
-    def load(cls, job: Job) -> Workplace:
+    def load(cls, job: Job, *, files: Mapping[str, str] | None = None) -> Workplace:
         """The workplace of a real run: what ``data.validation`` or else ``data.source`` holds is held out.
 
         No site has it.
-        ``data.limit`` takes that many of them, drawn by ``seeds.data``. Raises the UserErrors of what it
+        ``data.limit`` takes that many of them, drawn by ``seeds.data``. ``files`` are the places of models'
+        files that are not where the job says, by their keys in ``[data]``. Raises the UserErrors of what it
         reads.
         """
         job = checked_job(job)
         device = choose_device(job.device)
         table = read_validation_rows(job) or read_own_rows(job)
         labels = label_names(table, declared=section_of(job).classes)
-        base = load_base_model(job, labels=labels, device=device)
+        base = load_base_model(with_files(job, files), labels=labels, device=device)
         adapted = AdaptedModel(base, job=job, device=device)
         rows = np.arange(len(table))
         if job.data.limit is not None and job.data.limit < len(table):
@@ -184,6 +186,7 @@ class Workplace:
             state=self._start(),
             adapter_config=self.adapter_config(),
             coordinator_key=coordinator_key,
+            files=self.adapted.base.files,
             flush=flush,
         )
 

@@ -90,7 +90,7 @@ def _adapted(folder: RunFolder, held_out: Workplace | str) -> tuple[AdaptedModel
     manifest = folder.manifest
     if isinstance(held_out, str):
         job = manifest.job
-        base = load_run_base(manifest)
+        base = load_run_base(manifest, files=folder.model_files)
         return AdaptedModel(base, job=job, device=choose_device(whole_on(job.device))), None
     check_run_base(manifest, held_out.adapted.base)
     return held_out.adapted, WholeModels(held_out)

@@ -7,9 +7,11 @@ coordinates. It keeps the base model, the sites' examples and their kept activat
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,7 @@ from privacy.accounting.sampled_plan import SampledPlan
 from privacy.errors import ConfideError, ModelError
 from privacy.mechanisms.rng import fresh_entropy, keyed_entropy
 from protocol.job.job import Job
+from protocol.job.model_places import with_files
 from protocol.job.training_section import TrainingSection
 from protocol.messages import confide_pb2 as pb
 from simulation.kept import Kept
@@ -51,7 +54,8 @@ class Equipment:
 
     Sites that an actor trains together have batches of ``rows`` rows; None if they train apart. It may keep
     activations of ``kept_bytes``. ``start`` is the adapter that the run began with, as it is sent, where
-    the job compares with it.
+    the job compares with it. ``files`` have the content of models' files that the job names in ``[data]``,
+    by their keys: the machine need not have them.
     """
 
     job: str
@@ -61,6 +65,7 @@ class Equipment:
     rows: int | None
     kept_bytes: int
     start: bytes | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,12 @@ class TrainingActor:
         wanted = self._equipment
         self._job = job = checked_job(Job.model_validate_json(wanted.job))
         device = choose_device(job.device)
-        base = load_base_model(job, labels=wanted.labels, device=device)
+        with tempfile.TemporaryDirectory() as place:
+            files = {key: Path(place) / key for key in wanted.files}
+            for key, path in files.items():
+                path.write_bytes(wanted.files[key])
+            local = with_files(job, {key: str(path) for key, path in files.items()})
+            base = load_base_model(local, labels=wanted.labels, device=device)
         adapted = AdaptedModel(base, job=job, device=device)
         if adapted.model_digest != wanted.model_digest or adapted.layout.digest != wanted.layout_digest:
             raise ModelError(

@@ -90,6 +90,7 @@ def _actors(world: World, needs: dict[str, float], *, count: int, batch: int) ->
         rows=rows_together(world.trainer, world.job, sites=batch),
         kept_bytes=KEPT_BYTES,
         start=to_bytes(world.initial_adapter) if compares_with_start(world.job) else None,
+        files=world.adapted.base.files,
     )
     actor = ray.remote(TrainingActor).options(**needs, scheduling_strategy="SPREAD")
     return [actor.remote(equipment) for _ in range(count)]

@@ -22,6 +22,7 @@ from privacy.secagg.sealing import PairKeys
 from protocol.job.draw import cohort_size
 from protocol.job.job import ByColumn, DeviceSection, Job
 from protocol.job.manifest import Manifest
+from protocol.job.model_places import with_files
 from protocol.job.ranks import with_named_ranks
 from protocol.sums.update_encoding import plan_for_site
 from runs.run_folder import RunFolder
@@ -60,10 +61,11 @@ _DRAWN_BYTES, _STAYING_BYTES = 96 << 20, 1 << 30
 class World:
     """Everything that a job makes on one machine: data, model, sites and held-out examples.
 
-    Two processes that build it from one job build the same. Raises the UserErrors of what it reads.
+    Two processes that build it from one job build the same. ``files`` are the places of models' files that
+    are not where the job says, by their keys in ``[data]``. Raises the UserErrors of what it reads.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, files: Mapping[str, str] | None = None) -> None:
         self.job = job = checked_job(job)
         self.device = choose_device(_repeatable(job))
         sources = read_own_sources(job)
@@ -77,7 +79,7 @@ class World:
         parts = partition(job, table, groups=groups, counts=tuple(map(len, sources)))
         check_federation(job, parts.sites)
         self.job = job = with_named_ranks(job, tuple(parts.sites))
-        base = load_base_model(job, labels=self.labels, device=self.device)
+        base = load_base_model(with_files(job, files), labels=self.labels, device=self.device)
         adapted = AdaptedModel(base, job=job, device=self.device)
         if apart is None:
             held_out = encode_own_rows(adapted, table, parts.held_out, labels=self.labels)

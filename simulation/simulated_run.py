@@ -30,7 +30,7 @@ Engine = Literal["inprocess", "ray"]
 def reopen_world(folder: RunFolder) -> World:
     """The world of an existing run. Raises JobError if what it loads is not what the run began with."""
     manifest = folder.manifest
-    world = World(manifest.job)
+    world = World(manifest.job, files=folder.model_files)
     if world.manifest(manifest.run) != manifest:
         raise JobError(
             f"{folder.path} was started with another model, label set, layout or first adapter: bring "

@@ -36,8 +36,8 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter())
     logging.getLogger("confide").addHandler(handler)
-    world = World(Job.model_validate(asked["job"]))
     folder = RunFolder.open(Path(asked["folder"]))
+    world = World(Job.model_validate(asked["job"]), files=folder.model_files)
     sites, clock = sites_of_run(world, folder), Clock()
     with clock.running() if asked["profile"] else nullcontext():
         for name, request in zip(frames, frames, strict=False):

@@ -12,6 +12,7 @@ from tasks.equal_error import EQUAL_ERROR
 from tasks.label_outcome import CLASSIFIER
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
+from tasks.model.speaker_folder import is_speaker_encoder
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SoundColumns(LabelledFileKeys, DeclaredLabels):
 
 
 class AudioClassification(LabelledFilesTask):
-    """Sounds, for a model of transformers' on samples under LoRA, or a small network that is drawn."""
+    """Sounds, for a model of transformers' under LoRA, a frozen encoder of voices, or a drawn network."""
 
     name = "audio-classification"
     pipeline = "audio-classification"
@@ -83,10 +84,10 @@ class AudioClassification(LabelledFilesTask):
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         """The network is given a channel; a model of transformers' its samples, or a spectrum's bands."""
-        if hasattr(model, "made_of"):
-            return super().logits(model, values)
-        found: torch.Tensor = model(values[:, 0] if values.shape[1] == 1 else values).logits
-        return found
+        channel = hasattr(model, "made_of") or values.shape[1] != 1
+        found = model(values if channel else values[:, 0])
+        logits: torch.Tensor = getattr(found, "logits", found)  # where features are kept, also a network's
+        return logits
 
     def load(
         self,
@@ -96,13 +97,16 @@ class AudioClassification(LabelledFilesTask):
         labels: tuple[str, ...],
         device: Device,
     ) -> BaseModel:
-        """A classifier as it was trained before, with a head for the labels; or the network, drawn."""
+        """A model as it was trained before, with a head for the labels; or the network, drawn."""
         from tasks.model.drawn_network import load_drawn
         from tasks.model.sound_base import load_sound_classifier
         from tasks.model.sound_network import SoundNetwork
+        from tasks.model.speaker_base import load_speaker_encoder
 
         reader = section.reader
         if job.model.source != DRAWN:
+            if is_speaker_encoder(job.model.source):
+                return load_speaker_encoder(job, labels=labels, shape=reader)
             return load_sound_classifier(job, labels=labels, device=device, shape=reader)
         return load_drawn(
             lambda: SoundNetwork(rate=reader.rate, labels=list(labels), width=_WIDTH),
@@ -111,6 +115,10 @@ class AudioClassification(LabelledFilesTask):
             reads=reader.as_table(),
             reader=reader,
         )
+
+    def has_program(self, source: str) -> bool:
+        """An encoder of voices, which no library loads."""
+        return is_speaker_encoder(source)
 
     def open_reader(self, source: str, columns: LabelledFileKeys) -> SoundShape:  # noqa: ARG002
         """Sounds as short as any: no model says more."""

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -46,8 +46,13 @@ _LEAST, _MOST = 40, 4000  # captions of a bank: half of them are trained against
 # is chance then moves a logit by about one, and what shares words with a caption stands out.
 _TEMPERATURE = LENGTH**-0.5
 
-# An image and its caption's plain words.
-Pair = tuple[ImageFile, str]
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """An image and its caption's plain words. Pairs of one image are equal: none is held out from another."""
+
+    image: ImageFile
+    words: str = field(compare=False)
 
 
 class PairKeys(TaskKeys):
@@ -133,9 +138,9 @@ class PairShape:
 
         whole = list(pairs)
         places = {plain_caption(caption): place for place, caption in enumerate(self.bank, start=1)}
-        captions = ["" if pair is None else pair[1] for pair in whole]
+        captions = ["" if pair is None else pair.words for pair in whole]
         return {
-            "values": self.image.encode(None if pair is None else pair[0] for pair in whole),
+            "values": self.image.encode(None if pair is None else pair.image for pair in whole),
             "words": np.array([caption_vector(one) for one in captions], np.float32).reshape(-1, LENGTH),
             "known": np.array([places.get(one, 0) for one in captions], np.int64),
         }
@@ -186,16 +191,16 @@ class ImageText(NetworkTask):
                 faults[row] = f"{quoted(path.name if path else '')} {error}"
             if found is not None and not words:
                 faults[row] = "a caption without words"
-            contents.append((found, words) if found is not None and words else None)
+            contents.append(Pair(found, words) if found is not None and words else None)
         return Rows(contents=tuple(contents), faults=faults)
 
     def read_public(self, folder: Path) -> tuple[Pair, ...]:
         """The images of a folder, without captions."""
-        return tuple((image, "") for image in IMAGES.read_folder(folder))
+        return tuple(Pair(image, "") for image in IMAGES.read_folder(folder))
 
     def digest(self, content: Pair | None) -> bytes:
         """SHA-256 of the pixels, 32 bytes, whatever the caption says; of none, that of nothing."""
-        return hashlib.sha256((content[0].digest if content else "").encode()).digest()
+        return hashlib.sha256((content.image.digest if content else "").encode()).digest()
 
     def encode(  # type: ignore[override]  # its reader makes several arrays
         self, reader: PairShape, rows: Rows, *, labels: tuple[str, ...]

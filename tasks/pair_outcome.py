@@ -63,8 +63,8 @@ def divergence(similar: torch.Tensor, scores: torch.Tensor, *, temperature: floa
     ``temperature`` is what the softmax of a picture's ``scores``, float32[b, k], is to be. Told is the
     Kullback-Leibler divergence of the first from the second, in nats, over every second caption of the
     bank, which are trained against. A row alone decides about its own; one whose caption is near none,
-    as of a blank pair, has 0. Source: Hinton et al. 2015 (arXiv:1503.02531), equation 1, for softened
-    targets, which are public here.
+    as of a blank pair, has 0. Targets are as private as captions are. Source: Hinton et al. 2015
+    (arXiv:1503.02531), equation 1, for softened targets.
     """
     near = similar[:, 0::2]
     wanted, found = (near / temperature).log_softmax(1), scores[:, 0::2].log_softmax(1)

@@ -82,8 +82,8 @@ def compares_with_start(job: Job) -> bool:
 def has_own_program(job: Job) -> bool:
     """Whether a job's whole model is exported with a program that loads it, as no library does."""
     task = find_task(job.task)
-    brought = isinstance(task, ProgramTask) and task.own_program
-    return job.model.source == DRAWN or isinstance(task, SummingTask) or brought
+    own = isinstance(task, ProgramTask) and task.has_program(job.model.source)
+    return own or job.model.source == DRAWN or isinstance(task, SummingTask)
 
 
 def section_of(job: Job) -> TaskKeys:

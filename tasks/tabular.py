@@ -153,7 +153,7 @@ class Tabular(NetworkTask):
         from tasks.model.drawn_network import load_drawn
         from tasks.model.tabular_network import TabularNetwork
 
-        reader = _open(section)
+        reader, content = _open(section)
         base = load_drawn(
             lambda: TabularNetwork(inputs=reader.width, labels=list(labels), width=_WIDTH),
             seed=job.seeds.adapter,
@@ -166,6 +166,7 @@ class Tabular(NetworkTask):
         sizes = reader.trees.sizes
         return replace(
             base,
+            files={"trees": content},
             remarks=(
                 *base.remarks,
                 f"It reads a row's leaves in {len(sizes)} frozen trees with {sum(sizes)} leaves, which the "
@@ -192,16 +193,20 @@ class Tabular(NetworkTask):
         return columns.features
 
 
-def _open(section: TabularSection) -> FeatureColumns | LeafColumns:
-    """What reads rows for a job. Raises ModelError for trees that cannot be had, or read other columns."""
-    if section.trees is None:
-        return section.features
-    from tasks.data.leaf_columns import LeafColumns
-    from tasks.data.tree_file import read_trees
+def _open(section: TabularSection) -> tuple[FeatureColumns | LeafColumns, bytes]:
+    """What reads rows for a job, and the content of its trees' file, empty without.
 
-    found = LeafColumns(features=section.features, trees=read_trees(section.trees))
+    Raises ModelError for trees that cannot be had, or read other columns.
+    """
+    if section.trees is None:
+        return section.features, b""
+    from tasks.data.leaf_columns import LeafColumns
+    from tasks.data.tree_file import read_tree_file, trees_in
+
+    content = read_tree_file(section.trees)
+    found = LeafColumns(features=section.features, trees=trees_in(content))
     found.check()
-    return found
+    return found, content
 
 
 TASK = Tabular()

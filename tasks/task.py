@@ -259,17 +259,15 @@ class SummingTask(Protocol):
 
 
 @runtime_checkable
-class ProgramTask(Protocol):
-    """A task that puts layers of its own into pretrained models, so that no library has a class for them.
-
-    ``own_program`` says that the export of a whole model comes with the program that loads it.
-    """
-
-    own_program: bool
-
-
-@runtime_checkable
 class HubTask(Protocol):
     """A task that the Hub has a name for: ``pipeline``, as "text-classification"."""
 
     pipeline: str
+
+
+@runtime_checkable
+class ProgramTask(Protocol):
+    """A task that exports some pretrained models, too, with a program that loads them."""
+
+    def has_program(self, source: str) -> bool:
+        """Whether the model at a place is one of those."""

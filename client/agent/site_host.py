@@ -28,9 +28,9 @@ from client.training.threads import choose_threads
 from client.training.training import Trainer
 from privacy.canonical import canonical_json
 from privacy.errors import ConfideError, ModelError, PolicyFileError, ProtocolError, UserError
-from protocol.job.data_section import MODEL_FILES
 from protocol.job.job import DeviceSection, Job
 from protocol.job.manifest import Manifest
+from protocol.job.model_places import named_models
 from protocol.job.ranks import job_at
 from protocol.messages import confide_pb2 as pb
 from protocol.messages.envelope import Opened
@@ -283,11 +283,7 @@ def _check_file(site_file: SiteFile) -> None:
 def _cannot_load(manifest: Manifest, error: ModelError) -> ModelError:
     """What a coordinator hears of a model that cannot be had; why is the custodian's to know."""
     log.warning("run %s: %s", manifest.run, error)
-    own = manifest.job.data.model_extra or {}
-    named = {"model.source": manifest.job.model.source}
-    named |= {f"data.{key}": own[key] for key in MODEL_FILES if own.get(key)}
-    told = " with ".join(f"{key}={place!r}" for key, place in named.items())
-    return ModelError(f"{told} cannot be loaded at this site; its own log says why")
+    return ModelError(f"{named_models(manifest.job)} cannot be loaded at this site; its own log says why")
 
 
 def _model_key(manifest: Manifest, *, site: str) -> bytes:

@@ -83,6 +83,11 @@ def read_trees(source: str) -> BoostedTrees:
 
     Raises ModelError, naming ``data.trees``, for all else.
     """
+    return trees_in(read_tree_file(source))
+
+
+def read_tree_file(source: str) -> bytes:
+    """What such a file has, before anything of it is understood. Raises ModelError as ``read_trees``."""
     try:
         path = Path(locate(source))
         content = None
@@ -95,6 +100,11 @@ def read_trees(source: str) -> BoostedTrees:
         raise _fault(f"expected a text file that LightGBM saved, found none at {quoted(source)}")
     if len(content) > _MOST_BYTES:
         raise _fault(f"expected a file of at most {_MOST_BYTES} bytes")
+    return content
+
+
+def trees_in(content: bytes) -> BoostedTrees:
+    """The trees that a file's content has. Raises ModelError as ``read_trees``."""
     try:
         return parse_trees(content.decode("utf-8"))
     except UnicodeDecodeError as error:

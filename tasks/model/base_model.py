@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +45,8 @@ class BaseModel:
     as ``limit``, None if the model sets none. ``drawn`` names the layers that the checkpoint lacks, which
     were drawn from a seed: they stay as they are and carry no adapter. ``unused`` names those that
     ``all-linear`` leaves out, as nothing uses them. ``remarks`` are sentences for whoever reads about the
-    run. ``beside`` is what else its task has loaded.
+    run. ``beside`` is what else its task has loaded. ``files`` has the content of each file that the job
+    names in ``[data]`` and that was read for the model, by its key.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class BaseModel:
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     beside: Any = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def trained_whole(self) -> bool:

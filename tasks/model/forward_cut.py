@@ -142,7 +142,7 @@ class HeadCut:
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             found = forward(*args, **kwargs)
-            held.append(found.logits)
+            held.append(getattr(found, "logits", found))
             return found
 
         with _instead(self._model, noted):

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from privacy.canonical import canonical_json
-from privacy.errors import ModelError
 from tasks.model.base_model import BaseModel
 from tasks.model.fitted_trunk import TRUNK, check_last
 from tasks.model.model_digest import model_digest
@@ -43,16 +42,11 @@ def with_words(
     """The classifier with a layer that reads ``words`` numbers beside its features in its last one's place.
 
     That layer is zero and is trained, and what lies under it stays as it is. Raises ModelError for a model
-    whose last layer is no linear one, or does not give the model's answer.
+    whose last layer does not give the model's answer.
     """
     model: Any = base.model
     (replaced,) = base.head
     last = model.get_submodule(replaced)
-    if not isinstance(last, nn.Linear):
-        raise ModelError(
-            f"model.source: expected a model whose last layer is linear, got {type(model).__name__}, whose "
-            f"{replaced} is a {type(last).__name__}: choose another model"
-        )
     joint = JointClassifier(
         labels=list(labels), features=last.in_features, words=words, weights=list(weights)
     )

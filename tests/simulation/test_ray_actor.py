@@ -17,6 +17,7 @@ from simulation import ray_actor
 from simulation.ray_actor import Assignment, Equipment, TrainingActor
 from simulation.simulated_federation import World
 from tests import tiny
+from tests.tasks.test_tabular_trees import make_job
 
 
 @pytest.fixture
@@ -105,6 +106,13 @@ def test_an_actor_with_another_model_says_so(world: World, differs: str) -> None
         f"model.source={world.job.model.source}: another model than the coordinator's; use the same files "
         "and the same versions of the libraries on all machines"
     )
+
+
+def test_an_actor_is_sent_the_trees_that_its_machine_lacks(tmp_path: Path) -> None:
+    there = World(make_job(tmp_path))
+    (tmp_path / "model.txt").unlink()
+    assert "data.trees" in (TrainingActor(equipment(there)).load() or "")
+    assert TrainingActor(equipment(there, files=there.adapted.base.files)).load() is None
 
 
 def test_an_actor_without_the_model_says_so(world: World, tmp_path: Path) -> None:

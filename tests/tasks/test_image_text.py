@@ -168,7 +168,7 @@ def test_a_row_without_an_image_or_words_is_blank_and_says_why(tmp_path: Path) -
         "no content, or none that can be read": (3,),
     }
     # The same pixels, whatever is said of them: one example, and for a classifier of images the same one.
-    whole = find_task("image-classification").digest(data.rows.contents[0][0])
+    whole = find_task("image-classification").digest(data.rows.contents[0].image)
     assert data.digests[0] == data.digests[4] == data.digests[5] == whole != data.digests[1]
     reader = find_task("image-text").Section(**PAIRS | {"bank": ["A-cat", *PAIRS["bank"]]}).reader
     examples = data.task.encode(reader, data.rows, labels=()).examples

@@ -12,9 +12,11 @@ from client.custody.site_file import read_site_file
 from client.planning import plan_here
 from client.training.recipe import Recipe
 from privacy.errors import ModelError, PolicyFileError
+from privacy.identity import Identity
 from protocol.messages.confide_pb2 import Reply
 from protocol.messages.envelope import COORDINATOR, open_envelope
 from simulation.simulated_federation import World
+from tasks.data.feature_columns import FeatureColumns
 from tests.client.agents import SITE, Coordinator, write_site
 from tests.tasks.data.tree_texts import ONE_LEAF, TREE, write_trees
 from tests.tasks.networks import TABULAR
@@ -59,6 +61,23 @@ def test_trees_that_the_custodian_did_not_name_are_refused_with_the_line(
     reply = joined(tmp_path / "home", world, trees=None)
     assert "data.trees=" in reply.refused.reason
     assert "add to [models] in site.toml" in reply.refused.reason
+
+
+def test_statistics_are_counted_by_the_columns_alone(tmp_path: Path, world: World) -> None:
+    own, folder = world.job.data.model_extra or {}, Path(world.job.data.source).parent
+    (folder / "model").mkdir(exist_ok=True)
+    data = {"data": {"task": "tabular", "source": world.job.data.source, **TABULAR}}
+    trees = {own["trees"]: str(write_trees(tmp_path / "there.txt"))}
+    path = write_site(tmp_path / "home", folder, Identity.generate(), models=trees, data=data)
+    host = SiteHost(tmp_path / "home", read_site_file(path), planner=plan_here)
+    try:
+        (tmp_path / "there.txt").unlink()  # it is read when the site starts, and then by who trains
+        found = host.open_rows(world.manifest("run"))
+    finally:
+        host.close()
+    assert isinstance(found.reader, FeatureColumns)
+    assert len(found.rows) == 160
+    assert found.labels == world.labels
 
 
 def test_other_trees_are_another_model(tmp_path: Path, world: World) -> None:
