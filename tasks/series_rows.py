@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,10 @@ from tasks.network_task import Range, check_ranges
 from tasks.task import TaskKeys
 
 MOST_NUMBERS = 100_000  # of a series
+# What finds something in a series over time, as jobs name it, and how large what is no convolution is. An
+# LSTM takes so many steps at most: a longer series is seen as means over so many parts.
+Network: TypeAlias = Literal["convolutions", "lstm"]
+SIZES = {"lstm": {"width": 16, "steps": 64}}
 
 
 class MomentKeys(TaskKeys):
