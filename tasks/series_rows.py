@@ -17,10 +17,13 @@ from tasks.network_task import Range, check_ranges
 from tasks.task import TaskKeys
 
 MOST_NUMBERS = 100_000  # of a series
-# What finds something in a series over time, as jobs name it, and how large what is no convolution is. An
-# LSTM takes so many steps at most: a longer series is seen as means over so many parts.
-Network: TypeAlias = Literal["convolutions", "lstm"]
-SIZES = {"lstm": {"width": 16, "steps": 64}}
+# What finds something in a series over time, as jobs name it, and how large what is no convolution is. A
+# longer series is seen as means over so many parts: what it takes is public, and bounded.
+Network: TypeAlias = Literal["convolutions", "lstm", "patches"]
+SIZES = {
+    "lstm": {"width": 16, "steps": 64},
+    "patches": {"width": 16, "heads": 4, "layers": 2, "patches": 16, "places": 256},
+}
 
 
 class MomentKeys(TaskKeys):

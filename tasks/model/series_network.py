@@ -1,10 +1,11 @@
 """The networks for series: what they find over time, and what is told by it, a label or the next numbers.
 
-Convolutions find it, or an LSTM. An export has this file, whole.
+Convolutions find it, an LSTM, or the layers of a transformer over patches. An export has this file, whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,89 @@ class LstmBody(nn.Module):
         return torch.cat([attended, state], dim=1)
 
 
-_BODIES: Mapping[str, Any] = {"lstm": LstmBody}
+class PatchBody(nn.Module):
+    """float32[b, 2 · channels, length] to float32[b, channels · width], by a transformer over patches.
+
+    Each channel is cut into up to ``patches`` patches of 4 moments or more, which attend to one another; a
+    series of more than ``places`` moments is seen as means over so many equal parts. All channels have the
+    same weights, and none sees another. What each patch became is averaged. A patch in which nothing is
+    there has no weight. Positions are fixed waves, and norms have nothing to learn: so all layers are
+    linear, and every row of a batch can have weights of its own.
+
+    Source: Nie et al. 2023 (arXiv:2211.14730), section 3.1, with norms before the layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        length: int,
+        width: int,
+        heads: int,
+        layers: int,
+        patches: int,
+        places: int,
+    ) -> None:
+        super().__init__()
+        self.places = min(length, places)
+        self.patch = max(4, math.ceil(self.places / patches))
+        self.patches = math.ceil(self.places / self.patch)
+        self.features = channels * width
+        self.embedding = nn.Linear(2 * self.patch, width)
+        self.layers = nn.ModuleList(_PatchLayer(width, heads) for _ in range(layers))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        seen = functional.adaptive_avg_pool1d(values, self.places)
+        # What is before the first moment is missing.
+        seen = functional.pad(seen, (self.patches * self.patch - self.places, 0))
+        numbers, flags = seen.reshape(*seen.shape[:2], self.patches, self.patch).chunk(2, dim=1)
+        there = flags.amax(3) > 0
+        tokens = self.embedding(torch.cat([numbers, flags], dim=3))
+        tokens = tokens + _waves(tokens)
+        for layer in self.layers:
+            tokens = layer(tokens, there)
+        weights = there / there.sum(2, keepdim=True).clamp(min=1)
+        return (_normed(tokens) * weights[..., None]).sum(2).flatten(1)
+
+
+class _PatchLayer(nn.Module):
+    """Attention among tokens, float32[b, channels, n, width], and two linear layers on each."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attended = nn.Linear(width, 3 * width)
+        self.mixed = nn.Linear(width, width)
+        self.wide = nn.Linear(width, 2 * width)
+        self.narrow = nn.Linear(2 * width, width)
+
+    def forward(self, tokens: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        made = self.attended(_normed(tokens))
+        # [b, channels, n, 3 · width] to three of [b, channels, heads, n, width / heads].
+        split = made.reshape(*made.shape[:3], 3, self.heads, -1)
+        query, key, value = split.permute(3, 0, 1, 4, 2, 5)
+        scores = query @ key.transpose(3, 4) / key.shape[4] ** 0.5
+        weights = scores.masked_fill(~there[:, :, None, None], _NEVER).softmax(-1)
+        tokens = tokens + self.mixed((weights @ value).transpose(2, 3).flatten(3))
+        changed: torch.Tensor = tokens + self.narrow(functional.gelu(self.wide(_normed(tokens))))
+        return changed
+
+
+def _normed(tokens: torch.Tensor) -> torch.Tensor:
+    """Each token by its own mean and deviation."""
+    return functional.layer_norm(tokens, tokens.shape[-1:])
+
+
+def _waves(tokens: torch.Tensor) -> torch.Tensor:
+    """Where each of n tokens is, float32[n, width]: sines and cosines (arXiv:1706.03762, section 3.5)."""
+    count, width = tokens.shape[-2:]
+    each = width // 2
+    rates = torch.exp(torch.arange(each, device=tokens.device) * (-math.log(100.0) / each))
+    angles = torch.arange(count, device=tokens.device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(tokens.dtype)
+
+
+_BODIES: Mapping[str, Any] = {"lstm": LstmBody, "patches": PatchBody}
 
 
 class BodyNetwork(nn.Module):

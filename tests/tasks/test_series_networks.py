@@ -31,7 +31,7 @@ from tests.tasks.test_series_forecast import FORECAST
 CPU = Device(torch=torch.device("cpu"), bfloat16=False)
 NOT_PRIVATE = {"privacy": {"mechanism": "none"}, "seeds": {"noise": 1}}
 KEYS = {"series-classification": SERIES, "series-forecast": FORECAST | {"windows": 2}}
-NETWORKS = ("lstm",)
+NETWORKS = ("lstm", "patches")
 LONG = 1000  # moments
 
 
@@ -153,6 +153,33 @@ def test_a_long_series_takes_an_lstm_as_many_steps_as_any(tmp_path: Path) -> Non
     assert not torch.allclose(adapted.peft(values), found, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("length", "patch", "count"), [(12, 4, 3), (13, 4, 4), (100, 7, 15), (256, 16, 16), (LONG, 16, 16)]
+)
+def test_a_series_has_at_most_so_many_patches(length: int, patch: int, count: int, tmp_path: Path) -> None:
+    adapted = ready(make_job(tmp_path, keys={"network": "patches", "length": length}))
+    model = adapted.peft.get_base_model()
+    embedded: list[torch.Size] = []
+    model.body.embedding.register_forward_hook(
+        lambda _module, given, _made: embedded.append(given[0].shape)
+    )
+    values = some_series(length=length)
+    found = adapted.peft(values)
+    assert embedded == [(3, 2, count, 2 * patch)]
+    turned = adapted.peft(torch.cat([values[:, :, length // 2 :], values[:, :, : length // 2]], dim=2))
+    assert not torch.allclose(turned, found, atol=1e-3)  # it knows when something was
+
+
+def test_no_channel_sees_another_before_the_last_layer(tmp_path: Path) -> None:
+    body = ready(make_job(tmp_path, keys={"network": "patches"})).peft.get_base_model().body
+    values = some_series(length=12)
+    found = body(values).reshape(3, 2, -1)
+    values[:, 1] *= -1
+    changed = body(values).reshape(3, 2, -1)
+    torch.testing.assert_close(changed[:, 0], found[:, 0])
+    assert not torch.allclose(changed[:, 1], found[:, 1], atol=1e-3)
+
+
 @pytest.mark.parametrize("task", KEYS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_export_says_the_same_with_torch_alone(task: str, network: str, tmp_path: Path) -> None:
@@ -161,7 +188,7 @@ def test_an_export_says_the_same_with_torch_alone(task: str, network: str, tmp_p
         "local_steps": 5,
         "batch_size": 16,
         "physical_batch_size": 16,
-        "learning_rate": 1.0 if task == "series-classification" else 0.3,
+        "learning_rate": 1.0 if task == "series-classification" else 0.1,
     }
     job = make_job(tmp_path, task=task, keys={"network": network}, training=training, **NOT_PRIVATE)
     run = simulate(job, runs=tmp_path / "runs")
