@@ -80,13 +80,13 @@ class LstmBody(nn.Module):
 
 
 class PatchBody(nn.Module):
-    """float32[b, 2 · channels, length] to float32[b, channels · width], by a transformer over patches.
+    """float32[b, 2 · channels, length] to float32[b, features], by a transformer over patches of channels.
 
     Each channel is cut into up to ``patches`` patches of 4 moments or more, which attend to one another; a
     series of more than ``places`` moments is seen as means over so many equal parts. All channels have the
-    same weights, and none sees another. What each patch became is averaged. A patch in which nothing is
-    there has no weight. Positions are fixed waves, and norms have nothing to learn: so all layers are
-    linear, and every row of a batch can have weights of its own.
+    same weights, and none sees another. What each patch became is a feature: zeros, where nothing is there.
+    Positions are fixed waves, and norms have nothing to learn: so all layers are linear, and every row of a
+    batch can have weights of its own.
 
     Source: Nie et al. 2023 (arXiv:2211.14730), section 3.1, with norms before the layers.
     """
@@ -106,7 +106,7 @@ class PatchBody(nn.Module):
         self.places = min(length, places)
         self.patch = max(4, math.ceil(self.places / patches))
         self.patches = math.ceil(self.places / self.patch)
-        self.features = channels * width
+        self.features = channels * self.patches * width
         self.embedding = nn.Linear(2 * self.patch, width)
         self.layers = nn.ModuleList(_PatchLayer(width, heads) for _ in range(layers))
 
@@ -116,12 +116,12 @@ class PatchBody(nn.Module):
         seen = functional.pad(seen, (self.patches * self.patch - self.places, 0))
         numbers, flags = seen.reshape(*seen.shape[:2], self.patches, self.patch).chunk(2, dim=1)
         there = flags.amax(3) > 0
-        tokens = self.embedding(torch.cat([numbers, flags], dim=3))
-        tokens = tokens + _waves(tokens)
+        # What all series have alike, such as that all of it is there, would drown what they have not.
+        tokens = self.embedding(torch.cat([numbers, 1 - flags], dim=3))
+        tokens = tokens + _waves(tokens) / 4
         for layer in self.layers:
             tokens = layer(tokens, there)
-        weights = there / there.sum(2, keepdim=True).clamp(min=1)
-        return (_normed(tokens) * weights[..., None]).sum(2).flatten(1)
+        return (_normed(tokens) * there[..., None]).flatten(1)
 
 
 class _PatchLayer(nn.Module):
