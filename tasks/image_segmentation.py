@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
-WIDTHS = [8, 16, 32]  # of the network: channels at each half of the size
+WIDTHS = [8, 16, 32]  # of the U-Net: channels at each half of the size
+# Of UNETR: channels at the whole size, and a token's numbers; and how many pixels a patch has on each side.
+_WIDTH, _HIDDEN, _HEADS = 4, 32, 4
+_PATCH = 16
+Network: TypeAlias = Literal["unet", "unetr"]
 _MOST_LABELS = 100
 
 
@@ -64,16 +68,24 @@ class MaskedKeys(TaskKeys):
         return self
 
 
+def check_patches(network: Network, size: int) -> None:
+    """Raises ValueError for a size that the network's patches do not fill."""
+    if network == "unetr" and size % _PATCH:
+        raise ValueError(f'size: expected a multiple of {_PATCH} with network="unetr", got {size}')
+
+
 class MaskedSection(MaskedKeys):
     """A job's keys: every image becomes ``size`` by ``size`` pixels; of volumes ``range`` is seen."""
 
     size: Annotated[int, Field(ge=16, le=256, multiple_of=1 << len(WIDTHS) - 1)]
     colours: bool = False
     range: Range = Field(default=[0.0, 255.0], description="of volumes, from where to where numbers go")
+    network: Network = "unet"
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         check_ranges("data", {"range": self.range})
+        check_patches(self.network, self.size)
         return self
 
     @property
@@ -85,7 +97,7 @@ class MaskedSection(MaskedKeys):
 
 
 class ImageSegmentation(NetworkTask):
-    """Images with masks, for MONAI's U-Net, which is drawn and trained whole.
+    """Images with masks, for a U-Net or UNETR of MONAI's blocks, which is drawn and trained whole.
 
     Of a volume each slice is an example: what is promised, is promised for each of them, and not for whom
     they are of.
@@ -179,20 +191,27 @@ class ImageSegmentation(NetworkTask):
         labels: tuple[str, ...],  # noqa: ARG002
         device: Device,  # noqa: ARG002
     ) -> BaseModel:
-        """The U-Net, drawn from ``seeds.adapter``. Raises ModelError without MONAI."""
+        """The network, drawn from ``seeds.adapter``. Raises ModelError without MONAI."""
         if importlib.util.find_spec("monai") is None:
             raise ModelError(f"task=\"{self.name}\" needs MONAI: pip install 'confide[imaging]'")
         from tasks.model.drawn_network import load_drawn
         from tasks.model.segmentation_network import SegmentationNetwork
+        from tasks.model.unetr_network import UnetrNetwork
 
         reader = section.reader
+        given = {
+            "channels": reader.shape[0],
+            "labels": list(section.labels),
+            "dims": len(reader.shape) - 1,
+        }
+
+        def make() -> SegmentationNetwork | UnetrNetwork:
+            if section.network == "unet":
+                return SegmentationNetwork(widths=WIDTHS, **given)
+            return UnetrNetwork(width=_WIDTH, hidden=_HIDDEN, heads=_HEADS, **given)
+
         return load_drawn(
-            lambda: SegmentationNetwork(
-                channels=reader.shape[0],
-                labels=list(section.labels),
-                widths=WIDTHS,
-                dims=len(reader.shape) - 1,
-            ),
+            make,
             seed=job.seeds.adapter,
             last="classifier",
             reads=reader.as_table(),

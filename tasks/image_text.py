@@ -49,7 +49,7 @@ _TEMPERATURE = LENGTH**-0.5
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """An image and its caption's plain words. Pairs of one image are equal: none is held out from another."""
+    """An image and its caption's plain words. Those of one image are equal: all are held out, or none."""
 
     image: ImageFile
     words: str = field(compare=False)

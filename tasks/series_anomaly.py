@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.anomaly_task import AnomalyTask, FeatureKeys
 from tasks.data.series_columns import Series, SeriesColumns
-from tasks.series_classification import SeriesClassification, SeriesKeys, SeriesSection
+from tasks.series_classification import CutSeriesSection, SeriesClassification, SeriesKeys
 
 if TYPE_CHECKING:
     from protocol.job.job import Job
@@ -42,7 +42,7 @@ class UsualSeries(SeriesColumns):
         return found
 
 
-class UsualSection(FeatureKeys, SeriesSection):
+class UsualSection(FeatureKeys, CutSeriesSection):
     """A job's keys: of a series, its first ``length`` moments are seen, in ``features`` directions."""
 
     @property

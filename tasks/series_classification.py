@@ -12,7 +12,7 @@ from tasks.data.rows import Rows
 from tasks.data.series_columns import Series, SeriesColumns
 from tasks.labelled_keys import DeclaredLabels, LabelledKeys
 from tasks.network_task import NetworkTask
-from tasks.series_rows import MOST_NUMBERS, MomentKeys, digest_series, read_series
+from tasks.series_rows import MOST_NUMBERS, SIZES, MomentKeys, Network, digest_series, read_series
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from tasks.model.base_model import BaseModel
     from tasks.model.device import Device
 
-_WIDTH, _PARTS = 32, 8  # of the network: filters, and parts of a series
+_WIDTH, _PARTS = 32, 8  # of the convolutions: filters, and parts of a series
 
 
 class SeriesKeys(MomentKeys, LabelledKeys):
     """The columns of series, and of their labels."""
 
 
-class SeriesSection(SeriesKeys):
-    """A job's keys: longer series are cut to their first ``length`` moments."""
+class CutSeriesSection(SeriesKeys):
+    """Longer series are cut to their first ``length`` moments."""
 
     length: Annotated[int, Field(ge=_PARTS, le=100_000)]
 
@@ -44,12 +44,18 @@ class SeriesSection(SeriesKeys):
         return self.columns(self.length)
 
 
+class SeriesSection(CutSeriesSection):
+    """A job's keys: how series are cut, and which network is drawn."""
+
+    network: Network = "convolutions"
+
+
 class SeriesColumnKeys(SeriesKeys, DeclaredLabels):
     """A site's keys: series with labels."""
 
 
 class SeriesClassification(NetworkTask):
-    """Series for a small network of convolutions that is drawn and trained whole; the unit is the entity.
+    """Series for a small network that is drawn and trained whole; the unit is the entity.
 
     All rows of an entity are one example: what is promised, is promised for all of them together.
     """
@@ -57,10 +63,10 @@ class SeriesClassification(NetworkTask):
     name = "series-classification"
     about = "which of a few labels an entity's series of numbers has"
     units = Units(example="series", size="series")
-    Section: type[SeriesSection] = SeriesSection
+    Section: type[CutSeriesSection] = SeriesSection
     Columns: type[SeriesKeys] = SeriesColumnKeys
 
-    def refuses(self, job: Job, section: SeriesSection) -> str | None:
+    def refuses(self, job: Job, section: CutSeriesSection) -> str | None:
         """Sites by a column would need one value an entity, and a table has one a row."""
         if isinstance(job.federation.partition, ByColumn):
             return f'federation.partition: expected "iid" or a dirichlet with task="{self.name}"'
@@ -87,11 +93,25 @@ class SeriesClassification(NetworkTask):
     ) -> BaseModel:
         """The network with as many channels as the job names, drawn from ``seeds.adapter``."""
         from tasks.model.drawn_network import load_drawn
-        from tasks.model.series_network import SeriesNetwork
+        from tasks.model.series_network import BodyNetwork, SeriesNetwork
 
-        reader = section.reader
+        reader, network = section.reader, section.network
+
+        def make() -> SeriesNetwork | BodyNetwork:
+            if network == "convolutions":
+                return SeriesNetwork(
+                    inputs=reader.shape[0], labels=list(labels), width=_WIDTH, parts=_PARTS
+                )
+            return BodyNetwork(
+                network=network,
+                channels=len(section.channels),
+                length=section.length,
+                sizes=SIZES[network],
+                labels=list(labels),
+            )
+
         return load_drawn(
-            lambda: SeriesNetwork(inputs=reader.shape[0], labels=list(labels), width=_WIDTH, parts=_PARTS),
+            make,
             seed=job.seeds.adapter,
             last="classifier",
             reads=reader.as_table(),

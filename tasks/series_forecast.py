@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from tasks.data.series_columns import Series
 from tasks.data.series_windows import SeriesWindows
 from tasks.forecast_outcome import COVERAGE, MEAN_ERROR, RELATIVE_ERROR, WITHIN, ForecastOutcome
 from tasks.network_task import NetworkTask
-from tasks.series_rows import MOST_NUMBERS, MomentKeys, digest_series, read_series
+from tasks.series_rows import MOST_NUMBERS, SIZES, MomentKeys, Network, digest_series, read_series
 from tasks.task import Encoded, Units
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from tasks.model.device import Device
 
 _NOTHING_TOLD = "no number to forecast, or none before it"
-# Of the network: filters, parts of a context for them, and places at most at which it sees the context.
-_WIDTH, _PARTS, _PLACES = 16, 4, 32
+# Of the convolutions: filters, and parts of a context for them.
+_WIDTH, _PARTS = 16, 4
+_PLACES = 32  # at most, at which the last layer sees the context itself
 
 
 class ForecastKeys(MomentKeys):
@@ -54,6 +55,7 @@ class ForecastSection(ForecastKeys):
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
         None, min_length=1, max_length=20, description="what is told; unset: the mean"
     )
+    network: Network = "convolutions"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -80,7 +82,7 @@ class ForecastSection(ForecastKeys):
 
 
 class SeriesForecast(NetworkTask):
-    """Series for a small network of convolutions that is drawn and trained whole; the unit is the entity.
+    """Series for a small network that is drawn and trained whole; the unit is the entity.
 
     All windows of an entity are one example, with one loss and one gradient: what is promised, is promised
     for all rows of it together. The network begins as the naive forecast, which is the last known number.
@@ -121,20 +123,25 @@ class SeriesForecast(NetworkTask):
     ) -> BaseModel:
         """The network with as many channels as the job names, drawn from ``seeds.adapter``."""
         from tasks.model.drawn_network import load_drawn
-        from tasks.model.forecast_network import ForecastNetwork
+        from tasks.model.series_network import BodyForecast, ForecastNetwork
 
-        reader = section.reader
+        reader, network = section.reader, section.network
+        told: dict[str, Any] = {
+            "channels": len(section.channels),
+            "channel": reader.channel,
+            "range": section.channels[section.target],
+            "horizon": section.horizon,
+            "levels": [f"{quantile:g}" for quantile in section.quantiles or ()] or ["mean"],
+            "places": min(section.context, _PLACES),
+        }
+
+        def make() -> ForecastNetwork | BodyForecast:
+            if network == "convolutions":
+                return ForecastNetwork(**told, width=_WIDTH, parts=_PARTS)
+            return BodyForecast(network=network, length=section.context, sizes=SIZES[network], **told)
+
         return load_drawn(
-            lambda: ForecastNetwork(
-                channels=len(section.channels),
-                channel=reader.channel,
-                range=section.channels[section.target],
-                horizon=section.horizon,
-                levels=[f"{quantile:g}" for quantile in section.quantiles or ()] or ["mean"],
-                width=_WIDTH,
-                parts=_PARTS,
-                places=min(section.context, _PLACES),
-            ),
+            make,
             seed=job.seeds.adapter,
             last="forecast",
             reads=reader.as_table(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,13 @@ from tasks.network_task import Range, check_ranges
 from tasks.task import TaskKeys
 
 MOST_NUMBERS = 100_000  # of a series
+# What finds something in a series over time, as jobs name it, and how large what is no convolution is. A
+# longer series is seen as means over so many parts: what it takes is public, and bounded.
+Network: TypeAlias = Literal["convolutions", "lstm", "patches"]
+SIZES = {
+    "lstm": {"width": 16, "steps": 64},
+    "patches": {"width": 16, "heads": 4, "layers": 2, "patches": 16, "places": 256},
+}
 
 
 class MomentKeys(TaskKeys):

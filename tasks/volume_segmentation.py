@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tasks.data.rows import NO_CONTENT, Rows
 from tasks.data.volume_grid import VolumeGrid
 from tasks.data.volume_patches import VolumeShape, find_volume
-from tasks.image_segmentation import WIDTHS, ImageSegmentation, MaskedKeys
+from tasks.image_segmentation import WIDTHS, ImageSegmentation, MaskedKeys, Network, check_patches
 from tasks.mask_outcome import MaskOutcome
 from tasks.network_task import Range, check_ranges
 from tasks.pixels import any_pixels
@@ -74,10 +74,12 @@ class VolumeSection(VolumeKeys):
     """A job's keys: of volumes ``range`` is seen."""
 
     range: Annotated[Range, Field(description="from where to where numbers go, in the scanner's unit")]
+    network: Network = "unet"
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         check_ranges("data", {"range": self.range})
+        check_patches(self.network, self.size)
         return self
 
     @property
@@ -87,7 +89,7 @@ class VolumeSection(VolumeKeys):
 
 
 class VolumeSegmentation(ImageSegmentation):
-    """Volumes with masks, for MONAI's U-Net in three dimensions, which is drawn and trained whole.
+    """Volumes with masks, for MONAI's U-Net or UNETR in three dimensions, which is drawn and trained whole.
 
     With ``example = "volume"`` all cubes of a volume are one example, with one loss, and one gradient that
     is clipped: what is promised, is promised for the volume. With "patch" it is promised for each cube, and
