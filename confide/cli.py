@@ -163,10 +163,9 @@ def export(
     from runs.export import export_adapter, export_merged
     from runs.privacy_card import read_audit
     from runs.run_folder import RunFolder
-    from tasks.registry import has_own_program
 
     folder = RunFolder.open(run)
-    own = has_own_program(folder.manifest.job)
+    own = folder.has_own_program
     result = None if audit is None else read_audit(audit, folder.manifest)
     if best and average:
         raise UserError("--average: expected no --best beside it: one adapter is written")

@@ -32,8 +32,7 @@ def write(weights: Mapping[str, torch.Tensor], to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     tensors = {name: one.float().contiguous() for name, one in weights.items() if name.startswith(KEPT)}
     save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
-    config = {"model_type": "speaker-encoder", "sampling_rate": 16_000}
-    (to / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+    (to / "config.json").write_text(json.dumps({"model_type": "speaker-encoder"}), "utf-8")
 
 
 if __name__ == "__main__":

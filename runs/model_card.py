@@ -16,7 +16,7 @@ from runs.model_names import hub_id
 from runs.privacy_card import FILE, README, AuditResult, Guarantee, PrivacyCard, make_card, write_card
 from runs.quantized_record import Quantized, compared, off_by
 from runs.run_folder import RunFolder
-from tasks.registry import find_task, has_own_program
+from tasks.registry import find_task
 from tasks.task import HubTask, SummingTask
 
 
@@ -58,7 +58,7 @@ def model_card(
     adapter = json.loads(config.read_text("utf-8")) if config.exists() else None
     job = folder.manifest.job
     task = find_task(job.task)
-    own = has_own_program(job)
+    own = folder.has_own_program
     fits = isinstance(task, SummingTask)  # the Hub's name is for classifiers
     base = None if job.model.source == DRAWN else hub_id(job.model.source)
     header = ModelCardData(

@@ -58,6 +58,7 @@ from runs.asked_folder import AskedFolder
 from runs.metrics import Metrics, read_metrics
 from runs.peft_form import load_tensors, save_tensors
 from tasks.label_scores import LabelScore
+from tasks.registry import has_own_program
 
 MEMORY = "memory.safetensors"  # beside an adapter: what its strategy remembers
 _MODELS = "models"
@@ -175,6 +176,13 @@ class RunFolder(AskedFolder):
         if own_steps is not None:
             self.save_receipts("own-steps", own_steps)
         self._write("metrics.json", metrics.content)
+
+    @property
+    def has_own_program(self) -> bool:
+        """Whether the whole model is exported with a program that loads it, wherever its base is now."""
+        # Older folders have no such fact.
+        known: bool | None = self.facts.get("own_program")
+        return has_own_program(self.manifest.job) if known is None else known
 
     @property
     def facts(self) -> dict[str, Any]:

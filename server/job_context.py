@@ -34,7 +34,7 @@ from tasks.model.base_model import load_base_model
 from tasks.model.device import choose_device
 from tasks.model.frozen_prefix import Activations, FrozenPrefix
 from tasks.own_rows import encode_own_rows, label_names, read_own_rows, read_validation_rows
-from tasks.registry import checked_job, compares_with_start, section_of
+from tasks.registry import checked_job, compares_with_start, has_own_program, section_of
 
 _PACKAGES = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting")
 
@@ -212,6 +212,7 @@ class Workplace:
             "labels": list(self.labels),
             "remarks": [*self.adapted.base.remarks, *self._feature_remarks(), *self._local_remarks()],
             "exported_beside": list(self.adapted.exported_beside),
+            "own_program": has_own_program(self.job),
             "held_out_examples": len(self.held_out),
             "oddities": list(self.oddities),
         }

@@ -25,12 +25,12 @@ def answer_as_site(message: Message, context: Context, *, job: str, home: Path) 
 
 # One worker process serves many sites and many messages: each world is built once in it.
 @lru_cache(maxsize=1)
-def _world(job: str) -> World:
-    return World(Job.model_validate_json(job))
+def _world(job: str, run: Path) -> World:
+    return World(Job.model_validate_json(job), files=RunFolder.open(run).model_files)
 
 
 @lru_cache(maxsize=1024)
 def _site(job: str, home: Path, index: int) -> Site:
-    world = _world(job)
+    world = _world(job, home.parent)
     name = world.site_names[index]
     return world.site_of_run(name, RunFolder.open(home.parent))

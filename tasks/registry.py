@@ -79,10 +79,13 @@ def compares_with_start(job: Job) -> bool:
     return compares and job.training.warm_start is not None
 
 
-def has_own_program(job: Job) -> bool:
-    """Whether a job's whole model is exported with a program that loads it, as no library does."""
+def has_own_program(job: Job, *, source: str | None = None) -> bool:
+    """Whether a job's whole model is exported with a program that loads it, as no library does.
+
+    ``source`` is where the model is, if not where the job says.
+    """
     task = find_task(job.task)
-    own = isinstance(task, ProgramTask) and task.has_program(job.model.source)
+    own = isinstance(task, ProgramTask) and task.has_program(source or job.model.source)
     return own or job.model.source == DRAWN or isinstance(task, SummingTask)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from privacy.canonical import canonical_json
@@ -42,8 +41,7 @@ def load_speaker_encoder(job: Job, *, labels: tuple[str, ...], shape: SoundShape
     for parameter in network.classifier.parameters():
         nn.init.zeros_(parameter)
     network.load_state_dict(trunk, strict=False)
-    if not all(tensor.isfinite().all() for tensor in trunk.values()):
-        raise ModelError(f"model.source={job.model.source!r}: {WEIGHTS} holds numbers that are not finite")
+    _try(job, network, trunk)
     config = canonical_json({"made_of": network.made_of, "reads": shape.as_table()})
     return BaseModel(
         model=network,
@@ -57,6 +55,19 @@ def load_speaker_encoder(job: Job, *, labels: tuple[str, ...], shape: SoundShape
             "of them is trained.",
         ),
     )
+
+
+def _try(job: Job, network: SpeakerNetwork, trunk: dict[str, torch.Tensor]) -> None:
+    """Raises ModelError for weights with which noise has no voice, or none of finite numbers."""
+    noise = torch.sin(torch.arange(RATE) ** 2 / 100.0)[None]  # of all frequencies, one after another
+    with torch.no_grad():
+        finite = all(tensor.isfinite().all() for tensor in trunk.values())
+        voice = network.voices(noise) if finite else None
+    if voice is None or not voice.isfinite().all() or not voice.any():
+        raise ModelError(
+            f"model.source={job.model.source!r}: expected an encoder of voices, got {WEIGHTS} with numbers "
+            "that are not finite, or with which nothing is heard"
+        )
 
 
 def _check_job(job: Job, shape: SoundShape) -> None:
@@ -96,7 +107,7 @@ def _read(job: Job, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
                         f"{source}: {name}: expected float32 of {list(shape)}, got {part.get_dtype()} of "
                         f"{part.get_shape()}"
                     )
-        return load_file(path)
+            return {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"{source}: {WEIGHTS} could not be loaded: {first_line(error)}. Fetch the weights again"

@@ -221,7 +221,11 @@ def test_a_run_is_exported_with_the_same_logits(tmp_path: Path) -> None:
     assert told["made_of"] == {"labels": SOUNDS["labels"]}
     assert "The folder's own program loads it" in (tmp_path / "merged" / "README.md").read_text()
     assert has_own_program(job)
-    export_adapter(folder, tmp_path / "adapter")
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    assert not has_own_program(job)
+    assert has_own_program(job, source=str(tmp_path / "moved"))
+    export_adapter(folder, tmp_path / "adapter")  # no model is needed for it, nor to know how it is loaded
+    assert "PeftModel" not in (tmp_path / "adapter" / "README.md").read_text()
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys() == {
         "base_model.model.classifier.weight",
         "base_model.model.classifier.bias",
@@ -284,7 +288,9 @@ def test_another_rule_needs_an_adapter(tmp_path: Path) -> None:
         ({"linear.bias": torch.zeros(256, dtype=torch.float64)}, "got F64 of [256]"),
         ({"lstm.weight_ih_l3": torch.zeros(1024, 256)}, "got otherwise for 'lstm.weight_ih_l3'"),
         ({"linear.bias": None}, "got otherwise for 'linear.bias'"),
-        ({"linear.bias": torch.full((256,), torch.nan)}, "holds numbers that are not finite"),
+        ({"linear.bias": torch.full((256,), torch.nan)}, "with numbers that are not finite"),
+        ({"linear.weight": torch.full((256, 256), 3e38)}, "with numbers that are not finite"),
+        ({"linear.bias": torch.full((256,), -100.0)}, "with which nothing is heard"),
     ],
 )
 def test_other_weights_are_refused(
