@@ -12,7 +12,15 @@ from tasks.data.rows import Rows
 from tasks.data.series_columns import Series, SeriesColumns
 from tasks.labelled_keys import DeclaredLabels, LabelledKeys
 from tasks.network_task import NetworkTask
-from tasks.series_rows import MOST_NUMBERS, SIZES, MomentKeys, Network, digest_series, read_series
+from tasks.series_rows import (
+    MOST_NUMBERS,
+    SIZES,
+    MomentKeys,
+    Network,
+    check_network,
+    digest_series,
+    read_series,
+)
 from tasks.task import Units
 
 if TYPE_CHECKING:
@@ -48,6 +56,11 @@ class SeriesSection(CutSeriesSection):
     """A job's keys: how series are cut, and which network is drawn."""
 
     network: Network = "convolutions"
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        check_network(self.network, self.channels)
+        return self
 
 
 class SeriesColumnKeys(SeriesKeys, DeclaredLabels):

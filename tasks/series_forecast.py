@@ -14,7 +14,15 @@ from tasks.data.series_columns import Series
 from tasks.data.series_windows import SeriesWindows
 from tasks.forecast_outcome import COVERAGE, MEAN_ERROR, RELATIVE_ERROR, WITHIN, ForecastOutcome
 from tasks.network_task import NetworkTask
-from tasks.series_rows import MOST_NUMBERS, SIZES, MomentKeys, Network, digest_series, read_series
+from tasks.series_rows import (
+    MOST_NUMBERS,
+    SIZES,
+    MomentKeys,
+    Network,
+    check_network,
+    digest_series,
+    read_series,
+)
 from tasks.task import Encoded, Units
 
 if TYPE_CHECKING:
@@ -59,6 +67,7 @@ class ForecastSection(ForecastKeys):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        check_network(self.network, self.channels)
         told = self.quantiles or [0.5]
         if sorted(set(told)) != told or 0.5 not in told:
             raise ValueError("quantiles: expected them to rise, and 0.5 among them, which is the forecast")

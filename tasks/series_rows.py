@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sized
 from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -19,11 +20,21 @@ from tasks.task import TaskKeys
 MOST_NUMBERS = 100_000  # of a series
 # What finds something in a series over time, as jobs name it, and how large what is no convolution is. A
 # longer series is seen as means over so many parts: what it takes is public, and bounded.
+_MOST_ATTENDED = 64  # channels, each of which the last layer sees the patches of
 Network: TypeAlias = Literal["convolutions", "lstm", "patches"]
 SIZES = {
     "lstm": {"width": 16, "steps": 64},
     "patches": {"width": 16, "heads": 4, "layers": 2, "patches": 16, "places": 256},
 }
+
+
+def check_network(network: Network, channels: Sized) -> None:
+    """Raises ValueError for more channels than a network is made for."""
+    if network == "patches" and len(channels) > _MOST_ATTENDED:
+        raise ValueError(
+            f'network: expected at most {_MOST_ATTENDED} channels with "patches", got {len(channels)}: the '
+            'last layer sees the patches of each; choose "lstm" or "convolutions"'
+        )
 
 
 class MomentKeys(TaskKeys):

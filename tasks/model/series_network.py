@@ -40,13 +40,32 @@ class SeriesNetwork(nn.Module):
         return logits
 
 
+def _parts(length: int, *, most: int) -> tuple[int, int]:
+    """Into how many moments each, and into how many parts, a series is cut: at most so many."""
+    size = math.ceil(length / most)
+    return size, math.ceil(length / size)
+
+
+def _means(values: torch.Tensor, size: int) -> torch.Tensor:
+    """float32[b, 2 · channels, length] over parts of ``size`` moments; before the first of all is none.
+
+    A number is the mean of those that are there, and beside it stands what share of the part is.
+    """
+    if size == 1:
+        return values
+    padded = functional.pad(values, (-values.shape[2] % size, 0))
+    parts = padded.reshape(*padded.shape[:2], padded.shape[2] // size, size).sum(3)
+    numbers, flags = parts.chunk(2, dim=1)
+    return torch.cat([numbers / flags.clamp(min=1), flags / size], dim=1)
+
+
 class LstmBody(nn.Module):
     """float32[b, 2 · channels, length] to float32[b, 2 · width]: what attention finds in an LSTM's states.
 
     One learned query weighs the states, and the last state stands beside what it finds. A longer series is
-    seen as means over ``steps`` equal parts. A step at which no channel is there leaves the state as it
-    was, and has no weight. Gates are linear layers, so that all rows of a batch can have weights of their
-    own.
+    seen as ``_means`` over at most ``steps`` parts. A step at which no channel is there leaves the state as
+    it was, and has no weight. Gates are linear layers, so that all rows of a batch can have weights of
+    their own.
 
     Sources: Hochreiter and Schmidhuber 1997, with gates that begin by keeping what they have (Jozefowicz et
     al. 2015); Bahdanau et al. 2015 (arXiv:1409.0473) for attention over states.
@@ -54,14 +73,15 @@ class LstmBody(nn.Module):
 
     def __init__(self, *, channels: int, length: int, width: int, steps: int) -> None:
         super().__init__()
-        self.channels, self.width, self.steps = channels, width, min(length, steps)
+        self.channels, self.width = channels, width
+        self.size, self.steps = _parts(length, most=steps)
         self.features = 2 * width
         self.given = nn.Linear(2 * channels, 4 * width)
         self.recurrent = nn.Linear(width, 4 * width, bias=False)
         self.query = nn.Linear(width, 1, bias=False)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        steps = functional.adaptive_avg_pool1d(values, self.steps).transpose(1, 2)
+        steps = _means(values, self.size).transpose(1, 2)
         there = steps[..., self.channels :].amax(2) > 0
         given = self.given(steps)
         state = memory = values.new_zeros(len(values), self.width)
@@ -83,10 +103,10 @@ class PatchBody(nn.Module):
     """float32[b, 2 · channels, length] to float32[b, features], by a transformer over patches of channels.
 
     Each channel is cut into up to ``patches`` patches of 4 moments or more, which attend to one another; a
-    series of more than ``places`` moments is seen as means over so many equal parts. All channels have the
-    same weights, and none sees another. What each patch became is a feature: zeros, where nothing is there.
-    Positions are fixed waves, and norms have nothing to learn: so all layers are linear, and every row of a
-    batch can have weights of its own.
+    series of more than ``places`` moments is seen as ``_means`` over at most so many parts. All channels
+    have the same weights, and none sees another. What each patch became is a feature: zeros, where nothing
+    is there. Positions are fixed waves, and norms have nothing to learn: so all layers are linear, and
+    every row of a batch can have weights of its own.
 
     Source: Nie et al. 2023 (arXiv:2211.14730), section 3.1, with norms before the layers.
     """
@@ -103,7 +123,7 @@ class PatchBody(nn.Module):
         places: int,
     ) -> None:
         super().__init__()
-        self.places = min(length, places)
+        self.size, self.places = _parts(length, most=places)
         self.patch = max(4, math.ceil(self.places / patches))
         self.patches = math.ceil(self.places / self.patch)
         self.features = channels * self.patches * width
@@ -111,7 +131,7 @@ class PatchBody(nn.Module):
         self.layers = nn.ModuleList(_PatchLayer(width, heads) for _ in range(layers))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        seen = functional.adaptive_avg_pool1d(values, self.places)
+        seen = _means(values, self.size)
         # What is before the first moment is missing.
         seen = functional.pad(seen, (self.patches * self.patch - self.places, 0))
         numbers, flags = seen.reshape(*seen.shape[:2], self.patches, self.patch).chunk(2, dim=1)
@@ -138,7 +158,7 @@ class _PatchLayer(nn.Module):
     def forward(self, tokens: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         made = self.attended(_normed(tokens))
         # [b, channels, n, 3 · width] to three of [b, channels, heads, n, width / heads].
-        split = made.reshape(*made.shape[:3], 3, self.heads, -1)
+        split = made.reshape(*made.shape[:3], 3, self.heads, made.shape[3] // (3 * self.heads))
         query, key, value = split.permute(3, 0, 1, 4, 2, 5)
         scores = query @ key.transpose(3, 4) / key.shape[4] ** 0.5
         weights = scores.masked_fill(~there[:, :, None, None], _NEVER).softmax(-1)

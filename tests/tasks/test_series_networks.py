@@ -147,7 +147,7 @@ def test_a_long_series_takes_an_lstm_as_many_steps_as_any(tmp_path: Path) -> Non
     recurrent.register_forward_hook(lambda _module, given, _made: taken.append(len(given[0])))
     values = some_series(length=LONG)
     found = adapted.peft(values)
-    assert taken == [3] * 64
+    assert taken == [3] * 63  # of 16 moments each
     # The last parts are seen, and in order.
     values[:, 0, -20:] *= -1
     assert not torch.allclose(adapted.peft(values), found, atol=1e-3)
@@ -209,6 +209,31 @@ def test_an_export_says_the_same_with_torch_alone(task: str, network: str, tmp_p
 def test_a_network_of_another_name_is_refused(task: str, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"data\.network.*'convolutions'"):
         make_job(tmp_path, task=task, keys={"network": "gru"})
+
+
+@pytest.mark.parametrize("task", KEYS)
+def test_patches_of_too_many_channels_are_refused(task: str, tmp_path: Path) -> None:
+    channels = KEYS[task]["channels"] | {f"c{number}": [0, 1] for number in range(63)}
+    with pytest.raises(JobError, match=r"network: expected at most 64 channels with \"patches\", got 65"):
+        make_job(tmp_path, task=task, keys={"network": "patches", "channels": channels})
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_part_is_the_mean_of_the_moments_that_are_there(network: str, tmp_path: Path) -> None:
+    """Missing ones are zeros: a mean over all would be nearer to zero, the more are missing."""
+    body = ready(make_job(tmp_path, keys={"network": network, "length": LONG})).peft.get_base_model().body
+    values = torch.full((1, 4, LONG), 0.8)
+    values[:, 2:] = 1.0
+    seen: list[torch.Tensor] = []
+    first = body.given if network == "lstm" else body.embedding
+    first.register_forward_hook(lambda _module, given, _made: seen.append(given[0].flatten()))
+    body(values)
+    values[:, :, 1::2] = 0.0
+    body(values)
+    whole, half = ((one - 0.8).abs() < 1e-5 for one in seen)
+    assert whole.any()
+    assert torch.equal(whole, half)
+    assert (seen[1] == 0.5).any()  # how many of a part are there
 
 
 def test_anomalies_have_no_network_to_choose(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def together(
 def furthest(given: Found, adapted: AdaptedModel, examples: Examples) -> float:
     """The largest distance of a tensor from its reference, relative to the whole gradient."""
     found, worst = dense(given), 0.0
+    assert all(one.isfinite().all() for one in found.values())
     for index in range(len(examples)):
         expected = alone(adapted, examples, index)
         size = torch.cat([g.flatten() for g in expected.values()]).norm()
