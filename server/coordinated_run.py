@@ -60,7 +60,8 @@ def coordinate(
         write_state(folder, replace(running, state="finished"))
 
 
-def _run(post: SealedPost, folder: RunFolder) -> None:
+def reopen_workplace(folder: RunFolder) -> Workplace:
+    """What a run was started with, loaded again. Raises JobError if it is not what the manifest says."""
     manifest = folder.manifest
     workplace = Workplace.load(manifest.job, files=folder.model_files)
     if workplace.manifest(manifest.run, cohort=manifest.cohort, sites=manifest.sites) != manifest:
@@ -68,6 +69,11 @@ def _run(post: SealedPost, folder: RunFolder) -> None:
             f"{folder.path} was started with another model, label set, layout or first adapter: bring "
             "those back, or start a new run"
         )
+    return workplace
+
+
+def _run(post: SealedPost, folder: RunFolder) -> None:
+    workplace = reopen_workplace(folder)
     run_rounds(post, folder, layout=workplace.adapted.layout, evaluator=workplace.evaluator, listener=_say)
     if folder.records():
         write_report(folder)

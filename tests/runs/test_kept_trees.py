@@ -14,7 +14,7 @@ from runs.drift import find_drift
 from runs.export import export_adapter, export_merged
 from runs.progress import Progress
 from runs.run_folder import RoundRecord, RunFolder
-from server.job_context import Workplace
+from server.coordinated_run import reopen_workplace
 from simulation.simulate import resume, simulate
 from simulation.simulated_federation import World
 from tests.tasks.data.tree_texts import ONE_LEAF, TREE, write_trees
@@ -77,8 +77,8 @@ def test_its_workers_have_them_too(runs: Path, tmp_path: Path) -> None:
     assert len(resume(tmp_path / "cut", workers=2).rounds) == 2
 
 
-def test_the_coordinator_of_a_federation_loads_what_its_folder_keeps(moved: RunFolder, job: Job) -> None:
-    found = Workplace.load(job, files=moved.model_files)
+def test_the_coordinator_of_a_federation_loads_what_its_folder_keeps(moved: RunFolder) -> None:
+    found = reopen_workplace(moved)
     assert found.adapted.model_digest == moved.manifest.model_digest
     assert found.job == moved.manifest.job  # the manifest says where they were
 
