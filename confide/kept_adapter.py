@@ -33,11 +33,8 @@ def export_own(
             "coordinator has the run's own (confide export)"
         )
     export_kept(manifest, adapter, to, source=source, files=files)
-    loader = (
-        ""
-        if has_own_program(manifest.job, source=source)
-        else "; load it with peft.PeftModel.from_pretrained"
-    )
-    print(f"Wrote this site's adapter to {to}{loader}")
+    own = has_own_program(manifest.job, source=source)
+    how = "" if own else "; load it with peft.PeftModel.from_pretrained"
+    print(f"Wrote this site's adapter to {to}{how}")
     if manifest.job.privacy.hides_sites or not manifest.job.privacy.protects:
         print("What is in it was trained without noise: it is as private as the data")
