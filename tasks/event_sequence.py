@@ -22,6 +22,7 @@ from tasks.label_outcome import (
     BRIER,
     CALIBRATION,
     MACRO_F1,
+    focal,
     scores_by_label,
 )
 from tasks.labelled_keys import DeclaredLabels
@@ -225,11 +226,9 @@ class EventSequence(NetworkTask):
         return values
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
-        """Focal loss: what is told right with confidence weighs less (Lin et al. 2017, equation 4)."""
+        """Focal loss."""
         found = super().forward(adapted, batch)
-        # Far from 0, where a power below 1 has no finite slope.
-        missed = (-(-found.losses).expm1()).clamp(min=1e-9)
-        return replace(found, losses=missed ** adapted.spec.data["focal"] * found.losses)
+        return replace(found, losses=focal(found.losses, adapted.spec.data["focal"]))
 
 
 def _reader(keys: EventKeys, *, length: int) -> EventColumns:

@@ -11,7 +11,7 @@ from protocol.job.job import DRAWN
 from protocol.plain_text import Word
 from tasks.data.image_files import IMAGES, ImageFile, ImageShape
 from tasks.data.image_gate import ImageGate
-from tasks.label_outcome import LabelOutcome
+from tasks.label_outcome import LabelOutcome, focal
 from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
@@ -47,9 +47,13 @@ class ImageSection(LabelledFileKeys):
 
 
 class SeenImageSection(ImageSection):
-    """A job's keys: every image is learned as it is and from ``views``, by their names."""
+    """A job's keys: every image is learned as it is and from ``views``, by their names.
+
+    ``focal`` is the loss's γ: 0 is cross-entropy.
+    """
 
     views: list[Word] = Field(default_factory=list)
+    focal: Annotated[float, Field(ge=0, le=10)] = 0.0
 
     @field_validator("views")
     @classmethod
@@ -70,8 +74,10 @@ class SeenImageSection(ImageSection):
 class SeenOutcome(LabelOutcome):
     """Of images with views: ``losses`` are means over these, and the rest is of images as they are."""
 
+    focus: float
+
     def sums(self) -> dict[str, float]:
-        own = LabelOutcome.of(self.logits, self.labels).losses
+        own = focal(LabelOutcome.of(self.logits, self.labels).losses, self.focus)
         return super().sums() | {"nats": float(own.double().sum())}
 
 
@@ -122,14 +128,15 @@ class ImageClassification(LabelledFilesTask):
         return ViewedExamples.of(found, adapted.base.reader.views)
 
     def forward(self, adapted: AdaptedModel, batch: Batch) -> Outcome:
-        """Cross-entropy of the label, in the mean over an image's views; the answer is of the image itself.
+        """Focal loss of the label, in the mean over an image's views; the answer is of the image itself.
 
         So an image has one loss and one gradient, however many views there are of it, and what is clipped
         is that one. Source: De et al. 2022 (arXiv:2204.13650), section 3.2.
         """
-        views = adapted.base.reader.views
+        views, focus = adapted.base.reader.views, adapted.spec.data["focal"]
         if not views:
-            return super().forward(adapted, batch)
+            found = super().forward(adapted, batch)
+            return replace(found, losses=focal(found.losses, focus))
         from torch.nn import functional
 
         from tasks.data.image_views import seen_from
@@ -143,7 +150,8 @@ class ImageClassification(LabelledFilesTask):
         sides = 1 + len(views)
         each = functional.cross_entropy(logits, labels.repeat_interleave(sides), reduction="none")
         own = vars(LabelOutcome.of(logits[::sides], labels))
-        return SeenOutcome(**own | {"losses": each.reshape(-1, sides).mean(1)})
+        losses = focal(each, focus).reshape(-1, sides).mean(1)
+        return SeenOutcome(**own | {"losses": losses, "focus": focus})
 
     def logits(self, model: Any, values: torch.Tensor) -> torch.Tensor:
         return image_logits(model, values)

@@ -20,6 +20,18 @@ _STEPS = 2 * _STEPS_A_UNIT * _FURTHEST + 1
 _BINS = 15  # of confidence, as in the paper
 
 
+def focal(losses: torch.Tensor, focus: float) -> torch.Tensor:
+    """Cross-entropies as focal losses: what is told right with confidence weighs less; with 0, all alike.
+
+    Source: Lin et al. 2017 (arXiv:1708.02002), equation 4.
+    """
+    if not focus:
+        return losses
+    # Far from 0, where a power below 1 has no finite slope.
+    missed = (-(-losses).expm1()).clamp(min=1e-9)
+    return missed**focus * losses
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelOutcome(Outcome):
     """A classifier's outcome with ``logits``, float32[m, labels], and the right ``labels``, int64[m].

@@ -125,8 +125,9 @@ def test_an_image_has_one_gradient_the_mean_over_its_views(trunk: bool, tmp_path
         torch.testing.assert_close(found[name][0].reshape(part.shape), part, atol=1e-5, rtol=1e-4)
 
 
-def test_the_answer_is_of_the_image_itself(tmp_path: Path) -> None:
-    seen, plain = adapt(make_job(tmp_path, views=TWO)), adapt(make_job(tmp_path, views=[]))
+@pytest.mark.parametrize("focal", [0.0, 2.0])
+def test_the_answer_is_of_the_image_itself(focal: float, tmp_path: Path) -> None:
+    seen, plain = (adapt(make_job(tmp_path, views=views, data={"focal": focal})) for views in (TWO, []))
     adapter = random_adapter(plain)
     batch = plain.probe().batch(np.arange(3))
     outcomes = []
@@ -141,6 +142,23 @@ def test_the_answer_is_of_the_image_itself(tmp_path: Path) -> None:
     torch.testing.assert_close(ours.logits, theirs.logits)
     assert not torch.allclose(ours.losses, theirs.losses)
     assert ours.sums() == pytest.approx(theirs.sums())  # what is told, the loss too, is of the image itself
+
+
+@pytest.mark.parametrize("views", [[], TWO])
+def test_focal_loss_is_of_each_view(views: list[str], tmp_path: Path) -> None:
+    plain, focal = (adapt(make_job(tmp_path, views=views, data={"focal": power})) for power in (0.0, 2.0))
+    adapter = random_adapter(plain)
+    batch = replace(plain.probe().batch(np.arange(3)), rows_an_example=1 + len(views))
+    for adapted in (plain, focal):
+        adapted.load(adapter)
+        adapted.peft.eval()
+    with torch.no_grad():
+        pixels = plain.task.scaled(seen_from(batch.inputs["values"], views), plain.base.reader)
+        chances = plain.task.logits(plain.peft, pixels).softmax(1).reshape(3, 1 + len(views), -1)
+        labels = batch.inputs["labels"][:, None, None].expand(-1, 1 + len(views), 1)
+        right = chances.gather(2, labels)[:, :, 0]
+        torch.testing.assert_close(plain.forward(batch).losses, -right.log().mean(1))
+        torch.testing.assert_close(focal.forward(batch).losses, ((1 - right) ** 2 * -right.log()).mean(1))
 
 
 def test_public_images_are_measured_as_they_are(tmp_path: Path) -> None:
