@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.data.dicom_file import is_dicom
+from tasks.data.dicom_image import read_dicom_image
 from tasks.data.named_files import FileKind, UnreadableFileError
 
 FORMATS = ("JPEG", "PNG", "TIFF")
@@ -34,21 +36,24 @@ def find_image(path: Path) -> ImageFile:
     return ImageFile(digest, path)
 
 
-IMAGES = FileKind(called="images", suffixes=(".jpg", ".jpeg", ".png", ".tif", ".tiff"), find=find_image)
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm")
+IMAGES = FileKind(called="images", suffixes=_SUFFIXES, find=find_image)
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """A file's pixels, uint8[height, width, 3], turned as its camera says.
 
     Of several frames or pages the first counts, of 16 bits the upper eight, and what is transparent is
-    black. Raises UnreadableFileError for what is empty, damaged, cut off, of another format, of
-    floating-point numbers, or larger than 64 million pixels.
+    black. DICOM is seen by its own window. Raises UnreadableFileError for what is empty, damaged, cut off,
+    of another format, of floating-point numbers, or larger than 64 million pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         if not path.stat().st_size:
             raise UnreadableFileError("is empty")
+        if is_dicom(path):
+            return read_dicom_image(path, most=MOST_PIXELS)
         with Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels")
@@ -60,7 +65,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise UnreadableFileError("is not there") from None
     except UnidentifiedImageError:
-        raise UnreadableFileError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        raise UnreadableFileError(f"is no {', '.join(FORMATS)} or DICOM") from None
     except Image.DecompressionBombError:
         raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels") from None
     except Exception:  # Pillow's decoders raise whatever they like on damaged files
