@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from protocol.job.data_section import SourceKeys
 from protocol.job.job import DRAWN
 from protocol.plain_text import Word
 from tasks.data.image_files import IMAGES, ImageFile, ImageShape
 from tasks.data.image_gate import ImageGate
 from tasks.label_outcome import LabelOutcome, focal
-from tasks.labelled_files import LabelledFileKeys, LabelledFilesTask
+from tasks.labelled_files import FOLDER, LabelledFileKeys, LabelledFilesTask
 from tasks.labelled_keys import DeclaredLabels
 from tasks.pixels import any_pixels, image_logits, scaled_pixels
 from tasks.task import Encoded, Outcome, TaskKeys, Units
@@ -34,7 +35,26 @@ if TYPE_CHECKING:
 _WIDTH, _PARTS = 16, 4  # of the network: filters, and parts of each side
 
 
-class ImageSection(LabelledFileKeys):
+class ImageKeys(LabelledFileKeys):
+    """Where images are: as other files, or as bytes in a table's column ``image``."""
+
+    image: Word | None = Field(None, description="a table's column of images as bytes, in place of path")
+
+    @property
+    def in_table(self) -> bool:
+        """Whether a table says which images there are."""
+        return self.image is not None or super().in_table
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Self:
+        if self.image is not None and self.path is not None:
+            raise ValueError("image: expected none beside path: one column says where images are")
+        if self.image is not None and self.image == self.label:
+            raise ValueError("image: expected another column than label")
+        return self
+
+
+class ImageSection(ImageKeys):
     """A job's keys: every image becomes ``size`` by ``size`` pixels."""
 
     size: Annotated[int, Field(ge=16, le=256)]
@@ -81,7 +101,7 @@ class SeenOutcome(LabelOutcome):
         return super().sums() | {"nats": float(own.double().sum())}
 
 
-class ImageColumns(LabelledFileKeys, DeclaredLabels):
+class ImageColumns(ImageKeys, DeclaredLabels):
     """A site's keys: images with labels."""
 
 
@@ -95,11 +115,24 @@ class ImageClassification(LabelledFilesTask):
     kind = IMAGES
     Section: type[ImageSection] = SeenImageSection
     Columns: type[LabelledFileKeys] = ImageColumns
+
+    def read(self, data: SourceKeys, columns: LabelledFileKeys) -> Rows:
+        """As of other files; or the images in a table's cells, in order of its rows, and their labels.
+
+        Raises DataError.
+        """
+        column = getattr(columns, "image", None)
+        if column is None:
+            return super().read(data, columns)
+        from tasks.data.image_cells import read_image_cells
+
+        return read_image_cells(data, image=column, label=columns.label or FOLDER)
+
     Gate: type[TaskKeys] = ImageGate
 
-    def judged(self, content: ImageFile) -> Path:
-        """The file that the image is in."""
-        return content.path
+    def judged(self, content: ImageFile) -> Path | bytes:
+        """The file that the image is in, or what is in it."""
+        return content.source
 
     def made_up_values(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return any_pixels(random, shape)

@@ -34,9 +34,14 @@ class LabelledFileKeys(LabelledKeys):
     label: Word | None = FOLDER
     path: Word | None = Field(None, description="a table's column of paths; unset: a folder for each label")
 
+    @property
+    def in_table(self) -> bool:
+        """Whether a table says which files there are."""
+        return self.path is not None
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.path is None and self.label != FOLDER:
+        if not self.in_table and self.label != FOLDER:
             raise ValueError("path: expected the column of paths beside the column of labels")
         return self
 
@@ -75,13 +80,13 @@ class LabelledFilesTask(NetworkTask):
 
     def refuses(self, job: Job, section: LabelledFileKeys) -> str | None:
         """Folders have no column that sites could be made by."""
-        if section.path is None and isinstance(job.federation.partition, ByColumn):
+        if not section.in_table and isinstance(job.federation.partition, ByColumn):
             return 'federation.partition: expected "iid" or a dirichlet without data.path'
         return super().refuses(job, section)
 
     def one_row_an_example(self, columns: LabelledFileKeys) -> bool:
-        """A file is an example, and has a row where a table names it."""
-        return columns.path is not None
+        """A file is an example, and has a row where a table has it."""
+        return columns.in_table
 
     def digest(self, content: Any) -> bytes:
         """SHA-256 of what a file holds, 32 bytes; of none, that of nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from privacy.errors import DataError
 from protocol.job.data_section import SourceKeys
+from tasks.data.cell_bytes import bytes_column, bytes_refusal
 from tasks.data.cells import Column, arrow_column, arrow_refusal
 from tasks.data.source_files import DATASETS_STATE
 from tasks.data.table import Table
@@ -18,7 +19,11 @@ _METADATA = b"huggingface"  # the key under which datasets keeps features in an 
 
 
 def read_parquet(
-    path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
+    path: Path,
+    keys: SourceKeys,
+    columns: Sequence[str],
+    nested: Collection[str] = (),
+    raw: Collection[str] = (),
 ) -> Table:
     """A Parquet file. Integer columns that ``datasets`` knows as ClassLabel are their names."""
     from pyarrow import parquet
@@ -26,18 +31,32 @@ def read_parquet(
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = _class_names(schema)
-        return _table(schema, columns, keys, nested, names=names, read=lambda used: file.read(columns=used))
+        return _table(
+            schema, columns, keys, nested, raw, names=names, read=lambda used: file.read(columns=used)
+        )
 
 
-def read_arrow(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()) -> Table:
+def read_arrow(
+    path: Path,
+    keys: SourceKeys,
+    columns: Sequence[str],
+    nested: Collection[str] = (),
+    raw: Collection[str] = (),
+) -> Table:
     """An Arrow file or stream, Feather among them."""
     schema = _schema(path)
     names = _class_names(schema)
-    return _table(schema, columns, keys, nested, names=names, read=lambda used: _read_columns(path, used))
+    return _table(
+        schema, columns, keys, nested, raw, names=names, read=lambda used: _read_columns(path, used)
+    )
 
 
 def read_datasets_folder(
-    folder: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str] = ()
+    folder: Path,
+    keys: SourceKeys,
+    columns: Sequence[str],
+    nested: Collection[str] = (),
+    raw: Collection[str] = (),
 ) -> Table:
     """A folder that ``datasets.Dataset.save_to_disk`` wrote: Arrow files named in state.json.
 
@@ -54,7 +73,7 @@ def read_datasets_folder(
         return whole if not chosen else _selected(folder, whole, _named_files(folder, chosen))
 
     names = _class_names(schema) or _names_of(_features_beside(folder))
-    return _table(schema, columns, keys, nested, names=names, read=read)
+    return _table(schema, columns, keys, nested, raw, names=names, read=read)
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -73,19 +92,26 @@ def _table(
     columns: Sequence[str],
     keys: SourceKeys,
     nested: Collection[str],
+    raw: Collection[str],
     *,
     names: _ClassNames,
     read: Callable[[list[str]], Any],
 ) -> Table:
-    """The columns as text; ``read`` reads some, and is asked for none whose type is no text."""
+    """The columns as text, ``raw`` ones as bytes; ``read`` is asked for none whose type is neither."""
     table = Table(names=tuple(schema.names))
     if table.lacks(columns):
         return table
-    refused = {name: arrow_refusal(schema.field(name).type, nested=name in nested) for name in columns}
+    kinds = {name: schema.field(name).type for name in columns}
+    refused = {
+        name: bytes_refusal(kind) if name in raw else arrow_refusal(kind, nested=name in nested)
+        for name, kind in kinds.items()
+    }
     arrow = read([name for name in dict.fromkeys(columns) if refused[name] is None])
     found = {
         name: Column(values=(None,) * arrow.num_rows, refusal=refusal)
         if (refusal := refused[name]) is not None
+        else bytes_column(arrow.column(name))
+        if name in raw
         else arrow_column(
             arrow.column(name), encoding=keys.encoding, names=names.get(name), nested=name in nested
         )

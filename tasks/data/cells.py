@@ -25,13 +25,13 @@ OBJECTS = "objects: write the field that is meant as a column of its own"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column as text, row by row; None for a cell that is missing or is no text.
+    """A column as text, row by row; None for a cell that is missing or is no text. A raw one is of bytes.
 
     ``faults`` says why, by row from 0, where there is more to say than that nothing is there. ``refusal``
     is what the whole column holds instead of text.
     """
 
-    values: tuple[str | None, ...]
+    values: tuple[Any, ...]
     faults: Mapping[int, str] = field(default_factory=dict)
     refusal: str | None = None
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.plain_text import quoted
+from tasks.data.dicom_file import NEEDED, PIXEL_TAGS, is_deflated, lacks_decoder, silent
 from tasks.data.image_files import MOST_PIXELS
 from tasks.data.named_files import UnreadableFileError, is_hidden
 
-# All that is read of a file, beside its group 2, which says how the rest is written: pixels, and where they
-# are. No tag of it says who a patient is, when or where a scan was made, or which study it belongs to.
-TAGS = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PlanarConfiguration",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "PixelData",
-)
+# All that is read of a file: pixels, and where they are.
+TAGS = (*PIXEL_TAGS, "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _MOST_BYTES = 8 * MOST_PIXELS  # of a series' files: eight a voxel
 _INDEX = "DICOMDIR"  # what a disc lists its files in
 _LEAST_GAP = 1e-3  # millimetres between two slices
@@ -83,13 +62,10 @@ def _read_slice(path: Path) -> _Slice:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ImportError:
-        raise UnreadableFileError("is DICOM, which needs pydicom: pip install 'confide[imaging]'") from None
+        raise UnreadableFileError(NEEDED) from None
     try:
-        with _silent():
-            # It is unpacked whole before a size is known.
-            if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == (
-                pydicom.uid.DeflatedExplicitVRLittleEndian
-            ):
+        with silent():
+            if is_deflated(path):
                 raise UnreadableFileError(f"has a deflated DICOM file, {name}: write it again without that")
             found: Any = pydicom.dcmread(path, specific_tags=list(TAGS))
             _check_form(found, name)
@@ -133,19 +109,11 @@ def _check_form(found: Any, name: str) -> None:
             raise UnreadableFileError(f"has a file that does not say its {tag}: {name}")
     if found.Rows * found.Columns > MOST_PIXELS:
         raise UnreadableFileError(f"has more than {MOST_PIXELS:,} voxels")
-    syntax = found.file_meta.TransferSyntaxUID
-    if syntax.is_compressed:
-        from pydicom.pixels import get_decoder
-
-        try:
-            can = get_decoder(syntax).is_available
-        except NotImplementedError:
-            can = False
-        if not can:
-            raise UnreadableFileError(
-                f"has a file that is packed as {syntax.name}, {name}: write it again without "
-                "compression, or install a decoder of pydicom's"
-            )
+    if (packing := lacks_decoder(found)) is not None:
+        raise UnreadableFileError(
+            f"has a file that is packed as {packing}, {name}: write it again without compression, or "
+            "install a decoder of pydicom's"
+        )
 
 
 def _stacked(slices: Sequence[_Slice]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -180,16 +148,3 @@ def _stacked(slices: Sequence[_Slice]) -> tuple[NDArray[np.float32], NDArray[np.
     )
     affine[:3, 3] = places[0]
     return np.stack([one.pixels.T for one in ordered], axis=2), _LPS_TO_RAS @ affine
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without pydicom's warnings and logs, which may quote what is in a file."""
-    log = logging.getLogger("pydicom")
-    before = log.disabled
-    log.disabled = True
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        log.disabled = before

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.data.dicom_file import is_dicom
+from tasks.data.dicom_image import read_dicom_image
 from tasks.data.named_files import FileKind, UnreadableFileError
 
 FORMATS = ("JPEG", "PNG", "TIFF")
+_OTHER = {True: "is no JPEG, PNG, TIFF or DICOM", False: "is no JPEG, PNG or TIFF"}  # in a file, or not
 # What a larger one would take to unpack is more than a photograph's worth: 64 million pixels.
 MOST_PIXELS = 1 << 26
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -21,35 +25,41 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True, order=True)
 class ImageFile:
-    """An image by the SHA-256 of its pixels, as hex: two files with the same pixels are one example."""
+    """An image by the SHA-256 of its pixels, as hex: two files with the same pixels are one example.
+
+    ``source`` is the file, or what a file holds.
+    """
 
     digest: str
-    path: Path = field(compare=False)
+    source: Path | bytes = field(compare=False, repr=False)
 
 
-def find_image(path: Path) -> ImageFile:
-    """The image in a file. Raises UnreadableFileError."""
-    pixels = read_pixels(path)
+def find_image(source: Path | bytes) -> ImageFile:
+    """The image in a file, or in what a file holds. Raises UnreadableFileError."""
+    pixels = read_pixels(source)
     digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-    return ImageFile(digest, path)
+    return ImageFile(digest, source)
 
 
-IMAGES = FileKind(called="images", suffixes=(".jpg", ".jpeg", ".png", ".tif", ".tiff"), find=find_image)
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm")
+IMAGES = FileKind(called="images", suffixes=_SUFFIXES, find=find_image)
 
 
-def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """A file's pixels, uint8[height, width, 3], turned as its camera says.
+def read_pixels(source: Path | bytes) -> NDArray[np.uint8]:
+    """The pixels in a file, or in what it holds, uint8[height, width, 3], turned as its camera says.
 
     Of several frames or pages the first counts, of 16 bits the upper eight, and what is transparent is
-    black. Raises UnreadableFileError for what is empty, damaged, cut off, of another format, of
-    floating-point numbers, or larger than 64 million pixels.
+    black. DICOM, in a file alone, is seen by its own window. Raises UnreadableFileError for what is empty,
+    damaged, cut off, of another format, of floating-point numbers, or larger than 64 million pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        if not path.stat().st_size:
+        if not (source.stat().st_size if isinstance(source, Path) else len(source)):
             raise UnreadableFileError("is empty")
-        with Image.open(path, formats=FORMATS) as opened:
+        if isinstance(source, Path) and is_dicom(source):
+            return read_dicom_image(source, most=MOST_PIXELS)
+        with Image.open(source if isinstance(source, Path) else BytesIO(source), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels")
             opened.load()
@@ -60,7 +70,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise UnreadableFileError("is not there") from None
     except UnidentifiedImageError:
-        raise UnreadableFileError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        raise UnreadableFileError(_OTHER[isinstance(source, Path)]) from None
     except Image.DecompressionBombError:
         raise UnreadableFileError(f"has more than {MOST_PIXELS:,} pixels") from None
     except Exception:  # Pillow's decoders raise whatever they like on damaged files
@@ -133,7 +143,7 @@ class ImageShape:
         for place, content in enumerate(whole):
             try:
                 if content is not None:
-                    found[place] = self.scaled(read_pixels(content.path))
+                    found[place] = self.scaled(read_pixels(content.source))
             except (OSError, ValueError):
                 continue  # its row decides about itself alone, and it was readable when the data were read
         return found

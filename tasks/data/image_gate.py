@@ -37,9 +37,9 @@ class ImageGate(TaskKeys):
             raise ValueError("darkest: expected no more than brightest")
         return self
 
-    def fault(self, path: Path) -> str | None:
+    def fault(self, source: Path | bytes) -> str | None:
         """Why the image in a file stays out; None if it passes. Raises UnreadableFileError."""
-        greys = _greys(read_pixels(path))
+        greys = _greys(read_pixels(source))
         mean = float(greys.mean())
         if self.darkest is not None and mean < self.darkest:
             return f"the gate: darker than {self.darkest:g}"

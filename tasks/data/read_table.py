@@ -29,20 +29,24 @@ _FLAT: Mapping[str, Callable[[Path, SourceKeys, Sequence[str]], Table]] = {
     "workbook": read_workbook,
     "series": read_ts,
 }
-_TYPED: Mapping[str, Callable[[Path, SourceKeys, Sequence[str], Collection[str]], Table]] = {
-    "json": read_json,
+_BINARY: Mapping[
+    str, Callable[[Path, SourceKeys, Sequence[str], Collection[str], Collection[str]], Table]
+] = {
     "parquet": read_parquet,
     "arrow": read_arrow,
     _DATASETS: read_datasets_folder,
 }
 
 
-def read_table(keys: SourceKeys, *, columns: Iterable[str], nested: Collection[str] = ()) -> Table:
+def read_table(
+    keys: SourceKeys, *, columns: Iterable[str], nested: Collection[str] = (), raw: Collection[str] = ()
+) -> Table:
     """The columns of a source that will be used, as text, and at least one row.
 
-    Lists and objects in ``nested`` ones are written as JSON, and no text in others. What other columns hold
-    is not looked at. Raises DataError if there is no source, no row, or not the
-    format that a file's name says: it names the file, the row and the key to change, and quotes no cell.
+    Lists and objects in ``nested`` ones are written as JSON, and no text in others; ``raw`` ones are bytes,
+    which only files whose columns have types hold. What other columns hold is not looked at. Raises
+    DataError if there is no source, no row, or not the format that a file's name says: it names the file,
+    the row and the key to change, and quotes no cell.
     """
     wanted = list(dict.fromkeys(columns))
     _check_encoding(keys.encoding)
@@ -50,20 +54,29 @@ def read_table(keys: SourceKeys, *, columns: Iterable[str], nested: Collection[s
         files = find_files(keys)
     except OSError as error:
         raise DataError(f"data.source={keys.source!r}: {_reason(error)}") from None
-    table = joined([_read(file, keys, wanted, nested) for file in files], files=files, columns=wanted)
+    table = joined([_read(file, keys, wanted, nested, raw) for file in files], files=files, columns=wanted)
     if not table.lacks(wanted) and not len(table):
         raise DataError(f"data.source={keys.source!r} has no rows")
     return table
 
 
-def _read(path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str]) -> Table:
+def _read(
+    path: Path, keys: SourceKeys, columns: Sequence[str], nested: Collection[str], raw: Collection[str]
+) -> Table:
     import pyarrow as pa
 
     try:
         kind = _DATASETS if path.is_dir() else check_file(path, keys)
-        if kind in _FLAT:
-            return _FLAT[kind](path, keys, columns)
-        return _TYPED[kind](path, keys, columns, nested)
+        if kind in _BINARY:
+            return _BINARY[kind](path, keys, columns, nested, raw)
+        if raw:
+            raise DataError(
+                f"{str(path)!r} holds no bytes in its cells: expected Parquet, Arrow or a datasets folder "
+                "for a column of images"
+            )
+        return (
+            read_json(path, keys, columns, nested) if kind == "json" else _FLAT[kind](path, keys, columns)
+        )
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {_reason(error)}") from None
     except (pa.ArrowCapacityError, MemoryError):

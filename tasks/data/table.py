@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from privacy.errors import DataError
 from protocol.plain_text import quoted
@@ -38,6 +39,16 @@ class Table:
 
         Raises DataError naming the job's ``key`` if there is no such column, or two, or if it has no text.
         """
+        return self._values(name, key)
+
+    def raw_column(self, name: str, *, key: str) -> tuple[bytes | None, ...]:
+        """A column that was asked for as bytes, row by row; None for a cell without any.
+
+        Raises DataError as ``column`` does.
+        """
+        return self._values(name, key)
+
+    def _values(self, name: str, key: str) -> tuple[Any, ...]:
         count = self.names.count(name)
         if not count:
             like = get_close_matches(name, self.names, n=1)
@@ -89,7 +100,7 @@ def joined(tables: Sequence[Table], *, files: Sequence[Path], columns: Sequence[
 
 
 def _end_to_end(parts: Sequence[Column], files: Sequence[Path]) -> Column:
-    values: list[str | None] = []
+    values: list[Any] = []
     faults: dict[int, str] = {}
     for part, file in zip(parts, files, strict=True):
         for row, why in part.faults.items():

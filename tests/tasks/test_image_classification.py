@@ -86,8 +86,8 @@ def broken(folder: Path) -> dict[str, str]:
         "cut.jpg": "is damaged, or was not written whole",
         "empty.png": "is empty",
         "float.tif": "holds floating-point numbers, whose range it does not tell",
-        "gif.png": "is no JPEG, PNG or TIFF",
-        "text.png": "is no JPEG, PNG or TIFF",
+        "gif.png": "is no JPEG, PNG, TIFF or DICOM",
+        "text.png": "is no JPEG, PNG, TIFF or DICOM",
     }
 
 

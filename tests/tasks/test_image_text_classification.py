@@ -174,7 +174,7 @@ def test_what_is_missing_is_zero_and_only_a_row_without_both_is_blank(tmp_path: 
     table.write_text("picture,note,do\n" + "\n".join(rows) + "\n")
     data = read(table)
     assert data.blank == {
-        "'b.png' is no JPEG, PNG or TIFF": (3,),  # with its words alone it would be another example
+        "'b.png' is no JPEG, PNG, TIFF or DICOM": (3,),  # with its words alone it would be another example
         "'gone.png' is not there": (4,),
         "no content, or none that can be read": (5,),
         "no label, or one that is not declared": (6, 7),
